@@ -1,0 +1,74 @@
+"""Missive: a framework for message handlers."""
+
+from missive import adapters, matchers
+from missive.context import HandlingContext, ProcessingContext
+from missive.errors import (
+    AdapterError,
+    AmbiguousError,
+    DeadLetter,
+    DecodingError,
+    Discard,
+    DuplicateMatcher,
+    Fatal,
+    ForcedStop,
+    MatcherFailed,
+    MissingExtra,
+    MissiveError,
+    NotSettled,
+    OverlapWarning,
+    ProcessingFailed,
+    RegistrationClosed,
+    RegistrationError,
+    RetryLater,
+    SettlementConflict,
+    StoreError,
+    StoreRefused,
+    Transient,
+    UnmatchedError,
+    UsageError,
+)
+from missive.messages import JSONMessage, Message, RawMessage, StructuredMessage
+from missive.outcome import Outcome, Reason
+from missive.processor import Processor
+from missive.running import run, serve
+from missive.version import VERSION as __version__  # noqa: N811 - Python's name for it
+
+__all__ = [
+    "AdapterError",
+    "AmbiguousError",
+    "DeadLetter",
+    "DecodingError",
+    "Discard",
+    "DuplicateMatcher",
+    "Fatal",
+    "ForcedStop",
+    "HandlingContext",
+    "JSONMessage",
+    "MatcherFailed",
+    "Message",
+    "MissingExtra",
+    "MissiveError",
+    "NotSettled",
+    "Outcome",
+    "OverlapWarning",
+    "ProcessingContext",
+    "ProcessingFailed",
+    "Processor",
+    "RawMessage",
+    "Reason",
+    "RegistrationClosed",
+    "RegistrationError",
+    "RetryLater",
+    "SettlementConflict",
+    "StoreError",
+    "StoreRefused",
+    "StructuredMessage",
+    "Transient",
+    "UnmatchedError",
+    "UsageError",
+    "__version__",
+    "adapters",
+    "matchers",
+    "run",
+    "serve",
+]

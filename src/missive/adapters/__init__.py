@@ -1,0 +1,35 @@
+"""Adapters: how messages arrive. Each is loaded when it is first named, so that importing missive stays quick."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from missive.adapters.contract import Adapter
+    from missive.adapters.file import FileAdapter
+    from missive.adapters.rabbitmq import RabbitMQAdapter
+    from missive.adapters.registry import from_url
+    from missive.adapters.sqlite import SQLiteAdapter
+    from missive.adapters.stdin import StdinAdapter
+
+__all__ = ["Adapter", "FileAdapter", "RabbitMQAdapter", "SQLiteAdapter", "StdinAdapter", "from_url"]
+
+_MODULES = {
+    "Adapter": "contract",
+    "FileAdapter": "file",
+    "RabbitMQAdapter": "rabbitmq",
+    "SQLiteAdapter": "sqlite",
+    "StdinAdapter": "stdin",
+    "from_url": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,317 @@
+"""The adapter contract: what a transport gives the engine, and what the engine asks of it.
+
+An adapter makes sessions; a session is the validity of its deliveries. The engine owns reconnecting,
+credits, leases, retries, ordering and draining, so that an adapter stays a translation of one client library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeVar
+
+import msgspec
+from typing_extensions import Self
+
+from missive.adapters.registry import AdapterURL, keywords
+from missive.errors import Transient, UsageError
+from missive.outcome import Outcome
+from missive.privacy import redact_url
+
+if TYPE_CHECKING:
+    from missive.processor import Processor
+
+T = TypeVar("T")
+
+
+class Credit(NamedTuple):
+    """How much a fetch may bring."""
+
+    items: int
+    """At most so many deliveries."""
+    bytes: int
+    """None starts without bytes left; the last one may go over."""
+
+
+class Delivery(msgspec.Struct, eq=False, gc=False):
+    """One message as its transport delivered it. Everything but the body is optional.
+
+    The garbage collector does not look at deliveries, of which there may be thousands: nothing in one may refer
+    back to it.
+    """
+
+    body: bytes
+    headers: Any = ()
+    """Pairs of name and value, or a mapping; values are `str` or `bytes`."""
+    native_id: str | None = None
+    """The transport's own id, equal across redeliveries."""
+    producer_id: str | None = None
+    """The id the producer gave."""
+    topic: str | None = None
+    key: str | bytes | None = None
+    timestamp: float | None = None
+    """When it was sent, in seconds since 1970."""
+    content_type: str | None = None
+    lane: str | None = None
+    """The transport's own unit of order, such as a partition."""
+    position: int | None = None
+    """Where it is in its source (or lane): an offset, a row; redeliveries share it."""
+    token: Any = None
+    """What the session needs to settle it."""
+    attempt: int = 1
+    """Which delivery this is, from 1, as exactly as the capabilities say."""
+    redelivered: bool = False
+    native: Any = None
+    """What `context.native` gives the handler."""
+    record_id: str | None = None
+    """On a replay, the dead letter that this is."""
+
+    def __repr__(self) -> str:
+        return f"<Delivery: {len(self.body)} bytes, attempt {self.attempt}>"
+
+
+class Verb(StrEnum):
+    """What a transport is told about a delivery."""
+
+    ack = "ack"
+    """It is done with: handled, discarded, or kept elsewhere."""
+    release = "release"
+    """It was not started: give it back at once, to whoever asks next."""
+
+
+class Item(msgspec.Struct, eq=False, gc=False):
+    """One delivery to settle."""
+
+    delivery: Delivery
+    verb: Verb
+    outcome: Outcome | None = None
+    """How handling ended, for a transport that can tell its sender; None when it was not handled."""
+    label: str | None = None
+    """The short constant that goes with a discard."""
+
+
+class Result(StrEnum):
+    """What became of one item of a settlement."""
+
+    confirmed = "confirmed"
+    """The transport answered that it is settled: it is never redelivered."""
+    sent = "sent"
+    """Told, in a protocol that does not answer."""
+    fenced = "fenced"
+    """Refused, because the delivery is no longer ours: somebody else has it, or will."""
+    unknown = "unknown"
+    """The answer was lost; it may come again."""
+    failed = "failed"
+    """Refused for now; to be tried again."""
+
+
+class Mark(NamedTuple):
+    """How far a lane of a cumulative transport is done: everything up to and with `position`."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a session can do, known once it is connected."""
+
+    release: str = "native"
+    """`native`: takes unstarted work back. `none`: cannot; what was read is ours to keep."""
+    commit: str = "each"
+    """`each`: deliveries are settled one by one, in batches. `cumulative`: by a mark per lane."""
+    lease: float | None = None
+    """After so many seconds without renewal a delivery is given to somebody else; None for never."""
+    attempts: str = "none"
+    """How exactly deliveries are counted: `exact`, `approximate` or `none`."""
+    durable: bool = True
+    """Whether messages survive the transport's restart."""
+
+
+class EndOfInput(Exception):
+    """Raised by `Session.fetch` when there will never be more, as at the end of a file."""
+
+
+class Host(Protocol):
+    """What the engine offers a session."""
+
+    @property
+    def service(self) -> str:
+        """The processor's name."""
+        ...
+
+    @property
+    def credit(self) -> Credit:
+        """The most that will ever be unsettled at once: a prefetch that suits the engine."""
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the engine's clock."""
+        ...
+
+    def time(self) -> float:
+        """Return the engine's wall clock, in seconds since 1970."""
+        ...
+
+    async def recall(self, source: str) -> str | None:
+        """Return what `remember` kept for this service and source, or None. Raises `StoreError`."""
+        ...
+
+    async def remember(self, source: str, value: str) -> bool:
+        """Keep a few bytes beside the dead letters, durably; False where nothing can. Raises `StoreError`."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Tell the operator one line. It must hold no message content and no secret."""
+        ...
+
+
+class Session(ABC):
+    """One connection's worth of deliveries. All methods are called on the engine's loop.
+
+    Raises `Transient` from any method when the connection is gone: the engine then connects again, and nothing
+    of this session is settled any more. Raises `Fatal` when no other connection would do better.
+    """
+
+    capabilities: Capabilities = Capabilities()
+    client: Any = None
+    """The client library's object, as the adapter documents it; use it through `Adapter.call`."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    @abstractmethod
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Wait for deliveries and return at least one and at most `credit.items`.
+
+        Cancel-safe: what a cancelled fetch had in hand is returned by the next one, or by `stop_intake`. One at
+        a time. Raises `EndOfInput` after the last.
+        """
+
+    @abstractmethod
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Settle deliveries and return a result for each, in order. Works while a fetch waits."""
+
+    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        """Commit how far each lane is done, where `capabilities.commit` is cumulative."""
+        raise NotImplementedError
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+        """Renew the lease of deliveries by `capabilities.lease` seconds, where there is one."""
+        raise NotImplementedError
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Stop delivering, and return what was received and not fetched. Settling still works."""
+        return ()
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Give everything back: connection, threads, files. Idempotent; unsettled deliveries come again."""
+
+    def submit(self, fn: Callable[[], T]) -> Future[T]:
+        """Run `fn` on the thread that owns the client, which is the engine's unless a session says otherwise."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn())
+                except Exception as error:  # noqa: BLE001 - the caller gets it
+                    future.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return future
+
+
+class Adapter(ABC):
+    """One source of messages for a processor. Constructing it opens nothing.
+
+    `drain` is how many seconds running work has to finish once the processor is told to stop.
+    """
+
+    transport: ClassVar[str]
+    """What the transport is called in dead letters and metrics."""
+    background: ClassVar[bool] = False
+    """Whether it only helps out: when all other sources have ended, processing ends."""
+
+    def __init__(self, processor: Processor[Any], *, drain: float = 25) -> None:
+        if not drain >= 0:
+            raise UsageError("drain= is a number of seconds, zero or more")
+        self.processor = processor
+        self.drain = drain
+        self._session: Session | None = None
+
+    @classmethod
+    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+        """Return the adapter that a URL describes; here for one whose URL is all parameters."""
+        if url.authority or url.username or url.path.strip("/"):
+            raise UsageError(f"{redact_url(url.whole)}: {url.scheme}: takes parameters only, and neither host nor path")
+        return cls(processor, **keywords(cls, url))
+
+    @property
+    @abstractmethod
+    def destination(self) -> str:
+        """What is consumed: a queue, a topic, a file."""
+
+    @property
+    def url(self) -> str:
+        """Where from, without credentials."""
+        return f"{self.transport}:{self.destination}"
+
+    @property
+    def default_store(self) -> bool:
+        """Whether the command line may choose a dead letter store by itself: where there is a working directory."""
+        return False
+
+    @abstractmethod
+    async def connect(self, host: Host) -> Session:
+        """Open a session. Raises `Transient` for what may work later and `Fatal` for what will not."""
+
+    def attach(self, session: Session | None) -> None:
+        """Tell the adapter which session is the current one; the engine does."""
+        self._session = session
+
+    @property
+    def session(self) -> Session:
+        """The current session. Raises `Transient` while there is none."""
+        if self._session is None:
+            raise Transient(f"{self.url} is not connected")
+        return self._session
+
+    @property
+    def client(self) -> Any:
+        """The client library's object of the current session. Raises `Transient` while there is none."""
+        return self.session.client
+
+    def call(self, fn: Callable[[], T]) -> T:
+        """Run `fn` on the thread that owns the client, wait, and return its result; for sync handlers."""
+        return self.session.submit(fn).result()
+
+    async def acall(self, fn: Callable[[], T]) -> T:
+        """Run `fn` on the thread that owns the client, and return its result; for async handlers."""
+        return await asyncio.wrap_future(self.session.submit(fn))
+
+    def run(self) -> None:
+        """Process messages until the input ends or a signal says stop; then drain and return.
+
+        Raises SystemExit(1) after one line on standard error when processing failed or was cut short, and
+        SystemExit(2) for what cannot work as written.
+        """
+        from missive.engine.run import run  # noqa: PLC0415 - importing missive does not load the engine
+
+        run(self)
+
+    async def serve(self) -> None:
+        """Process messages inside a running loop, on which async handlers then run, until done or cancelled.
+
+        Raises `MissiveError` when processing failed or was cut short.
+        """
+        from missive.engine.run import serve  # noqa: PLC0415 - as above
+
+        await serve(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.url}>"

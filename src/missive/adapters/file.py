@@ -1,0 +1,244 @@
+"""A file of messages, one a line, plain or gzipped. A run goes on where the last one stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import json
+import sys
+import zlib
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from missive.adapters.contract import (
+    Adapter,
+    Capabilities,
+    Credit,
+    Delivery,
+    EndOfInput,
+    Host,
+    Item,
+    Mark,
+    Result,
+)
+from missive.adapters.registry import AdapterURL, keywords
+from missive.adapters.threaded import ClientThread, ThreadedSession
+from missive.errors import Fatal, Transient, UsageError
+from missive.processor import Processor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_CHUNK = 1 << 20
+_HEAD = 4096
+_STARTS = ("resume", "beginning")
+
+
+class FileAdapter(Adapter):
+    """Reads messages from a file, one a line: `file:events.jsonl`, `file:/var/log/events.jsonl.gz`.
+
+    A name that ends in `.gz` is decompressed. How far the file is done is kept in the SQL dead letter store, by
+    service and path, and the next run goes on there; `start="beginning"` reads it all again. A file that is no
+    longer the same is read from its beginning. `progress` shows a bar, on a terminal unless it is said.
+    `context.native` is the offset of the line in the decompressed file, in bytes. The client is the open file.
+    """
+
+    transport = "file"
+
+    def __init__(
+        self,
+        processor: Processor[Any],
+        path: str | Path,
+        *,
+        start: str = "resume",
+        progress: bool | None = None,
+        drain: float = 25,
+    ) -> None:
+        super().__init__(processor, drain=drain)
+        if start not in _STARTS:
+            raise UsageError(f"start= is one of {', '.join(_STARTS)}")
+        self.path = Path(path)
+        self.start = start
+        self.progress = sys.stderr.isatty() if progress is None else progress
+
+    @classmethod
+    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+        """Return the adapter of `file:PATH`."""
+        path = url.authority + url.path
+        if not path:
+            raise UsageError("a file's URL is file:events.jsonl, or file:/absolute/path/events.jsonl")
+        return cls(processor, path, **keywords(cls, url, known=("path",)))
+
+    @property
+    def destination(self) -> str:
+        """The path, as it was given."""
+        return str(self.path)
+
+    @property
+    def default_store(self) -> bool:
+        """A person at a shell has a working directory."""
+        return True
+
+    async def connect(self, host: Host) -> FileSession:
+        """Open the file where the last run stopped. Raises `Transient` when it is not there, `Fatal` for no file."""
+        # A name need not be UTF-8, and what is kept beside the dead letters must be.
+        name = str(self.path.absolute()).encode("utf-8", "backslashreplace").decode()
+        thread = ClientThread("missive-file")
+        session = FileSession(self, host, name, thread)
+        try:
+            kept = None if self.start == "beginning" else await host.recall(f"file:{name}")
+            await thread.run(session.open, kept)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+
+class FileSession(ThreadedSession):
+    """One pass through the file."""
+
+    capabilities = Capabilities(commit="cumulative")
+
+    def __init__(self, adapter: FileAdapter, host: Host, name: str, thread: ClientThread) -> None:
+        super().__init__(thread)
+        self._adapter = adapter
+        self._host = host
+        self._name = name
+        self._read: deque[Delivery] = deque()
+        self._offset = 0
+        self._head = b""
+        self._ended = False
+        self._remembers = True
+        self._progress = _Progress(adapter) if adapter.progress else None
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Read the next lines."""
+        if not self._read:
+            await self.thread.run(self._fill, credit)
+        if not self._read:
+            raise EndOfInput
+        return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Do nothing: how far the file is done is committed, and not each line."""
+        return [Result.confirmed] * len(items)
+
+    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        """Remember how far the file is done. Raises `StoreError` when that cannot be written now."""
+        position = marks[None].position
+        if self._progress is not None:
+            self._progress.at(position)
+        if self._remembers:
+            head = self._head[:position]
+            value = json.dumps({"offset": position, "head": _digest(head), "head_size": len(head)})
+            if not await self._host.remember(f"file:{self._name}", value):
+                self._remembers = False
+                self._host.say(
+                    f"{self._adapter.url}: how far it is done is not remembered, for want of an SQL dead letter store"
+                )
+        return dict.fromkeys(marks, Result.confirmed)
+
+    async def close(self) -> None:
+        """Close the file."""
+        await super().close()
+        if self._progress is not None:
+            self._progress.close()
+        if self.client is not None:
+            self.client.close()
+
+    # On the file's thread
+
+    def open(self, kept: str | None) -> None:
+        """Open the file and go to where the last run stopped."""
+        path = self._adapter.path
+        with _file_troubles(self._adapter.url):
+            if path.is_dir():
+                raise Fatal(f"{self._adapter.url} is a directory: name a file in it")
+            self.client = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - the session's
+            self._head = self.client.read(_HEAD)
+            self.client.seek(0)
+            if kept is not None:
+                self._resume(json.loads(kept))
+        if self._progress is not None:
+            self._progress.open(self._offset)
+
+    def _resume(self, kept: dict[str, Any]) -> None:
+        offset = int(kept["offset"])
+        file: IO[bytes] = self.client
+        same = _digest(self._head[: kept["head_size"]]) == kept["head"]
+        there = file.seek(0, 2) if self._adapter.path.suffix != ".gz" else offset
+        if not same or there < offset:
+            file.seek(0)
+            self._host.say(f"{self._adapter.url} is another file than the last time: starting at its beginning")
+            return
+        self._offset = offset
+        file.seek(offset)
+        at_end = there == offset and file.read(1) == b""
+        where = "is done up to its end already" if at_end else f"goes on at byte {offset}"
+        file.seek(offset)
+        self._host.say(f"{self._adapter.url} {where}; to read it again: {self._adapter.url}?start=beginning")
+
+    def _fill(self, credit: Credit) -> None:
+        size = 0
+        with _file_troubles(self._adapter.url):
+            while len(self._read) < credit.items and size < credit.bytes and not self._ended:
+                line = self.client.readline()
+                if not line:
+                    self._ended = True
+                    break
+                start, self._offset = self._offset, self._offset + len(line)
+                body = line[:-1] if line.endswith(b"\n") else line
+                size += len(body)
+                self._read.append(Delivery(body, position=self._offset, native=start))
+
+
+@contextlib.contextmanager
+def _file_troubles(url: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        error: Exception = Transient(f"{url} does not exist")
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        error = Fatal(f"{url} is not a whole gzip file")
+    except OSError as trouble:
+        error = Fatal(f"{url} cannot be read: {trouble.strerror or type(trouble).__name__}")
+    else:
+        return
+    raise error
+
+
+def _digest(head: bytes) -> str:
+    return hashlib.sha256(head).hexdigest()[:32]
+
+
+class _Progress:
+    """A bar on standard error: how much of the file is settled."""
+
+    def __init__(self, adapter: FileAdapter) -> None:
+        self._adapter = adapter
+        self._bar: Any = None
+        self._task: Any = None
+
+    def open(self, offset: int) -> None:
+        """Show the bar."""
+        from rich.console import Console  # noqa: PLC0415 - only where somebody is watching
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
+        # The size of a gzipped file says nothing of what comes out of it.
+        total = None if self._adapter.path.suffix == ".gz" else self._adapter.path.stat().st_size
+        self._task = self._bar.add_task(self._adapter.path.name, total=total, completed=offset)
+        self._bar.start()
+
+    def at(self, offset: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=offset)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()

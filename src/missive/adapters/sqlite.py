@@ -1,0 +1,282 @@
+"""A durable queue in an SQLite file: leases, redelivery, several processes on one file, and no server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from missive.adapters.contract import Adapter, Capabilities, Credit, Delivery, Host, Item, Result, Verb
+from missive.adapters.registry import AdapterURL, keywords
+from missive.adapters.threaded import ClientThread, ThreadedSession
+from missive.errors import Fatal, Transient, UsageError
+from missive.ids import new_id
+from missive.processor import Processor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+SCHEMA = """\
+CREATE TABLE IF NOT EXISTS missive_queue (
+    id           INTEGER PRIMARY KEY AUTOINCREMENT,
+    queue        TEXT NOT NULL,
+    body         BLOB NOT NULL,
+    headers      TEXT,     -- a JSON array of [name, value] pairs
+    key          TEXT,
+    topic        TEXT,
+    message_id   TEXT,     -- the producer's
+    content_type TEXT,
+    sent_at      REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
+    visible_at   REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
+    deliveries   INTEGER NOT NULL DEFAULT 0,
+    lease        TEXT      -- who has it, until visible_at
+);
+CREATE INDEX IF NOT EXISTS missive_queue_next ON missive_queue (queue, visible_at, id);
+"""
+"""The queue's table. Enqueueing is one INSERT: `INSERT INTO missive_queue (queue, body) VALUES (?, ?)`."""
+
+_POLL = 0.05
+_BUSY_SECONDS = 30
+_LEASE_ROWS = """\
+UPDATE missive_queue SET visible_at = ?, lease = ?, deliveries = deliveries + 1
+WHERE id IN (SELECT value FROM json_each(?))
+RETURNING id, body, headers, key, topic, message_id, content_type, sent_at, deliveries
+"""
+
+_SETTLE = {
+    Verb.ack: """\
+DELETE FROM missive_queue
+WHERE id IN (SELECT value FROM json_each(:ids)) AND lease = :lease RETURNING id
+""",
+    # In its old place, but never in the future: sent_at is the producer's, and its clock may be wrong.
+    Verb.release: """\
+UPDATE missive_queue SET lease = NULL, deliveries = deliveries - 1, visible_at = min(sent_at, :now)
+WHERE id IN (SELECT value FROM json_each(:ids)) AND lease = :lease RETURNING id
+""",
+}
+
+
+class SQLiteAdapter(Adapter):
+    """Consumes a queue in an SQLite file: `sqlite:///queue.db?queue=orders`.
+
+    A message that is fetched is leased for `lease` seconds, renewed while it is worked on; a worker that dies lets
+    its leases run out, and others get the messages. `create=True` makes the file and its table; otherwise one that
+    is missing is waited for. Producers write with one INSERT; the table is `missive.adapters.sqlite.SCHEMA`.
+    `context.native` is the row's id, and the client is the `sqlite3.Connection`, on its own thread.
+    """
+
+    transport = "sqlite"
+
+    def __init__(
+        self,
+        processor: Processor[Any],
+        path: str | Path,
+        queue: str,
+        *,
+        lease: float = 30.0,
+        create: bool = False,
+        drain: float = 25,
+    ) -> None:
+        super().__init__(processor, drain=drain)
+        if not lease > 0:
+            raise UsageError("lease= is a number of seconds above zero")
+        self.path = Path(path)
+        self.queue = queue
+        self.lease = lease
+        self.create = create
+
+    @classmethod
+    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+        """Return the adapter of `sqlite:///path/to/file.db?queue=NAME`, with SQLAlchemy's count of slashes."""
+        if url.authority or not url.path.strip("/"):
+            raise UsageError(f"an SQLite queue's URL is sqlite:///queue.db?queue=orders ({url!r} names no file)")
+        return cls(processor, url.path[1:], **keywords(cls, url, known=("path",)))
+
+    @property
+    def destination(self) -> str:
+        """The queue."""
+        return self.queue
+
+    @property
+    def url(self) -> str:
+        """The file and the queue."""
+        return f"sqlite:///{self.path}?queue={self.queue}"
+
+    async def connect(self, host: Host) -> SQLiteSession:
+        """Open the file. Raises `Transient` when it or its table is missing, `Fatal` when it is no such database."""
+        session = SQLiteSession(self, host)
+        try:
+            await session.thread.run(session.open)
+        except BaseException:
+            await session.close()
+            raise
+        return session
+
+
+class SQLiteSession(ThreadedSession):
+    """One connection to the file. A delivery's token is the claim it belongs to."""
+
+    def __init__(self, adapter: SQLiteAdapter, host: Host) -> None:
+        super().__init__(ClientThread("missive-sqlite"))
+        self.capabilities = Capabilities(lease=adapter.lease, attempts="exact")
+        self._adapter = adapter
+        self._host = host
+        self._owner = new_id()
+        self._claims = 0
+        self._fetched: deque[Delivery] = deque()
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Claim the oldest visible messages; look again every so often while there are none."""
+        while not self._fetched:
+            await self.thread.run(self._claim, credit)
+            if not self._fetched:
+                await self._host.sleep(_POLL)
+        return [self._fetched.popleft() for _ in range(min(credit.items, len(self._fetched)))]
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Delete what is done with, and make visible what is released, in one transaction."""
+        return await self.thread.run(self._settle, items)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+        """Move the end of the leases, in one transaction."""
+        return await self.thread.run(self._extend, deliveries)
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Return what a cancelled fetch had claimed."""
+        await self.quiesce()
+        left = list(self._fetched)
+        self._fetched.clear()
+        return left
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self.client is not None:
+            client, self.client = self.client, None
+            await self.thread.run(client.close)
+        await super().close()
+
+    # On the connection's thread
+
+    def open(self) -> None:
+        """Connect, and see that the queue's table is there."""
+        path, url = self._adapter.path, self._adapter.url
+        if path.is_dir():
+            raise Fatal(f"{url} is a directory: name a file in it")
+        if not self._adapter.create and not path.exists():
+            raise Transient(f"{url}: the file does not exist (create=true makes it)")
+        with self._troubles():
+            self.client = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self.client.execute("PRAGMA journal_mode=WAL")
+            self.client.execute("PRAGMA synchronous=FULL")
+            if self._adapter.create:
+                self.client.executescript(SCHEMA)
+            there = self.client.execute("SELECT 1 FROM sqlite_master WHERE name = 'missive_queue'").fetchone()
+        if there is None:
+            raise Transient(f"{url}: the file has no table missive_queue (create=true makes it)")
+
+    def _claim(self, credit: Credit) -> None:
+        now, queue = self._host.time(), self._adapter.queue
+        with self._troubles():
+            # Looked for before it is locked, so that an idle consumer never writes.
+            find = (
+                "SELECT id, length(body) FROM missive_queue WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id"
+            )
+            if self.client.execute(f"{find} LIMIT 1", (queue, now)).fetchone() is None:
+                return
+            self._claims += 1
+            token = f"{self._owner}:{self._claims}"
+            with self._transaction():
+                chosen, size = [], 0
+                for row_id, length in self.client.execute(f"{find} LIMIT ?", (queue, now, credit.items)):
+                    if size >= credit.bytes:
+                        break
+                    size += length
+                    chosen.append(row_id)
+                leased = (now + self._adapter.lease, token, json.dumps(chosen))
+                rows = self.client.execute(_LEASE_ROWS, leased).fetchall()
+        # RETURNING keeps no order of its own.
+        order = {row_id: place for place, row_id in enumerate(chosen)}
+        rows.sort(key=lambda row: order[row[0]])
+        self._fetched.extend(_delivery(row, token) for row in rows)
+
+    def _settle(self, items: Sequence[Item]) -> list[Result]:
+        verbs: dict[tuple[Verb, str], list[int]] = {}
+        for item in items:
+            verbs.setdefault((item.verb, item.delivery.token), []).append(item.delivery.native)
+        done: set[int] = set()
+        with self._troubles(), self._transaction():
+            for (verb, token), ids in verbs.items():
+                given = {"ids": json.dumps(ids), "lease": token, "now": self._host.time()}
+                done.update(row[0] for row in self.client.execute(_SETTLE[verb], given))
+        return [Result.confirmed if item.delivery.native in done else Result.fenced for item in items]
+
+    def _extend(self, deliveries: Sequence[Delivery]) -> list[Result]:
+        claims: dict[str, list[int]] = {}
+        for delivery in deliveries:
+            claims.setdefault(delivery.token, []).append(delivery.native)
+        until = self._host.time() + self._adapter.lease
+        ours: set[int] = set()
+        with self._troubles(), self._transaction():
+            for token, ids in claims.items():
+                statement = (
+                    "UPDATE missive_queue SET visible_at = ?"
+                    " WHERE id IN (SELECT value FROM json_each(?)) AND lease = ? RETURNING id"
+                )
+                ours.update(row[0] for row in self.client.execute(statement, (until, json.dumps(ids), token)))
+        return [Result.confirmed if delivery.native in ours else Result.fenced for delivery in deliveries]
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.client.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                self.client.execute("ROLLBACK")
+            raise
+        self.client.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _troubles(self) -> Iterator[None]:
+        try:
+            yield
+            return
+        except sqlite3.OperationalError as trouble:
+            # Locked, full, or a table that went away: SQLite's words name no value.
+            error: Exception = Transient(f"{self._adapter.url}: {trouble}")
+        except sqlite3.DatabaseError as trouble:
+            error = Fatal(f"{self._adapter.url}: {trouble}")
+        raise error
+
+
+def _delivery(row: tuple[Any, ...], token: str) -> Delivery:
+    row_id, body, headers, key, topic, message_id, content_type, sent_at, deliveries = row
+    return Delivery(
+        body if isinstance(body, bytes) else str(body).encode(),
+        headers=() if headers is None else _headers(headers),
+        native_id=str(row_id),
+        producer_id=message_id,
+        key=key,
+        topic=topic,
+        timestamp=sent_at,
+        content_type=content_type,
+        position=row_id,
+        token=token,
+        attempt=deliveries,
+        redelivered=deliveries > 1,
+        native=row_id,
+    )
+
+
+def _headers(text: str) -> list[tuple[str, str]]:
+    """Return the pairs of a headers column; what a producer wrote wrong is one header, and loses no message."""
+    try:
+        pairs = json.loads(text)
+        pairs = pairs.items() if isinstance(pairs, dict) else pairs
+        return [(str(name), str(value)) for name, value in pairs]
+    except (TypeError, ValueError):
+        return [("headers", text)]

@@ -1,0 +1,175 @@
+"""Standard input as a source: one message a line."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import sys
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from missive.adapters.contract import Adapter, Capabilities, Credit, Delivery, EndOfInput, Host, Item, Result
+from missive.adapters.threaded import ClientThread, ThreadedSession
+from missive.errors import Fatal
+from missive.processor import Processor
+
+_CHUNK = 1 << 18
+
+
+class StdinAdapter(Adapter):
+    """Reads messages from standard input, one a line, of any length and any bytes; the newline is not part of it.
+
+    Nothing can be given back to standard input: what was read and not handled when processing stops is
+    dead-lettered as `shutdown`. `context.native` is the number of the line, from 1. The client is the file
+    descriptor.
+    """
+
+    transport = "stdin"
+
+    def __init__(self, processor: Processor[Any], *, drain: float = 25) -> None:
+        super().__init__(processor, drain=drain)
+
+    @property
+    def destination(self) -> str:
+        """A dash, as command lines name standard input."""
+        return "-"
+
+    @property
+    def url(self) -> str:
+        """Where from."""
+        return "stdin:"
+
+    @property
+    def default_store(self) -> bool:
+        """A person at a shell has a working directory."""
+        return True
+
+    async def connect(self, host: Host) -> StdinSession:  # noqa: ARG002 - there is nothing to ask of it
+        """Start reading. Raises `Fatal` when there is no standard input."""
+        try:
+            return StdinSession(sys.stdin.fileno())
+        except (AttributeError, OSError, ValueError):
+            raise Fatal("there is no standard input to read from") from None
+
+
+class StdinSession(ThreadedSession):
+    """Reads lines on a thread of its own, no more than was asked for."""
+
+    capabilities = Capabilities(release="none", durable=False)
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(ClientThread("missive-stdin"))
+        self.client = fd
+        self._lines = LineBuffer()
+        self._read: deque[Delivery] = deque()
+        self._number = 0
+        self._ended = False
+        self._stopping = False
+        self._wake_reader, self._wake_writer = os.pipe()
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Wait for a line; return those that are there."""
+        if not self._read:
+            await self.thread.run(self._fill, credit)
+        if not self._read:
+            raise EndOfInput
+        return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Do nothing: a line that was read is gone from standard input."""
+        return [Result.confirmed] * len(items)
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Stop reading; return what was read, an unfinished last line included."""
+        if not self._stopping:
+            self._stopping = True
+            os.write(self._wake_writer, b"x")
+            await self.thread.run(self._finish)
+        left = list(self._read)
+        self._read.clear()
+        return left
+
+    async def close(self) -> None:
+        """End the reading thread; standard input stays open, for it is the process's."""
+        if not self._stopping:
+            await self.stop_intake()
+        await super().close()
+        if self._wake_reader >= 0:
+            os.close(self._wake_reader)
+            os.close(self._wake_writer)
+            self._wake_reader = self._wake_writer = -1
+
+    # On the reading thread
+
+    def _fill(self, credit: Credit) -> None:
+        """Read until there is a line, or there will be none."""
+        while not self._stopping and not self._ended and not self._take(credit):
+            if self._readable():
+                try:
+                    chunk = os.read(self.client, _CHUNK)
+                except OSError as trouble:
+                    raise Fatal(f"standard input cannot be read: {trouble.strerror}") from None
+                self._lines.add(chunk)
+                self._ended = not chunk
+        if self._ended:
+            self._finish()
+
+    def _take(self, credit: Credit) -> bool:
+        size = 0
+        while len(self._read) < credit.items and size < credit.bytes:
+            line = self._lines.take()
+            if line is None:
+                break
+            size += len(line)
+            self._deliver(line)
+        return bool(self._read)
+
+    def _finish(self) -> None:
+        while (line := self._lines.take()) is not None:
+            self._deliver(line)
+        if (rest := self._lines.rest()) is not None:
+            self._deliver(rest)
+
+    def _deliver(self, line: bytes) -> None:
+        self._number += 1
+        self._read.append(Delivery(line, native=self._number))
+
+    def _readable(self) -> bool:
+        """Wait for input, or to be stopped, without reading what would then be lost."""
+        with selectors.DefaultSelector() as selector:
+            try:
+                selector.register(self.client, selectors.EVENT_READ)
+            except (PermissionError, ValueError):  # a regular file, which is always readable
+                return True
+            selector.register(self._wake_reader, selectors.EVENT_READ)
+            return any(key.fd == self.client for key, _ in selector.select())
+
+
+class LineBuffer:
+    """Cuts chunks of bytes into lines; the work is linear in the bytes, however long a line is."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._lines: deque[bytes] = deque()
+
+    def add(self, chunk: bytes) -> None:
+        """Add bytes as they were read."""
+        if b"\n" not in chunk:
+            if chunk:
+                self._parts.append(chunk)
+            return
+        first, *others = chunk.split(b"\n")
+        self._lines.append(b"".join([*self._parts, first]))
+        last = others.pop()
+        self._lines.extend(others)
+        self._parts = [last] if last else []
+
+    def take(self) -> bytes | None:
+        """Return the next whole line without its newline, or None."""
+        return self._lines.popleft() if self._lines else None
+
+    def rest(self) -> bytes | None:
+        """Return the last line, which has no newline, or None where there is none."""
+        parts, self._parts = self._parts, []
+        return b"".join(parts) if parts else None

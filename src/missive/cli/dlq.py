@@ -1,0 +1,316 @@
+"""`missive dlq`: look at dead letters, replay them, give them up."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from missive.cli import options
+from missive.cli.output import ago, pairs, show_json, show_table, when
+from missive.errors import UsageError
+
+if TYPE_CHECKING:
+    from missive.dlq import Query, Store
+    from missive.dlq.operations import Selection
+    from missive.dlq.record import Record
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_STATUSES = ["dead", "queued", "resolved", "discarded", "any"]
+_CHOOSABLE = ["dead", "queued"]
+
+
+@click.group()
+def dlq() -> None:
+    """Dead letters: see them, replay them, give them up.
+
+    The store is --dlq, else MISSIVE_DLQ, else missive-dlq.db in this directory. Nothing of a message is shown that
+    its processor does not declare public.
+    """
+
+
+def _store(url: str | None) -> Store:
+    from missive.cli.main import DEFAULT_DLQ  # noqa: PLC0415 - the two name each other
+    from missive.dlq import open_store  # noqa: PLC0415 - `missive --help` stays quick
+
+    if url is None and not Path("missive-dlq.db").exists():
+        raise UsageError("say which dead letter store: --dlq sqlite:///path/to/dlq.db, or MISSIVE_DLQ")
+    return open_store(url or DEFAULT_DLQ, create=False)
+
+
+def _filters(statuses: Sequence[str]) -> Callable[[F], F]:
+    """Add the options that say which records."""
+
+    def add(command: F) -> F:
+        for decorate in (
+            click.option("--group", help="Only this group, by its fingerprint."),
+            click.option("--service", help="Only those of this service."),
+            click.option("--reason", help="Only those with this reason, such as unmatched or failed."),
+            click.option("--handler", help="Only those of this handler."),
+            click.option("--status", type=click.Choice(statuses), default="dead", show_default=True),
+        ):
+            command = decorate(command)
+        return command
+
+    return add
+
+
+def _query(group: str | None, service: str | None, reason: str | None, handler: str | None, status: str) -> Query:
+    from missive.dlq import Query, Status  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.outcome import Reason  # noqa: PLC0415 - as above
+
+    if reason is not None and reason not in set(Reason):
+        raise UsageError(f"there is no reason {reason!r}: it is one of {', '.join(Reason)}")
+    return Query(
+        group=group,
+        service=service,
+        reason=reason,
+        handler=handler,
+        statuses=() if status == "any" else (Status(status),),
+    )
+
+
+@dlq.command()
+@options.dlq
+@options.as_json
+def stats(dlq_url: str | None, as_json: bool) -> None:
+    """Count dead letters by service, status and reason."""
+    rows = _store(dlq_url).stats()
+    if as_json:
+        show_json(rows)
+    else:
+        show_table(
+            ["SERVICE", "STATUS", "REASON", "COUNT", "OLDEST"],
+            [(r["service"], r["status"], r["reason"], r["count"], ago(r["oldest_at"])) for r in rows],
+        )
+
+
+@dlq.command()
+@options.dlq
+@_filters(_STATUSES)
+@options.limit
+@options.offset
+@options.as_json
+def groups(dlq_url: str | None, limit: int, offset: int, as_json: bool, **filters: Any) -> None:
+    """List dead letters in groups that failed in the same way, the largest first."""
+    found = _store(dlq_url).groups(_query(**filters), limit=limit, offset=offset)
+    if as_json:
+        show_json([{name: getattr(group, name) for name in group.__slots__} for group in found])
+        return
+    show_table(
+        ["GROUP", "COUNT", "REASON", "LABEL", "HANDLER", "ERROR", "STATUS", "FIRST", "LAST"],
+        [
+            (
+                g.fingerprint,
+                g.count,
+                g.reason,
+                g.label,
+                g.handler,
+                g.error_type,
+                g.status,
+                ago(g.first_at),
+                ago(g.last_at),
+            )
+            for g in found
+        ],
+    )
+
+
+@dlq.command("list")
+@options.dlq
+@_filters(_STATUSES)
+@options.limit
+@options.offset
+@options.as_json
+def list_(dlq_url: str | None, limit: int, offset: int, as_json: bool, **filters: Any) -> None:
+    """List dead letters, the newest first."""
+    from missive.dlq.operations import summary  # noqa: PLC0415 - `missive --help` stays quick
+
+    rows = [summary(record) for record in _store(dlq_url).query(_query(**filters), limit=limit, offset=offset)]
+    if as_json:
+        show_json(rows)
+        return
+    show_table(
+        ["ID", "REASON", "LABEL", "HANDLER", "ERROR", "ATTEMPTS", "SIZE", "LAST", "PUBLIC"],
+        [
+            (
+                r["id"], r["reason"], r["label"], r["handler"], r["error"], r["attempts"], r["size"],
+                ago(r["last_at"]), pairs(r["public"]),
+            )
+            for r in rows
+        ],
+    )  # fmt: skip
+    if len(rows) == limit:
+        click.echo(f"the first {limit}; more with --limit and --offset", err=True)
+
+
+@dlq.command()
+@click.argument("record_id", metavar="ID")
+@options.dlq
+@options.as_json
+def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
+    """Show one dead letter: why it is here, where from, its stack and history; its content masked."""
+    from missive.dlq.operations import details  # noqa: PLC0415 - `missive --help` stays quick
+
+    record = _store(dlq_url).get(record_id)
+    if record is None:
+        raise UsageError(f"there is no dead letter {record_id}: see missive dlq list")
+    shown = details(record)
+    if as_json:
+        show_json(shown)
+        return
+    _show_head(record, shown)
+    _show_why(record)
+
+
+def _show_head(record: Record, shown: dict[str, Any]) -> None:
+    """Print what is known of a record's message, masked."""
+    for name in ("id", "status", "service", "reason", "label", "handler", "error", "group", "attempts", "source"):
+        if shown[name] is not None:
+            click.echo(f"{name:<10} {shown[name]}")
+    click.echo(f"{'first':<10} {when(record.first_at)}\n{'last':<10} {when(record.last_at)}")
+    click.echo(f"{'body':<10} {record.size} bytes, masked, sha256 {record.sha256[:16]}…")
+    if record.closed_at is not None:
+        click.echo(f"{'closed':<10} {when(record.closed_at)} by {record.closed_by}")
+    for name, value in shown["message"]["headers"].items():
+        click.echo(f"{'header':<10} {name}: {value}")
+    for name, value in record.public.items():
+        click.echo(f"{'public':<10} {name} = {value}")
+
+
+def _show_why(record: Record) -> None:
+    """Print why a record is here: candidates, near misses, stack, history."""
+    for candidate in record.candidates:
+        click.echo(f"{'candidate':<10} {candidate}")
+    if record.explanation is not None:
+        for one in record.explanation["considered"]:
+            click.echo(f"{'why':<10} {one['handler']}: {one['verdict']}")
+            for line in one["because"]:
+                click.echo(f"{'':<12} {line}")
+    for link in record.error_chain:
+        click.echo(f"{'raised':<10} {link['type']}")
+        for frame in link["frames"]:
+            click.echo(f"{'':<12} {frame['file']}:{frame['line']} in {frame['function']}")
+    for attempt in record.history:
+        click.echo(f"{'history':<10} {when(attempt.at)}  attempt {attempt.attempt}: {attempt.error or attempt.reason}")
+
+
+@dlq.command()
+@click.argument("names", metavar="[ID|GROUP]…", nargs=-1)
+@options.dlq
+@_filters(_CHOOSABLE)
+@click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
+@options.option("--concurrency", type=click.IntRange(min=1), help="How many are handled at once.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options.as_json
+@options.factory
+def replay(
+    names: tuple[str, ...],
+    dlq_url: str | None,
+    target: str | None,
+    concurrency: int | None,
+    yes: bool,
+    as_json: bool,
+    factory: bool,
+    **filters: Any,
+) -> None:
+    """Run dead letters again: by id, by group, or by filter. Nothing is published.
+
+    With --with, they run here, through today's code of TARGET, and what is handled is resolved. Without it, they
+    are queued, and the running workers of their service take them up.
+    """
+    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+
+    store, selection = _select(dlq_url, names, filters, "replay", yes=yes)
+    if not selection.ids:
+        return
+    if target is None:
+        name, count = operations.queue(store, selection)
+        if as_json:
+            show_json({"replay": name, "queued": count})
+        else:
+            services = ", ".join(selection.services)
+            click.echo(f"{count} queued: the running workers of {services} take them up")
+        return
+    from missive.cli.target import load_processor  # noqa: PLC0415 - as above
+
+    logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    processor = load_processor(target, factory=factory)
+    with _progress(len(selection.ids)) as settled:
+        done = operations.replay(store, selection, processor, concurrency=concurrency, on_settled=settled)
+    if as_json:
+        show_json(done.to_dict())
+    else:
+        parts = [f"{done.resolved} resolved", f"{done.failed} failed again"]
+        parts += [f"{count} {what}" for count, what in ((done.discarded, "discarded"), (done.left, "left")) if count]
+        click.echo(f"{done.chosen} replayed: {', '.join(parts)}")
+    if done.failed or done.left:
+        sys.exit(1)
+
+
+@dlq.command()
+@click.argument("names", metavar="[ID|GROUP]…", nargs=-1)
+@options.dlq
+@_filters(_CHOOSABLE)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@options.as_json
+def discard(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **filters: Any) -> None:
+    """Give dead letters up: by id, by group, or by filter. They stay in the store, as discarded."""
+    store, selection = _select(dlq_url, names, filters, "discard", yes=yes)
+    if not selection.ids:
+        return
+    count = store.discard(selection.ids, _user())
+    if as_json:
+        show_json({"discarded": count})
+    else:
+        click.echo(f"{count} discarded")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"uid {os.getuid()}"
+
+
+def _select(
+    dlq_url: str | None, names: tuple[str, ...], filters: dict[str, Any], what: str, *, yes: bool
+) -> tuple[Store, Selection]:
+    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+
+    if not names and not any(value for name, value in filters.items() if name != "status" or value != "dead"):
+        raise UsageError(f"say which to {what}: ids, groups, or a filter such as --reason failed")
+    store = _store(dlq_url)
+    selection = operations.select(store, names, _query(**filters))
+    count = len(selection.ids)
+    if not count:
+        click.echo(f"there is nothing among them to {what}", err=True)
+    elif not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise UsageError(
+                f"{count} dead letters would be chosen to {what}: say --yes, there is no terminal to ask on"
+            )
+        click.confirm(f"{what} {count} dead letters?", abort=True, err=True)
+    return store, selection
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
+    """Show a bar on a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415 - only where somebody is watching
+    from rich.progress import Progress  # noqa: PLC0415 - as above
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("replaying", total=total)
+        yield lambda count: bar.update(task, advance=count)

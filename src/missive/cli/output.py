@@ -1,0 +1,53 @@
+"""How the command line shows things: tables on a terminal, plain columns in a pipe, JSON when asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+
+def show_json(value: object) -> None:
+    """Print one JSON document."""
+    click.echo(json.dumps(value, indent=2, default=str))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table, cut to the terminal's width; in a pipe, whole and separated by two spaces."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(column), *(len(row[place]) for row in cells), 0) for place, column in enumerate(columns)]
+    terminal = sys.stdout.isatty()
+    limit = shutil.get_terminal_size().columns if terminal else None
+    click.secho(_line(columns, widths)[:limit], bold=True)
+    for row in cells:
+        click.echo(_line(row, widths)[:limit])
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def ago(at: float | None) -> str:
+    """Return how long ago something was, in the largest unit that fits."""
+    if at is None:
+        return ""
+    seconds = max(time.time() - at, 0)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def when(at: float | None) -> str:
+    """Return a point in time, in UTC."""
+    return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
+
+
+def pairs(values: dict[str, Any]) -> str:
+    """Return public values on one line."""
+    return ", ".join(f"{name}={value}" for name, value in values.items())

@@ -1,0 +1,108 @@
+"""Targets: `module:name` or `path/to/file.py:name`, a processor or an adapter."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from missive.adapters.contract import Adapter
+from missive.errors import MissiveError, UsageError
+from missive.processor import Processor
+
+
+def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapter:
+    """Import what a TARGET names; with `factory`, call it. Raises `UsageError`, never what the import raised."""
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise UsageError(f"{target!r} is not a target: write module:name, or path/to/file.py:name")
+    found: Any = _import(place)
+    for part in name.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise UsageError(f"{place} has no {name}{_candidates(found)}") from None
+    if factory:
+        if not callable(found):
+            raise UsageError(f"{target} is a {type(found).__name__}, and --factory wants a function that makes one")
+        found = _guarded(f"calling {target}", found)
+    if isinstance(found, (Processor, Adapter)):
+        return found
+    hint = " (a function that makes one goes with --factory)" if callable(found) and not factory else ""
+    raise UsageError(f"{target} is a {type(found).__name__}, and neither a processor nor an adapter{hint}")
+
+
+def load_processor(target: str, *, factory: bool = False) -> Processor[Any]:
+    """Import a TARGET and return its processor, which may be that of an adapter. Raises `UsageError`."""
+    found = load_target(target, factory=factory)
+    return found.processor if isinstance(found, Adapter) else found
+
+
+def _import(place: str) -> ModuleType:
+    if place.endswith(".py"):
+        return _import_file(Path(place))
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    parts = place.split(".")
+    try:
+        # Asked of each package on the way, whose own import may fail: that is not a missing module.
+        parents = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+        there = all(_guarded(f"importing {place}", partial(importlib.util.find_spec, name)) for name in parents)
+    except ValueError:
+        there = False
+    if not there:
+        hint = f"; for a file, write {place.replace('.', '/')}.py" if "/" not in place else "; a file ends in .py"
+        raise UsageError(f"there is no module {place} (looked in {Path.cwd()} and on Python's path){hint}")
+    module: ModuleType = _guarded(f"importing {place}", lambda: importlib.import_module(place))
+    return module
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    if path.stem in sys.stdlib_module_names or path.stem == "missive":
+        raise UsageError(f"{path} has the name of the module {path.stem}, which others import: rename it")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    # As if it were run: what lies beside it can be imported.
+    sys.path.insert(0, str(path.parent.absolute()))
+    sys.modules[path.stem] = module
+    loader = spec.loader
+    _guarded(f"importing {path}", lambda: loader.exec_module(module))
+    return module
+
+
+def _guarded(doing: str, call: Any) -> Any:
+    """Run the user's code; what it raises becomes one line that says where."""
+    try:
+        return call()
+    except UsageError:
+        raise
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - an import may raise anything
+        what = str(error) if isinstance(error, MissiveError) else f"{type(error).__name__}: {error}"
+        complaint = f"{doing} failed: {what}{_where(error)}"
+    raise UsageError(complaint)
+
+
+def _where(error: BaseException) -> str:
+    if isinstance(error, SyntaxError):
+        return ""
+    package = str(Path(__file__).parents[1])
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((package, "<frozen")) and "importlib" not in frame.filename
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+
+
+def _candidates(module: object) -> str:
+    names = [name for name, value in getattr(module, "__dict__", {}).items() if isinstance(value, (Processor, Adapter))]
+    return f"; it has {', '.join(names)}" if names else ""

@@ -1,0 +1,211 @@
+"""What a handler and a hook are given besides the message: one context a message, one a worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+from typing_extensions import TypeVar
+
+from missive.errors import SettlementConflict
+from missive.messages import Message
+from missive.outcome import Outcome
+
+if TYPE_CHECKING:
+    from missive.adapters.contract import Adapter
+    from missive.processor import Processor
+
+M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
+
+
+class State:
+    """A bag of attributes of your own: `context.state.connection = …`."""
+
+    __slots__ = ("__dict__",)
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+        def __setattr__(self, name: str, value: Any) -> None: ...
+
+    def __repr__(self) -> str:
+        return f"<State: {', '.join(vars(self)) or 'empty'}>"
+
+
+class Recorded(NamedTuple):
+    """What a handler recorded: the outcome and what goes with it."""
+
+    outcome: Outcome
+    label: str | None = None
+    detail: str | None = None
+    delay: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Recorded: {self.outcome}>"
+
+
+_ACKED = Recorded(Outcome.acked)
+_NACKED = Recorded(Outcome.nacked)
+
+
+class ProcessingContext(Generic[M_co]):
+    """One worker's context: a sync worker thread has its own, async handlers share one.
+
+    `state` keeps what a `before_processing` hook opened, such as a connection, which then never crosses threads.
+    """
+
+    __slots__ = ("_processor", "state")
+
+    def __init__(self, processor: Processor[Any]) -> None:
+        self._processor = processor
+        self.state = State()
+
+    @property
+    def processor(self) -> Processor[Any]:
+        """The processor that runs."""
+        return self._processor
+
+
+class HandlingContext(Generic[M_co]):
+    """One attempt at one message: how it should end, and what surrounds it.
+
+    `ack`, `nack`, `retry`, `dead_letter` and `discard` record the outcome; the message is settled when the
+    handler is done. Returning without recording one acks; raising is a failure, also after `ack()`, while any
+    other recorded outcome stands. Recording a second, different outcome raises `SettlementConflict`.
+    """
+
+    __slots__ = (
+        "_adapter",
+        "_attempt",
+        "_decided",
+        "_exception",
+        "_message",
+        "_native",
+        "_recorded",
+        "_state",
+        "_worker",
+    )
+
+    def __init__(
+        self,
+        message: M_co,
+        worker: ProcessingContext[Any],
+        attempt: int = 1,
+        native: object = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        self._message = message
+        self._worker = worker
+        self._attempt = attempt
+        self._native = native
+        self._adapter = adapter
+        self._recorded: Recorded | None = None
+        self._decided: Outcome | None = None
+        self._exception: BaseException | None = None
+        self._state: State | None = None
+
+    def ack(self) -> None:
+        """Record that the message is handled. Optional: returning says the same."""
+        self._record(_ACKED)
+
+    def nack(self) -> None:
+        """Record 'not here, not now': the message comes back after at least a second, and no attempt is spent."""
+        self._record(_NACKED)
+
+    def retry(self, after: float | timedelta | None = None) -> None:
+        """Record that the message shall be run again, as its next attempt, after so many seconds (five if None)."""
+        self._record(Recorded(Outcome.retried, delay=seconds(after)))
+
+    def dead_letter(self, reason: str, *, detail: str | None = None) -> None:
+        """Record that the message shall be filed as a dead letter.
+
+        `reason` is a short constant label, shown and counted; `detail` is kept as confidential as the message.
+        """
+        self._record(Recorded(Outcome.dead_lettered, label=reason, detail=detail))
+
+    def discard(self, reason: str) -> None:
+        """Record that nothing needs to be done about the message; `reason` is a short constant label."""
+        self._record(Recorded(Outcome.discarded, label=reason))
+
+    def _record(self, recorded: Recorded) -> None:
+        earlier = self._recorded
+        if earlier is not None and earlier.outcome is not recorded.outcome:
+            raise SettlementConflict(
+                f"this message was already recorded as {earlier.outcome}, and cannot be {recorded.outcome} too"
+            )
+        self._recorded = recorded
+
+    def conclude(self, outcome: Outcome, exception: BaseException | None) -> None:
+        """Set what `outcome` and `exception` answer; the engine calls it before the `after_handling` hooks."""
+        self._decided = outcome
+        self._exception = exception
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """What the handler itself recorded so far."""
+        return self._recorded
+
+    @property
+    def outcome(self) -> Outcome | None:
+        """How the attempt ends: what was recorded so far, and in `after_handling` what was decided."""
+        if self._decided is not None:
+            return self._decided
+        return self._recorded.outcome if self._recorded is not None else None
+
+    @property
+    def exception(self) -> BaseException | None:
+        """What the handler raised, in `after_handling`."""
+        return self._exception
+
+    @property
+    def message(self) -> M_co:
+        """The message."""
+        return self._message
+
+    @property
+    def processing_ctx(self) -> ProcessingContext[M_co]:
+        """The context of the worker that runs this."""
+        return self._worker
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1, as exactly as the transport can say."""
+        return self._attempt
+
+    @property
+    def native(self) -> Any:
+        """The transport's own object for this message, as the adapter documents it; None in a test client."""
+        return self._native
+
+    @property
+    def adapter(self) -> Any:
+        """The adapter the message came through: its `client`, and `call(fn)` to run on the thread that owns it."""
+        return self._adapter
+
+    @property
+    def state(self) -> State:
+        """A bag of attributes for this attempt, shared by its hooks and its handler."""
+        if self._state is None:
+            self._state = State()
+        return self._state
+
+    def __repr__(self) -> str:
+        return f"<HandlingContext: attempt {self._attempt}, {self.outcome or 'undecided'}>"
+
+
+def seconds(after: float | timedelta | None) -> float | None:
+    """Return a delay in seconds. Raises ValueError when it is negative or not a number."""
+    if after is None:
+        return None
+    delay = after.total_seconds() if isinstance(after, timedelta) else float(after)
+    if not 0 <= delay < float("inf"):
+        raise ValueError("a delay is a finite number of seconds, zero or more")
+    return delay
+
+
+HandlingHook = Callable[[ProcessingContext[Any], HandlingContext[Any]], object]
+"""A `before_handling` or `after_handling` hook."""
+
+ProcessingHook = Callable[[ProcessingContext[Any]], object]
+"""A `before_processing` or `after_processing` hook."""

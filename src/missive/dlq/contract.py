@@ -1,0 +1,158 @@
+"""What the engine and the operations ask of a place for dead letters.
+
+A sink takes dead letters and nothing else; a store can be asked, and replayed from. All methods block. A sink is
+called from one thread at a time, a store from several.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from missive.dlq.record import Record, Status, classic_reason
+
+if TYPE_CHECKING:
+    from missive.messages import Message
+
+
+class Sink(ABC):
+    """Takes dead letters. `durable` says whether one that `put` returned from survives this process."""
+
+    durable = False
+
+    @abstractmethod
+    def put(self, records: Sequence[Record]) -> None:
+        """Keep records, all or none; durable when it returns. Raises `StoreError`.
+
+        A record whose `id` or `identity` is there already joins that one's history.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most have nothing open
+        """Close what is open. Idempotent."""
+
+
+class DictSink(Sink):
+    """A plain dict, for tests: `{message_id: (message, reason)}`."""
+
+    def __init__(self, mapping: MutableMapping[str, tuple[Message, str]]) -> None:
+        self.mapping = mapping
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Keep each message; another message under a taken id gets `id#2`, `id#3` …."""
+        for record in records:
+            message = record.message
+            if message is None:  # only what a test client and an engine make reaches a sink
+                continue
+            name, number = message.message_id, 1
+            while (there := self.mapping.get(name)) is not None and there[0].raw_data != message.raw_data:
+                number += 1
+                name = f"{message.message_id}#{number}"
+            self.mapping[name] = (message, classic_reason(record))
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """Which records. Every condition that is given must hold."""
+
+    ids: tuple[str, ...] = ()
+    group: str | None = None
+    service: str | None = None
+    reason: str | None = None
+    handler: str | None = None
+    replay: str | None = None
+    statuses: tuple[Status, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Records that failed in the same way."""
+
+    fingerprint: str
+    reason: str
+    label: str | None
+    handler: str | None
+    error_type: str | None
+    status: str
+    count: int
+    first_at: float
+    last_at: float
+    sample_id: str
+
+
+class Claim(NamedTuple):
+    """A record taken up for replay: settled only under this token."""
+
+    record: Record
+    token: str
+
+
+class Store(Sink):
+    """A sink that can be asked, and replayed from."""
+
+    durable = True
+
+    @abstractmethod
+    def get(self, record_id: str) -> Record | None:
+        """Return a record, or None."""
+
+    @abstractmethod
+    def query(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Record]:
+        """Yield records, newest first."""
+
+    @abstractmethod
+    def ids(self, query: Query) -> list[str]:
+        """Return the ids of records, oldest first: a snapshot."""
+
+    @abstractmethod
+    def services(self, query: Query) -> list[str]:
+        """Return whose records they are."""
+
+    @abstractmethod
+    def count(self, query: Query) -> int:
+        """Return how many records there are."""
+
+    @abstractmethod
+    def groups(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Group]:
+        """Return the groups, largest first."""
+
+    @abstractmethod
+    def stats(self, service: str | None = None) -> list[dict[str, Any]]:
+        """Return counts by service, status and reason, with the oldest of each."""
+
+    @abstractmethod
+    def queue(self, ids: Collection[str], replay: str) -> int:
+        """Choose records for a replay that are dead, or queued and not taken up; returns how many were."""
+
+    @abstractmethod
+    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[Claim]:
+        """Take up queued records of a service for `lease` seconds."""
+
+    @abstractmethod
+    def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
+        """Keep claimed records for `lease` more seconds; returns those still ours."""
+
+    @abstractmethod
+    def resolve(self, ids: Collection[str], token: str, status: Status, by: str) -> set[str]:
+        """Close claimed records as resolved or discarded; returns those that were still ours."""
+
+    @abstractmethod
+    def unclaim(self, ids: Collection[str], token: str) -> set[str]:
+        """Give claimed records back, still queued; returns those that were still ours."""
+
+    @abstractmethod
+    def unqueue(self, replay: str) -> int:
+        """Make what is left of a replay dead again; returns how many."""
+
+    @abstractmethod
+    def discard(self, ids: Collection[str], by: str) -> int:
+        """Give records up that are dead, or queued and not taken up; returns how many."""
+
+    @abstractmethod
+    def recall(self, service: str, source: str) -> str | None:
+        """Return what `remember` kept, or None."""
+
+    @abstractmethod
+    def remember(self, service: str, source: str, value: str) -> None:
+        """Keep a few bytes for a service and source, durably."""

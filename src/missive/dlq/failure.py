@@ -1,0 +1,105 @@
+"""What is kept of an exception: the types in its chain and where it was raised, without locals."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+_MOST_FRAMES = 30
+_MOST_LINKS = 8
+_OURS = str(Path(__file__).parents[1])
+_LIBRARY = ("<frozen", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), _OURS)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One frame of a stack."""
+
+    file: str
+    line: int
+    function: str
+    module: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One exception of a chain."""
+
+    type: str
+    """`module.QualName` of the exception's class."""
+    frames: tuple[Frame, ...]
+    """Innermost last; the outer ones are left out where there are many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception without anything it holds, save its text."""
+
+    chain: tuple[Link, ...]
+    """The exception, then what it came from."""
+    text: str
+    """The exception's own text: as confidential as the message, for it may quote it."""
+
+    @property
+    def type(self) -> str:
+        """The exception's type."""
+        return self.chain[0].type
+
+    @property
+    def root_type(self) -> str:
+        """The type of the exception that all came from."""
+        return self.chain[-1].type
+
+    @property
+    def innermost_user_frame(self) -> str:
+        """`module:function` of the innermost frame outside libraries, or of the innermost at all."""
+        frames = [frame for link in reversed(self.chain) for frame in reversed(link.frames)]
+        for frame in frames:
+            if not frame.file.startswith(_LIBRARY):
+                return f"{frame.module}:{frame.function}"
+        return f"{frames[0].module}:{frames[0].function}" if frames else ""
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return the chain for a store."""
+        return [asdict(link) for link in self.chain]
+
+    def __repr__(self) -> str:
+        return f"<Failure: {self.type}>"
+
+
+def capture(error: BaseException) -> Failure:
+    """Keep what may be kept of an exception, and let go of the rest: its locals hold the message."""
+    return Failure(tuple(_link(one) for one in _chain(error)), _text(error))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen and len(seen) < _MOST_LINKS:
+        seen.add(id(one))
+        yield one
+        inner = one.__context__ if one.__cause__ is None and not one.__suppress_context__ else one.__cause__
+        one = inner
+
+
+def _link(error: BaseException) -> Link:
+    frames = [
+        Frame(frame.f_code.co_filename, line, frame.f_code.co_qualname, frame.f_globals.get("__name__", "?"))
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    # Neither the engine's own frames nor a client's say anything to the reader before the handler's do.
+    first = next((n for n, frame in enumerate(frames) if not frame.file.startswith(_OURS)), 0)
+    frames = frames[first:]
+    kind = type(error)
+    return Link(f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins."), tuple(frames[-_MOST_FRAMES:]))
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a __str__ of the user's may raise anything
+        return ""

@@ -1,0 +1,151 @@
+"""The record of a dead letter: the message, why it is here, and what happened to it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from missive.outcome import Reason
+
+if TYPE_CHECKING:
+    from missive.dlq.failure import Failure
+    from missive.messages import Message
+
+_FINGERPRINT_VERSION = 1
+_FIRST_ATTEMPTS = 3
+_LAST_ATTEMPTS = 17
+
+
+class Status(StrEnum):
+    """Where a record is in its life."""
+
+    dead = "dead"
+    """Waits for somebody to look at it."""
+    queued = "queued"
+    """Chosen for replay; a worker of its service will take it up."""
+    resolved = "resolved"
+    """Handled by a replay."""
+    discarded = "discarded"
+    """Given up on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a message came from."""
+
+    transport: str
+    destination: str
+    url: str
+    """Without credentials."""
+    lane: str | None = None
+    position: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One line of a record's history."""
+
+    at: float
+    """Seconds since 1970."""
+    reason: str
+    attempt: int
+    handler: str | None = None
+    error: str | None = None
+    """The exception's type."""
+    replay: str | None = None
+    """The replay it was part of."""
+    host: str | None = None
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Record:
+    """One dead letter. Its repr shows nothing of the message."""
+
+    id: str
+    service: str
+    reason: Reason
+    identity: str | None
+    """What arrivals of this message share; None where nothing is shared."""
+    body: bytes
+    headers: tuple[tuple[str, str | bytes], ...]
+    origin: Origin
+    first_at: float
+    last_at: float
+    fingerprint: str
+    status: Status = Status.dead
+    label: str | None = None
+    detail: str | None = None
+    handler: str | None = None
+    candidates: tuple[str, ...] = ()
+    explanation: dict[str, Any] | None = None
+    message_id: str | None = None
+    topic: str | None = None
+    key: str | bytes | None = None
+    content_type: str | None = None
+    sent_at: float | None = None
+    sha256: str = ""
+    public: dict[str, Any] = field(default_factory=dict)
+    """The values that the processor declared public."""
+    error_type: str | None = None
+    error_chain: tuple[dict[str, Any], ...] = ()
+    error_text: str | None = None
+    """As confidential as the body."""
+    attempts: int = 1
+    history: tuple[Attempt, ...] = ()
+    runtime: dict[str, Any] = field(default_factory=dict)
+    replay: str | None = None
+    closed_at: float | None = None
+    closed_by: str | None = None
+    again: bool = field(default=False, compare=False)
+    """Whether this may be another arrival of a message with a record of the same identity; not kept."""
+    message: Message | None = field(default=None, compare=False)
+    """The live message, for a sink that keeps objects; a store does not keep it."""
+
+    @property
+    def size(self) -> int:
+        """The body's size in bytes."""
+        return len(self.body)
+
+    def joined_by(self, newer: Record) -> Record:
+        """Return this record after the same message failed once more: the newer story, one history."""
+        history = (*self.history, *newer.history)
+        if len(history) > _FIRST_ATTEMPTS + _LAST_ATTEMPTS:
+            history = (*history[:_FIRST_ATTEMPTS], *history[-_LAST_ATTEMPTS:])
+        return replace(
+            newer,
+            id=self.id,
+            service=self.service,
+            identity=self.identity,
+            origin=self.origin,
+            first_at=self.first_at,
+            attempts=self.attempts + 1,
+            history=history,
+        )
+
+    def __repr__(self) -> str:
+        return f"<Record {self.id}: {self.reason}, {self.size} bytes>"
+
+
+def fingerprint(reason: Reason, label: str | None, handler: str | None, failure: Failure | None) -> str:
+    """Return what failures of the same kind share: no line numbers, so that it outlives an unrelated edit."""
+    parts = [
+        str(_FINGERPRINT_VERSION),
+        reason,
+        label or "",
+        handler or "",
+        failure.root_type if failure else "",
+        failure.innermost_user_frame if failure else "",
+    ]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def classic_reason(record: Record) -> str:
+    """Return the reason as a plain dict keeps it: in words, or the exception's text."""
+    if record.reason is Reason.unmatched:
+        return "no matching handlers"
+    if record.reason is Reason.ambiguous:
+        return "multiple matching handlers"
+    return record.label or record.error_text or str(record.reason)

@@ -1,0 +1,177 @@
+"""The store as a source: records chosen for replay enter the engine like any other message. Nothing is republished."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from missive.adapters.contract import (
+    Adapter,
+    Capabilities,
+    Credit,
+    Delivery,
+    EndOfInput,
+    Host,
+    Item,
+    Result,
+    Verb,
+)
+from missive.adapters.threaded import ClientThread, ThreadedSession
+from missive.dlq.contract import Claim, Store
+from missive.dlq.record import Record, Status
+from missive.errors import StoreError, Transient
+from missive.ids import new_id
+from missive.outcome import Outcome
+from missive.processor import Processor
+
+_POLL = 1.0
+_LEASE = 60.0
+_AT_ONCE = 100
+
+
+class ReplayAdapter(Adapter):
+    """Delivers the records of a service that are queued for replay.
+
+    With `replay`, only those of that replay, and its input ends with them; `service` is whose records they are.
+    Without, it helps out beside other sources: it takes up what operators queue, and keeps nothing alive.
+    """
+
+    transport = "dlq"
+
+    def __init__(
+        self,
+        processor: Processor[Any],
+        store: Store,
+        *,
+        replay: str | None = None,
+        service: str | None = None,
+        on_settled: Callable[[int], None] | None = None,
+        drain: float = 25,
+    ) -> None:
+        super().__init__(processor, drain=drain)
+        self.store = store
+        self.replay = replay
+        self.service = service or processor.name
+        self.on_settled = on_settled
+
+    @property
+    def background(self) -> bool:  # type: ignore[override]
+        """Only a replay of its own is a reason to go on."""
+        return self.replay is None
+
+    @property
+    def destination(self) -> str:
+        """The service's dead letters."""
+        return self.service
+
+    async def connect(self, host: Host) -> ReplaySession:
+        """Start taking up records."""
+        return ReplaySession(self, host)
+
+
+class ReplaySession(ThreadedSession):
+    """Claims records under a lease, and closes them as they are handled."""
+
+    capabilities = Capabilities(lease=_LEASE)
+
+    def __init__(self, adapter: ReplayAdapter, host: Host) -> None:
+        super().__init__(ClientThread("missive-replay"))
+        self.client = adapter.store
+        self._adapter = adapter
+        self._host = host
+        self._token = new_id()
+        self._claimed: deque[Delivery] = deque()
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Claim records; look again every second, or end where a replay's are all taken."""
+        while not self._claimed:
+            await self.thread.run(self._claim, min(credit.items, _AT_ONCE))
+            if not self._claimed:
+                if self._adapter.replay is not None:
+                    raise EndOfInput
+                await self._host.sleep(_POLL)
+        return [self._claimed.popleft() for _ in range(min(credit.items, len(self._claimed)))]
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Close what was handled or discarded; what failed again is in the store as dead already."""
+        results = await self.thread.run(self._settle, items)
+        if self._adapter.on_settled is not None:
+            self._adapter.on_settled(sum(item.verb is Verb.ack for item in items))
+        return results
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+        """Keep the claims."""
+        ids = [str(delivery.record_id) for delivery in deliveries]
+        ours = await self.thread.run(self._asked, self._adapter.store.extend, ids, self._token, _LEASE)
+        return [Result.confirmed if record_id in ours else Result.fenced for record_id in ids]
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Return what a cancelled fetch had claimed."""
+        await self.quiesce()
+        left = list(self._claimed)
+        self._claimed.clear()
+        return left
+
+    def _claim(self, limit: int) -> None:
+        adapter = self._adapter
+        claims = self._asked(adapter.store.claim, adapter.service, self._token, limit, _LEASE, adapter.replay)
+        self._claimed.extend(map(_delivery, claims))
+
+    def _settle(self, items: Sequence[Item]) -> list[Result]:
+        done: set[str] = set()
+        for outcome, status in ((Outcome.acked, Status.resolved), (Outcome.discarded, Status.discarded)):
+            ids = [str(item.delivery.record_id) for item in items if item.outcome is outcome]
+            if ids:
+                done |= self._asked(self._adapter.store.resolve, ids, self._token, status, "replay")
+        released = [str(item.delivery.record_id) for item in items if item.verb is Verb.release]
+        if released:
+            done |= self._asked(self._adapter.store.unclaim, released, self._token)
+        dead = {str(item.delivery.record_id) for item in items if item.outcome is Outcome.dead_lettered}
+        return [Result.confirmed if str(item.delivery.record_id) in done | dead else Result.fenced for item in items]
+
+    @staticmethod
+    def _asked(call: Callable[..., Any], *arguments: object) -> Any:
+        """Ask the store; its trouble is this session's."""
+        try:
+            return call(*arguments)
+        except StoreError as error:
+            trouble = Transient(str(error))
+        raise trouble
+
+
+def _delivery(claim: Claim) -> Delivery:
+    record = claim.record
+    return Delivery(
+        record.body,
+        headers=record.headers,
+        producer_id=record.message_id,
+        topic=record.topic,
+        key=record.key,
+        timestamp=record.sent_at,
+        content_type=record.content_type,
+        attempt=1,
+        redelivered=True,
+        native=NoNative(record),
+        record_id=record.id,
+    )
+
+
+class NoNative:
+    """Stands in for the transport's object on a replay, and says so when it is touched."""
+
+    def __init__(self, record: Record) -> None:
+        self._where = record.origin.transport
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"context.native.{name}: this is a replay of a dead letter of {self._where}, and that transport's object"
+            " is gone; ask context.native.is_replay first"
+            if not name.startswith("__")
+            else name
+        )
+
+    is_replay = True
+
+    def __repr__(self) -> str:
+        return "<no native object: a replay>"

@@ -1,0 +1,501 @@
+"""The dead letter store in an SQL database, through SQLAlchemy Core. Today that is SQLite, the embedded default."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from missive.dlq.contract import Claim, Group, Query, Store
+from missive.dlq.record import Attempt, Origin, Record, Status
+from missive.errors import StoreError, StoreRefused, UsageError
+from missive.outcome import Reason
+from missive.privacy import redact_url
+
+SCHEMA_VERSION = 1
+
+_BUSY_SECONDS = 5
+_ROWS_AT_ONCE = 500
+
+_metadata = sa.MetaData()
+_json = sa.JSON(none_as_null=True)
+
+_schema = sa.Table("missive_schema", _metadata, sa.Column("version", sa.Integer, primary_key=True))
+
+_records = sa.Table(
+    "missive_dead_letters",
+    _metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("service", sa.String(255), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("label", sa.String(255)),
+    sa.Column("handler", sa.String(255)),
+    sa.Column("error_type", sa.String(255)),
+    sa.Column("fingerprint", sa.String(32), nullable=False),
+    sa.Column("identity", sa.String(255)),
+    sa.Column("first_at", sa.Float, nullable=False),
+    sa.Column("last_at", sa.Float, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("message_id", sa.Text),
+    sa.Column("topic", sa.Text),
+    sa.Column("key", _json),
+    sa.Column("content_type", sa.Text),
+    sa.Column("sent_at", sa.Float),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("size", sa.Integer, nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("headers", _json, nullable=False),
+    sa.Column("origin", _json, nullable=False),
+    sa.Column("detail", sa.Text),
+    sa.Column("candidates", _json, nullable=False),
+    sa.Column("explanation", _json),
+    sa.Column("public", _json, nullable=False),
+    sa.Column("error_chain", _json, nullable=False),
+    sa.Column("error_text", sa.Text),
+    sa.Column("history", _json, nullable=False),
+    sa.Column("runtime", _json, nullable=False),
+    sa.Column("replay", sa.String(40)),
+    sa.Column("claim_token", sa.String(80)),
+    sa.Column("claim_until", sa.Float),
+    sa.Column("closed_at", sa.Float),
+    sa.Column("closed_by", sa.Text),
+    sa.Index("missive_dead_letters_identity", "service", "identity"),
+    sa.Index("missive_dead_letters_status", "status", "last_at"),
+    sa.Index("missive_dead_letters_replay", "replay"),
+    sa.Index("missive_dead_letters_group", "fingerprint", "status"),
+)
+
+_checkpoints = sa.Table(
+    "missive_checkpoints",
+    _metadata,
+    sa.Column("service", sa.String(255), primary_key=True),
+    sa.Column("source", sa.String(1024), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _translated(what: str) -> Callable[[Callable[Concatenate[SQLStore, P], T]], Callable[Concatenate[SQLStore, P], T]]:
+    """Make a method raise `StoreError` for what the database raises, and keep nothing of that but SQLite's words."""
+
+    def decorate(method: Callable[Concatenate[SQLStore, P], T]) -> Callable[Concatenate[SQLStore, P], T]:
+        @functools.wraps(method)
+        def call(store: SQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return method(store, *args, **kwargs)
+            except sa.exc.DBAPIError as caught:
+                # They name the trouble and never a value.
+                why = str(caught.orig)
+                kind = StoreRefused if "not a database" in why else StoreError
+            except OSError as caught:
+                why, kind = caught.strerror or type(caught).__name__, StoreError
+            # Outside the except blocks: chained, the statement's parameters would come with it.
+            raise kind(f"the dead letter store {store.url} cannot be {what}: {why}")
+
+        return call
+
+    return decorate
+
+
+class SQLStore(Store):
+    """Dead letters in an SQL database: `sqlite:///path/to/file.db`.
+
+    A new SQLite file gets mode 0600, for bodies are in it in clear; it uses a write-ahead log and a full sync at
+    each commit. Raises `StoreError` when the database cannot be opened, `StoreRefused` when it is of a newer
+    schema or no database.
+    """
+
+    def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
+        self.url = redact_url(url)
+        self._clock = clock
+        try:
+            parsed = sa.make_url(url)
+        except sa.exc.ArgumentError:
+            raise UsageError(f"{self.url} is not a database URL: write sqlite:///path/to/file.db") from None
+        if parsed.get_backend_name() != "sqlite":
+            raise UsageError(f"{self.url}: dead letters go to SQLite today: sqlite:///path/to/file.db")
+        if not parsed.database or parsed.database == ":memory:" or parsed.query:
+            raise UsageError(f"{self.url}: a dead letter store is sqlite:///path/to/file.db, without parameters")
+        self._path = Path(parsed.database)
+        self._open(parsed, create=create)
+
+    @_translated("opened")
+    def _open(self, parsed: sa.URL, *, create: bool) -> None:
+        if create:
+            _create_private(self._path)
+        elif not self._path.exists():
+            raise UsageError(f"there is no dead letter store {self.url}")
+        # Parameters stay out of exceptions and logs: they are the messages.
+        self._engine: Engine = sa.create_engine(parsed, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS})
+        sa.event.listen(self._engine, "connect", _configure)
+        sa.event.listen(self._engine, "begin", _begin)
+        self._migrate()
+
+    # The sink
+
+    @_translated("written")
+    def put(self, records: Sequence[Record]) -> None:
+        """Keep records, in one transaction that is on disk when this returns."""
+        with self._write() as connection:
+            known = self._known(connection, records)
+            new: dict[str, Record] = {}
+            for record in records:
+                earlier = known.get(record.id) or (known.get(_identity(record)) if record.again else None)
+                merged = record if earlier is None else earlier.joined_by(record)
+                known[merged.id] = merged
+                if merged.identity:
+                    known[_identity(merged)] = merged
+                if earlier is None or earlier.id in new:
+                    new[merged.id] = merged
+                else:
+                    row = {**_to_row(merged), "claim_token": None, "claim_until": None}
+                    connection.execute(_records.update().where(_records.c.id == merged.id), row)
+            if new:
+                connection.execute(_records.insert(), [_to_row(record) for record in new.values()])
+
+    def _known(self, connection: Connection, records: Sequence[Record]) -> dict[str, Record]:
+        known: dict[str, Record] = {}
+        for start in range(0, len(records), _ROWS_AT_ONCE):
+            some = records[start : start + _ROWS_AT_ONCE]
+            condition = _records.c.id.in_([r.id for r in some]) | sa.tuple_(
+                _records.c.service, _records.c.identity
+            ).in_([(r.service, r.identity) for r in some if r.identity and r.again])
+            for row in connection.execute(sa.select(_records).where(condition).order_by(_records.c.id)):
+                record = _from_row(row)
+                known[record.id] = record
+                if record.identity:
+                    known[_identity(record)] = record
+        return known
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self._engine.dispose()
+
+    # Questions
+
+    @_translated("read")
+    def get(self, record_id: str) -> Record | None:
+        """Return a record, or None."""
+        with self._engine.connect() as connection:
+            row = connection.execute(sa.select(_records).where(_records.c.id == record_id)).first()
+        return None if row is None else _from_row(row)
+
+    def query(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Record]:
+        """Yield records, newest first, a page at a time."""
+        last: Record | None = None
+        while limit is None or limit > 0:
+            size = _ROWS_AT_ONCE if limit is None else min(limit, _ROWS_AT_ONCE)
+            page = self._page(query, size, offset if last is None else 0, last)
+            yield from page
+            if len(page) < size:
+                return
+            last, limit = page[-1], None if limit is None else limit - size
+
+    @_translated("read")
+    def _page(self, query: Query, limit: int, offset: int, after: Record | None) -> list[Record]:
+        c = _records.c
+        statement = sa.select(_records).where(*_conditions(query)).order_by(c.last_at.desc(), c.id.desc())
+        if after is not None:
+            statement = statement.where(sa.tuple_(c.last_at, c.id) < (after.last_at, after.id))
+        with self._engine.connect() as connection:
+            return [_from_row(row) for row in connection.execute(statement.limit(limit).offset(offset))]
+
+    @_translated("read")
+    def ids(self, query: Query) -> list[str]:
+        """Return the ids of records, oldest first."""
+        statement = sa.select(_records.c.id).where(*_conditions(query)).order_by(_records.c.id)
+        with self._engine.connect() as connection:
+            return list(connection.execute(statement).scalars())
+
+    @_translated("read")
+    def services(self, query: Query) -> list[str]:
+        """Return whose records they are."""
+        statement = sa.select(_records.c.service).distinct().where(*_conditions(query)).order_by(_records.c.service)
+        with self._engine.connect() as connection:
+            return list(connection.execute(statement).scalars())
+
+    @_translated("read")
+    def count(self, query: Query) -> int:
+        """Return how many records there are."""
+        statement = sa.select(sa.func.count()).select_from(_records).where(*_conditions(query))
+        with self._engine.connect() as connection:
+            return int(connection.execute(statement).scalar_one())
+
+    @_translated("read")
+    def groups(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Group]:
+        """Return the groups, largest first."""
+        c = _records.c
+        count = sa.func.count().label("count")
+        statement = (
+            sa.select(
+                c.fingerprint,
+                sa.func.max(c.reason),
+                sa.func.max(c.label),
+                sa.func.max(c.handler),
+                sa.func.max(c.error_type),
+                c.status,
+                count,
+                sa.func.min(c.first_at),
+                sa.func.max(c.last_at),
+                sa.func.min(c.id),
+            )
+            .where(*_conditions(query))
+            .group_by(c.fingerprint, c.status)
+            .order_by(count.desc(), c.fingerprint)
+            .limit(limit)
+            .offset(offset)
+        )
+        with self._engine.connect() as connection:
+            return [Group(*row) for row in connection.execute(statement)]
+
+    @_translated("read")
+    def stats(self, service: str | None = None) -> list[dict[str, Any]]:
+        """Return counts by service, status and reason, with the oldest of each."""
+        c = _records.c
+        statement = (
+            sa.select(
+                c.service,
+                c.status,
+                c.reason,
+                sa.func.count().label("count"),
+                sa.func.min(c.first_at).label("oldest_at"),
+            )
+            .where(*_conditions(Query(service=service)))
+            .group_by(c.service, c.status, c.reason)
+            .order_by(c.service, c.status, c.reason)
+        )
+        with self._engine.connect() as connection:
+            return [dict(row._mapping) for row in connection.execute(statement)]  # noqa: SLF001 - SQLAlchemy's public name
+
+    # Replay
+
+    @_translated("written")
+    def queue(self, ids: Collection[str], replay: str) -> int:
+        """Choose records for a replay that nobody works on."""
+        values = {"status": Status.queued, "replay": replay, "claim_token": None, "claim_until": None}
+        with self._write() as connection:
+            return self._update(connection, ids, values, self._free())
+
+    def _free(self) -> sa.ColumnElement[bool]:
+        """Tell which records nobody works on: dead, or queued and not claimed."""
+        c = _records.c
+        unclaimed = sa.func.coalesce(c.claim_until, 0) <= self._clock()
+        return (c.status == Status.dead) | ((c.status == Status.queued) & unclaimed)
+
+    @_translated("claimed from")
+    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[Claim]:
+        """Take up queued records that nobody has, or whose holder let the lease run out."""
+        c, now = _records.c, self._clock()
+        statement = (
+            sa.select(_records)
+            .where(c.status == Status.queued, c.service == service, sa.func.coalesce(c.claim_until, 0) <= now)
+            .where(c.replay == replay if replay else sa.true())
+            .order_by(c.id)
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            # A worker asks every second: where there is nothing, nothing is locked.
+            if connection.execute(statement.with_only_columns(c.id).limit(1)).first() is None:
+                return []
+        with self._write() as connection:
+            records = [_from_row(row) for row in connection.execute(statement)]
+            self._update(connection, [r.id for r in records], {"claim_token": token, "claim_until": now + lease})
+        return [Claim(record, token) for record in records]
+
+    @_translated("written")
+    def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
+        """Keep claimed records for `lease` more seconds."""
+        return self._update_claimed(ids, token, {"claim_until": self._clock() + lease})
+
+    @_translated("written")
+    def resolve(self, ids: Collection[str], token: str, status: Status, by: str) -> set[str]:
+        """Close claimed records."""
+        closed = {
+            "status": status,
+            "closed_at": self._clock(),
+            "closed_by": by,
+            "claim_token": None,
+            "claim_until": None,
+        }
+        return self._update_claimed(ids, token, closed)
+
+    @_translated("written")
+    def unclaim(self, ids: Collection[str], token: str) -> set[str]:
+        """Give claimed records back, still queued."""
+        return self._update_claimed(ids, token, {"claim_token": None, "claim_until": None})
+
+    @_translated("written")
+    def unqueue(self, replay: str) -> int:
+        """Make what is left of a replay dead again."""
+        c = _records.c
+        statement = (
+            _records.update()
+            .where(c.replay == replay, c.status == Status.queued)
+            .values(status=Status.dead, claim_token=None, claim_until=None)
+        )
+        with self._write() as connection:
+            return connection.execute(statement).rowcount
+
+    @_translated("written")
+    def discard(self, ids: Collection[str], by: str) -> int:
+        """Give records up that nobody works on."""
+        values = {"status": Status.discarded, "closed_at": self._clock(), "closed_by": by}
+        with self._write() as connection:
+            return self._update(connection, ids, values, self._free())
+
+    def _update(
+        self, connection: Connection, ids: Collection[str], values: dict[str, Any], *conditions: sa.ColumnElement[bool]
+    ) -> int:
+        count, every = 0, list(ids)
+        for start in range(0, len(every), _ROWS_AT_ONCE):
+            chosen = _records.c.id.in_(every[start : start + _ROWS_AT_ONCE])
+            count += connection.execute(_records.update().where(chosen, *conditions).values(values)).rowcount
+        return count
+
+    def _update_claimed(self, ids: Collection[str], token: str, values: dict[str, Any]) -> set[str]:
+        c = _records.c
+        with self._write() as connection:
+            statement = sa.select(c.id).where(c.id.in_(list(ids)), c.claim_token == token)
+            ours = set(connection.execute(statement).scalars())
+            self._update(connection, ours, values)
+        return ours
+
+    # Checkpoints
+
+    @_translated("read")
+    def recall(self, service: str, source: str) -> str | None:
+        """Return what `remember` kept, or None."""
+        c = _checkpoints.c
+        statement = sa.select(c.value).where(c.service == service, c.source == source)
+        with self._engine.connect() as connection:
+            return connection.execute(statement).scalar()
+
+    @_translated("written")
+    def remember(self, service: str, source: str, value: str) -> None:
+        """Keep a value for a service and source."""
+        c = _checkpoints.c
+        with self._write() as connection:
+            update = _checkpoints.update().where(c.service == service, c.source == source).values(value=value)
+            if not connection.execute(update).rowcount:
+                connection.execute(_checkpoints.insert().values(service=service, source=source, value=value))
+
+    # The database
+
+    def _migrate(self) -> None:
+        with self._write() as connection:
+            _metadata.create_all(connection)
+            version = connection.execute(sa.select(_schema.c.version)).scalar()
+            if version is None:
+                connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+            elif version > SCHEMA_VERSION:
+                raise StoreRefused(
+                    f"the dead letter store {self.url} has schema {version}, and this Missive knows {SCHEMA_VERSION}:"
+                    " upgrade Missive"
+                )
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            connection = connection.execution_options(missive_write=True)  # noqa: PLW2901 - it is the same connection
+            with connection.begin():
+                yield connection
+
+
+def _create_private(path: Path) -> None:
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # transactions are begun below, and not by the driver's guess
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin(connection: Connection) -> None:
+    # A write that starts as a read can be refused at its first write, whatever the busy timeout.
+    write = connection.get_execution_options().get("missive_write")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+    c = _records.c
+    conditions: list[sa.ColumnElement[bool]] = []
+    if query.ids:
+        conditions.append(c.id.in_(query.ids))
+    if query.statuses:
+        conditions.append(c.status.in_([str(status) for status in query.statuses]))
+    for column, value in (
+        (c.fingerprint, query.group),
+        (c.service, query.service),
+        (c.reason, query.reason),
+        (c.handler, query.handler),
+        (c.replay, query.replay),
+    ):
+        if value is not None:
+            conditions.append(column == value)
+    return conditions
+
+
+def _identity(record: Record) -> str:
+    return f"{record.service}\0{record.identity}"
+
+
+_SAME = (
+    "id", "service", "label", "detail", "handler", "error_type", "error_text", "fingerprint", "identity", "first_at",
+    "last_at", "attempts", "message_id", "topic", "content_type", "sent_at", "body", "sha256", "explanation",
+    "public", "runtime", "replay", "closed_at", "closed_by",
+)  # fmt: skip
+"""The fields that a row holds as they are."""
+
+
+def _to_row(record: Record) -> dict[str, Any]:
+    return {
+        **{name: getattr(record, name) for name in _SAME},
+        "status": str(record.status),
+        "reason": str(record.reason),
+        "key": None if record.key is None else _packed(record.key),
+        "size": record.size,
+        "headers": [[name, _packed(value)] for name, value in record.headers],
+        "origin": asdict(record.origin),
+        "candidates": list(record.candidates),
+        "error_chain": list(record.error_chain),
+        "history": [asdict(attempt) for attempt in record.history],
+    }
+
+
+def _from_row(row: sa.Row[Any]) -> Record:
+    return Record(
+        **{name: getattr(row, name) for name in _SAME},
+        status=Status(row.status),
+        reason=Reason(row.reason),
+        key=None if row.key is None else _unpacked(row.key),
+        headers=tuple((name, _unpacked(value)) for name, value in row.headers),
+        origin=Origin(**row.origin),
+        candidates=tuple(row.candidates),
+        error_chain=tuple(row.error_chain),
+        history=tuple(Attempt(**attempt) for attempt in row.history),
+    )
+
+
+def _packed(value: str | bytes) -> Any:
+    """Return text or bytes as JSON can hold them."""
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+
+
+def _unpacked(value: Any) -> str | bytes:
+    return base64.b64decode(value["base64"]) if isinstance(value, dict) else str(value)

@@ -1,0 +1,1 @@
+"""The engine: everything hard, once, for every transport: fetch → route → lane → execute → decide → settle."""

@@ -1,0 +1,347 @@
+"""The flow of messages through the rooms, one way: fetch → route → lane → execute → decide → settle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from missive.adapters.contract import Adapter, Delivery, Session, Verb
+from missive.dlq.contract import Sink
+from missive.dlq.failure import capture
+from missive.dlq.record import Attempt
+from missive.engine.decision import SHUTDOWN, Decision, decide_misrouted
+from missive.engine.execution import Outbox, Pool
+from missive.engine.filing import Filing
+from missive.engine.intake import Source, SourceHost
+from missive.engine.job import Job
+from missive.engine.lanes import Lanes
+from missive.engine.leases import Keeper
+from missive.engine.report import Report
+from missive.engine.runtime import Runtime
+from missive.engine.settlement import Settler
+from missive.errors import MissiveError, NotSettled, ProcessingFailed
+from missive.messages import Message, RawMessage
+from missive.outcome import Outcome, Reason
+from missive.processor import Processor
+from missive.routing.route import Route
+from missive.routing.router import Misrouted
+
+_LOOK = 0.02
+"""Seconds between two looks for results that no worker told of yet, while something runs."""
+
+
+def make_job(source: Source, session: Session, delivery: Delivery, message_cls: type[Message]) -> Job:
+    """Make the message of a delivery, and the job that takes it through the rooms."""
+    try:
+        message = message_cls(
+            delivery.body,
+            headers=delivery.headers,
+            topic=delivery.topic,
+            key=delivery.key,
+            message_id=delivery.producer_id or delivery.native_id,
+            timestamp=delivery.timestamp,
+            content_type=delivery.content_type,
+        )
+    except Exception as error:  # noqa: BLE001 - a message class of the user's may raise anything
+        job = Job(source, session, delivery, RawMessage(delivery.body, headers=delivery.headers), delivery.attempt)
+        job.decision = Decision(Outcome.dead_lettered, Reason.unreadable, failure=capture(error))
+        return job
+    return Job(source, session, delivery, message, delivery.attempt)
+
+
+class Flow:
+    """Carries jobs from room to room; all of it on the engine's loop. What to start and stop, the lifecycle says.
+
+    `fail` is called with what must stop the engine. `changed` is set when a source has nothing unsettled any more,
+    and while draining whenever something was settled.
+    """
+
+    def __init__(
+        self,
+        processor: Processor[Any],
+        adapters: Sequence[Adapter],
+        sink: Sink | None,
+        concurrency: int,
+        handlers_loop: asyncio.AbstractEventLoop,
+        runtime: Runtime,
+        *,
+        fail: Callable[[MissiveError], None],
+    ) -> None:
+        self.report = Report()
+        self.changed = asyncio.Event()
+        self._message_cls = processor.message_cls
+        self._concurrency = concurrency
+        self._runtime = runtime
+        self._fail = fail
+        self._draining = False
+        routes = processor.freeze()
+        self._find = processor.router().find
+        self._lanes = Lanes()
+        self._ready: deque[Job] = deque()
+        self._held: dict[Job, Callable[[], None]] = {}
+        self._outbox = outbox = Outbox(asyncio.get_running_loop(), self._collect)
+        sync_routes = [route for route in routes if not route.is_async]
+        async_routes = [route for route in routes if route.is_async]
+        sync_pool = runtime.thread_pool(processor, concurrency, outbox, sync_routes, handlers_loop)
+        async_pool = runtime.loop_pool(processor, concurrency, outbox, async_routes, handlers_loop)
+        # Hooks run in the workers there are: a processor without a sync handler has no threads.
+        self.pools: list[Pool] = [sync_pool] if sync_routes or not async_routes else []
+        self.pools += [async_pool] if async_routes else []
+        self._pool_of: dict[Route, Pool] = {route: async_pool if route.is_async else sync_pool for route in routes}
+        self.filing = Filing(
+            processor.name,
+            sink,
+            runtime,
+            routes=routes,
+            public=processor.public,
+            filed=self._filed,
+            refused=self._refused,
+            changed=self._nudge,
+        )
+        host = SourceHost(processor.name, runtime, self.filing)
+        self.sources = [
+            Source(a, host, runtime, take=self._take, lost=self._lost, blocked=lambda: self.filing.down)
+            for a in adapters
+        ]
+        self.settlers = {source: Settler(source, runtime, settled=self._settled) for source in self.sources}
+        self.keepers = {source: Keeper(source, runtime) for source in self.sources}
+
+    @property
+    def running(self) -> int:
+        """How many jobs are with the workers."""
+        return sum(pool.outstanding for pool in self.pools)
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries are fetched and not settled."""
+        return sum(source.items for source in self.sources)
+
+    # fetch → route → lane
+
+    def _take(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> None:
+        message_cls = self._message_cls
+        jobs = [make_job(source, session, delivery, message_cls) for delivery in deliveries]
+        if session.capabilities.lease is not None:
+            self.keepers[source].hold(jobs)
+        self.settlers[source].started(session, jobs)
+        find, ready = self._find, self._ready
+        for job in jobs:
+            if job.decision is not None:  # it could not even be made a message
+                self.filing.add(job)
+                continue
+            found = find(job.message)
+            if isinstance(found, Misrouted):
+                job.decision = decide_misrouted(found)
+                self.filing.add(job)
+                continue
+            job.route = found
+            if job.delivery.lane is None or self._lanes.enter((source, job.delivery.lane), job):
+                ready.append(job)
+        self._dispatch()
+
+    # lane → execute
+
+    def _dispatch(self) -> None:
+        """Give ready jobs to their pools.
+
+        While one pool alone has work it gets everything, for it keeps the concurrency by itself; while both have,
+        no more jobs are given out than may run in all.
+        """
+        ready = self._ready
+        if not ready or self._draining:
+            return
+        if len(self.pools) == 1:
+            self.pools[0].submit(ready)
+            ready.clear()
+            return
+        chunks: dict[Pool, list[Job]] = {pool: [] for pool in self.pools}
+        given = {pool: pool.outstanding for pool in self.pools}
+        while ready:
+            pool = self._pool_of[ready[0].route]  # type: ignore[index]
+            total = sum(given.values())
+            if total != given[pool] and total >= self._concurrency:
+                break
+            chunks[pool].append(ready.popleft())
+            given[pool] += 1
+        for pool, jobs in chunks.items():
+            if jobs:
+                pool.submit(jobs)
+
+    # execute → decide → settle
+
+    def look(self) -> None:
+        """Collect, from now on, results that no worker told of: one may have begun a long job after a short one."""
+        self._outbox.deliver()
+        self._runtime.call_later(_LOOK if self.running else _LOOK * 5, self.look)
+
+    def _collect(self, jobs: list[Job]) -> None:
+        done: dict[Source, list[Job]] = {}
+        for job in jobs:
+            route, decision = job.route, job.decision
+            if route is None or decision is None:
+                raise ProcessingFailed("a job came back from execution undecided")
+            self._pool_of[route].outstanding -= 1
+            outcome = decision.outcome
+            if outcome is Outcome.acked:
+                self.report.handled[route.name] += 1
+            elif outcome is Outcome.discarded:
+                self.report.discarded[route.name] += 1
+            elif outcome is Outcome.dead_lettered:
+                self.filing.add(job)
+                self._leave_lane(job)
+                continue
+            else:
+                self._hold(job)
+                continue
+            self._leave_lane(job)
+            if job.source in done:
+                done[job.source].append(job)
+            else:
+                done[job.source] = [job]
+        for source, settle in done.items():
+            self.settlers[source].add(settle)
+        self._dispatch()
+
+    def _leave_lane(self, job: Job) -> None:
+        if job.delivery.lane is not None and (following := self._lanes.leave((job.source, job.delivery.lane))):
+            self._ready.append(following)
+
+    def _hold(self, job: Job) -> None:
+        """Keep a retried or nacked job, unsettled, until it is due."""
+        decision = job.decision
+        if decision is None or job.session is not job.source.session:
+            self._forget([job])
+            return
+        if decision.outcome is Outcome.retried:
+            self.report.retried += 1
+            failure = decision.failure
+            attempt = Attempt(
+                at=self._runtime.time(),
+                reason=str(decision.outcome),
+                attempt=job.attempt,
+                handler=None if job.route is None else job.route.name,
+                error=None if failure is None else failure.type,
+            )
+            job.history = (*job.history[-9:], attempt)
+        else:
+            self.report.nacked += 1
+        if self._draining:
+            self._give_back([job])
+            return
+        self._held[job] = self._runtime.call_later(decision.delay, lambda: self._again(job))
+
+    def _again(self, job: Job) -> None:
+        del self._held[job]
+        if job.session is not job.source.session:
+            self._forget([job])
+            return
+        if job.decision is not None and job.decision.outcome is Outcome.retried:
+            job.attempt += 1
+        job.decision = None
+        self._ready.append(job)
+        self._dispatch()
+
+    def _filed(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            if job.decision is not None:
+                self.report.dead[str(job.decision.reason)] += 1
+        for source in self.sources:
+            self.settlers[source].add([job for job in jobs if job.source is source])
+
+    def _settled(self, source: Source, jobs: Sequence[Job], not_ours: int) -> None:
+        self.report.redelivered += not_ours
+        if source.session is None or source.session.capabilities.lease is not None:
+            self.keepers[source].let_go(jobs)
+        source.release(len(jobs), sum([len(job.delivery.body) for job in jobs]))
+        if self._draining or (source.ended and not source.items):
+            self.changed.set()
+
+    def _lost(self, source: Source, session: Session) -> None:
+        """Let go of the unstarted jobs of a dead session: their transport delivers them again."""
+        self.settlers[source].lost()
+        unstarted = self._withdraw_unstarted()
+        for job in [job for job in self._held if job.session is session]:
+            self._held.pop(job)()
+            unstarted.append(job)
+        self._forget([job for job in unstarted if job.session is session])
+        self._ready.extend(job for job in unstarted if job.session is not session)
+        for job in self._lanes.withdraw():
+            if job.session is session:
+                self._settled(source, [job], 1)
+            else:
+                self._lanes.enter((job.source, job.delivery.lane), job)
+        self._dispatch()
+
+    def _forget(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._leave_lane(job)
+            self._settled(job.source, [job], 1)
+
+    def _withdraw_unstarted(self) -> list[Job]:
+        jobs = list(self._ready)
+        self._ready.clear()
+        for pool in self.pools:
+            jobs += pool.withdraw()
+        return jobs
+
+    def _refused(self, job: Job, why: NotSettled) -> None:
+        job.source.refused += 1
+        self._fail(why)
+        self.changed.set()
+
+    def _nudge(self) -> None:
+        for source in self.sources:
+            source.nudge()
+
+    # Draining
+
+    def stop_dispatch(self) -> None:
+        """Give no more jobs to the workers."""
+        self._draining = True
+
+    def drain(self, left: Sequence[tuple[Source, Session, Sequence[Delivery]]]) -> None:
+        """Give back what was not started, and what sessions had `left` in their hands."""
+        self.stop_dispatch()
+        jobs = self._withdraw_unstarted() + self._lanes.withdraw()
+        for job, cancel in self._held.items():
+            cancel()
+            jobs.append(job)
+        self._held.clear()
+        for source, session, deliveries in left:
+            source.took(deliveries)
+            jobs += [make_job(source, session, delivery, self._message_cls) for delivery in deliveries]
+        self._give_back(jobs)
+
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        """Return unhandled jobs to their transport, or file them where it cannot take them back."""
+        for job in jobs:
+            if job.session is not job.source.session:
+                self._settled(job.source, [job], 1)
+            elif job.session.capabilities.release == "none":
+                self._keep(job)
+            else:
+                job.decision, job.verb = None, Verb.release
+                self.report.released += 1
+                self.settlers[job.source].add([job])
+
+    def _keep(self, job: Job) -> None:
+        """File an unstarted job that its transport cannot take back; without a sink, run it while there is time."""
+        if self.filing.sink is not None or job.decision is not None:
+            job.decision = SHUTDOWN
+            self.filing.add(job)
+            return
+        found = job.route or self._find(job.message)
+        if isinstance(found, Misrouted):
+            job.decision = decide_misrouted(found)
+            self.filing.add(job)
+            return
+        job.route = found
+        self._pool_of[found].submit([job])
+
+    async def finished(self) -> None:
+        """Wait until all is settled, but for what was refused for want of a dead letter queue."""
+        while any(source.items > source.refused for source in self.sources):
+            self.changed.clear()
+            await self.changed.wait()

@@ -1,0 +1,189 @@
+"""Intake: one source's sessions. It connects, fetches within its credit, and connects again when a session dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from missive.adapters.contract import Adapter, Credit, Delivery, EndOfInput, Session
+from missive.engine.runtime import Runtime
+from missive.engine.trouble import describe
+from missive.errors import Fatal, StoreError, Transient
+
+if TYPE_CHECKING:
+    from missive.engine.filing import Filing
+
+CREDIT = Credit(items=1000, bytes=64 * 1024 * 1024)
+"""How much of one source may be unsettled at once."""
+
+_RESUME = 0.75
+_FIRST_BACKOFF = 0.2
+_LONGEST_BACKOFF = 30.0
+
+logger = logging.getLogger("missive")
+
+
+class SourceHost:
+    """What one source's sessions are offered."""
+
+    def __init__(self, service: str, runtime: Runtime, filing: Filing) -> None:
+        self.service = service
+        self.credit = CREDIT
+        self._runtime = runtime
+        self._filing = filing
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait on the engine's clock."""
+        await self._runtime.sleep(seconds)
+
+    def time(self) -> float:
+        """Return the engine's wall clock, in seconds since 1970."""
+        return self._runtime.time()
+
+    async def recall(self, source: str) -> str | None:
+        """Return what `remember` kept."""
+        return await self._filing.recall(source)
+
+    async def remember(self, source: str, value: str) -> bool:
+        """Keep a few bytes beside the dead letters."""
+        return await self._filing.remember(source, value)
+
+    def say(self, line: str) -> None:
+        """Tell the operator one line."""
+        logger.info(line)
+
+
+class Source:
+    """One adapter being consumed.
+
+    `take` is called with each chunk that was fetched, `lost` when a session is gone. `blocked` says whether
+    something else, such as a store that cannot be written, forbids to fetch.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        host: SourceHost,
+        runtime: Runtime,
+        *,
+        take: Callable[[Source, Session, Sequence[Delivery]], None],
+        lost: Callable[[Source, Session], None],
+        blocked: Callable[[], bool],
+    ) -> None:
+        self.adapter = adapter
+        self.host = host
+        self.session: Session | None = None
+        self.items = 0
+        """Deliveries fetched and not settled."""
+        self.bytes = 0
+        self.refused = 0
+        """Of these, those that stay unsettled because there is nowhere to file them."""
+        self.ended = False
+        """The input is over: there will never be more."""
+        self._runtime = runtime
+        self._take = take
+        self._lost = lost
+        self._blocked = blocked
+        self._waiting = False
+        self._wake = asyncio.Event()
+        self._consuming: asyncio.Future[None] | None = None
+        self._backoff = _FIRST_BACKOFF
+        self._said = ""
+
+    async def run(self) -> None:
+        """Consume until the end of input, or until cancelled. Raises `Fatal`."""
+        while not self.ended:
+            try:
+                session = await self.adapter.connect(self.host)
+            except (Transient, StoreError) as trouble:
+                await self._back_off(str(trouble))
+                continue
+            self._opened(session)
+            try:
+                self._consuming = asyncio.ensure_future(self._consume(session))
+                await self._consuming
+            except EndOfInput:
+                self.ended = True
+            except asyncio.CancelledError:
+                # Either this source was cancelled, or only the fetch of a session that was found dead.
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    if self._consuming is not None:
+                        self._consuming.cancel()
+                    raise
+                await self._back_off(f"{self.adapter.url} lost its connection")
+            except (Transient, StoreError) as trouble:
+                await self.drop(session)
+                await self._back_off(str(trouble))
+            except Fatal:
+                raise
+            except Exception as error:  # noqa: BLE001 - an adapter's mistake must not look like an end of input
+                logger.error("%s failed: %s; connecting again", self.adapter.url, describe(error))  # noqa: TRY400 - no text
+                await self.drop(session)
+                await self._back_off(f"{self.adapter.url} failed with {type(error).__name__}")
+
+    def _opened(self, session: Session) -> None:
+        self.session = session
+        self.adapter.attach(session)
+        if self._said:
+            logger.warning("%s is connected again", self.adapter.url)
+            self._said = ""
+
+    async def _consume(self, session: Session) -> None:
+        while True:
+            credit = await self._credit()
+            deliveries = await session.fetch(credit)
+            if deliveries:
+                self._backoff = _FIRST_BACKOFF
+                self.took(deliveries)
+                self._take(self, session, deliveries)
+
+    async def _credit(self) -> Credit:
+        """Wait until there is credit worth a fetch, and return it."""
+        full = self.items >= CREDIT.items or self.bytes >= CREDIT.bytes
+        while full or self._blocked():
+            self._waiting = True
+            self._wake.clear()
+            await self._wake.wait()
+            # With hysteresis, so that a full window does not lead to fetches of one.
+            full = self.items > CREDIT.items * _RESUME or self.bytes > CREDIT.bytes * _RESUME
+        self._waiting = False
+        return Credit(CREDIT.items - self.items, CREDIT.bytes - self.bytes)
+
+    def took(self, deliveries: Sequence[Delivery]) -> None:
+        """Take credit for deliveries that came."""
+        self.items += len(deliveries)
+        self.bytes += sum([len(delivery.body) for delivery in deliveries])
+
+    def release(self, deliveries: int, size: int) -> None:
+        """Give credit back for deliveries that are settled, or lost with their session."""
+        self.items -= deliveries
+        self.bytes -= size
+        self.nudge()
+
+    def nudge(self) -> None:
+        """Look again whether there is credit."""
+        if self._waiting:
+            self._wake.set()
+
+    async def drop(self, session: Session) -> None:
+        """Give a dead session up: nothing of it is settled any more."""
+        if self.session is session:
+            self.session = None
+            self.adapter.attach(None)
+            self._lost(self, session)
+            if self._consuming is not None:
+                self._consuming.cancel()
+        with contextlib.suppress(Exception):  # it is dead: closing it may fail in any way
+            await session.close()
+
+    async def _back_off(self, trouble: str) -> None:
+        # The same trouble is said once, and not at each try.
+        if trouble != self._said:
+            logger.warning("%s; trying again", trouble)
+            self._said = trouble
+        await self._runtime.sleep(self._backoff)
+        self._backoff = min(self._backoff * 2, _LONGEST_BACKOFF)

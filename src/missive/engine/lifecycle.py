@@ -1,0 +1,235 @@
+"""The engine's life: it starts the rooms, keeps them going, drains them and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from missive.adapters.contract import Adapter, Delivery, Session
+from missive.dlq.contract import Sink
+from missive.engine.flow import Flow
+from missive.engine.intake import Source
+from missive.engine.report import Report
+from missive.engine.runtime import Runtime
+from missive.engine.trouble import describe
+from missive.errors import ForcedStop, MissiveError, ProcessingFailed
+from missive.processor import Processor
+
+_STOPPING = 5.0
+"""Seconds that the workers of one kind have for their `after_processing` hooks and to end."""
+_STOPPING_BY_FORCE = 0.5
+"""The same where a handler still runs, and will not be waited for."""
+_FLUSHING = 5.0
+_CLOSING = 6.0
+"""Seconds for the last settlements, and for a session or the store to close: more than SQLite waits for a lock."""
+
+logger = logging.getLogger("missive")
+
+
+class Engine:
+    """Runs one processor over its sources. `main` is its life, on a loop of its own."""
+
+    def __init__(
+        self,
+        processor: Processor[Any],
+        adapters: Sequence[Adapter],
+        *,
+        sink: Sink | None,
+        concurrency: int,
+        drain: float,
+        handlers_loop: asyncio.AbstractEventLoop,
+        runtime: Runtime | None = None,
+    ) -> None:
+        self._processor = processor
+        self._adapters = adapters
+        self._sink = sink
+        self._concurrency = concurrency
+        self._drain_seconds = drain
+        self._handlers_loop = handlers_loop
+        self._runtime = runtime or Runtime()
+        processor.freeze()
+        self._failure: MissiveError | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop_requests = 0
+
+    # From outside, on any thread
+
+    def stop(self) -> None:
+        """Drain and stop; called again, stop at once."""
+        self._stop_requests += 1
+        self._tell_loop()
+
+    def stop_once(self) -> None:
+        """Drain and stop, unless that is going on already."""
+        if not self._stop_requests:
+            self.stop()
+
+    def _tell_loop(self) -> None:
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._stop_requested)
+
+    # The life
+
+    async def main(self) -> Report:
+        """Run until the input ends, `stop` is called, or something fails; drain; return what happened.
+
+        Raises `ForcedStop` when the drain was cut short, and other `MissiveError`s when processing failed.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        self._force = asyncio.Event()
+        self._flow = Flow(
+            self._processor,
+            self._adapters,
+            self._sink,
+            self._concurrency,
+            self._handlers_loop,
+            self._runtime,
+            fail=self._fail,
+        )
+        if self._stop_requests:
+            self._stop_requested()
+        try:
+            await self._start_and_run()
+        finally:
+            await self._close()
+        if self._failure is not None:
+            raise self._failure
+        return self._flow.report
+
+    async def _start_and_run(self) -> None:
+        try:
+            for pool in self._flow.pools:
+                await pool.start()
+        except MissiveError as failed:
+            self._fail(failed)
+            return
+        rooms = [self._guarded(self._flow.filing.run())]
+        rooms += [self._guarded(settler.run()) for settler in self._flow.settlers.values()]
+        rooms += [self._guarded(keeper.run()) for keeper in self._flow.keepers.values()]
+        intakes = {source: self._guarded(source.run()) for source in self._flow.sources}
+        self._flow.look()
+        await self._until_done(list(intakes.values()))
+        await self._drain(list(intakes.values()))
+        for room in rooms:
+            room.cancel()
+        await asyncio.gather(*rooms, return_exceptions=True)
+
+    def _guarded(self, room: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a room as a task; what it raises stops the engine, and is never lost."""
+
+        async def guard() -> None:
+            try:
+                await room
+            except MissiveError as failed:
+                self._fail(failed)
+            except Exception as error:  # noqa: BLE001 - a mistake of ours or an adapter's must not be a silent hang
+                self._fail(ProcessingFailed(f"the engine failed: {describe(error)}"))
+
+        return asyncio.ensure_future(guard())
+
+    async def _until_done(self, intakes: Sequence[asyncio.Task[None]]) -> None:
+        """Wait until somebody says stop, or there is nothing left of any input that ends."""
+        while not self._stop.is_set():
+            # A source that only helps out, such as that of replays, keeps nothing alive.
+            if all(s.ended and not s.items for s in self._flow.sources if not s.adapter.background):
+                return
+            self._flow.changed.clear()
+            stopped = asyncio.ensure_future(self._stop.wait())
+            changed = asyncio.ensure_future(self._flow.changed.wait())
+            waiting = [task for task in intakes if not task.done()]
+            await asyncio.wait([stopped, changed, *waiting], return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            changed.cancel()
+
+    # Stopping
+
+    def _stop_requested(self) -> None:
+        if self._stop_requests > 1:
+            self._force.set()
+        self._stop.set()
+
+    def _fail(self, failure: MissiveError) -> None:
+        if self._failure is None:
+            self._failure = failure
+        self._stop.set()
+
+    async def _drain(self, intakes: Sequence[asyncio.Task[None]]) -> None:
+        """Stop intake, give back what was not started, and let the rest finish: all within the deadline."""
+        if self._stop.is_set() and self._flow.running:
+            logger.info("stopping: waiting up to %g s for running work", self._drain_seconds)
+        self._flow.stop_dispatch()
+        draining = self._guarded(self._finish(intakes))
+        forced = asyncio.ensure_future(self._force.wait())
+        late = asyncio.ensure_future(self._runtime.sleep(self._drain_seconds))
+        await asyncio.wait([draining, forced, late], return_when=asyncio.FIRST_COMPLETED)
+        cut_short = not draining.done()
+        for task in (draining, forced, late):
+            task.cancel()
+        await self._within(_FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values())))
+        self._say_what_is_left(cut_short=cut_short)
+
+    async def _finish(self, intakes: Sequence[asyncio.Task[None]]) -> None:
+        for intake in intakes:
+            intake.cancel()
+        await asyncio.gather(*intakes, return_exceptions=True)
+        self._flow.drain([left for source in self._flow.sources if (left := await self._stop_intake(source))])
+        await self._flow.finished()
+
+    async def _within(self, seconds: float, work: asyncio.Future[Any]) -> bool:
+        """Wait for some work, but not for ever; tells whether it is done."""
+        late = asyncio.ensure_future(self._runtime.sleep(seconds))
+        await asyncio.wait([work, late], return_when=asyncio.FIRST_COMPLETED)
+        late.cancel()
+        if not work.done():
+            work.cancel()
+            return False
+        return True
+
+    async def _stop_intake(self, source: Source) -> tuple[Source, Session, Sequence[Delivery]] | None:
+        session = source.session
+        if session is None:
+            return None
+        try:
+            return source, session, await session.stop_intake()
+        except MissiveError as trouble:
+            logger.warning("%s while stopping intake", trouble)
+            return None
+
+    def _say_what_is_left(self, *, cut_short: bool) -> None:
+        running, left = self._flow.running, self._flow.unsettled
+        self._flow.report.unsettled = left
+        if cut_short:
+            logger.error(
+                "stopped by force with %d messages running and %d dead letters not yet in their store",
+                running,
+                self._flow.filing.waiting,
+            )
+            if self._failure is None:
+                self._failure = ForcedStop(
+                    f"stopped before {left} messages were settled; they come again where they can"
+                )
+        for source in self._flow.sources:
+            if source.items and source.session is not None and source.session.capabilities.release == "none":
+                logger.error("messages read from %s that are lost: %d", source.adapter.url, source.items)
+
+    async def _close(self) -> None:
+        for pool in self._flow.pools:
+            stopping = asyncio.ensure_future(pool.stop())
+            if await self._within(_STOPPING_BY_FORCE if pool.outstanding else _STOPPING, stopping):
+                failed = stopping.exception()
+                if isinstance(failed, MissiveError):
+                    self._fail(failed)
+        for source in self._flow.sources:
+            if source.session is not None:
+                closing_session = asyncio.ensure_future(source.session.close())
+                if await self._within(_CLOSING, closing_session) and (wrong := closing_session.exception()):
+                    # Everything is settled that will be.
+                    logger.warning("%s failed to close (%s)", source.adapter.url, type(wrong).__name__)
+                source.adapter.attach(None)
+        closing = asyncio.ensure_future(self._flow.filing.close())
+        if await self._within(_CLOSING, closing) and isinstance(trouble := closing.exception(), MissiveError):
+            logger.warning("%s", trouble)

@@ -1,0 +1,69 @@
+"""The report of a run: what became of the messages, in numbers and registered names only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+
+class Report:
+    """Counts of one run."""
+
+    def __init__(self) -> None:
+        self.handled: Counter[str] = Counter()
+        """Messages acked, by handler."""
+        self.discarded: Counter[str] = Counter()
+        """Messages discarded, by handler."""
+        self.dead: Counter[str] = Counter()
+        """Dead letters, by reason."""
+        self.retried = 0
+        self.nacked = 0
+        self.redelivered = 0
+        """Messages whose settlement the transport did not take, and which it delivers again."""
+        self.released = 0
+        """Messages given back unhandled when processing stopped."""
+        self.unsettled = 0
+        """Messages left as they were by a forced stop."""
+
+    @property
+    def total_handled(self) -> int:
+        """Messages that a handler acked."""
+        return sum(self.handled.values())
+
+    @property
+    def total_dead(self) -> int:
+        """Dead letters filed."""
+        return sum(self.dead.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON would have it."""
+        return {
+            "handled": self.total_handled,
+            "dead_lettered": self.total_dead,
+            "discarded": sum(self.discarded.values()),
+            "retried": self.retried,
+            "nacked": self.nacked,
+            "redelivered": self.redelivered,
+            "released": self.released,
+            "unsettled": self.unsettled,
+            "handlers": dict(self.handled.most_common()),
+            "discards": dict(self.discarded.most_common()),
+            "reasons": dict(self.dead.most_common()),
+        }
+
+    def __str__(self) -> str:
+        parts = [f"{self.total_handled} handled"]
+        if self.dead:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.dead.most_common())
+            parts.append(f"{self.total_dead} dead-lettered ({reasons})")
+        else:
+            parts.append("0 dead-lettered")
+        for count, what in (
+            (sum(self.discarded.values()), "discarded"),
+            (self.released, "given back unhandled"),
+            (self.redelivered, "to be redelivered"),
+            (self.unsettled, "left unsettled"),
+        ):
+            if count:
+                parts.append(f"{count} {what}")
+        return ", ".join(parts)

@@ -1,0 +1,39 @@
+"""Time, ids and workers as the engine sees them: injected, so that the same engine runs in a simulation."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from missive.engine.execution import LoopPool, ThreadPool
+from missive.ids import new_id
+
+
+class Runtime:
+    """The real clock and random ids. A simulation overrides every method; nothing else in the engine knows time."""
+
+    thread_pool: type[ThreadPool] = ThreadPool
+    """The workers of sync handlers."""
+    loop_pool: type[LoopPool] = LoopPool
+    """The workers of async handlers."""
+
+    def monotonic(self) -> float:
+        """Return seconds that only go forward."""
+        return time.monotonic()
+
+    def time(self) -> float:
+        """Return seconds since 1970."""
+        return time.time()
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    def call_later(self, seconds: float, fn: Callable[[], None]) -> Callable[[], None]:
+        """Call `fn` on the running loop after some seconds; returns what cancels it."""
+        return asyncio.get_running_loop().call_later(seconds, fn).cancel
+
+    def new_id(self) -> str:
+        """Return a new sortable id."""
+        return new_id()

@@ -1,0 +1,187 @@
+"""Settlement: transports are told what became of their deliveries, in batches, once that is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from missive.adapters.contract import Item, Mark, Result, Session, Verb
+from missive.engine.job import Job
+from missive.engine.runtime import Runtime
+from missive.engine.trouble import describe
+from missive.errors import Fatal, StoreError, Transient
+
+if TYPE_CHECKING:
+    from missive.engine.intake import Source
+
+_COMMIT_EVERY = 0.5
+"""Seconds between two commits of a mark: what may be seen again after a crash, against a disk sync per batch."""
+_RETRY_SECONDS = 0.5
+
+logger = logging.getLogger("missive")
+
+
+class Settler:
+    """Settles the jobs of one source: each by itself, or by marks where the transport is cumulative.
+
+    `settled` is called with jobs and whether the transport still knew them as ours.
+    """
+
+    def __init__(
+        self, source: Source, runtime: Runtime, *, settled: Callable[[Source, Sequence[Job], int], None]
+    ) -> None:
+        self._source = source
+        self._runtime = runtime
+        self._settled = settled
+        self._pending: list[Job] = []
+        self._wake = asyncio.Event()
+        self._watermarks: dict[str | None, Watermark] = {}
+        self._behind: dict[str | None, dict[int, Job]] = {}
+        self._stuck: set[str | None] = set()
+        self._uncommitted = False
+        self._committed_at = 0.0
+        self._said = ""
+
+    def started(self, session: Session, jobs: Sequence[Job]) -> None:
+        """Note deliveries in the order they came, where their source is settled by marks."""
+        if session.capabilities.commit != "cumulative":
+            return
+        for job in jobs:
+            self._watermarks.setdefault(job.delivery.lane, Watermark()).start(job.delivery.position or 0)
+
+    def lost(self) -> None:
+        """Let go of what is done behind a mark that its dead session can no longer move: it comes again."""
+        stale = [job for behind in self._behind.values() for job in behind.values()]
+        self._watermarks, self._behind, self._stuck = {}, {}, set()
+        self._uncommitted = False
+        if stale:
+            self._settled(self._source, stale, len(stale))
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Settle jobs whose outcome is durable, each as its `verb` says."""
+        self._pending.extend(jobs)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Settle what is added, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self._settle_pending()
+            if self._uncommitted:
+                self._runtime.call_later(_COMMIT_EVERY, self._wake.set)
+
+    async def _settle_pending(self) -> None:
+        jobs, self._pending = self._pending, []
+        session = self._source.session
+        ours = [job for job in jobs if job.session is session]
+        if len(ours) != len(jobs):
+            stale = [job for job in jobs if job.session is not session]
+            self._settled(self._source, stale, len(stale))
+        if session is None:
+            return
+        if session.capabilities.commit == "cumulative":
+            self._complete(ours)
+            if self._runtime.monotonic() - self._committed_at >= _COMMIT_EVERY:
+                await self._commit(session)
+        elif ours:
+            await self._settle(session, ours)
+
+    async def _settle(self, session: Session, jobs: list[Job]) -> None:
+        items = [
+            Item(job.delivery, job.verb)
+            if (decision := job.decision) is None
+            else Item(job.delivery, job.verb, decision.outcome, decision.label)
+            for job in jobs
+        ]
+        try:
+            results = await session.settle(items)
+        except (Transient, StoreError) as trouble:
+            logger.warning("%s while settling; what was not settled comes again", trouble)
+            self._settled(self._source, jobs, len(jobs))
+            await self._source.drop(session)
+            return
+        except Fatal:
+            raise
+        except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be settled
+            logger.error("%s failed while settling: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
+            self._settled(self._source, jobs, len(jobs))
+            await self._source.drop(session)
+            return
+        failed = [job for job, result in zip(jobs, results, strict=True) if result is Result.failed]
+        if failed:
+            jobs = [job for job, result in zip(jobs, results, strict=True) if result is not Result.failed]
+            self._runtime.call_later(_RETRY_SECONDS, lambda: self.add(failed))
+        not_ours = results.count(Result.fenced) + results.count(Result.unknown) if results else 0
+        self._settled(self._source, jobs, not_ours)
+
+    def _complete(self, jobs: list[Job]) -> None:
+        """Complete jobs; those that the mark passes are settled, and the others keep their credit until it does.
+
+        So what a restart sees again is bounded by the credit, however long one message is held before others.
+        """
+        for job in jobs:
+            lane = job.delivery.lane
+            behind = self._behind.setdefault(lane, {})
+            if job.verb is Verb.release:
+                # It was not handled: the mark stays before it for good, and all from there on comes again.
+                self._stuck.add(lane)
+            else:
+                behind[job.delivery.position or 0] = job
+                passed = self._watermarks[lane].complete(job.delivery.position or 0)
+                self._settled(self._source, [behind.pop(position) for position in passed], 0)
+            if lane in self._stuck:
+                done = list(behind.values()) if job.verb is not Verb.release else [*behind.values(), job]
+                behind.clear()
+                self._settled(self._source, done, 0)
+        self._uncommitted = self._uncommitted or bool(jobs)
+
+    async def _commit(self, session: Session) -> None:
+        if not self._uncommitted:
+            return
+        marks = {lane: Mark(w.position) for lane, w in self._watermarks.items() if w.position is not None}
+        self._committed_at = self._runtime.monotonic()
+        try:
+            if marks:
+                await session.commit(marks)
+        except (StoreError, Transient) as trouble:
+            if self._said != str(trouble):
+                self._said = str(trouble)
+                logger.warning("%s: progress is not remembered now; trying again", trouble)
+            return
+        self._uncommitted = False
+        self._said = ""
+
+    async def flush(self) -> None:
+        """Settle and commit all that can be, now."""
+        await self._settle_pending()
+        if self._source.session is not None:
+            await self._commit(self._source.session)
+
+
+class Watermark:
+    """How far one lane is done: the last position before which nothing is incomplete."""
+
+    __slots__ = ("_complete", "_order", "position")
+
+    def __init__(self) -> None:
+        self.position: int | None = None
+        self._order: deque[int] = deque()
+        self._complete: set[int] = set()
+
+    def start(self, position: int) -> None:
+        """Note a delivery, in the order of the lane."""
+        self._order.append(position)
+
+    def complete(self, position: int) -> list[int]:
+        """Note that a delivery is done; the mark passes it once all before it are. Returns what it passed now."""
+        self._complete.add(position)
+        passed: list[int] = []
+        while self._order and self._order[0] in self._complete:
+            self.position = self._order.popleft()
+            self._complete.discard(self.position)
+            passed.append(self.position)
+        return passed

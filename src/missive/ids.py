@@ -1,0 +1,19 @@
+"""Sortable unique ids (ULID): 48 bits of milliseconds and 80 random bits, in Crockford's base 32."""
+
+from __future__ import annotations
+
+import os
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def new_id(milliseconds: int | None = None) -> str:
+    """Return a new 26-character id; those of different milliseconds sort by time.
+
+    Layout: https://github.com/ulid/spec. `milliseconds` since 1970 is now when None.
+    """
+    if milliseconds is None:
+        milliseconds = time.time_ns() // 1_000_000
+    number = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
+    return "".join([_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)])

@@ -1,0 +1,84 @@
+"""What a message must look like for a handler to be called: selectors, tests and their composition."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from missive.matchers.algebra import And, Matcher, Not, Or, Predicate
+from missive.matchers.events import EventField, NoneOf
+from missive.matchers.keys import by_field, by_header, by_key
+from missive.matchers.network import Cidr
+from missive.matchers.selectors import Body, Everything, Field, Header, Key, Selector, Topic
+from missive.matchers.tests import (
+    Absent,
+    AnythingBut,
+    Equals,
+    Every,
+    IsInstance,
+    OneOf,
+    Present,
+    Range,
+    Some,
+    Test,
+)
+from missive.matchers.text import Prefix, Regex, Substring, Suffix, Wildcard
+from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern, TopicPattern
+
+if TYPE_CHECKING:
+    from missive.matchers.cloudevents import from_cloudevents
+    from missive.matchers.eventbridge import from_eventbridge
+
+__all__ = [
+    "Absent",
+    "AmqpPattern",
+    "And",
+    "AnythingBut",
+    "Body",
+    "Cidr",
+    "Equals",
+    "EventField",
+    "Every",
+    "Everything",
+    "Field",
+    "Header",
+    "IsInstance",
+    "Key",
+    "Matcher",
+    "MqttFilter",
+    "NatsPattern",
+    "NoneOf",
+    "Not",
+    "OneOf",
+    "Or",
+    "Predicate",
+    "Prefix",
+    "Present",
+    "Range",
+    "Regex",
+    "Selector",
+    "Some",
+    "Substring",
+    "Suffix",
+    "Test",
+    "Topic",
+    "TopicPattern",
+    "Wildcard",
+    "by_field",
+    "by_header",
+    "by_key",
+    "from_cloudevents",
+    "from_eventbridge",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load the compilers where they are asked for: few applications do, and they take a tenth of the start."""
+    if name == "from_eventbridge":
+        from missive.matchers.eventbridge import from_eventbridge  # noqa: PLC0415 - see above
+
+        return from_eventbridge
+    if name == "from_cloudevents":
+        from missive.matchers.cloudevents import from_cloudevents  # noqa: PLC0415 - see above
+
+        return from_cloudevents
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

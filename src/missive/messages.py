@@ -1,0 +1,245 @@
+"""Messages: the bytes that arrived, their envelope, and the classes that decode them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from missive.errors import DecodingError
+from missive.ids import new_id
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+HeaderValue: TypeAlias = str | bytes | tuple[str | bytes, ...]
+"""One header's value: a `str`, `bytes` where it is not UTF-8, a tuple where the header is repeated."""
+
+HeadersInput: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
+"""What a message's headers can be given as: a mapping, or pairs where a name may be repeated."""
+
+_NOT_YET: Any = object()
+"""Stands for the content of a body that nobody asked for."""
+
+_decode_json = msgspec.json.Decoder().decode
+
+
+class Headers(Mapping[str, HeaderValue]):
+    """The headers of one message, by name (ASCII case does not matter), in the order they arrived."""
+
+    __slots__ = ("by_name", "pairs")
+
+    def __init__(self, headers: HeadersInput = ()) -> None:
+        pairs = headers.items() if isinstance(headers, Mapping) else headers
+        self.pairs: tuple[tuple[str, str | bytes], ...] = tuple(
+            (name, _text(value) if isinstance(value, bytes) else value) for name, value in pairs
+        )
+        """Every header as it arrived, duplicates and spelling kept."""
+        by_name: dict[str, HeaderValue] = {}
+        for name, value in self.pairs:
+            folded = fold_name(name)
+            earlier = by_name.get(folded)
+            if earlier is None:
+                by_name[folded] = value
+            elif isinstance(earlier, tuple):
+                by_name[folded] = (*earlier, value)
+            else:
+                by_name[folded] = (earlier, value)
+        self.by_name = by_name
+        """The values by name, each name as `fold_name` has it."""
+
+    def __getitem__(self, name: str) -> HeaderValue:
+        try:
+            return self.by_name[fold_name(name)]
+        except KeyError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    def __repr__(self) -> str:
+        return f"<Headers: {len(self.pairs)}>"
+
+
+def fold_name(name: str) -> str:
+    """Return a header's name as it is compared: in lower case, as far as it is ASCII."""
+    # ASCII only: str.lower() would merge names that are different, such as a Kelvin sign and a k.
+    return name.lower() if name.isascii() else "".join(c.lower() if c.isascii() else c for c in name)
+
+
+def _text(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+class Message:
+    """A message as it arrived: a body of bytes and its envelope.
+
+    `raw_data` is the body. `headers`, `topic` (the subject, routing key or destination), `key` (what the
+    transport partitions by), `timestamp` (when it was sent, in seconds since 1970) and `content_type` are
+    what the transport said, or nothing. `message_id` is the producer's or the transport's, the same for
+    every redelivery; where there is none, one is generated when it is first read.
+
+    Messages are equal when their ids are. A message's repr never shows its content.
+    """
+
+    __slots__ = ("_content", "_headers", "_message_id", "content_type", "key", "raw_data", "timestamp", "topic")
+
+    def __init__(
+        self,
+        raw_data: bytes,
+        *,
+        headers: HeadersInput = (),
+        topic: str | None = None,
+        key: str | bytes | None = None,
+        message_id: str | None = None,
+        timestamp: float | None = None,
+        content_type: str | None = None,
+    ) -> None:
+        self.raw_data = raw_data
+        self._headers: Headers | HeadersInput = headers
+        self.topic = topic
+        self.key = key
+        self._message_id = message_id
+        self._content: object = _NOT_YET
+        self.timestamp = timestamp
+        self.content_type = content_type
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, parsed when they are first read."""
+        headers = self._headers
+        if isinstance(headers, Headers):
+            return headers
+        self._headers = parsed = Headers(headers)
+        return parsed
+
+    @property
+    def message_id(self) -> str:
+        """The id that redeliveries share; generated now if neither producer nor transport gave one."""
+        if self._message_id is None:
+            self._message_id = new_id()
+        return self._message_id
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Message):
+            return NotImplemented
+        return self is other or self.message_id == other.message_id
+
+    def __hash__(self) -> int:
+        return hash(self.message_id)
+
+    def __repr__(self) -> str:
+        import hashlib  # noqa: PLC0415 - it loads OpenSSL, which a process that shows no message does not need
+
+        # A producer's id may itself be confidential (an order number, an address): only its digest.
+        digest = hashlib.sha256(self.message_id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        return f"<{type(self).__name__} id#{digest}, {len(self.raw_data)} bytes>"
+
+
+class RawMessage(Message):
+    """A message whose body stays bytes."""
+
+    __slots__ = ()
+
+
+class StructuredMessage(Message):
+    """A message whose body decodes to something that `Field` can look into.
+
+    Subclasses override `decode`, and read the result as `content`.
+    """
+
+    __slots__ = ()
+
+    def decode(self) -> object:
+        """Return the decoded body. Called at most once a message; whatever it raises becomes `DecodingError`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it decodes: override decode()")
+
+    @classmethod
+    def holding(cls, content: object, **envelope: Any) -> Self:
+        """Return a message as if its body had been decoded to `content`; its body stays empty."""
+        message = cls(b"", **envelope)
+        message._content = content
+        return message
+
+    @property
+    def content(self) -> object:
+        """What `decode` returned, decoded once. Raises `DecodingError`, each time, when it cannot be."""
+        content = self._content
+        if content is _NOT_YET:
+            self._content = content = self._decoded()
+        if type(content) is _Undecodable:
+            raise DecodingError(content.why)
+        return content
+
+    def _decoded(self) -> object:
+        """Decode, or say why that cannot be, without the exception that would hold the body."""
+        try:
+            return self.decode()
+        except NotImplementedError:
+            raise
+        except DecodingError as error:
+            return _Undecodable(str(error))
+        except Exception as error:  # noqa: BLE001 - a decoder may raise anything, holding the body or parts of it
+            return _Undecodable(f"the body is not a {type(self).__name__} ({type(error).__name__} while decoding)")
+
+
+class _Undecodable:
+    """Stands for the content of a body that cannot be decoded."""
+
+    __slots__ = ("why",)
+
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+
+class JSONMessage(StructuredMessage):
+    """A message whose body is a JSON document.
+
+    Integers stay exact, up to the interpreter's limit of 4300 digits (`sys.set_int_max_str_digits`); NaN and
+    infinities are refused, as RFC 8259 does.
+    """
+
+    __slots__ = ()
+
+    def decode(self) -> Any:
+        """Return the parsed document."""
+        return _decode_json(self.raw_data)
+
+    def get_json(self) -> Any:
+        """Return the parsed document; raises `DecodingError` when the body is not JSON."""
+        return self.content
+
+    @classmethod
+    def holding(cls, content: object, **envelope: Any) -> Self:
+        """Return a message whose body is `content` as JSON."""
+        return cls(msgspec.json.encode(content), **envelope)
+
+    @classmethod
+    def of(
+        cls,
+        obj: object,
+        *,
+        headers: HeadersInput = (),
+        topic: str | None = None,
+        key: str | bytes | None = None,
+        message_id: str | None = None,
+        timestamp: float | None = None,
+        content_type: str | None = "application/json",
+    ) -> Self:
+        """Return a message whose body is `obj` as JSON; for tests."""
+        return cls(
+            msgspec.json.encode(obj),
+            headers=headers,
+            topic=topic,
+            key=key,
+            message_id=message_id,
+            timestamp=timestamp,
+            content_type=content_type,
+        )

@@ -1,0 +1,471 @@
+"""The processor: an application made of handlers. It registers and routes; the engine runs it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
+
+import msgspec
+from typing_extensions import TypeVar
+
+from missive.context import HandlingContext, HandlingHook, ProcessingHook
+from missive.errors import DuplicateMatcher, MissiveError, OverlapWarning, RegistrationClosed, RegistrationError
+from missive.matchers.algebra import And, Matcher, as_matcher
+from missive.messages import Message, RawMessage
+from missive.routing.route import Route, callable_name, is_async_callable, is_generator_callable
+
+if TYPE_CHECKING:
+    from missive.dlq.contract import Sink
+    from missive.routing.check import Check
+    from missive.routing.explain import Explanation
+    from missive.routing.ledger import Ledger, Overlap
+    from missive.routing.router import Router
+    from missive.testing.client import ClientSession
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R")
+HandlingHookT = TypeVar("HandlingHookT", bound=HandlingHook)
+ProcessingHookT = TypeVar("ProcessingHookT", bound=ProcessingHook)
+
+DLQ: TypeAlias = "Sink | str | MutableMapping[str, tuple[Message, str]] | None"
+"""Where dead letters go: a store, its URL, or a plain dict for tests."""
+
+OnOverlap: TypeAlias = Literal["warn", "error", "ignore"]
+"""What to do about two handlers that some message would match both of."""
+
+Handler: TypeAlias = Callable[[M, HandlingContext[M]], R]
+"""A handler: takes the message and its context; `def` or `async def`."""
+
+
+_MOST_WARNINGS = 10
+
+
+class _Registered(msgspec.Struct, frozen=True, eq=False):
+    name: str
+    matcher: Matcher[Any]
+    handler: Callable[[Any, HandlingContext[Any]], Any]
+
+
+class _Included(msgspec.Struct, frozen=True, eq=False):
+    processor: Processor[Any]
+    when: Matcher[Any] | None
+
+
+class Processor(Generic[M]):
+    """Handlers for one class of messages, and what they have in common.
+
+    `message_cls` is what arriving bodies become. `name` is the service's, by which its dead letters are known
+    in a shared store (the module's by default). `dlq` is a store, its URL, or a plain dict. `concurrency` is how
+    many messages are handled at once in this process. `on_overlap` says what to do about two handlers that some
+    message would match both of: "warn" (`OverlapWarning`, once for each handler that is registered), "error" (raise
+    it) or "ignore". `public` lists the field paths (a string, or a tuple of
+    segments) and header names whose values may be shown in logs, explanations and lists; nothing else is.
+    """
+
+    @overload
+    def __init__(
+        self: Processor[RawMessage],
+        *,
+        name: str | None = None,
+        dlq: DLQ = None,
+        concurrency: int = 1,
+        on_overlap: OnOverlap = "warn",
+        public: Sequence[str | tuple[str, ...]] = (),
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        message_cls: type[M],
+        *,
+        name: str | None = None,
+        dlq: DLQ = None,
+        concurrency: int = 1,
+        on_overlap: OnOverlap = "warn",
+        public: Sequence[str | tuple[str, ...]] = (),
+    ) -> None: ...
+
+    def __init__(
+        self,
+        message_cls: type[Any] = RawMessage,
+        *,
+        name: str | None = None,
+        dlq: DLQ = None,
+        concurrency: int = 1,
+        on_overlap: OnOverlap = "warn",
+        public: Sequence[str | tuple[str, ...]] = (),
+    ) -> None:
+        if not (inspect.isclass(message_cls) and issubclass(message_cls, Message)):
+            raise RegistrationError("Processor takes a message class, such as missive.JSONMessage")
+        if isinstance(public, str):
+            raise RegistrationError(f"public= is a list of fields and headers: public=[{public!r}]")
+        self.message_cls: type[M] = cast("type[M]", message_cls)
+        self.name = name or _calling_module()
+        self.concurrency = checked_concurrency(concurrency)
+        self.public = frozenset((path,) if isinstance(path, str) else tuple(path) for path in public)
+        if on_overlap not in {"warn", "error", "ignore"}:
+            raise RegistrationError('on_overlap= is "warn", "error" or "ignore"')
+        self.on_overlap: OnOverlap = on_overlap
+        self.dlq: DLQ = None
+        self.set_dlq(dlq)
+        self._entries: list[_Registered | _Included] = []
+        self._known: dict[Matcher[Any], str] = {}
+        self._admitted: dict[Matcher[Any], str] = {}
+        self._ledger: Ledger | None = None
+        self._warned = 0
+        self._included_in: list[tuple[Processor[Any], Matcher[Any] | None]] = []
+        self._hooks = Hooks()
+        self._router: Router | None = None
+        self._frozen: tuple[Route, ...] | None = None
+
+    # Registration
+
+    def handle_for(
+        self, matcher: Callable[[M], bool], *, name: str | None = None
+    ) -> Callable[[Handler[M, R]], Handler[M, R]]:
+        """Register the decorated function for the messages that match, and return it unchanged.
+
+        `matcher` is one of `missive.matchers`, or any callable that takes a message and returns a bool.
+        `name` is what lists, dead letters and metrics call the handler (`module:qualname` when None).
+        Raises `RegistrationError` for what could never work: see `add_handler`.
+        """
+
+        def register(handler: Handler[M, R]) -> Handler[M, R]:
+            self.add_handler(matcher, handler, name=name)
+            return handler
+
+        return register
+
+    def add_handler(
+        self, matcher: Callable[[M], bool], handler: Handler[M, object], *, name: str | None = None
+    ) -> None:
+        """Register a handler; `handle_for` is this as a decorator.
+
+        Raises `DuplicateMatcher` when the same matcher has a handler, `RegistrationClosed` once processing
+        started, and `RegistrationError` for a handler that does not take a message and a context, or a matcher
+        on fields of messages that have none.
+        """
+        self._refuse_when_frozen("a handler")
+        called = name or callable_name(handler)
+        _check_takes(handler, 2, f"the handler {called} must take a message and a context")
+        checked = self._checked_matcher(matcher, called)
+        _claim([(checked, called)], self)
+        self._registered()
+        self._entries.append(_Registered(called, checked, handler))
+
+    def _checked_matcher(self, matcher: Callable[[M], bool], called: str) -> Matcher[M]:
+        checked = as_matcher(matcher)
+        for part in checked.walk():
+            if not issubclass(self.message_cls, part.requires):
+                raise RegistrationError(
+                    f"{part!r} (for {called}) looks into a {part.requires.__name__}, and this processor has "
+                    f"{self.message_cls.__name__}s: make it missive.Processor(missive.JSONMessage)"
+                )
+        return checked
+
+    def include(self, other: Processor[M], *, when: Callable[[M], bool] | None = None) -> None:
+        """Take in the handlers of another processor, also those it registers later, until processing starts.
+
+        `when` narrows every one of them. The included one's handling hooks stay with its handlers; its processing
+        hooks join this one's. Raises `RegistrationError` for another message class, a dead letter queue of its
+        own, or a circle.
+        """
+        self._refuse_when_frozen("an include")
+        if other.message_cls is not self.message_cls:
+            raise RegistrationError(
+                f"{self.name} has {self.message_cls.__name__}s and {other.name} has {other.message_cls.__name__}s:"
+                " a processor includes others of its own message class"
+            )
+        if other.dlq is not None:
+            raise RegistrationError(f"{other.name} has a dead letter queue of its own: set it on {self.name} only")
+        if any(part is self for part in other._tree()):
+            raise RegistrationError(f"{self.name} and {other.name} would include each other")
+        condition = None if when is None else self._checked_matcher(when, f"the include of {other.name}")
+        _claim([(_narrowed(matcher, condition), name) for matcher, name in other._known.items()], self)
+        self._registered()
+        self._entries.append(_Included(other, condition))
+        other._included_in.append((self, condition))
+
+    def before_processing(self, hook: ProcessingHookT) -> ProcessingHookT:
+        """Run the decorated function once a worker, before its first message, with its ProcessingContext."""
+        self._hooks.before_processing.append(self._checked_hook(hook, 1, "before_processing"))
+        return hook
+
+    def after_processing(self, hook: ProcessingHookT) -> ProcessingHookT:
+        """Run the decorated function once a worker, after its last message, also when something raised."""
+        self._hooks.after_processing.append(self._checked_hook(hook, 1, "after_processing"))
+        return hook
+
+    def before_handling(self, hook: HandlingHookT) -> HandlingHookT:
+        """Run the decorated function before each message's handler, with both contexts."""
+        self._hooks.before_handling.append(self._checked_hook(hook, 2, "before_handling"))
+        return hook
+
+    def after_handling(self, hook: HandlingHookT) -> HandlingHookT:
+        """Run the decorated function after each message's handler, also when it raised, with both contexts."""
+        self._hooks.after_handling.append(self._checked_hook(hook, 2, "after_handling"))
+        return hook
+
+    def set_dlq(self, dlq: DLQ) -> None:
+        """Set where dead letters go: a store, its URL, or a dict, which then holds `{id: (message, reason)}`."""
+        if dlq is not None and not isinstance(dlq, (str, MutableMapping)) and not hasattr(dlq, "put"):
+            raise RegistrationError(
+                f"a dead letter queue is a store, a URL ('sqlite:///dlq.db') or a dict, and not a {type(dlq).__name__}"
+            )
+        self.dlq = dlq
+
+    # Questions, without side effect
+
+    def route(self, message: M) -> list[Callable[[M, HandlingContext[M]], Any]]:
+        """Return the handlers that match, in order of registration. Raises `MatcherFailed` when a matcher does."""
+        return [route.handler for route in self.router().matching(message)]
+
+    def routes(self) -> tuple[Route, ...]:
+        """Return every route, those of included processors too, in order of registration."""
+        return self._compiled()
+
+    def explain(self, message: M) -> Explanation:
+        """Say which handler would run, or why none would, without message content that is not public."""
+        from missive.routing.explain import explain  # noqa: PLC0415 - importing missive does not load what routes
+
+        return explain(self.routes(), message, self.public)
+
+    def check(self) -> Check:
+        """Say what routing costs, and which handlers overlap or could; the work grows with the handlers' number."""
+        from missive.routing.check import check  # noqa: PLC0415 - as above
+
+        return check(self.routes(), self.message_cls)
+
+    def test_client(self) -> ClientSession[M]:
+        """Return a test client: `with proc.test_client() as client: client.send(message)`, or `async with`."""
+        from missive.testing.client import ClientSession  # noqa: PLC0415 - a deployment never loads it
+
+        return ClientSession(self)
+
+    # For the engine
+
+    def router(self) -> Router:
+        """Return the router of what is registered now."""
+        if self._router is None:
+            from missive.routing.router import Router  # noqa: PLC0415 - as above
+
+            self._router = Router(self._compiled())
+        return self._router
+
+    def freeze(self) -> tuple[Route, ...]:
+        """End registration, here and in what is included, and return the routes."""
+        routes = self._compiled()
+        for part in self._tree():
+            part._frozen = routes if part is self else part._compiled()  # noqa: SLF001 - one of this class
+        return routes
+
+    @property
+    def hooks(self) -> Hooks:
+        """This processor's hooks, with the processing hooks of the included ones."""
+        joined = Hooks(before_handling=self._hooks.before_handling, after_handling=self._hooks.after_handling)
+        for part in self._tree():
+            joined.before_processing += part._hooks.before_processing  # noqa: SLF001 - one of this class
+            joined.after_processing += part._hooks.after_processing  # noqa: SLF001 - as above
+        return joined
+
+    def _compiled(self) -> tuple[Route, ...]:
+        if self._frozen is not None:
+            return self._frozen
+        routes = tuple(self._own_and_included())
+        hooks = self.hooks
+        async_hooks = [*hooks.before_processing, *hooks.after_processing]
+        _refuse_async_hooks(async_hooks, routes)
+        for route in routes:
+            _refuse_async_hooks([*route.before, *route.after], [route])
+        return routes
+
+    def _own_and_included(self) -> Iterator[Route]:
+        before, after = tuple(self._hooks.before_handling), tuple(self._hooks.after_handling)
+        for entry in self._entries:
+            if isinstance(entry, _Registered):
+                is_async = is_async_callable(entry.handler)
+                yield Route(entry.name, entry.matcher, entry.handler, is_async, before, after)
+                continue
+            for route in entry.processor._own_and_included():  # noqa: SLF001 - another of this class
+                yield msgspec.structs.replace(route, matcher=_narrowed(route.matcher, entry.when))
+
+    def _tree(self) -> Iterator[Processor[Any]]:
+        yield self
+        for entry in self._entries:
+            if isinstance(entry, _Included):
+                yield from entry.processor._tree()  # noqa: SLF001 - another of this class
+
+    def _registered(self) -> None:
+        """Forget what was compiled, here and wherever this processor is included."""
+        self._router = None
+        for parent, _ in self._included_in:
+            parent._registered()  # noqa: SLF001 - another of this class
+
+    def _admit(self, matcher: Matcher[Any], name: str, *, quietly: bool) -> bool:
+        """Let a matcher in, until `_keep` or `_restore`; tells whether an overlap was warned of."""
+        other = self._known.get(matcher) or self._admitted.get(matcher)
+        if other is not None:
+            raise DuplicateMatcher(
+                f"{other} and {name} have the same matcher, {matcher!r}: neither would ever be chosen"
+            )
+        ledger = self._ledger or self._new_ledger()
+        companions = ledger.check(matcher, name)
+        overlap = None
+        if self._looks_for_overlaps and not (quietly and self.on_overlap == "warn"):
+            overlap = ledger.overlap(matcher, name, companions)
+        if overlap is not None:
+            self._overlaps(overlap)
+        ledger.add(matcher, name)
+        self._admitted[matcher] = name
+        return overlap is not None
+
+    def _keep(self) -> None:
+        self._known.update(self._admitted)
+        self._admitted = {}
+
+    def _restore(self) -> None:
+        if not self._admitted:
+            return
+        self._admitted = {}
+        ledger = self._new_ledger()
+        for matcher, name in self._known.items():
+            ledger.add(matcher, name)
+
+    def _new_ledger(self) -> Ledger:
+        from missive.routing.ledger import Ledger  # noqa: PLC0415 - as above
+
+        self._ledger = Ledger(self.message_cls)
+        return self._ledger
+
+    def _overlaps(self, overlap: Overlap) -> None:
+        """Raise, warn or do nothing about two handlers that overlap."""
+        from missive.routing.witness import shown  # noqa: PLC0415 - as above
+
+        text = (
+            f"{overlap.one} and {overlap.other} overlap: {shown(overlap.witness)} matches both, and would be "
+            "dead-lettered as ambiguous. Narrow one of them with & ~(…)"
+        )
+        if self.on_overlap == "error":
+            raise OverlapWarning(text)
+        self._warned += 1
+        if self._warned == _MOST_WARNINGS:
+            text += f" ({self.name} has more of them perhaps: `missive check` lists all)"
+        _warn(text)
+
+    @property
+    def _looks_for_overlaps(self) -> bool:
+        return self.on_overlap == "error" or (self.on_overlap == "warn" and self._warned < _MOST_WARNINGS)
+
+    def _seats(self, matcher: Matcher[Any]) -> Iterator[tuple[Processor[Any], Matcher[Any]]]:
+        """Yield each processor that a matcher of this one is in, with the matcher as it is there."""
+        yield self, matcher
+        for parent, when in self._included_in:
+            yield from parent._seats(_narrowed(matcher, when))  # noqa: SLF001 - another of this class
+
+    def _refuse_when_frozen(self, what: str) -> None:
+        if self._frozen is not None:
+            raise RegistrationClosed(f"{self.name} is processing: {what} cannot be registered any more")
+
+    def _checked_hook(self, hook: Any, arguments: int, kind: str) -> Any:
+        self._refuse_when_frozen("a hook")
+        takes = "a ProcessingContext" if arguments == 1 else "a ProcessingContext and a HandlingContext"
+        _check_takes(hook, arguments, f"the {kind} hook {callable_name(hook)} must take {takes}")
+        return hook
+
+    def __repr__(self) -> str:
+        return f"<Processor {self.name}: {self.message_cls.__name__}, {len(self._known)} handlers>"
+
+
+def _claim(matchers: Sequence[tuple[Matcher[Any], str]], processor: Processor[Any]) -> None:
+    """Make matchers known where they will be asked, all or none.
+
+    Raises `DuplicateMatcher`, `RegistrationError` for one that could never be chosen, and `OverlapWarning`.
+    """
+    touched: dict[Processor[Any], None] = {}
+    said = False
+    try:
+        for matcher, name in matchers:
+            for place, narrowed in processor._seats(matcher):  # noqa: SLF001 - this module's
+                touched[place] = None
+                said = place._admit(narrowed, name, quietly=said) or said  # noqa: SLF001 - as above
+    except MissiveError:
+        for place in touched:
+            place._restore()  # noqa: SLF001 - as above
+        raise
+    for place in touched:
+        place._keep()  # noqa: SLF001 - as above
+
+
+def _warn(text: str) -> None:
+    """Warn of the line of the application that registers, and not of one of ours."""
+    level, frame = 1, sys._getframe(0)  # noqa: SLF001 - the documented way to see one's caller
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "missive":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, OverlapWarning, stacklevel=level)
+
+
+def _narrowed(matcher: Matcher[Any], when: Matcher[Any] | None) -> Matcher[Any]:
+    return matcher if when is None else And(when, matcher).simplified()
+
+
+class Hooks:
+    """The four lists of hooks of a processor."""
+
+    __slots__ = ("after_handling", "after_processing", "before_handling", "before_processing")
+
+    def __init__(
+        self, *, before_handling: Sequence[HandlingHook] = (), after_handling: Sequence[HandlingHook] = ()
+    ) -> None:
+        self.before_processing: list[ProcessingHook] = []
+        self.after_processing: list[ProcessingHook] = []
+        self.before_handling: list[HandlingHook] = list(before_handling)
+        self.after_handling: list[HandlingHook] = list(after_handling)
+
+
+def checked_concurrency(value: int) -> int:
+    """Return a concurrency; raises `RegistrationError` when it is not a whole number from 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RegistrationError("concurrency= is a whole number from 1")
+    return value
+
+
+def _refuse_async_hooks(hooks: Sequence[Callable[..., object]], routes: Sequence[Route]) -> None:
+    sync_handler = next((route for route in routes if not route.is_async), None)
+    async_hook = next((hook for hook in hooks if is_async_callable(hook)), None)
+    if sync_handler is not None and async_hook is not None:
+        raise RegistrationError(
+            f"the hook {callable_name(async_hook)} is async, and the handler {sync_handler.name} is not:"
+            " make the hook a def, or the handler an async def"
+        )
+
+
+def _check_takes(fn: Callable[..., object], arguments: int, complaint: str) -> None:
+    if not callable(fn):
+        raise RegistrationError(f"{complaint}; it is a {type(fn).__name__}, which cannot be called")
+    if is_generator_callable(fn):
+        raise RegistrationError(f"{complaint}; it has a `yield`, and calling it would run nothing")
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some built-in callables do not tell
+        return
+    try:
+        signature.bind(*(None,) * arguments)
+    except TypeError:
+        raise RegistrationError(f"{complaint}; it takes {signature}") from None
+
+
+def _calling_module() -> str:
+    frame = sys._getframe(1)  # noqa: SLF001 - the documented way to see one's caller
+    while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
+        frame = frame.f_back
+    module = str(frame.f_globals.get("__name__", "missive"))
+    if module != "__main__":
+        return module
+    if (spec := frame.f_globals.get("__spec__")) is not None:  # python -m package.module
+        return str(spec.name)
+    file = frame.f_globals.get("__file__")
+    return os.path.splitext(os.path.basename(file))[0] if file else "__main__"  # noqa: PTH119, PTH122 - no pathlib

@@ -1,0 +1,1 @@
+"""From matchers to the one handler for a message: the index, the proofs at registration, the explanation."""

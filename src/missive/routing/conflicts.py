@@ -1,0 +1,259 @@
+"""Conflicts: whether two matchers can both be true of a message, and whether one is never true alone."""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from missive.matchers.algebra import Matcher
+from missive.matchers.selectors import Place
+from missive.matchers.tests import Absent, IsInstance, Test
+from missive.matchers.values import Scalar
+from missive.messages import Message
+from missive.routing.normal import ANY, Atom, Conjunction, Constraint, Unseen, conjunctions, literals_of
+from missive.routing.proofs import apart, finite_values, implies, impossible, within
+from missive.routing.witness import witness
+
+_MOST_PAIRS = 1000
+"""Pairs of alternatives of two matchers that are compared."""
+_MOST_WITNESSES = 8
+MOST_KEYS = 64
+"""Combinations of literals under which one alternative is found; with more, its widest list counts as no literal."""
+
+
+class Relation(Enum):
+    """What is known of two matchers."""
+
+    disjoint = "disjoint"
+    """No message matches both: proved."""
+    overlap = "overlap"
+    """Some message matches both: here it is."""
+    unknown = "unknown"
+    """Neither is proved, most often because of a callable."""
+
+
+class Verdict(msgspec.Struct, frozen=True, eq=False):
+    """A relation of two matchers, with the message that shows an overlap."""
+
+    relation: Relation
+    witness: Message | None = None
+
+
+DISJOINT = Verdict(Relation.disjoint)
+UNKNOWN = Verdict(Relation.unknown)
+
+
+class Analysed(msgspec.Struct, frozen=True, eq=False):
+    """A matcher with its alternatives, those left out that no message can meet."""
+
+    matcher: Matcher[Any]
+    alternatives: tuple[Conjunction, ...]
+    single: Atom | None = None
+    """The one test at one place that a matcher comes down to, or None where it says more."""
+
+
+def analysed(matcher: Matcher[Any]) -> Analysed:
+    """Return a matcher with the alternatives that a message could meet: none if it is unsatisfiable."""
+    alternatives = tuple(_with_literals(_pruned(one)) for one in conjunctions(matcher) if not cannot_be(one))
+    return Analysed(matcher, alternatives, _single(alternatives))
+
+
+def _single(alternatives: tuple[Conjunction, ...]) -> Atom | None:
+    if len(alternatives) != 1 or alternatives[0].unseen or len(alternatives[0].constraints) != 1:
+        return None
+    ((place, constraint),) = alternatives[0].constraints.items()
+    tests = [*constraint.positives, *constraint.negatives]
+    if len(tests) != 1 or place[0] in {"event", "body"}:
+        return None
+    return Atom(place, tests[0], bool(constraint.positives))
+
+
+def _pruned(alternative: Conjunction) -> Conjunction:
+    """Leave out what is true of every message, such as `~Header("x", 1)`."""
+    constraints = {}
+    for place, constraint in alternative.constraints.items():
+        if place[0] in {"field", "event"}:
+            # Not even what is true of every value is true of a body that cannot be decoded.
+            constraints[place] = constraint
+            continue
+        positives = tuple(test for test in constraint.positives if not _everywhere(place, test, positive=True))
+        negatives = tuple(test for test in constraint.negatives if not _everywhere(place, test, positive=False))
+        if positives or negatives:
+            constraints[place] = Constraint(positives, negatives)
+    return Conjunction(constraints, alternative.unseen)
+
+
+def _everywhere(place: Place, test: Test, *, positive: bool) -> bool:
+    nothing: Constraint = _of_kind(ANY, bytes) if place[0] == "body" else ANY
+    try:
+        return implies(place, nothing, test, positive=positive) or (
+            not positive and impossible(place, Constraint((test,)))
+        )
+    except Exception:  # noqa: BLE001 - a test of somebody's own may raise for values that it does not expect
+        return False
+
+
+def _with_literals(alternative: Conjunction) -> Conjunction:
+    listed = {
+        place: values
+        for place, constraint in alternative.constraints.items()
+        if (values := _listed(place, constraint)) is not None
+    }
+    literals = listed
+    while len(literals) > 0 and combinations(literals) > MOST_KEYS:
+        widest = max(literals, key=lambda place: len(listed[place]))
+        literals = {place: values for place, values in literals.items() if place != widest}
+    return Conjunction(alternative.constraints, alternative.unseen, listed, literals)
+
+
+def _listed(place: Place, constraint: Constraint) -> tuple[Scalar, ...] | None:
+    """Return the literals of which there must be one at a place, or None where other values will do.
+
+    Two EventFields with different literals could both be true of an event that has both in an array. They are not
+    compared, for that would be said of every pair of patterns.
+    """
+    if place[0] != "event":
+        try:
+            return finite_values(place, constraint)
+        except Exception:  # noqa: BLE001 - a test of somebody's own may raise for values that it does not expect
+            return None
+    return literals_of(constraint.positives[0]) if len(constraint.positives) == 1 else None
+
+
+def combinations(values: dict[Place, tuple[Scalar, ...]]) -> int:
+    """Return how many ways there are to choose one of the literals at each place."""
+    return math.prod(map(len, values.values()))
+
+
+def relation(one: Analysed, other: Analysed, message_cls: type[Message]) -> Verdict:
+    """Say whether some message of a class matches both of two matchers."""
+    if len(one.alternatives) * len(other.alternatives) > _MOST_PAIRS:
+        return UNKNOWN
+    if _singles_apart(one.single, other.single):
+        return DISJOINT
+    both = [
+        together
+        for first in one.alternatives
+        for second in other.alternatives
+        if not cannot_be(together := _together(first, second))
+    ]
+    if not both:
+        return DISJOINT
+    if one.matcher.opaque or other.matcher.opaque:
+        return UNKNOWN  # to try a witness would run somebody's code
+    for condition in both[:_MOST_WITNESSES]:
+        message = witness(message_cls, condition)
+        if message is not None and _match(message, one.matcher, other.matcher):
+            return Verdict(Relation.overlap, message)
+    return UNKNOWN
+
+
+def _match(message: Message, *matchers: Matcher[Any]) -> bool:
+    try:
+        return all(matcher.evaluate(message) for matcher in matchers)
+    except Exception:  # noqa: BLE001 - somebody's own decoder or test, of a message that it does not expect
+        return False
+
+
+def contained(one: Analysed, other: Analysed) -> bool:
+    """Tell whether it is proved that every message that matches `one` matches `other` as well."""
+    if len(one.alternatives) * len(other.alternatives) > _MOST_PAIRS:
+        return False
+    try:
+        if one.single is not None and other.single is not None and one.single.place == other.single.place:
+            return _single_within(one.single, other.single)
+        return all(any(_within(inner, outer) for outer in other.alternatives) for inner in one.alternatives)
+    except Exception:  # noqa: BLE001 - a test of somebody's own: nothing is proved
+        return False
+
+
+def _single_within(inner: Atom, outer: Atom) -> bool:
+    # The case of nearly every pair that is compared: many of a kind at one place.
+    if inner.positive:
+        return within(inner.test, outer.test) if outer.positive else apart(inner.test, outer.test)
+    return not outer.positive and within(outer.test, inner.test)
+
+
+def _singles_apart(one: Atom | None, other: Atom | None) -> bool:
+    if one is None or other is None or one.place != other.place or not (one.positive and other.positive):
+        return False
+    try:
+        return apart(one.test, other.test)
+    except Exception:  # noqa: BLE001 - a test of somebody's own: nothing is proved
+        return False
+
+
+def cannot_be(condition: Conjunction) -> bool:
+    """Tell whether it is proved that no message meets a condition."""
+    try:
+        return _cannot_be(condition)
+    except Exception:  # noqa: BLE001 - as above
+        return False
+
+
+def _cannot_be(condition: Conjunction) -> bool:
+    if any(impossible(place, constraint) for place, constraint in condition.constraints.items()):
+        return True
+    if any(Unseen(one.matcher, not one.positive) in condition.unseen for one in condition.unseen):
+        return True
+    # A field inside another makes that one an object.
+    return any(
+        _holds_no_fields(place, outer)
+        for place, outer in condition.constraints.items()
+        if place[0] == "field" and _needed_below(place, condition)
+    )
+
+
+def _holds_no_fields(place: Place, constraint: Constraint) -> bool:
+    return impossible(place, _of_kind(constraint, dict))
+
+
+def _of_kind(constraint: Constraint, kind: type) -> Constraint:
+    return Constraint((*constraint.positives, IsInstance(kind)), constraint.negatives)
+
+
+def _needed_below(place: Place, condition: Conjunction) -> bool:
+    return any(
+        len(other) > len(place) and other[: len(place)] == place and _present(constraint)
+        for other, constraint in condition.constraints.items()
+    )
+
+
+def _present(constraint: Constraint) -> bool:
+    return any(type(test) is not Absent for test in constraint.positives)
+
+
+def _together(one: Conjunction, other: Conjunction) -> Conjunction:
+    constraints = dict(one.constraints)
+    for place, constraint in other.constraints.items():
+        mine = constraints.get(place, ANY)
+        constraints[place] = Constraint(
+            tuple(dict.fromkeys((*mine.positives, *constraint.positives))),
+            tuple(dict.fromkeys((*mine.negatives, *constraint.negatives))),
+        )
+    return Conjunction(constraints, tuple(dict.fromkeys((*one.unseen, *other.unseen))))
+
+
+def _within(inner: Conjunction, outer: Conjunction) -> bool:
+    return all(one in inner.unseen for one in outer.unseen) and all(
+        all(_implied(inner, place, test, positive=True) for test in constraint.positives)
+        and all(_implied(inner, place, test, positive=False) for test in constraint.negatives)
+        for place, constraint in outer.constraints.items()
+    )
+
+
+def _implied(condition: Conjunction, place: Place, test: Test, *, positive: bool) -> bool:
+    constraint = condition.constraints.get(place, ANY)
+    if place[0] == "body":
+        constraint = _of_kind(constraint, bytes)
+    elif place[0] == "field" and _needed_below(place, condition):
+        constraint = _of_kind(constraint, dict)
+    if implies(place, constraint, test, positive=positive):
+        return True
+    if place[0] != "field" or test.on_missing is not positive:
+        return False
+    above = [place[:length] for length in range(2, len(place))]
+    return any(_holds_no_fields(one, condition.constraints[one]) for one in above if one in condition.constraints)

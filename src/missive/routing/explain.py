@@ -1,0 +1,145 @@
+"""Explanations: why a message has the handler it has, or none, without showing what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from missive.errors import DecodingError
+from missive.matchers.algebra import And, Matcher, Not, Or
+from missive.matchers.events import EventField
+from missive.matchers.selectors import Selector
+from missive.matchers.values import MISSING, show
+from missive.routing.route import Route
+from missive.routing.router import Misrouted, Router
+
+if TYPE_CHECKING:
+    from missive.messages import Message
+
+Public: TypeAlias = Collection[tuple[str, ...]]
+"""Field paths and header names whose values may be shown."""
+
+_MOST_SHOWN = 5
+_VERDICTS = {True: "matches", False: "does not match", None: "cannot tell: the body cannot be decoded"}
+
+
+class Considered(msgspec.Struct, frozen=True):
+    """What one handler's matcher said."""
+
+    handler: str
+    verdict: str
+    because: tuple[str, ...]
+    """For each part that stood in the way: what was expected and what kind of thing was there."""
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Why a message would be given to a handler, or to none."""
+
+    handler: str | None
+    """The one handler that would run."""
+    reason: str | None
+    """The reason for a dead letter, where no one handler would."""
+    considered: tuple[Considered, ...]
+    """Those that match first, then those of which the smallest part stood in the way."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the explanation as JSON would have it."""
+        return {
+            "handler": self.handler,
+            "reason": self.reason,
+            "considered": [
+                {"handler": c.handler, "verdict": c.verdict, "because": list(c.because)} for c in self.considered
+            ],
+        }
+
+    def __str__(self) -> str:
+        head = f"handled by {self.handler}" if self.handler else f"no handler: {self.reason}"
+        lines = [head]
+        for one in self.considered:
+            lines.append(f"  {one.handler}: {one.verdict}")
+            lines.extend(f"    {line}" for line in one.because)
+        return "\n".join(lines)
+
+
+def explain(routes: Sequence[Route], message: Message, public: Public = ()) -> Explanation:
+    """Ask every route's matcher about a message and say what each answered and why."""
+    routing = Router(routes, indexed=False).find(message)
+    asked = [(route, _consider(route, message, public)) for route in routes]
+    # The nearest first: what had the smallest part of it in its way is what somebody meant.
+    asked.sort(key=lambda pair: len(pair[1].because) / _size(pair[0].matcher))
+    considered = [one for _, one in asked]
+    if isinstance(routing, Misrouted):
+        return Explanation(None, routing.reason, tuple(considered))
+    return Explanation(routing.name, None, tuple(considered))
+
+
+def _size(matcher: Matcher[Any]) -> int:
+    return sum(not isinstance(part, (And, Or, Not)) for part in matcher.walk())
+
+
+def _consider(route: Route, message: Message, public: Public) -> Considered:
+    try:
+        verdict = _VERDICTS[route.matcher.evaluate(message)]
+        because = tuple(_obstacles(route.matcher, message, public, wanted=True))
+    except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+        return Considered(route.name, f"its matcher raised {type(error).__name__}", (repr(route.matcher),))
+    return Considered(route.name, verdict, because)
+
+
+def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wanted: bool) -> Iterator[str]:
+    """Yield a line for each part of `matcher` that keeps it from being `wanted`."""
+    if matcher.evaluate(message) is wanted:
+        return
+    if isinstance(matcher, (And, Or)):
+        for part in matcher.parts:
+            yield from _obstacles(part, message, public, wanted=wanted)
+    elif isinstance(matcher, Not):
+        yield from _obstacles(matcher.part, message, public, wanted=not wanted)
+    elif isinstance(matcher, Selector):
+        expected = matcher.test.expectation if wanted else f"not {matcher.test.expectation}"
+        yield f"{matcher!r}: expected {expected}, got {_found(matcher, message, public)}"
+    elif isinstance(matcher, EventField) and matcher.test is not None:
+        expected = matcher.test.expectation if wanted else f"not {matcher.test.expectation}"
+        yield f"{matcher!r}: expected {expected}, got {_found_all(matcher, message, public)}"
+    else:
+        answer = matcher.evaluate(message)
+        yield f"{matcher!r}: {'cannot tell: the body cannot be decoded' if answer is None else f'was {answer}'}"
+
+
+def _found(selector: Selector[Any], message: Message, public: Public) -> str:
+    try:
+        value = selector.look(message)
+    except DecodingError:
+        return "a body that cannot be decoded"
+    if value is MISSING:
+        return "nothing"
+    if selector.shown_by(public):
+        return show(value)
+    return kind_of(value)
+
+
+def _found_all(field: EventField, message: Any, public: Public) -> str:
+    try:
+        values = list(islice(field.look_all(message), _MOST_SHOWN + 1))
+    except DecodingError:
+        return "a body that cannot be decoded"
+    shown = [show(value) if field.shown_by(public) else kind_of(value) for value in values[:_MOST_SHOWN]]
+    return ", ".join(shown) + (", …" if len(values) > _MOST_SHOWN else "") or "nothing"
+
+
+def kind_of(value: object) -> str:
+    """Describe a value without showing it: its type, and its size where it has one."""
+    if value is None:
+        return "<null>"
+    if isinstance(value, str):
+        return f"<str, {len(value)} characters>"
+    if isinstance(value, bytes):
+        return f"<bytes, {len(value)}>"
+    if isinstance(value, (list, tuple)):
+        return f"<list, {len(value)} items>"
+    if isinstance(value, dict):
+        return f"<object, {len(value)} fields>"
+    return f"<{type(value).__name__}>"

@@ -1,0 +1,240 @@
+"""The index: from a message to the few routes that could match it, at a cost that does not grow with their number.
+
+It is only a filter, so each candidate is still asked itself: a dict takes `True`, `1` and `1.0` for one key.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from missive.matchers.events import leaves
+from missive.matchers.selectors import Place
+from missive.matchers.tests import Equals, Test
+from missive.matchers.values import MISSING, Scalar
+from missive.messages import Message
+from missive.routing.conflicts import analysed
+from missive.routing.normal import Conjunction
+from missive.routing.places import NEVER, Items, PlaceIndex, narrowness, put, take
+
+if TYPE_CHECKING:
+    from missive.matchers.algebra import Matcher
+
+_MANY = 64
+"""Sets of places, or places, that are looked up one by one; beyond, the message says what to look up."""
+
+
+class Index:
+    """Finds candidates among matchers, which are numbered in the order they are given. Fixed once made."""
+
+    def __init__(self, matchers: Sequence[Matcher[Any]]) -> None:
+        alternatives = [
+            (number, alternative, alternative.literals)
+            for number, matcher in enumerate(matchers)
+            for alternative in analysed(matcher).alternatives
+        ]
+        # Also for an alternative that nothing meets: with a body that cannot be decoded, even that is unknown.
+        self._reads_content = any(part.requires is not Message for matcher in matchers for part in matcher.walk())
+        self.residual: tuple[int, ...] = ()
+        """Those that are asked about every message, for there is nothing to look them up by."""
+        self._places: dict[Place, PlaceIndex] = {}
+        self._tables: dict[tuple[Place, ...], dict[tuple[Scalar, ...], Items]] = {}
+        self._fill(alternatives)
+        for index in self._places.values():
+            index.seal()
+        self._compile()
+
+    # Making
+
+    def _fill(self, alternatives: list[tuple[int, Conjunction, dict[Place, tuple[Scalar, ...]]]]) -> None:
+        shapes = Counter(shape for _, _, wanted in alternatives if len(shape := _shape(wanted)) > 1)
+        kept = {shape for shape, _ in shapes.most_common(_MANY)}
+        common = Counter((p, v) for _, _, wanted in alternatives for p, values in wanted.items() for v in values)
+        residual: dict[int, None] = {}
+        for number, alternative, wanted in alternatives:
+            shape = _shape(wanted)
+            if shape in kept:
+                table = self._tables.setdefault(shape, {})
+                for key in product(*(wanted[place] for place in shape)):
+                    put(table, key, number)
+                continue
+            place, tests = _access(alternative, wanted, common)
+            if place is None:
+                residual[number] = None
+            for test in tests:
+                self._places.setdefault(place, PlaceIndex()).add(test, number)  # type: ignore[arg-type]  # is a place
+        self.residual = tuple(residual)
+
+    def _compile(self) -> None:
+        shaped = dict.fromkeys(place for shape in self._tables for place in shape)
+        by_message = len(self._places.keys() | shaped.keys()) > _MANY
+        singly = shaped if by_message else dict.fromkeys((*shaped, *self._places))
+        slots = {place: slot for slot, place in enumerate(sorted(singly, key=lambda place: place[0] != "field"))}
+        # Those of fields first; they share the decoded body.
+        self._fields = [(p[1:], None if by_message else self._places.get(p)) for p in slots if p[0] == "field"]
+        self._envelope = [
+            (p[0], p[-1], None if by_message else self._places.get(p)) for p in slots if p[0] not in {"field", "event"}
+        ]
+        self._shapes = [(tuple(slots[place] for place in shape), table) for shape, table in self._tables.items()]
+        events = {place[1:]: index for place, index in self._places.items() if place[0] == "event"}
+        self._events = list(events.items()) if len(events) <= _MANY else []
+        self._event_leaves = {".".join(path): index for path, index in events.items()} if not self._events else {}
+        self._trie: _Node | None = None
+        self._headers: dict[str, PlaceIndex] = {}
+        if by_message:
+            self._trie = _Node()
+            for place, index in self._places.items():
+                if place[0] == "field":
+                    self._trie.add(place[1:], index)
+                elif place[0] == "header":
+                    self._headers[place[1]] = index
+                elif place[0] != "event":
+                    self._envelope.append((place[0], place[-1], index))
+        self._looks_through = self._trie is not None or bool(events)
+
+    # What it is made of, for a report
+
+    @property
+    def shapes(self) -> list[tuple[tuple[Place, ...], int]]:
+        """The sets of places that are looked up together, or alone, each with how many keys lead from it."""
+        return [(shape, len(table)) for shape, table in self._tables.items()] + [
+            ((place,), len(index)) for place, index in self._places.items()
+        ]
+
+    @property
+    def largest_bucket(self) -> int:
+        """The most candidates that one look-up can lead to."""
+        tables = self._tables.values()
+        buckets = [len(items) if isinstance(items, list) else 1 for table in tables for items in table.values()]
+        return max([0, *buckets, *(index.largest_bucket for index in self._places.values())])
+
+    # Asking
+
+    def candidates(self, message: Message) -> list[int]:
+        """Return the numbers of those that could match, in order, perhaps with some that do not.
+
+        Raises `DecodingError` where that depends on a body that cannot be decoded.
+        """
+        found = list(self.residual)
+        values: list[Any] = []
+        if self._reads_content:
+            self._look_at_fields(message.content, values, found)  # type: ignore[attr-defined]  # registration saw to it
+        if self._envelope:
+            self._look_at_envelope(message, values, found)
+        if self._headers:
+            by_name = message.headers.by_name
+            for name in _both(self._headers, by_name):
+                self._headers[name].find(by_name[name], found)
+        for slots, table in self._shapes:
+            try:
+                items = table.get(tuple([values[slot] for slot in slots]))
+            except TypeError:  # a list or an object is no literal
+                continue
+            if items is not None:
+                take(items, found)
+        return sorted(set(found)) if len(found) > 1 else found
+
+    def _look_at_fields(self, content: Any, values: list[Any], found: list[int]) -> None:
+        for path, index in self._fields:
+            value = content
+            for segment in path:
+                if not isinstance(value, dict):
+                    value = MISSING
+                    break
+                value = value.get(segment, MISSING)
+            values.append(value)
+            if index is not None and value is not MISSING:
+                index.find(value, found)
+        if self._looks_through:
+            self._look_through(content, found)
+
+    def _look_at_envelope(self, message: Message, values: list[Any], found: list[int]) -> None:
+        for kind, name, index in self._envelope:
+            value = _in_envelope(message, kind, name)
+            values.append(value)
+            if index is not None and value is not MISSING:
+                index.find(value, found)
+
+    def _look_through(self, content: Any, found: list[int]) -> None:
+        """Look up what is driven by the message, and what looks into arrays."""
+        if self._trie is not None:
+            stack = [(self._trie, content)]
+            while stack:
+                node, value = stack.pop()
+                if node.index is not None:
+                    node.index.find(value, found)
+                if node.next and isinstance(value, dict):
+                    stack += [(node.next[segment], value[segment]) for segment in _both(node.next, value)]
+        for path, index in self._events:
+            for leaf in leaves(content, path):
+                index.find(leaf, found)
+        if self._event_leaves:
+            for joined, leaf in _joined_leaves(content):
+                if (leading := self._event_leaves.get(joined)) is not None:
+                    leading.find(leaf, found)
+
+
+def _shape(wanted: dict[Place, tuple[Scalar, ...]]) -> tuple[Place, ...]:
+    return tuple(sorted(place for place in wanted if place[0] != "event"))
+
+
+def _access(
+    alternative: Conjunction, wanted: dict[Place, tuple[Scalar, ...]], common: Counter[tuple[Place, Scalar]]
+) -> tuple[Place | None, Sequence[Test]]:
+    """Choose the one place by which an alternative is found, and the test there: what fewest others ask for."""
+    if wanted:
+        rarest = min(wanted, key=lambda place: max(common[place, value] for value in wanted[place]))
+        return rarest, [Equals(value) for value in wanted[rarest]]
+    tests = [
+        (narrowness(test), place, test)
+        for place, constraint in alternative.constraints.items()
+        for test in constraint.positives
+    ]
+    best = max(tests, key=lambda one: one[0], default=None)
+    return (None, ()) if best is None or best[0] == NEVER else (best[1], [best[2]])
+
+
+class _Node:
+    """What is looked up in one object of the body, by the names of its fields."""
+
+    __slots__ = ("index", "next")
+
+    def __init__(self) -> None:
+        self.next: dict[str, _Node] = {}
+        self.index: PlaceIndex | None = None
+
+    def add(self, path: tuple[str, ...], index: PlaceIndex) -> None:
+        node = self
+        for segment in path:
+            node = node.next.setdefault(segment, _Node())
+        node.index = index
+
+
+def _in_envelope(message: Message, kind: str, name: str) -> Any:
+    if kind == "header":
+        return message.headers.by_name.get(name, MISSING)
+    if kind == "body":
+        return message.raw_data
+    value = message.topic if kind == "topic" else message.key
+    return MISSING if value is None else value
+
+
+def _both(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Return the names that two tables share, at the cost of the smaller."""
+    small, large = (one, other) if len(one) <= len(other) else (other, one)
+    return [name for name in small if name in large]
+
+
+def _joined_leaves(content: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each leaf of an event with the names that lead there, joined by dots."""
+    stack: list[tuple[str | None, Any]] = [(None, content)]
+    while stack:
+        joined, value = stack.pop()
+        if isinstance(value, dict):
+            stack += [(name if joined is None else f"{joined}.{name}", inner) for name, inner in value.items()]
+        elif isinstance(value, list):
+            stack += [(joined, inner) for inner in value]
+        elif joined is not None:
+            yield joined, value

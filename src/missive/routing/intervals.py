@@ -1,0 +1,108 @@
+"""Intervals: which of many hold a value, and which of many overlap another; nesting costs nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+_RECENT = 64
+
+
+class Interval(NamedTuple, Generic[T]):
+    """From `low` to `high`, both included, with what it stands for."""
+
+    low: Any
+    high: Any
+    item: T
+
+
+class IntervalMap(Generic[T]):
+    """Intervals, fixed once made. An answer takes the logarithm of their number, and the length of the answer.
+
+    A segment tree: the distinct ends cut the line into points and gaps, and each interval is kept at the few nodes
+    that together span its points and gaps.
+    """
+
+    __slots__ = ("_by_low", "_ends", "_lows", "_nodes", "_width")
+
+    def __init__(self, intervals: Sequence[Interval[T]]) -> None:
+        self._ends = ends = sorted({end for one in intervals for end in (one.low, one.high)})
+        self._width = 2 * len(ends) + 1
+        nodes: dict[int, list[T]] = {}
+        for one in intervals:
+            # The point of end number n is leaf 2n + 1, with the gaps before and after it on either side.
+            left = 2 * bisect_left(ends, one.low) + 1 + self._width
+            right = 2 * bisect_left(ends, one.high) + 2 + self._width
+            while left < right:
+                if left & 1:
+                    nodes.setdefault(left, []).append(one.item)
+                    left += 1
+                if right & 1:
+                    right -= 1
+                    nodes.setdefault(right, []).append(one.item)
+                left >>= 1
+                right >>= 1
+        self._nodes = {node: tuple(items) for node, items in nodes.items()}
+        self._by_low = sorted(intervals, key=_low)
+        self._lows = [one.low for one in self._by_low]
+
+    def holding(self, value: Any) -> list[T]:
+        """Return what the intervals that hold a value stand for."""
+        before = bisect_left(self._ends, value)
+        at_end = before < len(self._ends) and self._ends[before] == value
+        node = 2 * before + (1 if at_end else 0) + self._width
+        nodes = self._nodes
+        found: list[T] = []
+        while node:
+            if (items := nodes.get(node)) is not None:
+                found += items
+            node >>= 1
+        return found
+
+    def overlapping(self, low: Any, high: Any) -> Iterator[T]:
+        """Yield what the intervals that overlap another stand for."""
+        yield from self.holding(low)
+        for place in range(bisect_right(self._lows, low), bisect_right(self._lows, high)):
+            yield self._by_low[place].item
+
+    def __iter__(self) -> Iterator[Interval[T]]:
+        return iter(self._by_low)
+
+    def __len__(self) -> int:
+        return len(self._by_low)
+
+
+class GrowingIntervals(Generic[T]):
+    """Intervals that are added one by one: maps of doubling size, so that each is built into few of them."""
+
+    __slots__ = ("_maps", "_recent")
+
+    def __init__(self) -> None:
+        self._maps: list[IntervalMap[T]] = []
+        self._recent: list[Interval[T]] = []
+
+    def add(self, low: Any, high: Any, item: T) -> None:
+        """Add an interval."""
+        self._recent.append(Interval(low, high, item))
+        if len(self._recent) < _RECENT:
+            return
+        together = self._recent
+        while self._maps and len(self._maps[-1]) <= len(together):
+            together = [*self._maps.pop(), *together]
+        self._maps.append(IntervalMap(together))
+        self._recent = []
+
+    def overlapping(self, low: Any, high: Any) -> Iterable[T]:
+        """Yield what the intervals that overlap another stand for."""
+        for one in self._maps:
+            yield from one.overlapping(low, high)
+        for recent in self._recent:
+            if recent.low <= high and low <= recent.high:
+                yield recent.item
+
+
+def _low(interval: Interval[Any]) -> Any:
+    return interval.low

@@ -1,0 +1,178 @@
+"""Disjunctive normal form: a matcher as alternatives, each a conjunction of what must hold at which place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, TypeAlias
+
+import msgspec
+
+from missive.matchers.algebra import And, Matcher, Not, Or
+from missive.matchers.events import EventField
+from missive.matchers.selectors import Body, Everything, Field, Header, Key, Place, Topic
+from missive.matchers.tests import Absent, Equals, OneOf, Present, Test
+from missive.matchers.text import Wildcard
+from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern
+from missive.matchers.values import Scalar
+
+_MOST_ALTERNATIVES = 128
+_SELECTORS = (Field, Header, Topic, Key, Body)
+_DIALECTS = (NatsPattern, MqttFilter, AmqpPattern)
+
+
+class Atom(msgspec.Struct, frozen=True):
+    """One test at one place, or the complement of it."""
+
+    place: Place
+    test: Test
+    positive: bool = True
+
+
+class Unseen(msgspec.Struct, frozen=True):
+    """A part that cannot be looked into: a callable, or a composition of more alternatives than are kept apart."""
+
+    matcher: Matcher[Any]
+    positive: bool = True
+
+
+Literal: TypeAlias = Atom | Unseen
+Alternative: TypeAlias = frozenset[Literal]
+
+
+class Constraint(msgspec.Struct, frozen=True):
+    """What must hold at one place: all of `positives`, none of `negatives`."""
+
+    positives: tuple[Test, ...] = ()
+    negatives: tuple[Test, ...] = ()
+
+
+class Conjunction(msgspec.Struct, frozen=True, eq=False):
+    """Conditions that must all hold."""
+
+    constraints: dict[Place, Constraint]
+    unseen: tuple[Unseen, ...] = ()
+    listed: dict[Place, tuple[Scalar, ...]] = {}
+    """The places where only these literals will do."""
+    literals: dict[Place, tuple[Scalar, ...]] = {}
+    """Of these, those by which it is looked up: all, unless that makes too many combinations."""
+
+
+ANY = Constraint()
+"""What holds at a place that nobody asks about."""
+
+
+def conjunctions(matcher: Matcher[Any]) -> tuple[Conjunction, ...]:
+    """Return the alternatives of a matcher; none where it is false of every message by its form alone.
+
+    The work is bounded: beyond 128 alternatives, a part of the matcher stays together as `Unseen`.
+    """
+    return tuple(_conjunction(alternative) for alternative in _expand(matcher, positive=True))
+
+
+def too_wide(matcher: Matcher[Any]) -> bool:
+    """Tell whether a matcher has parts that were left together, because they have too many alternatives."""
+    composed = (And, Or, Not)
+    return any(isinstance(u.matcher, composed) for one in conjunctions(matcher) for u in one.unseen)
+
+
+def _expand(matcher: Matcher[Any], *, positive: bool) -> list[Alternative]:
+    if isinstance(matcher, Not):
+        return _expand(matcher.part, positive=not positive)
+    if isinstance(matcher, (And, Or)):
+        parts = [_expand(part, positive=positive) for part in matcher.parts]
+        if isinstance(matcher, And) is positive:
+            return _all_of(parts, matcher.parts, positive=positive)
+        union = _joined([alternative for part in parts for alternative in part])
+        return union if len(union) <= _MOST_ALTERNATIVES else [frozenset([Unseen(matcher, positive)])]
+    if type(matcher) is Everything:
+        return [frozenset()] if positive else []
+    return [frozenset(_literals(matcher, positive=positive))]
+
+
+def _all_of(parts: list[list[Alternative]], matchers: tuple[Matcher[Any], ...], *, positive: bool) -> list[Alternative]:
+    together: list[Alternative] = [frozenset()]
+    # The narrow ones first: they are kept apart, whatever the widest of them is.
+    for part, matcher in sorted(zip(parts, matchers, strict=True), key=lambda pair: len(pair[0])):
+        if len(together) * len(part) > _MOST_ALTERNATIVES:
+            together = [one | {Unseen(matcher, positive)} for one in together]
+        else:
+            together = list(dict.fromkeys(one | other for one, other in product(together, part)))
+    return together
+
+
+def _joined(alternatives: list[Alternative]) -> list[Alternative]:
+    """Join alternatives that are each one set of literals at the same place into one."""
+    values: dict[Place, dict[Any, None]] = {}
+    others: dict[Alternative, None] = {}
+    for alternative in alternatives:
+        atom = next(iter(alternative)) if len(alternative) == 1 else None
+        if isinstance(atom, Atom) and atom.positive and (finite := literals_of(atom.test)) is not None:
+            values.setdefault(atom.place, {}).update(dict.fromkeys(map(Equals, finite)))
+        else:
+            others[alternative] = None
+    joined = [
+        Atom(place, next(iter(tests)) if len(tests) == 1 else OneOf(*(test.value for test in tests)))
+        for place, tests in values.items()
+    ]
+    return [*(frozenset([atom]) for atom in joined), *others]
+
+
+def literals_of(test: Test) -> tuple[Any, ...] | None:
+    """Return the only values that a test is true of, or None where they are not a list of literals."""
+    if type(test) is Equals:
+        return (test.value,)
+    if type(test) is OneOf:
+        return test.values
+    if type(test) is Wildcard:
+        return test.chunks if len(test.chunks) == 1 and not test.ignore_case else None
+    if type(test) in _DIALECTS and test.single not in test.tokens and test.multi not in test.tokens:  # type: ignore[attr-defined]  # they have these
+        return (test.pattern,)  # type: ignore[attr-defined]  # as above
+    return None
+
+
+def _literals(matcher: Matcher[Any], *, positive: bool) -> Iterator[Literal]:
+    if type(matcher) in _SELECTORS:
+        yield Atom(matcher.place, matcher.test, positive)  # type: ignore[attr-defined]  # all of these have both
+    elif type(matcher) is EventField:
+        if matcher.test is not None:
+            yield Atom(("event", *matcher.path), matcher.test, positive)
+        else:
+            yield Unseen(matcher, positive)
+            if positive and matcher.inside is not None:
+                yield from _implied(matcher.path, matcher.inside)
+    else:
+        yield Unseen(matcher, positive)
+
+
+def _implied(path: tuple[str, ...], inside: Matcher[Any]) -> Iterator[Atom]:
+    """Yield what must hold of an event, where conditions must hold of one object inside it."""
+    for part in inside.parts if isinstance(inside, And) else (inside,):
+        if type(part) is EventField and part.test is not None and type(part.test) is not Absent:
+            yield Atom(("event", *path, *part.path), part.test)
+        elif type(part) is EventField and part.inside is not None:
+            yield from _implied((*path, *part.path), part.inside)
+
+
+def _conjunction(alternative: Alternative) -> Conjunction:
+    positives: dict[Place, list[Test]] = {}
+    negatives: dict[Place, list[Test]] = {}
+    unseen = []
+    for literal in alternative:
+        if isinstance(literal, Unseen):
+            unseen.append(literal)
+            continue
+        test, positive = literal.test, literal.positive
+        if not positive and type(test) in (Present, Absent):
+            # Of the two, one is the complement of the other.
+            test, positive = (Absent() if type(test) is Present else Present()), True
+        (positives if positive else negatives).setdefault(literal.place, []).append(test)
+    places = sorted({*positives, *negatives})
+    constraints = {
+        place: Constraint(_ordered(positives.get(place, ())), _ordered(negatives.get(place, ()))) for place in places
+    }
+    return Conjunction(constraints, tuple(sorted(unseen, key=repr)))
+
+
+def _ordered(tests: list[Test] | tuple[()]) -> tuple[Test, ...]:
+    return tuple(sorted(tests, key=repr))

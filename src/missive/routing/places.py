@@ -1,0 +1,200 @@
+"""What is asked about one place: from the value there to those whose test it could pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+from missive.matchers.network import Cidr, address
+from missive.matchers.tests import Absent, Range, Some, Test
+from missive.matchers.topics import TopicPattern
+from missive.matchers.values import Scalar
+from missive.routing.intervals import Interval, IntervalMap
+from missive.routing.normal import literals_of
+from missive.routing.proofs import bounds_of, glob_of
+from missive.routing.topics import TopicTrie
+
+Items: TypeAlias = int | list[int]
+"""One item, or several: most literals are one handler's, and a list for each would double the memory."""
+
+EQUAL, NARROW, PRESENT, NEVER = 3, 2, 1, 0
+"""How few values a test leaves, from one to nothing that can be looked up."""
+
+
+def narrowness(test: Test) -> int:
+    """Tell how well a test is looked up: by its literals, by a part of the value, by presence alone, or not."""
+    if literals_of(test) is not None or (isinstance(test, Some) and literals_of(test.test) is not None):
+        return EQUAL
+    if isinstance(test, (Range, Cidr, TopicPattern)):
+        return NARROW
+    glob = glob_of(test)
+    if glob is not None and (glob.chunks[0] or glob.chunks[-1]):
+        return NARROW
+    # A test of somebody's own may be true of a missing value, as Absent is.
+    return NEVER if isinstance(test, Absent) or test.on_missing else PRESENT
+
+
+class PlaceIndex:
+    """Items by the tests they ask of the value at one place. `seal` ends the adding."""
+
+    __slots__ = (
+        "_addresses",
+        "_by_end",
+        "_elements",
+        "_ends",
+        "_equal",
+        "_intervals",
+        "_more",
+        "_present",
+        "_ranges",
+        "_tries",
+    )
+
+    def __init__(self) -> None:
+        self._equal: dict[Scalar, Items] = {}
+        self._elements: dict[Scalar, Items] = {}
+        self._present: list[int] = []
+        # By whether case is folded and whether it is the head, then by length.
+        self._by_end: dict[tuple[bool, bool], dict[int, dict[str, Items]]] = {}
+        self._ends: list[tuple[bool, bool, list[tuple[int, dict[str, Items]]]]] = []
+        self._ranges: list[Interval[int]] = []
+        self._intervals: IntervalMap[int] | None = None
+        self._addresses: dict[tuple[int, int], dict[int, Items]] = {}
+        self._tries: dict[type[TopicPattern], TopicTrie] = {}
+        self._more = False
+
+    def add(self, test: Test, item: int) -> None:
+        """Add an item that is wanted where the value passes a test."""
+        if (literals := literals_of(test)) is not None:
+            for literal in literals:
+                put(self._equal, literal, item)
+        elif isinstance(test, Some) and (literals := literals_of(test.test)) is not None:
+            for literal in literals:
+                put(self._elements, literal, item)
+        elif isinstance(test, Range):
+            bounds = bounds_of(test)
+            self._ranges.append(Interval(bounds.low, bounds.high, item))
+        elif isinstance(test, Cidr):
+            spare = (32 if test.version == 4 else 128) - test.prefix_length  # noqa: PLR2004 - IP's versions
+            put(self._addresses.setdefault((test.version, spare), {}), test.first >> spare, item)
+        elif isinstance(test, TopicPattern):
+            self._tries.setdefault(type(test), TopicTrie(test.separator)).add(test, item)
+        else:
+            self._add_text(test, item)
+
+    def _add_text(self, test: Test, item: int) -> None:
+        glob = glob_of(test)
+        if glob is not None and (glob.chunks[0] or glob.chunks[-1]):
+            at_head = bool(glob.chunks[0])
+            text = glob.chunks[0] if at_head else glob.chunks[-1]
+            by_length = self._by_end.setdefault((glob.folded, at_head), {})
+            put(by_length.setdefault(len(text), {}), text, item)
+        else:
+            self._present.append(item)
+
+    def seal(self) -> None:
+        """Make what can only be made once all is there."""
+        self._intervals = IntervalMap(self._ranges) if self._ranges else None
+        self._ranges = []
+        self._ends = [(*end, sorted(by_length.items(), key=_length)) for end, by_length in self._by_end.items()]
+        self._more = bool(
+            self._present or self._elements or self._intervals or self._ends or self._addresses or self._tries
+        )
+
+    def _tables(self) -> Iterator[dict[Any, Items]]:
+        yield self._equal
+        yield self._elements
+        yield from self._addresses.values()
+        for by_length in self._by_end.values():
+            yield from by_length.values()
+
+    @property
+    def largest_bucket(self) -> int:
+        """The most items that one literal, or presence alone, leads to."""
+        sizes = [len(items) if isinstance(items, list) else 1 for table in self._tables() for items in table.values()]
+        return max([len(self._present), *sizes])
+
+    def __len__(self) -> int:
+        rest = (self._intervals or (), self._present, *self._tries.values())
+        return sum(map(len, self._tables())) + sum(map(len, rest))
+
+    def find(self, value: Any, found: list[int]) -> None:
+        """Add to `found` the items whose test the value could pass: perhaps more of them, never fewer."""
+        if self._equal:
+            try:
+                items = self._equal.get(value)
+            except TypeError:  # a list or an object is no literal
+                items = None
+            if items is not None:
+                take(items, found)
+        if self._more:
+            self._find_more(value, found)
+
+    def _find_more(self, value: Any, found: list[int]) -> None:
+        found += self._present
+        if isinstance(value, str):
+            if self._ends:
+                self._find_ends(value, found)
+            for trie in self._tries.values():
+                found += trie.find(value)
+            if self._addresses:
+                self._find_address(value, found)
+        elif isinstance(value, (int, float)):
+            # A boolean is a number to Python, and the range says what it is; NaN has no place among the numbers.
+            if self._intervals is not None and value == value:  # noqa: PLR0124 - see above
+                found += self._intervals.holding(value)
+        elif self._elements and isinstance(value, (list, tuple)):
+            self._find_elements(value, found)
+
+    def _find_ends(self, value: str, found: list[int]) -> None:
+        for folded, at_head, by_length in self._ends:
+            text = value.casefold() if folded else value
+            size = len(text)
+            for length, table in by_length:
+                if length > size:
+                    break
+                items = table.get(text[:length] if at_head else text[size - length :])
+                if items is not None:
+                    take(items, found)
+
+    def _find_address(self, value: str, found: list[int]) -> None:
+        if (parsed := address(value)) is None:
+            return
+        version, number = parsed
+        for (of, spare), networks in self._addresses.items():
+            if of == version and (items := networks.get(number >> spare)) is not None:
+                take(items, found)
+
+    def _find_elements(self, value: list[Any] | tuple[Any, ...], found: list[int]) -> None:
+        for element in value:
+            try:
+                items = self._elements.get(element)
+            except TypeError:
+                continue
+            if items is not None:
+                take(items, found)
+
+
+def put(table: dict[Any, Items], key: Any, item: int) -> None:
+    """Add an item under a key, once."""
+    before = table.get(key)
+    if before is None:
+        table[key] = item
+    elif isinstance(before, list):
+        # Several alternatives of one handler come one after the other.
+        if before[-1] != item:
+            before.append(item)
+    elif before != item:
+        table[key] = [before, item]
+
+
+def take(items: Items, found: list[int]) -> None:
+    """Add what a key leads to."""
+    if isinstance(items, list):
+        found += items
+    else:
+        found.append(items)
+
+
+def _length(one: tuple[int, object]) -> int:
+    return one[0]

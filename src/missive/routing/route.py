@@ -1,0 +1,56 @@
+"""A route: one handler with all that was declared about it, fixed once processing starts."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from missive.context import HandlingContext, HandlingHook
+from missive.matchers.algebra import Matcher
+
+
+class Route(msgspec.Struct, frozen=True, eq=False):
+    """From a matcher to a handler."""
+
+    name: str
+    """`module:qualname`, or what the registration said."""
+    matcher: Matcher[Any]
+    handler: Callable[[Any, HandlingContext[Any]], Any]
+    is_async: bool
+    """Whether the handler runs on the loop, and not on a worker thread."""
+    before: tuple[HandlingHook, ...] = ()
+    after: tuple[HandlingHook, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the route for a listing."""
+        return {"handler": self.name, "matcher": repr(self.matcher), "async": self.is_async}
+
+
+def is_async_callable(fn: Callable[..., object]) -> bool:
+    """Tell whether calling `fn` gives a coroutine: an `async def`, a partial of one, an object with an async call."""
+    return any(map(inspect.iscoroutinefunction, _called(fn)))
+
+
+def is_generator_callable(fn: Callable[..., object]) -> bool:
+    """Tell whether calling `fn` gives a generator, sync or async, of which nothing has run."""
+    return any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in _called(fn))
+
+
+def _called(fn: Callable[..., object]) -> tuple[object, object]:
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    # A class is called to make an instance, whatever its instances' own call is.
+    call = None if inspect.isclass(fn) else getattr(fn, "__call__", None)  # noqa: B004 - the method is asked about
+    return fn, call
+
+
+def callable_name(fn: Callable[..., object]) -> str:
+    """Return `module:qualname` of a function, or of what a partial or an object with a call stands for."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    return f"{named.__module__}:{named.__qualname__}"

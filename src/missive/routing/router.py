@@ -1,0 +1,108 @@
+"""The router: finds the one route for a message, or says why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from missive.errors import DecodingError, MatcherFailed, RegistrationError
+from missive.outcome import Reason
+from missive.routing.index import Index
+from missive.routing.route import Route
+
+if TYPE_CHECKING:
+    from missive.messages import Message
+
+
+class Misrouted(msgspec.Struct, frozen=True):
+    """Why a message has no one handler."""
+
+    reason: Reason
+    candidates: tuple[str, ...] = ()
+    """Names of the handlers in question: all that match, or those whose matcher could not answer."""
+    exception: MatcherFailed | None = None
+
+
+_UNMATCHED = Misrouted(Reason.unmatched)
+
+
+class Router:
+    """Routes by asking those matchers that the index finds for a message; all of them, without an index.
+
+    The answers are the same, for the index never leaves out a matcher that would be true.
+    """
+
+    def __init__(self, routes: Sequence[Route], *, indexed: bool = True) -> None:
+        self.routes = tuple(routes)
+        self._all = range(len(self.routes))
+        self._index = Index([route.matcher for route in routes]) if indexed else None
+
+    def _candidates(self, message: Message) -> Sequence[int]:
+        if self._index is None:
+            return self._all
+        try:
+            return self._index.candidates(message)
+        except DecodingError:
+            # What can be told without the body, and what cannot, each matcher says.
+            return self._all
+
+    def find(self, message: Message) -> Route | Misrouted:
+        """Return the one route whose matcher is true, or why there is not one.
+
+        One true is enough, whatever cannot be known because the body cannot be decoded. None true and
+        something unknown: unreadable.
+        """
+        found: list[Route] | None = None
+        unknown: list[str] | None = None
+        route: Route | None = None
+        routes = self.routes
+        try:
+            for number in self._candidates(message):
+                route = routes[number]
+                verdict = route.matcher.evaluate(message)
+                if verdict:
+                    if found is None:
+                        found = [route]
+                    else:
+                        found.append(route)
+                elif verdict is None:
+                    unknown = [*(unknown or ()), route.name]
+        except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+            return _matcher_failed(route, error)
+        if found is None:
+            return _UNMATCHED if unknown is None else Misrouted(Reason.unreadable, tuple(unknown))
+        if len(found) == 1:
+            return found[0]
+        return Misrouted(Reason.ambiguous, tuple(route.name for route in found))
+
+    def matching(self, message: Message) -> list[Route]:
+        """Return every route that matches, in order of registration. Raises `MatcherFailed`."""
+        found = []
+        for number in self._candidates(message):
+            route = self.routes[number]
+            try:
+                verdict = route.matcher.evaluate(message)
+            except Exception as error:  # noqa: BLE001 - as above
+                failed = _matcher_failed(route, error).exception
+            else:
+                if verdict:
+                    found.append(route)
+                continue
+            # Outside the except block: chained, the matcher's exception would carry content with it.
+            if failed is not None:
+                raise failed
+        return found
+
+
+def _matcher_failed(route: Route | None, error: Exception) -> Misrouted:
+    name = route.name if route is not None else "?"
+    matcher = repr(route.matcher) if route is not None else "?"
+    hint = (
+        "; in a lambda, `==` binds weaker than `&`: write (lambda m: …) & Field(…)"
+        if isinstance(error, (TypeError, RegistrationError))
+        else ""
+    )
+    failed = MatcherFailed(f"the matcher of {name}, {matcher}, raised {type(error).__name__}{hint}")
+    return Misrouted(Reason.matcher_failed, (name,), failed)

@@ -1,0 +1,359 @@
+"""The test client: one attempt at a message through the routing, execution and decision of production, no transport."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+import itertools
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Generic, NoReturn, TypeVar, cast
+
+from missive.adapters.contract import Adapter, Delivery, Host, Session
+from missive.context import ProcessingContext, ProcessingHook, seconds
+from missive.dlq.contract import DictSink
+from missive.engine.decision import Decision, decide_misrouted
+from missive.engine.execution import async_chain, run_async_hooks, run_hooks, sync_chain
+from missive.engine.filing import make_record
+from missive.engine.job import Job
+from missive.errors import AmbiguousError, DecodingError, NotSettled, UnmatchedError, UsageError
+from missive.ids import new_id
+from missive.messages import Message
+from missive.outcome import Outcome, Reason
+from missive.processor import Processor
+from missive.routing.route import Route
+from missive.routing.router import Misrouted
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one attempt ended."""
+
+    outcome: Outcome
+    handler: str | None
+    """The handler's name; None where no one handler was found."""
+    reason: str | None
+    """For dead-lettered and discarded: the label the handler gave, else the reason."""
+    attempt: int
+    delay: float | None
+    """For retried and nacked: after how many seconds it is due."""
+    exception: BaseException | None
+    """What the handler raised."""
+
+    def __repr__(self) -> str:
+        # Without the exception's text, which may quote the message.
+        parts = [str(self.outcome), f"handler={self.handler}", f"attempt={self.attempt}"]
+        if self.reason is not None:
+            parts.append(f"reason={self.reason}")
+        if self.delay is not None:
+            parts.append(f"delay={self.delay:g}")
+        if self.exception is not None:
+            parts.append(f"exception={type(self.exception).__name__}")
+        return f"<Result: {', '.join(parts)}>"
+
+
+class TestAdapter(Adapter):
+    """What `context.adapter` is in a test client: an adapter that is never connected."""
+
+    __test__ = False
+    transport = "test"
+
+    @property
+    def destination(self) -> str:
+        """What it is called."""
+        return "client"
+
+    async def connect(self, host: Host) -> Session:
+        """Refuse: nothing is consumed in a test client."""
+        raise NotImplementedError
+
+
+class _Source:
+    def __init__(self, adapter: Adapter) -> None:
+        self.adapter = adapter
+
+
+class _Bench(Generic[M]):
+    """What both clients share: all but the waiting."""
+
+    def __init__(self, processor: Processor[M]) -> None:
+        self._processor = processor
+        self._routes = processor.freeze()
+        self._find = processor.router().find
+        self._source: Any = _Source(TestAdapter(processor))
+        self._now = 0.0
+        self._order = itertools.count()
+        self._due: list[tuple[float, int, Job]] = []
+        dlq = processor.dlq
+        self._dlq = DictSink(dlq) if isinstance(dlq, MutableMapping) else None
+        self._has_dlq = dlq is not None
+        self.acked: list[M] = []
+        """What a transport would have been told is done with: also what was dead-lettered or discarded."""
+        self.nacked: list[M] = []
+        """What a transport would have been told to bring again: also what is retried."""
+        self.dead_lettered: list[M] = []
+        self.retried: list[M] = []
+        self.discarded: list[M] = []
+
+    def _job(self, message: M) -> Job:
+        if not isinstance(message, self._processor.message_cls):
+            raise UsageError(
+                f"{self._processor.name} takes {self._processor.message_cls.__name__}s, and this is a"
+                f" {type(message).__name__}"
+            )
+        headers = message.headers.pairs
+        delivery = Delivery(message.raw_data, headers=headers, producer_id=message.message_id, topic=message.topic)
+        session: Any = None
+        job = Job(self._source, session, delivery, message)
+        self._route(job)
+        return job
+
+    def _route(self, job: Job) -> None:
+        found = self._find(job.message)
+        if isinstance(found, Misrouted):
+            job.decision = decide_misrouted(found)
+            job.error = found.exception
+        else:
+            job.route = found
+
+    def _finish(self, job: Job) -> Result:
+        decision, message = job.decision, cast("M", job.message)
+        if job.error is not None and not isinstance(job.error, (Exception, SystemExit, asyncio.CancelledError)):
+            raise job.error  # Ctrl-C, or a test framework's own way to end a test inside a handler
+        if decision is None:
+            raise NotSettled("the message was not decided")
+        result = Result(
+            decision.outcome,
+            None if job.route is None else job.route.name,
+            decision.label or (None if decision.reason is None else str(decision.reason)),
+            job.attempt,
+            decision.delay if decision.outcome in {Outcome.retried, Outcome.nacked} else None,
+            job.error,
+        )
+        if decision.outcome is Outcome.dead_lettered:
+            self._file(job, decision)
+            self.dead_lettered.append(message)
+        if decision.outcome in {Outcome.retried, Outcome.nacked}:
+            self.nacked.append(message)
+            heapq.heappush(self._due, (self._now + decision.delay, next(self._order), job))
+            if decision.outcome is Outcome.retried:
+                self.retried.append(message)
+        else:
+            self.acked.append(message)
+            if decision.outcome is Outcome.discarded:
+                self.discarded.append(message)
+        return result
+
+    def _file(self, job: Job, decision: Decision) -> None:
+        if self._dlq is not None:
+            record = make_record(
+                job,
+                service=self._processor.name,
+                routes=self._routes,
+                public=self._processor.public,
+                now=self._now,
+                new_id=new_id,
+            )
+            self._dlq.put([record])
+        elif not self._has_dlq:
+            self._raise(job, decision)
+
+    def _raise(self, job: Job, decision: Decision) -> NoReturn:
+        if job.error is not None:
+            raise job.error
+        if decision.reason is Reason.unmatched:
+            explanation = self._processor.explain(cast("M", job.message))
+            raise UnmatchedError(f"no handler matches, and there is no dead letter queue\n{explanation}")
+        if decision.reason is Reason.ambiguous:
+            raise AmbiguousError(f"several handlers match: {', '.join(decision.candidates)}")
+        if decision.reason is Reason.unreadable:
+            raise DecodingError("no handler can be chosen, because the body cannot be decoded")
+        raise NotSettled(f"the handler dead-lettered the message ({decision.label}), and there is no dead letter queue")
+
+    def _next_due(self, until: float) -> Job | None:
+        """Take out the next job that is due, as its next attempt."""
+        if not self._due or self._due[0][0] > until:
+            return None
+        self._now, _, job = heapq.heappop(self._due)
+        again = Job(job.source, job.session, job.delivery, job.message, job.attempt, job.route)
+        if job.decision is not None and job.decision.outcome is Outcome.retried:
+            again.attempt += 1
+        return again
+
+
+class TestClient(_Bench[M]):
+    """Sends messages to a processor's handlers and says how each ended. Async handlers run on a loop of its own."""
+
+    __test__ = False
+
+    def __init__(self, processor: Processor[M]) -> None:
+        super().__init__(processor)
+        self._runner = asyncio.Runner()
+        hooks = processor.hooks
+        self._after = hooks.after_processing
+        self._sync = {r: sync_chain(r, self._wait, keep_error=True) for r in self._routes if not r.is_async}
+        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.is_async}
+        self._worker: ProcessingContext[M] = ProcessingContext(processor)
+        self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
+        try:
+            self._run_hooks(hooks.before_processing)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, message: M) -> Result:
+        """Run one attempt and return how it ended. Without a dead letter queue, what would go there raises."""
+        return self._run(self._job(message))
+
+    def advance(self, after: float | timedelta) -> list[Result]:
+        """Move the virtual clock, and run what becomes due, in its order."""
+        until, results = self._now + (seconds(after) or 0), []
+        while (job := self._next_due(until)) is not None:
+            results.append(self._run(job))
+        self._now = until
+        return results
+
+    def close(self) -> None:
+        """Run `after_processing`."""
+        try:
+            self._run_hooks(self._after)
+        finally:
+            self._runner.close()
+
+    def _run(self, job: Job) -> Result:
+        route = job.route
+        if route in self._sync:
+            contextvars.copy_context().run(self._sync[route], job, self._worker)
+        elif route in self._async:
+            self._wait(self._async[route](job, self._loop_worker))
+        return self._finish(job)
+
+    def _wait(self, awaitable: Awaitable[T]) -> T:
+        async def wait() -> T:
+            return await awaitable
+
+        return self._runner.run(wait(), context=contextvars.copy_context())
+
+    def _run_hooks(self, hooks: Sequence[ProcessingHook]) -> None:
+        if self._sync or not self._async:
+            _raise_failed(run_hooks(hooks, self._worker))
+        if self._async:
+            self._wait(run_async_hooks(hooks, self._loop_worker))
+
+
+class AsyncTestClient(_Bench[M]):
+    """The same inside a running loop, which async handlers share; sync ones run on a thread."""
+
+    __test__ = False
+
+    def __init__(self, processor: Processor[M]) -> None:
+        super().__init__(processor)
+        self._hooks = processor.hooks
+        loop = asyncio.get_running_loop()
+
+        def resolve(awaitable: Awaitable[Any]) -> object:
+            async def wait() -> object:
+                return await awaitable
+
+            return asyncio.run_coroutine_threadsafe(wait(), loop).result()
+
+        self._sync = {r: sync_chain(r, resolve, keep_error=True) for r in self._routes if not r.is_async}
+        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.is_async}
+        self._thread = ThreadPoolExecutor(1, "missive-test")
+        self._worker: ProcessingContext[M] = ProcessingContext(processor)
+        self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
+
+    async def send(self, message: M) -> Result:
+        """Run one attempt and return how it ended. Without a dead letter queue, what would go there raises."""
+        return await self._run(self._job(message))
+
+    async def advance(self, after: float | timedelta) -> list[Result]:
+        """Move the virtual clock, and run what becomes due, in its order."""
+        until, results = self._now + (seconds(after) or 0), []
+        while (job := self._next_due(until)) is not None:
+            results.append(await self._run(job))
+        self._now = until
+        return results
+
+    async def open(self) -> None:
+        """Run `before_processing`."""
+        try:
+            await self._run_hooks(self._hooks.before_processing)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Run `after_processing`."""
+        try:
+            await self._run_hooks(self._hooks.after_processing)
+        finally:
+            self._thread.shutdown()
+
+    async def _run(self, job: Job) -> Result:
+        route = job.route
+        if route in self._sync:
+            await self._on_thread(self._sync[route], job, self._worker)
+        elif route in self._async:
+            # A task of its own, so that its context variables are.
+            await asyncio.create_task(self._async[route](job, self._loop_worker))
+        return self._finish(job)
+
+    async def _on_thread(self, fn: Callable[..., T], *arguments: object) -> T:
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: context.run(fn, *arguments))
+
+    async def _run_hooks(self, hooks: Sequence[ProcessingHook]) -> None:
+        if self._sync or not self._async:
+            _raise_failed(await self._on_thread(run_hooks, hooks, self._worker))
+        if self._async:
+            await run_async_hooks(hooks, self._loop_worker)
+
+
+class ClientSession(Generic[M]):
+    """What `Processor.test_client()` returns: enter it with `with`, or with `async with`."""
+
+    def __init__(self, processor: Processor[M]) -> None:
+        self._processor = processor
+        self._client: TestClient[M] | None = None
+        self._async_client: AsyncTestClient[M] | None = None
+
+    def __enter__(self) -> TestClient[M]:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._client = TestClient(self._processor)
+            return self._client
+        raise UsageError("there is a running loop here: use `async with proc.test_client() as client`")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            self._client.close()
+
+    async def __aenter__(self) -> AsyncTestClient[M]:
+        self._async_client = AsyncTestClient(self._processor)
+        await self._async_client.open()
+        return self._async_client
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._async_client is not None:
+            await self._async_client.close()
+
+
+def _raise_failed(failed: Exception | None) -> None:
+    if failed is not None:
+        raise failed
+
+
+__all__ = ["AsyncTestClient", "ClientSession", "Result", "Route", "TestClient"]

@@ -1,0 +1,3 @@
+"""The version of Missive."""
+
+VERSION = "0.1.0"

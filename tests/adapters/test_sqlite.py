@@ -1,0 +1,171 @@
+"""The SQLite queue: leases, redelivery, and several processes on one file."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import missive as m
+from missive.adapters.sqlite import SCHEMA, SQLiteAdapter
+from missive.engine.lifecycle import Engine
+from missive.matchers import Everything
+from tests.conftest import wait_until
+from tests.support.process import Running
+
+Start = Callable[..., Running]
+
+NUMBERS = """
+import os, time, missive
+proc = missive.Processor(missive.JSONMessage, name="app")
+@proc.handle_for(lambda message: True)
+def number(message, context):
+    print(message.get_json(), flush=True)
+    time.sleep(float(os.environ.get("SLEEP", "0")))
+"""
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> sqlite3.Connection:
+    """A queue's file, and a connection of a producer's."""
+    connection = sqlite3.connect(tmp_path / "queue.db", isolation_level=None, timeout=30)
+    connection.executescript(SCHEMA)
+    (tmp_path / "app.py").write_text(NUMBERS)
+    yield connection
+    connection.close()
+
+
+def enqueue(connection: sqlite3.Connection, *bodies: str) -> None:
+    connection.executemany("INSERT INTO missive_queue (queue, body) VALUES ('q', ?)", [(body,) for body in bodies])
+
+
+def count(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("SELECT count(*) FROM missive_queue").fetchone()[0])
+
+
+RUN = ("run", "app:proc", "--from", "sqlite:///queue.db?queue=q", "--dlq", "sqlite:///dlq.db")
+
+
+def test_messages_are_handled_in_order_and_deleted(missive: Start, queue: sqlite3.Connection):
+    """What was there and what comes later is handled in order, and gone once it is."""
+    enqueue(queue, *map(str, range(50)))
+    process = missive(*RUN)
+    wait_until(lambda: count(queue) == 0, "an empty queue")
+    enqueue(queue, *map(str, range(50, 60)))
+    wait_until(lambda: count(queue) == 0, "an empty queue again")
+    assert [str(n) for n in range(60)] == process.terminate()[0].split()
+    assert process.code == 0
+
+
+def test_several_processes_share_a_queue(missive: Start, queue: sqlite3.Connection):
+    """Three workers on one file handle each message once."""
+    enqueue(queue, *map(str, range(3000)))
+    workers = [missive(*RUN, env={"SLEEP": "0.0005"}) for _ in range(3)]
+    wait_until(lambda: count(queue) == 0, "an empty queue", 60)
+    handled = []
+    for worker in workers:
+        handled += worker.terminate()[0].split()
+        assert worker.code == 0
+    assert sorted(map(str, range(3000))) == sorted(handled)
+
+
+def test_a_lease_is_renewed_while_its_message_is_handled(missive: Start, queue: sqlite3.Connection):
+    """Handlers that take several leases, and messages that wait behind them, are not delivered a second time."""
+    enqueue(queue, "1", "2")
+    command = [*RUN[:3], "sqlite:///queue.db?queue=q&lease=0.6", *RUN[4:]]
+    workers = [missive(*command, env={"SLEEP": "2"}) for _ in range(2)]
+    wait_until(lambda: count(queue) == 0, "an empty queue")
+    handled = []
+    for worker in workers:
+        handled += worker.terminate()[0].split()
+    assert sorted(handled) == ["1", "2"]
+
+
+def test_a_signal_gives_unstarted_messages_back_at_once(missive: Start, queue: sqlite3.Connection):
+    """On SIGTERM the running message finishes, and the others can be claimed by somebody else without waiting."""
+    enqueue(queue, *map(str, range(10)))
+    process = missive(*RUN, env={"SLEEP": "1"})
+    assert process.line() == "0\n"
+    _, err = process.terminate()
+    assert "1 handled, 0 dead-lettered, 9 given back unhandled" in err
+    rows = queue.execute("SELECT lease, deliveries, visible_at = sent_at FROM missive_queue").fetchall()
+    assert rows == [(None, 0, 1)] * 9
+
+
+def test_the_envelope_arrives(queue: sqlite3.Connection, tmp_path: Path):
+    """Headers, key, topic, ids and times of the columns are the message's; a text body is its UTF-8."""
+    queue.execute(
+        "INSERT INTO missive_queue (queue, body, headers, key, topic, message_id, content_type, sent_at)"
+        " VALUES ('q', 'héllo', ?, 'k', 't', 'id-1', 'text/plain', 1234.5)",
+        (json.dumps([["X-A", "1"], ["x-a", "2"]]),),
+    )
+    queue.execute("INSERT INTO missive_queue (queue, body, headers) VALUES ('q', ?, 'no json')", (b"\xff",))
+    proc = m.Processor(name="t")
+    seen: list[Any] = []
+    adapter = SQLiteAdapter(proc, tmp_path / "queue.db", "q")
+
+    @proc.handle_for(Everything())
+    def handle(message: m.RawMessage, context: m.HandlingContext) -> None:
+        rows = context.adapter.call(
+            lambda: context.adapter.client.execute("SELECT count(*) FROM missive_queue").fetchone()
+        )
+        seen.append((message, context.native, context.attempt, rows))
+        if len(seen) == 2:
+            engines[0].stop()
+
+    engines: list[Engine] = []
+    start = Engine.__init__
+
+    def noted(engine: Engine, *args: Any, **kwargs: Any) -> None:
+        start(engine, *args, **kwargs)
+        engines.append(engine)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "__init__", noted)
+        adapter.run()
+    (first, native, attempt, rows), (second, *_) = seen
+    assert ("héllo".encode(), ("1", "2"), "k", "t", "id-1", 1234.5, "text/plain") == (
+        first.raw_data, first.headers["x-a"], first.key, first.topic, first.message_id, first.timestamp,
+        first.content_type,
+    )  # fmt: skip
+    assert (native, attempt, rows) == (1, 1, (2,))
+    assert (second.raw_data, second.message_id, second.headers["headers"]) == (b"\xff", "2", "no json")
+
+
+def test_a_queue_that_is_not_there_yet_is_waited_for(missive: Start, tmp_path: Path):
+    """A missing file is said once and tried again; once it is there, its messages are handled."""
+    (tmp_path / "app.py").write_text(NUMBERS)
+    process = missive(*RUN)
+    assert "the file does not exist" in process.error_line()
+    connection = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
+    connection.executescript(SCHEMA)
+    enqueue(connection, "7")
+    wait_until(lambda: count(connection) == 0, "an empty queue")
+    assert process.terminate()[0] == "7\n"
+    connection.close()
+
+
+def test_a_file_that_is_no_database_is_fatal(missive: Start, tmp_path: Path):
+    """Another kind of file is refused with one line and exit code 1, and stays as it is."""
+    (tmp_path / "app.py").write_text(NUMBERS)
+    (tmp_path / "queue.db").write_text("nothing of the kind\n" * 100)
+    process = missive(*RUN)
+    _, err = process.finish()
+    assert process.code == 1
+    assert err.splitlines()[-1] == "missive: sqlite:///queue.db?queue=q: file is not a database"
+
+
+def test_an_expired_lease_is_redelivered_and_fenced(missive: Start, queue: sqlite3.Connection):
+    """After SIGKILL the leases run out, another worker gets the messages, and knows that it is not the first."""
+    enqueue(queue, "1")
+    command = [*RUN[:3], "sqlite:///queue.db?queue=q&lease=1", *RUN[4:]]
+    first = missive(*command, env={"SLEEP": "60"})
+    assert first.line() == "1\n"
+    first.kill()
+    second = missive(*command)
+    wait_until(lambda: count(queue) == 0, "an empty queue")
+    assert second.terminate()[0] == "1\n"

@@ -1,0 +1,127 @@
+"""What all tests share: real brokers, commands as processes, and the list of brokers that were not found."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
+
+REQUIRED = os.environ.get("MISSIVE_REQUIRE_BROKERS") == "1"
+"""In CI a broker that is missing is a failure; on a user's machine its tests are skipped, and listed at the end."""
+
+DEEP_SECONDS = 3600.0
+AGAIN_SECONDS = 60.0
+"""A test that was too late has so long to clean up until it is interrupted again."""
+
+_missing: dict[str, int] = {}
+_started = pytest.StashKey[list[Running]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--deep", action="store_true", help="more examples of each property, longer loops")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--deep") and config.option.timeout is None:
+        config.option.timeout = DEEP_SECONDS
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(settings: Any) -> Generator[None, object, object]:
+    """Let a test that is too late fail also where uvloop runs: only SystemExit gets out of it, and is a failure too."""
+    done = yield
+    fail = signal.getsignal(signal.SIGALRM)
+    if settings.method == "signal" and callable(fail):
+
+        def late(number: int, frame: FrameType | None) -> None:
+            try:
+                fail(number, frame)
+            except pytest.fail.Exception as failed:
+                raise SystemExit(str(failed)) from None
+
+        signal.signal(signal.SIGALRM, late)
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, AGAIN_SECONDS)
+    return done
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test what the commands said that it had started, and where they are if they still run."""
+    report = yield
+    if report.failed:
+        report.sections += [("A command of the test", process.last_words()) for process in item.stash.get(_started, [])]
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("rabbitmq") is not None and not RabbitMQ.available():
+        if REQUIRED:
+            pytest.fail("rabbitmq-server is required here and was not found: scripts/install-brokers", pytrace=False)
+        _missing["rabbitmq-server"] = _missing.get("rabbitmq-server", 0) + 1
+        pytest.skip("rabbitmq-server was not found")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
+    if _missing:
+        terminalreporter.section("brokers that were not found")
+        for name, count in _missing.items():
+            terminalreporter.write_line(f"{name}: {count} tests were skipped")
+        terminalreporter.write_line("scripts/install-brokers installs them")
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """A private RabbitMQ node, started once; a test that kills it starts it again."""
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
+        yield broker
+
+
+@pytest.fixture
+def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Start commands in the test's directory; whatever still runs at the end is killed."""
+    started = request.node.stash[_started] = []
+
+    def start(*command: str | Path, env: dict[str, str] | None = None, **options: Any) -> Running:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("MISSIVE_")}
+        environment = {**inherited, "PYTHONFAULTHANDLER": "1", **(env or {})}
+        started.append(Running(command, cwd=tmp_path, env=environment, **options))
+        return started[-1]
+
+    with contextlib.ExitStack() as ending:
+        yield start
+        for process in started:
+            ending.callback(process.kill)
+
+
+@pytest.fixture
+def missive(start: Callable[..., Running]) -> Callable[..., Running]:
+    """Start the `missive` command."""
+    command = shutil.which("missive", path=str(Path(sys.executable).parent)) or "missive"
+    return functools.partial(start, command)
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
+    """Poll a condition; fails, saying what was waited for, when it does not come true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds:g} s for {what}")
+        time.sleep(0.01)

@@ -1,0 +1,255 @@
+"""The SQL store: what is put is there, and every state changes only as it may."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from missive.dlq import Attempt, Origin, Query, Record, Status, open_dlq
+from missive.dlq.sql import SCHEMA_VERSION, SQLStore
+from missive.errors import StoreError, StoreRefused, UsageError
+from missive.ids import new_id
+from missive.outcome import Reason
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> SQLStore:
+    opened = SQLStore(f"sqlite:///{tmp_path}/dlq.db", clock=clock)
+    yield opened
+    opened.close()
+
+
+def record(**changes: object) -> Record:
+    made = Record(
+        id=new_id(),
+        service="shop",
+        reason=Reason.failed,
+        identity=None,
+        body=b"\x00body",
+        headers=(("a", "1"), ("A", b"\xff")),
+        origin=Origin("memory", "m", "memory:m", None, 3),
+        first_at=10.0,
+        last_at=10.0,
+        fingerprint="f" * 16,
+        history=(Attempt(10.0, "failed", 1),),
+    )
+    return replace(made, **changes)
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    body=st.binary(max_size=300),
+    headers=st.lists(st.tuples(text, st.one_of(text, st.binary(max_size=20))), max_size=5),
+    key=st.one_of(st.none(), text, st.binary(max_size=20)),
+    detail=st.one_of(st.none(), text),
+)
+def test_a_record_is_kept_to_the_byte(store: SQLStore, body, headers, key, detail):
+    """Whatever bytes and text a record has, it is read back equal."""
+    kept = record(body=body, headers=tuple(headers), key=key, detail=detail)
+    store.put([kept])
+    assert store.get(kept.id) == kept
+
+
+def test_the_same_message_again_joins_its_record(store: SQLStore):
+    """Another arrival of the same position adds to the history; one that only shares an id does not."""
+    first, second = (
+        record(identity="i", again=True),
+        record(identity="i", again=True, last_at=20.0, error_type="KeyError"),
+    )
+    stranger = record(identity="i", again=False)
+    store.put([first])
+    store.put([second])
+    store.put([stranger])
+    kept = store.get(first.id)
+    assert kept is not None
+    assert (kept.attempts, kept.first_at, kept.last_at, kept.error_type) == (2, 10.0, 20.0, "KeyError")
+    assert len(kept.history) == 2
+    assert store.get(second.id) is None
+    assert store.get(stranger.id) is not None
+
+
+def test_arrivals_in_one_batch_join_too(store: SQLStore):
+    """The same message twice in one batch is one record."""
+    first, second = record(identity="i", again=True), record(identity="i", again=True)
+    store.put([first, second, record()])
+    assert len(list(store.query(Query()))) == 2
+
+
+def test_the_same_identity_of_another_service_is_another_record(store: SQLStore):
+    """Records of two services in one store never join."""
+    store.put([record(identity="i", again=True)])
+    store.put([record(identity="i", again=True, service="other")])
+    assert len(list(store.query(Query()))) == 2
+
+
+def test_a_history_is_bounded(store: SQLStore):
+    """A message that fails for ever keeps its first and last failures, and all are counted."""
+    first = record(identity="i", again=True)
+    for n in range(60):
+        store.put([record(id=new_id(), identity="i", again=True, history=(Attempt(float(n), "failed", n),))])
+    (kept,) = store.query(Query())
+    assert kept.attempts == 60
+    assert [attempt.attempt for attempt in kept.history] == [0, 1, 2, *range(43, 60)]
+    assert first.id != kept.id
+
+
+def test_queries_filter_and_page(store: SQLStore):
+    """Conditions hold together, newest come first, limit and offset cut."""
+    records = [record(last_at=float(n), reason=Reason.failed if n % 2 else Reason.unmatched) for n in range(10)]
+    store.put(records)
+    failed = [r.id for r in store.query(Query(reason="failed"))]
+    assert failed == [r.id for r in reversed(records) if r.reason is Reason.failed]
+    assert [r.id for r in store.query(Query(reason="failed"), limit=2, offset=1)] == failed[1:3]
+    assert store.ids(Query(reason="failed")) == sorted(failed)
+    assert list(store.query(Query(service="nobody"))) == []
+
+
+def test_a_query_yields_every_page(store: SQLStore):
+    """More records than one page has come once each, in their order."""
+    records = [record(last_at=float(n // 3)) for n in range(1203)]
+    store.put(records)
+    expected = [r.id for r in sorted(records, key=lambda r: (r.last_at, r.id), reverse=True)]
+    assert [r.id for r in store.query(Query())] == expected
+    assert [r.id for r in store.query(Query(), limit=700, offset=2)] == expected[2:702]
+
+
+def test_groups_count(store: SQLStore):
+    """A group counts what failed in the same way, with its first and last time."""
+    store.put([record(first_at=float(n), last_at=float(n)) for n in range(5)])
+    store.put([record(fingerprint="0" * 16)])
+    large, small = store.groups(Query())
+    assert (large.count, large.first_at, large.last_at, small.count) == (5, 0.0, 4.0, 1)
+    assert store.stats() == [
+        {"service": "shop", "status": "dead", "reason": "failed", "count": 6, "oldest_at": 0.0},
+    ]
+
+
+def test_a_claim_is_exclusive_and_runs_out(store: SQLStore, clock: Clock):
+    """One claimant has a record until its lease is over; the first one is fenced from then on."""
+    kept = record()
+    store.put([kept])
+    assert store.claim("shop", "first", 10, lease=60) == []
+    assert store.queue([kept.id], "r1") == 1
+    assert [claim.record.id for claim in store.claim("shop", "first", 10, lease=60)] == [kept.id]
+    assert store.claim("shop", "second", 10, lease=60) == []
+    assert store.claim("other", "second", 10, lease=60) == []
+    clock.now += 59
+    assert store.extend([kept.id], "first", 60) == {kept.id}
+    clock.now += 61
+    assert [claim.record.id for claim in store.claim("shop", "second", 10, lease=60)] == [kept.id]
+    assert store.resolve([kept.id], "first", Status.resolved, "t") == set()
+    assert store.extend([kept.id], "first", 60) == set()
+    assert store.resolve([kept.id], "second", Status.resolved, "t") == {kept.id}
+    resolved = store.get(kept.id)
+    assert resolved is not None
+    assert (resolved.status, resolved.closed_by, resolved.closed_at) == (Status.resolved, "t", clock.now)
+
+
+def test_a_record_that_failed_again_is_dead_and_free(store: SQLStore):
+    """Filing a replayed record again takes it from its claimant, and it can be chosen once more."""
+    kept = record()
+    store.put([kept])
+    store.queue([kept.id], "r1")
+    store.claim("shop", "t", 10, lease=60)
+    store.put([replace(kept, last_at=30.0)])
+    again = store.get(kept.id)
+    assert again is not None
+    assert (again.status, again.attempts) == (Status.dead, 2)
+    assert store.resolve([kept.id], "t", Status.resolved, "t") == set()
+    assert store.queue([kept.id], "r2") == 1
+
+
+def test_what_is_left_of_a_replay_is_dead_again(store: SQLStore):
+    """Unqueueing touches the records of that replay that are still queued, and no other."""
+    one, two, three = record(), record(), record()
+    store.put([one, two, three])
+    store.queue([one.id, two.id], "r1")
+    store.queue([three.id], "r2")
+    ((taken, _),) = store.claim("shop", "t", 1, lease=60, replay="r1")
+    (other,) = {one.id, two.id} - {taken.id}
+    store.resolve([taken.id], "t", Status.resolved, "t")
+    assert store.unqueue("r1") == 1
+    statuses = {r.id: str(r.status) for r in store.query(Query())}
+    assert statuses == {taken.id: "resolved", other: "dead", three.id: "queued"}
+
+
+def test_only_dead_records_are_chosen(store: SQLStore):
+    """Resolved, queued and discarded records are neither queued nor discarded again."""
+    kept = record()
+    store.put([kept])
+    assert store.discard([kept.id], "me") == 1
+    assert (store.discard([kept.id], "me"), store.queue([kept.id], "r")) == (0, 0)
+
+
+def test_checkpoints(store: SQLStore):
+    """A value is kept by service and source, and replaced."""
+    assert store.recall("shop", "file:a") is None
+    store.remember("shop", "file:a", "1")
+    store.remember("shop", "file:a", "2")
+    store.remember("shop", "file:b", "3")
+    assert (store.recall("shop", "file:a"), store.recall("other", "file:a")) == ("2", None)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path):
+    """An older Missive does not touch a store of a newer one, and says to upgrade."""
+    url = f"sqlite:///{tmp_path}/dlq.db"
+    SQLStore(url).close()
+    connection = sqlite3.connect(tmp_path / "dlq.db")
+    connection.execute("UPDATE missive_schema SET version = ?", (SCHEMA_VERSION + 1,))
+    connection.commit()
+    connection.close()
+    with pytest.raises(StoreRefused, match="upgrade Missive"):
+        SQLStore(url)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path):
+    """What is no database is refused, and stays as it is."""
+    (tmp_path / "notes.txt").write_text("notes\n" * 1000)
+    with pytest.raises(StoreRefused, match="not a database"):
+        SQLStore(f"sqlite:///{tmp_path}/notes.txt")
+    assert (tmp_path / "notes.txt").read_text() == "notes\n" * 1000
+
+
+@pytest.mark.parametrize("url", ["redis://h", "sqlite://", "sqlite:///a.db?mode=ro", "nothing"])
+def test_a_url_that_names_no_store_is_refused(url: str):
+    """Another URL is refused with what to write."""
+    with pytest.raises(UsageError, match="sqlite:///"):
+        open_dlq(url)
+
+
+def test_errors_hold_no_content(store: SQLStore):
+    """A failing write says what SQLite says, and neither the statement's values nor an exception that has them."""
+    kept = record(body=b"hunter2", detail="hunter2")
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE missive_dead_letters")
+    with pytest.raises(StoreError) as raised:
+        store.put([kept])
+    assert "no such table" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+
+
+def test_the_file_is_private(tmp_path: Path, store: SQLStore):
+    """Bodies lie in it in clear: nobody but its owner may read the file or its log."""
+    store.put([record()])
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}

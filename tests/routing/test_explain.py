@@ -1,0 +1,292 @@
+"""Explanations: they say why, and never what was in the message."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from missive import JSONMessage, Processor, RawMessage, Reason
+from missive.matchers import (
+    Absent,
+    AnythingBut,
+    Body,
+    Everything,
+    Field,
+    Header,
+    IsInstance,
+    Key,
+    OneOf,
+    Or,
+    Predicate,
+    Prefix,
+    Present,
+    Range,
+    Some,
+    Topic,
+)
+from missive.routing.explain import explain, kind_of
+from missive.routing.route import Route
+from missive.routing.router import Router
+from tests.support import strategies
+
+CANARY = "canary-4711"
+
+
+def nothing(message, context):
+    """Handle a message by doing nothing."""
+
+
+def routes(*matchers):
+    """Return a route for each matcher, named by its number."""
+    return [Route(str(n), matcher, nothing, is_async=False) for n, matcher in enumerate(matchers)]
+
+
+def because(matcher, message, public=()):
+    """Return the lines of the explanation of one matcher."""
+    return list(explain(routes(matcher), message, frozenset(public)).considered[0].because)
+
+
+def test_the_one_handler_is_named():
+    """Where one handler matches, the explanation names it and has no reason."""
+    explanation = explain(routes(Topic("a"), Topic("b")), RawMessage(b"", topic="b"))
+    assert (explanation.handler, explanation.reason) == ("1", None)
+    assert [(c.handler, c.verdict) for c in explanation.considered] == [("1", "matches"), ("0", "does not match")]
+    assert explanation.considered[0].because == ()
+
+
+@pytest.mark.parametrize(
+    ("matchers", "reason"),
+    [
+        ([Topic("a")], Reason.unmatched),
+        ([Everything(), Key(Absent())], Reason.ambiguous),
+        ([Field("a", 1)], Reason.unreadable),
+        ([Predicate(lambda message: {}["a"])], Reason.matcher_failed),
+    ],
+)
+def test_the_reason_is_the_routers(matchers, reason):
+    """Where no one handler would run, the explanation has the reason that a dead letter would."""
+    explanation = explain(routes(*matchers), JSONMessage(b"{"))
+    assert (None, reason) == (explanation.handler, explanation.reason)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "<null>"),
+        ("done", "<str, 4 characters>"),
+        ("", "<str, 0 characters>"),
+        (b"abc", "<bytes, 3>"),
+        ([1, 2], "<list, 2 items>"),
+        (("a", "b"), "<list, 2 items>"),
+        ({"a": 1}, "<object, 1 fields>"),
+        (True, "<bool>"),
+        (4711, "<int>"),
+        (47.11, "<float>"),
+    ],
+)
+def test_the_kind_of_a_value_is_its_type_and_size(value, kind):
+    """A value that may not be shown is described by type and size."""
+    assert kind == kind_of(value)
+
+
+def test_a_near_miss_says_what_was_expected_and_what_kind_was_there():
+    """The line of a near miss has the matcher, the expectation, and the kind of what was there."""
+    message = JSONMessage.of({"detail": {"state": "stopped"}})
+    matcher = Field(("detail", "state"), OneOf("running", "starting"))
+    assert because(matcher, message) == [
+        f"{matcher!r}: expected one of {{'running', 'starting'}}, got <str, 7 characters>"
+    ]
+
+
+def test_what_is_missing_is_nothing():
+    """A selector that found nothing says so, and Absent that it expected nothing."""
+    message = JSONMessage.of({"a": 1})
+    assert because(Field("b", Present()), message) == ["Field('b', Present()): expected something, got nothing"]
+    assert because(Field("a", Absent()), message) == ["Field('a', Absent()): expected nothing, got <int>"]
+    assert because(Topic("t"), message) == ["Topic(Equals('t')): expected 't', got nothing"]
+
+
+def test_only_what_stood_in_the_way_is_listed():
+    """Of a conjunction the parts that failed are listed, of a disjunction all, of a complement what was true."""
+    message = JSONMessage.of({"a": 1, "b": 2}, topic="t")
+    assert because(Field("a", 1) & Field("b", 1) & Topic("t"), message) == [
+        "Field('b', Equals(1)): expected 1, got <int>"
+    ]
+    assert len(because(Field("a", 2) | Field("b", 1), message)) == 2
+    assert because(~Topic("t"), message) == ["Topic(Equals('t')): expected not 't', got <str, 1 characters>"]
+    assert because(~(Topic("t") | Field("b", 1)), message) == [
+        "Topic(Equals('t')): expected not 't', got <str, 1 characters>"
+    ]
+
+
+def test_a_callable_is_shown_by_where_it_is():
+    """A callable that said no is named with its line, and what it said."""
+    (line,) = because(Predicate(lambda message: False), RawMessage(b""))
+    assert line.startswith(f"<{__name__}:test_a_callable_is_shown_by_where_it_is.<locals>.<lambda> line ")
+    assert line.endswith(": was False")
+    (line,) = because(~Predicate(lambda message: True), RawMessage(b""))
+    assert line.endswith(": was True")
+
+
+def test_an_undecodable_body_is_said_to_be_one():
+    """Where the body cannot be decoded, that is what stood in the way."""
+    explanation = explain(routes(Field("a", 1)), JSONMessage(CANARY.encode()))
+    assert explanation.considered[0].verdict == "cannot tell: the body cannot be decoded"
+    assert explanation.considered[0].because == (
+        "Field('a', Equals(1)): expected 1, got a body that cannot be decoded",
+    )
+
+
+@pytest.mark.parametrize("complement", [False, True])
+def test_a_callable_that_cannot_tell_did_not_answer(complement):
+    """Of a callable that needs an undecodable body no answer is claimed."""
+    matcher = Predicate(lambda message: message.get_json() == 1)
+    (line,) = because(~matcher if complement else matcher, JSONMessage(b"{"))
+    assert not line.endswith((": was True", ": was False"))
+
+
+def test_a_matcher_that_raised_is_named_with_the_exceptions_type_only():
+    """What a matcher raised is named by type, and its text is not quoted."""
+
+    def failing(message):
+        raise LookupError(message.topic)
+
+    explanation = explain(routes(Predicate(failing), Everything()), RawMessage(b"", topic=CANARY))
+    assert {c.handler: c.verdict for c in explanation.considered} == {
+        "0": "its matcher raised LookupError",
+        "1": "matches",
+    }
+    assert CANARY not in str(explanation)
+
+
+def test_the_nearest_are_considered_first():
+    """Those that match go first, then those of which the smallest part stood in the way."""
+    message = JSONMessage.of({"a": 1, "b": 1, "c": 1})
+    far, near, matching = Field("a", 2), Field("a", 1) & Field("b", 1) & Field("c", 2), Field("a", 1)
+    nearer_half = Field("a", 1) & Field("b", 2)
+    explanation = explain(routes(far, nearer_half, near, matching), message)
+    assert [c.handler for c in explanation.considered] == ["3", "2", "1", "0"]
+
+
+def test_an_explanation_is_json():
+    """`to_dict` is plain data: handler, reason, and what each matcher said."""
+    explanation = explain(routes(Topic("a")), RawMessage(b"", topic="b"))
+    expected = {
+        "handler": None,
+        "reason": "unmatched",
+        "considered": [
+            {
+                "handler": "0",
+                "verdict": "does not match",
+                "because": ["Topic(Equals('a')): expected 'a', got <str, 1 characters>"],
+            }
+        ],
+    }
+    assert expected == explanation.to_dict()
+    assert expected == json.loads(json.dumps(explanation.to_dict()))
+
+
+def test_an_explanation_reads_as_lines():
+    """As text, an explanation is the verdict, then each handler with what stood in its way."""
+    assert str(explain(routes(Topic("a")), RawMessage(b""))) == (
+        "no handler: unmatched\n  0: does not match\n    Topic(Equals('a')): expected 'a', got nothing"
+    )
+    assert str(explain(routes(Topic("a")), RawMessage(b"", topic="a"))) == "handled by 0\n  0: matches"
+
+
+EVERY_SELECTOR = [
+    Field("a", "x"),
+    Field(("a", "b"), Prefix("x")),
+    Field("list", Some("x")),
+    Field("list", AnythingBut(IsInstance(list))),
+    Field("number", Range(lt=0)),
+    Header("h", "x"),
+    Header("h", Some(Prefix("x"))),
+    Header("twice", Some("x")),
+    Header("bytes", b"x"),
+    Topic("x"),
+    Key("x"),
+    Body(b"x"),
+    ~Topic(Present()),
+    ~Or(Field("a", Present()), Header("h", Present())),
+    Predicate(lambda message: message.raw_data == b"x"),
+]
+
+
+@pytest.mark.parametrize("matcher", EVERY_SELECTOR, ids=repr)
+@pytest.mark.parametrize("public", [(), [("other",), ("h", "a"), ("topic",), ("key",), ("body",), ("b",)]])
+def test_nothing_is_shown_that_is_not_public(matcher, public):
+    """No part of the message is in an explanation, whatever place the matcher looks at."""
+    bodies = [
+        {"a": CANARY, "list": [CANARY], "number": 4711},
+        {"a": {"b": CANARY, CANARY: CANARY}, "list": {CANARY: 1}, "number": CANARY},
+    ]
+    for body in bodies:
+        message = JSONMessage.of(
+            body,
+            headers=[("h", CANARY), ("twice", CANARY), ("twice", CANARY), ("bytes", CANARY.encode() + b"\xff")],
+            topic=CANARY,
+            key=CANARY,
+            message_id=CANARY,
+        )
+        explanation = explain(routes(matcher, ~matcher), message, frozenset(public))
+        told = str(explanation) + repr(explanation) + json.dumps(explanation.to_dict())
+        assert "canary" not in told
+        assert "4711" not in told
+
+
+def test_what_is_public_is_shown():
+    """The value at a public path or header is shown as it is."""
+    message = JSONMessage.of({"a": "seen-1", "n": {"b": 42}}, headers={"X-Tenant": "seen-2"})
+    assert because(Field("a", "x"), message, [("a",)]) == ["Field('a', Equals('x')): expected 'x', got 'seen-1'"]
+    assert because(Field(("n", "b"), 1), message, [("n", "b")]) == ["Field(('n', 'b'), Equals(1)): expected 1, got 42"]
+    assert because(Header("x-tenant", "x"), message, [("X-TENANT",)]) == [
+        "Header('x-tenant', Equals('x')): expected 'x', got 'seen-2'"
+    ]
+
+
+def test_a_processor_explains_by_its_own_public():
+    """`Processor.explain` shows what the processor declared public."""
+    proc = Processor(JSONMessage, public=["a", ("n", "b")], on_overlap="ignore")
+    proc.add_handler(Field("a", "x"), nothing)
+    proc.add_handler(Field(("n", "c"), "x"), nothing)
+    told = str(proc.explain(JSONMessage.of({"a": "seen-1", "n": {"c": CANARY}})))
+    assert "seen-1" in told
+    assert CANARY not in told
+
+
+canaries = st.recursive(
+    st.just(CANARY) | st.just(47114711),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(strategies.names | st.just(CANARY), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(strategies.matchers, max_size=2), st.dictionaries(strategies.names, canaries), st.booleans())
+@strategies.examples(35)
+def test_no_matcher_makes_an_explanation_show_content(matchers, body, readable):
+    """Whatever the matchers are, an explanation without public places has nothing of the message."""
+    raw = json.dumps(body).encode() if readable else CANARY.encode()
+    message = JSONMessage(raw, headers=[("x", CANARY), ("y", CANARY), ("Y", "47114711")], topic=CANARY, key=CANARY)
+    told = str(explain(routes(*matchers), message))
+    assert "canary" not in told
+    assert "4711" not in told
+
+
+@given(st.lists(strategies.matchers, max_size=3), strategies.messages())
+@strategies.examples(30)
+def test_an_explanation_agrees_with_the_router(matchers, message):
+    """The handler and the verdicts are those of routing, and whoever does not match is given a reason."""
+    table = routes(*matchers)
+    explanation, found = explain(table, message), Router(table).find(message)
+    assert (found.name if isinstance(found, Route) else None) == explanation.handler
+    assert (None if isinstance(found, Route) else found.reason) == explanation.reason
+    verdicts = {True: "matches", False: "does not match", None: "cannot tell: the body cannot be decoded"}
+    assert sorted(c.handler for c in explanation.considered) == sorted(route.name for route in table)
+    for considered in explanation.considered:
+        verdict = table[int(considered.handler)].matcher.evaluate(message)
+        assert verdicts[verdict] == considered.verdict
+        assert (verdict is True) is (considered.because == ())

@@ -1,0 +1,68 @@
+"""The index answers as a linear scan does, whatever the matchers and the messages."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from missive import JSONMessage
+from missive.matchers import Field, Header, Matcher, Predicate
+from missive.routing.route import Route
+from missive.routing.router import Router
+from tests.support.strategies import event_matchers, examples, matchers, messages, names, scalars
+
+
+def handle(message: object, context: object) -> None: ...
+
+
+def raising(message: JSONMessage) -> bool:
+    raise KeyError("a secret")
+
+
+opaque = st.sampled_from(
+    [Predicate(lambda m: len(m.raw_data) % 2 == 0), Predicate(raising), Predicate(lambda m: bool(m.content))]
+)
+composed = st.one_of(
+    matchers,
+    event_matchers,
+    opaque,
+    st.builds(lambda one, other: one & other, matchers, opaque),
+    st.builds(lambda one, other, third: (one | other) & third, matchers, opaque, matchers),
+    st.builds(lambda one, other, third: ~(one & other) | third, matchers, opaque, event_matchers),
+)
+
+
+def routers(found: list[Matcher[JSONMessage]]) -> tuple[Router, Router]:
+    routes = [Route(str(number), matcher, handle, is_async=False) for number, matcher in enumerate(found)]
+    return Router(routes), Router(routes, indexed=False)
+
+
+def same_answers(indexed: Router, linear: Router, message: JSONMessage) -> None:
+    found, expected = indexed.find(message), linear.find(message)
+    if isinstance(expected, Route):
+        assert found is expected
+    else:
+        assert (found.reason, found.candidates) == (expected.reason, expected.candidates)
+        assert str(found.exception) == str(expected.exception)
+
+
+@examples(300)
+@given(st.lists(composed, max_size=12), st.lists(messages(), min_size=1, max_size=5))
+def test_the_index_is_the_linear_scan(found: list[Matcher[JSONMessage]], asked: list[JSONMessage]):
+    """One handler, none, several, unreadable, a matcher that raised: all as if every matcher had been asked."""
+    indexed, linear = routers(found)
+    for message in asked:
+        same_answers(indexed, linear, message)
+
+
+@examples(100)
+@given(st.lists(composed, max_size=12), st.lists(messages(), min_size=1, max_size=5), st.data())
+def test_driven_by_the_message_too(found: list[Matcher[JSONMessage]], asked: list[JSONMessage], data: st.DataObject):
+    """With more places than are looked up one by one, the message drives the look-up, and nothing else changes."""
+    paths = st.lists(names, min_size=2, max_size=4).map(tuple)
+    many: list[Matcher[JSONMessage]] = [Field(("a", str(number), "b"), 1) for number in range(40)]
+    many += [Header(f"x{number}", "1") for number in range(40)]
+    many += [Field(path, value) for path, value in data.draw(st.lists(st.tuples(paths, scalars), max_size=10))]
+    indexed, linear = routers([*many, *found])
+    for message in asked:
+        same_answers(indexed, linear, message)

@@ -1,0 +1,163 @@
+"""A command that runs beside a test: its output is collected as it comes, and nothing waits for it without an end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from typing import IO, Any, Final
+
+import pytest
+
+SECONDS: Final = 30.0
+"""How long a line, or the end, may take unless a test says otherwise."""
+LAST_WORDS_SECONDS: Final = 5.0
+SHOWN_LINES: Final = 100
+
+
+class Lines:
+    """The lines of a pipe, read by a thread of their own; each is taken once."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self.all: list[str] = []
+        self.ended = False
+        self._taken = 0
+        self._changed = threading.Condition()
+        threading.Thread(target=self._collect, args=(pipe,), name="lines", daemon=True).start()
+
+    def _collect(self, pipe: IO[bytes]) -> None:
+        with pipe:
+            for line in pipe:
+                with self._changed:
+                    self.all.append(line.decode(errors="backslashreplace"))
+                    self._changed.notify_all()
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+
+    def take(self, seconds: float) -> str | None:
+        """Return the next line, once there is one; None where there is none at the end, or in time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.ended or len(self.all) > self._taken, seconds)
+            if len(self.all) == self._taken:
+                return None
+            self._taken += 1
+            return self.all[self._taken - 1]
+
+    def rest(self, seconds: float) -> str | None:
+        """Return all that was not taken, once the pipe has ended; None if it does not in time."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self.ended, seconds):
+                return None
+            rest, self._taken = self.all[self._taken :], len(self.all)
+            return "".join(rest)
+
+
+class Running:
+    """A running command, in a session of its own. A wait that is over fails the test; `options` are Popen's."""
+
+    def __init__(self, command: Sequence[str | os.PathLike[str]], **options: Any) -> None:
+        self._command = shlex.join(map(str, command))
+        self._process = process = subprocess.Popen(
+            command,
+            stdin=options.pop("stdin", subprocess.DEVNULL),
+            stdout=options.pop("stdout", subprocess.PIPE),
+            stderr=options.pop("stderr", subprocess.PIPE),
+            start_new_session=True,
+            **options,
+        )
+        self.pid = process.pid
+        self._streams = {
+            name: Lines(pipe) for name, pipe in [("output", process.stdout), ("error", process.stderr)] if pipe
+        }
+        self._writing: list[threading.Thread] = []
+
+    @property
+    def code(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._process.poll()
+
+    def write(self, data: bytes) -> None:
+        """Write to its standard input, on a thread: it may not read."""
+        pipe, earlier = self._process.stdin, self._writing[-1:]
+
+        def write() -> None:
+            for thread in earlier:
+                thread.join()
+            with contextlib.suppress(OSError, ValueError):  # it ended, or was ended, before it had read all
+                pipe.write(data)
+                pipe.flush()
+
+        self._writing.append(threading.Thread(target=write, name="write", daemon=True))
+        self._writing[-1].start()
+
+    def line(self, seconds: float = SECONDS) -> str:
+        """Return the next line of its standard output."""
+        return self._line("output", seconds)
+
+    def error_line(self, seconds: float = SECONDS) -> str:
+        """Return the next line of its standard error."""
+        return self._line("error", seconds)
+
+    def _line(self, stream: str, seconds: float) -> str:
+        line = self._streams[stream].take(seconds)
+        if line is None:
+            wanted = f"another line of standard {stream}"
+            pytest.fail(
+                f"{self} ended without {wanted}"
+                if self._streams[stream].ended
+                else f"{self}: no {wanted} in {seconds:g} s"
+            )
+        return line
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal; it alone, without the processes that it has started."""
+        self._process.send_signal(number)
+
+    def finish(self, seconds: float = SECONDS) -> tuple[str, str]:
+        """Let it come to its end, that of its input as well; return what of its output and errors was not taken."""
+        for thread in self._writing:
+            thread.join(seconds)
+        if self._process.stdin is not None and not any(thread.is_alive() for thread in self._writing):
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{self} did not end in {seconds:g} s")
+        rest = {name: lines.rest(seconds) for name, lines in self._streams.items()}
+        if None in rest.values():
+            pytest.fail(f"{self}: its output was still open {seconds:g} s later, in another process")
+        return rest.get("output") or "", rest.get("error") or ""
+
+    def terminate(self, seconds: float = SECONDS) -> tuple[str, str]:
+        """Send SIGTERM, and `finish`."""
+        self.send(signal.SIGTERM)
+        return self.finish(seconds)
+
+    def kill(self, seconds: float = SECONDS) -> tuple[str, str]:
+        """Send SIGKILL to it and all that it has started, and `finish`."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        return self.finish(seconds)
+
+    def last_words(self) -> str:
+        """End it, if it still runs, with SIGABRT, at which Python may say where it is; return what it ever said."""
+        state = str(self)
+        if self.code is None:
+            self.send(signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LAST_WORDS_SECONDS)
+        said = [state]
+        for name, lines in self._streams.items():
+            lines.rest(LAST_WORDS_SECONDS)
+            said += [f"--- standard {name}\n", *lines.all[-SHOWN_LINES:]]
+        return f"{said[0]}\n{''.join(said[1:])}"
+
+    def __str__(self) -> str:
+        state = f"pid {self.pid}, still running" if self.code is None else f"exit code {self.code}"
+        return f"{self._command} ({state})"

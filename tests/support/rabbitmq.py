@@ -1,0 +1,324 @@
+"""A private RabbitMQ node for tests, run from Debian's rabbitmq-server package.
+
+Each node has its own name, cookie, data directory, ports and port mapper (epmd), all on the loopback interface, so
+that test runs beside each other, and a RabbitMQ of the machine's own, never meet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+HOST: Final = "127.0.0.1"
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 30.0
+KILL_SECONDS: Final = 15.0
+REPLY_SECONDS: Final = 30.0
+POLL_SECONDS: Final = 0.02
+LOG_TAIL_LINES: Final = 40
+
+# Below Linux's range for outgoing connections: while the node is down, a client that keeps trying to connect must
+# neither be given the node's port as its own nor, on loopback, end up connected to itself.
+PORTS: Final = range(10_240, 32_768)
+
+# Debian's /usr/sbin/rabbitmq-server changes to the rabbitmq user and to the machine's own node, so the server's own
+# script is what is looked for.
+SCRIPT_PLACES: Final = (
+    "/usr/lib/rabbitmq/bin/rabbitmq-server",
+    "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server",
+    "/usr/local/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server",
+)
+WRAPPER: Final = "/usr/sbin/rabbitmq-server"
+
+AMQP_PROTOCOL_HEADER: Final = b"AMQP\x00\x00\x09\x01"
+METHOD_FRAME_ON_CHANNEL_0: Final = b"\x01\x00\x00"
+
+
+class RabbitMQError(Exception):
+    """The node could not be started or stopped; the message ends with the tail of its log."""
+
+
+class RabbitMQ:
+    """One private RabbitMQ node under ``directory``, at the same URL and with the same data at every start.
+
+    Use it as a context manager, or call :meth:`start` and, in the end, :meth:`stop`. After :meth:`stop` and after
+    :meth:`kill` none of its processes is left. The methods can be called from any thread; while one of them is at work
+    the others wait for it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory.resolve()
+        self.port = _free_port()
+        self.name = f"missive-{secrets.token_hex(6)}@localhost"
+        self._cookie = secrets.token_hex(16)
+        self._node: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        # A test that kills from one thread may start again from another as soon as it sees the death, while kill() is
+        # still after the last helpers.
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def available() -> bool:
+        """Tell whether this machine has what a node needs: the server's script, Erlang and its port mapper."""
+        return _find_script() is not None and _find_program("erl") is not None and _find_program("epmd") is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the Erlang VM, or None while the node is down."""
+        return self._node.pid if self._node is not None else None
+
+    def url(self, queue: str | None = None, user: str = "guest", password: str = "guest") -> str:
+        """Give the ``amqp://`` URL of the node's default virtual host, with ``?queue=`` if a queue is given."""
+        query = f"?queue={quote(queue, safe='')}" if queue is not None else ""
+        return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@{HOST}:{self.port}/%2F{query}"
+
+    def start(self) -> None:
+        """Start the node and return when it speaks AMQP; start it with its data after a stop or kill.
+
+        Raises RabbitMQError if it ends on the way or takes longer than 60 seconds; it is killed then.
+        """
+        with self._lock:
+            if self._node is not None:
+                raise RabbitMQError(f"{self.name} is running already: stop() or kill() it first")
+            deadline = time.monotonic() + START_SECONDS
+            try:
+                self._launch()
+                self._wait_until_ready(deadline)
+            except BaseException:
+                self.kill()
+                raise
+
+    def stop(self) -> None:
+        """Shut the node down in good order; does nothing while it is down.
+
+        Raises RabbitMQError if that takes longer than 30 seconds; it is killed then.
+        """
+        with self._lock:
+            if self._node is None:
+                return
+            self._node.terminate()  # RabbitMQ's own handler of SIGTERM stops the applications, then the VM
+            try:
+                self._node.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise RabbitMQError(self._with_log(f"{self.name} did not stop in {STOP_SECONDS:g} s")) from None
+            finally:
+                self.kill()
+
+    def kill(self) -> None:
+        """End the node as the kernel's out-of-memory killer would, with SIGKILL; does nothing while it is down.
+
+        The VM goes first, then its helpers and the port mapper; all of them are gone when this returns. Raises
+        RabbitMQError, which says what is left, if that takes longer than 15 seconds.
+        """
+        with self._lock:
+            deadline = time.monotonic() + KILL_SECONDS
+            for process in (self._node, self._epmd):
+                if process is not None and process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(deadline - time.monotonic())
+            # The VM puts each of its helpers into a session of its own, out of reach of killpg.
+            while left := self._left():
+                if time.monotonic() > deadline:
+                    raise RabbitMQError(f"{self.name}: after SIGKILL and {KILL_SECONDS:g} s there is still {left}")
+                for helper in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(helper, signal.SIGKILL)
+                time.sleep(POLL_SECONDS)
+            self._node = self._epmd = None
+
+    def _left(self) -> dict[int, str]:
+        own = [process for process in (self._node, self._epmd) if process is not None and process.poll() is None]
+        return {process.pid: str(process.args) for process in own} | _processes_with(f"RABBITMQ_NODENAME={self.name}")
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[Any]:
+        """Connect with a bare client, and give a channel whose publishes are confirmed; it does not wait for ever."""
+        import pika
+
+        patience = "&".join(f"{kind}_timeout={REPLY_SECONDS:g}" for kind in ("blocked_connection", "socket", "stack"))
+        connection = pika.BlockingConnection(pika.URLParameters(f"{self.url()}?{patience}"))
+        try:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            yield channel
+        finally:
+            if connection.is_open:
+                connection.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _launch(self) -> None:
+        script, epmd = _find_script(), _find_program("epmd")
+        if script is None or epmd is None:
+            raise RabbitMQError("no rabbitmq-server on this machine: run scripts/install-brokers")
+        epmd_port, distribution_port = _free_port(), _free_port()
+        self._write_files(Path(script).resolve().parent.parent / "plugins")
+        environment = self._environment(epmd_port, distribution_port)
+        self._epmd = self._spawn([epmd, "-port", str(epmd_port), "-address", HOST], environment)
+        self._node = self._spawn([script], environment)
+
+    def _write_files(self, libraries: Path) -> None:
+        plugins = self.directory / "plugins"
+        plugins.mkdir(parents=True, exist_ok=True)
+        # A start reads every plugin it can find, enabled or not, for more than a second. The broker itself must be
+        # among them; what it needs besides is found elsewhere.
+        for broker in libraries.glob("rabbit-*"):
+            link = plugins / broker.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(broker)
+        cookie = self.directory / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text(self._cookie)
+            cookie.chmod(0o400)  # Erlang refuses a cookie that others can read
+        (self.directory / "enabled_plugins").write_text("[].\n")
+        (self.directory / "env.conf").write_text("")
+        # Erlang would run helper processes to ask the machine's resolver for the one name that there is.
+        (self.directory / "inetrc").write_text('{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n')
+        # Erlang terms are read as they are; a rabbitmq.conf would be translated first, which takes longer.
+        (self.directory / "advanced.config").write_text(
+            f'[{{rabbit, [{{tcp_listeners, [{{"{HOST}", {self.port}}}]}},'
+            # An alarm for a machine that is full of other things would block publishers, and say so nowhere.
+            " {disk_free_limit, 0}, {vm_memory_high_watermark, 1.0}]}].\n"
+        )
+
+    def _environment(self, epmd_port: int, distribution_port: int) -> dict[str, str]:
+        # Nothing is inherited but the search path, so that settings of the machine's own node stay out.
+        place = self.directory
+        return {
+            "PATH": _search_path(),
+            "LC_ALL": "C.UTF-8",
+            "HOME": str(place),
+            "ERL_EPMD_PORT": str(epmd_port),
+            "ERL_EPMD_ADDRESS": HOST,
+            "ERL_INETRC": str(place / "inetrc"),
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "RABBITMQ_NODENAME": self.name,
+            "RABBITMQ_NODE_IP_ADDRESS": HOST,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(distribution_port),
+            "RABBITMQ_BASE": str(place),
+            "RABBITMQ_MNESIA_BASE": str(place / "mnesia"),
+            "RABBITMQ_MNESIA_DIR": str(place / "mnesia" / "node"),
+            "RABBITMQ_SCHEMA_DIR": str(place / "schema"),
+            "RABBITMQ_GENERATED_CONFIG_DIR": str(place / "config"),
+            "RABBITMQ_PLUGINS_DIR": str(place / "plugins"),
+            "RABBITMQ_PLUGINS_EXPAND_DIR": str(place / "expanded"),
+            "RABBITMQ_LOG_BASE": str(place / "log"),
+            "RABBITMQ_LOGS": str(place / "log" / "node.log"),
+            "RABBITMQ_PID_FILE": str(place / "node.pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(place / "enabled_plugins"),
+            "RABBITMQ_CONF_ENV_FILE": str(place / "env.conf"),
+            "RABBITMQ_CONFIG_FILE": str(place / "rabbitmq"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(place / "advanced.config"),
+            # The script then becomes the VM instead of waiting for it, so that signals reach the VM itself.
+            "RABBITMQ_ALLOW_INPUT": "1",
+            "RABBITMQ_SERVER_START_ARGS": "-noinput",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+        }
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        with (self.directory / "output.log").open("ab") as output:
+            return subprocess.Popen(
+                command,
+                cwd=self.directory,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def _wait_until_ready(self, deadline: float) -> None:
+        while not _speaks_amqp(self.port):
+            for process in (self._node, self._epmd):
+                if process is not None and process.poll() is not None:
+                    raise RabbitMQError(self._with_log(f"{self.name} ended with {process.returncode} while starting"))
+            if time.monotonic() > deadline:
+                raise RabbitMQError(self._with_log(f"{self.name} did not start in {START_SECONDS:g} s"))
+            time.sleep(POLL_SECONDS)
+
+    def _with_log(self, message: str) -> str:
+        tails = [message]
+        for log in (self.directory / "output.log", self.directory / "log" / "node.log"):
+            if log.exists():
+                lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+                tails.append("\n".join([f"--- {log}", *lines]))
+        return "\n".join(tails)
+
+
+def _search_path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"])
+
+
+def _find_program(name: str) -> str | None:
+    return shutil.which(name, path=_search_path())
+
+
+def _find_script() -> str | None:
+    for place in SCRIPT_PLACES:
+        for script in sorted(Path("/").glob(place.lstrip("/")), reverse=True):
+            if os.access(script, os.X_OK):
+                return str(script)
+    # Elsewhere than on Debian the program on the search path is the server's own script.
+    found = _find_program("rabbitmq-server")
+    return found if found != WRAPPER else None
+
+
+def _free_port() -> int:
+    for port in random.SystemRandom().sample(PORTS, 200):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise RabbitMQError(f"no free port on {HOST} between {PORTS.start} and {PORTS.stop - 1}")
+
+
+def _speaks_amqp(port: int) -> bool:
+    """Tell whether a broker answers the protocol header; a connection alone may be accepted before it is ready."""
+    try:
+        with socket.create_connection((HOST, port), timeout=5) as connection:
+            connection.sendall(AMQP_PROTOCOL_HEADER)
+            return connection.recv(3, socket.MSG_WAITALL) == METHOD_FRAME_ON_CHANNEL_0
+    except OSError:
+        return False
+
+
+def _processes_with(setting: str) -> dict[int, str]:
+    """Find the living processes that were started with an environment variable, as ``NAME=value``: pid and state."""
+    proc = Path("/proc")
+    found: dict[int, str] = {}
+    if not (proc / "self").exists() or (proc / "self").readlink().name != str(os.getpid()):
+        return found  # there is none, or that of another namespace, whose numbers are other processes here
+    for process in proc.glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+            if setting.encode() not in (process / "environ").read_bytes().split(b"\0"):
+                continue
+            # "17 (name (of any kind)) S 1 …": https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
+            name, _, rest = (process / "stat").read_text(errors="replace").rpartition(")")
+            if rest.split()[0] not in "ZX":
+                found[int(process.name)] = f"{name}) in state {rest.split()[0]}"
+    return found

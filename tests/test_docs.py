@@ -1,0 +1,296 @@
+"""README.md and docs/: every block of code and every command in them does what is written beside it.
+
+A python block runs, in the order of its file, in one namespace and one directory; `no-run` after the word python (or
+console) has it compiled (or parsed) only. A file name after the language writes the block to that file first. In a
+console block, what is shown under a command is its output, where `…` stands for anything, `^C` interrupts it, and a
+command that ends with `# exits 1` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+import missive
+from missive import errors, matchers
+from missive.adapters.sqlite import SCHEMA
+from missive.cli.main import cli
+from tests.support.process import Running
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stands between two fences."""
+
+    language: str
+    words: list[str]
+    text: str
+    line: int
+
+    @property
+    def runs(self) -> bool:
+        return "no-run" not in self.words
+
+    @property
+    def file(self) -> str | None:
+        return next((word for word in self.words if word != "no-run"), None)
+
+
+@dataclass
+class Command:
+    """One line of a console block, and what is shown under it."""
+
+    text: str
+    shown: list[str]
+
+    @property
+    def code(self) -> int:
+        exits = re.search(r"# exits (\d+)$", self.text)
+        return int(exits[1]) if exits else 0
+
+
+def blocks(document: Path) -> Iterator[Block]:
+    lines = enumerate(document.read_text(encoding="utf-8").splitlines(), 1)
+    for number, line in lines:
+        if not line.startswith("```"):
+            continue
+        language, *words = line.removeprefix("```").split() or [""]
+        inside = []
+        for _, within in lines:
+            if within == "```":
+                break
+            inside.append(within)
+        else:
+            pytest.fail(f"{document.name}: the block of line {number} does not end")
+        yield Block(language, words, "\n".join(inside) + "\n", number)
+
+
+def commands(block: Block) -> list[Command]:
+    found: list[Command] = []
+    for line in block.text.replace("\\\n", "").splitlines():
+        if line.startswith("$ "):
+            found.append(Command(line.removeprefix("$ "), []))
+        else:
+            assert found, f"output before the first command: {line}"
+            found[-1].shown.append(line)
+    return found
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module, beside which are the files of a directory of its own; these can be imported until the test ends."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in [name for name in os.environ if name.startswith("MISSIVE_")]:
+        monkeypatch.delenv(name)
+    before = set(sys.modules)
+    sys.modules["example"] = module = ModuleType("example")
+    yield module
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", None) or tmp_path).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+@every_document
+def test_every_block_runs(document: Path, module: ModuleType, start: Callable[..., Running]):
+    """The blocks of one file do, one after the other, what the file says they do."""
+    for block in blocks(document):
+        if block.file is not None:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        if block.language == "python":
+            # As many empty lines before it as in the document, so that a traceback says where.
+            code = compile("\n" * block.line + block.text, str(document), "exec", dont_inherit=True)
+            if block.runs:
+                exec(code, vars(module))
+        elif block.language == "console" and block.runs:
+            for command in commands(block):
+                run(start, command, f"{document.name}, line {block.line}")
+
+
+def run(start: Callable[..., Running], command: Command, where: str) -> None:
+    """Run a command in a shell, and compare what it says and how it ends."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = start("bash", "-c", command.text, stderr=subprocess.STDOUT, env={"PATH": path, "PYTHONUNBUFFERED": "1"})
+    shown, said = list(command.shown), ""
+    if "^C" in shown:
+        for _ in shown[: shown.index("^C")]:
+            said += process.line()
+        os.killpg(process.pid, signal.SIGINT)
+        shown.remove("^C")
+    said += process.finish()[0]
+    code = process.code
+    assert command.code == code, f"{where}: {command.text}\n{said}"
+    if shown:
+        # Columns are as wide as what is in them, such as how long ago something was.
+        wanted = "".join("(.*\n)*?" if line == "…" else any_dots(squeezed(line)) + "\n" for line in shown)
+        found = "".join(squeezed(line) + "\n" for line in said.splitlines())
+        assert re.fullmatch(wanted, found), f"{where}: {command.text}\n{said}"
+
+
+def squeezed(line: str) -> str:
+    return re.sub(" +", " ", line).rstrip()
+
+
+def any_dots(line: str) -> str:
+    return ".*?".join(map(re.escape, line.split("…")))
+
+
+@every_document
+def test_every_missive_command_can_be_parsed(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Commands, options and values in console blocks are ones that there are, also in blocks that do not run."""
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(document):
+        if block.file is not None:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        for command in commands(block) if block.language == "console" else []:
+            for arguments in calls_of_missive(command.text):
+                try:
+                    parse(arguments)
+                except click.UsageError as error:
+                    pytest.fail(f"{document.name}, line {block.line}: {command.text}: {error.format_message()}")
+
+
+def calls_of_missive(text: str) -> Iterator[list[str]]:
+    """Yield the arguments of each call in a line for the shell, as far as documentation needs one understood."""
+    lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;<>")
+    lexer.whitespace_split = True
+    lexer.commenters = "#"
+    simple: list[str] = []
+    for word in [*lexer, ";"]:
+        if not set(word) <= set("|&;<>"):
+            simple.append(word)
+            continue
+        while simple and re.match(r"[A-Z_]+=", simple[0]):
+            del simple[0]
+        if simple[:1] == ["missive"]:
+            yield simple[1:]
+        simple = []
+
+
+def parse(arguments: list[str]) -> None:
+    command: click.Command = cli
+    name = "missive"
+    while isinstance(command, click.Group) and arguments and not arguments[0].startswith("-"):
+        name, *arguments = arguments
+        if name not in command.commands:
+            raise click.UsageError(f"there is no command {name}")
+        command = command.commands[name]
+    with contextlib.suppress(click.exceptions.Exit):  # --help and --version
+        command.make_context(name, arguments)
+
+
+def test_the_parser_refuses_what_there_is_not():
+    """The check above can fail: an unknown command, option or value is one."""
+    for arguments in (["rum"], ["run", "app:proc", "--form", "stdin:"], ["dlq", "list", "--limit", "x"]):
+        with pytest.raises(click.UsageError):
+            parse(arguments)
+    assert list(
+        calls_of_missive("MISSIVE_DLQ=x missive dlq list | grep missive && echo x | missive explain a:b - # missive")
+    ) == [["dlq", "list"], ["explain", "a:b", "-"]]
+
+
+def test_the_sample_is_the_example_word_for_word():
+    """README.md shows examples/hello.py and nothing else under that name."""
+    (sample,) = [block.text for block in blocks(ROOT / "README.md") if block.file == "hello.py"]
+    assert (ROOT / "examples" / "hello.py").read_text(encoding="utf-8") == sample
+
+
+@every_document
+def test_links_lead_somewhere(document: Path):
+    """A relative link names a file, and where it names a heading, there is one."""
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, heading = link.partition("#")
+        target = (document.parent / path).resolve() if path else document
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in slugs, link
+
+
+def test_the_readme_leads_to_every_page():
+    """Every page of docs/ is linked from README.md."""
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", DOCUMENTS[0].read_text(encoding="utf-8")))
+    assert {str(path.relative_to(ROOT)) for path in DOCUMENTS[1:]} == linked
+
+
+def test_every_matcher_has_its_place():
+    """docs/matchers.md names every public selector, test and combinator."""
+    page = page_of("matchers.md")
+    assert not [name for name in matchers.__all__ if f"`{name}" not in page]
+
+
+def test_every_exception_has_its_place():
+    """docs/errors.md names every exception that there is."""
+    page = page_of("errors.md")
+    public = [
+        name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == "missive.errors"
+    ]
+    assert not [name for name in public if f"`{name}`" not in page]
+
+
+def test_every_reason_and_outcome_has_its_place():
+    """docs/dead-letters.md explains every reason, and docs/handlers.md every outcome."""
+    assert not [reason for reason in missive.Reason if f"`{reason}`" not in page_of("dead-letters.md")]
+    assert not [outcome for outcome in missive.Outcome if f"`{outcome}`" not in page_of("handlers.md")]
+
+
+def test_every_command_and_flag_has_its_place():
+    """docs/command-line.md has a heading for every command, with every flag of it and its variable below."""
+    page = page_of("command-line.md")
+    sections = dict(re.findall(r"^##+ `([^`]+)`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
+    for name, command in every_command(cli, "missive"):
+        section = sections[name]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert f"`{parameter.opts[0]}" in section, f"{name} {parameter.opts[0]}"
+                assert not parameter.envvar or f"`{parameter.envvar}`" in section, f"{name} {parameter.envvar}"
+
+
+def every_command(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from every_command(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+def test_the_table_of_the_queue_is_the_one_that_is_made():
+    """docs/adapters/sqlite.md shows the table of missive.adapters.sqlite word for word."""
+    assert SCHEMA in page_of("adapters/sqlite.md")
+
+
+def test_every_dependency_has_its_reason():
+    """docs/dependencies.md has a line for everything that pyproject.toml asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
+    for extra in project["project"]["optional-dependencies"].values():
+        wanted += extra
+    for group in project["dependency-groups"].values():
+        wanted += group
+    names = {re.split(r"[^\w-]", one)[0] for one in wanted} - {"missive"}
+    assert not [name for name in names if f"`{name}`" not in page_of("dependencies.md")]
+
+
+def page_of(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")

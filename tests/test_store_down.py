@@ -1,0 +1,142 @@
+"""The dead letter store cannot be written: nothing that would be a dead letter is settled, and all goes on after it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import sys
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+import sqlalchemy as sa
+
+import missive as m
+from missive.adapters.contract import Delivery
+from missive.dlq.sql import SQLStore
+from missive.engine.run import execute
+from missive.matchers import Field
+from missive.testing import MemoryAdapter
+from tests.conftest import wait_until
+from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
+
+Start = Callable[..., Running]
+
+BIN = str(Path(sys.executable).parent)
+APPLICATION = """
+import missive
+from missive.matchers import Field
+proc = missive.Processor(missive.JSONMessage, name="app")
+@proc.handle_for(Field("ok", True))
+def fine(message, context):
+    print("ok", flush=True)
+@proc.handle_for(Field("ok", False))
+def broken(message, context):
+    raise ValueError
+"""
+
+
+@pytest.mark.rabbitmq
+def test_a_file_size_limit(start: Start, tmp_path: Path, rabbitmq: RabbitMQ):
+    """With a store that may not grow, dead letters stay with the broker, successes are acked, and the log says it once.
+
+    Once the limit is lifted, all is filed, and the queue is empty.
+    """
+    (tmp_path / "app.py").write_text(APPLICATION)
+    queue = f"full-{os.getpid()}"
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(queue, durable=True)
+        filler = "x" * 5000
+        for n in range(300):
+            body = json.dumps({"ok": n % 3 == 0, "filler": filler}).encode()
+            channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2, message_id=str(n)))
+    # The shell becomes the worker, which so is limited before it opens its store. The unit is 512 or 1024 bytes.
+    limited = ("sh", "-c", 'ulimit -S -f 400; exec "$@"', "sh", shutil.which("missive", path=BIN))
+    process = start(*limited, "run", "app:proc", "--from", rabbitmq.url(queue), "--dlq", "sqlite:///dlq.db")
+    assert [process.line() for _ in range(100)] == ["ok\n"] * 100
+    complaint = process.error_line()
+    assert "the dead letter store sqlite:///dlq.db cannot be written" in complaint
+    assert "intake is paused" in complaint
+    # What is published now is not fetched, or fetched and not filed: it stays where it is.
+    assert filed(tmp_path) < 200
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    wait_until(lambda: filed(tmp_path) == 200, "all dead letters in the store")
+    assert "can be written again; intake goes on" in process.error_line()
+    with rabbitmq.channel() as channel:
+        channel.basic_publish("", queue, b'{"ok": true}')
+    assert process.line() == "ok\n"
+    _, err = process.terminate()
+    assert (process.code, "101 handled, 200 dead-lettered (200 failed)" in err) == (0, True)
+    with rabbitmq.channel() as channel:
+        assert channel.queue_declare(queue, passive=True).method.message_count == 0
+
+
+def filed(directory: Path) -> int:
+    with sqlite3.connect(directory / "dlq.db", timeout=30) as connection:
+        count = connection.execute("SELECT count(*) FROM missive_dead_letters").fetchone()[0]
+    connection.close()
+    return int(count)
+
+
+def test_a_stop_while_the_store_is_down_leaves_them_unsettled(missive: Start, tmp_path: Path):
+    """A processor stopped before its store comes back exits 1, says what it left, and the queue still has it."""
+    from missive.adapters.sqlite import SCHEMA
+
+    (tmp_path / "app.py").write_text(APPLICATION)
+    producer = sqlite3.connect(tmp_path / "queue.db", isolation_level=None)
+    producer.executescript(SCHEMA)
+    producer.execute("INSERT INTO missive_queue (queue, body) VALUES ('q', '{\"ok\": false}')")
+    producer.execute("INSERT INTO missive_queue (queue, body) VALUES ('q', '{\"ok\": true}')")
+    command = ("run", "app:proc", "--from", "sqlite:///queue.db?queue=q&lease=1", "--drain", "0.5")
+    process = missive(*command, "--dlq", "sqlite:///dlq.db")
+    assert process.line() == "ok\n"
+    wait_until(lambda: filed(tmp_path) == 1, "the first dead letter")
+    blocker = sqlite3.connect(tmp_path / "dlq.db", isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    producer.execute("INSERT INTO missive_queue (queue, body) VALUES ('q', '{\"ok\": false}')")
+    assert "cannot be written: database is locked; intake is paused" in process.error_line()
+    _, err = process.terminate()
+    assert (process.code, "1 dead letters not yet in their store" in err) == (1, True)
+    blocker.close()
+    assert producer.execute("SELECT count(*) FROM missive_queue").fetchone()[0] == 1
+    producer.close()
+
+
+def test_a_full_database(tmp_path: Path):
+    """At SQLite's page limit nothing is settled that is not filed; with room again, everything is."""
+    store = SQLStore(f"sqlite:///{tmp_path}/dlq.db")
+    pages = {"limit": 40}
+
+    @sa.event.listens_for(store._engine, "begin")
+    def limited(connection: Any) -> None:
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages['limit']}")
+
+    proc = m.Processor(m.JSONMessage, name="t", dlq=store)
+    handled = threading.Event()
+
+    @proc.handle_for(Field("ok", True))
+    def fine(message: m.JSONMessage, context: m.HandlingContext) -> None:
+        handled.set()
+
+    body = json.dumps({"ok": False, "filler": "x" * 3000}).encode()
+    adapter = MemoryAdapter(proc, [*(Delivery(body, position=n) for n in range(100)), b'{"ok": true}'])
+
+    def make_room() -> None:
+        assert handled.wait(20)
+        wait_until(lambda: adapter.settled, "the success to be settled")
+        assert [str(item.outcome) for item in adapter.settled] == ["acked"]
+        pages["limit"] = 100_000
+
+    room = threading.Thread(target=make_room)
+    room.start()
+    (report,) = execute([adapter])
+    room.join(30)
+    assert (report.total_handled, report.total_dead, len(adapter.settled)) == (1, 100, 101)
+    assert filed(tmp_path) == 100

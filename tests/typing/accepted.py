@@ -1,0 +1,118 @@
+"""Realistic applications that must type-check under mypy strict and pyright; nothing here is run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypedDict
+
+import missive
+from missive.matchers import Everything, Field, Header, OneOf, Range, Topic
+
+raw = missive.Processor()
+js = missive.Processor(missive.JSONMessage)
+
+
+@js.handle_for(Field("type", "order.placed") & Field("total", Range(gt=100)))
+def big_order(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """The first sample of the design."""
+    message.get_json()
+    context.ack()
+
+
+@raw.handle_for(lambda message: True)
+def hello_world(message: missive.Message, context: missive.HandlingContext) -> None:
+    """The second sample of the design."""
+    context.ack()
+
+
+@js.handle_for(Field("type", "a") & Header("x", "1"))
+def field_and_header(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Field first."""
+
+
+@js.handle_for(Header("x", "1") & Field("type", "b"))
+def header_and_field(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Header first."""
+
+
+@raw.handle_for(Header("x", "1") & (lambda message: len(message.raw_data) > 3))
+def header_and_lambda(message: missive.RawMessage, context: missive.HandlingContext) -> None:
+    """A callable inside a composition."""
+
+
+@js.handle_for(~Header("x", OneOf("1", "2")) | Field("type", "c") | Topic("t"))
+async def asynchronous(message: missive.JSONMessage, context: missive.HandlingContext[missive.JSONMessage]) -> int:
+    """An async handler, with its context's type said in full."""
+    body: missive.JSONMessage = context.message
+    return len(body.raw_data)
+
+
+def audit(message: missive.Message, context: missive.HandlingContext) -> None:
+    """A helper for any message."""
+    context.state.seen = True
+
+
+js.handle_for(Field("type", "audit"))(audit)
+raw.add_handler(Everything(), audit)
+
+
+class Order(TypedDict):
+    """What an order looks like."""
+
+    total: float
+
+
+class OrderMessage(missive.StructuredMessage):
+    """A class of messages with a type of its own for what it decodes to."""
+
+    def decode(self) -> Order:
+        """Parse it."""
+        order: Order = json.loads(self.raw_data)
+        return order
+
+
+orders = missive.Processor(OrderMessage, name="orders", public=["total"])
+
+
+@orders.handle_for(Field("total", Range(lt=1)))
+def small(message: OrderMessage, context: missive.HandlingContext) -> None:
+    """A handler for a class of one's own."""
+    if message.content is None:
+        raise missive.RetryLater(5)
+
+
+@orders.before_processing
+def connect(context: missive.ProcessingContext) -> None:
+    """Open what all messages of a worker share."""
+    context.state.connection = object()
+
+
+@orders.after_handling
+def count(processing: missive.ProcessingContext, handling: missive.HandlingContext) -> None:
+    """Look at how it went."""
+    outcome: missive.Outcome | None = handling.outcome
+    if outcome is missive.Outcome.acked:
+        processing.state.count = 1
+
+
+more = missive.Processor(missive.JSONMessage)
+js.include(more)
+js.include(more, when=Header("tenant", "a"))
+
+with js.test_client() as client:
+    result = client.send(missive.JSONMessage.of({"type": "a"}))
+    reason: str | None = result.reason
+
+
+async def in_a_loop() -> None:
+    """Use the test client in a loop."""
+    async with js.test_client() as async_client:
+        answer = await async_client.send(missive.JSONMessage.of({}))
+        outcome: missive.Outcome = answer.outcome
+        print(outcome)
+
+
+box: dict[str, tuple[missive.Message, str]] = {}
+js.set_dlq(box)
+native: Any = None
+missive.run(missive.adapters.StdinAdapter(js), missive.adapters.FileAdapter(raw, "events.jsonl"))
