@@ -213,10 +213,7 @@ def runners_wanted(message: JSONMessage, context: HandlingContext) -> None:
 # Housekeeping
 
 
-@proc.handle_for(
-    DISCUSSED
-    & Field(ACTION, OneOf("locked", "unlocked", "pinned", "unpinned"))
-)
+@proc.handle_for(DISCUSSED & Field(ACTION, OneOf("locked", "unlocked", "pinned", "unpinned")))
 def moderated(message: JSONMessage, context: HandlingContext) -> None:
     """Do nothing about what moderators lock and pin."""
     context.discard("housekeeping")

@@ -28,7 +28,7 @@ RUNTIME_ERRORS = {
     "AmbiguousError",
     "NotSettled",
 }
-PACKAGES = ["matchers", "routing", "dlq", "testing", "adapters", "privacy"]
+PACKAGES = ["matchers", "dlq", "testing", "adapters", "privacy"]
 
 
 def drawn():

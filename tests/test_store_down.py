@@ -6,8 +6,8 @@ import json
 import os
 import resource
 import shutil
-import sys
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
