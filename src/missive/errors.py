@@ -47,7 +47,7 @@ class UsageError(MissiveError):
 
 
 class MissingExtra(UsageError):
-    """A client library that an adapter needs is not installed."""
+    """A library that an adapter, or a matcher, needs is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an extra: pip install 'missive[{extra}]'")

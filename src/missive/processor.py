@@ -321,6 +321,9 @@ class Processor(Generic[M]):
             self._overlaps(overlap)
         ledger.add(matcher, name)
         self._admitted[matcher] = name
+        if ledger.analysed(-1).too_wide:
+            text = f"the matcher of {name} has too many alternatives to keep apart: it may be asked about every message"
+            _warn(text, UserWarning)
         return overlap is not None
 
     def _keep(self) -> None:
@@ -353,7 +356,7 @@ class Processor(Generic[M]):
             raise OverlapWarning(text)
         self._warned += 1
         if self._warned == _MOST_WARNINGS:
-            text += f" ({self.name} has more of them perhaps: `missive check` lists all)"
+            text += f" (no more is said of {self.name} here: `missive check` lists the overlaps)"
         _warn(text)
 
     @property
@@ -400,12 +403,12 @@ def _claim(matchers: Sequence[tuple[Matcher[Any], str]], processor: Processor[An
         place._keep()  # noqa: SLF001 - as above
 
 
-def _warn(text: str) -> None:
+def _warn(text: str, kind: type[Warning] = OverlapWarning) -> None:
     """Warn of the line of the application that registers, and not of one of ours."""
     level, frame = 1, sys._getframe(0)  # noqa: SLF001 - the documented way to see one's caller
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "missive":
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, OverlapWarning, stacklevel=level)
+    warnings.warn(text, kind, stacklevel=level)
 
 
 def _narrowed(matcher: Matcher[Any], when: Matcher[Any] | None) -> Matcher[Any]:

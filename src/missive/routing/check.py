@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from missive.messages import Message
+from missive.routing.conflicts import analysed
 from missive.routing.index import Index
 from missive.routing.ledger import Ledger, Overlap
-from missive.routing.normal import too_wide
 from missive.routing.route import Route
 from missive.routing.witness import shown
 
 _MOST_LOOKS = 200_000
+"""Pairs of alternatives of two matchers that are compared."""
 _MOST_LISTED = 100
 
 
@@ -28,7 +29,7 @@ class Check(msgspec.Struct, frozen=True):
     residual: tuple[str, ...]
     """Handlers that are asked about every message, for there is nothing to look them up by."""
     too_wide: tuple[str, ...]
-    """Handlers whose matchers have too many alternatives to be kept apart: simplify them."""
+    """Handlers whose matchers have too many alternatives to keep apart: simplify them."""
     overlaps: tuple[tuple[str, str, str], ...]
     """Two handlers and a message that matches both; a hundred at most."""
     unknown: tuple[tuple[str, str], ...]
@@ -36,7 +37,7 @@ class Check(msgspec.Struct, frozen=True):
     overlap_count: int
     unknown_count: int
     complete: bool
-    """Whether every two handlers were compared; of more than six hundred, only those that are likely to meet are."""
+    """Whether every two handlers were compared, or are known to ask for different literals."""
 
     def to_dict(self) -> dict[str, object]:
         """Return the report as JSON would have it."""
@@ -49,12 +50,14 @@ class Check(msgspec.Struct, frozen=True):
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.handlers} handlers, largest bucket {self.largest_bucket}, {len(self.residual)} residual"]
-        lines += [f"  looked up by {shape}: {keys} keys" for shape, keys in self.shapes.items()]
+        handlers = _counted(self.handlers, "handler")
+        lines = [f"{handlers}, largest bucket {self.largest_bucket}, {len(self.residual)} residual"]
+        lines += [f"  looked up by {shape}: {_counted(keys, 'key')}" for shape, keys in self.shapes.items()]
         lines += [f"  asked about every message: {name}" for name in self.residual]
         lines += [f"  too many alternatives to be kept apart: {name}" for name in self.too_wide]
         more = "" if self.complete else " or more"
-        lines.append(f"{self.overlap_count}{more} overlaps, {self.unknown_count}{more} unknown pairs")
+        overlaps = _counted(self.overlap_count, "overlap", more=more)
+        lines.append(f"{overlaps}, {_counted(self.unknown_count, 'unknown pair', more=more)}")
         lines += [f"  {one} and {other} overlap: {message}" for one, other, message in self.overlaps]
         lines += [f"  {one} and {other}: not known" for one, other in self.unknown]
         return "\n".join(lines)
@@ -63,32 +66,69 @@ class Check(msgspec.Struct, frozen=True):
 def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
     """Build the index of some routes and compare them with each other."""
     index = Index([route.matcher for route in routes])
-    ledger = Ledger(message_cls)
-    for route in routes:
-        ledger.add(route.matcher, route.name)
-    overlaps: list[tuple[str, str, str]] = []
-    unknown: list[tuple[str, str]] = []
-    counts = {True: 0, False: 0}
-    conflicts = ledger.conflicts(_MOST_LOOKS)
-    for found in conflicts:
-        is_overlap = isinstance(found, Overlap)
-        counts[is_overlap] += 1
-        if isinstance(found, Overlap) and len(overlaps) < _MOST_LISTED:
-            overlaps.append((found.one, found.other, shown(found.witness)))
-        elif not is_overlap and len(unknown) < _MOST_LISTED:
-            unknown.append((found.one, found.other))
+    compared = _Compared(routes, message_cls)
     return Check(
         handlers=len(routes),
         shapes={_place(shape): keys for shape, keys in sorted(index.shapes, key=lambda one: -one[1])[:_MOST_LISTED]},
         largest_bucket=index.largest_bucket,
         residual=tuple(routes[number].name for number in index.residual),
-        too_wide=tuple(route.name for route in routes if too_wide(route.matcher)),
-        overlaps=tuple(overlaps),
-        unknown=tuple(unknown),
-        overlap_count=counts[True],
-        unknown_count=counts[False],
-        complete=ledger.complete,
+        too_wide=tuple(compared.too_wide),
+        overlaps=tuple(compared.overlaps),
+        unknown=tuple(compared.unknown),
+        overlap_count=compared.overlap_count,
+        unknown_count=compared.unknown_count,
+        complete=compared.complete,
     )
+
+
+class _Compared:
+    """What comes of comparing handlers with each other, in the order they are registered."""
+
+    def __init__(self, routes: Sequence[Route], message_cls: type[Message]) -> None:
+        self.overlaps: list[tuple[str, str, str]] = []
+        self.unknown: list[tuple[str, str]] = []
+        self.too_wide: list[str] = []
+        self.overlap_count = self.unknown_count = self._looks = 0
+        self._ledger = Ledger(message_cls)
+        all_pairs, complete = _are_few(routes), True
+        for number, route in enumerate(routes):
+            others: Iterable[int] = range(number)
+            if self._looks >= _MOST_LOOKS:
+                others = ()
+            elif not all_pairs:
+                others, are_all = self._ledger.likely(route.matcher)
+                complete = complete and are_all
+            self._compare(route, others)
+            self._ledger.add(route.matcher, route.name)
+            if self._ledger.analysed(number).too_wide:
+                self.too_wide.append(route.name)
+        self.complete = all_pairs or (complete and self._looks < _MOST_LOOKS)
+
+    def _compare(self, route: Route, others: Iterable[int]) -> None:
+        for number in others:
+            if self._looks >= _MOST_LOOKS:
+                return
+            found, looks = self._ledger.compare(number, route.matcher, route.name)
+            self._looks += looks
+            if isinstance(found, Overlap):
+                self.overlap_count += 1
+                if len(self.overlaps) < _MOST_LISTED:
+                    self.overlaps.append((found.one, found.other, shown(found.witness)))
+            elif found is not None:
+                self.unknown_count += 1
+                if len(self.unknown) < _MOST_LISTED:
+                    self.unknown.append((found.one, found.other))
+
+
+def _are_few(routes: Sequence[Route]) -> bool:
+    """Tell whether every two alternatives can be compared."""
+    if len(routes) ** 2 > 2 * _MOST_LOOKS:
+        return False
+    return sum(len(analysed(route.matcher).alternatives) for route in routes) ** 2 <= 2 * _MOST_LOOKS
+
+
+def _counted(number: int, what: str, *, more: str = "") -> str:
+    return f"{number}{more} {what if number == 1 and not more else what + 's'}"
 
 
 def _place(shape: tuple[tuple[str, ...], ...]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from missive.matchers.algebra import Matcher
+from missive.matchers.algebra import And, Matcher, Not, Or
 from missive.matchers.selectors import Place
 from missive.matchers.tests import Absent, IsInstance, Test
 from missive.matchers.values import Scalar
@@ -53,6 +53,11 @@ class Analysed(msgspec.Struct, frozen=True, eq=False):
     alternatives: tuple[Conjunction, ...]
     single: Atom | None = None
     """The one test at one place that a matcher comes down to, or None where it says more."""
+
+    @property
+    def too_wide(self) -> bool:
+        """Whether it has parts that were left together, because they have too many alternatives."""
+        return any(isinstance(part.matcher, (And, Or, Not)) for one in self.alternatives for part in one.unseen)
 
 
 def analysed(matcher: Matcher[Any]) -> Analysed:

@@ -68,6 +68,17 @@ class IntervalMap(Generic[T]):
         for place in range(bisect_right(self._lows, low), bisect_right(self._lows, high)):
             yield self._by_low[place].item
 
+    @property
+    def deepest(self) -> int:
+        """The most intervals that hold one value."""
+        most = depth = 0
+        # Where one ends and another begins, both hold the value.
+        ends = sorted([(one.low, 0) for one in self._by_low] + [(one.high, 1) for one in self._by_low])
+        for _, is_high in ends:
+            depth += -1 if is_high else 1
+            most = max(most, depth)
+        return most
+
     def __iter__(self) -> Iterator[Interval[T]]:
         return iter(self._by_low)
 

@@ -14,7 +14,16 @@ from missive.matchers.algebra import And, Matcher
 from missive.matchers.selectors import Place
 from missive.matchers.values import Scalar
 from missive.messages import Message
-from missive.routing.conflicts import MOST_KEYS, Analysed, Relation, analysed, combinations, contained, relation
+from missive.routing.conflicts import (
+    DISJOINT,
+    MOST_KEYS,
+    Analysed,
+    Relation,
+    analysed,
+    combinations,
+    contained,
+    relation,
+)
 from missive.routing.normal import Conjunction, Unseen
 from missive.routing.places import Items, put
 from missive.routing.spans import Projection
@@ -61,8 +70,7 @@ class Ledger:
         self._by_place: dict[Place, _Place] = {}
         self._by_unseen: dict[Unseen, list[int]] = {}
         self._everything: int | None = None
-        self.complete = True
-        """Whether `conflicts` has compared all that it should."""
+        self._opaque: list[int] = []
 
     def check(self, matcher: Matcher[Any], name: str) -> tuple[int, ...]:
         """Return the others that were compared with a matcher.
@@ -110,6 +118,8 @@ class Ledger:
         number = len(self._matchers)
         self._matchers.append(matcher)
         self._names.append(name)
+        if matcher.opaque:
+            self._opaque.append(number)
         for alternative in _analysed(matcher).alternatives:
             key = self._group_key(alternative)
             if (group := self._groups.get(key)) is None:
@@ -128,16 +138,16 @@ class Ledger:
 
     def _companions(self, new: Analysed) -> Iterable[int]:
         """Return those that may be in conflict because they ask about the same, each once."""
-        return islice(dict.fromkeys(self._sharing(new)), _MOST_ASKED)
+        return islice(dict.fromkeys(self._sharing(new, _MOST_ASKED)), _MOST_ASKED)
 
-    def _sharing(self, new: Analysed) -> Iterator[int]:
+    def _sharing(self, new: Analysed, most_unseen: int | None = None) -> Iterator[int]:
         if self._everything is not None:
             yield self._everything
         for alternative in new.alternatives:
             if not alternative.constraints and not alternative.unseen and self._matchers:
                 yield 0  # all of them are inside this one
             for unseen in alternative.unseen:
-                yield from islice(self._by_unseen.get(unseen, ()), _MOST_ASKED)
+                yield from islice(self._by_unseen.get(unseen, ()), most_unseen)
             for group in self._related(alternative):
                 yield from group.candidates(alternative)
 
@@ -171,27 +181,39 @@ class Ledger:
 
     # The report
 
-    def conflicts(self, most: int) -> Iterator[Overlap | Unproved]:
-        """Yield pairs that overlap, and pairs of which nothing is proved: every one that is found in `most` looks."""
-        looks = 0
-        for number in range(len(self._matchers)):
-            new = self.analysed(number)
-            asked = {number}
-            strangers = (n for alternative in new.alternatives for n in self._strangers(alternative))
-            opaque = (n for n, matcher in enumerate(self._matchers) if matcher.opaque or new.matcher.opaque)
-            for other in (*self._companions(new), *strangers, *opaque):
-                if other >= number or other in asked:
-                    continue
-                asked.add(other)
-                looks += 1
-                if looks > most:
-                    self.complete = False
-                    return
-                verdict = relation(self.analysed(other), new, self._message_cls)
-                if verdict.witness is not None:
-                    yield Overlap(self._names[other], self._names[number], verdict.witness)
-                elif verdict.relation is Relation.unknown:
-                    yield Unproved(self._names[other], self._names[number])
+    def likely(self, matcher: Matcher[Any]) -> tuple[Iterable[int], bool]:
+        """Return those that a matcher could overlap, and whether these are all that it could."""
+        new = _analysed(matcher)
+        if matcher.opaque:
+            return range(len(self._matchers)), True
+        strangers = [number for alternative in new.alternatives for number in self._strangers(alternative)]
+        return dict.fromkeys((*self._sharing(new), *strangers, *self._opaque)), not strangers
+
+    def compare(self, number: int, matcher: Matcher[Any], name: str) -> tuple[Overlap | Unproved | None, int]:
+        """Return what is found of a matcher and a registered one, and how many pairs of alternatives that took.
+
+        None where they are proved to be apart.
+        """
+        one, other = self.analysed(number), _analysed(matcher)
+        # EventFields with different literals are never reported: an array may have both, so all of them would be.
+        verdict = DISJOINT if _ask_for_others(one, other) else relation(one, other, self._message_cls)
+        found: Overlap | Unproved | None = None
+        if verdict.witness is not None:
+            found = Overlap(self._names[number], name, verdict.witness)
+        elif verdict.relation is Relation.unknown:
+            found = Unproved(self._names[number], name)
+        return found, max(1, len(one.alternatives) * len(other.alternatives))
+
+
+def _ask_for_others(one: Analysed, other: Analysed) -> bool:
+    """Tell whether two matchers want different literals at the same place, whichever of their alternatives holds."""
+    return all(
+        any(
+            (values := second.listed.get(place)) is not None and not set(values) & set(wanted)
+            for place, wanted in first.listed.items()
+        )
+        for first, second in product(one.alternatives, other.alternatives)
+    )
 
 
 def _never_alone(inner_name: str, inner: Matcher[Any], outer_name: str, outer: Matcher[Any]) -> str:

@@ -70,12 +70,6 @@ def conjunctions(matcher: Matcher[Any]) -> tuple[Conjunction, ...]:
     return tuple(_conjunction(alternative) for alternative in _expand(matcher, positive=True))
 
 
-def too_wide(matcher: Matcher[Any]) -> bool:
-    """Tell whether a matcher has parts that were left together, because they have too many alternatives."""
-    composed = (And, Or, Not)
-    return any(isinstance(u.matcher, composed) for one in conjunctions(matcher) for u in one.unseen)
-
-
 def _expand(matcher: Matcher[Any], *, positive: bool) -> list[Alternative]:
     if isinstance(matcher, Not):
         return _expand(matcher.part, positive=not positive)

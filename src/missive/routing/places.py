@@ -110,9 +110,11 @@ class PlaceIndex:
 
     @property
     def largest_bucket(self) -> int:
-        """The most items that one literal, or presence alone, leads to."""
+        """The most items that one literal, range, network, pattern, or presence alone, leads to."""
         sizes = [len(items) if isinstance(items, list) else 1 for table in self._tables() for items in table.values()]
-        return max([len(self._present), *sizes])
+        if self._intervals is not None:
+            sizes.append(self._intervals.deepest)
+        return max([len(self._present), *sizes, *(trie.largest_bucket for trie in self._tries.values())])
 
     def __len__(self) -> int:
         rest = (self._intervals or (), self._present, *self._tries.values())

@@ -197,20 +197,24 @@ class TopicTrie:
 
     def _sealed(self) -> tuple[_Node, ...]:
         """Note for each node where it leads without a token."""
-        order = [self._root]
-        for node in order:
-            order += [*node.literal.values(), *(child for child in (node.one, node.many) if child is not None)]
-        for node in reversed(order):
+        for node in reversed(self._nodes()):
             node.at_once = (node,) if node.many is None else (node, *node.many.at_once)
         self._entry = self._root.at_once
         return self._entry
 
-    def __len__(self) -> int:
-        count, nodes = 0, [self._root]
+    @property
+    def largest_bucket(self) -> int:
+        """The most items with one pattern; a topic may match several patterns."""
+        return max(len(node.items) for node in self._nodes())
+
+    def _nodes(self) -> list[_Node]:
+        nodes = [self._root]
         for node in nodes:
-            count += len(node.items)
             nodes += [*node.literal.values(), *(child for child in (node.one, node.many) if child is not None)]
-        return count
+        return nodes
+
+    def __len__(self) -> int:
+        return sum(len(node.items) for node in self._nodes())
 
 
 class _Node:
