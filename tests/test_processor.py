@@ -330,8 +330,8 @@ def test_routes_are_listed_as_data():
     proc.add_handler(Topic("a"), nothing)
     proc.add_handler(Topic("b"), nothing_async)
     assert [
-        {"handler": f"{__name__}:nothing", "matcher": "Topic(Equals('a'))", "async": False},
-        {"handler": f"{__name__}:nothing_async", "matcher": "Topic(Equals('b'))", "async": True},
+        {"handler": f"{__name__}:nothing", "matcher": "Topic(Equals('a'))", "kind": "sync"},
+        {"handler": f"{__name__}:nothing_async", "matcher": "Topic(Equals('b'))", "kind": "async"},
     ] == [route.to_dict() for route in proc.routes()]
 
 

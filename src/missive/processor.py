@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from missive.context import HandlingContext, HandlingHook, ProcessingHook
 from missive.errors import DuplicateMatcher, MissiveError, OverlapWarning, RegistrationClosed, RegistrationError
 from missive.matchers.algebra import And, Matcher, as_matcher
+from missive.matchers.selectors import Everything
 from missive.messages import Message, RawMessage
 from missive.routing.route import Route, callable_name, is_async_callable, is_generator_callable
 
@@ -48,6 +49,7 @@ class _Registered(msgspec.Struct, frozen=True, eq=False):
     name: str
     matcher: Matcher[Any]
     handler: Callable[[Any, HandlingContext[Any]], Any]
+    discards: str | None = None
 
 
 class _Included(msgspec.Struct, frozen=True, eq=False):
@@ -117,6 +119,7 @@ class Processor(Generic[M]):
         self._admitted: dict[Matcher[Any], str] = {}
         self._ledger: Ledger | None = None
         self._warned = 0
+        self._unmatched: _Registered | None = None
         self._included_in: list[tuple[Processor[Any], Matcher[Any] | None]] = []
         self._hooks = Hooks()
         self._router: Router | None = None
@@ -152,10 +155,52 @@ class Processor(Generic[M]):
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 2, f"the handler {called} must take a message and a context")
+        self._register(matcher, called, handler)
+
+    def discard_for(self, matcher: Callable[[M], bool], *, reason: str) -> None:
+        """Declare that nothing needs to be done about the messages that match: they are discarded, and no hook runs.
+
+        `reason` is a short constant label, shown and counted. Raises as `add_handler` does.
+        """
+        self._refuse_when_frozen("a discard")
+        if not isinstance(reason, str) or not reason:
+            raise RegistrationError("discard_for's reason= is a short text, such as 'not ours'")
+
+        def discard(_message: M, context: HandlingContext[M]) -> None:
+            context.discard(reason)
+
+        self._register(matcher, f"discard:{reason}", discard, discards=reason)
+
+    def _register(
+        self,
+        matcher: Callable[[M], bool],
+        called: str,
+        handler: Handler[M, object],
+        *,
+        discards: str | None = None,
+    ) -> None:
         checked = self._checked_matcher(matcher, called)
         _claim([(checked, called)], self)
         self._registered()
-        self._entries.append(_Registered(called, checked, handler))
+        self._entries.append(_Registered(called, checked, handler, discards))
+
+    def handle_unmatched(self, handler: Handler[M, R]) -> Handler[M, R]:
+        """Register the decorated function for the messages that no handler and no discard matches; one at the most.
+
+        A message whose body would have to be decoded to know, and cannot be, is dead-lettered as unreadable all the
+        same. Raises `RegistrationError` for a second one, and where this processor is included in another: what is
+        unmatched is the whole application's to say.
+        """
+        self._refuse_when_frozen("a handler")
+        called = callable_name(handler)
+        _check_takes(handler, 2, f"the handler {called} must take a message and a context")
+        if self._unmatched is not None:
+            raise RegistrationError(f"{self._unmatched.name} handles what is unmatched already, and so cannot {called}")
+        if self._included_in:
+            raise RegistrationError(_unmatched_belongs(self._included_in[0][0], called))
+        self._registered()
+        self._unmatched = _Registered(called, Everything(), handler)
+        return handler
 
     def _checked_matcher(self, matcher: Callable[[M], bool], called: str) -> Matcher[M]:
         checked = as_matcher(matcher)
@@ -182,6 +227,8 @@ class Processor(Generic[M]):
             )
         if other.dlq is not None:
             raise RegistrationError(f"{other.name} has a dead letter queue of its own: set it on {self.name} only")
+        if other._unmatched is not None:
+            raise RegistrationError(_unmatched_belongs(self, other._unmatched.name))
         if any(part is self for part in other._tree()):
             raise RegistrationError(f"{self.name} and {other.name} would include each other")
         condition = None if when is None else self._checked_matcher(when, f"the include of {other.name}")
@@ -276,22 +323,28 @@ class Processor(Generic[M]):
         if self._frozen is not None:
             return self._frozen
         routes = tuple(self._own_and_included())
+        if self._unmatched is not None:
+            routes += (msgspec.structs.replace(self._route(self._unmatched), is_fallback=True),)
         hooks = self.hooks
         async_hooks = [*hooks.before_processing, *hooks.after_processing]
-        _refuse_async_hooks(async_hooks, routes)
-        for route in routes:
+        run = [route for route in routes if route.discards is None]
+        _refuse_async_hooks(async_hooks, run)
+        for route in run:
             _refuse_async_hooks([*route.before, *route.after], [route])
         return routes
 
     def _own_and_included(self) -> Iterator[Route]:
-        before, after = tuple(self._hooks.before_handling), tuple(self._hooks.after_handling)
         for entry in self._entries:
             if isinstance(entry, _Registered):
-                is_async = is_async_callable(entry.handler)
-                yield Route(entry.name, entry.matcher, entry.handler, is_async, before, after)
+                yield self._route(entry)
                 continue
             for route in entry.processor._own_and_included():  # noqa: SLF001 - another of this class
                 yield msgspec.structs.replace(route, matcher=_narrowed(route.matcher, entry.when))
+
+    def _route(self, one: _Registered) -> Route:
+        before, after = tuple(self._hooks.before_handling), tuple(self._hooks.after_handling)
+        is_async = is_async_callable(one.handler)
+        return Route(one.name, one.matcher, one.handler, is_async, before, after, discards=one.discards)
 
     def _tree(self) -> Iterator[Processor[Any]]:
         yield self
@@ -413,6 +466,13 @@ def _warn(text: str, kind: type[Warning] = OverlapWarning) -> None:
 
 def _narrowed(matcher: Matcher[Any], when: Matcher[Any] | None) -> Matcher[Any]:
     return matcher if when is None else And(when, matcher).simplified()
+
+
+def _unmatched_belongs(outer: Processor[Any], called: str) -> str:
+    return (
+        f"{called} handles what is unmatched, and its processor is included in {outer.name}: only the processor that"
+        " runs can say what is unmatched"
+    )
 
 
 class Hooks:

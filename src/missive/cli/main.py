@@ -125,7 +125,7 @@ def routes(target: str, as_json: bool, factory: bool) -> None:
     else:
         show_table(
             ["HANDLER", "KIND", "MATCHER"],
-            [(r["handler"], "async" if r["async"] else "sync", r["matcher"]) for r in table],
+            [(r["handler"], r["kind"], r["matcher"]) for r in table],
         )
 
 

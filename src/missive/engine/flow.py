@@ -78,12 +78,13 @@ class Flow:
         self._draining = False
         routes = processor.freeze()
         self._find = processor.router().find
+        self._discards = {r: Decision(Outcome.discarded, label=r.discards) for r in routes if r.discards is not None}
         self._lanes = Lanes()
         self._ready: deque[Job] = deque()
         self._held: dict[Job, Callable[[], None]] = {}
         self._outbox = outbox = Outbox(asyncio.get_running_loop(), self._collect)
-        sync_routes = [route for route in routes if not route.is_async]
-        async_routes = [route for route in routes if route.is_async]
+        sync_routes = [route for route in routes if route.kind == "sync"]
+        async_routes = [route for route in routes if route.kind == "async"]
         sync_pool = runtime.thread_pool(processor, concurrency, outbox, sync_routes, handlers_loop)
         async_pool = runtime.loop_pool(processor, concurrency, outbox, async_routes, handlers_loop)
         # Hooks run in the workers there are: a processor without a sync handler has no threads.
@@ -126,20 +127,31 @@ class Flow:
         if session.capabilities.lease is not None:
             self.keepers[source].hold(jobs)
         self.settlers[source].started(session, jobs)
-        find, ready = self._find, self._ready
+        ready = self._ready
         for job in jobs:
-            if job.decision is not None:  # it could not even be made a message
-                self.filing.add(job)
-                continue
-            found = find(job.message)
-            if isinstance(found, Misrouted):
-                job.decision = decide_misrouted(found)
-                self.filing.add(job)
-                continue
-            job.route = found
-            if job.delivery.lane is None or self._lanes.enter((source, job.delivery.lane), job):
+            if self._is_handled(job) and (
+                job.delivery.lane is None or self._lanes.enter((source, job.delivery.lane), job)
+            ):
                 ready.append(job)
         self._dispatch()
+
+    def _is_handled(self, job: Job) -> bool:
+        """Find the route of a job; False where there is nothing to run, and the job is on its way already."""
+        if job.decision is not None:  # it could not even be made a message
+            self.filing.add(job)
+            return False
+        found = self._find(job.message)
+        if isinstance(found, Misrouted):
+            job.decision = decide_misrouted(found)
+            self.filing.add(job)
+            return False
+        job.route = found
+        if found.discards is not None:
+            job.decision = self._discards[found]
+            self.report.discarded[found.name] += 1
+            self.settlers[job.source].add([job])
+            return False
+        return True
 
     # lane → execute
 
@@ -332,13 +344,8 @@ class Flow:
             job.decision = SHUTDOWN
             self.filing.add(job)
             return
-        found = job.route or self._find(job.message)
-        if isinstance(found, Misrouted):
-            job.decision = decide_misrouted(found)
-            self.filing.add(job)
-            return
-        job.route = found
-        self._pool_of[found].submit([job])
+        if job.route is not None or self._is_handled(job):
+            self._pool_of[job.route].submit([job])  # type: ignore[index]  # it has one
 
     async def finished(self) -> None:
         """Wait until all is settled, but for what was refused for want of a dead letter queue."""

@@ -65,6 +65,7 @@ class Check(msgspec.Struct, frozen=True):
 
 def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
     """Build the index of some routes and compare them with each other."""
+    routes = [route for route in routes if not route.is_fallback]
     index = Index([route.matcher for route in routes])
     compared = _Compared(routes, message_cls)
     return Check(

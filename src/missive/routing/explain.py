@@ -67,7 +67,7 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(routes: Sequence[Route], message: Message, public: Public = ()) -> Explanation:
     """Ask every route's matcher about a message and say what each answered and why."""
     routing = Router(routes, indexed=False).find(message)
-    asked = [(route, _consider(route, message, public)) for route in routes]
+    asked = [(route, _consider(route, message, public)) for route in routes if not route.is_fallback]
     # The nearest first: what had the smallest part of it in its way is what somebody meant.
     asked.sort(key=lambda pair: len(pair[1].because) / _size(pair[0].matcher))
     considered = [one for _, one in asked]

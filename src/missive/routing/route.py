@@ -24,10 +24,20 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     """Whether the handler runs on the loop, and not on a worker thread."""
     before: tuple[HandlingHook, ...] = ()
     after: tuple[HandlingHook, ...] = ()
+    discards: str | None = None
+    """The label with which messages are discarded, and no handler is called."""
+    is_fallback: bool = False
+    """Whether it is for what no other route matches, and its own matcher is not asked."""
+
+    @property
+    def kind(self) -> str:
+        """What runs: `sync` or `async`, or `discard` for nothing."""
+        return "discard" if self.discards is not None else "async" if self.is_async else "sync"
 
     def to_dict(self) -> dict[str, object]:
         """Return the route for a listing."""
-        return {"handler": self.name, "matcher": repr(self.matcher), "async": self.is_async}
+        matcher = "(unmatched)" if self.is_fallback else repr(self.matcher)
+        return {"handler": self.name, "matcher": matcher, "kind": self.kind}
 
 
 def is_async_callable(fn: Callable[..., object]) -> bool:

@@ -35,9 +35,10 @@ class Router:
     """
 
     def __init__(self, routes: Sequence[Route], *, indexed: bool = True) -> None:
-        self.routes = tuple(routes)
+        self.routes = tuple(route for route in routes if not route.is_fallback)
+        self._unmatched = next((route for route in routes if route.is_fallback), _UNMATCHED)
         self._all = range(len(self.routes))
-        self._index = Index([route.matcher for route in routes]) if indexed else None
+        self._index = Index([route.matcher for route in self.routes]) if indexed else None
 
     def _candidates(self, message: Message) -> Sequence[int]:
         if self._index is None:
@@ -49,7 +50,7 @@ class Router:
             return self._all
 
     def find(self, message: Message) -> Route | Misrouted:
-        """Return the one route whose matcher is true, or why there is not one.
+        """Return the one route whose matcher is true, or else the one for what is unmatched, or why there is none.
 
         One true is enough, whatever cannot be known because the body cannot be decoded. None true and
         something unknown: unreadable.
@@ -72,7 +73,7 @@ class Router:
         except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
             return _matcher_failed(route, error)
         if found is None:
-            return _UNMATCHED if unknown is None else Misrouted(Reason.unreadable, tuple(unknown))
+            return self._unmatched if unknown is None else Misrouted(Reason.unreadable, tuple(unknown))
         if len(found) == 1:
             return found[0]
         return Misrouted(Reason.ambiguous, tuple(route.name for route in found))

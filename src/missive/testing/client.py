@@ -122,6 +122,8 @@ class _Bench(Generic[M]):
             job.error = found.exception
         else:
             job.route = found
+            if found.discards is not None:
+                job.decision = Decision(Outcome.discarded, label=found.discards)
 
     def _finish(self, job: Job) -> Result:
         decision, message = job.decision, cast("M", job.message)
@@ -198,8 +200,8 @@ class TestClient(_Bench[M]):
         self._runner = asyncio.Runner()
         hooks = processor.hooks
         self._after = hooks.after_processing
-        self._sync = {r: sync_chain(r, self._wait, keep_error=True) for r in self._routes if not r.is_async}
-        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.is_async}
+        self._sync = {r: sync_chain(r, self._wait, keep_error=True) for r in self._routes if r.kind == "sync"}
+        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.kind == "async"}
         self._worker: ProcessingContext[M] = ProcessingContext(processor)
         self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
         try:
@@ -264,8 +266,8 @@ class AsyncTestClient(_Bench[M]):
 
             return asyncio.run_coroutine_threadsafe(wait(), loop).result()
 
-        self._sync = {r: sync_chain(r, resolve, keep_error=True) for r in self._routes if not r.is_async}
-        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.is_async}
+        self._sync = {r: sync_chain(r, resolve, keep_error=True) for r in self._routes if r.kind == "sync"}
+        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.kind == "async"}
         self._thread = ThreadPoolExecutor(1, "missive-test")
         self._worker: ProcessingContext[M] = ProcessingContext(processor)
         self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
