@@ -13,9 +13,10 @@ import msgspec
 from typing_extensions import TypeVar
 
 from missive.context import HandlingContext, HandlingHook, ProcessingHook
-from missive.errors import DuplicateMatcher, MissiveError, OverlapWarning, RegistrationClosed, RegistrationError
+from missive.errors import DuplicateMatcher, OverlapWarning, RegistrationClosed, RegistrationError
 from missive.matchers.algebra import And, Matcher, as_matcher
 from missive.matchers.selectors import Everything
+from missive.matchers.values import cut
 from missive.messages import Message, RawMessage
 from missive.routing.route import Route, callable_name, is_async_callable, is_generator_callable
 
@@ -279,7 +280,7 @@ class Processor(Generic[M]):
         """Say which handler would run, or why none would, without message content that is not public."""
         from missive.routing.explain import explain  # noqa: PLC0415 - importing missive does not load what routes
 
-        return explain(self.routes(), message, self.public)
+        return explain(self.routes(), message, self.public, self.router().find(message))
 
     def check(self) -> Check:
         """Say what routing costs, and which handlers overlap or could; the work grows with the handlers' number."""
@@ -363,7 +364,7 @@ class Processor(Generic[M]):
         other = self._known.get(matcher) or self._admitted.get(matcher)
         if other is not None:
             raise DuplicateMatcher(
-                f"{other} and {name} have the same matcher, {matcher!r}: neither would ever be chosen"
+                f"{other} and {name} have the same matcher, {cut(matcher)}: neither would ever be chosen"
             )
         ledger = self._ledger or self._new_ledger()
         companions = ledger.check(matcher, name)
@@ -374,9 +375,6 @@ class Processor(Generic[M]):
             self._overlaps(overlap)
         ledger.add(matcher, name)
         self._admitted[matcher] = name
-        if ledger.analysed(-1).too_wide:
-            text = f"the matcher of {name} has too many alternatives to keep apart: it may be asked about every message"
-            _warn(text, UserWarning)
         return overlap is not None
 
     def _keep(self) -> None:
@@ -407,10 +405,10 @@ class Processor(Generic[M]):
         )
         if self.on_overlap == "error":
             raise OverlapWarning(text)
-        self._warned += 1
-        if self._warned == _MOST_WARNINGS:
+        if self._warned + 1 == _MOST_WARNINGS:
             text += f" (no more is said of {self.name} here: `missive check` lists the overlaps)"
         _warn(text)
+        self._warned += 1  # not where the warning was an error
 
     @property
     def _looks_for_overlaps(self) -> bool:
@@ -448,7 +446,10 @@ def _claim(matchers: Sequence[tuple[Matcher[Any], str]], processor: Processor[An
             for place, narrowed in processor._seats(matcher):  # noqa: SLF001 - this module's
                 touched[place] = None
                 said = place._admit(narrowed, name, quietly=said) or said  # noqa: SLF001 - as above
-    except MissiveError:
+            ledger = processor._ledger  # noqa: SLF001 - as above
+            if ledger is not None and ledger.analysed(-1).too_wide:
+                _warn(f"the matcher of {name} has too many alternatives to keep apart: see missive check", UserWarning)
+    except BaseException:  # also Ctrl-C, and a warning that is to be an error
         for place in touched:
             place._restore()  # noqa: SLF001 - as above
         raise

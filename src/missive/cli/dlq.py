@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from missive.cli import options
-from missive.cli.output import ago, pairs, show_json, show_table, when
+from missive.cli.output import ago, pairs, say, show_json, show_table, when
 from missive.errors import UsageError
 
 if TYPE_CHECKING:
@@ -175,32 +175,32 @@ def _show_head(record: Record, shown: dict[str, Any]) -> None:
     """Print what is known of a record's message, masked."""
     for name in ("id", "status", "service", "reason", "label", "handler", "error", "group", "attempts", "source"):
         if shown[name] is not None:
-            click.echo(f"{name:<10} {shown[name]}")
-    click.echo(f"{'first':<10} {when(record.first_at)}\n{'last':<10} {when(record.last_at)}")
-    click.echo(f"{'body':<10} {record.size} bytes, masked, sha256 {record.sha256[:16]}…")
+            say(f"{name:<10} {shown[name]}")
+    say(f"{'first':<10} {when(record.first_at)}\n{'last':<10} {when(record.last_at)}")
+    say(f"{'body':<10} {record.size} bytes, masked, sha256 {record.sha256[:16]}…")
     if record.closed_at is not None:
-        click.echo(f"{'closed':<10} {when(record.closed_at)} by {record.closed_by}")
+        say(f"{'closed':<10} {when(record.closed_at)} by {record.closed_by}")
     for name, value in shown["message"]["headers"].items():
-        click.echo(f"{'header':<10} {name}: {value}")
+        say(f"{'header':<10} {name}: {value}")
     for name, value in record.public.items():
-        click.echo(f"{'public':<10} {name} = {value}")
+        say(f"{'public':<10} {name} = {value}")
 
 
 def _show_why(record: Record) -> None:
     """Print why a record is here: candidates, near misses, stack, history."""
     for candidate in record.candidates:
-        click.echo(f"{'candidate':<10} {candidate}")
+        say(f"{'candidate':<10} {candidate}")
     if record.explanation is not None:
         for one in record.explanation["considered"]:
-            click.echo(f"{'why':<10} {one['handler']}: {one['verdict']}")
+            say(f"{'why':<10} {one['handler']}: {one['verdict']}")
             for line in one["because"]:
-                click.echo(f"{'':<12} {line}")
+                say(f"{'':<12} {line}")
     for link in record.error_chain:
-        click.echo(f"{'raised':<10} {link['type']}")
+        say(f"{'raised':<10} {link['type']}")
         for frame in link["frames"]:
-            click.echo(f"{'':<12} {frame['file']}:{frame['line']} in {frame['function']}")
+            say(f"{'':<12} {frame['file']}:{frame['line']} in {frame['function']}")
     for attempt in record.history:
-        click.echo(f"{'history':<10} {when(attempt.at)}  attempt {attempt.attempt}: {attempt.error or attempt.reason}")
+        say(f"{'history':<10} {when(attempt.at)}  attempt {attempt.attempt}: {attempt.error or attempt.reason}")
 
 
 @dlq.command()
@@ -238,7 +238,7 @@ def replay(
             show_json({"replay": name, "queued": count})
         else:
             services = ", ".join(selection.services)
-            click.echo(f"{count} queued: the running workers of {services} take them up")
+            say(f"{count} queued: the running workers of {services} take them up")
         return
     from missive.cli.target import load_processor  # noqa: PLC0415 - as above
 
@@ -251,7 +251,7 @@ def replay(
     else:
         parts = [f"{done.resolved} resolved", f"{done.failed} failed again"]
         parts += [f"{count} {what}" for count, what in ((done.discarded, "discarded"), (done.left, "left")) if count]
-        click.echo(f"{done.chosen} replayed: {', '.join(parts)}")
+        say(f"{done.chosen} replayed: {', '.join(parts)}")
     if done.failed or done.left:
         sys.exit(1)
 
@@ -271,7 +271,7 @@ def discard(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: boo
     if as_json:
         show_json({"discarded": count})
     else:
-        click.echo(f"{count} discarded")
+        say(f"{count} discarded")
 
 
 def _user() -> str:

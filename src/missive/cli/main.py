@@ -12,7 +12,7 @@ import click
 
 from missive.cli import options
 from missive.cli.dlq import dlq
-from missive.cli.output import show_json, show_table
+from missive.cli.output import say, show_json, show_table
 from missive.errors import MissiveError, UsageError
 from missive.version import VERSION
 
@@ -149,7 +149,7 @@ def check(target: str, as_json: bool, factory: bool) -> None:
     if as_json:
         show_json(found.to_dict())
     else:
-        click.echo(str(found))
+        say(str(found))
 
 
 @cli.command()
@@ -183,11 +183,18 @@ def explain(
     if file == "-" and sys.stdin is None:
         raise UsageError("there is no standard input to read the message from")
     body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    explanation = processor.explain(processor.message_cls(body, headers=pairs, topic=topic, key=key))
+    message, raised = None, ""
+    try:
+        message = processor.message_cls(body, headers=pairs, topic=topic, key=key)
+    except Exception as error:  # noqa: BLE001 - a class of the user's; what it says may quote the message
+        raised = type(error).__name__
+    if message is None:
+        raise UsageError(f"{processor.message_cls.__name__} cannot be made of that: it raised {raised}")
+    explanation = processor.explain(message)
     if as_json:
         show_json(explanation.to_dict())
     else:
-        click.echo(str(explanation))
+        say(str(explanation))
 
 
 def main() -> None:
@@ -209,6 +216,8 @@ def main() -> None:
         # Whoever read our output has seen enough, as `head` does; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        _end(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

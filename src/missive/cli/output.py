@@ -14,18 +14,25 @@ import click
 
 def show_json(value: object) -> None:
     """Print one JSON document."""
-    click.echo(json.dumps(value, indent=2, default=str))
+    say(json.dumps(value, indent=2, default=str))
+
+
+def say(text: str, *, bold: bool = False) -> None:
+    """Print text; what would control a terminal, or cannot be shown there, is escaped."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    harmless = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    click.secho(harmless.encode(encoding, "backslashreplace").decode(encoding), bold=bold or None)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, cut to the terminal's width; in a pipe, whole and separated by two spaces."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     widths = [max(len(column), *(len(row[place]) for row in cells), 0) for place, column in enumerate(columns)]
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     limit = shutil.get_terminal_size().columns if terminal else None
-    click.secho(_line(columns, widths)[:limit], bold=True)
+    say(_line(columns, widths)[:limit], bold=True)
     for row in cells:
-        click.echo(_line(row, widths)[:limit])
+        say(_line(row, widths)[:limit])
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:

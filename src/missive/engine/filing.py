@@ -16,6 +16,7 @@ import msgspec
 from missive.adapters.threaded import ClientThread
 from missive.dlq.contract import Sink, Store
 from missive.dlq.record import Attempt, Origin, Record, fingerprint
+from missive.engine.decision import Decision
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
@@ -24,13 +25,16 @@ from missive.messages import Message, StructuredMessage
 from missive.outcome import Reason
 from missive.routing.explain import explain
 from missive.routing.route import Route
+from missive.routing.router import Misrouted
 from missive.version import VERSION
 
 if TYPE_CHECKING:
     from missive.adapters.contract import Delivery
 
 _MOST_AT_ONCE = 500
-_MOST_ASKED = 1000
+_MOST_ASKED, _LEAST_ASKED = 1000, 3
+_MOST_READ = 300_000
+"""Bytes of bodies that are read to explain one dead letter, by each of the matchers that are asked once."""
 _MOST_EXPLAINED = 10
 """A record keeps the nearest misses; `missive explain` says them all."""
 _FIRST_BACKOFF = 0.1
@@ -224,7 +228,7 @@ def make_record(
         detail=_storable(decision.detail),
         handler=handler,
         candidates=decision.candidates,
-        explanation=_explanation(routes, decision.candidates, message, public) if misrouted else None,
+        explanation=_explanation(routes, decision, message, public) if misrouted else None,
         message_id=_storable(delivery.producer_id or delivery.native_id),
         topic=_storable(delivery.topic),
         key=delivery.key,
@@ -301,10 +305,14 @@ def public_values(message: Message, public: Collection[tuple[str, ...]]) -> dict
 
 
 def _explanation(
-    routes: Sequence[Route], candidates: Collection[str], message: Message, public: Collection[tuple[str, ...]]
+    routes: Sequence[Route], decision: Decision, message: Message, public: Collection[tuple[str, ...]]
 ) -> dict[str, object]:
-    concerned = [route for route in routes if not candidates or route.name in candidates]
-    explanation = explain(concerned[:_MOST_ASKED], message, public)
+    """Explain what was decided, as far as that is soon done: a matcher may walk through the whole body."""
+    names = frozenset(decision.candidates)
+    concerned = [route for route in routes if not names or route.name in names]
+    most = max(_LEAST_ASKED, min(_MOST_ASKED, _MOST_READ // (len(message.raw_data) + 1)))
+    misrouted = Misrouted(decision.reason or Reason.unmatched, decision.candidates)
+    explanation = explain(concerned[:most], message, public, misrouted)
     return msgspec.structs.replace(explanation, considered=explanation.considered[:_MOST_EXPLAINED]).to_dict()
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Never, TypeAlias
 
 from missive.errors import DecodingError, RegistrationError
 from missive.matchers.algebra import And, Matcher, Not, Or
-from missive.matchers.tests import Absent, Present, Test, as_test
+from missive.matchers.tests import Absent, Present, Test, as_test, depth_over
 from missive.matchers.values import MISSING, Scalar, plain
 from missive.messages import Message, StructuredMessage
 
@@ -140,7 +140,7 @@ class NoneOf(Test):
     one element of which all are false.
     """
 
-    __slots__ = ("tests",)
+    __slots__ = ("depth", "tests")
     tests: tuple[Test, ...]
 
     def __init__(self, *tests: Test | Scalar) -> None:
@@ -151,7 +151,7 @@ class NoneOf(Test):
             if isinstance(test, (Present, Absent)):
                 raise RegistrationError(f"NoneOf needs a value, and {test!r} is about whether there is one")
         ordered = tuple(sorted(inner, key=repr))
-        self._freeze(frozenset(inner), tests=ordered)
+        self._freeze(frozenset(inner), tests=ordered, depth=depth_over(*inner))
 
     def __call__(self, value: Any) -> bool:  # noqa: D102 - what calling a test means is the class's docstring
         return not any(test(value) for test in self.tests)
@@ -276,6 +276,3 @@ def _holds(matcher: Matcher[Any], views: _Views, known: _Known) -> bool:
                 return decisive
         return not decisive
     return isinstance(matcher, Not) and not _holds(matcher.part, views, known)
-
-
-# Documents: what both compilers read, and how they say what is wrong with it.

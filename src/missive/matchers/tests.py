@@ -10,7 +10,9 @@ from abc import abstractmethod
 from typing import Any
 
 from missive.errors import RegistrationError
-from missive.matchers.values import Frozen, Scalar, checked_scalar, identity_of, plain, same, show
+from missive.matchers.values import SCALARS, Frozen, Scalar, checked_bound, checked_scalar, identity_of, show
+
+_DEEPEST = 100
 
 
 class Test(Frozen):
@@ -21,6 +23,8 @@ class Test(Frozen):
 
     on_missing = False
     """The answer where the selector found nothing."""
+    depth = 1
+    """How deep tests are nested in it."""
 
     @abstractmethod
     def __call__(self, value: Any) -> bool:
@@ -46,9 +50,12 @@ class Equals(Test):
         self._freeze(*identity_of(literal), value=literal)
 
     def __call__(self, value: Any) -> bool:
-        # As `same` has it, without the call: this is the test of nearly every message.
         expected = self.value
-        return bool(expected == value) and (expected.__class__ is bool) is (value.__class__ is bool)
+        return (
+            isinstance(value, SCALARS)
+            and expected == value
+            and (expected.__class__ is bool) is (value.__class__ is bool)
+        )
 
     @property
     def expectation(self) -> str:
@@ -62,8 +69,9 @@ class Equals(Test):
 class OneOf(Test):
     """The value equals one of several literals: `Field("state", OneOf("open", "reopened"))`."""
 
-    __slots__ = ("values",)
+    __slots__ = ("_identities", "values")
     values: tuple[Scalar, ...]
+    _identities: frozenset[tuple[bool, Scalar]]
 
     def __init__(self, *values: Scalar) -> None:
         if not values:
@@ -71,10 +79,11 @@ class OneOf(Test):
         literals = [checked_scalar(value, "OneOf") for value in values]
         distinct = {identity_of(literal): literal for literal in literals}
         ordered = tuple(sorted(distinct.values(), key=lambda value: (type(value).__name__, repr(value))))
-        self._freeze(frozenset(distinct), values=ordered)
+        identities = frozenset(distinct)
+        self._freeze(identities, values=ordered, _identities=identities)
 
     def __call__(self, value: Any) -> bool:
-        return any(same(expected, value) for expected in self.values)
+        return isinstance(value, SCALARS) and (value.__class__ is bool, value) in self._identities
 
     @property
     def expectation(self) -> str:
@@ -104,13 +113,9 @@ class Range(Test):
     ) -> None:
         bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
         for name, bound in bounds.items():
-            if bound is None:
-                continue
-            if isinstance(bound, bool) or not isinstance(bound, (int, float)):
-                raise RegistrationError(f"Range({name}=) takes a number, and not a {type(bound).__name__}")
-            if bound != bound:  # noqa: PLR0124 - math.isnan overflows on large integers
-                raise RegistrationError(f"Range({name}=) was given NaN: no message could ever match")
-        gt, ge, lt, le = plain(gt), plain(ge), plain(lt), plain(le)
+            if bound is not None:
+                bounds[name] = checked_bound(bound, f"Range({name}=)")
+        gt, ge, lt, le = bounds.values()
         if gt is None and ge is None and lt is None and le is None:
             raise RegistrationError("Range() needs at least one of gt=, ge=, lt=, le=")
         if (gt is not None and ge is not None) or (lt is not None and le is not None):
@@ -213,14 +218,14 @@ class Absent(Test):
 class _Wrapping(Test):
     """Base of tests that apply another test."""
 
-    __slots__ = ("test",)
+    __slots__ = ("depth", "test")
     test: Test
 
     def __init__(self, test: Test | Scalar) -> None:
         inner = as_test(test)
         if isinstance(inner, (Present, Absent)):
             raise RegistrationError(f"{type(self).__name__} needs a value, and {inner!r} is about whether there is one")
-        self._freeze(inner, test=inner)
+        self._freeze(inner, test=inner, depth=depth_over(inner))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.test!r})"
@@ -269,6 +274,14 @@ class Every(_Wrapping):
     def expectation(self) -> str:
         """The inner test, of every element."""
         return f"a list of only {self.test.expectation}"
+
+
+def depth_over(*tests: Test) -> int:
+    """Return the depth of what applies other tests. Raises `RegistrationError` beyond a hundred."""
+    depth = 1 + max(test.depth for test in tests)
+    if depth > _DEEPEST:
+        raise RegistrationError(f"tests are nested at most {_DEEPEST} deep")
+    return depth
 
 
 def as_test(test: Test | Scalar) -> Test:

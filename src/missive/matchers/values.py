@@ -15,6 +15,10 @@ Scalar: TypeAlias = str | bytes | int | float | bool | None
 
 _T = TypeVar("_T")
 
+_MOST_SHOWN = 2000
+_MOST_BITS = 13_288
+"""Of 4,000 digits: Python writes no integer of much more, and so the repr of a matcher could not be read back."""
+
 
 class Missing:
     """The type of `MISSING`: what a selector found where there is nothing."""
@@ -38,6 +42,8 @@ class Frozen:
     _hash: int
 
     def _freeze(self, *identity: Any, **attributes: Any) -> None:
+        if hasattr(self, "_hash"):
+            raise AttributeError(f"{type(self).__name__} is frozen: make a new one")
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
         whole = (type(self), *identity)
@@ -83,10 +89,26 @@ def checked_scalar(value: Any, owner: str) -> Scalar:
     """
     if value is not None and not isinstance(value, (str, bytes, int, float)):
         raise RegistrationError(f"{owner} takes a str, bytes, number, bool or None, and not a {type(value).__name__}")
+    _refuse_huge(value, owner)
     if value != value:  # noqa: PLR0124 - math.isnan overflows on large integers
         raise RegistrationError(f"{owner} was given NaN, which equals nothing: no message could ever match")
     literal: Scalar = plain(value)
     return literal
+
+
+def _refuse_huge(value: object, owner: str) -> None:
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise RegistrationError(f"{owner} takes integers of at most 4,000 digits")
+
+
+def checked_bound(value: Any, owner: str) -> float:
+    """Return a number. Raises `RegistrationError` for what is none, or NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RegistrationError(f"{owner} takes a number, and not a {type(value).__name__}")
+    if value != value:  # noqa: PLR0124 - math.isnan overflows on large integers
+        raise RegistrationError(f"{owner} was given NaN: no message could ever match")
+    _refuse_huge(value, owner)
+    return plain(value)
 
 
 def plain(value: _T) -> _T:
@@ -104,9 +126,8 @@ def identity_of(value: Scalar) -> tuple[bool, Scalar]:
     return (isinstance(value, bool), value)
 
 
-def same(expected: Scalar, actual: Any) -> bool:
-    """Tell whether a message's value equals a literal: `1 == 1.0`, but `True != 1` and `"1" != 1`."""
-    return bool(expected == actual) and (expected.__class__ is bool) is (actual.__class__ is bool)
+SCALARS = (str, bytes, int, float, type(None))
+"""What equals a literal: not a `Decimal`, say, that a decoder of one's own may return."""
 
 
 def show(value: Any) -> str:
@@ -114,3 +135,9 @@ def show(value: Any) -> str:
     if isinstance(value, float) and math.isinf(value):
         return "float('inf')" if value > 0 else "float('-inf')"
     return repr(value)
+
+
+def cut(value: object) -> str:
+    """Return what a matcher is written as, without the end of a very long one: an error is to be read."""
+    written = repr(value)
+    return written if len(written) <= _MOST_SHOWN else f"{written[:_MOST_SHOWN]}… ({len(written):,} characters)"

@@ -10,7 +10,7 @@ import msgspec
 
 from missive.matchers.algebra import And, Matcher, Not, Or
 from missive.matchers.selectors import Place
-from missive.matchers.tests import Absent, IsInstance, Test
+from missive.matchers.tests import IsInstance, Test
 from missive.matchers.values import Scalar
 from missive.messages import Message
 from missive.routing.normal import ANY, Atom, Conjunction, Constraint, Unseen, conjunctions, literals_of
@@ -205,11 +205,8 @@ def _cannot_be(condition: Conjunction) -> bool:
     if any(Unseen(one.matcher, not one.positive) in condition.unseen for one in condition.unseen):
         return True
     # A field inside another makes that one an object.
-    return any(
-        _holds_no_fields(place, outer)
-        for place, outer in condition.constraints.items()
-        if place[0] == "field" and _needed_below(place, condition)
-    )
+    objects = _objects(condition)
+    return any(_holds_no_fields(place, outer) for place, outer in condition.constraints.items() if place in objects)
 
 
 def _holds_no_fields(place: Place, constraint: Constraint) -> bool:
@@ -220,15 +217,14 @@ def _of_kind(constraint: Constraint, kind: type) -> Constraint:
     return Constraint((*constraint.positives, IsInstance(kind)), constraint.negatives)
 
 
-def _needed_below(place: Place, condition: Conjunction) -> bool:
-    return any(
-        len(other) > len(place) and other[: len(place)] == place and _present(constraint)
-        for other, constraint in condition.constraints.items()
-    )
-
-
-def _present(constraint: Constraint) -> bool:
-    return any(type(test) is not Absent for test in constraint.positives)
+def _objects(condition: Conjunction) -> set[Place]:
+    """Return the fields that must be objects, for something inside them must be there."""
+    return {
+        place[:length]
+        for place, constraint in condition.constraints.items()
+        if place[0] == "field" and len(place) > 2 and any(not test.on_missing for test in constraint.positives)  # noqa: PLR2004 - of one segment
+        for length in range(2, len(place))
+    }
 
 
 def _together(one: Conjunction, other: Conjunction) -> Conjunction:
@@ -243,18 +239,21 @@ def _together(one: Conjunction, other: Conjunction) -> Conjunction:
 
 
 def _within(inner: Conjunction, outer: Conjunction) -> bool:
-    return all(one in inner.unseen for one in outer.unseen) and all(
-        all(_implied(inner, place, test, positive=True) for test in constraint.positives)
-        and all(_implied(inner, place, test, positive=False) for test in constraint.negatives)
+    if not all(one in inner.unseen for one in outer.unseen):
+        return False
+    objects = _objects(inner)
+    return all(
+        all(_implied(inner, objects, place, test, positive=True) for test in constraint.positives)
+        and all(_implied(inner, objects, place, test, positive=False) for test in constraint.negatives)
         for place, constraint in outer.constraints.items()
     )
 
 
-def _implied(condition: Conjunction, place: Place, test: Test, *, positive: bool) -> bool:
+def _implied(condition: Conjunction, objects: set[Place], place: Place, test: Test, *, positive: bool) -> bool:
     constraint = condition.constraints.get(place, ANY)
     if place[0] == "body":
         constraint = _of_kind(constraint, bytes)
-    elif place[0] == "field" and _needed_below(place, condition):
+    elif place in objects:
         constraint = _of_kind(constraint, dict)
     if implies(place, constraint, test, positive=positive):
         return True

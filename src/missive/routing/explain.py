@@ -23,6 +23,7 @@ Public: TypeAlias = Collection[tuple[str, ...]]
 """Field paths and header names whose values may be shown."""
 
 _MOST_SHOWN = 5
+_LONGEST_LINE = 500
 _VERDICTS = {True: "matches", False: "does not match", None: "cannot tell: the body cannot be decoded"}
 
 
@@ -64,9 +65,15 @@ class Explanation(msgspec.Struct, frozen=True):
         return "\n".join(lines)
 
 
-def explain(routes: Sequence[Route], message: Message, public: Public = ()) -> Explanation:
-    """Ask every route's matcher about a message and say what each answered and why."""
-    routing = Router(routes, indexed=False).find(message)
+def explain(
+    routes: Sequence[Route], message: Message, public: Public = (), routing: Route | Misrouted | None = None
+) -> Explanation:
+    """Ask every route's matcher about a message and say what each answered and why.
+
+    `routing` is what a router said; None asks all of them for that too.
+    """
+    if routing is None:
+        routing = Router(routes, indexed=False).find(message)
     asked = [(route, _consider(route, message, public)) for route in routes if not route.is_fallback]
     # The nearest first: what had the smallest part of it in its way is what somebody meant.
     asked.sort(key=lambda pair: len(pair[1].because) / _size(pair[0].matcher))
@@ -83,10 +90,14 @@ def _size(matcher: Matcher[Any]) -> int:
 def _consider(route: Route, message: Message, public: Public) -> Considered:
     try:
         verdict = _VERDICTS[route.matcher.evaluate(message)]
-        because = tuple(_obstacles(route.matcher, message, public, wanted=True))
+        because = tuple(map(_line, _obstacles(route.matcher, message, public, wanted=True)))
     except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
-        return Considered(route.name, f"its matcher raised {type(error).__name__}", (repr(route.matcher),))
+        return Considered(route.name, f"its matcher raised {type(error).__name__}", (_line(repr(route.matcher)),))
     return Considered(route.name, verdict, because)
+
+
+def _line(text: str) -> str:
+    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
 
 
 def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wanted: bool) -> Iterator[str]:

@@ -6,11 +6,10 @@ It is only a filter, so each candidate is still asked itself: a dict takes `True
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from missive.matchers.events import leaves
 from missive.matchers.selectors import Place
 from missive.matchers.tests import Equals, Test
 from missive.matchers.values import MISSING, Scalar
@@ -78,9 +77,7 @@ class Index:
             (p[0], p[-1], None if by_message else self._places.get(p)) for p in slots if p[0] not in {"field", "event"}
         ]
         self._shapes = [(tuple(slots[place] for place in shape), table) for shape, table in self._tables.items()]
-        events = {place[1:]: index for place, index in self._places.items() if place[0] == "event"}
-        self._events = list(events.items()) if len(events) <= _MANY else []
-        self._event_leaves = {".".join(path): index for path, index in events.items()} if not self._events else {}
+        self._event: _EventNode | None = None
         self._trie: _Node | None = None
         self._headers: dict[str, PlaceIndex] = {}
         if by_message:
@@ -92,7 +89,10 @@ class Index:
                     self._headers[place[1]] = index
                 elif place[0] != "event":
                     self._envelope.append((place[0], place[-1], index))
-        self._looks_through = self._trie is not None or bool(events)
+        for place, index in self._places.items():
+            if place[0] == "event":
+                self._event = self._event or _EventNode()
+                self._event.add(place[1:], index)
 
     # What it is made of, for a report
 
@@ -130,7 +130,7 @@ class Index:
         for slots, table in self._shapes:
             try:
                 items = table.get(tuple([values[slot] for slot in slots]))
-            except TypeError:  # a list or an object is no literal
+            except (TypeError, ValueError):  # a list or an object is no literal
                 continue
             if items is not None:
                 take(items, found)
@@ -147,8 +147,10 @@ class Index:
             values.append(value)
             if index is not None and value is not MISSING:
                 index.find(value, found)
-        if self._looks_through:
-            self._look_through(content, found)
+        if self._trie is not None:
+            self._look_through(self._trie, content, found)
+        if self._event is not None and isinstance(content, dict):
+            self._look_into_event(self._event, content, found)
 
     def _look_at_envelope(self, message: Message, values: list[Any], found: list[int]) -> None:
         for kind, name, index in self._envelope:
@@ -157,23 +159,40 @@ class Index:
             if index is not None and value is not MISSING:
                 index.find(value, found)
 
-    def _look_through(self, content: Any, found: list[int]) -> None:
-        """Look up what is driven by the message, and what looks into arrays."""
-        if self._trie is not None:
-            stack = [(self._trie, content)]
-            while stack:
-                node, value = stack.pop()
+    @staticmethod
+    def _look_through(trie: _Node, content: Any, found: list[int]) -> None:
+        """Look up what is driven by the message."""
+        stack = [(trie, content)]
+        while stack:
+            node, value = stack.pop()
+            if node.index is not None:
+                node.index.find(value, found)
+            if node.next and isinstance(value, dict):
+                stack += [(node.next[segment], value[segment]) for segment in _both(node.next, value)]
+
+    @staticmethod
+    def _look_into_event(trie: _EventNode, event: dict[Any, Any], found: list[int]) -> None:
+        """Look up what leads through arrays, and through names with dots."""
+        leaves: dict[_EventNode, list[Any]] = {}
+        # A decoder may return any graph: each list and object is entered once for each way that led there.
+        entered: set[tuple[int, _EventNode]] = set()
+        stack: list[tuple[_EventNode, Any]] = [(trie, event)]
+        while stack:
+            node, value = stack.pop()
+            if not isinstance(value, (dict, list, tuple)):
                 if node.index is not None:
-                    node.index.find(value, found)
-                if node.next and isinstance(value, dict):
-                    stack += [(node.next[segment], value[segment]) for segment in _both(node.next, value)]
-        for path, index in self._events:
-            for leaf in leaves(content, path):
-                index.find(leaf, found)
-        if self._event_leaves:
-            for joined, leaf in _joined_leaves(content):
-                if (leading := self._event_leaves.get(joined)) is not None:
-                    leading.find(leaf, found)
+                    leaves.setdefault(node, []).append(value)
+                continue
+            if (here := (id(value), node)) in entered:
+                continue
+            entered.add(here)
+            if isinstance(value, dict):
+                stack += [(child, value[name]) for name in _both(node.next, value) for child in node.next[name]]
+            else:
+                stack += [(node, element) for element in value]
+        for node, values in leaves.items():
+            if node.index is not None:
+                node.index.find_among(values, found)
 
 
 def _shape(wanted: dict[Place, tuple[Scalar, ...]]) -> tuple[Place, ...]:
@@ -212,6 +231,28 @@ class _Node:
         node.index = index
 
 
+class _EventNode:
+    """What is looked up in one object of an event, by the names that lead on: those of one segment, or of several."""
+
+    __slots__ = ("index", "next", "segments")
+
+    def __init__(self) -> None:
+        self.segments: dict[str, _EventNode] = {}
+        self.next: dict[str, list[_EventNode]] = {}
+        self.index: PlaceIndex | None = None
+
+    def add(self, path: tuple[str, ...], index: PlaceIndex) -> None:
+        nodes = [self]
+        for segment in path:
+            nodes.append(nodes[-1].segments.setdefault(segment, _EventNode()))
+        nodes[-1].index = index
+        for start, node in enumerate(nodes):
+            for end in range(start + 1, len(nodes)):
+                following = node.next.setdefault(".".join(path[start:end]), [])
+                if nodes[end] not in following:
+                    following.append(nodes[end])
+
+
 def _in_envelope(message: Message, kind: str, name: str) -> Any:
     if kind == "header":
         return message.headers.by_name.get(name, MISSING)
@@ -225,16 +266,3 @@ def _both(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Return the names that two tables share, at the cost of the smaller."""
     small, large = (one, other) if len(one) <= len(other) else (other, one)
     return [name for name in small if name in large]
-
-
-def _joined_leaves(content: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each leaf of an event with the names that lead there, joined by dots."""
-    stack: list[tuple[str | None, Any]] = [(None, content)]
-    while stack:
-        joined, value = stack.pop()
-        if isinstance(value, dict):
-            stack += [(name if joined is None else f"{joined}.{name}", inner) for name, inner in value.items()]
-        elif isinstance(value, list):
-            stack += [(joined, inner) for inner in value]
-        elif joined is not None:
-            yield joined, value

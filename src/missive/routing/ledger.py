@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice, product
 from typing import Any, TypeAlias
@@ -12,7 +12,7 @@ import msgspec
 from missive.errors import RegistrationError
 from missive.matchers.algebra import And, Matcher
 from missive.matchers.selectors import Place
-from missive.matchers.values import Scalar
+from missive.matchers.values import Scalar, cut
 from missive.messages import Message
 from missive.routing.conflicts import (
     DISJOINT,
@@ -69,6 +69,7 @@ class Ledger:
         self._groups: dict[tuple[tuple[Place, ...], tuple[Place, ...], bool], _Group] = {}
         self._by_place: dict[Place, _Place] = {}
         self._by_unseen: dict[Unseen, list[int]] = {}
+        self._only_unseen: dict[Unseen, list[int]] = {}
         self._everything: int | None = None
         self._opaque: list[int] = []
 
@@ -80,14 +81,14 @@ class Ledger:
         """
         new = _analysed(matcher)
         if not new.alternatives:
-            raise RegistrationError(f"no message could ever match {matcher!r}, the matcher of {name}")
+            raise RegistrationError(f"no message could ever match {cut(matcher)}, the matcher of {name}")
         companions = tuple(self._companions(new))
         for number in companions:
             other, other_name = _analysed(self._matchers[number]), self._names[number]
             inside, outside = contained(new, other), contained(other, new)
             if inside and outside:
                 raise RegistrationError(
-                    f"{other_name} and {name} match the same messages, by {other.matcher!r} and {matcher!r}: "
+                    f"{other_name} and {name} match the same messages, by {cut(other.matcher)} and {cut(matcher)}: "
                     "neither would ever be chosen"
                 )
             if inside:
@@ -131,6 +132,8 @@ class Ledger:
                     self._by_place.setdefault(above, _Place(above)).below[group] = None
             for unseen in alternative.unseen:
                 self._by_unseen.setdefault(unseen, []).append(number)
+                if not alternative.constraints:
+                    self._only_unseen.setdefault(unseen, []).append(number)
             if not alternative.constraints and not alternative.unseen:
                 self._everything = number
 
@@ -146,8 +149,10 @@ class Ledger:
         for alternative in new.alternatives:
             if not alternative.constraints and not alternative.unseen and self._matchers:
                 yield 0  # all of them are inside this one
+            # The others of those that share a callable are found by their places, if this one asks about any.
+            sharing = self._only_unseen if alternative.constraints else self._by_unseen
             for unseen in alternative.unseen:
-                yield from islice(self._by_unseen.get(unseen, ()), most_unseen)
+                yield from islice(sharing.get(unseen, ()), most_unseen)
             for group in self._related(alternative):
                 yield from group.candidates(alternative)
 
@@ -164,8 +169,9 @@ class Ledger:
 
     def _strangers(self, alternative: Conjunction) -> Iterator[int]:
         """Yield one of each of a few groups that ask about nothing that an alternative asks about."""
-        places = {*alternative.constraints, *(above for place in alternative.constraints for above in _above(place))}
-        strange = (group for group in self._groups.values() if not group.touches(places))
+        places = alternative.constraints
+        above = {one for place in places for one in _above(place)}
+        strange = (group for group in self._groups.values() if not group.touches(places, above))
         for group in islice(strange, _SMALL):
             yield group.members[0]
 
@@ -218,8 +224,8 @@ def _ask_for_others(one: Analysed, other: Analysed) -> bool:
 
 def _never_alone(inner_name: str, inner: Matcher[Any], outer_name: str, outer: Matcher[Any]) -> str:
     return (
-        f"{inner_name} could never run: all that {inner!r} matches, {outer!r} of {outer_name} matches too. "
-        f"Leave that to {inner_name}, with {And(outer, ~inner)!r} for {outer_name}"
+        f"{inner_name} could never run: all that {cut(inner)} matches, {cut(outer)} of {outer_name} matches too. "
+        f"Leave that to {inner_name}, with {cut(And(outer, ~inner))} for {outer_name}"
     )
 
 
@@ -284,9 +290,11 @@ class _Group:
         self._by_part: dict[tuple[int, ...], dict[_Key, list[int]]] = {}
         self._projections: dict[tuple[tuple[int, ...], _Key, Place], Projection] = {}
 
-    def touches(self, places: set[Place]) -> bool:
-        """Tell whether it asks about one of these places, or about something inside one."""
-        return any(place in places or any(above in places for above in _above(place)) for place in self.places)
+    def touches(self, places: Collection[Place], above: set[Place]) -> bool:
+        """Tell whether it asks about one of these places, something inside one, or one of those above them."""
+        return any(
+            place in places or place in above or any(one in places for one in _above(place)) for place in self.places
+        )
 
     def add(self, number: int, alternative: Conjunction) -> None:
         self.members.append(number)

@@ -9,16 +9,17 @@ from typing import Any, TypeAlias
 import msgspec
 
 from missive.matchers.algebra import And, Matcher, Not, Or
-from missive.matchers.events import EventField
+from missive.matchers.events import EventField, NoneOf
 from missive.matchers.selectors import Body, Everything, Field, Header, Key, Place, Topic
-from missive.matchers.tests import Absent, Equals, OneOf, Present, Test
+from missive.matchers.tests import Absent, AnythingBut, Equals, OneOf, Present, Range, Test
 from missive.matchers.text import Wildcard
 from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern
 from missive.matchers.values import Scalar
 
 _MOST_ALTERNATIVES = 128
 _SELECTORS = (Field, Header, Topic, Key, Body)
-_DIALECTS = (NatsPattern, MqttFilter, AmqpPattern)
+DIALECTS = (NatsPattern, MqttFilter, AmqpPattern)
+"""Topic patterns whose meaning is known; a subclass of somebody's own may mean anything."""
 
 
 class Atom(msgspec.Struct, frozen=True):
@@ -85,9 +86,12 @@ def _expand(matcher: Matcher[Any], *, positive: bool) -> list[Alternative]:
 
 
 def _all_of(parts: list[list[Alternative]], matchers: tuple[Matcher[Any], ...], *, positive: bool) -> list[Alternative]:
-    together: list[Alternative] = [frozenset()]
+    # At once, for there may be thousands of parts that have no alternatives.
+    together: list[Alternative] = [frozenset().union(*(part[0] for part in parts if len(part) == 1))]
     # The narrow ones first: they are kept apart, whatever the widest of them is.
     for part, matcher in sorted(zip(parts, matchers, strict=True), key=lambda pair: len(pair[0])):
+        if len(part) == 1:
+            continue
         if len(together) * len(part) > _MOST_ALTERNATIVES:
             together = [one | {Unseen(matcher, positive)} for one in together]
         else:
@@ -118,19 +122,23 @@ def literals_of(test: Test) -> tuple[Any, ...] | None:
         return (test.value,)
     if type(test) is OneOf:
         return test.values
+    if type(test) is Range:
+        # A number from 1 to 1 is what equals 1: no boolean, in both cases.
+        return (test.ge,) if test.ge is not None and test.ge == test.le else None
     if type(test) is Wildcard:
         return test.chunks if len(test.chunks) == 1 and not test.ignore_case else None
-    if type(test) in _DIALECTS and test.single not in test.tokens and test.multi not in test.tokens:  # type: ignore[attr-defined]  # they have these
+    if type(test) in DIALECTS and test.single not in test.tokens and test.multi not in test.tokens:  # type: ignore[attr-defined]  # they have these
         return (test.pattern,)  # type: ignore[attr-defined]  # as above
     return None
 
 
 def _literals(matcher: Matcher[Any], *, positive: bool) -> Iterator[Literal]:
     if type(matcher) in _SELECTORS:
-        yield Atom(matcher.place, matcher.test, positive)  # type: ignore[attr-defined]  # all of these have both
+        for test in _at_one_value(matcher.test, positive=positive):  # type: ignore[attr-defined]  # all of these have
+            yield Atom(matcher.place, test, positive)  # type: ignore[attr-defined]  # as above
     elif type(matcher) is EventField:
         if matcher.test is not None:
-            yield Atom(("event", *matcher.path), matcher.test, positive)
+            yield Atom(("event", *matcher.path), _plainer(matcher.test), positive)
         else:
             yield Unseen(matcher, positive)
             if positive and matcher.inside is not None:
@@ -139,10 +147,27 @@ def _literals(matcher: Matcher[Any], *, positive: bool) -> Iterator[Literal]:
         yield Unseen(matcher, positive)
 
 
+def _at_one_value(test: Test, *, positive: bool) -> tuple[Test, ...]:
+    """Return tests that together say of one value what a test says."""
+    plainer = _plainer(test)
+    if type(plainer) is NoneOf and positive:
+        return tuple(_plainer(AnythingBut(one)) for one in plainer.tests)
+    return (plainer,)
+
+
+def _plainer(test: Test) -> Test:
+    """Return an equal test that is easier to compare."""
+    if type(test) is NoneOf and len(test.tests) == 1:
+        return _plainer(AnythingBut(test.tests[0]))
+    while type(test) is AnythingBut and type(test.test) is AnythingBut:
+        test = test.test.test
+    return test
+
+
 def _implied(path: tuple[str, ...], inside: Matcher[Any]) -> Iterator[Atom]:
     """Yield what must hold of an event, where conditions must hold of one object inside it."""
     for part in inside.parts if isinstance(inside, And) else (inside,):
-        if type(part) is EventField and part.test is not None and type(part.test) is not Absent:
+        if type(part) is EventField and part.test is not None and not part.test.on_missing:
             yield Atom(("event", *path, *part.path), part.test)
         elif type(part) is EventField and part.inside is not None:
             yield from _implied((*path, *part.path), part.inside)

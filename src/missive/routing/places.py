@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from missive.matchers.network import Cidr, address
@@ -10,7 +11,7 @@ from missive.matchers.tests import Absent, Range, Some, Test
 from missive.matchers.topics import TopicPattern
 from missive.matchers.values import Scalar
 from missive.routing.intervals import Interval, IntervalMap
-from missive.routing.normal import literals_of
+from missive.routing.normal import DIALECTS, literals_of
 from missive.routing.proofs import bounds_of, glob_of
 from missive.routing.topics import TopicTrie
 
@@ -23,9 +24,10 @@ EQUAL, NARROW, PRESENT, NEVER = 3, 2, 1, 0
 
 def narrowness(test: Test) -> int:
     """Tell how well a test is looked up: by its literals, by a part of the value, by presence alone, or not."""
-    if literals_of(test) is not None or (isinstance(test, Some) and literals_of(test.test) is not None):
+    # Exact types: a subclass of somebody's own may mean anything.
+    if literals_of(test) is not None or (type(test) is Some and literals_of(test.test) is not None):
         return EQUAL
-    if isinstance(test, (Range, Cidr, TopicPattern)):
+    if type(test) in (Range, Cidr, *DIALECTS):
         return NARROW
     glob = glob_of(test)
     if glob is not None and (glob.chunks[0] or glob.chunks[-1]):
@@ -40,10 +42,12 @@ class PlaceIndex:
     __slots__ = (
         "_addresses",
         "_by_end",
+        "_count",
         "_elements",
         "_ends",
         "_equal",
         "_intervals",
+        "_last",
         "_more",
         "_present",
         "_ranges",
@@ -62,22 +66,26 @@ class PlaceIndex:
         self._addresses: dict[tuple[int, int], dict[int, Items]] = {}
         self._tries: dict[type[TopicPattern], TopicTrie] = {}
         self._more = False
+        self._count = 0
+        self._last: int | None = None
 
     def add(self, test: Test, item: int) -> None:
-        """Add an item that is wanted where the value passes a test."""
+        """Add an item that is wanted where the value passes a test. Those of one item come one after the other."""
+        if item != self._last:
+            self._count, self._last = self._count + 1, item
         if (literals := literals_of(test)) is not None:
             for literal in literals:
                 put(self._equal, literal, item)
-        elif isinstance(test, Some) and (literals := literals_of(test.test)) is not None:
+        elif type(test) is Some and (literals := literals_of(test.test)) is not None:
             for literal in literals:
                 put(self._elements, literal, item)
-        elif isinstance(test, Range):
+        elif type(test) is Range:
             bounds = bounds_of(test)
             self._ranges.append(Interval(bounds.low, bounds.high, item))
-        elif isinstance(test, Cidr):
+        elif type(test) is Cidr:
             spare = (32 if test.version == 4 else 128) - test.prefix_length  # noqa: PLR2004 - IP's versions
             put(self._addresses.setdefault((test.version, spare), {}), test.first >> spare, item)
-        elif isinstance(test, TopicPattern):
+        elif isinstance(test, DIALECTS) and type(test) in DIALECTS:
             self._tries.setdefault(type(test), TopicTrie(test.separator)).add(test, item)
         else:
             self._add_text(test, item)
@@ -125,15 +133,30 @@ class PlaceIndex:
         if self._equal:
             try:
                 items = self._equal.get(value)
-            except TypeError:  # a list or an object is no literal
+            except (TypeError, ValueError):  # a list or an object is no literal
                 items = None
             if items is not None:
                 take(items, found)
         if self._more:
+            found += self._present
             self._find_more(value, found)
 
+    def find_among(self, values: Sequence[Any], found: list[int]) -> None:
+        """Add to `found` the items whose test one of several values could pass, each once."""
+        items = set(self._present)
+        for value in values:
+            few: list[int] = []
+            if self._equal:
+                with contextlib.suppress(TypeError, ValueError):  # no literal
+                    take(self._equal.get(value, []), few)
+            if self._more:
+                self._find_more(value, few)
+            items.update(few)
+            if len(items) == self._count:
+                break
+        found += items
+
     def _find_more(self, value: Any, found: list[int]) -> None:
-        found += self._present
         if isinstance(value, str):
             if self._ends:
                 self._find_ends(value, found)
@@ -168,13 +191,15 @@ class PlaceIndex:
                 take(items, found)
 
     def _find_elements(self, value: list[Any] | tuple[Any, ...], found: list[int]) -> None:
+        wanted: dict[Any, None] = {}
         for element in value:
             try:
-                items = self._elements.get(element)
-            except TypeError:
+                if element in self._elements:
+                    wanted[element] = None
+            except (TypeError, ValueError):  # no literal
                 continue
-            if items is not None:
-                take(items, found)
+        for element in wanted:
+            take(self._elements[element], found)
 
 
 def put(table: dict[Any, Items], key: Any, item: int) -> None:
@@ -192,10 +217,10 @@ def put(table: dict[Any, Items], key: Any, item: int) -> None:
 
 def take(items: Items, found: list[int]) -> None:
     """Add what a key leads to."""
-    if isinstance(items, list):
-        found += items
-    else:
+    if isinstance(items, int):
         found.append(items)
+    else:
+        found += items
 
 
 def _length(one: tuple[int, object]) -> int:

@@ -26,9 +26,9 @@ from missive.matchers.tests import (
     Test,
 )
 from missive.matchers.text import Prefix, Regex, Substring, Suffix, Wildcard
-from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern, TopicPattern
+from missive.matchers.topics import AmqpPattern, NatsPattern, TopicPattern
 from missive.matchers.values import Scalar, identity_of
-from missive.routing.normal import Constraint, literals_of
+from missive.routing.normal import DIALECTS, Constraint, literals_of
 from missive.routing.topics import topics_apart, topics_within
 
 Kinds: TypeAlias = frozenset[str]
@@ -50,8 +50,6 @@ _LONGEST_PROOF = 20_000
 """Characters or tokens of patterns, multiplied, up to which two are compared."""
 _MOST_RANGES = 200
 """Ranges that are taken away from others."""
-_DIALECTS = (NatsPattern, MqttFilter, AmqpPattern)
-"""Topic patterns whose meaning is known; a subclass of somebody's own may mean anything."""
 
 
 _FRESH = "\ue000"
@@ -106,8 +104,8 @@ def apart(one: Test, other: Test) -> bool:
     for first, second in ((one, other), (other, one)):
         if (finite := literals_of(first)) is not None:
             return not any(map(second, values_equal_to(finite)))
-        if type(first) is AnythingBut:
-            return within(second, first.test)
+        if type(first) is AnythingBut and within(second, first.test):
+            return True
     if not kinds(one) & kinds(other):
         return True
     if type(one) is Range and type(other) is Range:
@@ -117,7 +115,7 @@ def apart(one: Test, other: Test) -> bool:
     if {type(one), type(other)} == {Some, Every}:
         # Two of Some may mean two elements, and an empty list passes two of Every.
         return apart(one.test, other.test)  # type: ignore[attr-defined]  # both have one
-    if isinstance(one, _DIALECTS) and type(one) is type(other) in _DIALECTS:
+    if isinstance(one, DIALECTS) and type(one) is type(other) in DIALECTS:
         return topics_apart(one, other)
     return _globs_apart(one, other)
 
@@ -126,10 +124,14 @@ def within(one: Test, other: Test) -> bool:
     """Tell whether it is proved that `other` is true of every value that `one` is true of."""
     if one == other:
         return True
+    if one.on_missing and not other.on_missing:
+        return False
     if type(one) is Absent:
-        return other.on_missing
+        return True
     if (finite := literals_of(one)) is not None:
         return all(map(other, values_equal_to(finite)))
+    if kinds(one) <= _ONLY.keys():
+        return all(map(other, (value for kind in kinds(one) for value in _ONLY[kind] if one(value))))
     if type(other) is Present:
         return not one.on_missing
     if type(other) is AnythingBut:
@@ -147,7 +149,7 @@ def _within_by_kind(one: Test, other: Test) -> bool:
         return one.version == other.version and other.first <= one.first and one.last <= other.last
     if type(one) in (Some, Every) and type(one) is type(other):
         return within(one.test, other.test)  # type: ignore[attr-defined]  # both have one
-    if isinstance(one, _DIALECTS) and type(one) is type(other) in _DIALECTS:
+    if isinstance(one, DIALECTS) and type(one) is type(other) in DIALECTS:
         return topics_within(one, other)
     return _globs_within(one, other)
 
@@ -161,7 +163,7 @@ def impossible(place: Place, constraint: Constraint) -> bool:
     if place[0] == "event":
         # Conditions on any of several values: only presence excludes.
         absent = any(type(test) is Absent for test in positives)
-        return (absent and any(type(test) is not Absent for test in positives)) or any(
+        return (absent and any(not test.on_missing for test in positives)) or any(
             within(positive, negative) for positive in positives for negative in negatives
         )
     if any(type(test) is Absent for test in positives):
@@ -212,6 +214,8 @@ def _finite(place: Place, constraint: Constraint) -> tuple[Scalar, ...] | None:
     )
     if candidates is None and positives and possible <= _ONLY.keys():
         candidates = [value for kind in sorted(possible) for value in _ONLY[kind]]
+    if candidates is None and (spans := _spans(constraint)) and all(span.low == span.high for span in spans):
+        candidates = [span.low for span in spans]
     if candidates is None:
         return None
     return tuple(
@@ -321,8 +325,8 @@ def glob_of(test: Test) -> Glob | None:
     """Return a test on text as a glob, or None for one that has no such form."""
     if type(test) is Wildcard:
         return Glob(test.chunks, test.ignore_case)
-    if isinstance(test, _DIALECTS):
-        if type(test) not in _DIALECTS:
+    if isinstance(test, DIALECTS):
+        if type(test) not in DIALECTS:
             return None
         # Only AMQP's # is any text whatever.
         return Glob(_around_wildcards(test), exact=type(test) is AmqpPattern and set(test.tokens) == {"#"})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from missive.errors import DecodingError, MatcherFailed, RegistrationError
+from missive.errors import MatcherFailed, RegistrationError
 from missive.outcome import Reason
 from missive.routing.index import Index
 from missive.routing.route import Route
@@ -45,8 +45,8 @@ class Router:
             return self._all
         try:
             return self._index.candidates(message)
-        except DecodingError:
-            # What can be told without the body, and what cannot, each matcher says.
+        except Exception:  # noqa: BLE001 - of a message class of somebody's own, that raises when it is looked at
+            # What can be told without the body, what cannot, and what raises, each matcher says.
             return self._all
 
     def find(self, message: Message) -> Route | Misrouted:

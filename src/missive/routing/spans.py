@@ -76,10 +76,10 @@ def spans_of(place: Place, constraint: Constraint) -> dict[str, Span]:
 def _spans(test: Test) -> Iterator[tuple[str, Span]]:
     if (finite := literals_of(test)) is not None:
         yield from _spans_of_literals(finite)
-    elif isinstance(test, Range):
+    elif type(test) is Range:
         bounds = bounds_of(test)
         yield "number", (bounds.low, bounds.high)
-    elif isinstance(test, Cidr):
+    elif type(test) is Cidr:
         yield "address", ((test.version, test.first), (test.version, test.last))
     elif (glob := glob_of(test)) is not None:
         # Case-folded, all of them, so that those that fold and those that do not are found by each other.

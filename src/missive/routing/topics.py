@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-from missive.matchers.topics import MqttFilter, NatsPattern, TopicPattern
+from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern, TopicPattern
 
 
 class _Wild:
@@ -118,16 +118,18 @@ def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
     hidden = isinstance(one, MqttFilter)
     # Which lengths of `outer` can have taken what was read of `inner`, as bits. A wildcard of the inner one is a token
     # like no other, that only a wildcard can take; where it stands for many, any number of these must be taken.
-    pending = [(0, _skipping(1, outer))]
+    # A topic has at least one token, but for AMQP's empty one.
+    pending = [(0, _skipping(1, outer), isinstance(one, AmqpPattern))]
     seen = set(pending)
-    for number, reached in pending:
+    for number, reached, some in pending:
         if number == len(inner):
-            if not reached >> len(outer) & 1:
+            if some and not reached >> len(outer) & 1:
                 return False
             continue
         token = inner[number]
         taken = _skipping(_taking(reached, outer, token, hidden=hidden and number == 0), outer)
-        ways = [(number, taken), (number + 1, reached)] if token is MANY else [(number + 1, taken)]
+        many = token is MANY
+        ways = [(number, taken, True), (number + 1, reached, some)] if many else [(number + 1, taken, True)]
         for way in ways:
             if way not in seen:
                 seen.add(way)
@@ -174,7 +176,7 @@ class TopicTrie:
         node = self._root
         for token in tokens_of(pattern):
             node = node.after(token)
-        node.items = (*node.items, item)
+        node.items.append(item)
         self._entry = ()
 
     def find(self, topic: str) -> list[int]:
@@ -224,7 +226,7 @@ class _Node:
         self.literal: dict[str, _Node] = {}
         self.one: _Node | None = None
         self.many: _Node | None = None
-        self.items: tuple[int, ...] = ()
+        self.items: list[int] = []
         self.at_once: tuple[_Node, ...] = ()
         self.loops = loops
 

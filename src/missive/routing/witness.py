@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
 from missive.matchers.events import leaves_of
 from missive.matchers.network import Cidr
-from missive.matchers.tests import Absent, AnythingBut, Every, IsInstance, Range, Some, Test
+from missive.matchers.tests import AnythingBut, Every, IsInstance, Range, Some, Test
 from missive.matchers.topics import TopicPattern
-from missive.matchers.values import MISSING
+from missive.matchers.values import MISSING, show
 from missive.messages import JSONMessage, Message, StructuredMessage
 from missive.routing.normal import ANY, Conjunction, Constraint, literals_of
 from missive.routing.proofs import Glob, glob_of, values_equal_to
@@ -39,12 +40,22 @@ def shown(message: Message) -> str:
     if isinstance(message, StructuredMessage):
         with contextlib.suppress(Exception):  # a body that somebody wants to be no JSON, say
             content = message.content
-    envelope = {"headers": dict(message.headers), "topic": message.topic, "key": message.key}
-    said = [f"{name}={value!r}" for name, value in envelope.items() if value]
-    if content is None:
+    envelope = {"headers": dict(message.headers) or None, "topic": message.topic, "key": message.key}
+    said = [f"{name}={value!r}" for name, value in envelope.items() if value is not None]
+    is_json = isinstance(message, JSONMessage)
+    # JSON that is written in another way is another body.
+    if content is None or (is_json and JSONMessage.of(content).raw_data != message.raw_data):
         return f"{type(message).__name__}({', '.join([repr(message.raw_data), *said])})"
-    made = "of" if isinstance(message, JSONMessage) else "holding"
-    return f"{type(message).__name__}.{made}({', '.join([repr(content), *said])})"
+    return f"{type(message).__name__}.{'of' if is_json else 'holding'}({', '.join([_expression(content), *said])})"
+
+
+def _expression(value: Any) -> str:
+    """Return an expression for a value that was made up; infinity has no literal of its own."""
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {_expression(inner)}' for name, inner in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_expression, value))}]"
+    return show(value)
 
 
 class _NotFound(Exception):
@@ -100,7 +111,7 @@ class _Maker:
 
 
 def _needed(constraint: Constraint) -> bool:
-    return any(type(test) is not Absent for test in constraint.positives)
+    return any(not test.on_missing for test in constraint.positives)
 
 
 def _meets(constraint: Constraint, value: Any) -> bool:
@@ -109,8 +120,12 @@ def _meets(constraint: Constraint, value: Any) -> bool:
 
 def _found(constraint: Constraint, types: type | tuple[type, ...]) -> Any:
     tests = [*constraint.positives, *constraint.negatives]
-    fitting = (value for value in samples(tests) if isinstance(value, types))
-    # A repeated header arrives as a tuple.
+    # A repeated header arrives as a tuple, and one that is not repeated as itself.
+    fitting = (
+        value
+        for value in samples(tests)
+        if isinstance(value, types) and (not isinstance(value, list) or len(value) > 1)
+    )
     return _first(
         islice(fitting, _MOST_TRIED),
         lambda value: _meets(constraint, tuple(value) if isinstance(value, list) else value),
@@ -157,6 +172,9 @@ def _numbers(ranges: Sequence[Range]) -> Iterator[float]:
         yield end
         yield end + 1
         yield end - 1
+        if isinstance(end, float):
+            yield math.nextafter(end, math.inf)
+            yield math.nextafter(end, -math.inf)
     for low, high in pairwise(ends):
         yield (low + high) // 2 if isinstance(low, int) and isinstance(high, int) else (low + high) / 2
         yield (low + high) / 2

@@ -1,0 +1,175 @@
+"""Intervals answer as a look at each of them does, and at less cost."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import total_ordering
+from math import log2
+from unittest import mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from missive.matchers import Range
+from missive.routing import intervals
+from missive.routing.intervals import GrowingIntervals, Interval, IntervalMap
+from missive.routing.places import PlaceIndex
+from tests.support.strategies import HUGE, examples, numbers, ranges
+
+INFINITY = float("inf")
+lines = st.sampled_from(
+    [
+        st.one_of(st.integers(-4, 4), numbers, st.sampled_from([INFINITY, -INFINITY, 2**53 + 1, float(2**53)])),
+        st.text("ab\U0010ffff", max_size=3),
+        st.tuples(st.sampled_from([4, 6]), st.integers(0, 3)),
+    ]
+)
+
+
+@st.composite
+def several(draw: st.DrawFn, least: int = 0) -> tuple[list[Interval[int]], list[tuple[object, object]]]:
+    """Return intervals on one line, and others to ask about, none of them empty."""
+    line = draw(lines)
+    pairs = st.tuples(line, line).map(lambda ends: (min(ends), max(ends)))
+    made = draw(st.lists(pairs, min_size=least, max_size=12))
+    return [Interval(*ends, item) for item, ends in enumerate(made)], draw(st.lists(pairs, min_size=1, max_size=6))
+
+
+def holding(made, value):
+    """Return what holds a value, by a look at each."""
+    return Counter(one.item for one in made if one.low <= value <= one.high)
+
+
+def overlapping(made, low, high):
+    """Return what overlaps an interval, by a look at each."""
+    return Counter(one.item for one in made if one.low <= high and low <= one.high)
+
+
+@given(several())
+@examples(150)
+def test_a_map_is_as_a_look_at_each(drawn):
+    """A map gives what holds a value and what overlaps an interval, each once, of numbers, texts and addresses."""
+    made, asked = drawn
+    index = IntervalMap(made)
+    values = [end for pair in asked for end in pair] + [end for one in made for end in (one.low, one.high)]
+    for value in values:
+        assert holding(made, value) == Counter(index.holding(value))
+    for low, high in [*asked, *((one.low, one.high) for one in made)]:
+        assert overlapping(made, low, high) == Counter(index.overlapping(low, high))
+    assert (len(made), max([0, *(len(index.holding(value)) for value in values)])) == (len(index), index.deepest)
+    assert sorted(made, key=lambda one: one.low) == list(index)
+
+
+@given(several(), st.integers(1, 4))
+@examples(100)
+def test_growing_intervals_are_as_a_look_at_each(drawn, recent):
+    """At each moment what was added so far is found, and nothing else, each once."""
+    made, asked = drawn
+    with mock.patch.object(intervals, "_RECENT", recent):
+        growing = GrowingIntervals()
+        for number in range(len(made) + 1):
+            for low, high in asked:
+                assert overlapping(made[:number], low, high) == Counter(growing.overlapping(low, high))
+            if number < len(made):
+                growing.add(*made[number])
+
+
+@given(st.lists(ranges() | st.sampled_from([Range(gt=INFINITY), Range(lt=-INFINITY)]), max_size=8), st.data())
+@examples(150)
+def test_ranges_are_found_by_a_number(tests, data):
+    """A number finds all ranges that it is in, open or closed or without an end, and else those that end there."""
+    index, found = PlaceIndex(), []
+    for item, test in enumerate(tests):
+        index.add(test, item)
+    index.seal()
+    ends = [end for test in tests for end in (test.gt, test.ge, test.lt, test.le) if end is not None]
+    value = data.draw(st.one_of(numbers, st.floats(), st.sampled_from([*ends, 2**4000, INFINITY, -INFINITY, True])))
+    index.find(value, found)
+    assert len(found) == len(set(found))
+    assert {item for item, test in enumerate(tests) if test(value)} <= set(found)
+    for item in found:
+        assert tests[item](value) or value is True or value in (tests[item].gt, tests[item].lt)
+
+
+@pytest.mark.parametrize("value", [float("nan"), "1", b"1", None, [1], (1,), {}])
+def test_what_is_no_number_is_in_no_range(value):
+    """NaN, text, null, lists and objects find no range, and raise nothing."""
+    index, found = PlaceIndex(), []
+    for item, test in enumerate([Range(ge=-INFINITY), Range(le=INFINITY), Range(gt=0, lt=2)]):
+        index.add(test, item)
+    index.seal()
+    index.find(value, found)
+    assert found == []
+
+
+@pytest.mark.parametrize("number", [HUGE, -HUGE, 2**4000, 2**53, float(2**53)])
+def test_large_numbers_are_compared_exactly(number):
+    """Integers beyond what a float can hold have intervals of their own, beside infinity."""
+    around = range(int(number) - 2, int(number) + 3)
+    index = IntervalMap([*(Interval(n, n, n) for n in around), Interval(-INFINITY, INFINITY, None)])
+    for n in around:
+        assert Counter([n, None]) == Counter(index.holding(n))
+    assert Counter([int(number), None]) == Counter(index.holding(number))
+
+
+@total_ordering
+class Counted:
+    """A number that counts how often two are compared."""
+
+    compared = 0
+
+    def __init__(self, number):
+        self.number = number
+
+    def __hash__(self):
+        return hash(self.number)
+
+    def __eq__(self, other):
+        Counted.compared += 1
+        return self.number == other.number
+
+    def __lt__(self, other):
+        Counted.compared += 1
+        return self.number < other.number
+
+
+SIZE = 2**11
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [
+        lambda n: (n, 4 * SIZE - n),
+        lambda n: (2 * n, 2 * n + 1),
+        lambda n: (0, n),
+        lambda n: (n // 64, n // 64),
+    ],
+    ids=["nested", "beside each other", "from one start", "many alike"],
+)
+def test_an_answer_costs_a_logarithm(ends):
+    """A value among thousands of intervals is found by a few comparisons, however they are nested."""
+    made = [Interval(*map(Counted, ends(n)), n) for n in range(SIZE)]
+    index = IntervalMap(made)
+    for value in (-1, 0, 1, SIZE // 2, SIZE, 2 * SIZE, 5 * SIZE):
+        expected, asked = holding(made, Counted(value)), Counted(value)
+        Counted.compared = 0
+        assert expected == Counter(index.holding(asked))
+        assert expected == Counter(index.overlapping(asked, asked))
+        assert Counted.compared < 6 * log2(4 * SIZE)
+
+
+def test_growing_intervals_are_built_into_few_maps():
+    """Each interval is built into a logarithm of maps, so that many are added at little cost."""
+    growing, count, built = GrowingIntervals(), 4000, []
+
+    def making(together):
+        built.append(len(together))
+        return IntervalMap(together)
+
+    with mock.patch.object(intervals, "IntervalMap", making):
+        for n in range(count):
+            growing.add(n, n + 1, n)
+    assert sum(built) < count * log2(count)
+    assert sorted(growing.overlapping(2000, 2001)) == [1999, 2000, 2001]
+    assert set(range(count)) == set(growing.overlapping(-INFINITY, INFINITY))

@@ -1,0 +1,223 @@
+"""Topic patterns, compared with each other and found by a topic, as trying all topics has it."""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from missive.errors import RegistrationError
+from missive.matchers import AmqpPattern, MqttFilter, NatsPattern
+from missive.routing.topics import TopicTrie, common_tokens, topics_apart, topics_within
+from tests.support.strategies import examples, promptly
+
+ALPHABETS = {
+    # The tokens of patterns, and those of topics: one more, that no pattern has.
+    "nats": (NatsPattern, ["a", "b", "*", ">"], ["a", "b", "z"]),
+    "mqtt": (MqttFilter, ["a", "$a", "+", "#"], ["a", "$a", "z"]),
+    "amqp": (AmqpPattern, ["a", "b", "*", "#"], ["a", "b", "z"]),
+    "mqtt, empty levels": (MqttFilter, ["a", "", "+", "#"], ["a", "", "z"]),
+    "amqp, empty words": (AmqpPattern, ["a", "", "*", "#"], ["a", "", "z"]),
+}
+EXACT = ["nats", "mqtt", "amqp"]
+dialects = pytest.mark.parametrize("dialect", ALPHABETS)
+
+
+def patterns(kind, tokens, longest):
+    """Return every pattern of so many tokens that the dialect takes."""
+    made = {}
+    for length in range(1, longest + 1):
+        for several in itertools.product(tokens, repeat=length):
+            try:
+                made[kind(kind.separator.join(several))] = None
+            except RegistrationError:
+                continue
+    return list(made)
+
+
+def topics(kind, tokens, longest):
+    """Return every topic of so many tokens, and the empty one."""
+    return sorted(
+        {
+            kind.separator.join(several)
+            for length in range(longest + 1)
+            for several in itertools.product(tokens, repeat=length)
+        }
+    )
+
+
+@cache
+def matched(dialect):
+    """Return for each pattern of a dialect, up to three tokens, the topics that match, up to five."""
+    kind, tokens, words = ALPHABETS[dialect]
+    asked = topics(kind, words, 5)
+    return {pattern: frozenset(filter(pattern, asked)) for pattern in patterns(kind, tokens, 3)}
+
+
+def pairs(dialect):
+    """Return every two patterns, each with its topics."""
+    return itertools.product(matched(dialect).items(), repeat=2)
+
+
+@dialects
+def test_apart_is_no_topic_in_common(dialect):
+    """Two patterns that are said to be apart have no topic in common, and where no token is empty, only these."""
+    assert len(matched(dialect)) > 50
+    for (one, of_one), (other, of_other) in pairs(dialect):
+        apart, disjoint = topics_apart(one, other), not of_one & of_other
+        assert (apart is disjoint) if dialect in EXACT else (disjoint or not apart), (one, other)
+
+
+@dialects
+def test_within_is_no_topic_of_its_own(dialect):
+    """One that is said to be within another matches nothing else, and where no token is empty, only these."""
+    for (one, of_one), (other, of_other) in pairs(dialect):
+        within, inside = topics_within(one, other), of_one <= of_other
+        # MQTT's # also stands for no level at all, of which there is no topic; that is not seen.
+        exact = dialect in EXACT and not (one.pattern.endswith("#") and other.pattern.endswith("+/#"))
+        assert (within is inside) if exact else (inside or not within), (one, other)
+
+
+@pytest.mark.parametrize("dialect", EXACT)
+def test_common_tokens_are_those_of_a_topic(dialect):
+    """The tokens that two patterns have in common make a topic that matches both, of the fewest tokens there are."""
+    for (one, of_one), (other, of_other) in pairs(dialect):
+        tokens = common_tokens(one, other)
+        both = of_one & of_other
+        assert (tokens is None) is (not both)
+        if tokens:  # without tokens it is the empty topic, or of MQTT none
+            topic = one.separator.join(tokens)
+            assert one(topic)
+            assert other(topic)
+        if both:
+            assert len(tokens) <= min(len(topic.split(one.separator)) for topic in both)
+
+
+WORDS = [".".join(words) for length in range(7) for words in itertools.product("abz", repeat=length)]
+
+
+@given(*[st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=6).map(".".join).map(AmqpPattern)] * 2)
+@examples(60)
+def test_hashes_anywhere(one, other):
+    """What is said of two AMQP patterns with # at any places holds of every routing key of up to six words."""
+    first, second = set(filter(one, WORDS)), set(filter(other, WORDS))
+    assert not (topics_apart(one, other) and first & second)
+    assert not (topics_within(one, other) and first - second)
+    if not topics_apart(one, other):
+        common = ".".join(common_tokens(one, other))
+        assert one(common)
+        assert other(common)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "within"),
+    [
+        ("#.a.#", "#", True),
+        ("#.*", "*.#", True),
+        ("*.#.*", "#.*.*", True),
+        ("#.#.#", "#", True),
+        ("a.#.b.#.a", "a.#.a", True),
+        ("#.a.#.b.#", "#.b.#", True),
+        ("#.a.*.#", "#.a.#", True),
+        ("#.a.#", "#.a.*.#", False),
+        ("a.#", "a.*.#", False),
+        ("#", "#.*", False),
+        ("*.*", "#.a.#", False),
+        ("a.#.a", "a.#.a.#.a", False),
+    ],
+)
+def test_hashes_are_read_in_every_way(one, other, within):
+    """Containment of AMQP patterns sees that several wildcards stand for the same as others."""
+    assert topics_within(AmqpPattern(one), AmqpPattern(other)) is within
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (NatsPattern("a." * 2000 + ">"), NatsPattern("a." * 2001 + ">")),
+        (MqttFilter("+/" * 30_000 + "#"), MqttFilter("+/" * 29_999 + "#")),
+        (AmqpPattern("#.a." * 60 + "#"), AmqpPattern("#.a.*." * 40 + "b")),
+        (AmqpPattern("#.*.a." * 40 + "a"), AmqpPattern("#.a." + "*." * 100 + "a")),
+    ],
+    ids=range(4),
+)
+def test_hostile_patterns_are_compared_promptly(one, other):
+    """However long two patterns are, an answer comes soon, and what is proved is never that they are apart."""
+    with promptly():
+        assert [topics_apart(one, other), topics_apart(other, one)] == [False, False]
+        topics_within(one, other)
+        topics_within(other, one)
+
+
+@pytest.mark.parametrize("kind", [NatsPattern, MqttFilter])
+def test_what_is_too_long_is_not_compared(kind):
+    """Of two very long patterns nothing is proved, not even what is plain to see."""
+    long = kind.separator.join(["a"] * 1000)
+    one, other = kind(long), kind(long + kind.separator + "b")
+    assert common_tokens(one, one) is None
+    assert not topics_apart(one, other)
+    assert not topics_within(one, kind(long[:-1] + kind.single))
+
+
+# The trie
+
+
+@dialects
+def test_a_trie_finds_the_patterns_that_match(dialect):
+    """A trie of all patterns finds those that a topic matches; where no token is empty, only these, each once."""
+    kind, _, words = ALPHABETS[dialect]
+    table = matched(dialect)
+    trie = TopicTrie(kind.separator)
+    for item, pattern in enumerate(table):
+        trie.add(pattern, item)
+    assert len(trie) == len(table)
+    for topic in topics(kind, words, 5):
+        found = trie.find(topic)
+        expected = {item for item, pattern in enumerate(table) if topic in table[pattern]}
+        assert len(found) == len(set(found))
+        assert expected <= set(found)
+        if dialect in EXACT and topic and not topic.startswith("$"):
+            assert expected == set(found)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=6), max_size=12),
+    st.lists(st.lists(st.sampled_from(["a", "b", "z"]), min_size=1, max_size=7), min_size=1, max_size=4),
+)
+@examples(60)
+def test_a_trie_that_grows(drawn, asked):
+    """Also between two questions patterns can be added, the same one for several items."""
+    trie = TopicTrie(".")
+    for number, tokens in enumerate(drawn):
+        trie.add(AmqpPattern(".".join(tokens)), number)
+        for topic in map(".".join, asked):
+            expected = [item for item in range(number + 1) if AmqpPattern(".".join(drawn[item]))(topic)]
+            assert expected == sorted(trie.find(topic))
+    assert len(drawn) == len(trie)
+
+
+def test_an_empty_trie_finds_nothing():
+    """Without patterns nothing is found."""
+    assert (TopicTrie(".").find("a.b"), TopicTrie("/").find(""), len(TopicTrie("."))) == ([], [], 0)
+
+
+def test_the_largest_bucket_of_a_trie():
+    """The most items with one pattern are counted, and not those of different ones."""
+    trie = TopicTrie(".")
+    assert trie.largest_bucket == 0
+    for item, pattern in enumerate(["a.*", "a.#", "a.*", "b", "a.*"]):
+        trie.add(AmqpPattern(pattern), item)
+    assert (trie.largest_bucket, len(trie)) == (3, 5)
+    assert sorted(trie.find("a.b")) == [0, 1, 2, 4]
+
+
+def test_a_walk_is_prompt():
+    """Neither a topic of many tokens nor patterns of many wildcards make one walk over a topic slow."""
+    trie = TopicTrie(".")
+    for item in range(60):
+        trie.add(AmqpPattern("#.a." * item + "#"), item)
+    with promptly():
+        assert sorted(trie.find("a." * 2000 + "a")) == list(range(60))
