@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -298,3 +299,58 @@ def test_a_reader_that_has_seen_enough_is_no_error(run: Run, missive: Start):
     os.close(writer)
     assert process.finish()[1] == ""
     assert process.code in {0, 1}
+
+
+ODD = """
+import missive
+from missive.matchers import Field
+
+class Own(missive.JSONMessage):
+    def __init__(self, body, **envelope):
+        raise TypeError(body)
+
+proc = missive.Processor(missive.JSONMessage, name="odd")
+own = missive.Processor(Own, name="own")
+
+@proc.handle_for(Field("漢", 1), name="evil\\n\\x1b[31m")
+def handle(message, context): ...
+"""
+
+
+def test_what_is_printed_controls_no_terminal(run: Run, tmp_path: Path):
+    """Control characters in a name are escaped, and so is what the terminal's encoding does not have."""
+    (tmp_path / "odd.py").write_text(ODD, encoding="utf-8")
+    code, out, _ = run("routes", "odd:proc", env={"PYTHONIOENCODING": "cp1252"})
+    assert code == 0
+    assert "evil\\n\\x1b[31m" in out
+    assert "\\u6f22" in out
+    assert len(out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "said"),
+    [
+        ("> /dev/full", 1, "missive: the output: No space left on device"),
+        (">&-", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("command", ["routes", "check"])
+def test_an_output_that_cannot_be_written_is_one_line(
+    start: Start, run: Run, command: str, redirected: str, code: int, said: str
+):
+    """A full disk is one line, and no standard output at all is no mistake."""
+    del run  # it wrote the application
+    executable = Path(sys.executable).parent / "missive"
+    process = start("bash", "-c", f"{executable} {command} app:proc {redirected}")
+    _, err = process.finish(60)
+    assert (process.code, err.strip()) == (code, said)
+
+
+def test_what_cannot_be_explained_is_one_line(run: Run, tmp_path: Path):
+    """A message class that refuses what it is given, and a file that cannot be read, are one line without content."""
+    (tmp_path / "odd.py").write_text(ODD, encoding="utf-8")
+    (tmp_path / "body").write_text("hunter2")
+    code, _, err = run("explain", "odd:own", "body")
+    assert (code, err.strip()) == (2, "missive: Own cannot be made of that: it raised TypeError")
+    code, _, err = run("explain", "app:proc", "/proc/self/mem")
+    assert (code, err.strip()) == (2, "missive: /proc/self/mem cannot be read: Input/output error")

@@ -182,7 +182,10 @@ def explain(
         raise UsageError("a header is NAME=VALUE, such as --header type=order.placed")
     if file == "-" and sys.stdin is None:
         raise UsageError("there is no standard input to read the message from")
-    body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    try:
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
     message, raised = None, ""
     try:
         message = processor.message_cls(body, headers=pairs, topic=topic, key=key)

@@ -20,13 +20,17 @@ def show_json(value: object) -> None:
 def say(text: str, *, bold: bool = False) -> None:
     """Print text; what would control a terminal, or cannot be shown there, is escaped."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    harmless = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+    harmless = _harmless(text, "\n\t")
     click.secho(harmless.encode(encoding, "backslashreplace").decode(encoding), bold=bold or None)
+
+
+def _harmless(text: str, kept: str = "") -> str:
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, cut to the terminal's width; in a pipe, whole and separated by two spaces."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else _harmless(str(cell)) for cell in row] for row in rows]
     widths = [max(len(column), *(len(row[place]) for row in cells), 0) for place, column in enumerate(columns)]
     terminal = sys.stdout is not None and sys.stdout.isatty()
     limit = shutil.get_terminal_size().columns if terminal else None
