@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
 
 import msgspec
@@ -18,7 +18,7 @@ from missive.matchers.algebra import And, Matcher, as_matcher
 from missive.matchers.selectors import Everything
 from missive.matchers.values import cut
 from missive.messages import Message, RawMessage
-from missive.routing.route import Route, callable_name, is_async_callable, is_generator_callable
+from missive.routing.route import OnLaneRetry, Route, Terms, callable_name, is_async_callable, is_generator_callable
 
 if TYPE_CHECKING:
     from missive.dlq.contract import Sink
@@ -50,6 +50,7 @@ class _Registered(msgspec.Struct, frozen=True, eq=False):
     name: str
     matcher: Matcher[Any]
     handler: Callable[[Any, HandlingContext[Any]], Any]
+    terms: Terms = Terms()
     discards: str | None = None
 
 
@@ -129,34 +130,76 @@ class Processor(Generic[M]):
     # Registration
 
     def handle_for(
-        self, matcher: Callable[[M], bool], *, name: str | None = None
+        self,
+        matcher: Callable[[M], bool],
+        *,
+        name: str | None = None,
+        ordered_by: Callable[[M], Hashable] | None = None,
+        on_lane_retry: OnLaneRetry = "block",
+        concurrency: int | None = None,
     ) -> Callable[[Handler[M, R]], Handler[M, R]]:
         """Register the decorated function for the messages that match, and return it unchanged.
 
         `matcher` is one of `missive.matchers`, or any callable that takes a message and returns a bool.
         `name` is what lists, dead letters and metrics call the handler (`module:qualname` when None).
+
+        `ordered_by` takes a message and returns its key, such as `by_field("customer")`: messages with the same key
+        run one after the other, in the order they came; those whose key is None run as they come. Handlers with an
+        equal `ordered_by` share their lanes. Without it, the transport's own lanes (partitions, say) are kept in
+        order. `on_lane_retry` is "block" (the rest of the lane waits while a message is to be retried) or "pass".
+        `concurrency` is how many messages this handler gets at once, within the processor's own.
+
         Raises `RegistrationError` for what could never work: see `add_handler`.
         """
 
         def register(handler: Handler[M, R]) -> Handler[M, R]:
-            self.add_handler(matcher, handler, name=name)
+            self.add_handler(
+                matcher,
+                handler,
+                name=name,
+                ordered_by=ordered_by,
+                on_lane_retry=on_lane_retry,
+                concurrency=concurrency,
+            )
             return handler
 
         return register
 
     def add_handler(
-        self, matcher: Callable[[M], bool], handler: Handler[M, object], *, name: str | None = None
+        self,
+        matcher: Callable[[M], bool],
+        handler: Handler[M, object],
+        *,
+        name: str | None = None,
+        ordered_by: Callable[[M], Hashable] | None = None,
+        on_lane_retry: OnLaneRetry = "block",
+        concurrency: int | None = None,
     ) -> None:
         """Register a handler; `handle_for` is this as a decorator.
 
         Raises `DuplicateMatcher` when the same matcher has a handler, `RegistrationClosed` once processing
         started, and `RegistrationError` for a handler that does not take a message and a context, or a matcher
-        on fields of messages that have none.
+        or a key on fields of messages that have none.
         """
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 2, f"the handler {called} must take a message and a context")
-        self._register(matcher, called, handler)
+        if ordered_by is not None:
+            self._check_key(ordered_by, called)
+        if on_lane_retry not in {"block", "pass"}:
+            raise RegistrationError('on_lane_retry= is "block" or "pass"')
+        if concurrency is not None:
+            checked_concurrency(concurrency)
+        self._register(matcher, called, handler, Terms(ordered_by, on_lane_retry, concurrency))
+
+    def _check_key(self, key: Callable[[M], Hashable], called: str) -> None:
+        _check_takes(key, 1, f"ordered_by= (for {called}) must take a message")
+        requires = getattr(key, "requires", Message)
+        if not issubclass(self.message_cls, requires):
+            raise RegistrationError(
+                f"{key!r} (for {called}) looks into a {requires.__name__}, and this processor has "
+                f"{self.message_cls.__name__}s: make it missive.Processor(missive.JSONMessage)"
+            )
 
     def discard_for(self, matcher: Callable[[M], bool], *, reason: str) -> None:
         """Declare that nothing needs to be done about the messages that match: they are discarded, and no hook runs.
@@ -177,13 +220,14 @@ class Processor(Generic[M]):
         matcher: Callable[[M], bool],
         called: str,
         handler: Handler[M, object],
+        terms: Terms = Terms(),  # noqa: B008 - frozen
         *,
         discards: str | None = None,
     ) -> None:
         checked = self._checked_matcher(matcher, called)
         _claim([(checked, called)], self)
         self._registered()
-        self._entries.append(_Registered(called, checked, handler, discards))
+        self._entries.append(_Registered(called, checked, handler, terms, discards))
 
     def handle_unmatched(self, handler: Handler[M, R]) -> Handler[M, R]:
         """Register the decorated function for the messages that no handler and no discard matches; one at the most.
@@ -345,7 +389,7 @@ class Processor(Generic[M]):
     def _route(self, one: _Registered) -> Route:
         before, after = tuple(self._hooks.before_handling), tuple(self._hooks.after_handling)
         is_async = is_async_callable(one.handler)
-        return Route(one.name, one.matcher, one.handler, is_async, before, after, discards=one.discards)
+        return Route(one.name, one.matcher, one.handler, is_async, one.terms, before, after, one.discards)
 
     def _tree(self) -> Iterator[Processor[Any]]:
         yield self

@@ -6,7 +6,7 @@ import json
 from typing import Any, TypedDict
 
 import missive
-from missive.matchers import Everything, Field, Header, OneOf, Range, Topic
+from missive.matchers import Everything, Field, Header, OneOf, Range, Topic, by_field
 
 raw = missive.Processor()
 js = missive.Processor(missive.JSONMessage)
@@ -93,6 +93,24 @@ def count(processing: missive.ProcessingContext, handling: missive.HandlingConte
     outcome: missive.Outcome | None = handling.outcome
     if outcome is missive.Outcome.acked:
         processing.state.count = 1
+
+
+@js.handle_for(Field("ordered", 1), ordered_by=by_field("customer"), on_lane_retry="pass", concurrency=2)
+async def in_order(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Run in order of the customers."""
+
+
+@raw.handle_for(Header("ordered", "1"), ordered_by=lambda message: message.topic)
+def by_topic(message: missive.Message, context: missive.HandlingContext) -> None:
+    """Run in order of the topics."""
+
+
+js.discard_for(Field("kind", "noise"), reason="noise")
+
+
+@js.handle_unmatched
+def unmatched(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Handle what nothing else does."""
 
 
 more = missive.Processor(missive.JSONMessage)

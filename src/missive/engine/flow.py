@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
 from missive.dlq.contract import Sink
 from missive.dlq.failure import capture
 from missive.dlq.record import Attempt
-from missive.engine.decision import SHUTDOWN, Decision, decide_misrouted
+from missive.engine.decision import SHUTDOWN, Decision, decide, decide_misrouted
+from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
 from missive.engine.intake import Source, SourceHost
 from missive.engine.job import Job
-from missive.engine.lanes import Lanes
 from missive.engine.leases import Keeper
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
@@ -51,6 +50,18 @@ def make_job(source: Source, session: Session, delivery: Delivery, message_cls: 
     return Job(source, session, delivery, message, delivery.attempt)
 
 
+def _lane_keys(routes: Sequence[Route]) -> dict[Route, tuple[int, Callable[[Message], Hashable]]]:
+    """Return what orders each route that says so, with a number that those have in common whose keys are equal."""
+    distinct: list[Callable[[Message], Hashable]] = []
+    keys: dict[Route, tuple[int, Callable[[Message], Hashable]]] = {}
+    for route in routes:
+        if (key := route.terms.ordered_by) is not None:
+            if key not in distinct:
+                distinct.append(key)
+            keys[route] = (distinct.index(key), key)
+    return keys
+
+
 class Flow:
     """Carries jobs from room to room; all of it on the engine's loop. What to start and stop, the lifecycle says.
 
@@ -72,15 +83,13 @@ class Flow:
         self.report = Report()
         self.changed = asyncio.Event()
         self._message_cls = processor.message_cls
-        self._concurrency = concurrency
         self._runtime = runtime
         self._fail = fail
         self._draining = False
         routes = processor.freeze()
         self._find = processor.router().find
         self._discards = {r: Decision(Outcome.discarded, label=r.discards) for r in routes if r.discards is not None}
-        self._lanes = Lanes()
-        self._ready: deque[Job] = deque()
+        self._lane_keys = _lane_keys(routes)
         self._held: dict[Job, Callable[[], None]] = {}
         self._outbox = outbox = Outbox(asyncio.get_running_loop(), self._collect)
         sync_routes = [route for route in routes if route.kind == "sync"]
@@ -90,7 +99,8 @@ class Flow:
         # Hooks run in the workers there are: a processor without a sync handler has no threads.
         self.pools: list[Pool] = [sync_pool] if sync_routes or not async_routes else []
         self.pools += [async_pool] if async_routes else []
-        self._pool_of: dict[Route, Pool] = {route: async_pool if route.is_async else sync_pool for route in routes}
+        pool_of = {route: async_pool if route.is_async else sync_pool for route in routes}
+        self.dispatcher = Dispatcher(self.pools, pool_of, concurrency)
         self.filing = Filing(
             processor.name,
             sink,
@@ -110,11 +120,6 @@ class Flow:
         self.keepers = {source: Keeper(source, runtime) for source in self.sources}
 
     @property
-    def running(self) -> int:
-        """How many jobs are with the workers."""
-        return sum(pool.outstanding for pool in self.pools)
-
-    @property
     def unsettled(self) -> int:
         """How many deliveries are fetched and not settled."""
         return sum(source.items for source in self.sources)
@@ -127,13 +132,10 @@ class Flow:
         if session.capabilities.lease is not None:
             self.keepers[source].hold(jobs)
         self.settlers[source].started(session, jobs)
-        ready = self._ready
         for job in jobs:
-            if self._is_handled(job) and (
-                job.delivery.lane is None or self._lanes.enter((source, job.delivery.lane), job)
-            ):
-                ready.append(job)
-        self._dispatch()
+            if self._is_handled(job):
+                self._queue(job)
+        self.dispatcher.dispatch()
 
     def _is_handled(self, job: Job) -> bool:
         """Find the route of a job; False where there is nothing to run, and the job is on its way already."""
@@ -153,40 +155,30 @@ class Flow:
             return False
         return True
 
-    # lane → execute
-
-    def _dispatch(self) -> None:
-        """Give ready jobs to their pools.
-
-        While one pool alone has work it gets everything, for it keeps the concurrency by itself; while both have,
-        no more jobs are given out than may run in all.
-        """
-        ready = self._ready
-        if not ready or self._draining:
-            return
-        if len(self.pools) == 1:
-            self.pools[0].submit(ready)
-            ready.clear()
-            return
-        chunks: dict[Pool, list[Job]] = {pool: [] for pool in self.pools}
-        given = {pool: pool.outstanding for pool in self.pools}
-        while ready:
-            pool = self._pool_of[ready[0].route]  # type: ignore[index]
-            total = sum(given.values())
-            if total != given[pool] and total >= self._concurrency:
-                break
-            chunks[pool].append(ready.popleft())
-            given[pool] += 1
-        for pool, jobs in chunks.items():
-            if jobs:
-                pool.submit(jobs)
+    def _queue(self, job: Job) -> None:
+        """Put a routed job into its lane, if it has one."""
+        ordered = self._lane_keys.get(job.route) if self._lane_keys else None  # type: ignore[arg-type]  # it has one
+        if ordered is None:
+            if job.delivery.lane is not None:
+                job.lane = (job.source, job.delivery.lane)
+        else:
+            number, key_of = ordered
+            try:
+                key = key_of(job.message)
+                hash(key)
+            except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+                job.decision = decide(None, error)
+                self.filing.add(job)
+                return
+            job.lane = None if key is None else (number, key)
+        self.dispatcher.add(job)
 
     # execute → decide → settle
 
     def look(self) -> None:
         """Collect, from now on, results that no worker told of: one may have begun a long job after a short one."""
         self._outbox.deliver()
-        self._runtime.call_later(_LOOK if self.running else _LOOK * 5, self.look)
+        self._runtime.call_later(_LOOK if self.dispatcher.running else _LOOK * 5, self.look)
 
     def _collect(self, jobs: list[Job]) -> None:
         done: dict[Source, list[Job]] = {}
@@ -194,7 +186,7 @@ class Flow:
             route, decision = job.route, job.decision
             if route is None or decision is None:
                 raise ProcessingFailed("a job came back from execution undecided")
-            self._pool_of[route].outstanding -= 1
+            self.dispatcher.returned(job)
             outcome = decision.outcome
             if outcome is Outcome.acked:
                 self.report.handled[route.name] += 1
@@ -202,23 +194,19 @@ class Flow:
                 self.report.discarded[route.name] += 1
             elif outcome is Outcome.dead_lettered:
                 self.filing.add(job)
-                self._leave_lane(job)
+                self.dispatcher.leave_lane(job)
                 continue
             else:
                 self._hold(job)
                 continue
-            self._leave_lane(job)
+            self.dispatcher.leave_lane(job)
             if job.source in done:
                 done[job.source].append(job)
             else:
                 done[job.source] = [job]
         for source, settle in done.items():
             self.settlers[source].add(settle)
-        self._dispatch()
-
-    def _leave_lane(self, job: Job) -> None:
-        if job.delivery.lane is not None and (following := self._lanes.leave((job.source, job.delivery.lane))):
-            self._ready.append(following)
+        self.dispatcher.dispatch()
 
     def _hold(self, job: Job) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""
@@ -240,8 +228,11 @@ class Flow:
         else:
             self.report.nacked += 1
         if self._draining:
+            self.dispatcher.leave_lane(job)
             self._give_back([job])
             return
+        if job.route is not None and job.route.terms.on_lane_retry == "pass":
+            self.dispatcher.leave_lane(job)
         self._held[job] = self._runtime.call_later(decision.delay, lambda: self._again(job))
 
     def _again(self, job: Job) -> None:
@@ -252,8 +243,11 @@ class Flow:
         if job.decision is not None and job.decision.outcome is Outcome.retried:
             job.attempt += 1
         job.decision = None
-        self._ready.append(job)
-        self._dispatch()
+        if job.lane is None:
+            self._queue(job)
+        else:
+            self.dispatcher.add_head(job)
+        self.dispatcher.dispatch()
 
     def _filed(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -273,30 +267,16 @@ class Flow:
     def _lost(self, source: Source, session: Session) -> None:
         """Let go of the unstarted jobs of a dead session: their transport delivers them again."""
         self.settlers[source].lost()
-        unstarted = self._withdraw_unstarted()
-        for job in [job for job in self._held if job.session is session]:
+        held = [job for job in self._held if job.session is session]
+        for job in held:
             self._held.pop(job)()
-            unstarted.append(job)
-        self._forget([job for job in unstarted if job.session is session])
-        self._ready.extend(job for job in unstarted if job.session is not session)
-        for job in self._lanes.withdraw():
-            if job.session is session:
-                self._settled(source, [job], 1)
-            else:
-                self._lanes.enter((job.source, job.delivery.lane), job)
-        self._dispatch()
+        self._forget([*held, *self.dispatcher.withdraw_of(session)])
+        self.dispatcher.dispatch()
 
     def _forget(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._leave_lane(job)
+            self.dispatcher.leave_lane(job)
             self._settled(job.source, [job], 1)
-
-    def _withdraw_unstarted(self) -> list[Job]:
-        jobs = list(self._ready)
-        self._ready.clear()
-        for pool in self.pools:
-            jobs += pool.withdraw()
-        return jobs
 
     def _refused(self, job: Job, why: NotSettled) -> None:
         job.source.refused += 1
@@ -312,19 +292,22 @@ class Flow:
     def stop_dispatch(self) -> None:
         """Give no more jobs to the workers."""
         self._draining = True
+        self.dispatcher.stop()
 
     def drain(self, left: Sequence[tuple[Source, Session, Sequence[Delivery]]]) -> None:
         """Give back what was not started, and what sessions had `left` in their hands."""
         self.stop_dispatch()
-        jobs = self._withdraw_unstarted() + self._lanes.withdraw()
+        jobs = self.dispatcher.withdraw()
         for job, cancel in self._held.items():
             cancel()
+            self.dispatcher.leave_lane(job)
             jobs.append(job)
         self._held.clear()
         for source, session, deliveries in left:
             source.took(deliveries)
             jobs += [make_job(source, session, delivery, self._message_cls) for delivery in deliveries]
         self._give_back(jobs)
+        self.dispatcher.go_on()
 
     def _give_back(self, jobs: Sequence[Job]) -> None:
         """Return unhandled jobs to their transport, or file them where it cannot take them back."""
@@ -345,7 +328,7 @@ class Flow:
             self.filing.add(job)
             return
         if job.route is not None or self._is_handled(job):
-            self._pool_of[job.route].submit([job])  # type: ignore[index]  # it has one
+            self._queue(job)
 
     async def finished(self) -> None:
         """Wait until all is settled, but for what was refused for want of a dead letter queue."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -27,6 +28,8 @@ class Job(msgspec.Struct, eq=False):
     route: Route | None = None
     decision: Decision | None = None
     verb: Verb = Verb.ack
+    lane: Hashable = None
+    """Which jobs it runs one after the other with; None for none."""
     error: BaseException | None = None
     """What the handler raised; kept by a test client only."""
     history: tuple[Attempt, ...] = ()

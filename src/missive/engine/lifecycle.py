@@ -21,6 +21,8 @@ _STOPPING = 5.0
 """Seconds that the workers of one kind have for their `after_processing` hooks and to end."""
 _STOPPING_BY_FORCE = 0.5
 """The same where a handler still runs, and will not be waited for."""
+_MOMENT = 0.3
+"""Seconds that a stop may take before it says what it waits for."""
 _FLUSHING = 5.0
 _CLOSING = 6.0
 """Seconds for the last settlements, and for a session or the store to close: more than SQLite waits for a lock."""
@@ -159,18 +161,22 @@ class Engine:
 
     async def _drain(self, intakes: Sequence[asyncio.Task[None]]) -> None:
         """Stop intake, give back what was not started, and let the rest finish: all within the deadline."""
-        if self._stop.is_set() and self._flow.running:
-            logger.info("stopping: waiting up to %g s for running work", self._drain_seconds)
         self._flow.stop_dispatch()
+        forget = self._runtime.call_later(_MOMENT, self._say_it_waits)
         draining = self._guarded(self._finish(intakes))
         forced = asyncio.ensure_future(self._force.wait())
         late = asyncio.ensure_future(self._runtime.sleep(self._drain_seconds))
         await asyncio.wait([draining, forced, late], return_when=asyncio.FIRST_COMPLETED)
         cut_short = not draining.done()
+        forget()
         for task in (draining, forced, late):
             task.cancel()
         await self._within(_FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values())))
         self._say_what_is_left(cut_short=cut_short)
+
+    def _say_it_waits(self) -> None:
+        if self._stop.is_set() and self._flow.dispatcher.running:
+            logger.info("stopping: waiting up to %g s for running work", self._drain_seconds)
 
     async def _finish(self, intakes: Sequence[asyncio.Task[None]]) -> None:
         for intake in intakes:
@@ -200,7 +206,7 @@ class Engine:
             return None
 
     def _say_what_is_left(self, *, cut_short: bool) -> None:
-        running, left = self._flow.running, self._flow.unsettled
+        running, left = self._flow.dispatcher.running, self._flow.unsettled
         self._flow.report.unsettled = left
         if cut_short:
             logger.error(

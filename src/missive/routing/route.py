@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
 from missive.context import HandlingContext, HandlingHook
 from missive.matchers.algebra import Matcher
+
+OnLaneRetry: TypeAlias = Literal["block", "pass"]
+"""What the rest of a lane does while one of its messages is held for a retry: wait, or go on."""
+
+
+class Terms(msgspec.Struct, frozen=True, eq=False):
+    """What was declared of how a handler runs."""
+
+    ordered_by: Callable[[Any], Hashable] | None = None
+    """Messages with the same of this run one after the other; None where their transport says what is in order."""
+    on_lane_retry: OnLaneRetry = "block"
+    """What the others of its lane do while a message waits to be run again."""
+    concurrency: int | None = None
+    """How many messages at once, within the processor's own concurrency."""
 
 
 class Route(msgspec.Struct, frozen=True, eq=False):
@@ -22,6 +36,7 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     handler: Callable[[Any, HandlingContext[Any]], Any]
     is_async: bool
     """Whether the handler runs on the loop, and not on a worker thread."""
+    terms: Terms = Terms()
     before: tuple[HandlingHook, ...] = ()
     after: tuple[HandlingHook, ...] = ()
     discards: str | None = None

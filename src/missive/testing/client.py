@@ -16,7 +16,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 from missive.adapters.contract import Adapter, Delivery, Host, Session
 from missive.context import ProcessingContext, ProcessingHook, seconds
 from missive.dlq.contract import DictSink
-from missive.engine.decision import Decision, decide_misrouted
+from missive.engine.decision import Decision, decide, decide_misrouted
 from missive.engine.execution import async_chain, run_async_hooks, run_hooks, sync_chain
 from missive.engine.filing import make_record
 from missive.engine.job import Job
@@ -124,6 +124,12 @@ class _Bench(Generic[M]):
             job.route = found
             if found.discards is not None:
                 job.decision = Decision(Outcome.discarded, label=found.discards)
+            elif found.terms.ordered_by is not None:
+                # There is nothing to be in order with, but a key that cannot be had is a failure here too.
+                try:
+                    hash(found.terms.ordered_by(job.message))
+                except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+                    job.decision, job.error = decide(None, error), error
 
     def _finish(self, job: Job) -> Result:
         decision, message = job.decision, cast("M", job.message)
@@ -231,6 +237,8 @@ class TestClient(_Bench[M]):
 
     def _run(self, job: Job) -> Result:
         route = job.route
+        if job.decision is not None:
+            return self._finish(job)
         if route in self._sync:
             contextvars.copy_context().run(self._sync[route], job, self._worker)
         elif route in self._async:
@@ -301,6 +309,8 @@ class AsyncTestClient(_Bench[M]):
 
     async def _run(self, job: Job) -> Result:
         route = job.route
+        if job.decision is not None:
+            return self._finish(job)
         if route in self._sync:
             await self._on_thread(self._sync[route], job, self._worker)
         elif route in self._async:
