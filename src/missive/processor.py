@@ -44,13 +44,14 @@ Handler: TypeAlias = Callable[[M, HandlingContext[M]], R]
 
 
 _MOST_WARNINGS = 10
+_PLAIN = Terms()
 
 
 class _Registered(msgspec.Struct, frozen=True, eq=False):
     name: str
     matcher: Matcher[Any]
     handler: Callable[[Any, HandlingContext[Any]], Any]
-    terms: Terms = Terms()
+    terms: Terms = _PLAIN
     discards: str | None = None
 
 
@@ -190,7 +191,9 @@ class Processor(Generic[M]):
             raise RegistrationError('on_lane_retry= is "block" or "pass"')
         if concurrency is not None:
             checked_concurrency(concurrency)
-        self._register(matcher, called, handler, Terms(ordered_by, on_lane_retry, concurrency))
+        terms = Terms(ordered_by, on_lane_retry, concurrency)
+        # Nearly all handlers have no terms of their own, and there may be a hundred thousand of them.
+        self._register(matcher, called, handler, _PLAIN if terms == _PLAIN else terms)
 
     def _check_key(self, key: Callable[[M], Hashable], called: str) -> None:
         _check_takes(key, 1, f"ordered_by= (for {called}) must take a message")
@@ -220,7 +223,7 @@ class Processor(Generic[M]):
         matcher: Callable[[M], bool],
         called: str,
         handler: Handler[M, object],
-        terms: Terms = Terms(),  # noqa: B008 - frozen
+        terms: Terms = _PLAIN,
         *,
         discards: str | None = None,
     ) -> None:

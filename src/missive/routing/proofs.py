@@ -18,6 +18,7 @@ from missive.matchers.selectors import Place
 from missive.matchers.tests import (
     Absent,
     AnythingBut,
+    Equals,
     Every,
     IsInstance,
     Present,
@@ -71,16 +72,24 @@ def values_equal_to(literals: Iterable[Scalar]) -> Iterator[Scalar]:
             yield float(value)
 
 
+# An int equals a float, and the other way round.
+_KINDS_OF_LITERALS = {kind: frozenset({kind}) for kind in ("null", "bool", "str", "bytes")} | {
+    "int": _NUMBERS,
+    "float": _NUMBERS,
+}
 _LARGEST_FLOAT = int(sys.float_info.max)
 
 
-@lru_cache(maxsize=16_384)
 def kinds(test: Test) -> Kinds:
     """Return the kinds of values that a test can be true of."""
+    # Nearly all tests are this one: it is not worth a place in the cache.
+    return _KINDS_OF_LITERALS[kind_of_literal(test.value)] if type(test) is Equals else _kinds(test)
+
+
+@lru_cache(maxsize=16_384)
+def _kinds(test: Test) -> Kinds:
     if (finite := literals_of(test)) is not None:
-        found = {kind_of_literal(value) for value in finite}
-        # An int equals a float, and the other way round.
-        return frozenset(found | _NUMBERS if found & _NUMBERS else found)
+        return frozenset().union(*(_KINDS_OF_LITERALS[kind_of_literal(value)] for value in finite))
     if type(test) is IsInstance:
         return frozenset({test.type_.__name__})
     if type(test) is Range:
@@ -186,7 +195,9 @@ def possible_kinds(place: Place, positives: Sequence[Test]) -> Kinds:
     """Return the kinds of values that could pass all of some tests at a place."""
     possible = _AT.get(place[0], _ALL)
     for test in positives:
-        possible &= kinds(test)
+        # Not a new set where there is one: it is kept with many matchers.
+        of_test = kinds(test)
+        possible = of_test if of_test <= possible else possible & of_test
     return possible
 
 

@@ -16,7 +16,7 @@ OnLaneRetry: TypeAlias = Literal["block", "pass"]
 """What the rest of a lane does while one of its messages is held for a retry: wait, or go on."""
 
 
-class Terms(msgspec.Struct, frozen=True, eq=False):
+class Terms(msgspec.Struct, frozen=True):
     """What was declared of how a handler runs."""
 
     ordered_by: Callable[[Any], Hashable] | None = None
