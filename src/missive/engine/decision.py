@@ -8,6 +8,7 @@ from missive.context import Recorded, seconds
 from missive.dlq.failure import Failure, capture
 from missive.errors import DeadLetter, DecodingError, Discard, MatcherFailed, RetryLater
 from missive.outcome import Outcome, Reason
+from missive.routing.route import Route
 from missive.routing.router import Misrouted
 
 RETRY_SECONDS = 5.0
@@ -66,6 +67,11 @@ def decide_misrouted(misrouted: Misrouted) -> Decision:
         failure=None if failed is None else capture(failed),
         candidates=misrouted.candidates,
     )
+
+
+def decide_discarded(route: Route) -> Decision:
+    """Decide about a message of which it is declared that nothing needs to be done about it."""
+    return Decision(Outcome.discarded, label=route.discards)
 
 
 def _declared(error: BaseException) -> Recorded | None:

@@ -34,23 +34,26 @@ class Dispatcher:
         """How many jobs are with the workers."""
         return sum(pool.outstanding for pool in self._pools)
 
+    def add_unordered(self, jobs: Sequence[Job]) -> None:
+        """Queue jobs that have no lane: nearly all, of most applications."""
+        if self._gates:
+            for job in jobs:
+                self.add_head(job)
+        else:
+            self._ready += jobs
+
     def add(self, job: Job) -> None:
         """Queue a job at the end of its lane."""
         if job.lane is None or self._lanes.enter(job.lane, job):
-            self._admit(job)
+            self.add_head(job)
 
     def add_head(self, job: Job) -> None:
-        """Queue a job that has kept its lane waiting."""
-        self._admit(job)
+        """Queue a job that is the first of its lane."""
+        if not self._gates or (gate := self._gates.get(_route(job))) is None or gate.enter(job):
+            self._ready.append(job)
 
-    def _admit(self, job: Job) -> None:
-        if self._gates and (gate := self._gates.get(_route(job))) is not None and not gate.enter(job):
-            return
-        self._ready.append(job)
-
-    def returned(self, job: Job) -> None:
+    def returned(self, job: Job, route: Route) -> None:
         """Note that a job came back from its pool: somebody else may run."""
-        route = _route(job)
         self._pool_of[route].outstanding -= 1
         if self._gates:
             self._leave_gate(job)
@@ -66,7 +69,7 @@ class Dispatcher:
             following = self._lanes.leave(job.lane)
             job.lane = None
             if following is not None:
-                self._admit(following)
+                self.add_head(following)
 
     def dispatch(self) -> None:
         """Give ready jobs to their pools.
@@ -123,7 +126,7 @@ class Dispatcher:
                 self.leave_lane(job)
                 lost.append(job)
             else:
-                self._admit(job)
+                self.add_head(job)
         for job in waiting:
             if job.session is session:
                 job.lane = None

@@ -10,7 +10,7 @@ from missive.adapters.contract import Adapter, Delivery, Session, Verb
 from missive.dlq.contract import Sink
 from missive.dlq.failure import capture
 from missive.dlq.record import Attempt
-from missive.engine.decision import SHUTDOWN, Decision, decide, decide_misrouted
+from missive.engine.decision import SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
@@ -50,16 +50,10 @@ def make_job(source: Source, session: Session, delivery: Delivery, message_cls: 
     return Job(source, session, delivery, message, delivery.attempt)
 
 
-def _lane_keys(routes: Sequence[Route]) -> dict[Route, tuple[int, Callable[[Message], Hashable]]]:
-    """Return what orders each route that says so, with a number that those have in common whose keys are equal."""
-    distinct: list[Callable[[Message], Hashable]] = []
-    keys: dict[Route, tuple[int, Callable[[Message], Hashable]]] = {}
-    for route in routes:
-        if (key := route.terms.ordered_by) is not None:
-            if key not in distinct:
-                distinct.append(key)
-            keys[route] = (distinct.index(key), key)
-    return keys
+def _orders(routes: Sequence[Route]) -> dict[Route, int]:
+    """Return a number for each route that says what orders it; those that say the same have the same number."""
+    numbers: dict[Callable[[Message], Hashable], int] = {}
+    return {r: numbers.setdefault(key, len(numbers)) for r in routes if (key := r.terms.ordered_by) is not None}
 
 
 class Flow:
@@ -88,8 +82,7 @@ class Flow:
         self._draining = False
         routes = processor.freeze()
         self._find = processor.router().find
-        self._discards = {r: Decision(Outcome.discarded, label=r.discards) for r in routes if r.discards is not None}
-        self._lane_keys = _lane_keys(routes)
+        self._orders = _orders(routes)
         self._held: dict[Job, Callable[[], None]] = {}
         self._outbox = outbox = Outbox(asyncio.get_running_loop(), self._collect)
         sync_routes = [route for route in routes if route.kind == "sync"]
@@ -132,45 +125,48 @@ class Flow:
         if session.capabilities.lease is not None:
             self.keepers[source].hold(jobs)
         self.settlers[source].started(session, jobs)
+        unordered = []
         for job in jobs:
-            if self._is_handled(job):
-                self._queue(job)
+            if (route := self._routed(job)) is None:
+                continue
+            if job.delivery.lane is None and route.terms.ordered_by is None:
+                unordered.append(job)
+            else:
+                self._queue(job, route)
+        self.dispatcher.add_unordered(unordered)
         self.dispatcher.dispatch()
 
-    def _is_handled(self, job: Job) -> bool:
-        """Find the route of a job; False where there is nothing to run, and the job is on its way already."""
+    def _routed(self, job: Job) -> Route | None:
+        """Find the route of a job; None where there is nothing to run, and the job is on its way already."""
         if job.decision is not None:  # it could not even be made a message
             self.filing.add(job)
-            return False
+            return None
         found = self._find(job.message)
         if isinstance(found, Misrouted):
             job.decision = decide_misrouted(found)
             self.filing.add(job)
-            return False
+            return None
         job.route = found
         if found.discards is not None:
-            job.decision = self._discards[found]
+            job.decision = decide_discarded(found)
             self.report.discarded[found.name] += 1
             self.settlers[job.source].add([job])
-            return False
-        return True
+            return None
+        return found
 
-    def _queue(self, job: Job) -> None:
+    def _queue(self, job: Job, route: Route) -> None:
         """Put a routed job into its lane, if it has one."""
-        ordered = self._lane_keys.get(job.route) if self._lane_keys else None  # type: ignore[arg-type]  # it has one
-        if ordered is None:
+        if route.terms.ordered_by is None:
             if job.delivery.lane is not None:
                 job.lane = (job.source, job.delivery.lane)
         else:
-            number, key_of = ordered
             try:
-                key = key_of(job.message)
-                hash(key)
+                key = route.terms.key_of(job.message)
             except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
                 job.decision = decide(None, error)
                 self.filing.add(job)
                 return
-            job.lane = None if key is None else (number, key)
+            job.lane = None if key is None else (self._orders[route], key)
         self.dispatcher.add(job)
 
     # execute → decide → settle
@@ -186,7 +182,7 @@ class Flow:
             route, decision = job.route, job.decision
             if route is None or decision is None:
                 raise ProcessingFailed("a job came back from execution undecided")
-            self.dispatcher.returned(job)
+            self.dispatcher.returned(job, route)
             outcome = decision.outcome
             if outcome is Outcome.acked:
                 self.report.handled[route.name] += 1
@@ -197,9 +193,10 @@ class Flow:
                 self.dispatcher.leave_lane(job)
                 continue
             else:
-                self._hold(job)
+                self._hold(job, route)
                 continue
-            self.dispatcher.leave_lane(job)
+            if job.lane is not None:
+                self.dispatcher.leave_lane(job)
             if job.source in done:
                 done[job.source].append(job)
             else:
@@ -208,7 +205,7 @@ class Flow:
             self.settlers[source].add(settle)
         self.dispatcher.dispatch()
 
-    def _hold(self, job: Job) -> None:
+    def _hold(self, job: Job, route: Route) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""
         decision = job.decision
         if decision is None or job.session is not job.source.session:
@@ -221,7 +218,7 @@ class Flow:
                 at=self._runtime.time(),
                 reason=str(decision.outcome),
                 attempt=job.attempt,
-                handler=None if job.route is None else job.route.name,
+                handler=route.name,
                 error=None if failure is None else failure.type,
             )
             job.history = (*job.history[-9:], attempt)
@@ -231,11 +228,11 @@ class Flow:
             self.dispatcher.leave_lane(job)
             self._give_back([job])
             return
-        if job.route is not None and job.route.terms.on_lane_retry == "pass":
+        if route.terms.on_lane_retry == "pass":
             self.dispatcher.leave_lane(job)
-        self._held[job] = self._runtime.call_later(decision.delay, lambda: self._again(job))
+        self._held[job] = self._runtime.call_later(decision.delay, lambda: self._again(job, route))
 
-    def _again(self, job: Job) -> None:
+    def _again(self, job: Job, route: Route) -> None:
         del self._held[job]
         if job.session is not job.source.session:
             self._forget([job])
@@ -244,7 +241,7 @@ class Flow:
             job.attempt += 1
         job.decision = None
         if job.lane is None:
-            self._queue(job)
+            self._queue(job, route)
         else:
             self.dispatcher.add_head(job)
         self.dispatcher.dispatch()
@@ -327,8 +324,8 @@ class Flow:
             job.decision = SHUTDOWN
             self.filing.add(job)
             return
-        if job.route is not None or self._is_handled(job):
-            self._queue(job)
+        if (route := job.route or self._routed(job)) is not None:
+            self._queue(job, route)
 
     async def finished(self) -> None:
         """Wait until all is settled, but for what was refused for want of a dead letter queue."""

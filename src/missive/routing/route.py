@@ -11,6 +11,7 @@ import msgspec
 
 from missive.context import HandlingContext, HandlingHook
 from missive.matchers.algebra import Matcher
+from missive.messages import Message
 
 OnLaneRetry: TypeAlias = Literal["block", "pass"]
 """What the rest of a lane does while one of its messages is held for a retry: wait, or go on."""
@@ -25,6 +26,12 @@ class Terms(msgspec.Struct, frozen=True):
     """What the others of its lane do while a message waits to be run again."""
     concurrency: int | None = None
     """How many messages at once, within the processor's own concurrency."""
+
+    def key_of(self, message: Message) -> Hashable:
+        """Return what orders a message, or None. Raises what `ordered_by` does, and TypeError for what has no hash."""
+        key = None if self.ordered_by is None else self.ordered_by(message)
+        hash(key)
+        return key
 
 
 class Route(msgspec.Struct, frozen=True, eq=False):

@@ -16,7 +16,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 from missive.adapters.contract import Adapter, Delivery, Host, Session
 from missive.context import ProcessingContext, ProcessingHook, seconds
 from missive.dlq.contract import DictSink
-from missive.engine.decision import Decision, decide, decide_misrouted
+from missive.engine.decision import Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.execution import async_chain, run_async_hooks, run_hooks, sync_chain
 from missive.engine.filing import make_record
 from missive.engine.job import Job
@@ -123,11 +123,11 @@ class _Bench(Generic[M]):
         else:
             job.route = found
             if found.discards is not None:
-                job.decision = Decision(Outcome.discarded, label=found.discards)
-            elif found.terms.ordered_by is not None:
+                job.decision = decide_discarded(found)
+            else:
                 # There is nothing to be in order with, but a key that cannot be had is a failure here too.
                 try:
-                    hash(found.terms.ordered_by(job.message))
+                    found.terms.key_of(job.message)
                 except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
                     job.decision, job.error = decide(None, error), error
 
