@@ -601,6 +601,7 @@ def test_the_check_of_wide_matchers():
     proc.handle_for(PAID & Field("n", OneOf(*range(1000))), name="listed")(nothing)
     report = proc.check()
     assert (report.too_wide, report.residual) == (("wide",), ())
+    assert "  too many alternatives to keep apart: wide" in str(report).splitlines()
 
 
 def test_a_check_that_is_not_complete_says_so(monkeypatch):

@@ -54,7 +54,7 @@ class Check(msgspec.Struct, frozen=True):
         lines = [f"{handlers}, largest bucket {self.largest_bucket}, {len(self.residual)} residual"]
         lines += [f"  looked up by {shape}: {_counted(keys, 'key')}" for shape, keys in self.shapes.items()]
         lines += [f"  asked about every message: {name}" for name in self.residual]
-        lines += [f"  too many alternatives to be kept apart: {name}" for name in self.too_wide]
+        lines += [f"  too many alternatives to keep apart: {name}" for name in self.too_wide]
         more = "" if self.complete else " or more"
         overlaps = _counted(self.overlap_count, "overlap", more=more)
         lines.append(f"{overlaps}, {_counted(self.unknown_count, 'unknown pair', more=more)}")
