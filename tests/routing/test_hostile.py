@@ -222,8 +222,11 @@ def test_a_test_of_ones_own_is_asked(matcher, message):
         ([EventField("a", Absent()) & EventField("a", Optional(Equals(2)))], {}, "h0"),
         ([Field("x", Optional(Range(gt=3))), Field("x", AnythingBut("a"))], {}, "h0"),
         ([EventField("x", Optional(Range(gt=3))), EventField("x", AnythingBut("a"))], {}, "h0"),
+        ([Field("x", Optional(Range(gt=3))), Field("x", AnythingBut(AnythingBut(Optional(Prefix("a")))))], {}, "h0"),
+        ([~Field("x", AnythingBut(AnythingBut(Optional(Equals(1)))))], {}, "h0"),
+        ([Field("x", Optional(Equals(1))) & ~Field("x", NoneOf(AnythingBut(Optional(Equals(1)))))], {}, "h0"),
     ],
-    ids=["below", "event", "contained", "contained event"],
+    ids=["below", "event", "contained", "contained event", "two apart", "doubled", "doubled by another"],
 )
 def test_nothing_is_proved_of_what_may_be_missing(matchers, message, chosen):
     """A test that is true of a missing value is not taken to need one."""

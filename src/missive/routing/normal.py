@@ -159,8 +159,8 @@ def _plainer(test: Test) -> Test:
     """Return an equal test that is easier to compare."""
     if type(test) is NoneOf and len(test.tests) == 1:
         return _plainer(AnythingBut(test.tests[0]))
-    while type(test) is AnythingBut and type(test.test) is AnythingBut:
-        test = test.test.test
+    if type(test) is AnythingBut and type(test.test) is AnythingBut and not test.test.test.on_missing:
+        return _plainer(test.test.test)
     return test
 
 
