@@ -112,7 +112,7 @@ class Processor(Generic[M]):
         self.name = name or _calling_module()
         self.concurrency = checked_concurrency(concurrency)
         self.public = frozenset((path,) if isinstance(path, str) else tuple(path) for path in public)
-        if on_overlap not in {"warn", "error", "ignore"}:
+        if on_overlap not in ("warn", "error", "ignore"):
             raise RegistrationError('on_overlap= is "warn", "error" or "ignore"')
         self.on_overlap: OnOverlap = on_overlap
         self.dlq: DLQ = None
@@ -187,7 +187,7 @@ class Processor(Generic[M]):
         _check_takes(handler, 2, f"the handler {called} must take a message and a context")
         if ordered_by is not None:
             self._check_key(ordered_by, called)
-        if on_lane_retry not in {"block", "pass"}:
+        if on_lane_retry not in ("block", "pass"):
             raise RegistrationError('on_lane_retry= is "block" or "pass"')
         if concurrency is not None:
             checked_concurrency(concurrency)
@@ -196,7 +196,14 @@ class Processor(Generic[M]):
         self._register(matcher, called, handler, _PLAIN if terms == _PLAIN else terms)
 
     def _check_key(self, key: Callable[[M], Hashable], called: str) -> None:
-        _check_takes(key, 1, f"ordered_by= (for {called}) must take a message")
+        complaint = f"ordered_by= (for {called}) must take a message and return its key at once"
+        if inspect.isclass(key):
+            raise RegistrationError(f"{complaint}; {key.__name__} is a class: call it, as in by_field('customer')")
+        _check_takes(key, 1, complaint)
+        if is_async_callable(key):
+            raise RegistrationError(f"{complaint}; it is async")
+        if getattr(key, "__hash__", None) is None:
+            raise RegistrationError(f"{complaint}; a {type(key).__name__} has no hash, and so cannot be shared")
         requires = getattr(key, "requires", Message)
         if not issubclass(self.message_cls, requires):
             raise RegistrationError(

@@ -15,6 +15,7 @@ from missive.adapters.contract import Delivery, Verb
 from missive.engine.run import execute
 from missive.matchers import Everything, Field, Topic, by_field, by_header, by_key
 from missive.testing import MemoryAdapter
+from tests.conftest import wait_until
 
 CANARY = "canary-4711"
 
@@ -230,11 +231,31 @@ def test_a_key_that_cannot_be_had(key, reason, error):
         assert (result.outcome, result.reason, type(result.exception).__name__) == ("dead_lettered", reason, error)
 
 
+async def later(message):
+    return message.key
+
+
+class Unhashable:
+    """A key that is equal by value, and has no hash."""
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = None
+
+    def __call__(self, message):
+        return 1
+
+
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"ordered_by": "k"}, "ordered_by= .* must take a message; it is a str"),
-        ({"ordered_by": lambda: 1}, "ordered_by= .* must take a message; it takes"),
+        ({"ordered_by": "k"}, "ordered_by= .* must take a message .*; it is a str"),
+        ({"ordered_by": lambda: 1}, "ordered_by= .* must take a message .*; it takes"),
+        ({"ordered_by": by_field}, r"by_field is a class: call it, as in by_field\('customer'\)"),
+        ({"ordered_by": later}, "return its key at once; it is async"),
+        ({"ordered_by": Unhashable()}, "a Unhashable has no hash"),
+        ({"on_lane_retry": []}, 'on_lane_retry= is "block" or "pass"'),
         ({"ordered_by": by_field("k")}, r"by_field\('k'\) \(for .*\) looks into a StructuredMessage"),
         ({"on_lane_retry": "park"}, 'on_lane_retry= is "block" or "pass"'),
         ({"concurrency": 0}, "concurrency= is a whole number from 1"),
@@ -280,7 +301,9 @@ def test_a_stop_gives_lanes_back_in_order():
         serving = asyncio.ensure_future(adapter.serve())
         await asyncio.to_thread(started.wait, 10)
         serving.cancel()
-        await asyncio.sleep(0.1)
+        await asyncio.to_thread(
+            wait_until, lambda: len(adapter.settled) == 19, "the unstarted ones to be given back", 10
+        )
         released.set()
         await asyncio.gather(serving, return_exceptions=True)
 
