@@ -330,11 +330,11 @@ def test_what_is_printed_controls_no_terminal(run: Run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("redirected", "code", "said"),
     [
-        ("> /dev/full", 1, "missive: the output: No space left on device"),
+        ("> /dev/full", 1, "missive: the output cannot be written: No space left on device"),
         (">&-", 0, ""),
     ],
 )
-@pytest.mark.parametrize("command", ["routes", "check"])
+@pytest.mark.parametrize("command", ["routes", "check", "check --json"])
 def test_an_output_that_cannot_be_written_is_one_line(
     start: Start, run: Run, command: str, redirected: str, code: int, said: str
 ):
@@ -351,6 +351,6 @@ def test_what_cannot_be_explained_is_one_line(run: Run, tmp_path: Path):
     (tmp_path / "odd.py").write_text(ODD, encoding="utf-8")
     (tmp_path / "body").write_text("hunter2")
     code, _, err = run("explain", "odd:own", "body")
-    assert (code, err.strip()) == (2, "missive: Own cannot be made of that: it raised TypeError")
+    assert (code, err.strip()) == (2, "missive: Own cannot be made of that: TypeError")
     code, _, err = run("explain", "app:proc", "/proc/self/mem")
     assert (code, err.strip()) == (2, "missive: /proc/self/mem cannot be read: Input/output error")

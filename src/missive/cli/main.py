@@ -186,13 +186,10 @@ def explain(
         body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-    message, raised = None, ""
     try:
         message = processor.message_cls(body, headers=pairs, topic=topic, key=key)
     except Exception as error:  # noqa: BLE001 - a class of the user's; what it says may quote the message
-        raised = type(error).__name__
-    if message is None:
-        raise UsageError(f"{processor.message_cls.__name__} cannot be made of that: it raised {raised}")
+        raise UsageError(f"{processor.message_cls.__name__} cannot be made of that: {type(error).__name__}") from None
     explanation = processor.explain(message)
     if as_json:
         show_json(explanation.to_dict())
@@ -219,8 +216,6 @@ def main() -> None:
         # Whoever read our output has seen enough, as `head` does; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        _end(f"{error.filename or 'the output'}: {error.strerror or type(error).__name__}", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

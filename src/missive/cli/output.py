@@ -11,17 +11,30 @@ from typing import Any
 
 import click
 
+from missive.errors import MissiveError
+
 
 def show_json(value: object) -> None:
-    """Print one JSON document."""
-    say(json.dumps(value, indent=2, default=str))
+    """Print one JSON document. Raises `MissiveError` where it cannot be written."""
+    _print(json.dumps(value, indent=2, default=str))
 
 
 def say(text: str, *, bold: bool = False) -> None:
-    """Print text; what would control a terminal, or cannot be shown there, is escaped."""
+    """Print text; what would control a terminal, or cannot be shown there, is escaped.
+
+    Raises `MissiveError` where it cannot be written.
+    """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    harmless = _harmless(text, "\n\t")
-    click.secho(harmless.encode(encoding, "backslashreplace").decode(encoding), bold=bold or None)
+    _print(_harmless(text, "\n\t").encode(encoding, "backslashreplace").decode(encoding), bold=bold)
+
+
+def _print(text: str, *, bold: bool = False) -> None:
+    try:
+        click.secho(text, bold=bold or None)
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough
+    except OSError as error:
+        raise MissiveError(f"the output cannot be written: {error.strerror}") from None
 
 
 def _harmless(text: str, kept: str = "") -> str:
