@@ -427,8 +427,8 @@ class Processor(Generic[M]):
             overlap = ledger.overlap(matcher, name, companions)
         if overlap is not None:
             self._overlaps(overlap)
+        self._admitted[matcher] = name  # first: Ctrl-C in the middle of the other is undone with it
         ledger.add(matcher, name)
-        self._admitted[matcher] = name
         return overlap is not None
 
     def _keep(self) -> None:

@@ -372,23 +372,23 @@ def test_a_matcher_that_is_too_wide_is_warned_of_once():
     assert proc.routes() == ()
 
 
-def test_ctrl_c_while_registering_leaves_nothing_behind():
+def test_ctrl_c_while_registering_leaves_nothing_behind(monkeypatch):
     """A registration that is interrupted can be made again."""
     proc, other = processor(Topic("a")), Processor(JSONMessage, name="other")
     other.add_handler(Topic("b"), nothing, name="two")
-    ask, ledger.Ledger.add = ledger.Ledger.add, interrupt
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            proc.include(other)
-    finally:
-        ledger.Ledger.add = ask
-    proc.include(other)
-    assert [route.name for route in proc.routes()] == ["h0", "two"]
+    add = ledger.Ledger.add
 
+    def interrupted(*arguments):
+        add(*arguments)
+        raise KeyboardInterrupt
 
-def interrupt(*arguments):
-    """Be Ctrl-C."""
-    raise KeyboardInterrupt
+    for register in (lambda: proc.include(other), lambda: proc.add_handler(Topic("c"), nothing, name="three")):
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger.Ledger, "add", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                register()
+        register()
+    assert [route.name for route in proc.routes()] == ["h0", "two", "three"]
 
 
 def test_every_overlap_is_an_error_where_warnings_are():
