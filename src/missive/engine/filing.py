@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 _MOST_AT_ONCE = 500
 _MOST_ASKED, _LEAST_ASKED = 1000, 3
 _MOST_READ = 300_000
-"""Bytes of bodies that are read to explain one dead letter, by each of the matchers that are asked once."""
+"""So many bytes may be read to explain one dead letter, where each matcher that is asked reads the whole body."""
 _MOST_EXPLAINED = 10
 """A record keeps the nearest misses; `missive explain` says them all."""
 _FIRST_BACKOFF = 0.1
@@ -309,10 +310,10 @@ def _explanation(
 ) -> dict[str, object]:
     """Explain what was decided, as far as that is soon done: a matcher may walk through the whole body."""
     names = frozenset(decision.candidates)
-    concerned = [route for route in routes if not names or route.name in names]
+    concerned = (route for route in routes if not names or route.name in names)
     most = max(_LEAST_ASKED, min(_MOST_ASKED, _MOST_READ // (len(message.raw_data) + 1)))
     misrouted = Misrouted(decision.reason or Reason.unmatched, decision.candidates)
-    explanation = explain(concerned[:most], message, public, misrouted)
+    explanation = explain(tuple(islice(concerned, most)), message, public, misrouted)
     return msgspec.structs.replace(explanation, considered=explanation.considered[:_MOST_EXPLAINED]).to_dict()
 
 
