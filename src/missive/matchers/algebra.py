@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Generic, TypeVar
 
 from missive.errors import DecodingError, RegistrationError
-from missive.matchers.values import Frozen
+from missive.matchers.values import DEEPEST, Frozen
 from missive.messages import Message
 
-_DEEPEST = 100
 _LARGEST = 100_000
 
 M = TypeVar("M", bound=Message)
@@ -224,8 +223,8 @@ def as_matcher(matcher: Callable[[M], bool]) -> Matcher[M]:
 def _measures(*parts: Matcher[Any]) -> dict[str, Any]:
     """Return what a composition of `parts` measures; raises `RegistrationError` where it would be unbounded work."""
     depth, size = 1 + max(part.depth for part in parts), 1 + sum(part.size for part in parts)
-    if depth > _DEEPEST:
-        raise RegistrationError(f"a matcher is nested at most {_DEEPEST} deep: use And(…) and Or(…) of many parts")
+    if depth > DEEPEST:
+        raise RegistrationError(f"a matcher is nested at most {DEEPEST} deep: use And(…) and Or(…) of many parts")
     if size > _LARGEST:
         raise RegistrationError(f"a matcher has at most {_LARGEST} parts: OneOf(…) takes many literals at once")
     return {"depth": depth, "size": size, "opaque": any(part.opaque for part in parts)}

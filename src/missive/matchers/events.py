@@ -9,10 +9,8 @@ from typing import Any, ClassVar, Never, TypeAlias
 from missive.errors import DecodingError, RegistrationError
 from missive.matchers.algebra import And, Matcher, Not, Or
 from missive.matchers.tests import Absent, Present, Test, as_test, depth_over
-from missive.matchers.values import MISSING, Scalar, plain
+from missive.matchers.values import DEEPEST, MISSING, Scalar, plain
 from missive.messages import Message, StructuredMessage
-
-_DEEPEST = 100
 
 _Views: TypeAlias = tuple[tuple[dict[Any, Any], str], ...]
 """One object of an event: the objects that its members are spread over, each with the start of the keys there.
@@ -56,8 +54,8 @@ class EventField(Matcher[StructuredMessage]):
             raise RegistrationError(
                 "EventField's path is a string or a tuple of strings, such as 'source' or ('detail', 'state')"
             )
-        if len(segments) > _DEEPEST:
-            raise RegistrationError(f"EventField's path has at most {_DEEPEST} segments, and not {len(segments)}")
+        if len(segments) > DEEPEST:
+            raise RegistrationError(f"EventField's path has at most {DEEPEST} segments, and not {len(segments)}")
         literal = tuple(plain(segment) for segment in segments)
         if not isinstance(condition, Matcher):
             test = as_test(condition)
@@ -69,8 +67,8 @@ class EventField(Matcher[StructuredMessage]):
                     f"inside EventField there are only EventFields, composed with &, | and ~, and not {part!r}"
                 )
         depth = 1 + condition.depth
-        if depth > _DEEPEST:
-            raise RegistrationError(f"EventFields are nested at most {_DEEPEST} deep")
+        if depth > DEEPEST:
+            raise RegistrationError(f"EventFields are nested at most {DEEPEST} deep")
         self._freeze(
             literal,
             condition,

@@ -10,9 +10,7 @@ from abc import abstractmethod
 from typing import Any
 
 from missive.errors import RegistrationError
-from missive.matchers.values import SCALARS, Frozen, Scalar, checked_bound, checked_scalar, identity_of, show
-
-_DEEPEST = 100
+from missive.matchers.values import DEEPEST, SCALARS, Frozen, Scalar, checked_bound, checked_scalar, identity_of, show
 
 
 class Test(Frozen):
@@ -279,8 +277,8 @@ class Every(_Wrapping):
 def depth_over(*tests: Test) -> int:
     """Return the depth of what applies other tests. Raises `RegistrationError` beyond a hundred."""
     depth = 1 + max(test.depth for test in tests)
-    if depth > _DEEPEST:
-        raise RegistrationError(f"tests are nested at most {_DEEPEST} deep")
+    if depth > DEEPEST:
+        raise RegistrationError(f"tests are nested at most {DEEPEST} deep")
     return depth
 
 

@@ -16,8 +16,10 @@ Scalar: TypeAlias = str | bytes | int | float | bool | None
 _T = TypeVar("_T")
 
 _MOST_SHOWN = 2000
-_MOST_BITS = 13_288
-"""Of 4,000 digits: Python writes no integer of much more, and so the repr of a matcher could not be read back."""
+_TOO_LARGE = 10**4000
+"""Python writes no integer of much more digits, and so the repr of a matcher could not be read back."""
+DEEPEST = 100
+"""How deep matchers are nested, and tests in a test: Python's own limit is not far beyond."""
 
 
 class Missing:
@@ -97,7 +99,7 @@ def checked_scalar(value: Any, owner: str) -> Scalar:
 
 
 def _refuse_huge(value: object, owner: str) -> None:
-    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
         raise RegistrationError(f"{owner} takes integers of at most 4,000 digits")
 
 
