@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -143,18 +142,21 @@ class PlaceIndex:
 
     def find_among(self, values: Sequence[Any], found: list[int]) -> None:
         """Add to `found` the items whose test one of several values could pass, each once."""
-        items = set(self._present)
+        several = set(self._present)
         for value in values:
             few: list[int] = []
-            if self._equal:
-                with contextlib.suppress(TypeError, ValueError):  # no literal
-                    take(self._equal.get(value, []), few)
+            try:
+                items = self._equal.get(value)
+            except (TypeError, ValueError):  # no literal
+                items = None
+            if items is not None:
+                take(items, few)
             if self._more:
                 self._find_more(value, few)
-            items.update(few)
-            if len(items) == self._count:
+            several.update(few)
+            if len(several) == self._count:
                 break
-        found += items
+        found += several
 
     def _find_more(self, value: Any, found: list[int]) -> None:
         if isinstance(value, str):
@@ -217,10 +219,10 @@ def put(table: dict[Any, Items], key: Any, item: int) -> None:
 
 def take(items: Items, found: list[int]) -> None:
     """Add what a key leads to."""
-    if isinstance(items, int):
-        found.append(items)
-    else:
+    if isinstance(items, list):
         found += items
+    else:
+        found.append(items)
 
 
 def _length(one: tuple[int, object]) -> int:
