@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -188,7 +186,17 @@ def test_a_message_is_shown_as_an_expression(message, expected):
     again = eval(expected, {**vars(missive), "Decoded": Decoded})
     assert type(message) is type(again)
     assert (message.headers, message.topic, message.key) == (again.headers, again.topic, again.key)
-    assert message.raw_data == again.raw_data or json.loads(message.raw_data) == again.content
+    # `holding` gives a content, and a body that says nothing.
+    assert message.raw_data == again.raw_data
+    assert not isinstance(message, StructuredMessage) or broken(message) or message.content == again.content
+
+
+def broken(message):
+    """Tell whether a message has no content."""
+    try:
+        return message.content is None
+    except missive.DecodingError:
+        return True
 
 
 places = st.one_of(

@@ -44,7 +44,7 @@ def shown(message: Message) -> str:
     said = [f"{name}={value!r}" for name, value in envelope.items() if value is not None]
     is_json = isinstance(message, JSONMessage)
     # JSON that is written in another way is another body.
-    if content is None or (is_json and JSONMessage.of(content).raw_data != message.raw_data):
+    if content is None or (isinstance(message, JSONMessage) and type(message).of(content).raw_data != message.raw_data):
         return f"{type(message).__name__}({', '.join([repr(message.raw_data), *said])})"
     return f"{type(message).__name__}.{'of' if is_json else 'holding'}({', '.join([_expression(content), *said])})"
 
