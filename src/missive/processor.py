@@ -197,6 +197,8 @@ class Processor(Generic[M]):
 
     def _check_key(self, key: Callable[[M], Hashable], called: str) -> None:
         complaint = f"ordered_by= (for {called}) must take a message and return its key at once"
+        if isinstance(key, str):
+            raise RegistrationError(f"{complaint}: for a field of that name, by_field({key!r})")
         if inspect.isclass(key):
             raise RegistrationError(f"{complaint}; {key.__name__} is a class: call it, as in by_field('customer')")
         _check_takes(key, 1, complaint)

@@ -250,7 +250,8 @@ class Unhashable:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"ordered_by": "k"}, "ordered_by= .* must take a message .*; it is a str"),
+        ({"ordered_by": "k"}, r"ordered_by= .* must take a message .*: for a field of that name, by_field\('k'\)"),
+        ({"ordered_by": 1}, "ordered_by= .* must take a message .*; it is a int"),
         ({"ordered_by": lambda: 1}, "ordered_by= .* must take a message .*; it takes"),
         ({"ordered_by": by_field}, r"by_field is a class: call it, as in by_field\('customer'\)"),
         ({"ordered_by": later}, "return its key at once; it is async"),
