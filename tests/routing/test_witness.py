@@ -74,10 +74,12 @@ def made(one, other=None, cls=JSONMessage):
         (Topic(AmqpPattern("#.b")), Topic(NatsPattern("a.>")), "JSONMessage.of({}, topic='a.b')"),
         (Key("k"), Topic("t") & Header("H", "1"), "JSONMessage.of({}, headers={'h': '1'}, topic='t', key='k')"),
         (Header("x", Some("1")), Header("x", Some("2")), "JSONMessage.of({}, headers={'x': ('1', '2')})"),
+        (Header("x", Some(1)), Header("y", "b"), None),
+        (Header("x", Every(float("inf"))), Header("y", "b"), None),
         (Header("x", b"\xff"), Key(b"k"), r"JSONMessage.of({}, headers={'x': b'\xff'}, key=b'k')"),
         (Body(b"ping"), Header("x", "1"), "JSONMessage(b'ping', headers={'x': '1'})"),
     ],
-    ids=range(26),
+    ids=range(28),
 )
 def test_a_witness_is_made_of_what_the_matchers_say(one, other, expected):
     """Of two matchers' literals, ends and patterns a message is made that has nothing else."""

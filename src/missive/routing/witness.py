@@ -120,16 +120,19 @@ def _meets(constraint: Constraint, value: Any) -> bool:
 
 def _found(constraint: Constraint, types: type | tuple[type, ...]) -> Any:
     tests = [*constraint.positives, *constraint.negatives]
-    # A repeated header arrives as a tuple, and one that is not repeated as itself.
-    fitting = (
-        value
-        for value in samples(tests)
-        if isinstance(value, types) and (not isinstance(value, list) or len(value) > 1)
-    )
+    fitting = (value for value in samples(tests) if isinstance(value, types) and _can_arrive(value))
+    # A repeated header arrives as a tuple.
     return _first(
         islice(fitting, _MOST_TRIED),
         lambda value: _meets(constraint, tuple(value) if isinstance(value, list) else value),
     )
+
+
+def _can_arrive(value: Any) -> bool:
+    """Tell whether a header may have a value: a list is one that is repeated, and so several texts."""
+    if not isinstance(value, list):
+        return True
+    return len(value) > 1 and all(isinstance(element, (str, bytes)) for element in value)
 
 
 def _first(candidates: Iterable[Any], good: Callable[[Any], bool]) -> Any:
