@@ -1,6 +1,7 @@
 """Missive: a framework for message handlers."""
 
 from missive import adapters, matchers
+from missive.batch import Batch
 from missive.context import HandlingContext, ProcessingContext
 from missive.errors import (
     AdapterError,
@@ -36,6 +37,7 @@ from missive.version import VERSION as __version__  # noqa: N811 - Python's name
 __all__ = [
     "AdapterError",
     "AmbiguousError",
+    "Batch",
     "DeadLetter",
     "DecodingError",
     "Discard",

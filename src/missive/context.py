@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from typing_extensions import TypeVar
 
-from missive.errors import SettlementConflict
+from missive.errors import SettlementConflict, UsageError
 from missive.messages import Message
 from missive.outcome import Outcome
 
 if TYPE_CHECKING:
     from missive.adapters.contract import Adapter
+    from missive.engine.job import Job
     from missive.processor import Processor
 
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
@@ -55,10 +57,11 @@ class ProcessingContext(Generic[M_co]):
     `state` keeps what a `before_processing` hook opened, such as a connection, which then never crosses threads.
     """
 
-    __slots__ = ("_processor", "state")
+    __slots__ = ("_processor", "clock", "state")
 
-    def __init__(self, processor: Processor[Any]) -> None:
+    def __init__(self, processor: Processor[Any], clock: Callable[[], float] = time.monotonic) -> None:
         self._processor = processor
+        self.clock = clock
         self.state = State()
 
     @property
@@ -80,6 +83,7 @@ class HandlingContext(Generic[M_co]):
         "_attempt",
         "_decided",
         "_exception",
+        "_job",
         "_message",
         "_native",
         "_recorded",
@@ -94,12 +98,14 @@ class HandlingContext(Generic[M_co]):
         attempt: int = 1,
         native: object = None,
         adapter: Adapter | None = None,
+        job: Job | None = None,
     ) -> None:
         self._message = message
         self._worker = worker
         self._attempt = attempt
         self._native = native
         self._adapter = adapter
+        self._job = job
         self._recorded: Recorded | None = None
         self._decided: Outcome | None = None
         self._exception: BaseException | None = None
@@ -128,6 +134,29 @@ class HandlingContext(Generic[M_co]):
         """Record that nothing needs to be done about the message; `reason` is a short constant label."""
         self._record(Recorded(Outcome.discarded, label=reason))
 
+    def extend(self, more: float | timedelta) -> None:
+        """Grant this attempt so many seconds beyond its timeout.
+
+        The lease of the message needs no care: the engine renews it while the handler runs. Raises `UsageError` where
+        the transport's lease cannot be renewed and would end before that.
+        """
+        job, granted = self._job, seconds(more)
+        if job is None or job.session is None or granted is None:
+            return
+        capabilities = job.session.capabilities
+        lease = None if capabilities.renewable else capabilities.lease
+        if lease is not None and job.deadline + granted > job.arrived + lease:
+            raise UsageError(
+                f"{job.source.adapter.url} gives a message to somebody else {lease:g} seconds after it came, and cannot"
+                " be asked for more time"
+            )
+        job.extended += granted
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until this attempt's timeout; below zero when it has passed, infinite where there is none."""
+        return float("inf") if self._job is None else self._job.deadline - self._worker.clock()
+
     def _record(self, recorded: Recorded) -> None:
         earlier = self._recorded
         if earlier is not None and earlier.outcome is not recorded.outcome:
@@ -136,7 +165,7 @@ class HandlingContext(Generic[M_co]):
             )
         self._recorded = recorded
 
-    def conclude(self, outcome: Outcome, exception: BaseException | None) -> None:
+    def conclude(self, outcome: Outcome | None, exception: BaseException | None) -> None:
         """Set what `outcome` and `exception` answer; the engine calls it before the `after_handling` hooks."""
         self._decided = outcome
         self._exception = exception

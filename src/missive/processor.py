@@ -7,18 +7,29 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
 
 import msgspec
 from typing_extensions import TypeVar
 
-from missive.context import HandlingContext, HandlingHook, ProcessingHook
-from missive.errors import DuplicateMatcher, OverlapWarning, RegistrationClosed, RegistrationError
+from missive.batch import Batch
+from missive.context import HandlingContext, HandlingHook, ProcessingHook, seconds
+from missive.errors import DuplicateMatcher, OverlapWarning, RegistrationClosed, RegistrationError, UsageError
 from missive.matchers.algebra import And, Matcher, as_matcher
 from missive.matchers.selectors import Everything
 from missive.matchers.values import cut
 from missive.messages import Message, RawMessage
-from missive.routing.route import OnLaneRetry, Route, Terms, callable_name, is_async_callable, is_generator_callable
+from missive.rates import Rate
+from missive.routing.route import (
+    BatchTerms,
+    OnLaneRetry,
+    Route,
+    Terms,
+    callable_name,
+    is_async_callable,
+    is_generator_callable,
+)
 
 if TYPE_CHECKING:
     from missive.dlq.contract import Sink
@@ -42,6 +53,9 @@ OnOverlap: TypeAlias = Literal["warn", "error", "ignore"]
 Handler: TypeAlias = Callable[[M, HandlingContext[M]], R]
 """A handler: takes the message and its context; `def` or `async def`."""
 
+BatchHandler: TypeAlias = Callable[[Batch[M]], R]
+"""A handler of batches; `def` or `async def`."""
+
 
 _MOST_WARNINGS = 10
 _PLAIN = Terms()
@@ -50,7 +64,7 @@ _PLAIN = Terms()
 class _Registered(msgspec.Struct, frozen=True, eq=False):
     name: str
     matcher: Matcher[Any]
-    handler: Callable[[Any, HandlingContext[Any]], Any]
+    handler: Callable[..., Any]
     terms: Terms = _PLAIN
     discards: str | None = None
 
@@ -64,8 +78,9 @@ class Processor(Generic[M]):
     """Handlers for one class of messages, and what they have in common.
 
     `message_cls` is what arriving bodies become. `name` is the service's, by which its dead letters are known
-    in a shared store (the module's by default). `dlq` is a store, its URL, or a plain dict. `concurrency` is how
-    many messages are handled at once in this process. `on_overlap` says what to do about two handlers that some
+    in a shared store (the module's by default). `dlq` is a store, its URL, or a plain dict. `timeout` is how many
+    seconds an attempt may take, unless its handler says otherwise. `concurrency` is how many messages are handled at
+    once in this process. `on_overlap` says what to do about two handlers that some
     message would match both of: "warn" (`OverlapWarning`, once for each handler that is registered), "error" (raise
     it) or "ignore". `public` lists the field paths (a string, or a tuple of
     segments) and header names whose values may be shown in logs, explanations and lists; nothing else is.
@@ -77,6 +92,7 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
+        timeout: float | timedelta = 600,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...]] = (),
@@ -89,6 +105,7 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
+        timeout: float | timedelta = 600,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...]] = (),
@@ -100,6 +117,7 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
+        timeout: float | timedelta = 600,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...]] = (),
@@ -110,6 +128,7 @@ class Processor(Generic[M]):
             raise RegistrationError(f"public= is a list of fields and headers: public=[{public!r}]")
         self.message_cls: type[M] = cast("type[M]", message_cls)
         self.name = name or _calling_module()
+        self.timeout = _checked_timeout(timeout)
         self.concurrency = checked_concurrency(concurrency)
         self.public = frozenset((path,) if isinstance(path, str) else tuple(path) for path in public)
         if on_overlap not in ("warn", "error", "ignore"):
@@ -135,8 +154,10 @@ class Processor(Generic[M]):
         matcher: Callable[[M], bool],
         *,
         name: str | None = None,
+        timeout: float | timedelta | None = None,
         ordered_by: Callable[[M], Hashable] | None = None,
         on_lane_retry: OnLaneRetry = "block",
+        rate_limit: str | None = None,
         concurrency: int | None = None,
     ) -> Callable[[Handler[M, R]], Handler[M, R]]:
         """Register the decorated function for the messages that match, and return it unchanged.
@@ -148,7 +169,12 @@ class Processor(Generic[M]):
         run one after the other, in the order they came; those whose key is None run as they come. Handlers with an
         equal `ordered_by` share their lanes. Without it, the transport's own lanes (partitions, say) are kept in
         order. `on_lane_retry` is "block" (the rest of the lane waits while a message is to be retried) or "pass".
-        `concurrency` is how many messages this handler gets at once, within the processor's own.
+
+        `timeout` is how many seconds an attempt may take (the processor's when None). An async handler is cancelled
+        then. A thread cannot be interrupted: a sync handler goes on, its message stays unsettled and its worker busy
+        until it ends, and then, whatever it said, the message is dead-lettered as `timeout`. `rate_limit` is how many
+        messages it gets in any stretch of time, such as "20/s", in this process. `concurrency` is how many it gets at
+        once, within the processor's own.
 
         Raises `RegistrationError` for what could never work: see `add_handler`.
         """
@@ -158,8 +184,10 @@ class Processor(Generic[M]):
                 matcher,
                 handler,
                 name=name,
+                timeout=timeout,
                 ordered_by=ordered_by,
                 on_lane_retry=on_lane_retry,
+                rate_limit=rate_limit,
                 concurrency=concurrency,
             )
             return handler
@@ -172,8 +200,10 @@ class Processor(Generic[M]):
         handler: Handler[M, object],
         *,
         name: str | None = None,
+        timeout: float | timedelta | None = None,
         ordered_by: Callable[[M], Hashable] | None = None,
         on_lane_retry: OnLaneRetry = "block",
+        rate_limit: str | None = None,
         concurrency: int | None = None,
     ) -> None:
         """Register a handler; `handle_for` is this as a decorator.
@@ -185,15 +215,98 @@ class Processor(Generic[M]):
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 2, f"the handler {called} must take a message and a context")
+        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency)
+        self._register(matcher, called, handler, terms)
+
+    def handle_batch_for(
+        self,
+        matcher: Callable[[M], bool],
+        *,
+        size: int = 100,
+        wait: float | timedelta = 0.2,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        ordered_by: Callable[[M], Hashable] | None = None,
+        on_lane_retry: OnLaneRetry = "block",
+        rate_limit: str | None = None,
+        concurrency: int | None = None,
+    ) -> Callable[[BatchHandler[M, R]], BatchHandler[M, R]]:
+        """Register the decorated function for batches of the messages that match, and return it unchanged.
+
+        It takes a `Batch`: a sequence of contexts, of `size` at the most, which waits `wait` seconds for more after
+        its first. Each item may be settled by itself; what is left is acked when the function returns. When it
+        raises, or takes longer than its timeout, what was not settled is run again in halves, without spending
+        attempts, until the culprit is alone. The messages of one key are in one batch at a time, in their order.
+        The other options are those of `handle_for`, with `concurrency` in batches and `rate_limit` in messages.
+
+        Raises `RegistrationError` for what could never work: see `add_batch_handler`.
+        """
+
+        def register(handler: BatchHandler[M, R]) -> BatchHandler[M, R]:
+            self.add_batch_handler(
+                matcher,
+                handler,
+                size=size,
+                wait=wait,
+                name=name,
+                timeout=timeout,
+                ordered_by=ordered_by,
+                on_lane_retry=on_lane_retry,
+                rate_limit=rate_limit,
+                concurrency=concurrency,
+            )
+            return handler
+
+        return register
+
+    def add_batch_handler(
+        self,
+        matcher: Callable[[M], bool],
+        handler: BatchHandler[M, object],
+        *,
+        size: int = 100,
+        wait: float | timedelta = 0.2,
+        name: str | None = None,
+        timeout: float | timedelta | None = None,
+        ordered_by: Callable[[M], Hashable] | None = None,
+        on_lane_retry: OnLaneRetry = "block",
+        rate_limit: str | None = None,
+        concurrency: int | None = None,
+    ) -> None:
+        """Register a handler of batches; `handle_batch_for` is this as a decorator.
+
+        Raises as `add_handler` does, and `RegistrationError` for a size below one or above what `rate_limit` lets
+        pass at once.
+        """
+        self._refuse_when_frozen("a handler")
+        called = name or callable_name(handler)
+        _check_takes(handler, 1, f"the batch handler {called} must take a batch")
+        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency)
+        gathered = BatchTerms(_checked_size(size, terms.rate_limit), _checked_wait(wait))
+        self._register(matcher, called, handler, msgspec.structs.replace(terms, batch=gathered))
+
+    def _terms(
+        self,
+        called: str,
+        timeout: float | timedelta | None,
+        ordered_by: Callable[[M], Hashable] | None,
+        on_lane_retry: OnLaneRetry,
+        rate_limit: str | None,
+        concurrency: int | None,
+    ) -> Terms:
         if ordered_by is not None:
             self._check_key(ordered_by, called)
         if on_lane_retry not in ("block", "pass"):
             raise RegistrationError('on_lane_retry= is "block" or "pass"')
-        if concurrency is not None:
-            checked_concurrency(concurrency)
-        terms = Terms(ordered_by, on_lane_retry, concurrency)
+        terms = Terms(
+            ordered_by,
+            on_lane_retry,
+            None if concurrency is None else checked_concurrency(concurrency),
+            None if timeout is None else _checked_timeout(timeout),
+            None if rate_limit is None else _checked_rate(rate_limit),
+        )
         # Nearly all handlers have no terms of their own, and there may be a hundred thousand of them.
-        self._register(matcher, called, handler, _PLAIN if terms == _PLAIN else terms)
+        return _PLAIN if terms == _PLAIN else terms
 
     def _check_key(self, key: Callable[[M], Hashable], called: str) -> None:
         complaint = f"ordered_by= (for {called}) must take a message and return its key at once"
@@ -231,7 +344,7 @@ class Processor(Generic[M]):
         self,
         matcher: Callable[[M], bool],
         called: str,
-        handler: Handler[M, object],
+        handler: Callable[..., object],
         terms: Terms = _PLAIN,
         *,
         discards: str | None = None,
@@ -401,7 +514,8 @@ class Processor(Generic[M]):
     def _route(self, one: _Registered) -> Route:
         before, after = tuple(self._hooks.before_handling), tuple(self._hooks.after_handling)
         is_async = is_async_callable(one.handler)
-        return Route(one.name, one.matcher, one.handler, is_async, one.terms, before, after, one.discards)
+        timeout = self.timeout if one.terms.timeout is None else one.terms.timeout
+        return Route(one.name, one.matcher, one.handler, is_async, one.terms, timeout, before, after, one.discards)
 
     def _tree(self) -> Iterator[Processor[Any]]:
         yield self
@@ -551,6 +665,43 @@ def checked_concurrency(value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RegistrationError("concurrency= is a whole number from 1")
     return value
+
+
+def _checked_timeout(value: float | timedelta) -> float:
+    """Return a timeout in seconds; raises `RegistrationError` when it is not a number above zero."""
+    try:
+        timeout = seconds(value)
+    except (TypeError, ValueError):
+        timeout = None
+    if not timeout:
+        raise RegistrationError("timeout= is a number of seconds above zero, or a timedelta")
+    return timeout
+
+
+def _checked_wait(value: float | timedelta) -> float:
+    try:
+        wait = seconds(value)
+    except (TypeError, ValueError):
+        wait = None
+    if wait is None:
+        raise RegistrationError("wait= is a number of seconds, zero or more, or a timedelta")
+    return wait
+
+
+def _checked_size(value: int, rate: Rate | None) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RegistrationError("size= is a whole number of messages from 1")
+    if rate is not None and value > rate.messages:
+        raise RegistrationError(f"size={value} is more than rate_limit={str(rate)!r} ever lets pass at once")
+    return value
+
+
+def _checked_rate(value: str) -> Rate:
+    try:
+        return Rate.parse(value)
+    except UsageError as error:
+        wrong = str(error)
+    raise RegistrationError(wrong)
 
 
 def _refuse_async_hooks(hooks: Sequence[Callable[..., object]], routes: Sequence[Route]) -> None:

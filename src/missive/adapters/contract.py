@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +21,7 @@ from missive.adapters.registry import AdapterURL, keywords
 from missive.errors import Transient, UsageError
 from missive.outcome import Outcome
 from missive.privacy import redact_url
+from missive.rates import Rate
 
 if TYPE_CHECKING:
     from missive.processor import Processor
@@ -125,10 +126,25 @@ class Capabilities:
     """`each`: deliveries are settled one by one, in batches. `cumulative`: by a mark per lane."""
     lease: float | None = None
     """After so many seconds without renewal a delivery is given to somebody else; None for never."""
+    renewable: bool = True
+    """Whether a lease can be renewed with `extend`. A handler's timeout must fit into one that cannot."""
+    pauses: bool = False
+    """Whether single lanes can be paused and resumed."""
     attempts: str = "none"
     """How exactly deliveries are counted: `exact`, `approximate` or `none`."""
     durable: bool = True
     """Whether messages survive the transport's restart."""
+
+
+class SessionStatus(NamedTuple):
+    """How a session is. What a transport does not tell is None."""
+
+    connected: bool | None = None
+    """Whether messages can still come. False where the session should have raised, and has not noticed."""
+    lag: int | None = None
+    """Messages that wait at the transport and are not delivered to anybody yet."""
+    oldest: float | None = None
+    """The age of the oldest of them in seconds."""
 
 
 class EndOfInput(Exception):
@@ -203,6 +219,18 @@ class Session(ABC):
         """Renew the lease of deliveries by `capabilities.lease` seconds, where there is one."""
         raise NotImplementedError
 
+    async def pause(self, lanes: Collection[str]) -> None:
+        """Deliver no more of these lanes until they are resumed, where `capabilities.pauses`."""
+        raise NotImplementedError
+
+    async def resume(self, lanes: Collection[str]) -> None:
+        """Deliver paused lanes again."""
+        raise NotImplementedError
+
+    async def status(self) -> SessionStatus:
+        """Return how the session is, as far as the transport tells; asked every few seconds at the most."""
+        return SessionStatus()
+
     async def stop_intake(self) -> Sequence[Delivery]:
         """Stop delivering, and return what was received and not fetched. Settling still works."""
         return ()
@@ -229,7 +257,8 @@ class Session(ABC):
 class Adapter(ABC):
     """One source of messages for a processor. Constructing it opens nothing.
 
-    `drain` is how many seconds running work has to finish once the processor is told to stop.
+    `drain` is how many seconds running work has to finish once the processor is told to stop. `rate_limit` is how many
+    messages from here begin to be handled in any stretch of time, such as "100/s", in this process.
     """
 
     transport: ClassVar[str]
@@ -237,11 +266,12 @@ class Adapter(ABC):
     background: ClassVar[bool] = False
     """Whether it only helps out: when all other sources have ended, processing ends."""
 
-    def __init__(self, processor: Processor[Any], *, drain: float = 25) -> None:
+    def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
         if not drain >= 0:
             raise UsageError("drain= is a number of seconds, zero or more")
         self.processor = processor
         self.drain = drain
+        self.rate_limit = None if rate_limit is None else Rate.parse(rate_limit)
         self._session: Session | None = None
 
     @classmethod

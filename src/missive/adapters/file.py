@@ -56,8 +56,9 @@ class FileAdapter(Adapter):
         start: str = "resume",
         progress: bool | None = None,
         drain: float = 25,
+        rate_limit: str | None = None,
     ) -> None:
-        super().__init__(processor, drain=drain)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if start not in _STARTS:
             raise UsageError(f"start= is one of {', '.join(_STARTS)}")
         self.path = Path(path)

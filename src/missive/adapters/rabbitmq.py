@@ -31,6 +31,7 @@ _CONNECT_SECONDS = 15.0
 _CLOSE_SECONDS = 3.0
 _MOST_SETTLED = 10_000
 _PREFETCH = 250
+_CONSUMER_TIMEOUT = 1800.0
 
 # Replies of the broker: https://www.rabbitmq.com/amqp-0-9-1-reference#constants
 _ACCESS_REFUSED, _NOT_FOUND, _RESOURCE_LOCKED, _NOT_ALLOWED = 403, 404, 405, 530
@@ -53,9 +54,10 @@ class RabbitMQAdapter(Adapter):
     are acked once they are in Missive's store, so the queue's own dead letter exchange does not see them.
 
     `prefetch` is how many messages the broker may have here at once, unacked. Each waits for those before it: with
-    slow handlers make it small, so that `prefetch` times seconds by concurrency stays well below the broker's
-    `consumer_timeout` (30 minutes unless it says otherwise), which is a lease that nobody can renew. What is given
-    back at a stop counts as a delivery on a quorum queue: mind its `x-delivery-limit`.
+    slow handlers make it small. `consumer_timeout` is the broker's own, in seconds, which it does not tell: a lease
+    that nobody can renew. A handler's timeout must be below it, and what waits here for so long that its handler might
+    not be done in time is given back. What is given back counts as a delivery on a quorum queue: mind its
+    `x-delivery-limit`.
 
     The client is pika's channel; `context.native` has the delivery's `method` and `properties`.
     """
@@ -68,6 +70,7 @@ class RabbitMQAdapter(Adapter):
         queue: str,
         *,
         prefetch: int = _PREFETCH,
+        consumer_timeout: float = _CONSUMER_TIMEOUT,
         host: str = "localhost",
         port: int | None = None,
         vhost: str = "/",
@@ -75,14 +78,18 @@ class RabbitMQAdapter(Adapter):
         password: str = "guest",  # noqa: S107 - RabbitMQ's own default, for loopback only
         tls: bool = False,
         drain: float = 25,
+        rate_limit: str | None = None,
     ) -> None:
-        super().__init__(processor, drain=drain)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if pika is None:
             raise MissingExtra("RabbitMQ", "rabbitmq")
         if prefetch < 1:
             raise UsageError("prefetch= is a whole number from 1; AMQP's 0, for no limit, is refused")
         self.queue = queue
+        if not consumer_timeout > 0:
+            raise UsageError("consumer_timeout= is a number of seconds above zero, as the broker is configured")
         self.prefetch = prefetch
+        self.consumer_timeout = consumer_timeout
         self.host = host
         self.port = port or (_TLS_PORT if tls else _PORT)
         self.vhost = vhost
@@ -151,7 +158,7 @@ class RabbitMQSession(Session):
 
     def __init__(self, adapter: RabbitMQAdapter, host: Host) -> None:
         super().__init__()
-        self.capabilities = Capabilities(attempts="approximate")
+        self.capabilities = Capabilities(attempts="approximate", lease=adapter.consumer_timeout, renewable=False)
         self._adapter = adapter
         self._host = host
         self._connection: Any = None

@@ -80,8 +80,9 @@ class SQLiteAdapter(Adapter):
         lease: float = 30.0,
         create: bool = False,
         drain: float = 25,
+        rate_limit: str | None = None,
     ) -> None:
-        super().__init__(processor, drain=drain)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if not lease > 0:
             raise UsageError("lease= is a number of seconds above zero")
         self.path = Path(path)

@@ -27,8 +27,8 @@ class StdinAdapter(Adapter):
 
     transport = "stdin"
 
-    def __init__(self, processor: Processor[Any], *, drain: float = 25) -> None:
-        super().__init__(processor, drain=drain)
+    def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
+        super().__init__(processor, drain=drain, rate_limit=rate_limit)
 
     @property
     def destination(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from missive.context import Recorded, seconds
@@ -39,12 +41,16 @@ ACKED = Decision(Outcome.acked)
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
 
 
-def decide(recorded: Recorded | None, error: BaseException | None) -> Decision:
+def decide(recorded: Recorded | None, error: BaseException | None, *, overdue: bool = False) -> Decision:
     """Decide an attempt's outcome.
 
-    Returning acks. An exception is a failure, also after `ack()`; beside any other recorded outcome it only
-    joins the history. An exception that declares an outcome is that outcome.
+    One that is overdue has timed out, whatever was recorded. Returning acks. An exception is a failure, also after
+    `ack()`; beside any other recorded outcome it only joins the history. One that declares an outcome is that.
     """
+    if overdue:
+        # That it was cancelled is the timeout itself, and no failure of its own.
+        failure = None if error is None or isinstance(error, asyncio.CancelledError) else capture(error)
+        return Decision(Outcome.dead_lettered, Reason.timeout, failure=failure)
     if error is None:
         return ACKED if recorded is None or recorded.outcome is Outcome.acked else _recorded(recorded, None)
     if recorded is not None and recorded.outcome is not Outcome.acked:

@@ -1,67 +1,182 @@
-"""Dispatch: which jobs run now. The heads of their lanes do, as far as their handlers' own limits let them."""
+"""Dispatch: what runs now. The heads of their lanes do, as far as the limits of handlers and sources let them."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from missive.adapters.contract import Session
 from missive.engine.execution import Pool
-from missive.engine.job import Job
+from missive.engine.gates import Gate
+from missive.engine.gathering import Gatherer
+from missive.engine.job import BatchJob, Job, Work
 from missive.engine.lanes import Lanes
+from missive.engine.runtime import Runtime
 from missive.errors import ProcessingFailed
+from missive.rates import Rate
 from missive.routing.route import Route
+
+if TYPE_CHECKING:
+    from missive.engine.intake import Source
 
 
 class Dispatcher:
     """Takes routed jobs, and gives each to its pool when its turn has come.
 
-    A job waits behind those of its lane, then for the concurrency of its handler, then for a free worker. The
-    first two waits are here, and the last is the pool's. All steps are O(1), however many lanes there are.
+    A job waits behind those of its lane, then with others for its batch, then for the limits of its handler and of
+    its source, then for a free worker. The last wait is the pool's, and the others are here. All steps are O(1),
+    however many lanes there are. What waits for something of its own is `behind`: it is no reason to fetch less.
     """
 
-    def __init__(self, pools: Sequence[Pool], pool_of: Mapping[Route, Pool], concurrency: int) -> None:
+    def __init__(
+        self, pools: Sequence[Pool], pool_of: Mapping[Route, Pool], concurrency: int, runtime: Runtime
+    ) -> None:
         self._pools = pools
         self._pool_of = pool_of
         self._concurrency = concurrency
+        self._runtime = runtime
         self._lanes = Lanes()
-        self._ready: deque[Job] = deque()
-        self._gates = {route: Gate(route.terms.concurrency) for route in pool_of if route.terms.concurrency is not None}
+        self._ready: deque[Work] = deque()
+        self._gates: dict[Route, Gate] = {}
+        self._source_gates: dict[Source, Gate] = {}
+        self._gatherers: dict[tuple[Route, Source], Gatherer] = {}
         self._stopped = False
+        for route in pool_of:
+            terms = route.terms
+            if terms.concurrency is not None or terms.rate_limit is not None:
+                clock = runtime.monotonic
+                self._gates[route] = Gate(terms.concurrency, terms.rate_limit, clock, self._pass_source)
+        self._plain = not self._gates and not any(route.batched for route in pool_of)
+
+    def limit(self, source: Source, rate: Rate) -> None:
+        """Limit how many messages of one source begin in a stretch of time."""
+        self._source_gates[source] = Gate(None, rate, self._runtime.monotonic, self._make_ready)
+        self._plain = False
 
     @property
     def running(self) -> int:
-        """How many jobs are with the workers."""
+        """How many jobs and batches are with the workers."""
         return sum(pool.outstanding for pool in self._pools)
+
+    # Waiting
 
     def add_unordered(self, jobs: Sequence[Job]) -> None:
         """Queue jobs that have no lane: nearly all, of most applications."""
-        if self._gates:
+        if self._plain:
+            self._ready += jobs
+        else:
             for job in jobs:
                 self.add_head(job)
-        else:
-            self._ready += jobs
 
     def add(self, job: Job) -> None:
         """Queue a job at the end of its lane."""
         if job.lane is None or self._lanes.enter(job.lane, job):
             self.add_head(job)
+            return
+        job.source.put_behind(job)
+        route = _route(job)
+        if route.batched:
+            gatherer = self._gatherer(route, job.source)
+            if gatherer.has(job.lane) and self._lanes.first(job.lane) is job:
+                self._lanes.follow(job.lane)
+                gatherer.add(job)
 
     def add_head(self, job: Job) -> None:
         """Queue a job that is the first of its lane."""
-        if not self._gates or (gate := self._gates.get(_route(job))) is None or gate.enter(job):
+        if self._plain:
+            if job.behind:
+                job.source.put_forward(job)
             self._ready.append(job)
+        elif (route := _route(job)).batched:
+            self._gather(job, route)
+        else:
+            self._pass_handler(job)
 
-    def returned(self, job: Job, route: Route) -> None:
-        """Note that a job came back from its pool: somebody else may run."""
-        self._pool_of[route].outstanding -= 1
-        if self._gates:
-            self._leave_gate(job)
+    def _gather(self, job: Job, route: Route) -> None:
+        gatherer = self._gatherer(route, job.source)
+        job.source.put_behind(job)
+        gatherer.add(job)
+        if (lane := job.lane) is None:
+            return
+        # Those behind it in its lane come along, as far as they are for the same batch.
+        while gatherer.has(lane) and (following := self._lanes.first(lane)) is not None and following.route is route:
+            self._lanes.follow(lane)
+            gatherer.add(following)
 
-    def _leave_gate(self, job: Job) -> None:
-        gate = self._gates.get(_route(job))
-        if gate is not None and (following := gate.leave()) is not None:
-            self._ready.append(following)
+    def _gatherer(self, route: Route, source: Source) -> Gatherer:
+        gatherer = self._gatherers.get((route, source))
+        if gatherer is None:
+            if route.terms.batch is None:
+                raise ProcessingFailed(f"{route.name} takes no batches")
+            gatherer = self._gatherers[route, source] = Gatherer(
+                route, source, route.terms.batch, self._runtime.call_later, self._gathered
+            )
+        return gatherer
+
+    def _gathered(self, batch: BatchJob) -> None:
+        self._pass_handler(batch)
+        self.dispatch()
+
+    def _pass_handler(self, work: Work) -> None:
+        self._pass(work, self._gates.get(_route(work)), self._pass_source)
+
+    def _pass_source(self, work: Work) -> None:
+        self._pass(work, self._source_gates.get(work.source), self._make_ready)
+
+    def _pass(self, work: Work, gate: Gate | None, onwards: Callable[[Work], None]) -> None:
+        if gate is None or gate.enter(work):
+            onwards(work)
+            return
+        for job in work.jobs:
+            job.source.put_behind(job)
+        self._arm(gate)
+
+    def _make_ready(self, work: Work) -> None:
+        for job in work.jobs:
+            if job.behind:
+                job.source.put_forward(job)
+        self._ready.append(work)
+
+    def _open(self, gate: Gate) -> None:
+        while (work := gate.next()) is not None:
+            gate.passed(work)
+        self._arm(gate)
+
+    def _arm(self, gate: Gate) -> None:
+        """Look at a gate again when its rate lets somebody through."""
+        if gate.alarm is None and (seconds := gate.opens_in()) is not None:
+            gate.alarm = self._runtime.call_later(seconds, lambda: self._alarm(gate))
+
+    def _alarm(self, gate: Gate) -> None:
+        gate.alarm = None
+        self._open(gate)
+        self.dispatch()
+
+    def look(self) -> None:
+        """Look at the gates that wait for a handler to begin, of which nobody tells."""
+        if self._plain:
+            return
+        for gate in (*self._gates.values(), *self._source_gates.values()):
+            if gate.waiting and gate.alarm is None:
+                self._open(gate)
+        self.dispatch()
+
+    # Coming back
+
+    def returned(self, works: Sequence[Work]) -> None:
+        """Note what came back from the pools: others may run."""
+        pool_of = self._pool_of
+        for work in works:
+            pool_of[work.route].outstanding -= 1  # type: ignore[index]
+        if not self._plain:
+            for work in works:
+                for gate in self._gates_of(work):
+                    gate.leave(work)
+                    self._open(gate)
+
+    def _gates_of(self, work: Work) -> list[Gate]:
+        gates = (self._gates.get(_route(work)), self._source_gates.get(work.source))
+        return [gate for gate in gates if gate is not None]
 
     def leave_lane(self, job: Job) -> None:
         """Let the next of its lane run: a job is done with, or does not keep the others waiting."""
@@ -70,6 +185,12 @@ class Dispatcher:
             job.lane = None
             if following is not None:
                 self.add_head(following)
+
+    def step_back(self, lane: Hashable, jobs: list[Job]) -> None:
+        """Let jobs of a batch that were not run wait again, behind the one of their lane that is held."""
+        self._lanes.step_back(lane, jobs)
+        for job in jobs:
+            job.source.put_behind(job)
 
     def dispatch(self) -> None:
         """Give ready jobs to their pools.
@@ -84,7 +205,7 @@ class Dispatcher:
             self._pools[0].submit(ready)
             ready.clear()
             return
-        chunks: dict[Pool, list[Job]] = {pool: [] for pool in self._pools}
+        chunks: dict[Pool, list[Work]] = {pool: [] for pool in self._pools}
         given = {pool: pool.outstanding for pool in self._pools}
         while ready:
             pool = self._pool_of[_route(ready[0])]
@@ -93,9 +214,9 @@ class Dispatcher:
                 break
             chunks[pool].append(ready.popleft())
             given[pool] += 1
-        for pool, jobs in chunks.items():
-            if jobs:
-                pool.submit(jobs)
+        for pool, works in chunks.items():
+            if works:
+                pool.submit(works)
 
     # Stopping
 
@@ -116,69 +237,57 @@ class Dispatcher:
             self.leave_lane(job)
         for job in waiting:
             job.lane = None
+            job.source.put_forward(job)
         return [*heads, *waiting]
 
-    def withdraw_of(self, session: Session) -> list[Job]:
-        """Take out those of a session that is dead; the others keep their order."""
-        waiting, lost = self._lanes.withdraw(), []
+    def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
+        """Take out some of those that no worker has started; the others keep their order."""
+        waiting, taken = self._lanes.withdraw(), []
         for job in self._withdraw_heads():
-            if job.session is session:
+            if which(job):
                 self.leave_lane(job)
-                lost.append(job)
+                taken.append(job)
             else:
                 self.add_head(job)
         for job in waiting:
-            if job.session is session:
+            job.source.put_forward(job)
+            if which(job):
                 job.lane = None
-                lost.append(job)
+                taken.append(job)
             else:
                 self.add(job)
-        return lost
+        return taken
 
     def _withdraw_heads(self) -> list[Job]:
-        passed = [job for pool in self._pools for job in pool.withdraw()]
+        passed = [work for pool in self._pools for work in pool.withdraw()]
         passed += self._ready
         self._ready.clear()
+        works: list[Work] = []
         # Before any gate is left, so that nobody follows.
-        waiting = [job for gate in self._gates.values() for job in gate.withdraw()]
-        for job in passed:
-            self._leave_gate(job)
-        return [*passed, *waiting]
-
-
-class Gate:
-    """How many jobs of one handler are on their way through a pool: a limit of its own, within the concurrency."""
-
-    __slots__ = ("_limit", "_running", "_waiting")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._running = 0
-        self._waiting: deque[Job] = deque()
-
-    def enter(self, job: Job) -> bool:
-        """Tell whether a job may go on; else it waits."""
-        if self._running < self._limit:
-            self._running += 1
-            return True
-        self._waiting.append(job)
-        return False
-
-    def leave(self) -> Job | None:
-        """End one; returns the next that may go on."""
-        if self._waiting:
-            return self._waiting.popleft()
-        self._running -= 1
-        return None
-
-    def withdraw(self) -> list[Job]:
-        """Take out those that wait."""
-        jobs = list(self._waiting)
-        self._waiting.clear()
+        for gate in self._source_gates.values():
+            works += _taken(gate.waiting)
+        for work in works:
+            if (gate_of := self._gates.get(_route(work))) is not None:
+                gate_of.withdrawn(work)
+        for gate in self._gates.values():
+            works += _taken(gate.waiting)
+        for work in passed:
+            for gate in self._gates_of(work):
+                gate.withdrawn(work)
+        jobs = [job for work in (*passed, *works) for job in work.jobs]
+        jobs += [job for gatherer in self._gatherers.values() for job in gatherer.withdraw()]
+        for job in jobs:
+            job.source.put_forward(job)
         return jobs
 
 
-def _route(job: Job) -> Route:
-    if job.route is None:
+def _taken(waiting: deque[Work]) -> Iterable[Work]:
+    works = list(waiting)
+    waiting.clear()
+    return works
+
+
+def _route(work: Work) -> Route:
+    if work.route is None:
         raise ProcessingFailed("a job without a route cannot be run")
-    return job.route
+    return work.route

@@ -3,113 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-import inspect
+import functools
 import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from missive.context import HandlingContext, ProcessingContext, ProcessingHook
-from missive.engine.decision import ACKED, decide
-from missive.engine.job import Job
+from missive.context import ProcessingContext, ProcessingHook
+from missive.engine.batches import compile_async, compile_sync
+from missive.engine.chains import Clock, resolved
+from missive.engine.job import Job, Work
 from missive.errors import ProcessingFailed
 from missive.processor import Hooks, Processor
 from missive.routing.route import Route, callable_name
 
-SyncChain: TypeAlias = Callable[[Job, ProcessingContext[Any]], None]
-AsyncChain: TypeAlias = Callable[[Job, ProcessingContext[Any]], Coroutine[Any, Any, None]]
-
 _CHUNK = 64
 """So many results at the most wait in a worker before the engine is told; so many jobs run before a loop is yielded."""
 
-
-def sync_chain(route: Route, resolve: Callable[[Awaitable[Any]], object], *, keep_error: bool = False) -> SyncChain:
-    """Compile a sync route: hooks, handler, decision. `resolve` waits for what a handler returned if it is awaitable.
-
-    `keep_error` leaves the exception itself on the job, with all that its frames hold: for tests only.
-    """
-    handler, before, after = route.handler, route.before, route.after
-
-    def run(job: Job, worker: ProcessingContext[Any]) -> None:
-        context = HandlingContext(job.message, worker, job.attempt, job.delivery.native, job.source.adapter)
-        error: BaseException | None = None
-        try:
-            for hook in before:
-                hook(worker, context)
-            returned = handler(job.message, context)
-            if returned is not None and inspect.isawaitable(returned):
-                resolve(returned)
-        except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a handler is that message failing
-            error = raised
-        recorded = context.recorded
-        job.decision = decision = ACKED if error is None and recorded is None else decide(recorded, error)
-        if after:
-            context.conclude(decision.outcome, error)
-            for hook in after:
-                try:
-                    hook(worker, context)
-                except BaseException as raised:  # noqa: BLE001 - as above
-                    error = raised if error is None else error
-            # A hook may have raised, or recorded an outcome of its own.
-            job.decision = decide(context.recorded, error)
-        if keep_error:
-            job.error = error
-        del error  # its traceback has this frame: a circle that would keep the message until the next collection
-
-    return run
-
-
-def async_chain(route: Route, *, keep_error: bool = False) -> AsyncChain:
-    """Compile an async route: the same with its hooks and handler awaited where they are awaitable."""
-    handler, before, after = route.handler, route.before, route.after
-
-    async def run(job: Job, worker: ProcessingContext[Any]) -> None:
-        context = HandlingContext(job.message, worker, job.attempt, job.delivery.native, job.source.adapter)
-        error: BaseException | None = None
-        try:
-            for hook in before:
-                await _resolved(hook(worker, context))
-            await _resolved(handler(job.message, context))
-        except BaseException as raised:  # noqa: BLE001 - also a cancelled handler is that message failing
-            error = raised
-        recorded = context.recorded
-        job.decision = decision = ACKED if error is None and recorded is None else decide(recorded, error)
-        if after:
-            context.conclude(decision.outcome, error)
-            for hook in after:
-                try:
-                    await _resolved(hook(worker, context))
-                except BaseException as raised:  # noqa: BLE001 - as above
-                    error = raised if error is None else error
-            # A hook may have raised, or recorded an outcome of its own.
-            job.decision = decide(context.recorded, error)
-        if keep_error:
-            job.error = error
-        del error  # its traceback has this frame: a circle that would keep the message until the next collection
-
-    return run
-
-
-async def _resolved(returned: object) -> None:
-    if returned is not None and inspect.isawaitable(returned):
-        await returned
+_GRACE = 5.0
+"""Seconds that a handler which was cancelled has to end, and a loop to answer, before they count as stuck."""
 
 
 class Outbox:
     """Carries finished jobs to the engine's loop, many at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, collect: Callable[[list[Job]], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, collect: Callable[[list[Work]], None]) -> None:
         self._loop = loop
         self._collect = collect
-        self._done: deque[Job] = deque()
+        self._done: deque[Work] = deque()
         self._told = False
 
-    def put(self, job: Job) -> None:
-        """Add a finished job, from any thread; the engine hears of it at the next `flush`, or by looking."""
-        self._done.append(job)
+    def put(self, work: Work) -> None:
+        """Add what is finished, from any thread; the engine hears of it at the next `flush`, or by looking."""
+        self._done.append(work)
         if not self._told and len(self._done) >= _CHUNK:
             self.flush()
 
@@ -125,44 +55,75 @@ class Outbox:
     def deliver(self) -> None:
         """Hand over what is there; on the engine's loop."""
         self._told = False
-        done, jobs = self._done, []
+        done, finished = self._done, []
         while done:
-            jobs.append(done.popleft())
-        if jobs:
-            self._collect(jobs)
+            finished.append(done.popleft())
+        if finished:
+            self._collect(finished)
 
 
 class Pool(ABC):
     """Workers of one kind. All methods are called on the engine's loop."""
 
-    def __init__(self, processor: Processor[Any], concurrency: int, outbox: Outbox) -> None:
+    def __init__(self, processor: Processor[Any], concurrency: int, outbox: Outbox, clock: Clock) -> None:
         self._processor = processor
         self._hooks: Hooks = processor.hooks
         self._concurrency = concurrency
         self._outbox = outbox
+        self._clock = clock
+        self._current: list[Work | None] = [None] * concurrency
+        """What each worker is at; written by the workers, and here only read."""
         self.outstanding = 0
-        """Jobs that were submitted and have not come back."""
+        """Jobs and batches that were submitted and have not come back."""
 
     @abstractmethod
     async def start(self) -> None:
         """Start the workers and run their hooks. Raises `ProcessingFailed` when one raises."""
 
-    def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs; they come back through the outbox, decided."""
-        self.outstanding += len(jobs)
-        self._submit(jobs)
+    def submit(self, works: Sequence[Work]) -> None:
+        """Queue jobs and batches; they come back through the outbox, decided."""
+        self.outstanding += len(works)
+        self._submit(works)
 
-    def withdraw(self) -> list[Job]:
-        """Take back the jobs that no worker has started."""
-        jobs = self._withdraw()
-        self.outstanding -= len(jobs)
-        return jobs
+    def withdraw(self) -> list[Work]:
+        """Take back what no worker has started."""
+        works = self._withdraw()
+        self.outstanding -= len(works)
+        return works
+
+    def expire(self, now: float) -> list[Work]:
+        """Interrupt what runs past its timeout, as far as that can be done; returns what was found just now."""
+        expired = []
+        for slot, work in enumerate(self._current):
+            if work is not None and work.decision is None and now > work.deadline and not work.overdue:
+                work.overdue = True
+                self._interrupt(slot, work)
+                expired.append(work)
+        return expired
+
+    def cancel(self, jobs: Sequence[Job]) -> None:
+        """Interrupt running jobs that are no longer ours, as far as that can be done."""
+        for slot, work in enumerate(self._current):
+            if work is not None and work.decision is None and not work.ours and any(job in jobs for job in work.jobs):
+                self._interrupt(slot, work)
+
+    def _interrupt(self, slot: int, work: Work) -> None:  # noqa: B027 - a thread cannot be interrupted
+        """Interrupt a worker, where one can be."""
+
+    def stuck(self, now: float) -> list[Work]:
+        """Return what keeps every worker from ever taking anything else; nothing while one can."""
+        running = [work for work in self._current if work is not None and work.decision is None]
+        stuck = [work for work in running if self._hangs(work, now)]
+        return stuck if len(stuck) == self._concurrency else []
+
+    def _hangs(self, work: Work, now: float) -> bool:  # noqa: ARG002 - others give it time
+        return work.overdue
 
     @abstractmethod
-    def _submit(self, jobs: Sequence[Job]) -> None: ...
+    def _submit(self, works: Sequence[Work]) -> None: ...
 
     @abstractmethod
-    def _withdraw(self) -> list[Job]: ...
+    def _withdraw(self) -> list[Work]: ...
 
     @abstractmethod
     async def stop(self) -> None:
@@ -179,14 +140,15 @@ class ThreadPool(Pool):
         outbox: Outbox,
         routes: Sequence[Route],
         handlers_loop: asyncio.AbstractEventLoop,
+        clock: Clock,
     ) -> None:
-        super().__init__(processor, concurrency, outbox)
+        super().__init__(processor, concurrency, outbox, clock)
 
         def resolve(returned: Awaitable[Any]) -> object:
             return asyncio.run_coroutine_threadsafe(_awaited(returned), handlers_loop).result()
 
-        self._chains = {route: sync_chain(route, resolve) for route in routes}
-        self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
+        self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped: list[asyncio.Future[None]] = []
 
@@ -194,12 +156,12 @@ class ThreadPool(Pool):
         """Start the threads and run `before_processing` in each."""
         loop = asyncio.get_running_loop()
         started: list[asyncio.Future[None]] = []
-        for number in range(self._concurrency):
+        for slot in range(self._concurrency):
             ready, stopped = loop.create_future(), loop.create_future()
             started.append(ready)
             self._stopped.append(stopped)
             thread = threading.Thread(
-                target=self._work, args=(loop, ready, stopped), name=f"missive-handler-{number + 1}", daemon=True
+                target=self._work, args=(slot, loop, ready, stopped), name=f"missive-handler-{slot + 1}", daemon=True
             )
             self._threads.append(thread)
             thread.start()
@@ -207,20 +169,20 @@ class ThreadPool(Pool):
             if failed is not None:
                 raise failed
 
-    def _submit(self, jobs: Sequence[Job]) -> None:
+    def _submit(self, works: Sequence[Work]) -> None:
         put = self._inbox.put
-        for job in jobs:
-            put(job)
+        for work in works:
+            put(work)
 
-    def _withdraw(self) -> list[Job]:
-        jobs: list[Job] = []
+    def _withdraw(self) -> list[Work]:
+        works: list[Work] = []
         while True:
             try:
-                job = self._inbox.get_nowait()
+                work = self._inbox.get_nowait()
             except queue.Empty:
-                return jobs
-            if job is not None:
-                jobs.append(job)
+                return works
+            if work is not None:
+                works.append(work)
 
     async def stop(self) -> None:
         """Let each thread run `after_processing` and end; one that is stuck in a handler is left behind."""
@@ -232,30 +194,32 @@ class ThreadPool(Pool):
                     raise failed
 
     def _work(
-        self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], stopped: asyncio.Future[None]
+        self, slot: int, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], stopped: asyncio.Future[None]
     ) -> None:
-        context: ProcessingContext[Any] = ProcessingContext(self._processor)
+        context: ProcessingContext[Any] = ProcessingContext(self._processor, self._clock)
         failed = run_hooks(self._hooks.before_processing, context)
         _tell(loop, ready, failed)
         if failed is None:
-            self._handle(context)
+            self._handle(slot, context)
         failed = run_hooks(self._hooks.after_processing, context)
         _tell(loop, stopped, failed)
 
-    def _handle(self, context: ProcessingContext[Any]) -> None:
-        inbox, outbox, chains = self._inbox, self._outbox, self._chains
+    def _handle(self, slot: int, context: ProcessingContext[Any]) -> None:
+        inbox, outbox, chains, current = self._inbox, self._outbox, self._chains, self._current
         clean = contextvars.copy_context()
         while True:
             try:
-                job = inbox.get_nowait()
+                work = inbox.get_nowait()
             except queue.Empty:
+                current[slot] = None
                 outbox.flush()
-                job = inbox.get()
-            if job is None:
+                work = inbox.get()
+            if work is None:
                 return
+            current[slot] = work
             # In a copy, so that what a handler sets in a context variable is gone for the next message.
-            clean.copy().run(chains[job.route], job, context)  # type: ignore[index]
-            outbox.put(job)
+            clean.copy().run(chains[work.route], work, context)  # type: ignore[index]
+            outbox.put(work)
 
 
 class LoopPool(Pool):
@@ -272,32 +236,35 @@ class LoopPool(Pool):
         outbox: Outbox,
         routes: Sequence[Route],
         handlers_loop: asyncio.AbstractEventLoop,
+        clock: Clock,
     ) -> None:
-        super().__init__(processor, concurrency, outbox)
-        self._chains = {route: async_chain(route) for route in routes}
+        super().__init__(processor, concurrency, outbox, clock)
+        self._chains = {route: compile_async(route, clock) for route in routes}
         self._loop = handlers_loop
-        self._jobs: deque[Job] = deque()
-        self._runners: set[asyncio.Task[None]] = set()
-        self._context: ProcessingContext[Any] = ProcessingContext(processor)
+        self._works: deque[Work] = deque()
+        self._free = list(reversed(range(concurrency)))
+        self._runners: dict[int, asyncio.Task[None]] = {}
+        self._context: ProcessingContext[Any] = ProcessingContext(processor, clock)
         self._clean = contextvars.Context()
+        self._unanswered: float | None = None
 
     async def start(self) -> None:
         """Run `before_processing` on the handlers' loop."""
         starting = run_async_hooks(self._hooks.before_processing, self._context)
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(starting, self._loop))
 
-    def _submit(self, jobs: Sequence[Job]) -> None:
-        self._jobs.extend(jobs)
+    def _submit(self, works: Sequence[Work]) -> None:
+        self._works.extend(works)
         self._loop.call_soon_threadsafe(self._spawn)
 
-    def _withdraw(self) -> list[Job]:
-        jobs: list[Job] = []
-        while self._jobs:
+    def _withdraw(self) -> list[Work]:
+        works: list[Work] = []
+        while self._works:
             try:
-                jobs.append(self._jobs.popleft())
+                works.append(self._works.popleft())
             except IndexError:  # a runner took the last one
                 break
-        return jobs
+        return works
 
     async def stop(self) -> None:
         """Cancel what still runs, then run `after_processing`."""
@@ -305,34 +272,58 @@ class LoopPool(Pool):
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(stopping, self._loop))
 
     async def _stop(self) -> None:
-        for runner in self._runners:
+        runners = list(self._runners.values())
+        for runner in runners:
             runner.cancel()
-        await asyncio.gather(*self._runners, return_exceptions=True)
+        await asyncio.gather(*runners, return_exceptions=True)
         await run_async_hooks(self._hooks.after_processing, self._context)
 
-    def _spawn(self) -> None:
-        for _ in range(min(self._concurrency - len(self._runners), len(self._jobs))):
-            runner = self._loop.create_task(self._run(), context=self._clean.copy())
-            self._runners.add(runner)
-            runner.add_done_callback(self._ended)
+    def _interrupt(self, slot: int, work: Work) -> None:
+        if self._unanswered is None:
+            self._unanswered = self._clock()
+        with contextlib.suppress(RuntimeError):  # the loop of the handlers is gone
+            self._loop.call_soon_threadsafe(self._cancel, slot, work, work.started)
 
-    def _ended(self, runner: asyncio.Task[None]) -> None:
-        self._runners.discard(runner)
-        if self._jobs:
+    def _cancel(self, slot: int, work: Work, started: float | None) -> None:
+        self._unanswered = None
+        if self._current[slot] is work and work.decision is None and work.started == started:
+            self._runners[slot].cancel()
+
+    def _hangs(self, work: Work, now: float) -> bool:
+        return work.overdue and now > work.deadline + _GRACE
+
+    def stuck(self, now: float) -> list[Work]:
+        """Return what keeps every handler from going on: one that blocks the loop is enough."""
+        if self._unanswered is not None and now > self._unanswered + _GRACE:
+            return [work for work in self._current if work is not None and work.overdue]
+        return super().stuck(now)
+
+    def _spawn(self) -> None:
+        for _ in range(min(len(self._free), len(self._works))):
+            slot = self._free.pop()
+            runner = self._runners[slot] = self._loop.create_task(self._run(slot), context=self._clean.copy())
+            runner.add_done_callback(functools.partial(self._ended, slot))
+
+    def _ended(self, slot: int, _runner: asyncio.Task[None]) -> None:
+        del self._runners[slot]
+        self._current[slot] = None
+        self._free.append(slot)
+        if self._works:
             self._spawn()
 
-    async def _run(self) -> None:
-        jobs, outbox, chains, context = self._jobs, self._outbox, self._chains, self._context
+    async def _run(self, slot: int) -> None:
+        works, outbox, chains, context, current = self._works, self._outbox, self._chains, self._context, self._current
         clean = contextvars.copy_context()
         task = asyncio.current_task()
         done = 0
         while True:
             try:
-                job = jobs.popleft()
+                work = works.popleft()
             except IndexError:
                 break
-            await chains[job.route](job, context)  # type: ignore[index]
-            outbox.put(job)
+            current[slot] = work
+            await chains[work.route](work, context)  # type: ignore[index]
+            outbox.put(work)
             done += 1
             if (task is not None and task.cancelling()) or not _same(contextvars.copy_context(), clean):
                 break
@@ -367,7 +358,7 @@ async def run_async_hooks(hooks: Sequence[ProcessingHook], context: ProcessingCo
     """Run processing hooks on a loop. Raises `ProcessingFailed`, without what the hook raised."""
     for hook in hooks:
         try:
-            await _resolved(hook(context))
+            await resolved(hook(context))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the processor stops
             failed = _hook_failed(hook, error)
         else:

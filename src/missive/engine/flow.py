@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+import logging
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
@@ -15,12 +17,14 @@ from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
 from missive.engine.intake import Source, SourceHost
-from missive.engine.job import Job
+from missive.engine.job import BatchJob, Job, Work
 from missive.engine.leases import Keeper
+from missive.engine.pausing import Pauser
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
 from missive.engine.settlement import Settler
-from missive.errors import MissiveError, NotSettled, ProcessingFailed
+from missive.engine.watchdog import Watchdog
+from missive.errors import Fatal, MissiveError, NotSettled, ProcessingFailed
 from missive.messages import Message, RawMessage
 from missive.outcome import Outcome, Reason
 from missive.processor import Processor
@@ -30,8 +34,10 @@ from missive.routing.router import Misrouted
 _LOOK = 0.02
 """Seconds between two looks for results that no worker told of yet, while something runs."""
 
+logger = logging.getLogger("missive")
 
-def make_job(source: Source, session: Session, delivery: Delivery, message_cls: type[Message]) -> Job:
+
+def make_job(source: Source, session: Session, delivery: Delivery, message_cls: type[Message], arrived: float) -> Job:
     """Make the message of a delivery, and the job that takes it through the rooms."""
     try:
         message = message_cls(
@@ -44,10 +50,11 @@ def make_job(source: Source, session: Session, delivery: Delivery, message_cls: 
             content_type=delivery.content_type,
         )
     except Exception as error:  # noqa: BLE001 - a message class of the user's may raise anything
-        job = Job(source, session, delivery, RawMessage(delivery.body, headers=delivery.headers), delivery.attempt)
+        message = RawMessage(delivery.body, headers=delivery.headers)
+        job = Job(source, session, delivery, message, delivery.attempt, arrived=arrived)
         job.decision = Decision(Outcome.dead_lettered, Reason.unreadable, failure=capture(error))
         return job
-    return Job(source, session, delivery, message, delivery.attempt)
+    return Job(source, session, delivery, message, delivery.attempt, arrived=arrived)
 
 
 def _orders(routes: Sequence[Route]) -> dict[Route, int]:
@@ -87,13 +94,16 @@ class Flow:
         self._outbox = outbox = Outbox(asyncio.get_running_loop(), self._collect)
         sync_routes = [route for route in routes if route.kind == "sync"]
         async_routes = [route for route in routes if route.kind == "async"]
-        sync_pool = runtime.thread_pool(processor, concurrency, outbox, sync_routes, handlers_loop)
-        async_pool = runtime.loop_pool(processor, concurrency, outbox, async_routes, handlers_loop)
+        clock = runtime.monotonic
+        sync_pool = runtime.thread_pool(processor, concurrency, outbox, sync_routes, handlers_loop, clock)
+        async_pool = runtime.loop_pool(processor, concurrency, outbox, async_routes, handlers_loop, clock)
         # Hooks run in the workers there are: a processor without a sync handler has no threads.
         self.pools: list[Pool] = [sync_pool] if sync_routes or not async_routes else []
         self.pools += [async_pool] if async_routes else []
         pool_of = {route: async_pool if route.is_async else sync_pool for route in routes}
-        self.dispatcher = Dispatcher(self.pools, pool_of, concurrency)
+        self._routes = routes
+        self._batches = any(route.batched for route in routes)
+        self.dispatcher = Dispatcher(self.pools, pool_of, concurrency, runtime)
         self.filing = Filing(
             processor.name,
             sink,
@@ -106,11 +116,31 @@ class Flow:
         )
         host = SourceHost(processor.name, runtime, self.filing)
         self.sources = [
-            Source(a, host, runtime, take=self._take, lost=self._lost, blocked=lambda: self.filing.down)
+            Source(
+                a,
+                host,
+                runtime,
+                accept=self._accept,
+                take=self._take,
+                lost=self._lost,
+                blocked=lambda: self.filing.down,
+            )
             for a in adapters
         ]
+        for source in self.sources:
+            if source.adapter.rate_limit is not None:
+                self.dispatcher.limit(source, source.adapter.rate_limit)
         self.settlers = {source: Settler(source, runtime, settled=self._settled) for source in self.sources}
-        self.keepers = {source: Keeper(source, runtime) for source in self.sources}
+        self.pausers = {source: Pauser(source, runtime) for source in self.sources}
+        self.watchdogs = {
+            source: Watchdog(source, runtime, busy=lambda: self.filing.down or self._draining)
+            for source in self.sources
+        }
+        longest = max((route.timeout for route in routes if route.discards is None), default=0.0)
+        self.keepers = {
+            source: Keeper(source, runtime, longest, lost=self._lost_leases, waiting=self._release_waiting)
+            for source in self.sources
+        }
 
     @property
     def unsettled(self) -> int:
@@ -119,11 +149,27 @@ class Flow:
 
     # fetch → route → lane
 
+    def _accept(self, source: Source, session: Session) -> None:
+        """Refuse a session that cannot do what the handlers ask. Raises `Fatal`."""
+        lease = session.capabilities.lease
+        if lease is None or session.capabilities.renewable:
+            return
+        for route in self._routes:
+            if route.discards is None and route.timeout > lease:
+                raise Fatal(
+                    f"{source.adapter.url} gives a message to somebody else {lease:g} seconds after it came, and cannot"
+                    f" be asked for more time, but {route.name} may take {route.timeout:g} seconds: give it a timeout="
+                    " below that"
+                )
+
     def _take(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> None:
         message_cls = self._message_cls
-        jobs = [make_job(source, session, delivery, message_cls) for delivery in deliveries]
+        now = self._runtime.monotonic()
+        jobs = [make_job(source, session, delivery, message_cls, now) for delivery in deliveries]
         if session.capabilities.lease is not None:
-            self.keepers[source].hold(jobs)
+            self.keepers[source].hold(session, jobs)
+        if session.capabilities.pauses:
+            self.pausers[source].took(jobs)
         self.settlers[source].started(session, jobs)
         unordered = []
         for job in jobs:
@@ -172,17 +218,36 @@ class Flow:
     # execute → decide → settle
 
     def look(self) -> None:
-        """Collect, from now on, results that no worker told of: one may have begun a long job after a short one."""
+        """Look, from now on, at what runs: what is overdue is interrupted, what nobody told of is collected."""
         self._outbox.deliver()
-        self._runtime.call_later(_LOOK if self.dispatcher.running else _LOOK * 5, self.look)
+        running = self.dispatcher.running
+        if running:
+            now = self._runtime.monotonic()
+            for pool in self.pools:
+                if expired := pool.expire(now):
+                    self._say_overdue(expired)
+                if not self._draining and (stuck := pool.stuck(now)):
+                    self._fail(_stuck(stuck))
+        self.dispatcher.look()
+        self._runtime.call_later(_LOOK if running else _LOOK * 5, self.look)
 
-    def _collect(self, jobs: list[Job]) -> None:
+    def _say_overdue(self, works: Sequence[Work]) -> None:
+        for name, count in Counter(work.route.name for work in works if work.route is not None).items():
+            logger.warning("%s: %d past the timeout", name, count)
+        threads = [work.route for work in works if work.route is not None and not work.route.is_async]
+        if threads:
+            logger.warning(
+                "a thread cannot be interrupted: %s keeps its worker, and its message stays unsettled, until it ends",
+                threads[0].name,
+            )
+
+    def _collect(self, works: Sequence[Work]) -> None:
+        self.dispatcher.returned(works)
         done: dict[Source, list[Job]] = {}
-        for job in jobs:
+        for job in self._unpacked(works) if self._batches else works:
             route, decision = job.route, job.decision
-            if route is None or decision is None:
+            if route is None or decision is None or isinstance(job, BatchJob):
                 raise ProcessingFailed("a job came back from execution undecided")
-            self.dispatcher.returned(job, route)
             outcome = decision.outcome
             if outcome is Outcome.acked:
                 self.report.handled[route.name] += 1
@@ -205,10 +270,22 @@ class Flow:
             self.settlers[source].add(settle)
         self.dispatcher.dispatch()
 
+    def _unpacked(self, works: Sequence[Work]) -> Iterator[Job]:
+        """Yield jobs, those of batches one by one; what a batch did not run waits again."""
+        for work in works:
+            back: dict[Hashable, list[Job]] = {}
+            for job in work.jobs:
+                if job.decision is None:
+                    job.anew()
+                    back.setdefault(job.lane, []).append(job)
+            for lane, jobs in back.items():
+                self.dispatcher.step_back(lane, jobs)
+            yield from (job for job in work.jobs if job.decision is not None)
+
     def _hold(self, job: Job, route: Route) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""
         decision = job.decision
-        if decision is None or job.session is not job.source.session:
+        if decision is None or not job.ours:
             self._forget([job])
             return
         if decision.outcome is Outcome.retried:
@@ -230,16 +307,17 @@ class Flow:
             return
         if route.terms.on_lane_retry == "pass":
             self.dispatcher.leave_lane(job)
+        job.source.put_behind(job)
         self._held[job] = self._runtime.call_later(decision.delay, lambda: self._again(job, route))
 
     def _again(self, job: Job, route: Route) -> None:
         del self._held[job]
-        if job.session is not job.source.session:
+        if not job.ours:
             self._forget([job])
             return
         if job.decision is not None and job.decision.outcome is Outcome.retried:
             job.attempt += 1
-        job.decision = None
+        job.anew()
         if job.lane is None:
             self._queue(job, route)
         else:
@@ -255,8 +333,10 @@ class Flow:
 
     def _settled(self, source: Source, jobs: Sequence[Job], not_ours: int) -> None:
         self.report.redelivered += not_ours
-        if source.session is None or source.session.capabilities.lease is not None:
+        if source.leased:
             self.keepers[source].let_go(jobs)
+        if source.pauses:
+            self.pausers[source].settled(jobs)
         source.release(len(jobs), sum([len(job.delivery.body) for job in jobs]))
         if self._draining or (source.ended and not source.items):
             self.changed.set()
@@ -264,11 +344,32 @@ class Flow:
     def _lost(self, source: Source, session: Session) -> None:
         """Let go of the unstarted jobs of a dead session: their transport delivers them again."""
         self.settlers[source].lost()
-        held = [job for job in self._held if job.session is session]
+        self.pausers[source].lost()
+        self._forget(self._withdraw_those(lambda job: job.session is session))
+        self.dispatcher.dispatch()
+
+    def _lost_leases(self, jobs: Sequence[Job]) -> None:
+        """Let go of jobs that somebody else has now; what runs is cancelled, and settled no more."""
+        for job in jobs:
+            job.session = None
+        for pool in self.pools:
+            pool.cancel(jobs)
+        self._forget(self._withdraw_those(lambda job: job.session is None))
+        self.dispatcher.dispatch()
+
+    def _release_waiting(self, source: Source, before: float) -> None:
+        """Give back what came before a time and did not begin: its lease, which cannot be renewed, would not last."""
+        self._give_back(self._withdraw_those(lambda job: job.source is source and job.arrived < before))
+        self.dispatcher.dispatch()
+
+    def _withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
+        """Take out some of those that wait here, for a worker, their lane or another attempt."""
+        held = [job for job in self._held if which(job)]
         for job in held:
             self._held.pop(job)()
-        self._forget([*held, *self.dispatcher.withdraw_of(session)])
-        self.dispatcher.dispatch()
+            job.source.put_forward(job)
+            self.dispatcher.leave_lane(job)
+        return [*held, *self.dispatcher.withdraw_those(which)]
 
     def _forget(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
@@ -295,21 +396,18 @@ class Flow:
         """Give back what was not started, and what sessions had `left` in their hands."""
         self.stop_dispatch()
         jobs = self.dispatcher.withdraw()
-        for job, cancel in self._held.items():
-            cancel()
-            self.dispatcher.leave_lane(job)
-            jobs.append(job)
-        self._held.clear()
+        jobs += self._withdraw_those(lambda _: True)
+        now = self._runtime.monotonic()
         for source, session, deliveries in left:
             source.took(deliveries)
-            jobs += [make_job(source, session, delivery, self._message_cls) for delivery in deliveries]
+            jobs += [make_job(source, session, delivery, self._message_cls, now) for delivery in deliveries]
         self._give_back(jobs)
         self.dispatcher.go_on()
 
     def _give_back(self, jobs: Sequence[Job]) -> None:
         """Return unhandled jobs to their transport, or file them where it cannot take them back."""
         for job in jobs:
-            if job.session is not job.source.session:
+            if job.session is None or not job.ours:
                 self._settled(job.source, [job], 1)
             elif job.session.capabilities.release == "none":
                 self._keep(job)
@@ -332,3 +430,11 @@ class Flow:
         while any(source.items > source.refused for source in self.sources):
             self.changed.clear()
             await self.changed.wait()
+
+
+def _stuck(works: Sequence[Work]) -> ProcessingFailed:
+    names = ", ".join(sorted({work.route.name for work in works if work.route is not None}))
+    return ProcessingFailed(
+        f"every worker is stuck in a handler past its timeout ({names}), and none can be interrupted: stopping, so that"
+        " what restarts this process starts afresh"
+    )

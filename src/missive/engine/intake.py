@@ -15,9 +15,13 @@ from missive.errors import Fatal, StoreError, Transient
 
 if TYPE_CHECKING:
     from missive.engine.filing import Filing
+    from missive.engine.job import Job
 
 CREDIT = Credit(items=1000, bytes=64 * 1024 * 1024)
-"""How much of one source may be unsettled at once."""
+"""How much of one source may be unsettled at once and could run."""
+
+MOST_ITEMS = 10_000
+"""How many deliveries of one source may be unsettled at once in all, with those that are behind others of their own."""
 
 _RESUME = 0.75
 _FIRST_BACKOFF = 0.2
@@ -31,7 +35,7 @@ class SourceHost:
 
     def __init__(self, service: str, runtime: Runtime, filing: Filing) -> None:
         self.service = service
-        self.credit = CREDIT
+        self.credit = Credit(MOST_ITEMS, CREDIT.bytes)
         self._runtime = runtime
         self._filing = filing
 
@@ -59,8 +63,9 @@ class SourceHost:
 class Source:
     """One adapter being consumed.
 
-    `take` is called with each chunk that was fetched, `lost` when a session is gone. `blocked` says whether
-    something else, such as a store that cannot be written, forbids to fetch.
+    `accept` is called with a new session, and raises `Fatal` for one that will not do; `take` with each chunk that was
+    fetched; `lost` when a session is gone. `blocked` says whether something else, such as a store that cannot be
+    written, forbids to fetch.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Source:
         host: SourceHost,
         runtime: Runtime,
         *,
+        accept: Callable[[Source, Session], None],
         take: Callable[[Source, Session, Sequence[Delivery]], None],
         lost: Callable[[Source, Session], None],
         blocked: Callable[[], bool],
@@ -79,11 +85,22 @@ class Source:
         self.items = 0
         """Deliveries fetched and not settled."""
         self.bytes = 0
+        self.behind = 0
+        """Of these, those that wait for something of their own, such as their lane: no reason to starve the others."""
         self.refused = 0
         """Of these, those that stay unsettled because there is nowhere to file them."""
+        self.leased = False
+        """Whether deliveries have had leases, which end."""
+        self.pauses = False
+        """Whether single lanes could be paused."""
+        self.fetched = 0
+        """Deliveries that ever came."""
+        self.fetching = False
+        """Whether a session is being asked for deliveries now."""
         self.ended = False
         """The input is over: there will never be more."""
         self._runtime = runtime
+        self._accept = accept
         self._take = take
         self._lost = lost
         self._blocked = blocked
@@ -97,11 +114,10 @@ class Source:
         """Consume until the end of input, or until cancelled. Raises `Fatal`."""
         while not self.ended:
             try:
-                session = await self.adapter.connect(self.host)
+                session = await self._connect()
             except (Transient, StoreError) as trouble:
                 await self._back_off(str(trouble))
                 continue
-            self._opened(session)
             try:
                 self._consuming = asyncio.ensure_future(self._consume(session))
                 await self._consuming
@@ -125,17 +141,28 @@ class Source:
                 await self.drop(session)
                 await self._back_off(f"{self.adapter.url} failed with {type(error).__name__}")
 
-    def _opened(self, session: Session) -> None:
+    async def _connect(self) -> Session:
+        session = await self.adapter.connect(self.host)
+        try:
+            self._accept(self, session)
+        except Fatal:
+            await session.close()
+            raise
         self.session = session
+        self.leased = self.leased or session.capabilities.lease is not None
+        self.pauses = self.pauses or session.capabilities.pauses
         self.adapter.attach(session)
         if self._said:
             logger.warning("%s is connected again", self.adapter.url)
             self._said = ""
+        return session
 
     async def _consume(self, session: Session) -> None:
         while True:
             credit = await self._credit()
+            self.fetching = True
             deliveries = await session.fetch(credit)
+            self.fetching = False
             if deliveries:
                 self._backoff = _FIRST_BACKOFF
                 self.took(deliveries)
@@ -143,19 +170,41 @@ class Source:
 
     async def _credit(self) -> Credit:
         """Wait until there is credit worth a fetch, and return it."""
-        full = self.items >= CREDIT.items or self.bytes >= CREDIT.bytes
+        full = self._is_full(1.0)
         while full or self._blocked():
             self._waiting = True
             self._wake.clear()
             await self._wake.wait()
             # With hysteresis, so that a full window does not lead to fetches of one.
-            full = self.items > CREDIT.items * _RESUME or self.bytes > CREDIT.bytes * _RESUME
+            full = self._is_full(_RESUME)
         self._waiting = False
-        return Credit(CREDIT.items - self.items, CREDIT.bytes - self.bytes)
+        items = min(CREDIT.items - self.items + self.behind, MOST_ITEMS - self.items)
+        return Credit(items, CREDIT.bytes - self.bytes)
+
+    def _is_full(self, share: float) -> bool:
+        return (
+            self.items - self.behind >= CREDIT.items * share
+            or self.items >= MOST_ITEMS * share
+            or self.bytes >= CREDIT.bytes * share
+        )
+
+    def put_behind(self, job: Job) -> None:
+        """Note that a job waits for something of its own."""
+        if not job.behind:
+            job.behind = True
+            self.behind += 1
+            self.nudge()
+
+    def put_forward(self, job: Job) -> None:
+        """Note that it does no longer."""
+        if job.behind:
+            job.behind = False
+            self.behind -= 1
 
     def took(self, deliveries: Sequence[Delivery]) -> None:
         """Take credit for deliveries that came."""
         self.items += len(deliveries)
+        self.fetched += len(deliveries)
         self.bytes += sum([len(delivery.body) for delivery in deliveries])
 
     def release(self, deliveries: int, size: int) -> None:

@@ -1,4 +1,4 @@
-"""Lanes: what keeps order where order is asked for. One job of a lane runs; the others wait behind it."""
+"""Lanes: what keeps order where order is asked for. One job of a lane runs, or one batch; the others wait behind."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class Lanes:
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Job]] = {}
+        self._together: dict[Hashable, int] = {}
+        """How many jobs are at the head at once, where that is a batch of several."""
 
     def enter(self, key: Hashable, job: Job) -> bool:
         """Queue a job; True when its lane was empty, and it may run."""
@@ -25,13 +27,39 @@ class Lanes:
         lane.append(job)
         return False
 
+    def first(self, key: Hashable) -> Job | None:
+        """Return the first that waits in a lane."""
+        lane = self._waiting.get(key)
+        return lane[0] if lane else None
+
+    def follow(self, key: Hashable) -> None:
+        """Let the first that waits be at the head, beside those that are."""
+        self._waiting[key].popleft()
+        self._together[key] = self._together.get(key, 1) + 1
+
+    def step_back(self, key: Hashable, jobs: list[Job]) -> None:
+        """Let jobs of the head wait again, before all others, because one beside them holds the lane."""
+        self._waiting[key].extendleft(reversed(jobs))
+        for _ in jobs:
+            self._release(key)
+
     def leave(self, key: Hashable) -> Job | None:
-        """End the running job of a lane; returns the next that may run."""
+        """End a job at the head of a lane; returns the next that may run."""
+        if self._together and key in self._together:
+            self._release(key)
+            return None
         lane = self._waiting[key]
         if lane:
             return lane.popleft()
         del self._waiting[key]
         return None
+
+    def _release(self, key: Hashable) -> None:
+        left = self._together[key] - 1
+        if left > 1:
+            self._together[key] = left
+        else:
+            del self._together[key]
 
     def withdraw(self) -> list[Job]:
         """Take out every job that waits behind another."""

@@ -112,6 +112,8 @@ class Engine:
         rooms = [self._guarded(self._flow.filing.run())]
         rooms += [self._guarded(settler.run()) for settler in self._flow.settlers.values()]
         rooms += [self._guarded(keeper.run()) for keeper in self._flow.keepers.values()]
+        rooms += [self._guarded(pauser.run()) for pauser in self._flow.pausers.values()]
+        rooms += [self._guarded(watchdog.run()) for watchdog in self._flow.watchdogs.values()]
         intakes = {source: self._guarded(source.run()) for source in self._flow.sources}
         self._flow.look()
         await self._until_done(list(intakes.values()))

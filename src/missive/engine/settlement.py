@@ -12,14 +12,17 @@ from missive.adapters.contract import Item, Mark, Result, Session, Verb
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
-from missive.errors import Fatal, StoreError, Transient
+from missive.errors import Fatal, ProcessingFailed, StoreError, Transient
 
 if TYPE_CHECKING:
     from missive.engine.intake import Source
 
 _COMMIT_EVERY = 0.5
 """Seconds between two commits of a mark: what may be seen again after a crash, against a disk sync per batch."""
-_RETRY_SECONDS = 0.5
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 10.0
+_MOST_AT_ONCE = 1000
+_MOST_UNKNOWN = 3
+"""So often is something settled again of which the answer was lost: that is safe, and may not help."""
 
 logger = logging.getLogger("missive")
 
@@ -44,6 +47,8 @@ class Settler:
         self._uncommitted = False
         self._committed_at = 0.0
         self._said = ""
+        self._again: dict[Job, int] = {}
+        """How often jobs were tried that are not settled yet, though they were."""
 
     def started(self, session: Session, jobs: Sequence[Job]) -> None:
         """Note deliveries in the order they came, where their source is settled by marks."""
@@ -77,20 +82,23 @@ class Settler:
     async def _settle_pending(self) -> None:
         jobs, self._pending = self._pending, []
         session = self._source.session
-        ours = [job for job in jobs if job.session is session]
+        ours = [] if session is None else [job for job in jobs if job.session is session]
         if len(ours) != len(jobs):
-            stale = [job for job in jobs if job.session is not session]
-            self._settled(self._source, stale, len(stale))
+            self._not_ours([job for job in jobs if not job.ours])
         if session is None:
             return
         if session.capabilities.commit == "cumulative":
             self._complete(ours)
             if self._runtime.monotonic() - self._committed_at >= _COMMIT_EVERY:
                 await self._commit(session)
-        elif ours:
-            await self._settle(session, ours)
+            return
+        for start in range(0, len(ours), _MOST_AT_ONCE):
+            await self._settle(session, ours[start : start + _MOST_AT_ONCE])
 
     async def _settle(self, session: Session, jobs: list[Job]) -> None:
+        if session is not self._source.session:  # it died over those before these
+            self._not_ours(jobs)
+            return
         items = [
             Item(job.delivery, job.verb)
             if (decision := job.decision) is None
@@ -99,24 +107,53 @@ class Settler:
         ]
         try:
             results = await session.settle(items)
+            if len(results) != len(items):
+                raise ProcessingFailed(f"{len(results)} results came for {len(items)} settlements")  # noqa: TRY301 - as any
         except (Transient, StoreError) as trouble:
             logger.warning("%s while settling; what was not settled comes again", trouble)
-            self._settled(self._source, jobs, len(jobs))
+            self._not_ours(jobs)
             await self._source.drop(session)
             return
         except Fatal:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be settled
             logger.error("%s failed while settling: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
-            self._settled(self._source, jobs, len(jobs))
+            self._not_ours(jobs)
             await self._source.drop(session)
             return
-        failed = [job for job, result in zip(jobs, results, strict=True) if result is Result.failed]
-        if failed:
-            jobs = [job for job, result in zip(jobs, results, strict=True) if result is not Result.failed]
-            self._runtime.call_later(_RETRY_SECONDS, lambda: self.add(failed))
-        not_ours = results.count(Result.fenced) + results.count(Result.unknown) if results else 0
-        self._settled(self._source, jobs, not_ours)
+        if not self._again and results.count(Result.confirmed) + results.count(Result.sent) == len(results):
+            self._settled(self._source, jobs, 0)
+        else:
+            self._sort(jobs, results)
+
+    def _sort(self, jobs: list[Job], results: Sequence[Result]) -> None:
+        """Do what is right for each result: try again what was refused for now, or of which nothing is known."""
+        done, gone, again = [], [], []
+        for job, result in zip(jobs, results, strict=True):
+            tries = self._again.get(job, 0)
+            if result is Result.failed or (result is Result.unknown and tries < _MOST_UNKNOWN):
+                again.append(job)
+            elif result in (Result.fenced, Result.unknown):
+                gone.append(job)
+            else:
+                done.append(job)
+        for job in done:
+            self._again.pop(job, None)
+        self._settled(self._source, done, 0)
+        self._not_ours(gone)
+        if again:
+            for job in again:
+                self._again[job] = self._again.get(job, 0) + 1
+            tries = max(self._again[job] for job in again)
+            backoff = min(_FIRST_BACKOFF * 2 ** (tries - 1), _LONGEST_BACKOFF)
+            self._runtime.call_later(backoff, lambda: self.add(again))
+
+    def _not_ours(self, jobs: Sequence[Job]) -> None:
+        """Let go of jobs that cannot be settled any more, or may not have been: they come again."""
+        for job in jobs:
+            self._again.pop(job, None)
+        if jobs:
+            self._settled(self._source, jobs, len(jobs))
 
     def _complete(self, jobs: list[Job]) -> None:
         """Complete jobs; those that the mark passes are settled, and the others keep their credit until it does.

@@ -9,12 +9,22 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from missive.context import HandlingContext, HandlingHook
+from missive.context import HandlingHook
 from missive.matchers.algebra import Matcher
 from missive.messages import Message
+from missive.rates import Rate
 
 OnLaneRetry: TypeAlias = Literal["block", "pass"]
 """What the rest of a lane does while one of its messages is held for a retry: wait, or go on."""
+
+
+class BatchTerms(msgspec.Struct, frozen=True):
+    """How the batches of a handler are gathered."""
+
+    size: int
+    """The most messages of one."""
+    wait: float
+    """Seconds that the first waits for more to come."""
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -25,7 +35,13 @@ class Terms(msgspec.Struct, frozen=True):
     on_lane_retry: OnLaneRetry = "block"
     """What the others of its lane do while a message waits to be run again."""
     concurrency: int | None = None
-    """How many messages at once, within the processor's own concurrency."""
+    """How many messages (or batches) at once, within the processor's own concurrency."""
+    timeout: float | None = None
+    """Seconds that an attempt may take; None for the processor's."""
+    rate_limit: Rate | None = None
+    """How many messages in any stretch of time, in this process."""
+    batch: BatchTerms | None = None
+    """How batches are gathered; None for a handler of single messages."""
 
     def key_of(self, message: Message) -> Hashable:
         """Return what orders a message, or None. Raises what `ordered_by` does, and TypeError for what has no hash."""
@@ -40,10 +56,12 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     name: str
     """`module:qualname`, or what the registration said."""
     matcher: Matcher[Any]
-    handler: Callable[[Any, HandlingContext[Any]], Any]
+    handler: Callable[..., Any]
     is_async: bool
     """Whether the handler runs on the loop, and not on a worker thread."""
     terms: Terms = Terms()
+    timeout: float = float("inf")
+    """Seconds that an attempt may take: its own, or its processor's."""
     before: tuple[HandlingHook, ...] = ()
     after: tuple[HandlingHook, ...] = ()
     discards: str | None = None
@@ -56,10 +74,16 @@ class Route(msgspec.Struct, frozen=True, eq=False):
         """What runs: `sync` or `async`, or `discard` for nothing."""
         return "discard" if self.discards is not None else "async" if self.is_async else "sync"
 
+    @property
+    def batched(self) -> bool:
+        """Whether its handler takes batches."""
+        return self.terms.batch is not None
+
     def to_dict(self) -> dict[str, object]:
         """Return the route for a listing."""
         matcher = "(unmatched)" if self.is_fallback else repr(self.matcher)
-        return {"handler": self.name, "matcher": matcher, "kind": self.kind}
+        kind = f"{self.kind} batch" if self.batched else self.kind
+        return {"handler": self.name, "matcher": matcher, "kind": kind}
 
 
 def is_async_callable(fn: Callable[..., object]) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import heapq
 import itertools
+import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 from missive.adapters.contract import Adapter, Delivery, Host, Session
 from missive.context import ProcessingContext, ProcessingHook, seconds
 from missive.dlq.contract import DictSink
+from missive.engine.batches import compile_async, compile_sync
+from missive.engine.chains import AsyncChain
 from missive.engine.decision import Decision, decide, decide_discarded, decide_misrouted
-from missive.engine.execution import async_chain, run_async_hooks, run_hooks, sync_chain
+from missive.engine.execution import run_async_hooks, run_hooks
 from missive.engine.filing import make_record
-from missive.engine.job import Job
+from missive.engine.job import BatchJob, Job, Work
 from missive.errors import AmbiguousError, DecodingError, NotSettled, UnmatchedError, UsageError
 from missive.ids import new_id
 from missive.messages import Message
@@ -27,6 +30,9 @@ from missive.outcome import Outcome, Reason
 from missive.processor import Processor
 from missive.routing.route import Route
 from missive.routing.router import Misrouted
+
+_LOOK = 0.02
+"""Seconds between two looks at a handler that is past its timeout."""
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -174,6 +180,11 @@ class _Bench(Generic[M]):
             self._raise(job, decision)
 
     def _raise(self, job: Job, decision: Decision) -> NoReturn:
+        if decision.reason is Reason.timeout and job.route is not None:
+            raise NotSettled(
+                f"{job.route.name} ran for more than its {job.route.timeout:g} seconds, and there is no dead letter"
+                " queue"
+            ) from job.error
         if job.error is not None:
             raise job.error
         if decision.reason is Reason.unmatched:
@@ -206,8 +217,10 @@ class TestClient(_Bench[M]):
         self._runner = asyncio.Runner()
         hooks = processor.hooks
         self._after = hooks.after_processing
-        self._sync = {r: sync_chain(r, self._wait, keep_error=True) for r in self._routes if r.kind == "sync"}
-        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.kind == "async"}
+        self._sync = {
+            r: compile_sync(r, self._wait, time.monotonic, keep_error=True) for r in self._routes if r.kind == "sync"
+        }
+        self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.kind == "async"}
         self._worker: ProcessingContext[M] = ProcessingContext(processor)
         self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
         try:
@@ -219,6 +232,13 @@ class TestClient(_Bench[M]):
     def send(self, message: M) -> Result:
         """Run one attempt and return how it ended. Without a dead letter queue, what would go there raises."""
         return self._run(self._job(message))
+
+    def send_batch(self, messages: Sequence[M]) -> list[Result]:
+        """Run one attempt at several messages; those for one batch handler as one batch. The results are in order."""
+        jobs = [self._job(message) for message in messages]
+        for work in _together(jobs):
+            self._execute(work)
+        return [self._finish(job) for job in jobs]
 
     def advance(self, after: float | timedelta) -> list[Result]:
         """Move the virtual clock, and run what becomes due, in its order."""
@@ -236,14 +256,16 @@ class TestClient(_Bench[M]):
             self._runner.close()
 
     def _run(self, job: Job) -> Result:
-        route = job.route
-        if job.decision is not None:
-            return self._finish(job)
-        if route in self._sync:
-            contextvars.copy_context().run(self._sync[route], job, self._worker)
-        elif route in self._async:
-            self._wait(self._async[route](job, self._loop_worker))
+        for work in _together([job]):
+            self._execute(work)
         return self._finish(job)
+
+    def _execute(self, work: Work) -> None:
+        route = work.route
+        if route in self._sync:
+            contextvars.copy_context().run(self._sync[route], work, self._worker)
+        elif route in self._async:
+            self._wait(_timed(self._async[route], work, self._loop_worker))
 
     def _wait(self, awaitable: Awaitable[T]) -> T:
         async def wait() -> T:
@@ -274,8 +296,10 @@ class AsyncTestClient(_Bench[M]):
 
             return asyncio.run_coroutine_threadsafe(wait(), loop).result()
 
-        self._sync = {r: sync_chain(r, resolve, keep_error=True) for r in self._routes if r.kind == "sync"}
-        self._async = {r: async_chain(r, keep_error=True) for r in self._routes if r.kind == "async"}
+        self._sync = {
+            r: compile_sync(r, resolve, time.monotonic, keep_error=True) for r in self._routes if r.kind == "sync"
+        }
+        self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.kind == "async"}
         self._thread = ThreadPoolExecutor(1, "missive-test")
         self._worker: ProcessingContext[M] = ProcessingContext(processor)
         self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
@@ -283,6 +307,13 @@ class AsyncTestClient(_Bench[M]):
     async def send(self, message: M) -> Result:
         """Run one attempt and return how it ended. Without a dead letter queue, what would go there raises."""
         return await self._run(self._job(message))
+
+    async def send_batch(self, messages: Sequence[M]) -> list[Result]:
+        """Run one attempt at several messages; those for one batch handler as one batch. The results are in order."""
+        jobs = [self._job(message) for message in messages]
+        for work in _together(jobs):
+            await self._execute(work)
+        return [self._finish(job) for job in jobs]
 
     async def advance(self, after: float | timedelta) -> list[Result]:
         """Move the virtual clock, and run what becomes due, in its order."""
@@ -308,15 +339,17 @@ class AsyncTestClient(_Bench[M]):
             self._thread.shutdown()
 
     async def _run(self, job: Job) -> Result:
-        route = job.route
-        if job.decision is not None:
-            return self._finish(job)
+        for work in _together([job]):
+            await self._execute(work)
+        return self._finish(job)
+
+    async def _execute(self, work: Work) -> None:
+        route = work.route
         if route in self._sync:
-            await self._on_thread(self._sync[route], job, self._worker)
+            await self._on_thread(self._sync[route], work, self._worker)
         elif route in self._async:
             # A task of its own, so that its context variables are.
-            await asyncio.create_task(self._async[route](job, self._loop_worker))
-        return self._finish(job)
+            await asyncio.create_task(_timed(self._async[route], work, self._loop_worker))
 
     async def _on_thread(self, fn: Callable[..., T], *arguments: object) -> T:
         context = contextvars.copy_context()
@@ -361,6 +394,50 @@ class ClientSession(Generic[M]):
     ) -> None:
         if self._async_client is not None:
             await self._async_client.close()
+
+
+def _together(jobs: Sequence[Job]) -> list[Work]:
+    """Return what is to be run: jobs that nothing is decided about, those for one batch handler in batches."""
+    works: list[Work] = []
+    batches: dict[Route, BatchJob] = {}
+    for job in jobs:
+        route = job.route
+        if job.decision is not None or route is None:
+            continue
+        terms = route.terms.batch
+        if terms is None:
+            works.append(job)
+        elif route in batches and len(batches[route].jobs) < terms.size:
+            batches[route].jobs.append(job)
+        else:
+            batches[route] = BatchJob(route, job.source, [job])
+            works.append(batches[route])
+    return works
+
+
+async def _timed(chain: AsyncChain, work: Work, worker: ProcessingContext[Any]) -> None:
+    """Run a chain, and cancel it when its timeout has passed, as the engine does."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if task is None:
+        return
+
+    alarm: asyncio.Handle
+
+    def look() -> None:
+        nonlocal alarm
+        late = time.monotonic() - work.deadline
+        if late > 0 and not work.overdue:
+            work.overdue = True
+            task.cancel()
+        alarm = loop.call_later(_LOOK if late > 0 else min(-late, 1e6), look)
+
+    alarm = loop.call_soon(look)
+    try:
+        await chain(work, worker)
+    finally:
+        alarm.cancel()
+        if work.overdue:
+            task.uncancel()
 
 
 def _raise_failed(failed: Exception | None) -> None:

@@ -38,8 +38,9 @@ class MemoryAdapter(Adapter):
         capabilities: Capabilities | None = None,
         ends: bool = True,
         drain: float = 25,
+        rate_limit: str | None = None,
     ) -> None:
-        super().__init__(processor, drain=drain)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit)
         self.waiting: deque[Delivery] = deque(Delivery(d) if isinstance(d, bytes) else d for d in deliveries)
         self.settled: list[Item] = []
         self.capabilities = capabilities or Capabilities()

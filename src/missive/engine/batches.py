@@ -1,0 +1,193 @@
+"""Batches: chains of handlers that take several messages, and the search by halves for the one that fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from missive.batch import Batch
+from missive.context import HandlingContext, HandlingHook, ProcessingContext
+from missive.engine.chains import AsyncChain, Clock, Resolve, SyncChain, async_chain, resolved, sync_chain
+from missive.engine.decision import ACKED, Decision, decide
+from missive.engine.job import BatchJob, Job
+from missive.outcome import Outcome
+from missive.routing.route import Route
+
+Item: TypeAlias = tuple[Job, HandlingContext[Any]]
+
+logger = logging.getLogger("missive")
+
+
+def sync_batch_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
+    """Compile a sync route of batches; for `keep_error` see `sync_chain`."""
+    handler, before, after = route.handler, route.before, route.after
+
+    def hooked(hooks: Sequence[HandlingHook], item: Item, search: _Search) -> bool:
+        for hook in hooks:
+            try:
+                hook(search.worker, item[1])
+            except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a hook is that message failing
+                search.failed(item, raised)
+                return False
+        return True
+
+    def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
+        search = _Search(work, worker, clock, keep_error=keep_error)
+        while items := search.next():
+            ready = [item for item in items if hooked(before, item, search)] if before else items
+            error: BaseException | None = None
+            try:
+                returned = handler(Batch([context for _, context in ready], worker)) if ready else None
+                if returned is not None and inspect.isawaitable(returned):
+                    resolve(returned)
+            except BaseException as raised:  # noqa: BLE001 - as above
+                error = raised
+            search.ran(ready, error)
+            for item in items if after else ():
+                search.conclude(item, error)
+                hooked(after, item, search)
+            del error  # its traceback has this frame
+
+    return run
+
+
+def async_batch_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
+    """Compile an async route of batches."""
+    handler, before, after = route.handler, route.before, route.after
+
+    async def hooked(hooks: Sequence[HandlingHook], item: Item, search: _Search) -> bool:
+        for hook in hooks:
+            try:
+                await resolved(hook(search.worker, item[1]))
+            except BaseException as raised:  # noqa: BLE001 - also a cancelled hook is that message failing
+                search.failed(item, raised)
+                return False
+        return True
+
+    async def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
+        search = _Search(work, worker, clock, keep_error=keep_error)
+        while items := search.next():
+            ready = [item for item in items if await hooked(before, item, search)] if before else items
+            error: BaseException | None = None
+            try:
+                await resolved(handler(Batch([context for _, context in ready], worker)) if ready else None)
+            except BaseException as raised:  # noqa: BLE001 - as above
+                error = raised
+            search.ran(ready, error)
+            for item in items if after else ():
+                search.conclude(item, error)
+                await hooked(after, item, search)
+            await _uncancelled(work)
+            del error  # its traceback has this frame
+
+    return run
+
+
+def compile_sync(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
+    """Compile a sync route, of single messages or of batches."""
+    compiler = sync_batch_chain if route.batched else sync_chain
+    return compiler(route, resolve, clock, keep_error=keep_error)
+
+
+def compile_async(route: Route, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
+    """Compile an async route, of single messages or of batches."""
+    compiler = async_batch_chain if route.batched else async_chain
+    return compiler(route, clock, keep_error=keep_error)
+
+
+class _Search:
+    """Which of a batch to run next: all of it, then halves of what failed together, until the culprit is alone."""
+
+    def __init__(self, work: BatchJob, worker: ProcessingContext[Any], clock: Clock, *, keep_error: bool) -> None:
+        self.worker = worker
+        self._work = work
+        self._clock = clock
+        self._keep_error = keep_error
+        self._left = [work.jobs]
+        self._blocked: set[object] = set()
+
+    def next(self) -> list[Item]:
+        """Return the jobs of the next run with their contexts; none when all are decided, or may not run now."""
+        self._work.running = []
+        while self._left:
+            jobs = self._left.pop()
+            if self._blocked:
+                # What comes after one that is held, in its lane, waits behind it: it stays undecided.
+                jobs = [job for job in jobs if job.lane is None or job.lane not in self._blocked]
+            if jobs:
+                break
+        else:
+            return []
+        now = self._clock()
+        for job in jobs:
+            job.started, job.overdue = now, False
+        if self._work.began is None:
+            self._work.began = now
+        self._work.running = jobs
+        worker = self.worker
+        return [
+            (job, HandlingContext(job.message, worker, job.attempt, job.delivery.native, job.source.adapter, job))
+            for job in jobs
+        ]
+
+    def ran(self, items: list[Item], error: BaseException | None) -> None:
+        """Decide what a run told: each item that was settled, all when it was well, or the one that failed alone."""
+        overdue = any(job.overdue for job, _ in items)
+        overdue = overdue or (self._keep_error and bool(items) and self._clock() > self._work.deadline)
+        failed = error is not None or overdue
+        if failed and len(items) == 1:
+            (job, context) = items[0]
+            self._decide(job, decide(context.recorded, error, overdue=overdue))
+            job.error = error if self._keep_error else None
+            return
+        for job, context in items:
+            if context.recorded is not None:
+                self._decide(job, decide(context.recorded, None))
+            elif not failed:
+                job.decision = ACKED
+        if failed:
+            self._halve([job for job, context in items if context.recorded is None], error, overdue=overdue)
+
+    def _halve(self, unsettled: list[Job], error: BaseException | None, *, overdue: bool) -> None:
+        """Run what failed together again in halves; not when nobody waits for it any more."""
+        if not unsettled:
+            logger.warning(
+                "%s raised %s after it had settled all of a batch", self._work.route.name, type(error).__name__
+            )
+        elif not self._work.ours or (isinstance(error, asyncio.CancelledError) and not overdue):
+            for job in unsettled:
+                self._decide(job, decide(None, error, overdue=overdue))
+        else:
+            half = (len(unsettled) + 1) // 2
+            self._left += [part for part in (unsettled[half:], unsettled[:half]) if part]
+
+    def failed(self, item: Item, error: BaseException) -> None:
+        """Decide about an item of which a hook raised."""
+        job, context = item
+        self._decide(job, decide(context.recorded, error, overdue=job.overdue))
+        job.error = error if self._keep_error else None
+
+    def conclude(self, item: Item, error: BaseException | None) -> None:
+        """Tell the context how the run ended; no outcome where its item is run again."""
+        job, context = item
+        context.conclude(None if job.decision is None else job.decision.outcome, error)
+
+    def _decide(self, job: Job, decision: Decision) -> None:
+        job.decision = decision
+        held = decision.outcome in (Outcome.retried, Outcome.nacked)
+        if held and job.lane is not None and self._work.route.terms.on_lane_retry == "block":
+            self._blocked.add(job.lane)
+
+
+async def _uncancelled(work: BatchJob) -> None:
+    """Take back the cancellation of a run that was overdue: its halves have a time of their own."""
+    task = asyncio.current_task()
+    if task is not None and work.overdue:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)  # one that came as the handler ended is raised here, and not in the next
+        while task.cancelling():
+            task.uncancel()

@@ -1,0 +1,96 @@
+"""Pausing: a slow lane of a transport is paused before it takes up the credit of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from missive.adapters.contract import Session
+from missive.engine.job import Job
+from missive.engine.runtime import Runtime
+from missive.engine.trouble import describe
+from missive.errors import Fatal, StoreError, Transient
+
+if TYPE_CHECKING:
+    from missive.engine.intake import Source
+
+_RESUME = 0.5
+"""A paused lane is resumed when it holds so much of its share: with hysteresis, for pausing is not free."""
+
+logger = logging.getLogger("missive")
+
+
+class Pauser:
+    """Pauses single lanes of one source, where its transport can.
+
+    Each lane has a share of the source's credit, in messages and in bytes, and one share is left for a lane that
+    comes new. So a lane whose handler is slow, or whose message is retried, holds what it holds, and the others go on.
+    """
+
+    def __init__(self, source: Source, runtime: Runtime) -> None:
+        self._source = source
+        self._runtime = runtime
+        self._items: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
+        self._paused: dict[str, None] = {}
+        self._wake = asyncio.Event()
+
+    def took(self, jobs: Sequence[Job]) -> None:
+        """Count what was fetched."""
+        for job in jobs:
+            lane = job.delivery.lane
+            if lane is not None:
+                self._items[lane] = self._items.get(lane, 0) + 1
+                self._bytes[lane] = self._bytes.get(lane, 0) + len(job.delivery.body)
+        if any(self._holds(lane) > 1 for lane in self._items if lane not in self._paused):
+            self._wake.set()
+
+    def settled(self, jobs: Sequence[Job]) -> None:
+        """Count what is done with."""
+        for job in jobs:
+            lane = job.delivery.lane
+            if lane is not None and lane in self._items:
+                self._items[lane] -= 1
+                self._bytes[lane] -= len(job.delivery.body)
+        if any(self._holds(lane) <= _RESUME for lane in self._paused):
+            self._wake.set()
+
+    def lost(self) -> None:
+        """Forget which lanes are paused: with their session, nothing is."""
+        self._paused.clear()
+
+    def _holds(self, lane: str) -> float:
+        """Return how much of its share a lane holds, from 0 for nothing; above 1 for more than that."""
+        credit, shares = self._source.host.credit, len(self._items) + 1
+        return shares * max(self._items[lane] / credit.items, self._bytes[lane] / credit.bytes)
+
+    async def run(self) -> None:
+        """Pause and resume, until cancelled."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            session = self._source.session
+            if session is None:
+                continue
+            pause = [lane for lane in self._items if lane not in self._paused and self._holds(lane) > 1]
+            resume = [lane for lane in self._paused if self._holds(lane) <= _RESUME]
+            try:
+                await self._tell(session, pause, resume)
+            except (Transient, StoreError):
+                # The session is dying, which its fetch says too; nothing of it is paused then.
+                self.lost()
+            except Fatal:
+                raise
+            except Exception as error:  # noqa: BLE001 - an adapter's mistake: unpaused, lanes still work
+                logger.error("%s failed while pausing: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
+
+    async def _tell(self, session: Session, pause: Sequence[str], resume: Sequence[str]) -> None:
+        if pause:
+            await session.pause(pause)
+            self._paused.update(dict.fromkeys(pause))
+        if resume:
+            await session.resume(resume)
+            for lane in resume:
+                self._paused.pop(lane, None)
