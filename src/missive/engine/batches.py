@@ -81,7 +81,8 @@ def async_batch_chain(route: Route, clock: Clock, *, keep_error: bool = False) -
             for item in items if after else ():
                 search.conclude(item, error)
                 await hooked(after, item, search)
-            await _uncancelled(work)
+            if any(job.overdue for job, _ in items):
+                await _uncancelled()
             del error  # its traceback has this frame
 
     return run
@@ -112,7 +113,7 @@ class _Search:
 
     def next(self) -> list[Item]:
         """Return the jobs of the next run with their contexts; none when all are decided, or may not run now."""
-        self._work.running = []
+        self._work.active = []
         while self._left:
             jobs = self._left.pop()
             if self._blocked:
@@ -127,7 +128,7 @@ class _Search:
             job.started, job.overdue = now, False
         if self._work.began is None:
             self._work.began = now
-        self._work.running = jobs
+        self._work.active = jobs
         worker = self.worker
         return [
             (job, HandlingContext(job.message, worker, job.attempt, job.delivery.native, job.source.adapter, job))
@@ -137,7 +138,9 @@ class _Search:
     def ran(self, items: list[Item], error: BaseException | None) -> None:
         """Decide what a run told: each item that was settled, all when it was well, or the one that failed alone."""
         overdue = any(job.overdue for job, _ in items)
-        overdue = overdue or (self._keep_error and bool(items) and self._clock() > self._work.deadline)
+        overdue = overdue or (
+            self._keep_error and bool(items) and self._clock() > max(job.deadline for job, _ in items)
+        )
         failed = error is not None or overdue
         if failed and len(items) == 1:
             (job, context) = items[0]
@@ -158,7 +161,7 @@ class _Search:
             logger.warning(
                 "%s raised %s after it had settled all of a batch", self._work.route.name, type(error).__name__
             )
-        elif not self._work.ours or (isinstance(error, asyncio.CancelledError) and not overdue):
+        elif not any(job.ours for job in unsettled) or (isinstance(error, asyncio.CancelledError) and not overdue):
             for job in unsettled:
                 self._decide(job, decide(None, error, overdue=overdue))
         else:
@@ -183,11 +186,10 @@ class _Search:
             self._blocked.add(job.lane)
 
 
-async def _uncancelled(work: BatchJob) -> None:
+async def _uncancelled() -> None:
     """Take back the cancellation of a run that was overdue: its halves have a time of their own."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(0)  # one that came as the handler ended is raised here, and not in the next
     task = asyncio.current_task()
-    if task is not None and work.overdue:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(0)  # one that came as the handler ended is raised here, and not in the next
-        while task.cancelling():
-            task.uncancel()
+    while task is not None and task.cancelling():
+        task.uncancel()

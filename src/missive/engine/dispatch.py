@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from missive.engine.execution import Pool
 from missive.engine.gates import Gate
 from missive.engine.gathering import Gatherer
-from missive.engine.job import BatchJob, Job, Work
+from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.lanes import Lanes
 from missive.engine.runtime import Runtime
 from missive.errors import ProcessingFailed
@@ -18,6 +18,9 @@ from missive.routing.route import Route
 
 if TYPE_CHECKING:
     from missive.engine.intake import Source
+
+_LONGEST_RUN = 64
+"""So many messages of one lane are given to a worker at a time."""
 
 
 class Dispatcher:
@@ -32,7 +35,7 @@ class Dispatcher:
         self, pools: Sequence[Pool], pool_of: Mapping[Route, Pool], concurrency: int, runtime: Runtime
     ) -> None:
         self._pools = pools
-        self._pool_of = pool_of
+        self._pool_of = {**pool_of, **{pool.lane_route: pool for pool in pools}}
         self._concurrency = concurrency
         self._runtime = runtime
         self._lanes = Lanes()
@@ -167,7 +170,10 @@ class Dispatcher:
         """Note what came back from the pools: others may run."""
         pool_of = self._pool_of
         for work in works:
-            pool_of[work.route].outstanding -= 1  # type: ignore[index]
+            if type(work) is Job and work.member:  # its run is not over
+                work.member = False
+            else:
+                pool_of[work.route].outstanding -= 1  # type: ignore[index]
         if not self._plain:
             for work in works:
                 for gate in self._gates_of(work):
@@ -186,11 +192,15 @@ class Dispatcher:
             if following is not None:
                 self.add_head(following)
 
-    def step_back(self, lane: Hashable, jobs: list[Job]) -> None:
-        """Let jobs of a batch that were not run wait again, behind the one of their lane that is held."""
-        self._lanes.step_back(lane, jobs)
-        for job in jobs:
-            job.source.put_behind(job)
+    def step_back(self, jobs: list[Job], *, held: bool) -> None:
+        """Let jobs of one lane that came back without having run wait again; behind one that is held, if there is."""
+        head, others = ([], jobs) if held else (jobs[:1], jobs[1:])
+        if others:
+            self._lanes.step_back(others[0].lane, others)
+            for job in others:
+                job.source.put_behind(job)
+        for job in head:
+            self.add_head(job)
 
     def dispatch(self) -> None:
         """Give ready jobs to their pools.
@@ -202,7 +212,7 @@ class Dispatcher:
         if not ready or self._stopped:
             return
         if len(self._pools) == 1:
-            self._pools[0].submit(ready)
+            self._pools[0].submit([self._with_lane(work) for work in ready] if self._lanes else ready)
             ready.clear()
             return
         chunks: dict[Pool, list[Work]] = {pool: [] for pool in self._pools}
@@ -212,11 +222,30 @@ class Dispatcher:
             total = sum(given.values())
             if total != given[pool] and total >= self._concurrency:
                 break
-            chunks[pool].append(ready.popleft())
+            chunks[pool].append(self._with_lane(ready.popleft()))
             given[pool] += 1
         for pool, works in chunks.items():
             if works:
                 pool.submit(works)
+
+    def _with_lane(self, work: Work) -> Work:
+        """Take along what waits behind a job in its lane, as far as the same pool runs it and no gate is on the way."""
+        if not isinstance(work, Job) or (lane := work.lane) is None or not self._lanes.first(lane):
+            return work
+        if not self._runs_freely(work):
+            return work
+        pool, jobs = self._pool_of[_route(work)], [work]
+        while len(jobs) < _LONGEST_RUN and (following := self._lanes.first(lane)) is not None:
+            if self._pool_of[_route(following)] is not pool or not self._runs_freely(following):
+                break
+            self._lanes.follow(lane)
+            following.source.put_forward(following)
+            jobs.append(following)
+        return work if len(jobs) == 1 else LaneRun(pool.lane_route, work.source, jobs)
+
+    def _runs_freely(self, job: Job) -> bool:
+        route = _route(job)
+        return self._plain or not (route.batched or route in self._gates or job.source in self._source_gates)
 
     # Stopping
 
@@ -242,14 +271,13 @@ class Dispatcher:
 
     def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
         """Take out some of those that no worker has started; the others keep their order."""
-        waiting, taken = self._lanes.withdraw(), []
-        for job in self._withdraw_heads():
-            if which(job):
-                self.leave_lane(job)
-                taken.append(job)
-            else:
-                self.add_head(job)
-        for job in waiting:
+        waiting = self._lanes.withdraw()
+        heads = self._withdraw_heads()
+        for job in heads:
+            if job.lane is not None:
+                self._lanes.leave(job.lane)
+        taken = []
+        for job in (*heads, *waiting):
             job.source.put_forward(job)
             if which(job):
                 job.lane = None

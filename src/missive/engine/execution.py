@@ -10,14 +10,15 @@ import queue
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from missive.context import ProcessingContext, ProcessingHook
 from missive.engine.batches import compile_async, compile_sync
-from missive.engine.chains import Clock, resolved
+from missive.engine.chains import Clock, async_lane_chain, resolved, sync_lane_chain
 from missive.engine.job import Job, Work
 from missive.errors import ProcessingFailed
+from missive.matchers.selectors import Everything
 from missive.processor import Hooks, Processor
 from missive.routing.route import Route, callable_name
 
@@ -71,6 +72,8 @@ class Pool(ABC):
         self._concurrency = concurrency
         self._outbox = outbox
         self._clock = clock
+        self.lane_route = Route("(lane)", Everything(), _nothing, is_async=False)
+        """What runs of lanes are known by in this pool."""
         self._current: list[Work | None] = [None] * concurrency
         """What each worker is at; written by the workers, and here only read."""
         self.outstanding = 0
@@ -91,33 +94,40 @@ class Pool(ABC):
         self.outstanding -= len(works)
         return works
 
-    def expire(self, now: float) -> list[Work]:
+    def expire(self, now: float) -> list[Job]:
         """Interrupt what runs past its timeout, as far as that can be done; returns what was found just now."""
         expired = []
-        for slot, work in enumerate(self._current):
-            if work is not None and work.decision is None and now > work.deadline and not work.overdue:
-                work.overdue = True
-                self._interrupt(slot, work)
-                expired.append(work)
+        for slot, active in self._active():
+            late = [job for job in active if now > job.deadline]
+            if len(late) == len(active) and not all(job.overdue for job in active):
+                for job in active:
+                    job.overdue = True
+                self._interrupt(slot, active[0])
+                expired += active
         return expired
 
-    def cancel(self, jobs: Sequence[Job]) -> None:
-        """Interrupt running jobs that are no longer ours, as far as that can be done."""
-        for slot, work in enumerate(self._current):
-            if work is not None and work.decision is None and not work.ours and any(job in jobs for job in work.jobs):
-                self._interrupt(slot, work)
+    def _active(self) -> list[tuple[int, list[Job]]]:
+        """Return what each worker is at that is at anything."""
+        return [
+            (slot, active) for slot, work in enumerate(self._current) if work is not None and (active := work.active)
+        ]
 
-    def _interrupt(self, slot: int, work: Work) -> None:  # noqa: B027 - a thread cannot be interrupted
+    def cancel(self, jobs: Collection[Job]) -> None:
+        """Interrupt running jobs that are no longer ours, as far as that can be done."""
+        for slot, active in self._active():
+            if all(job in jobs for job in active):
+                self._interrupt(slot, active[0])
+
+    def _interrupt(self, slot: int, job: Job) -> None:  # noqa: B027 - a thread cannot be interrupted
         """Interrupt a worker, where one can be."""
 
-    def stuck(self, now: float) -> list[Work]:
+    def stuck(self, now: float) -> list[Job]:
         """Return what keeps every worker from ever taking anything else; nothing while one can."""
-        running = [work for work in self._current if work is not None and work.decision is None]
-        stuck = [work for work in running if self._hangs(work, now)]
+        stuck = [active[0] for _, active in self._active() if self._hangs(active[0], now)]
         return stuck if len(stuck) == self._concurrency else []
 
-    def _hangs(self, work: Work, now: float) -> bool:  # noqa: ARG002 - others give it time
-        return work.overdue
+    def _hangs(self, job: Job, now: float) -> bool:  # noqa: ARG002 - others give it time
+        return job.overdue
 
     @abstractmethod
     def _submit(self, works: Sequence[Work]) -> None: ...
@@ -148,6 +158,7 @@ class ThreadPool(Pool):
             return asyncio.run_coroutine_threadsafe(_awaited(returned), handlers_loop).result()
 
         self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
+        self._chains[self.lane_route] = sync_lane_chain(self._chains.copy(), outbox.put, clock)
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped: list[asyncio.Future[None]] = []
@@ -240,6 +251,7 @@ class LoopPool(Pool):
     ) -> None:
         super().__init__(processor, concurrency, outbox, clock)
         self._chains = {route: compile_async(route, clock) for route in routes}
+        self._chains[self.lane_route] = async_lane_chain(self._chains.copy(), outbox.put, clock)
         self._loop = handlers_loop
         self._works: deque[Work] = deque()
         self._free = list(reversed(range(concurrency)))
@@ -278,24 +290,25 @@ class LoopPool(Pool):
         await asyncio.gather(*runners, return_exceptions=True)
         await run_async_hooks(self._hooks.after_processing, self._context)
 
-    def _interrupt(self, slot: int, work: Work) -> None:
+    def _interrupt(self, slot: int, job: Job) -> None:
         if self._unanswered is None:
             self._unanswered = self._clock()
         with contextlib.suppress(RuntimeError):  # the loop of the handlers is gone
-            self._loop.call_soon_threadsafe(self._cancel, slot, work, work.started)
+            self._loop.call_soon_threadsafe(self._cancel, slot, job, job.started)
 
-    def _cancel(self, slot: int, work: Work, started: float | None) -> None:
+    def _cancel(self, slot: int, job: Job, started: float | None) -> None:
         self._unanswered = None
-        if self._current[slot] is work and work.decision is None and work.started == started:
+        work = self._current[slot]
+        if work is not None and job in work.active and job.started == started:
             self._runners[slot].cancel()
 
-    def _hangs(self, work: Work, now: float) -> bool:
-        return work.overdue and now > work.deadline + _GRACE
+    def _hangs(self, job: Job, now: float) -> bool:
+        return job.overdue and now > job.deadline + _GRACE
 
-    def stuck(self, now: float) -> list[Work]:
+    def stuck(self, now: float) -> list[Job]:
         """Return what keeps every handler from going on: one that blocks the loop is enough."""
         if self._unanswered is not None and now > self._unanswered + _GRACE:
-            return [work for work in self._current if work is not None and work.overdue]
+            return [active[0] for _, active in self._active() if active[0].overdue]
         return super().stuck(now)
 
     def _spawn(self) -> None:
@@ -313,8 +326,9 @@ class LoopPool(Pool):
 
     async def _run(self, slot: int) -> None:
         works, outbox, chains, context, current = self._works, self._outbox, self._chains, self._context, self._current
-        clean = contextvars.copy_context()
-        task = asyncio.current_task()
+        copy_context = contextvars.copy_context
+        clean = copy_context()
+        cancelling = self._runners[slot].cancelling
         done = 0
         while True:
             try:
@@ -325,7 +339,11 @@ class LoopPool(Pool):
             await chains[work.route](work, context)  # type: ignore[index]
             outbox.put(work)
             done += 1
-            if (task is not None and task.cancelling()) or not _same(contextvars.copy_context(), clean):
+            try:
+                same = copy_context() == clean
+            except Exception:  # noqa: BLE001 - a value's own __eq__ may raise, or not answer yes or no
+                break
+            if not same or cancelling():
                 break
             if done % _CHUNK == 0:
                 outbox.flush()
@@ -333,15 +351,12 @@ class LoopPool(Pool):
         outbox.flush()
 
 
+def _nothing() -> None:
+    """Do nothing: a run of a lane calls the handlers of its jobs."""
+
+
 async def _awaited(returned: Awaitable[Any]) -> object:
     return await returned
-
-
-def _same(one: contextvars.Context, other: contextvars.Context) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # noqa: BLE001 - a value's own __eq__ may raise, or not answer yes or no
-        return False
 
 
 def run_hooks(hooks: Sequence[ProcessingHook], context: ProcessingContext[Any]) -> ProcessingFailed | None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
 from missive.dlq.contract import Sink
@@ -17,7 +17,7 @@ from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
 from missive.engine.intake import Source, SourceHost
-from missive.engine.job import BatchJob, Job, Work
+from missive.engine.job import Job, LaneRun, Work
 from missive.engine.leases import Keeper
 from missive.engine.pausing import Pauser
 from missive.engine.report import Report
@@ -102,7 +102,7 @@ class Flow:
         self.pools += [async_pool] if async_routes else []
         pool_of = {route: async_pool if route.is_async else sync_pool for route in routes}
         self._routes = routes
-        self._batches = any(route.batched for route in routes)
+        self._together = any(route.batched or route.terms.ordered_by is not None for route in routes)
         self.dispatcher = Dispatcher(self.pools, pool_of, concurrency, runtime)
         self.filing = Filing(
             processor.name,
@@ -178,6 +178,7 @@ class Flow:
             if job.delivery.lane is None and route.terms.ordered_by is None:
                 unordered.append(job)
             else:
+                self._together = True
                 self._queue(job, route)
         self.dispatcher.add_unordered(unordered)
         self.dispatcher.dispatch()
@@ -231,10 +232,10 @@ class Flow:
         self.dispatcher.look()
         self._runtime.call_later(_LOOK if running else _LOOK * 5, self.look)
 
-    def _say_overdue(self, works: Sequence[Work]) -> None:
-        for name, count in Counter(work.route.name for work in works if work.route is not None).items():
+    def _say_overdue(self, jobs: Sequence[Job]) -> None:
+        for name, count in Counter(job.route.name for job in jobs if job.route is not None).items():
             logger.warning("%s: %d past the timeout", name, count)
-        threads = [work.route for work in works if work.route is not None and not work.route.is_async]
+        threads = [job.route for job in jobs if job.route is not None and not job.route.is_async]
         if threads:
             logger.warning(
                 "a thread cannot be interrupted: %s keeps its worker, and its message stays unsettled, until it ends",
@@ -244,9 +245,10 @@ class Flow:
     def _collect(self, works: Sequence[Work]) -> None:
         self.dispatcher.returned(works)
         done: dict[Source, list[Job]] = {}
-        for job in self._unpacked(works) if self._batches else works:
+        # Where nothing is run together, works are jobs.
+        for job in self._unpacked(works) if self._together else cast("Sequence[Job]", works):
             route, decision = job.route, job.decision
-            if route is None or decision is None or isinstance(job, BatchJob):
+            if route is None or decision is None:
                 raise ProcessingFailed("a job came back from execution undecided")
             outcome = decision.outcome
             if outcome is Outcome.acked:
@@ -271,16 +273,30 @@ class Flow:
         self.dispatcher.dispatch()
 
     def _unpacked(self, works: Sequence[Work]) -> Iterator[Job]:
-        """Yield jobs, those of batches one by one; what a batch did not run waits again."""
+        """Yield jobs, those that came together one by one; what was not run waits again."""
         for work in works:
-            back: dict[Hashable, list[Job]] = {}
-            for job in work.jobs:
-                if job.decision is None:
-                    job.anew()
-                    back.setdefault(job.lane, []).append(job)
-            for lane, jobs in back.items():
-                self.dispatcher.step_back(lane, jobs)
-            yield from (job for job in work.jobs if job.decision is not None)
+            if isinstance(work, Job):
+                yield work
+                continue
+            if isinstance(work, LaneRun):
+                ran = [] if work.current is None else [work.current]
+                left = work.jobs[work.jobs.index(ran[0]) + 1 :] if ran else work.jobs
+                self._step_back(left, held=work.blocked)
+            else:
+                ran = [job for job in work.jobs if job.decision is not None]
+                self._step_back([job for job in work.jobs if job.decision is None], held=True)
+            yield from ran
+
+    def _step_back(self, jobs: Sequence[Job], *, held: bool) -> None:
+        """Let jobs that were given out and not run wait again, or go back to their transport."""
+        lanes: dict[Hashable, list[Job]] = {}
+        for job in jobs:
+            job.anew()
+            lanes.setdefault(job.lane, []).append(job)
+        for of_lane in lanes.values():
+            self.dispatcher.step_back(of_lane, held=held)
+        if self._draining and jobs:
+            self._give_back(self._withdraw_those(jobs.__contains__))
 
     def _hold(self, job: Job, route: Route) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""
@@ -432,8 +448,8 @@ class Flow:
             await self.changed.wait()
 
 
-def _stuck(works: Sequence[Work]) -> ProcessingFailed:
-    names = ", ".join(sorted({work.route.name for work in works if work.route is not None}))
+def _stuck(jobs: Sequence[Job]) -> ProcessingFailed:
+    names = ", ".join(sorted({job.route.name for job in jobs if job.route is not None}))
     return ProcessingFailed(
         f"every worker is stuck in a handler past its timeout ({names}), and none can be interrupted: stopping, so that"
         " what restarts this process starts afresh"

@@ -39,6 +39,8 @@ class Job(msgspec.Struct, eq=False):
     """Seconds that the handler was granted beyond its timeout."""
     overdue: bool = False
     """Its timeout has passed while it ran: whatever its handler says now, that is how it ends."""
+    member: bool = False
+    """It comes back by itself from a run of its lane, which is not over yet."""
     behind: bool = False
     """It waits for something of its own, such as its lane, and so does not count against the credit of others."""
     error: BaseException | None = None
@@ -52,14 +54,19 @@ class Job(msgspec.Struct, eq=False):
         return self.session is not None and self.session is self.source.session
 
     @property
+    def jobs(self) -> list[Job]:
+        """Itself: what others have several of."""
+        return [self]
+
+    @property
+    def active(self) -> list[Job]:
+        """What its worker is at: itself, until it is decided."""
+        return [self] if self.decision is None else []
+
+    @property
     def began(self) -> float | None:
         """When its handler began, on the engine's clock."""
         return self.started
-
-    @property
-    def jobs(self) -> list[Job]:
-        """Itself: what a batch has several of."""
-        return [self]
 
     @property
     def deadline(self) -> float:
@@ -77,46 +84,49 @@ class Job(msgspec.Struct, eq=False):
 
 
 class BatchJob(msgspec.Struct, eq=False):
-    """Jobs of one source that a batch handler gets together. They come back one by one, each with its decision."""
+    """Jobs of one source that a batch handler gets together. They come back with it, each with its decision."""
 
     route: Route
     source: Source
     jobs: list[Job]
     began: float | None = None
     """When its first run began, on the engine's clock."""
-    running: list[Job] = []
+    active: list[Job] = []
     """Those of the run that is going on: all, or a half of which one is sought that fails."""
-    decision: Decision | None = None
-    """Always None, which tells it from a job that came back."""
-
-    @property
-    def started(self) -> float | None:
-        """When the run that is going on began."""
-        return self.running[0].started if self.running else None
-
-    @property
-    def deadline(self) -> float:
-        """When it must be done: the latest of what its jobs were granted."""
-        return max((job.deadline for job in self.running), default=float("inf"))
-
-    @property
-    def overdue(self) -> bool:
-        """Whether the timeout of the run has passed."""
-        return any(job.overdue for job in self.running)
-
-    @overdue.setter
-    def overdue(self, overdue: bool) -> None:
-        for job in self.running:
-            job.overdue = overdue
-
-    @property
-    def ours(self) -> bool:
-        """Whether any of it can still be settled."""
-        return any(job.ours for job in self.jobs)
 
     def __repr__(self) -> str:
         return f"<BatchJob: {len(self.jobs)} jobs>"
 
 
-Work: TypeAlias = Job | BatchJob
+class LaneRun(msgspec.Struct, eq=False):
+    """Jobs of one lane that a worker runs one after the other, so that not each waits for the engine in between.
+
+    All but the last that was run come back by themselves as they are done. The last comes back with the run, and
+    with it those that were not run.
+    """
+
+    route: Route
+    """The pool's own, for runs of lanes."""
+    source: Source
+    jobs: list[Job]
+    current: Job | None = None
+    """The one that runs, and in the end the last that did."""
+    blocked: bool = False
+    """Whether it ended because the last is held, and the rest of the lane with it."""
+
+    @property
+    def active(self) -> list[Job]:
+        """The one that runs."""
+        return [] if self.current is None else self.current.active
+
+    @property
+    def began(self) -> float | None:
+        """When its first handler began."""
+        return self.jobs[0].started
+
+    def __repr__(self) -> str:
+        return f"<LaneRun: {len(self.jobs)} jobs>"
+
+
+Work: TypeAlias = Job | BatchJob | LaneRun
 """What a worker takes at a time."""

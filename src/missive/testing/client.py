@@ -425,9 +425,10 @@ async def _timed(chain: AsyncChain, work: Work, worker: ProcessingContext[Any]) 
 
     def look() -> None:
         nonlocal alarm
-        late = time.monotonic() - work.deadline
-        if late > 0 and not work.overdue:
-            work.overdue = True
+        late = time.monotonic() - max((job.deadline for job in work.active), default=float("inf"))
+        if late > 0 and not all(job.overdue for job in work.active):
+            for job in work.active:
+                job.overdue = True
             task.cancel()
         alarm = loop.call_later(_LOOK if late > 0 else min(-late, 1e6), look)
 
@@ -436,7 +437,7 @@ async def _timed(chain: AsyncChain, work: Work, worker: ProcessingContext[Any]) 
         await chain(work, worker)
     finally:
         alarm.cancel()
-        if work.overdue:
+        while task.cancelling():
             task.uncancel()
 
 

@@ -1,0 +1,122 @@
+"""What a processor takes that has nothing to do, or cannot do it: memory with a million messages waiting, idle CPU."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import missive
+from bench.engine import BODY
+from missive.adapters import SQLiteAdapter
+from missive.adapters.contract import Credit, Delivery
+from missive.adapters.sqlite import SCHEMA
+from missive.engine.run import execute
+from missive.matchers import Everything, Field, by_field
+from missive.testing import MemoryAdapter
+from missive.testing.memory import MemorySession
+
+WAITING = 1_000_000
+BAR_MIB = 20
+IDLE_SECONDS = 10.0
+IDLE_BAR = 0.01
+
+
+def resident() -> int:
+    """Return the bytes of memory that this process has in use."""
+    with Path("/proc/self/statm").open() as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Endless(MemoryAdapter):
+    """A million messages that are made as they are fetched: those that wait are not here."""
+
+    async def connect(self, host: Any) -> MemorySession:
+        made = (Delivery(bytes(bytearray(BODY))) for _ in itertools.repeat(None, WAITING))
+
+        class Session(MemorySession):
+            async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+                return list(itertools.islice(made, credit.items))
+
+        return Session(self)
+
+
+def stalled(ordered: bool) -> None:
+    """Print how much memory grows while a handler does not come back."""
+    proc = missive.Processor(missive.JSONMessage, name="bench", dlq={})
+    begun, go_on = threading.Event(), threading.Event()
+
+    def stalls(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+        begun.set()
+        go_on.wait()
+
+    proc.add_handler(Field("type", "order.placed"), stalls, ordered_by=by_field("customer") if ordered else None)
+    adapter = Endless(proc, drain=0)
+
+    def watch() -> None:
+        begun.wait()
+        before = resident()
+        most = before
+        for _ in range(50):
+            time.sleep(0.1)
+            most = max(most, resident())
+        grown = (most - started) / 2**20
+        what = "all behind one key" if ordered else "without order"
+        print(f"{WAITING:,} messages waiting behind a stalled handler, {what}: RSS + {grown:.1f} MiB (bar {BAR_MIB})")
+        os._exit(0)
+
+    # What the first messages load (uvloop, the engine's threads) is there before it is measured.
+    warm = missive.Processor(missive.JSONMessage, name="warm", dlq={})
+    warm.add_handler(Everything(), lambda message, context: None)
+    execute([MemoryAdapter(warm, [BODY] * 1000)])
+    started = resident()
+    threading.Thread(target=watch, daemon=True).start()
+    adapter.run()
+
+
+def idle(name: str, make: Callable[[missive.Processor[Any]], Any]) -> None:
+    """Print the share of a core that a processor takes without messages."""
+    proc = missive.Processor(name="bench", dlq={})
+    proc.add_handler(Everything(), lambda message, context: None)
+
+    def watch() -> None:
+        time.sleep(2)
+        cpu = time.process_time()
+        time.sleep(IDLE_SECONDS)
+        share = (time.process_time() - cpu) / IDLE_SECONDS
+        print(f"idle, {name}: {share:.2%} of a core (bar {IDLE_BAR:.0%})", flush=True)
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True).start()
+    make(proc).run()
+
+
+def sqlite_queue(proc: missive.Processor[Any]) -> Any:
+    path = Path(tempfile.mkdtemp()) / "queue.db"
+    with sqlite3.connect(path) as db:
+        db.executescript(SCHEMA)
+    return SQLiteAdapter(proc, str(path), queue="idle")
+
+
+def main() -> None:
+    for target, arguments in (
+        (stalled, (False,)),
+        (stalled, (True,)),
+        (idle, ("in memory", lambda proc: MemoryAdapter(proc, ends=False))),
+        (idle, ("an SQLite queue", sqlite_queue)),
+    ):
+        # Each in a process of its own, which has nothing of the others.
+        process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
+        process.start()
+        process.join()
+
+
+if __name__ == "__main__":
+    main()
