@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CREDIT = Credit(items=1000, bytes=64 * 1024 * 1024)
 """How much of one source may be unsettled at once and could run."""
 
-MOST_ITEMS = 10_000
+MOST_ITEMS = 5_000
 """How many deliveries of one source may be unsettled at once in all, with those that are behind others of their own."""
 
 _RESUME = 0.75

@@ -14,7 +14,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from missive.adapters.contract import Adapter, Delivery, Host, Session
+from missive.adapters.contract import Adapter, Capabilities, Delivery, Host, Session
 from missive.context import ProcessingContext, ProcessingHook, seconds
 from missive.dlq.contract import DictSink
 from missive.engine.batches import compile_async, compile_sync
@@ -81,9 +81,14 @@ class TestAdapter(Adapter):
         raise NotImplementedError
 
 
+class _Session:
+    capabilities = Capabilities()
+
+
 class _Source:
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
+        self.session = _Session()
 
 
 class _Bench(Generic[M]):
@@ -116,8 +121,7 @@ class _Bench(Generic[M]):
             )
         headers = message.headers.pairs
         delivery = Delivery(message.raw_data, headers=headers, producer_id=message.message_id, topic=message.topic)
-        session: Any = None
-        job = Job(self._source, session, delivery, message)
+        job = Job(self._source, self._source.session, delivery, message)
         self._route(job)
         return job
 
