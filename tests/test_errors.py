@@ -70,6 +70,7 @@ def test_the_names_of_the_facade():
     assert missive.__all__ == [
         "AdapterError",
         "AmbiguousError",
+        "Batch",
         "DeadLetter",
         "DecodingError",
         "Discard",
