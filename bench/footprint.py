@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import missive
 from bench.engine import BODY
+
+import missive
 from missive.adapters import SQLiteAdapter
 from missive.adapters.contract import Credit, Delivery
 from missive.adapters.sqlite import SCHEMA
@@ -29,6 +30,10 @@ IDLE_SECONDS = 10.0
 IDLE_BAR = 0.01
 
 
+def nothing(message: missive.Message, context: missive.HandlingContext) -> None:
+    pass
+
+
 def resident() -> int:
     """Return the bytes of memory that this process has in use."""
     with Path("/proc/self/statm").open() as statm:
@@ -38,7 +43,7 @@ def resident() -> int:
 class Endless(MemoryAdapter):
     """A million messages that are made as they are fetched: those that wait are not here."""
 
-    async def connect(self, host: Any) -> MemorySession:
+    async def connect(self, host: Any) -> MemorySession:  # noqa: ARG002 - there is nothing to ask of it
         made = (Delivery(bytes(bytearray(BODY))) for _ in itertools.repeat(None, WAITING))
 
         class Session(MemorySession):
@@ -74,7 +79,7 @@ def stalled(ordered: bool) -> None:
 
     # What the first messages load (uvloop, the engine's threads) is there before it is measured.
     warm = missive.Processor(missive.JSONMessage, name="warm", dlq={})
-    warm.add_handler(Everything(), lambda message, context: None)
+    warm.add_handler(Everything(), nothing)
     execute([MemoryAdapter(warm, [BODY] * 1000)])
     started = resident()
     threading.Thread(target=watch, daemon=True).start()
@@ -84,7 +89,7 @@ def stalled(ordered: bool) -> None:
 def idle(name: str, make: Callable[[missive.Processor[Any]], Any]) -> None:
     """Print the share of a core that a processor takes without messages."""
     proc = missive.Processor(name="bench", dlq={})
-    proc.add_handler(Everything(), lambda message, context: None)
+    proc.add_handler(Everything(), nothing)
 
     def watch() -> None:
         time.sleep(2)

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import missive
 from bench.engine import Counted
+
+import missive
 from missive.adapters.contract import Delivery
 from missive.engine.run import execute
 from missive.matchers import Everything, by_header
