@@ -212,3 +212,29 @@ def test_nobody_listens(missive: Start, tmp_path: Path):
     assert "rabbitmq://127.0.0.1:9/?queue=q: the connection failed" in line
     assert "hunter2" not in line
     stop(process)
+
+
+def test_a_timeout_beyond_the_consumer_timeout_is_refused(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path):
+    """A handler that may take longer than the broker waits stops the start with one line; nothing is consumed."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    queue = Queue(rabbitmq)
+    queue.publish(b"1")
+    process = missive("run", "app:proc", "--from", f"{queue.url}&consumer_timeout=300", "--dlq", "sqlite:///dlq.db")
+    _, err = process.finish()
+    assert process.code == 1
+    assert err.splitlines()[-1].endswith("app:handle may take 600 seconds: give it a timeout= below that")
+    wait_until(lambda: queue.waiting() == 1, "the message back in the queue")
+
+
+def test_what_would_outlive_the_consumer_timeout_is_given_back(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path):
+    """Prefetched messages that waited too long go back to the broker, and come again; all are handled once."""
+    (tmp_path / "app.py").write_text(APPLICATION.replace('name="app",', 'name="app", timeout=2,'))
+    queue = Queue(rabbitmq)
+    queue.publish(*(b"%d" % n for n in range(6)))
+    url = f"{queue.url}&consumer_timeout=4&prefetch=10"
+    process = missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db", env={"SLEEP": "1"})
+    lines = [json.loads(process.line()) for _ in range(6)]
+    stop(process)
+    assert sorted(bytes.fromhex(line["body"]) for line in lines) == [b"%d" % n for n in range(6)]
+    assert any(line["attempt"] > 1 for line in lines)  # given back, and delivered again
+    assert queue.waiting() == 0

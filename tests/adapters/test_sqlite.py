@@ -169,3 +169,38 @@ def test_an_expired_lease_is_redelivered_and_fenced(missive: Start, queue: sqlit
     second = missive(*command)
     wait_until(lambda: count(queue) == 0, "an empty queue")
     assert second.terminate()[0] == "1\n"
+
+
+STUBBORN = """
+import os, time, missive
+from missive.matchers import Field
+proc = missive.Processor(missive.JSONMessage, name="app", concurrency=2)
+
+@proc.handle_for(Field("kind", "blocks"))
+async def blocks(message, context):
+    print("blocks", flush=True)
+    time.sleep(2)  # on the loop of the handlers, as nobody should
+
+@proc.handle_for(Field("kind", "computes"))
+def computes(message, context):
+    print("computes", flush=True)
+    until = time.monotonic() + 2
+    while time.monotonic() < until:
+        sum(range(1000))
+"""
+
+
+def test_handlers_that_never_yield_keep_their_leases(missive: Start, queue: sqlite3.Connection, tmp_path: Path):
+    """A blocking `async def` and a CPU-bound handler, each of three leases, are delivered once, though others wait."""
+    (tmp_path / "app.py").write_text(STUBBORN)
+    enqueue(queue, '{"kind": "blocks"}', '{"kind": "computes"}')
+    command = [*RUN[:3], "sqlite:///queue.db?queue=q&lease=0.6", *RUN[4:]]
+    workers = [missive(*command) for _ in range(2)]
+    wait_until(lambda: count(queue) == 0, "an empty queue")
+    handled, said = [], ""
+    for worker in workers:
+        out, err = worker.terminate()
+        handled += out.split()
+        said += err
+    assert sorted(handled) == ["blocks", "computes"]
+    assert "lost" not in said

@@ -11,7 +11,18 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from missive.adapters.contract import Adapter, Capabilities, Credit, Delivery, Host, Item, Result, Session, Verb
+from missive.adapters.contract import (
+    Adapter,
+    Capabilities,
+    Credit,
+    Delivery,
+    Host,
+    Item,
+    Result,
+    Session,
+    SessionStatus,
+    Verb,
+)
 from missive.adapters.registry import AdapterURL, keywords
 from missive.errors import Fatal, MissingExtra, Transient, UsageError
 from missive.processor import Processor
@@ -246,6 +257,16 @@ class RabbitMQSession(Session):
             self.client.basic_ack(last, multiple=True)
         for tag in sorted(tags):
             self.client.basic_ack(tag)
+
+    async def status(self) -> SessionStatus:
+        """Ask the broker something: an answer is the proof that the connection is not half open.
+
+        Without the number of messages that wait: they may wait for another consumer, where only one is active.
+        """
+        if self._dead.done():
+            return SessionStatus(connected=False)
+        await self._reply(lambda done: self.client.queue_declare(self._adapter.queue, passive=True, callback=done))
+        return SessionStatus(connected=bool(self.client.consumer_tags))
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Cancel the consumer and return what was pushed and not fetched."""

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from missive.engine.intake import Source
 
 _EVERY = 5.0
-_ANSWERS_WITHIN = 5.0
+_ANSWERS_WITHIN = 20.0
+"""Seconds: to drop a session costs redeliveries, and a broker may be slow for a while."""
 _STALLED = 30.0
 """Seconds without a delivery, though messages wait and there is credit, after which a consumer is made anew."""
 
