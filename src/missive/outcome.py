@@ -35,5 +35,7 @@ class Reason(StrEnum):
     """The handler said so; its short constant is the label."""
     failed = "failed"
     """The handler, or a hook around it, raised."""
+    poison = "poison"
+    """It killed its worker process three times."""
     shutdown = "shutdown"
     """The processor stopped before the message was handled, and its transport cannot take it back."""

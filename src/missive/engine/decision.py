@@ -37,6 +37,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
 
 ACKED = Decision(Outcome.acked)
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
+POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 
 
 def decide(recorded: Recorded | None, error: BaseException | None) -> Decision:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from missive.context import HandlingContext, ProcessingContext, ProcessingHook
 from missive.engine.decision import ACKED, decide
 from missive.engine.job import Job
+from missive.engine.seats import Seats
 from missive.errors import ProcessingFailed
 from missive.processor import Hooks, Processor
 from missive.routing.route import Route, callable_name
@@ -142,6 +143,8 @@ class Pool(ABC):
         self._outbox = outbox
         self.outstanding = 0
         """Jobs that were submitted and have not come back."""
+        self.seats: Seats | None = None
+        """Where it is noted what runs, for the case that the process dies of it; set before `start`, if at all."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -244,11 +247,15 @@ class ThreadPool(Pool):
 
     def _handle(self, context: ProcessingContext[Any]) -> None:
         inbox, outbox, chains = self._inbox, self._outbox, self._chains
+        if (seat := None if self.seats is None else self.seats.take()) is not None:
+            chains = seat.around(chains)
         clean = contextvars.copy_context()
         while True:
             try:
                 job = inbox.get_nowait()
             except queue.Empty:
+                if seat is not None:
+                    seat.clear()
                 outbox.flush()
                 job = inbox.get()
             if job is None:
@@ -323,6 +330,8 @@ class LoopPool(Pool):
 
     async def _run(self) -> None:
         jobs, outbox, chains, context = self._jobs, self._outbox, self._chains, self._context
+        if (seat := None if self.seats is None else self.seats.take()) is not None:
+            chains = seat.around(chains)
         clean = contextvars.copy_context()
         task = asyncio.current_task()
         done = 0
@@ -339,6 +348,8 @@ class LoopPool(Pool):
             if done % _CHUNK == 0:
                 outbox.flush()
                 await asyncio.sleep(0)
+        if self.seats is not None and seat is not None:
+            self.seats.give_back(seat)
         outbox.flush()
 
 

@@ -7,14 +7,16 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
-from missive.dlq.contract import Sink
+from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import capture
 from missive.dlq.record import Attempt
+from missive.engine.crashes import Crashes
 from missive.engine.decision import SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
 from missive.engine.intake import Source, SourceHost
+from missive.engine.isolation import IsolatingDispatcher
 from missive.engine.job import Job
 from missive.engine.leases import Keeper
 from missive.engine.report import Report
@@ -93,7 +95,8 @@ class Flow:
         self.pools: list[Pool] = [sync_pool] if sync_routes or not async_routes else []
         self.pools += [async_pool] if async_routes else []
         pool_of = {route: async_pool if route.is_async else sync_pool for route in routes}
-        self.dispatcher = Dispatcher(self.pools, pool_of, concurrency)
+        isolating = IsolatingDispatcher(self.pools, pool_of, concurrency) if isinstance(sink, Store) else None
+        self.dispatcher = Dispatcher(self.pools, pool_of, concurrency) if isolating is None else isolating
         self.filing = Filing(
             processor.name,
             sink,
@@ -104,9 +107,20 @@ class Flow:
             refused=self._refused,
             changed=self._nudge,
         )
+        self.crashes = (
+            None if isolating is None else Crashes(processor.name, self.filing, runtime, isolating, self._find)
+        )
         host = SourceHost(processor.name, runtime, self.filing)
         self.sources = [
-            Source(a, host, runtime, take=self._take, lost=self._lost, blocked=lambda: self.filing.down)
+            Source(
+                a,
+                host,
+                runtime,
+                take=self._take,
+                lost=self._lost,
+                blocked=lambda: self.filing.down,
+                prepare=None if self.crashes is None else self.crashes.look_again,
+            )
             for a in adapters
         ]
         self.settlers = {source: Settler(source, runtime, settled=self._settled) for source in self.sources}
@@ -122,6 +136,8 @@ class Flow:
     def _take(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> None:
         message_cls = self._message_cls
         jobs = [make_job(source, session, delivery, message_cls) for delivery in deliveries]
+        if self.crashes is not None:
+            self.crashes.examine(jobs)
         if session.capabilities.lease is not None:
             self.keepers[source].hold(jobs)
         self.settlers[source].started(session, jobs)
@@ -250,6 +266,8 @@ class Flow:
         for job in jobs:
             if job.decision is not None:
                 self.report.dead[str(job.decision.reason)] += 1
+        if self.crashes is not None:
+            self.crashes.filed(jobs)
         for source in self.sources:
             self.settlers[source].add([job for job in jobs if job.source is source])
 
@@ -290,6 +308,8 @@ class Flow:
         """Give no more jobs to the workers."""
         self._draining = True
         self.dispatcher.stop()
+        if self.crashes is not None:
+            self.crashes.stopping()
 
     def drain(self, left: Sequence[tuple[Source, Session, Sequence[Delivery]]]) -> None:
         """Give back what was not started, and what sessions had `left` in their hands."""

@@ -104,6 +104,8 @@ class Engine:
 
     async def _start_and_run(self) -> None:
         try:
+            if self._flow.crashes is not None:
+                await self._flow.crashes.start(self._flow.pools, self._concurrency)
             for pool in self._flow.pools:
                 await pool.start()
         except MissiveError as failed:
@@ -236,6 +238,8 @@ class Engine:
                     # Everything is settled that will be.
                     logger.warning("%s failed to close (%s)", source.adapter.url, type(wrong).__name__)
                 source.adapter.attach(None)
+        if self._flow.crashes is not None:
+            self._flow.crashes.close()
         closing = asyncio.ensure_future(self._flow.filing.close())
         if await self._within(_CLOSING, closing) and isinstance(trouble := closing.exception(), MissiveError):
             logger.warning("%s", trouble)

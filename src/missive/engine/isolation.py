@@ -1,0 +1,70 @@
+"""Isolation: a message that may have killed a process runs with nothing beside it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from missive.adapters.contract import Session
+from missive.engine.dispatch import Dispatcher
+from missive.engine.execution import Pool
+from missive.engine.job import Job
+from missive.routing.route import Route
+
+
+class IsolatingDispatcher(Dispatcher):
+    """A dispatcher that waits until all that runs has come back, runs a suspect, and goes on when that came back.
+
+    Suspects keep their turn: what came before them runs before them. `survived` is called with each that came back.
+    Without suspects it is the dispatcher that it is made of, and costs a look at an empty set for each chunk.
+    """
+
+    def __init__(self, pools: Sequence[Pool], pool_of: Mapping[Route, Pool], concurrency: int) -> None:
+        super().__init__(pools, pool_of, concurrency)
+        self.survived: Callable[[Job], None] = lambda _: None
+        self._suspects: set[Job] = set()
+        self._alone: Job | None = None
+
+    def suspect(self, job: Job) -> None:
+        """Run a job alone when its turn comes."""
+        self._suspects.add(job)
+
+    def dispatch(self) -> None:
+        """Give ready jobs to their pools, up to the first suspect; that one only when nothing runs."""
+        if not self._suspects and self._alone is None:
+            super().dispatch()
+            return
+        if self._alone is not None:
+            if self.running:
+                return
+            came_back, self._alone = self._alone, None
+            self._suspects.discard(came_back)
+            self.survived(came_back)
+        # Decided already: dead letters that never got here.
+        self._suspects = {job for job in self._suspects if job.decision is None}
+        behind = self._cut()
+        super().dispatch()
+        if behind and not self._ready and not self.running and not self._stopped:
+            self._alone = behind.popleft()
+            self._ready.append(self._alone)
+            super().dispatch()
+        self._ready.extend(behind)
+
+    def _cut(self) -> deque[Job]:
+        """Take out of the ready jobs the first suspect and all behind it."""
+        first = next((place for place, job in enumerate(self._ready) if job in self._suspects), len(self._ready))
+        return deque([self._ready.pop() for _ in range(len(self._ready) - first)][::-1])
+
+    def withdraw(self) -> list[Job]:
+        """Take out every job that no worker has started."""
+        return self._without(super().withdraw())
+
+    def withdraw_of(self, session: Session) -> list[Job]:
+        """Take out those of a session that is dead."""
+        return self._without(super().withdraw_of(session))
+
+    def _without(self, jobs: list[Job]) -> list[Job]:
+        if not self.running:  # then not even the one that was to run alone had been started
+            self._alone = None
+        self._suspects.difference_update(jobs)
+        return jobs
