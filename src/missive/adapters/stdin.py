@@ -26,6 +26,7 @@ class StdinAdapter(Adapter):
     """
 
     transport = "stdin"
+    shareable = False
 
     def __init__(self, processor: Processor[Any], *, drain: float = 25) -> None:
         super().__init__(processor, drain=drain)
