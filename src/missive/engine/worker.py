@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -27,6 +28,8 @@ _LOOKS = 10
 """So many looks without a change, and it is told anyway: about once a second."""
 _LAST_WORDS = 5.0
 """Seconds that the last report may take, where a supervisor that was suspended does not read."""
+
+logger = logging.getLogger("missive")
 
 
 class Worker:
@@ -84,6 +87,7 @@ class Worker:
                 continue
             except OSError:
                 break
+        logger.warning("the supervisor is gone: stopping")
         for engine in self._engines:
             engine.stop_once()
 
