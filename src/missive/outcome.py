@@ -37,5 +37,7 @@ class Reason(StrEnum):
     """The handler, or a hook around it, raised."""
     timeout = "timeout"
     """The handler ran for longer than its timeout."""
+    poison = "poison"
+    """It killed its worker process three times."""
     shutdown = "shutdown"
     """The processor stopped before the message was handled, and its transport cannot take it back."""

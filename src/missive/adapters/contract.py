@@ -265,6 +265,10 @@ class Adapter(ABC):
     """What the transport is called in dead letters and metrics."""
     background: ClassVar[bool] = False
     """Whether it only helps out: when all other sources have ended, processing ends."""
+    shareable: ClassVar[bool] = True
+    """Whether several processes that consume it share its messages; else each would get all, or take them away."""
+    exclusive_lanes: ClassVar[bool] = False
+    """Whether each of its lanes is delivered to one consumer at a time, so that order holds across processes."""
 
     def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
         if not drain >= 0:

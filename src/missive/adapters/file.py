@@ -47,6 +47,7 @@ class FileAdapter(Adapter):
     """
 
     transport = "file"
+    shareable = False
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ class StdinAdapter(Adapter):
     """
 
     transport = "stdin"
+    shareable = False
 
     def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
         super().__init__(processor, drain=drain, rate_limit=rate_limit)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from missive.cli import options
+from missive.cli.again import given
 from missive.cli.dlq import dlq
 from missive.cli.output import say, show_json, show_table
 from missive.errors import MissiveError, UsageError
 from missive.version import VERSION
+
+if TYPE_CHECKING:
+    from missive.adapters.contract import Adapter
+    from missive.engine.report import Report
+    from missive.processor import DLQ
 
 DEFAULT_DLQ = "sqlite:///missive-dlq.db"
 """Where dead letters go when nothing says so and the source is a file or standard input."""
@@ -36,7 +43,8 @@ cli.add_command(dlq)
 @click.argument("target")
 @options.option("--from", "sources", metavar="URL", multiple=True, help="Where messages come from; may be repeated.")
 @options.dlq
-@options.option("--concurrency", type=click.IntRange(min=1), help="How many messages are handled at once.")
+@options.option("--concurrency", type=click.IntRange(min=1), help="How many messages are handled at once, per worker.")
+@options.option("--workers", type=click.IntRange(min=1), help="How many processes; one that dies is replaced [1].")
 @options.option("--drain", type=click.FloatRange(min=0), help="Seconds for running work to finish after a signal [25].")
 @options.option(
     "--log-level",
@@ -47,16 +55,19 @@ cli.add_command(dlq)
 )
 @options.as_json
 @options.factory
+@click.pass_context
 def run(
+    command: click.Context,
     target: str,
     sources: tuple[str, ...],
     dlq_url: str | None,
     concurrency: int | None,
+    workers: int | None,
     drain: float | None,
     log_level: str,
     as_json: bool,
     factory: bool,
-) -> None:
+) -> int:
     """Handle messages until the input ends or a signal says stop.
 
     The first SIGINT or SIGTERM drains: running work finishes and is settled. A second one forces. What no handler
@@ -66,15 +77,36 @@ def run(
     \b
       missive run app:proc --from file:events.jsonl
       missive run app:proc --from 'sqlite:///queue.db?queue=orders' --dlq sqlite:///dlq.db
+      missive run app:proc --from 'sqlite:///queue.db?queue=orders' --dlq sqlite:///dlq.db --workers 4
       missive run app:proc --from 'rabbitmq://user:${PASSWORD}@host/vhost?queue=orders' --dlq sqlite:///dlq.db
     """  # noqa: D301 - \b is click's
+    from missive.dlq import open_dlq  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.engine.run import execute  # noqa: PLC0415 - as above
+    from missive.engine.worker import Worker  # noqa: PLC0415 - as above
+
+    worker = Worker.inherited()
+    # Several workers say things on the same standard error.
+    name = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
+    logging.basicConfig(level=log_level.upper(), format=f"%(levelname)s {name}: %(message)s", stream=sys.stderr)
+    with contextlib.nullcontext() if worker is None else worker:
+        adapters = _adapters(target, sources, drain, factory=factory)
+        processor = adapters[0].processor
+        own = _default_dlq(adapters) if dlq_url is None and processor.dlq is None else processor.dlq
+        place = own if dlq_url is None else dlq_url
+        if worker is None and workers is not None and workers > 1:
+            return _supervise(command, workers, adapters, place)
+        watch = None if worker is None else worker.watch
+        (report,) = execute(adapters, sink=open_dlq(place), concurrency=concurrency, watch=watch)
+    if worker is None:
+        _sum_up(processor.name, report, as_json=as_json)
+    return 0
+
+
+def _adapters(target: str, sources: tuple[str, ...], drain: float | None, *, factory: bool) -> list[Adapter]:
     from missive.adapters.contract import Adapter  # noqa: PLC0415 - `missive --help` stays quick
     from missive.adapters.registry import from_url  # noqa: PLC0415 - as above
     from missive.cli.target import load_target  # noqa: PLC0415 - as above
-    from missive.dlq import open_dlq  # noqa: PLC0415 - as above
-    from missive.engine.run import execute  # noqa: PLC0415 - as above
 
-    logging.basicConfig(level=log_level.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     loaded = load_target(target, factory=factory)
     if isinstance(loaded, Adapter):
         if sources:
@@ -86,16 +118,33 @@ def run(
                 f"{target} is a processor: say where its messages come from, such as --from file:events.jsonl"
             )
         adapters = [from_url(url, loaded) for url in sources]
-    processor = adapters[0].processor
     if drain is not None:
         for adapter in adapters:
             adapter.drain = drain
-    own = _default_dlq(adapters) if dlq_url is None and processor.dlq is None else processor.dlq
-    (report,) = execute(adapters, sink=open_dlq(own if dlq_url is None else dlq_url), concurrency=concurrency)
+    return adapters
+
+
+def _supervise(command: click.Context, workers: int, adapters: list[Adapter], place: DLQ) -> int:
+    """Start worker processes, and look after them until they are done."""
+    from missive.dlq import open_dlq  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.engine.supervisor import Supervisor, check_shareable  # noqa: PLC0415 - as above
+
+    check_shareable(adapters, workers)
+    # What is wrong with the store is said once and before anything starts, and its tables are not made by all at once.
+    if (sink := open_dlq(place)) is not None:
+        sink.close()
+    again = [sys.executable, "-P", "-m", "missive", "run", *given(command, without={"workers"})]
+    supervisor = Supervisor(again, workers, environment={"MISSIVE_DLQ": place} if place == DEFAULT_DLQ else None)
+    well = supervisor.run()
+    _sum_up(adapters[0].processor.name, supervisor.report, as_json=bool(command.params["as_json"]))
+    return 0 if well else 1
+
+
+def _sum_up(service: str, report: Report, *, as_json: bool) -> None:
     if sys.stdout is not None:
         sys.stdout.flush()
     if as_json:
-        show_json({"service": processor.name, **report.to_dict()})
+        show_json({"service": service, **report.to_dict()})
     else:
         click.echo(f"missive: {report}", err=True)
 

@@ -39,6 +39,7 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
 
 ACKED = Decision(Outcome.acked)
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
+POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 
 
 def decide(recorded: Recorded | None, error: BaseException | None, *, overdue: bool = False) -> Decision:

@@ -80,7 +80,7 @@ class Dispatcher:
         route = _route(job)
         if route.batched:
             gatherer = self._gatherer(route, job.source)
-            if gatherer.has(job.lane) and self._lanes.first(job.lane) is job:
+            if gatherer.has(job.lane) and self._lanes.first(job.lane) is job and not self.is_suspect(job):
                 self._lanes.follow(job.lane)
                 gatherer.add(job)
 
@@ -95,7 +95,14 @@ class Dispatcher:
         else:
             self._pass_handler(job)
 
+    def is_suspect(self, work: Work) -> bool:  # noqa: ARG002 - see `IsolatingDispatcher`
+        """Tell whether something has to run with nothing beside it."""
+        return False
+
     def _gather(self, job: Job, route: Route) -> None:
+        if self.is_suspect(job):
+            self._pass_handler(BatchJob(route, job.source, [job]))
+            return
         gatherer = self._gatherer(route, job.source)
         job.source.put_behind(job)
         gatherer.add(job)
@@ -103,6 +110,8 @@ class Dispatcher:
             return
         # Those behind it in its lane come along, as far as they are for the same batch.
         while gatherer.has(lane) and (following := self._lanes.first(lane)) is not None and following.route is route:
+            if self.is_suspect(following):
+                break
             self._lanes.follow(lane)
             gatherer.add(following)
 
@@ -244,6 +253,8 @@ class Dispatcher:
         return work if len(jobs) == 1 else LaneRun(pool.lane_route, work.source, jobs)
 
     def _runs_freely(self, job: Job) -> bool:
+        if self.is_suspect(job):
+            return False
         route = _route(job)
         return self._plain or not (route.batched or route in self._gates or job.source in self._source_gates)
 

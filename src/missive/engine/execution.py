@@ -15,8 +15,9 @@ from typing import Any
 
 from missive.context import ProcessingContext, ProcessingHook
 from missive.engine.batches import compile_async, compile_sync
-from missive.engine.chains import Clock, async_lane_chain, resolved, sync_lane_chain
+from missive.engine.chains import AsyncChain, Clock, SyncChain, async_lane_chain, resolved, sync_lane_chain
 from missive.engine.job import Job, Work
+from missive.engine.seats import Seat, Seats
 from missive.errors import ProcessingFailed
 from missive.matchers.selectors import Everything
 from missive.processor import Hooks, Processor
@@ -78,6 +79,8 @@ class Pool(ABC):
         """What each worker is at; written by the workers, and here only read."""
         self.outstanding = 0
         """Jobs and batches that were submitted and have not come back."""
+        self.seats: Seats | None = None
+        """Where it is noted what runs, for the case that the process dies of it; set before `start`, if at all."""
 
     @abstractmethod
     async def start(self) -> None:
@@ -158,7 +161,7 @@ class ThreadPool(Pool):
             return asyncio.run_coroutine_threadsafe(_awaited(returned), handlers_loop).result()
 
         self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
-        self._chains[self.lane_route] = sync_lane_chain(self._chains.copy(), outbox.put, clock)
+        self._chains[self.lane_route] = sync_lane_chain(self._chains, outbox.put, clock)
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped: list[asyncio.Future[None]] = []
@@ -215,14 +218,25 @@ class ThreadPool(Pool):
         failed = run_hooks(self._hooks.after_processing, context)
         _tell(loop, stopped, failed)
 
+    def _seated(self) -> tuple[Seat | None, dict[Route, SyncChain]]:
+        """Return a worker's seat, if there are any, and the chains with which it takes it."""
+        if self.seats is None or (seat := self.seats.take()) is None:
+            return None, self._chains
+        chains = seat.around(self._chains)
+        chains[self.lane_route] = sync_lane_chain(chains, self._outbox.put, self._clock)
+        return seat, chains
+
     def _handle(self, slot: int, context: ProcessingContext[Any]) -> None:
-        inbox, outbox, chains, current = self._inbox, self._outbox, self._chains, self._current
+        inbox, outbox, current = self._inbox, self._outbox, self._current
+        seat, chains = self._seated()
         clean = contextvars.copy_context()
         while True:
             try:
                 work = inbox.get_nowait()
             except queue.Empty:
                 current[slot] = None
+                if seat is not None:
+                    seat.clear()
                 outbox.flush()
                 work = inbox.get()
             if work is None:
@@ -251,7 +265,7 @@ class LoopPool(Pool):
     ) -> None:
         super().__init__(processor, concurrency, outbox, clock)
         self._chains = {route: compile_async(route, clock) for route in routes}
-        self._chains[self.lane_route] = async_lane_chain(self._chains.copy(), outbox.put, clock)
+        self._chains[self.lane_route] = async_lane_chain(self._chains, outbox.put, clock)
         self._loop = handlers_loop
         self._works: deque[Work] = deque()
         self._free = list(reversed(range(concurrency)))
@@ -324,8 +338,17 @@ class LoopPool(Pool):
         if self._works:
             self._spawn()
 
+    def _seated(self) -> tuple[Seat | None, dict[Route, AsyncChain]]:
+        """Return a runner's seat, if there are any, and the chains with which it takes it."""
+        if self.seats is None or (seat := self.seats.take()) is None:
+            return None, self._chains
+        chains = seat.around(self._chains)
+        chains[self.lane_route] = async_lane_chain(chains, self._outbox.put, self._clock)
+        return seat, chains
+
     async def _run(self, slot: int) -> None:
-        works, outbox, chains, context, current = self._works, self._outbox, self._chains, self._context, self._current
+        works, outbox, context, current = self._works, self._outbox, self._context, self._current
+        seat, chains = self._seated()
         copy_context = contextvars.copy_context
         clean = copy_context()
         cancelling = self._runners[slot].cancelling
@@ -348,6 +371,8 @@ class LoopPool(Pool):
             if done % _CHUNK == 0:
                 outbox.flush()
                 await asyncio.sleep(0)
+        if self.seats is not None and seat is not None:
+            self.seats.give_back(seat)
         outbox.flush()
 
 

@@ -9,8 +9,9 @@ import os
 import platform
 import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -31,6 +32,8 @@ from missive.version import VERSION
 
 if TYPE_CHECKING:
     from missive.adapters.contract import Delivery
+
+T = TypeVar("T")
 
 _MOST_AT_ONCE = 500
 _MOST_ASKED, _LEAST_ASKED = 1000, 3
@@ -162,6 +165,12 @@ class Filing:
             await self._thread.run(self.sink.remember, self._service, source, value)
             return True
         return False
+
+    def ask(self, fn: Callable[[Store], T]) -> Future[T]:
+        """Run a function of the store on its thread. Raises TypeError for a sink that is none."""
+        if not isinstance(self.sink, Store):
+            raise TypeError(f"{type(self.sink).__name__} is not a store")
+        return self._thread.submit(fn, self.sink)
 
     async def close(self) -> None:
         """End the thread and close the sink."""

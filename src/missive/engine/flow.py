@@ -9,14 +9,16 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, cast
 
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
-from missive.dlq.contract import Sink
+from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import capture
 from missive.dlq.record import Attempt
+from missive.engine.crashes import Crashes
 from missive.engine.decision import SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
 from missive.engine.intake import Source, SourceHost
+from missive.engine.isolation import IsolatingDispatcher
 from missive.engine.job import Job, LaneRun, Work
 from missive.engine.leases import Keeper
 from missive.engine.pausing import Pauser
@@ -102,8 +104,10 @@ class Flow:
         self.pools += [async_pool] if async_routes else []
         pool_of = {route: async_pool if route.is_async else sync_pool for route in routes}
         self._routes = routes
+        self.largest_batch = max((route.terms.batch.size for route in routes if route.terms.batch), default=1)
         self._together = any(route.batched or route.terms.ordered_by is not None for route in routes)
-        self.dispatcher = Dispatcher(self.pools, pool_of, concurrency, runtime)
+        isolating = IsolatingDispatcher(self.pools, pool_of, concurrency, runtime) if isinstance(sink, Store) else None
+        self.dispatcher = Dispatcher(self.pools, pool_of, concurrency, runtime) if isolating is None else isolating
         self.filing = Filing(
             processor.name,
             sink,
@@ -113,6 +117,9 @@ class Flow:
             filed=self._filed,
             refused=self._refused,
             changed=self._nudge,
+        )
+        self.crashes = (
+            None if isolating is None else Crashes(processor.name, self.filing, runtime, isolating, self._find)
         )
         host = SourceHost(processor.name, runtime, self.filing)
         self.sources = [
@@ -124,6 +131,7 @@ class Flow:
                 take=self._take,
                 lost=self._lost,
                 blocked=lambda: self.filing.down,
+                prepare=None if self.crashes is None else self.crashes.look_again,
             )
             for a in adapters
         ]
@@ -166,6 +174,8 @@ class Flow:
         message_cls = self._message_cls
         now = self._runtime.monotonic()
         jobs = [make_job(source, session, delivery, message_cls, now) for delivery in deliveries]
+        if self.crashes is not None:
+            self.crashes.examine(jobs)
         if session.capabilities.lease is not None:
             self.keepers[source].hold(session, jobs)
         if session.capabilities.pauses:
@@ -344,6 +354,8 @@ class Flow:
         for job in jobs:
             if job.decision is not None:
                 self.report.dead[str(job.decision.reason)] += 1
+        if self.crashes is not None:
+            self.crashes.filed(jobs)
         for source in self.sources:
             self.settlers[source].add([job for job in jobs if job.source is source])
 
@@ -407,6 +419,8 @@ class Flow:
         """Give no more jobs to the workers."""
         self._draining = True
         self.dispatcher.stop()
+        if self.crashes is not None:
+            self.crashes.stopping()
 
     def drain(self, left: Sequence[tuple[Source, Session, Sequence[Delivery]]]) -> None:
         """Give back what was not started, and what sessions had `left` in their hands."""

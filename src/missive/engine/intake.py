@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Adapter, Credit, Delivery, EndOfInput, Session
@@ -63,9 +63,9 @@ class SourceHost:
 class Source:
     """One adapter being consumed.
 
-    `accept` is called with a new session, and raises `Fatal` for one that will not do; `take` with each chunk that was
-    fetched; `lost` when a session is gone. `blocked` says whether something else, such as a store that cannot be
-    written, forbids to fetch.
+    `accept` is called with a new session, and raises `Fatal` for one that will not do; `prepare` is awaited before each
+    chunk that was fetched, and `take` called with it; `lost` when a session is gone. `blocked` says whether something
+    else, such as a store that cannot be written, forbids to fetch.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Source:
         take: Callable[[Source, Session, Sequence[Delivery]], None],
         lost: Callable[[Source, Session], None],
         blocked: Callable[[], bool],
+        prepare: Callable[[Sequence[Delivery]], Awaitable[None]] | None = None,
     ) -> None:
         self.adapter = adapter
         self.host = host
@@ -104,6 +105,7 @@ class Source:
         self._take = take
         self._lost = lost
         self._blocked = blocked
+        self._prepare = prepare
         self._waiting = False
         self._wake = asyncio.Event()
         self._consuming: asyncio.Future[None] | None = None
@@ -165,8 +167,14 @@ class Source:
             self.fetching = False
             if deliveries:
                 self._backoff = _FIRST_BACKOFF
-                self.took(deliveries)
-                self._take(self, session, deliveries)
+                try:
+                    if self._prepare is not None:
+                        await self._prepare(deliveries)
+                finally:
+                    # Also when it is cancelled, for then they are to be given back.
+                    if self.session is session:
+                        self.took(deliveries)
+                        self._take(self, session, deliveries)
 
     async def _credit(self) -> Credit:
         """Wait until there is credit worth a fetch, and return it."""

@@ -55,6 +55,9 @@ class Engine:
         self._failure: MissiveError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0
+        self._sources: Sequence[Source] = ()
+        self.report = Report()
+        """What has become of the messages until now."""
 
     # From outside, on any thread
 
@@ -62,6 +65,15 @@ class Engine:
         """Drain and stop; called again, stop at once."""
         self._stop_requests += 1
         self._tell_loop()
+
+    @property
+    def state(self) -> str:
+        """`connecting` while a source is not connected, then `running`, then `stopping`; for a look from outside."""
+        if self._stop_requests or self._failure is not None:
+            return "stopping"
+        sources = [source for source in self._sources if not source.adapter.background]
+        connected = sources and all(source.ended or source.session is not None for source in sources)
+        return "running" if connected else "connecting"
 
     def stop_once(self) -> None:
         """Drain and stop, unless that is going on already."""
@@ -92,6 +104,7 @@ class Engine:
             self._runtime,
             fail=self._fail,
         )
+        self._flow.report, self._sources = self.report, self._flow.sources
         if self._stop_requests:
             self._stop_requested()
         try:
@@ -100,10 +113,12 @@ class Engine:
             await self._close()
         if self._failure is not None:
             raise self._failure
-        return self._flow.report
+        return self.report
 
     async def _start_and_run(self) -> None:
         try:
+            if self._flow.crashes is not None:
+                await self._flow.crashes.start(self._flow.pools, self._concurrency, self._flow.largest_batch)
             for pool in self._flow.pools:
                 await pool.start()
         except MissiveError as failed:
@@ -238,6 +253,8 @@ class Engine:
                     # Everything is settled that will be.
                     logger.warning("%s failed to close (%s)", source.adapter.url, type(wrong).__name__)
                 source.adapter.attach(None)
+        if self._flow.crashes is not None:
+            self._flow.crashes.close()
         closing = asyncio.ensure_future(self._flow.filing.close())
         if await self._within(_CLOSING, closing) and isinstance(trouble := closing.exception(), MissiveError):
             logger.warning("%s", trouble)

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
+
+from typing_extensions import Self
+
+_COUNTERS = {"handled": "handlers", "discarded": "discards", "dead": "reasons"}
+_NUMBERS = ("retried", "nacked", "redelivered", "released", "unsettled")
 
 
 class Report:
@@ -34,6 +40,23 @@ class Report:
     def total_dead(self) -> int:
         """Dead letters filed."""
         return sum(self.dead.values())
+
+    @classmethod
+    def from_dict(cls, counts: Mapping[str, Any]) -> Self:
+        """Return the report that `to_dict` made this of. Raises KeyError, TypeError or ValueError for anything else."""
+        report = cls()
+        for name, key in _COUNTERS.items():
+            getattr(report, name).update(counts[key])
+        for name in _NUMBERS:
+            setattr(report, name, int(counts[name]))
+        return report
+
+    def add(self, other: Report) -> None:
+        """Count what another run counted as well."""
+        for name in _COUNTERS:
+            getattr(self, name).update(getattr(other, name))
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON would have it."""

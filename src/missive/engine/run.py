@@ -43,18 +43,25 @@ async def serve(*adapters: Adapter) -> None:
 
     Raises `MissiveError` when processing failed or was cut short.
     """
-    await _serve(adapters, None, None, None)
+    await _serve(adapters, None, None, None, None)
 
 
-def execute(adapters: Sequence[Adapter], *, sink: Sink | None = None, concurrency: int | None = None) -> list[Report]:
+def execute(
+    adapters: Sequence[Adapter],
+    *,
+    sink: Sink | None = None,
+    concurrency: int | None = None,
+    watch: Callable[[Sequence[Engine]], None] | None = None,
+) -> list[Report]:
     """Run adapters to their end with signals handled; returns a report for each processor.
 
-    `sink` and `concurrency` replace the processors' own. Raises `MissiveError`.
+    `sink` and `concurrency` replace the processors' own. `watch` is given the engines before they start. Raises
+    `MissiveError`.
     """
     hard_exit = _HardExit()
     try:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_serve(adapters, sink, concurrency, hard_exit))
+            return runner.run(_serve(adapters, sink, concurrency, hard_exit, watch))
     finally:
         # After the runner, whose own end may hang; but not into what the caller does about a forced stop.
         hard_exit.cancel()
@@ -96,6 +103,7 @@ async def _serve(
     sink: Sink | None,
     concurrency: int | None,
     hard_exit: _HardExit | None,
+    watch: Callable[[Sequence[Engine]], None] | None,
 ) -> list[Report]:
     """Run engines to their end; with `hard_exit`, as the program's own main thing, which handles signals."""
     if not adapters:
@@ -118,6 +126,8 @@ async def _serve(
             handlers_loop=loop,
         )
         engines.append(engine)
+    if watch is not None:
+        watch(engines)
     with contextlib.nullcontext() if hard_exit is None else _signals(engines, hard_exit):
         running = [_start(engine, loop, hard_exit) for engine in engines]
         for one in running:

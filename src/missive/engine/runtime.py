@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from missive.engine.execution import LoopPool, ThreadPool
+from missive.engine.seats import Room
 from missive.ids import new_id
 
 
@@ -32,6 +33,10 @@ class Runtime:
     def call_later(self, seconds: float, fn: Callable[[], None]) -> Callable[[], None]:
         """Call `fn` on the running loop after some seconds; returns what cancels it."""
         return asyncio.get_running_loop().call_later(seconds, fn).cancel
+
+    def room(self, service: str) -> Room | None:
+        """Return where it is kept what this service's processes run; None for nowhere. Raises OSError."""
+        return Room(service)
 
     def new_id(self) -> str:
         """Return a new sortable id."""
