@@ -19,6 +19,7 @@ from missive.errors import (
     ProcessingFailed,
     RegistrationClosed,
     RegistrationError,
+    ResourceError,
     RetryLater,
     SettlementConflict,
     StoreError,
@@ -30,6 +31,7 @@ from missive.errors import (
 from missive.messages import JSONMessage, Message, RawMessage, StructuredMessage
 from missive.outcome import Outcome, Reason
 from missive.processor import Processor
+from missive.resources import ResourceKey
 from missive.running import run, serve
 from missive.version import VERSION as __version__  # noqa: N811 - Python's name for it
 
@@ -58,6 +60,8 @@ __all__ = [
     "Reason",
     "RegistrationClosed",
     "RegistrationError",
+    "ResourceError",
+    "ResourceKey",
     "RetryLater",
     "SettlementConflict",
     "StoreError",

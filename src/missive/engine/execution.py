@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
-from missive.context import HandlingContext, ProcessingContext, ProcessingHook
+from missive.context import HandlingContext, HandlingHook, ProcessingContext, ProcessingHook
 from missive.engine.decision import ACKED, decide
 from missive.engine.job import Job
 from missive.errors import ProcessingFailed
@@ -44,15 +44,15 @@ def sync_chain(route: Route, resolve: Callable[[Awaitable[Any]], object], *, kee
                 resolve(returned)
         except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a handler is that message failing
             error = raised
+        if context.opened is not None:
+            error = context.opened.close(error, resolve)
         recorded = context.recorded
         job.decision = decision = ACKED if error is None and recorded is None else decide(recorded, error)
         if after:
             context.conclude(decision.outcome, error)
-            for hook in after:
-                try:
-                    hook(worker, context)
-                except BaseException as raised:  # noqa: BLE001 - as above
-                    error = raised if error is None else error
+            late = _run_after(after, worker, context, resolve)
+            error = late if error is None else error
+            del late  # as below
             # A hook may have raised, or recorded an outcome of its own.
             job.decision = decide(context.recorded, error)
         if keep_error:
@@ -75,15 +75,15 @@ def async_chain(route: Route, *, keep_error: bool = False) -> AsyncChain:
             await _resolved(handler(job.message, context))
         except BaseException as raised:  # noqa: BLE001 - also a cancelled handler is that message failing
             error = raised
+        if context.opened is not None:
+            error = await context.opened.aclose(error)
         recorded = context.recorded
         job.decision = decision = ACKED if error is None and recorded is None else decide(recorded, error)
         if after:
             context.conclude(decision.outcome, error)
-            for hook in after:
-                try:
-                    await _resolved(hook(worker, context))
-                except BaseException as raised:  # noqa: BLE001 - as above
-                    error = raised if error is None else error
+            late = await _run_async_after(after, worker, context)
+            error = late if error is None else error
+            del late  # as below
             # A hook may have raised, or recorded an outcome of its own.
             job.decision = decide(context.recorded, error)
         if keep_error:
@@ -91,6 +91,45 @@ def async_chain(route: Route, *, keep_error: bool = False) -> AsyncChain:
         del error  # its traceback has this frame: a circle that would keep the message until the next collection
 
     return run
+
+
+def _run_after(
+    hooks: Sequence[HandlingHook],
+    worker: ProcessingContext[Any],
+    context: HandlingContext[Any],
+    resolve: Callable[[Awaitable[Any]], object],
+) -> BaseException | None:
+    """Run all hooks and close what they opened; returns what was raised first, which what they opened sees."""
+    error: BaseException | None = None
+    for hook in hooks:
+        try:
+            hook(worker, context)
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
+            error = raised if error is None else error
+    if context.opened is not None:
+        error = context.opened.close(error, resolve)
+    try:
+        return error
+    finally:
+        del error  # its traceback has this frame
+
+
+async def _run_async_after(
+    hooks: Sequence[HandlingHook], worker: ProcessingContext[Any], context: HandlingContext[Any]
+) -> BaseException | None:
+    """Do the same, with the hooks awaited where they are awaitable."""
+    error: BaseException | None = None
+    for hook in hooks:
+        try:
+            await _resolved(hook(worker, context))
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
+            error = raised if error is None else error
+    if context.opened is not None:
+        error = await context.opened.aclose(error)
+    try:
+        return error
+    finally:
+        del error  # its traceback has this frame
 
 
 async def _resolved(returned: object) -> None:
@@ -186,6 +225,7 @@ class ThreadPool(Pool):
             return asyncio.run_coroutine_threadsafe(_awaited(returned), handlers_loop).result()
 
         self._chains = {route: sync_chain(route, resolve) for route in routes}
+        self._resolve = resolve
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped: list[asyncio.Future[None]] = []
@@ -239,7 +279,7 @@ class ThreadPool(Pool):
         _tell(loop, ready, failed)
         if failed is None:
             self._handle(context)
-        failed = run_hooks(self._hooks.after_processing, context)
+        failed = end_worker(self._hooks.after_processing, context, self._resolve)
         _tell(loop, stopped, failed)
 
     def _handle(self, context: ProcessingContext[Any]) -> None:
@@ -308,7 +348,7 @@ class LoopPool(Pool):
         for runner in self._runners:
             runner.cancel()
         await asyncio.gather(*self._runners, return_exceptions=True)
-        await run_async_hooks(self._hooks.after_processing, self._context)
+        await end_async_worker(self._hooks.after_processing, self._context)
 
     def _spawn(self) -> None:
         for _ in range(min(self._concurrency - len(self._runners), len(self._jobs))):
@@ -372,6 +412,28 @@ async def run_async_hooks(hooks: Sequence[ProcessingHook], context: ProcessingCo
             failed = _hook_failed(hook, error)
         else:
             continue
+        raise failed
+
+
+def end_worker(
+    hooks: Sequence[ProcessingHook], context: ProcessingContext[Any], resolve: Callable[[Awaitable[Any]], object]
+) -> ProcessingFailed | None:
+    """Run the last hooks of a worker and close its resources; returns what failed first, or None."""
+    failed = run_hooks(hooks, context)
+    closed = None if context.opened is None else context.opened.close(resolve)
+    return failed or closed
+
+
+async def end_async_worker(hooks: Sequence[ProcessingHook], context: ProcessingContext[Any]) -> None:
+    """Do the same on a loop. Raises what failed first."""
+    failed: ProcessingFailed | None = None
+    try:
+        await run_async_hooks(hooks, context)
+    except ProcessingFailed as raised:
+        failed = raised
+    closed = None if context.opened is None else await context.opened.aclose()
+    failed = failed or closed
+    if failed is not None:
         raise failed
 
 
