@@ -363,7 +363,8 @@ class _Living(_Opening):
         try:
             value = await self._generator.open()
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            self.fail(error)
+            # Without this frame, which has `self`, which has the error.
+            self.fail(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
             return None
         if self._abandoned:
             return await self._generator.aclose(None)
