@@ -93,6 +93,8 @@ def test_the_names_of_the_facade():
         "Reason",
         "RegistrationClosed",
         "RegistrationError",
+        "ResourceError",
+        "ResourceKey",
         "RetryLater",
         "SettlementConflict",
         "StoreError",

@@ -20,6 +20,7 @@ from missive.errors import (
     ProcessingFailed,
     RegistrationClosed,
     RegistrationError,
+    ResourceError,
     RetryLater,
     SettlementConflict,
     StoreError,
@@ -31,6 +32,7 @@ from missive.errors import (
 from missive.messages import JSONMessage, Message, RawMessage, StructuredMessage
 from missive.outcome import Outcome, Reason
 from missive.processor import Processor
+from missive.resources import ResourceKey
 from missive.running import run, serve
 from missive.version import VERSION as __version__  # noqa: N811 - Python's name for it
 
@@ -60,6 +62,8 @@ __all__ = [
     "Reason",
     "RegistrationClosed",
     "RegistrationError",
+    "ResourceError",
+    "ResourceKey",
     "RetryLater",
     "SettlementConflict",
     "StoreError",

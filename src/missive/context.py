@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from typing_extensions import TypeVar
 
-from missive.errors import SettlementConflict, UsageError
+from missive.errors import ResourceError, SettlementConflict, UsageError
 from missive.messages import Message
+from missive.opened import AttemptResources, WorkerResources
 from missive.outcome import Outcome
+from missive.resources import NO_OVERRIDES, Overrides, ResourceKey, belongs_to_worker
 
 if TYPE_CHECKING:
     from missive.adapters.contract import Adapter
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from missive.processor import Processor
 
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
+T = TypeVar("T")
 
 
 class State:
@@ -57,17 +60,41 @@ class ProcessingContext(Generic[M_co]):
     `state` keeps what a `before_processing` hook opened, such as a connection, which then never crosses threads.
     """
 
-    __slots__ = ("_processor", "clock", "state")
+    __slots__ = ("_processor", "clock", "opened", "overrides", "state")
 
-    def __init__(self, processor: Processor[Any], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        processor: Processor[Any],
+        clock: Callable[[], float] = time.monotonic,
+        overrides: Overrides = NO_OVERRIDES,
+    ) -> None:
         self._processor = processor
         self.clock = clock
         self.state = State()
+        self.overrides = overrides
+        """What stands in for resources, in a test client."""
+        self.opened: WorkerResources | None = None
+        """For the engine: what it has to close, once there is something."""
 
     @property
     def processor(self) -> Processor[Any]:
         """The processor that runs."""
         return self._processor
+
+    def get(self, key: ResourceKey[T]) -> T:
+        """Return a resource of the worker's; see `HandlingContext.get`. Raises `ResourceError` for a message's."""
+        return self._resources(key).get(key, self)
+
+    async def aget(self, key: ResourceKey[T]) -> T:
+        """Return a resource of the worker's, sync or async; see `HandlingContext.aget`."""
+        return await self._resources(key).aget(key, self)
+
+    def _resources(self, key: ResourceKey[Any]) -> WorkerResources:
+        if not belongs_to_worker(key):
+            raise ResourceError(f"the resource {key.name} is a message's: ask a HandlingContext, or make it a worker's")
+        if self.opened is None:
+            self.opened = WorkerResources(self.overrides)
+        return self.opened
 
 
 class HandlingContext(Generic[M_co]):
@@ -89,6 +116,7 @@ class HandlingContext(Generic[M_co]):
         "_recorded",
         "_state",
         "_worker",
+        "opened",
     )
 
     def __init__(
@@ -110,6 +138,8 @@ class HandlingContext(Generic[M_co]):
         self._decided: Outcome | None = None
         self._exception: BaseException | None = None
         self._state: State | None = None
+        self.opened: AttemptResources | None = None
+        """For the engine: what it has to close, once there is something."""
 
     def ack(self) -> None:
         """Record that the message is handled. Optional: returning says the same."""
@@ -156,6 +186,28 @@ class HandlingContext(Generic[M_co]):
     def remaining(self) -> float:
         """Seconds until this attempt's timeout; below zero when it has passed, infinite where there is none."""
         return float("inf") if self._job is None else self._job.deadline - self._worker.clock()
+
+    def get(self, key: ResourceKey[T]) -> T:
+        """Return what a resource yields: it is opened at its first use, and is the same object afterwards.
+
+        A message's resource is closed when its handler is done, a worker's when the worker ends. Raises whatever its
+        function raises before the yield, of which nothing is kept: the next use tries again. Raises `ResourceError`
+        for an async resource, which `await context.aget(key)` opens.
+        """
+        if belongs_to_worker(key):
+            return self._worker.get(key)
+        return self._resources().get(key, self)
+
+    async def aget(self, key: ResourceKey[T]) -> T:
+        """Return what a resource yields, sync or async; else as `get`. A sync one is opened on the loop."""
+        if belongs_to_worker(key):
+            return await self._worker.aget(key)
+        return await self._resources().aget(key, self)
+
+    def _resources(self) -> AttemptResources:
+        if self.opened is None:
+            self.opened = AttemptResources(self._worker.overrides)
+        return self.opened
 
     def _record(self, recorded: Recorded) -> None:
         earlier = self._recorded

@@ -14,6 +14,7 @@
     ├── AmbiguousError (RuntimeError)    several handlers, and no dead letter queue
     ├── NotSettled (RuntimeError)        a would-be dead letter, and no dead letter queue
     ├── SettlementConflict               a handler recorded two different outcomes
+    ├── ResourceError                    a resource that cannot be had so, or is no generator of one value
     ├── StoreError                       the dead letter store cannot be read or written now
     │   └── StoreRefused                 it never will: a newer schema, another kind of file, a sink
     ├── AdapterError
@@ -98,6 +99,13 @@ class NotSettled(MissiveError, RuntimeError):
 
 class SettlementConflict(MissiveError):
     """A handler recorded an outcome after another one; the text names both."""
+
+
+class ResourceError(MissiveError):
+    """A resource cannot be had in this way, or does not yield once; raised by `context.get` and `aget`.
+
+    Also what a message fails with whose resource went on to a second yield.
+    """
 
 
 class StoreError(MissiveError):

@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
 
@@ -14,13 +14,14 @@ import msgspec
 from typing_extensions import TypeVar
 
 from missive.batch import Batch
-from missive.context import HandlingContext, HandlingHook, ProcessingHook, seconds
+from missive.context import HandlingContext, HandlingHook, ProcessingContext, ProcessingHook, seconds
 from missive.errors import DuplicateMatcher, OverlapWarning, RegistrationClosed, RegistrationError, UsageError
 from missive.matchers.algebra import And, Matcher, as_matcher
 from missive.matchers.selectors import Everything
 from missive.matchers.values import cut
 from missive.messages import Message, RawMessage
 from missive.rates import Rate
+from missive.resources import ResourceKey, Scope, checked_overrides, checked_scope, is_generator_function
 from missive.routing.route import (
     BatchTerms,
     OnLaneRetry,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
+T = TypeVar("T")
 HandlingHookT = TypeVar("HandlingHookT", bound=HandlingHook)
 ProcessingHookT = TypeVar("ProcessingHookT", bound=ProcessingHook)
 
@@ -407,6 +409,50 @@ class Processor(Generic[M]):
         self._entries.append(_Included(other, condition))
         other._included_in.append((self, condition))
 
+    @overload
+    def resource(
+        self, scope: Literal["message"] = "message"
+    ) -> Callable[[Callable[[HandlingContext[M]], Iterator[T] | AsyncIterator[T]]], ResourceKey[T]]: ...
+
+    @overload
+    def resource(
+        self, scope: Literal["worker"]
+    ) -> Callable[[Callable[[ProcessingContext[M]], Iterator[T] | AsyncIterator[T]]], ResourceKey[T]]: ...
+
+    def resource(self, scope: Scope = "message") -> Callable[[Callable[[Any], Any]], ResourceKey[Any]]:
+        """Declare the decorated generator function, `def` or `async def`, as a resource; returns its key.
+
+        It takes a context and yields once: what it yields is what `context.get(key)`, or `await context.aget(key)`,
+        returns. It runs at the first use, up to its yield, and is closed by running to its end. A key can be used by
+        the handlers of any processor.
+
+        A "message" resource takes the HandlingContext, and is one attempt's. What an attempt opened is closed in
+        reverse order when its handler is done, before the `after_handling` hooks and before anything is settled. The
+        exception with which the attempt fails, if there is one, is raised at the yield. That is for cleaning up: a
+        function that keeps it to itself makes no success of the failure, and one that raises another in its place
+        has changed what the failure is. One that raises when nothing else did makes the message fail. What an
+        `after_handling` hook opens is closed after those hooks, and only what they raise is raised in it.
+
+        A "worker" resource takes the ProcessingContext. Each worker thread has its own, in that thread; async
+        handlers share one, which lives in a task of its own. It is closed when the worker ends, after the
+        `after_processing` hooks; one that raises then fails the processor.
+
+        Raises `RegistrationError` for another scope, and for a function that has no yield or does not take one
+        argument.
+        """
+        checked_scope(scope)
+
+        def register(fn: Callable[[Any], Any]) -> ResourceKey[Any]:
+            self._refuse_when_frozen("a resource")
+            complaint = f"the resource {callable_name(fn)} must be a generator function, which yields once"
+            if not is_generator_function(fn):
+                raise RegistrationError(f"{complaint}; it has no yield of its own, or @contextmanager hides it")
+            takes = "HandlingContext" if scope == "message" else "ProcessingContext"
+            _check_signature(fn, 1, f"the resource {callable_name(fn)} must take a {takes}")
+            return ResourceKey(fn, scope, callable_name(fn))
+
+        return register
+
     def before_processing(self, hook: ProcessingHookT) -> ProcessingHookT:
         """Run the decorated function once a worker, before its first message, with its ProcessingContext."""
         self._hooks.before_processing.append(self._checked_hook(hook, 1, "before_processing"))
@@ -457,11 +503,15 @@ class Processor(Generic[M]):
 
         return check(self.routes(), self.message_cls)
 
-    def test_client(self) -> ClientSession[M]:
-        """Return a test client: `with proc.test_client() as client: client.send(message)`, or `async with`."""
+    def test_client(self, *, overrides: Mapping[ResourceKey[Any], object] | None = None) -> ClientSession[M]:
+        """Return a test client: `with proc.test_client() as client: client.send(message)`, or `async with`.
+
+        `overrides` is what stands in for resources, by their keys: a value is given as it is, and a generator
+        function is run as a resource's own. Raises `UsageError` for a key that is none.
+        """
         from missive.testing.client import ClientSession  # noqa: PLC0415 - a deployment never loads it
 
-        return ClientSession(self)
+        return ClientSession(self, checked_overrides(overrides))
 
     # For the engine
 
@@ -719,6 +769,10 @@ def _check_takes(fn: Callable[..., object], arguments: int, complaint: str) -> N
         raise RegistrationError(f"{complaint}; it is a {type(fn).__name__}, which cannot be called")
     if is_generator_callable(fn):
         raise RegistrationError(f"{complaint}; it has a `yield`, and calling it would run nothing")
+    _check_signature(fn, arguments, complaint)
+
+
+def _check_signature(fn: Callable[..., object], arguments: int, complaint: str) -> None:
     try:
         signature = inspect.signature(fn)
     except (TypeError, ValueError):  # some built-in callables do not tell

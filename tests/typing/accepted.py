@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from typing import Any, TypedDict
+
+from typing_extensions import assert_type
 
 import missive
 from missive.matchers import Everything, Field, Header, OneOf, Range, Topic, by_field
@@ -112,6 +115,65 @@ js.discard_for(Field("kind", "noise"), reason="noise")
 def unmatched(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
     """Handle what nothing else does."""
 
+
+class Connection:
+    """What a driver would give."""
+
+    def commit(self) -> None:
+        """Keep what was done."""
+
+
+@js.resource(scope="worker")
+def connection(context: missive.ProcessingContext) -> Iterator[Connection]:
+    """Open what a worker's messages share."""
+    yield Connection()
+
+
+@js.resource("worker")
+async def pool(context: missive.ProcessingContext[missive.JSONMessage]) -> AsyncGenerator[Connection, None]:
+    """Open it on a loop."""
+    yield Connection()
+
+
+@js.resource()
+def transaction(context: missive.HandlingContext) -> Generator[Connection, None, None]:
+    """Begin, and end with the message."""
+    mine: Connection = context.get(connection)
+    yield mine
+    mine.commit()
+
+
+@js.resource(scope="message")
+async def session(context: missive.HandlingContext[missive.JSONMessage]) -> AsyncIterator[Connection]:
+    """Begin, and end with the message, on a loop."""
+    yield await context.aget(pool)
+
+
+@js.handle_for(Field("type", "sync resources"))
+def with_resources(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Use them."""
+    key: missive.ResourceKey[Connection] = transaction
+    context.get(key).commit()
+    assert_type(transaction, missive.ResourceKey[Connection])
+    assert_type(context.get(transaction), Connection)
+
+
+@js.handle_for(Field("type", "async resources"))
+async def with_async_resources(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Use them on a loop."""
+    assert_type(session, missive.ResourceKey[Connection])
+    assert_type(await context.aget(session), Connection)
+    (await context.processing_ctx.aget(pool)).commit()
+    (await context.aget(connection)).commit()
+
+
+def fake_connection(context: missive.ProcessingContext) -> Iterator[Connection]:
+    """Stand in for the connection."""
+    yield Connection()
+
+
+with js.test_client(overrides={connection: fake_connection, pool: Connection()}) as overridden:
+    overridden.send(missive.JSONMessage.of({}))
 
 more = missive.Processor(missive.JSONMessage)
 js.include(more)

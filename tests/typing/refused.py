@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+
 import missive
 from missive.matchers import Field, Header, by_field
 
@@ -17,6 +19,28 @@ def without_parameters() -> None:
     """Handle nothing."""
 
 
+def of_a_message(context: missive.HandlingContext) -> Iterator[int]:
+    """Yield what one message has."""
+    yield 1
+
+
+async def of_a_worker(context: missive.ProcessingContext) -> AsyncIterator[int]:
+    """Yield what a worker has."""
+    yield 1
+
+
+def without_a_yield(context: missive.HandlingContext) -> int:
+    """Yield nothing."""
+    return 1
+
+
+def use(context: missive.HandlingContext, key: missive.ResourceKey[int]) -> None:
+    """Ask for resources wrongly."""
+    text: str = context.get(key)  # refused: a resource of another type
+    context.get(of_a_message)  # refused: a function in place of its key
+    print(text)
+
+
 raw.handle_for(Field("type", "a"))  # refused: a Field on a processor of raw messages
 raw.handle_for(Header("x", "1") & Field("type", "a"))  # refused: the same inside a composition
 Field("type")  # refused: a Field without a test
@@ -26,3 +50,8 @@ js.handle_for(Header("x", "1"))(without_parameters)  # refused: a handler withou
 raw.handle_for(Header("x", "2"), ordered_by=by_field("k"))  # refused: a key in bodies that are none
 js.include(raw)  # refused: an include of another message class
 js.add_handler(Header("x", "1"), without_parameters)  # refused: the same, imperatively
+raw.resource("worker")(of_a_message)  # refused: a worker's resource that takes a message's context
+raw.resource()(of_a_worker)  # refused: a message's resource that takes a worker's context
+raw.resource()(without_a_yield)  # refused: a resource that is no generator
+raw.resource("process")(of_a_message)  # refused: a scope that there is not
+raw.test_client(overrides={"db": 1})  # refused: overrides by name

@@ -6,12 +6,21 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from missive.batch import Batch
-from missive.context import HandlingContext, HandlingHook, ProcessingContext
-from missive.engine.chains import AsyncChain, Clock, Resolve, SyncChain, async_chain, resolved, sync_chain
+from missive.context import HandlingContext, ProcessingContext
+from missive.engine.chains import (
+    AsyncChain,
+    Clock,
+    Resolve,
+    SyncChain,
+    async_chain,
+    resolved,
+    run_after,
+    run_async_after,
+    sync_chain,
+)
 from missive.engine.decision import ACKED, Decision, decide
 from missive.engine.job import BatchJob, Job
 from missive.outcome import Outcome
@@ -22,23 +31,32 @@ Item: TypeAlias = tuple[Job, HandlingContext[Any]]
 logger = logging.getLogger("missive")
 
 
-def sync_batch_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
+def sync_batch_chain(  # noqa: C901 - three small functions
+    route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False
+) -> SyncChain:
     """Compile a sync route of batches; for `keep_error` see `sync_chain`."""
     handler, before, after = route.handler, route.before, route.after
 
-    def hooked(hooks: Sequence[HandlingHook], item: Item, search: _Search) -> bool:
-        for hook in hooks:
-            try:
+    def prepared(item: Item, search: _Search) -> bool:
+        try:
+            for hook in before:
                 hook(search.worker, item[1])
-            except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a hook is that message failing
-                search.failed(item, raised)
-                return False
+        except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a hook is that message failing
+            search.failed(item, raised)
+            closed(item, raised, search)
+            return False
+        return True
+
+    def closed(item: Item, error: BaseException | None, search: _Search) -> bool:
+        if (opened := item[1].opened) is not None and (late := opened.close(error, resolve)) is not error:
+            search.failed(item, late)
+            return False
         return True
 
     def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
         search = _Search(work, worker, clock, keep_error=keep_error)
         while items := search.next():
-            ready = [item for item in items if hooked(before, item, search)] if before else items
+            ready = [item for item in items if prepared(item, search)] if before else items
             error: BaseException | None = None
             try:
                 returned = handler(Batch([context for _, context in ready], worker)) if ready else None
@@ -46,41 +64,50 @@ def sync_batch_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error
                     resolve(returned)
             except BaseException as raised:  # noqa: BLE001 - as above
                 error = raised
-            search.ran(ready, error)
+            search.ran([item for item in ready if closed(item, error, search)], error)
             for item in items if after else ():
                 search.conclude(item, error)
-                hooked(after, item, search)
+                search.hooked(item, run_after(after, worker, item[1], resolve))
             del error  # its traceback has this frame
 
     return run
 
 
-def async_batch_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
+def async_batch_chain(  # noqa: C901 - three small functions
+    route: Route, clock: Clock, *, keep_error: bool = False
+) -> AsyncChain:
     """Compile an async route of batches."""
     handler, before, after = route.handler, route.before, route.after
 
-    async def hooked(hooks: Sequence[HandlingHook], item: Item, search: _Search) -> bool:
-        for hook in hooks:
-            try:
+    async def prepared(item: Item, search: _Search) -> bool:
+        try:
+            for hook in before:
                 await resolved(hook(search.worker, item[1]))
-            except BaseException as raised:  # noqa: BLE001 - also a cancelled hook is that message failing
-                search.failed(item, raised)
-                return False
+        except BaseException as raised:  # noqa: BLE001 - also a cancelled hook is that message failing
+            search.failed(item, raised)
+            await closed(item, raised, search)
+            return False
+        return True
+
+    async def closed(item: Item, error: BaseException | None, search: _Search) -> bool:
+        if (opened := item[1].opened) is not None and (late := await opened.aclose(error)) is not error:
+            search.failed(item, late)
+            return False
         return True
 
     async def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
         search = _Search(work, worker, clock, keep_error=keep_error)
         while items := search.next():
-            ready = [item for item in items if await hooked(before, item, search)] if before else items
+            ready = [item for item in items if await prepared(item, search)] if before else items
             error: BaseException | None = None
             try:
                 await resolved(handler(Batch([context for _, context in ready], worker)) if ready else None)
             except BaseException as raised:  # noqa: BLE001 - as above
                 error = raised
-            search.ran(ready, error)
+            search.ran([item for item in ready if await closed(item, error, search)], error)
             for item in items if after else ():
                 search.conclude(item, error)
-                await hooked(after, item, search)
+                search.hooked(item, await run_async_after(after, worker, item[1]))
             if any(job.overdue for job, _ in items):
                 await _uncancelled()
             del error  # its traceback has this frame
@@ -168,7 +195,7 @@ class _Search:
             half = (len(unsettled) + 1) // 2
             self._left += [part for part in (unsettled[half:], unsettled[:half]) if part]
 
-    def failed(self, item: Item, error: BaseException) -> None:
+    def failed(self, item: Item, error: BaseException | None) -> None:
         """Decide about an item of which a hook raised."""
         job, context = item
         self._decide(job, decide(context.recorded, error, overdue=job.overdue))
@@ -178,6 +205,14 @@ class _Search:
         """Tell the context how the run ended; no outcome where its item is run again."""
         job, context = item
         context.conclude(None if job.decision is None else job.decision.outcome, error)
+
+    def hooked(self, item: Item, error: BaseException | None) -> None:
+        """Decide again after the hooks, of which one may have raised, or recorded an outcome."""
+        job, context = item
+        if error is not None:
+            self.failed(item, error)
+        elif job.decision is ACKED and context.recorded is not None:
+            self._decide(job, decide(context.recorded, None))
 
     def _decide(self, job: Job, decision: Decision) -> None:
         job.decision = decision

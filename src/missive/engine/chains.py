@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from missive.context import HandlingContext, ProcessingContext
+from missive.context import HandlingContext, HandlingHook, ProcessingContext
 from missive.engine.decision import ACKED, decide
 from missive.engine.job import Job, LaneRun
 from missive.outcome import Outcome
@@ -26,9 +26,7 @@ _SLICE = 0.002
 """Seconds after which a run of a lane makes place for others."""
 
 
-def sync_chain(  # noqa: C901 - what runs for each message is one frame
-    route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False
-) -> SyncChain:
+def sync_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
     """Compile a sync route.
 
     `keep_error` leaves the exception itself on the job, with all that its frames hold, and looks at the clock itself:
@@ -48,6 +46,8 @@ def sync_chain(  # noqa: C901 - what runs for each message is one frame
                 resolve(returned)
         except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a handler is that message failing
             error = raised
+        if context.opened is not None:
+            error = context.opened.close(error, resolve)
         if keep_error:
             job.overdue = job.overdue or clock() > job.deadline
         recorded = context.recorded
@@ -57,11 +57,9 @@ def sync_chain(  # noqa: C901 - what runs for each message is one frame
             job.decision = decision = decide(recorded, error, overdue=job.overdue)
         if after:
             context.conclude(decision.outcome, error)
-            for hook in after:
-                try:
-                    hook(worker, context)
-                except BaseException as raised:  # noqa: BLE001 - as above
-                    error = raised if error is None else error
+            late = run_after(after, worker, context, resolve)
+            error = late if error is None else error
+            del late  # as below
             # A hook may have raised, or recorded an outcome of its own.
             job.decision = decide(context.recorded, error, overdue=job.overdue)
         if keep_error:
@@ -89,6 +87,8 @@ def async_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> Asyn
                 await resolved(handler(job.message, context))
         except BaseException as raised:  # noqa: BLE001 - also a cancelled handler is that message failing
             error = raised
+        if context.opened is not None:
+            error = await context.opened.aclose(error)
         recorded = context.recorded
         if error is None and recorded is None and not job.overdue:
             job.decision = decision = ACKED
@@ -96,11 +96,9 @@ def async_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> Asyn
             job.decision = decision = decide(recorded, error, overdue=job.overdue)
         if after:
             context.conclude(decision.outcome, error)
-            for hook in after:
-                try:
-                    await resolved(hook(worker, context))
-                except BaseException as raised:  # noqa: BLE001 - as above
-                    error = raised if error is None else error
+            late = await run_async_after(after, worker, context)
+            error = late if error is None else error
+            del late  # as below
             # A hook may have raised, or recorded an outcome of its own.
             job.decision = decide(context.recorded, error, overdue=job.overdue)
         if keep_error:
@@ -108,6 +106,42 @@ def async_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> Asyn
         del error  # its traceback has this frame: a circle that would keep the message until the next collection
 
     return run
+
+
+def run_after(
+    hooks: Sequence[HandlingHook], worker: ProcessingContext[Any], context: HandlingContext[Any], resolve: Resolve
+) -> BaseException | None:
+    """Run all hooks and close what they opened; returns what was raised first, which what they opened sees."""
+    error: BaseException | None = None
+    for hook in hooks:
+        try:
+            hook(worker, context)
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
+            error = raised if error is None else error
+    if context.opened is not None:
+        error = context.opened.close(error, resolve)
+    try:
+        return error
+    finally:
+        del error  # its traceback has this frame
+
+
+async def run_async_after(
+    hooks: Sequence[HandlingHook], worker: ProcessingContext[Any], context: HandlingContext[Any]
+) -> BaseException | None:
+    """Do the same, with the hooks awaited where they are awaitable."""
+    error: BaseException | None = None
+    for hook in hooks:
+        try:
+            await resolved(hook(worker, context))
+        except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
+            error = raised if error is None else error
+    if context.opened is not None:
+        error = await context.opened.aclose(error)
+    try:
+        return error
+    finally:
+        del error  # its traceback has this frame
 
 
 def sync_lane_chain(chains: Mapping[Route, SyncChain], put: Callable[[Job], None], clock: Clock) -> SyncChain:

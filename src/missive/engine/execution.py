@@ -162,6 +162,7 @@ class ThreadPool(Pool):
 
         self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
         self._chains[self.lane_route] = sync_lane_chain(self._chains, outbox.put, clock)
+        self._resolve = resolve
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._stopped: list[asyncio.Future[None]] = []
@@ -215,7 +216,7 @@ class ThreadPool(Pool):
         _tell(loop, ready, failed)
         if failed is None:
             self._handle(slot, context)
-        failed = run_hooks(self._hooks.after_processing, context)
+        failed = end_worker(self._hooks.after_processing, context, self._resolve)
         _tell(loop, stopped, failed)
 
     def _seated(self) -> tuple[Seat | None, dict[Route, SyncChain]]:
@@ -302,7 +303,7 @@ class LoopPool(Pool):
         for runner in runners:
             runner.cancel()
         await asyncio.gather(*runners, return_exceptions=True)
-        await run_async_hooks(self._hooks.after_processing, self._context)
+        await end_async_worker(self._hooks.after_processing, self._context)
 
     def _interrupt(self, slot: int, job: Job) -> None:
         if self._unanswered is None:
@@ -403,6 +404,28 @@ async def run_async_hooks(hooks: Sequence[ProcessingHook], context: ProcessingCo
             failed = _hook_failed(hook, error)
         else:
             continue
+        raise failed
+
+
+def end_worker(
+    hooks: Sequence[ProcessingHook], context: ProcessingContext[Any], resolve: Callable[[Awaitable[Any]], object]
+) -> ProcessingFailed | None:
+    """Run the last hooks of a worker and close its resources; returns what failed first, or None."""
+    failed = run_hooks(hooks, context)
+    closed = None if context.opened is None else context.opened.close(resolve)
+    return failed or closed
+
+
+async def end_async_worker(hooks: Sequence[ProcessingHook], context: ProcessingContext[Any]) -> None:
+    """Do the same on a loop. Raises what failed first."""
+    failed: ProcessingFailed | None = None
+    try:
+        await run_async_hooks(hooks, context)
+    except ProcessingFailed as raised:
+        failed = raised
+    closed = None if context.opened is None else await context.opened.aclose()
+    failed = failed or closed
+    if failed is not None:
         raise failed
 
 

@@ -20,7 +20,7 @@ from missive.dlq.contract import DictSink
 from missive.engine.batches import compile_async, compile_sync
 from missive.engine.chains import AsyncChain
 from missive.engine.decision import Decision, decide, decide_discarded, decide_misrouted
-from missive.engine.execution import run_async_hooks, run_hooks
+from missive.engine.execution import end_async_worker, end_worker, run_async_hooks, run_hooks
 from missive.engine.filing import make_record
 from missive.engine.job import BatchJob, Job, Work
 from missive.errors import AmbiguousError, DecodingError, NotSettled, UnmatchedError, UsageError
@@ -28,6 +28,7 @@ from missive.ids import new_id
 from missive.messages import Message
 from missive.outcome import Outcome, Reason
 from missive.processor import Processor
+from missive.resources import NO_OVERRIDES, Overrides
 from missive.routing.route import Route
 from missive.routing.router import Misrouted
 
@@ -216,7 +217,7 @@ class TestClient(_Bench[M]):
 
     __test__ = False
 
-    def __init__(self, processor: Processor[M]) -> None:
+    def __init__(self, processor: Processor[M], overrides: Overrides = NO_OVERRIDES) -> None:
         super().__init__(processor)
         self._runner = asyncio.Runner()
         hooks = processor.hooks
@@ -225,8 +226,8 @@ class TestClient(_Bench[M]):
             r: compile_sync(r, self._wait, time.monotonic, keep_error=True) for r in self._routes if r.kind == "sync"
         }
         self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.kind == "async"}
-        self._worker: ProcessingContext[M] = ProcessingContext(processor)
-        self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
+        self._worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
+        self._loop_worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
         try:
             self._run_hooks(hooks.before_processing)
         except BaseException:
@@ -253,11 +254,19 @@ class TestClient(_Bench[M]):
         return results
 
     def close(self) -> None:
-        """Run `after_processing`."""
+        """Run `after_processing`, and close what the workers opened."""
         try:
-            self._run_hooks(self._after)
+            self._end()
         finally:
             self._runner.close()
+
+    def _end(self) -> None:
+        try:
+            if self._sync or not self._async:
+                _raise_failed(end_worker(self._after, self._worker, self._wait))
+        finally:
+            if self._async:
+                self._wait(end_async_worker(self._after, self._loop_worker))
 
     def _run(self, job: Job) -> Result:
         for work in _together([job]):
@@ -289,7 +298,7 @@ class AsyncTestClient(_Bench[M]):
 
     __test__ = False
 
-    def __init__(self, processor: Processor[M]) -> None:
+    def __init__(self, processor: Processor[M], overrides: Overrides = NO_OVERRIDES) -> None:
         super().__init__(processor)
         self._hooks = processor.hooks
         loop = asyncio.get_running_loop()
@@ -300,13 +309,14 @@ class AsyncTestClient(_Bench[M]):
 
             return asyncio.run_coroutine_threadsafe(wait(), loop).result()
 
+        self._resolve = resolve
         self._sync = {
             r: compile_sync(r, resolve, time.monotonic, keep_error=True) for r in self._routes if r.kind == "sync"
         }
         self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.kind == "async"}
         self._thread = ThreadPoolExecutor(1, "missive-test")
-        self._worker: ProcessingContext[M] = ProcessingContext(processor)
-        self._loop_worker: ProcessingContext[M] = ProcessingContext(processor)
+        self._worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
+        self._loop_worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
 
     async def send(self, message: M) -> Result:
         """Run one attempt and return how it ended. Without a dead letter queue, what would go there raises."""
@@ -336,11 +346,20 @@ class AsyncTestClient(_Bench[M]):
             raise
 
     async def close(self) -> None:
-        """Run `after_processing`."""
+        """Run `after_processing`, and close what the workers opened."""
         try:
-            await self._run_hooks(self._hooks.after_processing)
+            await self._end()
         finally:
             self._thread.shutdown()
+
+    async def _end(self) -> None:
+        hooks = self._hooks.after_processing
+        try:
+            if self._sync or not self._async:
+                _raise_failed(await self._on_thread(end_worker, hooks, self._worker, self._resolve))
+        finally:
+            if self._async:
+                await end_async_worker(hooks, self._loop_worker)
 
     async def _run(self, job: Job) -> Result:
         for work in _together([job]):
@@ -369,8 +388,9 @@ class AsyncTestClient(_Bench[M]):
 class ClientSession(Generic[M]):
     """What `Processor.test_client()` returns: enter it with `with`, or with `async with`."""
 
-    def __init__(self, processor: Processor[M]) -> None:
+    def __init__(self, processor: Processor[M], overrides: Overrides = NO_OVERRIDES) -> None:
         self._processor = processor
+        self._overrides = overrides
         self._client: TestClient[M] | None = None
         self._async_client: AsyncTestClient[M] | None = None
 
@@ -378,7 +398,7 @@ class ClientSession(Generic[M]):
         try:
             asyncio.get_running_loop()
         except RuntimeError:
-            self._client = TestClient(self._processor)
+            self._client = TestClient(self._processor, self._overrides)
             return self._client
         raise UsageError("there is a running loop here: use `async with proc.test_client() as client`")
 
@@ -389,7 +409,7 @@ class ClientSession(Generic[M]):
             self._client.close()
 
     async def __aenter__(self) -> AsyncTestClient[M]:
-        self._async_client = AsyncTestClient(self._processor)
+        self._async_client = AsyncTestClient(self._processor, self._overrides)
         await self._async_client.open()
         return self._async_client
 
