@@ -171,10 +171,7 @@ class AttemptResources(Opened):
         """Do the same on a loop."""
         while self._entries:
             error = await self._aclose_last(error)
-        try:
-            return error
-        finally:
-            del error  # its traceback has this frame
+        return error
 
     async def _begin(self, key: ResourceKey[Any], source: ResourceKey[Any], context: object) -> None:
         """Open it in the handler's own task, which then has the context variables that it sets."""
@@ -382,12 +379,8 @@ class _Living(_Opening):
         finally:
             del cancelled
 
-    def _ended(self, task: asyncio.Task[BaseException | None]) -> None:
-        import asyncio  # noqa: PLC0415 - importing missive does not load it
-
+    def _ended(self, _task: asyncio.Task[BaseException | None]) -> None:
         self._owner.ended(self)
-        if task.cancelled():  # before it began
-            self.fail(asyncio.CancelledError())
         self.over()
 
     def abandon(self) -> None:
@@ -406,7 +399,7 @@ class _Living(_Opening):
             self.task.cancel()
             await asyncio.wait([self.task])
             return cancelled
-        return None if self.task.cancelled() else self.task.result()
+        return self.task.result()
 
 
 def _call(fn: Callable[..., T], *arguments: Any) -> T:
