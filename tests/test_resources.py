@@ -1069,9 +1069,12 @@ def test_a_workers_resource_that_ends_by_itself_is_opened_anew():
         first = await worker.aget(group)
         first.create_task(fail())
         await moment()
-        assert await worker.aget(group) is not first
+        second = await worker.aget(group)
+        assert second is not first
         assert "closed" not in opened
         gate.set()
+        await moment()
+        assert await worker.aget(group) is second
 
     failed = running(main)
     assert opened[2:] == ["closed"] * 2
