@@ -512,15 +512,6 @@ def never(context):
         yield
 
 
-def twice(context):
-    """Go on to a second yield."""
-    try:
-        yield 1
-        yield 2
-    finally:
-        variable.set("cleaned up")
-
-
 def test_a_resource_that_does_not_yield_is_named(world):
     """A generator that ends before a yield is a ResourceError, in the handler."""
     world.handle(lambda context, *_: None, world.resource(never))
@@ -530,9 +521,36 @@ def test_a_resource_that_does_not_yield_is_named(world):
 
 def test_a_resource_that_yields_twice_is_named(world):
     """A generator that goes on to a second yield is closed there, and fails the message."""
+
+    def twice(context):
+        try:
+            yield 1
+            yield 2
+        finally:
+            world.log.append("closed")
+
     world.handle(lambda context, *_: None, world.resource(twice))
     world.run(b"1")
-    assert [f"the resource {__name__}:twice went on to a second yield: it yields once"] == world.reasons
+    assert [reason.partition("<locals>.")[2] for reason in world.reasons] == [
+        "twice went on to a second yield: it yields once"
+    ]
+    assert world.log == ["closed", "dead_lettered"]
+
+
+def test_cleaning_up_after_a_second_yield_can_fail(few):
+    """What a generator raises when it is closed at its second yield is the failure."""
+
+    def fn(context):
+        try:
+            yield 1
+            yield 2
+        finally:
+            raise OSError("cleaning up")
+
+    few.handle(lambda context, *_: None, few.noted("a"), few.resource(fn))
+    few.run(b"1")
+    assert few.reasons == ["cleaning up"]
+    assert "a sees OSError" in few.log
 
 
 def test_a_second_yield_in_place_of_the_exception_is_named(few):
@@ -671,6 +689,22 @@ def test_failing_to_close_a_workers_resource_fails_the_processor(world):
         world.run(b"1")
     assert str(failed.value) == f"the resource {fn.__module__}:{fn.__qualname__} raised OSError when it was closed"
     assert world.log == ["open a", "open b", "close b", "acked", "close a"]
+
+
+def test_the_first_that_fails_to_close_is_named(few):
+    """Of two worker's resources that fail to close, the one that is closed first is what failed."""
+
+    def one(context):
+        yield
+        raise OSError
+
+    def other(context):
+        yield
+        raise KeyError
+
+    few.handle(lambda context, *_: None, few.resource(one, "worker"), few.resource(other, "worker"))
+    with pytest.raises(ProcessingFailed, match="other raised KeyError when it was closed"):
+        few.run(b"1")
 
 
 def test_a_hook_that_fails_first_is_what_failed(few):
@@ -863,6 +897,7 @@ def test_an_opening_that_nobody_waits_for_is_given_up():
         assert log == ["open", "close"]
         gate.set()
         assert await worker.aget(key) == "value"
+        assert len(worker.opened._tasks) == 1
 
     assert running(main) is None
     assert log == ["open", "close"] * 2
@@ -890,29 +925,56 @@ def test_an_opening_that_will_not_be_given_up_is_closed():
     assert running(main) is None
 
 
-def test_what_is_still_being_given_up_is_waited_for():
-    """A worker ends no sooner than an opening that takes its time to be cancelled."""
-    log = []
+def slow_to_give_up(log):
+    """Return a worker's resource whose first opening ends when it is cancelled for the second time."""
 
     @Processor().resource("worker")
     async def slow(context):
-        try:
-            await asyncio.Event().wait()
-            yield
-        finally:
-            with contextlib.suppress(asyncio.CancelledError):
+        log.append("open")
+        if log == ["open"]:
+            try:
                 await asyncio.Event().wait()
-            log.append("cleaned up")
+            finally:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.Event().wait()
+                log.append("cleaned up")
+        yield "value"
+        log.append("close")
+
+    return slow
+
+
+def test_what_is_still_being_given_up_is_waited_for():
+    """The next to ask does not wait for an opening that takes its time to be cancelled, and the worker's end does."""
+    log = []
 
     async def main(worker):
+        slow = slow_to_give_up(log)
         asking = asyncio.ensure_future(worker.aget(slow))
         await moment()
         asking.cancel()
         await moment()
-        assert log == []
+        assert await worker.aget(slow) == "value"
 
     assert running(main) is None
-    assert log == ["cleaned up"]
+    assert log == ["open", "open", "close", "cleaned up"]
+
+
+def test_a_worker_thread_waits_for_what_is_being_given_up():
+    """The same where a worker thread ends, of which a handler's awaitable left an opening on the loop."""
+    proc, log = Processor(dlq=(dead := {})), []
+    slow = slow_to_give_up(log)
+
+    async def ask(context):
+        asking = asyncio.ensure_future(context.aget(slow))
+        await moment()
+        asking.cancel()
+        await moment()
+
+    proc.add_handler(Everything(), lambda message, context: ask(context))
+    proc.after_processing(lambda worker: log.append("end"))
+    execute([MemoryAdapter(proc, [b"x"])])
+    assert (dead, log) == ({}, ["open", "end", "cleaned up"])
 
 
 def test_one_attempt_opens_it_once_for_all_its_tasks():
@@ -950,6 +1012,7 @@ def test_all_tasks_of_an_attempt_get_what_the_opening_raised():
         context = HandlingContext(RawMessage(b""), worker)
         errors = await asyncio.gather(*(context.aget(fails) for _ in range(3)), return_exceptions=True)
         assert [str(error) for error in errors] == ["connect"] * 3
+        assert [frame.name for frame in traceback.extract_tb(errors[0].__traceback__)].count("_wait") <= 1
         assert await context.aget(fails) == 2
         await context.opened.aclose(None)
 
@@ -987,13 +1050,17 @@ def test_a_workers_async_resource_lives_in_one_task():
 
 def test_a_workers_resource_that_ends_by_itself_is_opened_anew():
     """One whose own task group failed is of no more use: the next gets a new one, and the end says what happened."""
-    opened = []
+    opened, gate = [], asyncio.Event()
 
     @Processor().resource("worker")
     async def group(context):
         async with asyncio.TaskGroup() as inside:
             opened.append(inside)
-            yield inside
+            try:
+                yield inside
+            finally:
+                await gate.wait()  # so that the next asks while this one still cleans up
+                opened.append("closed")
 
     async def main(worker):
         async def fail():
@@ -1002,10 +1069,15 @@ def test_a_workers_resource_that_ends_by_itself_is_opened_anew():
         first = await worker.aget(group)
         first.create_task(fail())
         await moment()
-        assert await worker.aget(group) is not first
+        second = await worker.aget(group)
+        assert second is not first
+        assert "closed" not in opened
+        gate.set()
+        await moment()
+        assert await worker.aget(group) is second
 
     failed = running(main)
-    assert len(opened) == 2
+    assert opened[2:] == ["closed"] * 2
     assert str(failed).endswith("raised ExceptionGroup when it was closed")
 
 
@@ -1022,7 +1094,11 @@ def test_a_worker_that_is_cancelled_while_it_closes_closes_the_rest():
     async def hangs(context):
         yield
         log.append("hang")
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await moment()
+            log.append("hangs no more")
 
     async def main(worker):
         await worker.aget(first)
@@ -1033,7 +1109,7 @@ def test_a_worker_that_is_cancelled_while_it_closes_closes_the_rest():
         assert str(await closing).endswith("hangs raised CancelledError when it was closed")
 
     running(main)
-    assert log == ["hang", "close first"]
+    assert log == ["hang", "hangs no more", "close first"]
 
 
 def test_a_cancelled_handler_closes_its_resources():
@@ -1244,6 +1320,61 @@ def test_messages_that_open_a_circle_from_both_ends_do_not_wait_for_ever():
         errors = await asyncio.gather(worker.aget(one), worker.aget(other), return_exceptions=True)
         assert len(both) == 2
         assert [ResourceError] * 2 == [type(error) for error in errors]
+
+    assert running(main) is None
+
+
+def test_a_circle_is_found_after_something_else_was_opened():
+    """A resource that opened one that is in no circle, and then one that needs it, is named all the same."""
+
+    @Processor().resource()
+    async def innocent(context):
+        yield
+
+    @Processor().resource()
+    async def one(context):
+        await context.aget(innocent)
+        yield await context.aget(other)
+
+    @Processor().resource()
+    async def other(context):
+        await moment()
+        yield await context.aget(one)
+
+    async def main(worker):
+        context = HandlingContext(RawMessage(b""), worker)
+        with pytest.raises(ResourceError, match=r"one needs itself"):
+            await context.aget(one)
+        await context.opened.aclose(None)
+
+    running(main)
+
+
+def test_what_was_needed_once_is_in_no_circle():
+    """A resource that did without another one, which failed to open, can be needed by that when it is tried again."""
+    tries, gate = [], asyncio.Event()
+
+    @Processor().resource("worker")
+    async def without(context):
+        with contextlib.suppress(OSError):
+            await context.aget(fails_at_first)
+        await gate.wait()
+        yield "without"
+
+    @Processor().resource("worker")
+    async def fails_at_first(context):
+        tries.append(1)
+        if len(tries) == 1:
+            raise OSError
+        yield f"with {await context.aget(without)}"
+
+    async def main(worker):
+        first = asyncio.ensure_future(worker.aget(without))
+        await moment()
+        second = asyncio.ensure_future(worker.aget(fails_at_first))
+        await moment()
+        gate.set()
+        assert await asyncio.gather(first, second) == ["without", "with without"]
 
     assert running(main) is None
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextvars
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 from missive.errors import ProcessingFailed, ResourceError
 from missive.resources import Overrides, ResourceKey
+from missive.suspended import AsyncSuspended, Suspended, call
 
 if TYPE_CHECKING:
     import asyncio
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 Resolve = Callable[[Awaitable[Any]], object]
 """Waits, in a thread, for what runs on a loop."""
+
+_Entry: TypeAlias = "Suspended | AsyncSuspended | _Living"
 
 _UNOPENED: Any = object()
 
@@ -33,7 +36,7 @@ class Opened(ABC):
     def __init__(self, overrides: Overrides) -> None:
         self._values: dict[ResourceKey[Any], Any] = dict(overrides.values)
         self._sources = overrides.sources
-        self._entries: list[_Generator | _AsyncGenerator | _Living] = []
+        self._entries: list[_Entry] = []
         self._opening: dict[ResourceKey[Any] | None, _Opening] = {}
 
     def get(self, key: ResourceKey[T], context: object) -> T:
@@ -59,7 +62,7 @@ class Opened(ABC):
             raise _circle(key)
         self._opening[key] = _Opening()
         try:
-            entry = _Generator(key, source, context, self._runner())
+            entry = Suspended(key, source, context, self._runner())
             value = entry.open()
         finally:
             del self._opening[key]
@@ -125,11 +128,11 @@ class Opened(ABC):
                     ahead.append(needed)
         return False
 
-    def _keep(self, key: ResourceKey[Any], value: object, entry: _Generator | _AsyncGenerator | _Living) -> None:
+    def _keep(self, key: ResourceKey[Any], value: object, entry: _Entry) -> None:
         self._values[key] = value
         self._entries.append(entry)
 
-    def _forget(self, entry: _Generator | _AsyncGenerator | _Living) -> None:
+    def _forget(self, entry: _Entry) -> None:
         self._entries.remove(entry)
         self._values.pop(entry.key, None)
 
@@ -137,7 +140,7 @@ class Opened(ABC):
         """Close what was opened last, where it was opened; returns what the failure is then."""
         entry = self._entries[-1]
         try:
-            if isinstance(entry, _Generator) and entry.thread == get_ident():
+            if isinstance(entry, Suspended) and entry.thread == get_ident():
                 return entry.close(error)
             return cast("BaseException | None", resolve(entry.aclose(error)))
         except BaseException as raised:  # noqa: BLE001 - the loop may be gone
@@ -171,17 +174,14 @@ class AttemptResources(Opened):
         """Do the same on a loop."""
         while self._entries:
             error = await self._aclose_last(error)
-        try:
-            return error
-        finally:
-            del error  # its traceback has this frame
+        return error
 
     async def _begin(self, key: ResourceKey[Any], source: ResourceKey[Any], context: object) -> None:
         """Open it in the handler's own task, which then has the context variables that it sets."""
         opening = self._opening[key] = _Opening()
         asker = _asker.set(key)
         try:
-            entry = _AsyncGenerator(key, source, context)
+            entry = AsyncSuspended(key, source, context)
             self._keep(key, await entry.open(), entry)
         except Exception as error:
             # Not where it was cancelled, which is nothing to the others: the next of them opens it.
@@ -194,7 +194,7 @@ class AttemptResources(Opened):
             del opening  # it has the error, whose traceback has this frame
 
     def _runner(self) -> Callable[..., Any]:
-        return _call
+        return call
 
 
 class WorkerResources(Opened):
@@ -244,13 +244,14 @@ class WorkerResources(Opened):
         """Open it anew for whoever asks next: this one was given up, or ended without being asked to."""
         if self._opening.get(living.key) is living:
             del self._opening[living.key]
-        if living in self._entries:  # what it ended with is said when the worker ends
+        else:  # what it ended with is said when the worker ends
             self._values.pop(living.key, None)
 
     def ended(self, living: _Living) -> None:
         """Let go of a task that is done."""
         self._tasks.discard(living.task)
-        self.dropped(living)
+        if self._opening.get(living.key) is living:
+            del self._opening[living.key]
 
     async def _end_tasks(self) -> None:
         """End what is still being opened for nobody."""
@@ -287,53 +288,6 @@ class _Opening:
         """Nobody waits any more; who opens it in a task of another's goes on."""
 
 
-class _Generator:
-    """A sync generator at its `yield`, in the thread that opened it."""
-
-    __slots__ = ("_generator", "_name", "_run", "key", "thread")
-
-    def __init__(
-        self, key: ResourceKey[Any], source: ResourceKey[Any], context: object, run: Callable[..., Any]
-    ) -> None:
-        self.key = key
-        self.thread = get_ident()
-        self._name = source.name
-        self._run = run
-        self._generator = cast("Generator[Any, None, None]", source.function(context))
-
-    def open(self) -> object:
-        try:
-            return self._run(next, self._generator)
-        except StopIteration:
-            raise _never(self._name) from None
-
-    def close(self, error: BaseException | None) -> BaseException | None:
-        return cast("BaseException | None", self._run(_end, self._generator, error, self._name))
-
-    async def aclose(self, error: BaseException | None) -> BaseException | None:
-        return self.close(error)
-
-
-class _AsyncGenerator:
-    """An async generator at its `yield`."""
-
-    __slots__ = ("_generator", "_name", "key")
-
-    def __init__(self, key: ResourceKey[Any], source: ResourceKey[Any], context: object) -> None:
-        self.key = key
-        self._name = source.name
-        self._generator = cast("AsyncGenerator[Any, None]", source.function(context))
-
-    async def open(self) -> object:
-        try:
-            return await anext(self._generator)
-        except StopAsyncIteration:
-            raise _never(self._name) from None
-
-    async def aclose(self, error: BaseException | None) -> BaseException | None:
-        return await _aend(self._generator, error, self._name)
-
-
 class _Living(_Opening):
     """An async generator in a task of its own from its opening to its closing.
 
@@ -354,7 +308,7 @@ class _Living(_Opening):
         self._owner = owner
         self._abandoned = False
         self._closing: asyncio.Future[None] = loop.create_future()
-        self._generator = _AsyncGenerator(key, source, context)
+        self._generator = AsyncSuspended(key, source, context)
         self.task = loop.create_task(self._live(), context=contextvars.Context())
         self.task.add_done_callback(self._ended)
 
@@ -382,12 +336,8 @@ class _Living(_Opening):
         finally:
             del cancelled
 
-    def _ended(self, task: asyncio.Task[BaseException | None]) -> None:
-        import asyncio  # noqa: PLC0415 - importing missive does not load it
-
+    def _ended(self, _task: asyncio.Task[BaseException | None]) -> None:
         self._owner.ended(self)
-        if task.cancelled():  # before it began
-            self.fail(asyncio.CancelledError())
         self.over()
 
     def abandon(self) -> None:
@@ -406,71 +356,13 @@ class _Living(_Opening):
             self.task.cancel()
             await asyncio.wait([self.task])
             return cancelled
-        return None if self.task.cancelled() else self.task.result()
-
-
-def _call(fn: Callable[..., T], *arguments: Any) -> T:
-    return fn(*arguments)
-
-
-def _end(generator: Generator[Any, None, None], error: BaseException | None, name: str) -> BaseException | None:
-    """Let a generator run to its end, with an exception thrown in or without; returns what the failure is then."""
-    traceback = None if error is None else error.__traceback__
-    try:
-        if error is None:
-            next(generator)
-        else:
-            generator.throw(error)
-        generator.close()
-    except StopIteration:
-        return error  # also where it kept the exception to itself
-    except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
-        return _failure(error, raised)
-    finally:
-        if error is not None:
-            error.__traceback__ = traceback
-    return _twice(name, error)
-
-
-async def _aend(generator: AsyncGenerator[Any, None], error: BaseException | None, name: str) -> BaseException | None:
-    """Do the same for an async generator."""
-    traceback = None if error is None else error.__traceback__
-    try:
-        if error is None:
-            await anext(generator)
-        else:
-            await generator.athrow(error)
-        await generator.aclose()
-    except StopAsyncIteration:
-        return error  # also where it kept the exception to itself
-    except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
-        return _failure(error, raised)
-    finally:
-        if error is not None:
-            error.__traceback__ = traceback
-    return _twice(name, error)
-
-
-def _failure(error: BaseException | None, raised: BaseException) -> BaseException:
-    # Python itself wraps the two that end a generator.
-    wrapped = isinstance(error, (StopIteration, StopAsyncIteration)) and isinstance(raised, RuntimeError)
-    return error if error is not None and (wrapped and raised.__cause__ is error) else raised
+        return self.task.result()
 
 
 def _first(failed: ProcessingFailed | None, name: str, error: BaseException | None) -> ProcessingFailed | None:
     if failed is not None or error is None:
         return failed
     return ProcessingFailed(f"the resource {name} raised {type(error).__qualname__} when it was closed")
-
-
-def _never(name: str) -> ResourceError:
-    return ResourceError(f"the resource {name} ended without a yield: it yields once")
-
-
-def _twice(name: str, error: BaseException | None) -> ResourceError:
-    twice = ResourceError(f"the resource {name} went on to a second yield: it yields once")
-    twice.__context__ = error
-    return twice
 
 
 def _circle(key: ResourceKey[Any]) -> ResourceError:
