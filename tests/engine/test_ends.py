@@ -5,11 +5,17 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import pytest
+
+from missive import ForcedStop, Processor
 from missive.adapters.contract import Capabilities, Delivery, Verb
 from missive.engine.job import Job
+from missive.engine.lifecycle import Engine
 from missive.engine.runtime import Runtime
 from missive.engine.settlement import Settler
+from missive.matchers import Everything
 from missive.messages import RawMessage
+from missive.testing import MemoryAdapter
 
 
 def test_a_mark_passes_what_was_let_go_of_behind_it():
@@ -32,5 +38,41 @@ def test_a_mark_passes_what_was_let_go_of_behind_it():
             await settler.flush()
         assert sorted(settled, key=jobs.index) == jobs
         assert marks[-1] == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_was_not_started_is_not_started_after_a_forced_stop(is_async):
+    """A drain that is cut short leaves what waits for a worker alone: no handler begins after it."""
+    proc = Processor(name="t", dlq={})
+    seen, events = [], SimpleNamespace()
+
+    async def wait(message, context):
+        seen.append(message)
+        events.engine.stop()
+        await asyncio.sleep(600)
+
+    def block(message, context):
+        seen.append(message)
+        asyncio.run_coroutine_threadsafe(stopped(), events.loop).result()
+
+    async def stopped():
+        events.engine.stop()
+        await events.over.wait()
+
+    proc.add_handler(Everything(), wait if is_async else block)
+
+    async def main():
+        events.loop, events.over = asyncio.get_running_loop(), asyncio.Event()
+        adapter = MemoryAdapter(proc, [b"1", b"2", b"3"], ends=False)
+        events.engine = Engine(proc, [adapter], sink=None, concurrency=1, drain=0, handlers_loop=events.loop)
+        with pytest.raises(ForcedStop):
+            await asyncio.wait_for(events.engine.main(), 20)
+        events.over.set()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(seen) == 1
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
