@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from missive import ForcedStop, Processor
-from missive.adapters.contract import Capabilities, Delivery, Verb
+from missive.adapters.contract import Capabilities, Delivery, Result, Verb
 from missive.engine.job import Job
 from missive.engine.lifecycle import Engine
+from missive.engine.run import execute
 from missive.engine.runtime import Runtime
 from missive.engine.settlement import Settler
 from missive.matchers import Everything
@@ -76,3 +77,32 @@ def test_what_was_not_started_is_not_started_after_a_forced_stop(is_async):
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
+
+
+def test_what_is_interrupted_for_its_lost_lease_is_no_dead_letter():
+    """A handler that is cancelled because its message went to somebody else leaves no dead letter behind."""
+    box = {}
+    proc = Processor(name="t", dlq=box)
+    interrupted = []
+
+    class Fenced(MemoryAdapter):
+        async def connect(self, host):
+            session = await super().connect(host)
+
+            async def extend(deliveries):
+                return [Result.fenced] * len(deliveries)
+
+            session.extend = extend
+            return session
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            interrupted.append(message)
+            raise
+
+    (report,) = execute([Fenced(proc, [b"1"], capabilities=Capabilities(lease=0.2))])
+    assert len(interrupted) == 1
+    assert (box, report.total_dead, report.redelivered, report.unsettled) == ({}, 0, 1, 0)

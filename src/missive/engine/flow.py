@@ -254,6 +254,10 @@ class Flow:
             elif outcome is Outcome.discarded:
                 self.report.discarded[route.name] += 1
             elif outcome is Outcome.dead_lettered:
+                if job.session is None:
+                    # Its lease went to somebody else, for which it was interrupted here: it ends there.
+                    self._forget([job])
+                    continue
                 self.filing.add(job)
                 self.dispatcher.leave_lane(job)
                 continue
