@@ -106,3 +106,31 @@ def test_what_is_interrupted_for_its_lost_lease_is_no_dead_letter():
     (report,) = execute([Fenced(proc, [b"1"], capabilities=Capabilities(lease=0.2))])
     assert len(interrupted) == 1
     assert (box, report.total_dead, report.redelivered, report.unsettled) == ({}, 0, 1, 0)
+
+
+def test_what_a_batch_did_not_run_is_given_back_at_a_stop():
+    """While draining, what waits behind a message of its lane that is held is given back with it, and not run."""
+    proc = Processor(name="t", dlq={})
+    runs, engines = [], []
+
+    @proc.handle_batch_for(Everything(), wait=0, ordered_by=lambda message: "one")
+    async def handle(batch):
+        runs.append([message.raw_data for message in batch.messages])
+        if len(batch) > 1:
+            engines[0].stop()
+            await asyncio.sleep(0.1)  # the drain takes back what waits
+            raise ValueError
+        batch[0].nack()
+
+    async def main():
+        adapter = MemoryAdapter(proc, [b"1", b"2"], ends=False)
+        loop = asyncio.get_running_loop()
+        engines.append(Engine(proc, [adapter], sink=None, concurrency=1, drain=20, handlers_loop=loop))
+        await asyncio.wait_for(engines[0].main(), 20)
+        assert runs == [[b"1", b"2"], [b"1"]]
+        assert sorted((item.delivery.body, item.verb) for item in adapter.settled) == [
+            (b"1", Verb.release),
+            (b"2", Verb.release),
+        ]
+
+    asyncio.run(main())

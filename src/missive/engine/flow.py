@@ -275,16 +275,22 @@ class Flow:
         self.dispatcher.dispatch()
 
     def _unpacked(self, works: Sequence[Work]) -> Iterator[Job]:
-        """Yield jobs, those of batches one by one; what a batch did not run waits again."""
+        """Yield jobs, those of batches one by one; what a batch did not run waits again, or is given back."""
         for work in works:
+            decided = [job for job in work.jobs if job.decision is not None]
             back: dict[Hashable, list[Job]] = {}
             for job in work.jobs:
-                if job.decision is None:
-                    job.anew()
+                if job.decision is not None:
+                    continue
+                job.anew()
+                if self._draining or not job.ours:
+                    self.dispatcher.leave_lane(job)
+                    self._give_back([job])
+                else:
                     back.setdefault(job.lane, []).append(job)
             for lane, jobs in back.items():
                 self.dispatcher.step_back(lane, jobs)
-            yield from (job for job in work.jobs if job.decision is not None)
+            yield from decided
 
     def _hold(self, job: Job, route: Route) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""
