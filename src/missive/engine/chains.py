@@ -154,7 +154,7 @@ def sync_lane_chain(chains: Mapping[Route, SyncChain], put: Callable[[Job], None
                 put(work.current)
             work.current = job
             contextvars.copy_context().run(chains[job.route], job, worker)  # type: ignore[index]
-            if _ends_run(work, job) or clock() > until:
+            if ends_run(work, job) or clock() > until:
                 return
             job.member = job is not work.jobs[-1]
 
@@ -173,7 +173,7 @@ def async_lane_chain(chains: Mapping[Route, AsyncChain], put: Callable[[Job], No
                 put(work.current)
             work.current = job
             await chains[job.route](job, worker)  # type: ignore[index]
-            if _ends_run(work, job) or clock() > until or (task is not None and task.cancelling()):
+            if ends_run(work, job) or clock() > until or (task is not None and task.cancelling()):
                 return
             try:
                 same = contextvars.copy_context() == clean
@@ -186,7 +186,7 @@ def async_lane_chain(chains: Mapping[Route, AsyncChain], put: Callable[[Job], No
     return run
 
 
-def _ends_run(work: LaneRun, job: Job) -> bool:
+def ends_run(work: LaneRun, job: Job) -> bool:
     """Tell whether the rest of a lane may not run yet, because a job is held before it."""
     decision = job.decision
     if decision is ACKED or decision is None or decision.outcome not in (Outcome.retried, Outcome.nacked):

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from missive.adapters.threaded import ClientThread
 from missive.dlq.contract import Sink, Store
 from missive.dlq.record import Attempt, Origin, Record, fingerprint
 from missive.engine.decision import Decision
@@ -75,7 +74,7 @@ class Filing:
         self._filed = filed
         self._refused = refused
         self._changed = changed
-        self._thread = ClientThread("missive-store")
+        self._thread = runtime.client_thread("missive-store")
         self._pending: list[Job] = []
         self._wake = asyncio.Event()
 

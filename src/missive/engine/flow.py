@@ -266,6 +266,10 @@ class Flow:
             elif outcome is Outcome.discarded:
                 self.report.discarded[route.name] += 1
             elif outcome is Outcome.dead_lettered:
+                if job.session is None:
+                    # Its lease went to somebody else, for which it was interrupted here: it ends there.
+                    self._forget([job])
+                    continue
                 self.filing.add(job)
                 self.dispatcher.leave_lane(job)
                 continue
@@ -305,8 +309,8 @@ class Flow:
             lanes.setdefault(job.lane, []).append(job)
         for of_lane in lanes.values():
             self.dispatcher.step_back(of_lane, held=held)
-        if self._draining and jobs:
-            self._give_back(self._withdraw_those(jobs.__contains__))
+        if gone := dict.fromkeys(job for job in jobs if self._draining or not job.ours):
+            self._give_back(self._withdraw_those(gone.__contains__))
 
     def _hold(self, job: Job, route: Route) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""

@@ -241,6 +241,7 @@ class Engine:
 
     async def _close(self) -> None:
         for pool in self._flow.pools:
+            pool.withdraw()  # what a drain that was cut short left to be started
             stopping = asyncio.ensure_future(pool.stop())
             if await self._within(_STOPPING_BY_FORCE if pool.outstanding else _STOPPING, stopping):
                 failed = stopping.exception()

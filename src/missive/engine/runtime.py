@@ -5,19 +5,43 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import ParamSpec, Protocol, TypeVar
 
-from missive.engine.execution import LoopPool, ThreadPool
+from missive.adapters.threaded import ClientThread
+from missive.engine.execution import LoopPool, Pool, ThreadPool
 from missive.engine.seats import Room
 from missive.ids import new_id
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Client(Protocol):
+    """Where blocking calls are made one after the other, beside the engine's loop."""
+
+    async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call and wait for its result. Cancelled, the call may still be made."""
+        ...
+
+    def submit(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Make a call, and wait for nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Make the calls that wait, then end."""
+        ...
+
 
 class Runtime:
-    """The real clock and random ids. A simulation overrides every method; nothing else in the engine knows time."""
+    """The real clock, random ids and real threads. A simulation replaces them; nothing else in the engine has any."""
 
-    thread_pool: type[ThreadPool] = ThreadPool
-    """The workers of sync handlers."""
-    loop_pool: type[LoopPool] = LoopPool
-    """The workers of async handlers."""
+    thread_pool: Callable[..., Pool] = ThreadPool
+    """Makes the workers of sync handlers."""
+    loop_pool: Callable[..., Pool] = LoopPool
+    """Makes the workers of async handlers."""
+    client_thread: Callable[[str], Client] = ClientThread
+    """Makes the thread, of a name, on which a blocking client is called."""
 
     monotonic: Callable[[], float] = staticmethod(time.monotonic)
     """Return seconds that only go forward. Asked for each message, and so without a method of Python's between."""

@@ -169,7 +169,8 @@ class Settler:
             else:
                 behind[job.delivery.position or 0] = job
                 passed = self._watermarks[lane].complete(job.delivery.position or 0)
-                self._settled(self._source, [behind.pop(position) for position in passed], 0)
+                # Those of a lane that is stuck were let go of before the mark passed them.
+                self._settled(self._source, [behind.pop(position) for position in passed if position in behind], 0)
             if lane in self._stuck:
                 done = list(behind.values()) if job.verb is not Verb.release else [*behind.values(), job]
                 behind.clear()

@@ -1,0 +1,268 @@
+"""The ledger: what became of each message, and what was promised about how handlers are run."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from missive.adapters.contract import Delivery
+from missive.engine.job import Job, Work
+from missive.outcome import Outcome
+from missive.routing.route import Route
+from missive.testing.simulation.loop import Clock
+from missive.testing.simulation.trace import Promise, Trace
+
+_MOST_RUNS = 100
+"""A message that is handled more often, on average, never ends."""
+_HELD = (Outcome.retried, Outcome.nacked)
+
+
+class Entry:
+    """One message: what it is, where its transport has it, and what became of it."""
+
+    __slots__ = (
+        "at",
+        "attempted",
+        "broken",
+        "completed",
+        "dead",
+        "delivered",
+        "filed",
+        "gone",
+        "group",
+        "holder",
+        "lane",
+        "number",
+        "passes",
+        "position",
+        "route",
+        "template",
+    )
+
+    def __init__(self, number: int, template: Delivery, at: float) -> None:
+        self.number = number
+        self.template = template
+        self.at = at
+        """When it arrives at the transport."""
+        self.lane: str | None = None
+        self.position: int | None = None
+        self.route: Route | None = None
+        self.group: Hashable = None
+        """Which messages it is in order with; None for none."""
+        self.passes = False
+        """Whether the others of its group go on while it waits to be retried."""
+        self.delivered = 0
+        self.holder: Handout | None = None
+        self.gone = False
+        """The transport has it no more."""
+        self.attempted = False
+        self.completed = 0
+        """How often its handling ended: acked, discarded or decided to be a dead letter."""
+        self.broken = False
+        """Whether its key cannot be had, which is a failure."""
+        self.dead = False
+        """Whether its handling ended as a dead letter."""
+        self.filed = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether its outcome is durable, as far as the store says, or no handler is called for it."""
+        return self.filed > 0 or (self.route is not None and self.route.discards is not None)
+
+
+class Handout:
+    """One delivery of a message: who has it, until when, and how far it got."""
+
+    __slots__ = ("attempt", "entry", "given", "lost", "mates", "outcome", "running", "session", "told", "until")
+
+    def __init__(self, entry: Entry, session: Any, until: float, attempt: int) -> None:
+        self.entry = entry
+        self.session = session
+        self.until = until
+        """When its lease ends."""
+        self.attempt = attempt
+        """Which attempt must be next."""
+        self.given = False
+        """Whether the engine has it: a fetch returned it."""
+        self.running = False
+        self.lost = False
+        """Whether it cannot be settled any more."""
+        self.told = False
+        """Whether the engine settled it, whatever came of that."""
+        self.outcome: Outcome | None = None
+        self.mates: list[Handout] = []
+        """Those it was ever in one batch with, among which the handler itself says what is done first."""
+
+    @property
+    def final(self) -> bool:
+        """Whether its handling ended."""
+        return self.outcome is not None and self.outcome not in _HELD
+
+    @property
+    def could_run(self) -> bool:
+        """Whether it runs or is done, or waits for nothing but a worker."""
+        if self.running or self.final:
+            return True
+        entry = self.entry
+        terms = None if entry.route is None else entry.route.terms
+        plain = terms is None or (terms.concurrency is None and terms.rate_limit is None and terms.batch is None)
+        return plain and entry.group is None and self.outcome is None
+
+    @property
+    def durable(self) -> bool:
+        """Whether it may be settled."""
+        return self.outcome in (Outcome.acked, Outcome.discarded) or self.entry.finished
+
+
+class Ledger:
+    """Is told of each start and end of a handler, and checks that it was right."""
+
+    def __init__(self, clock: Clock, trace: Trace, fail: Callable[[Promise, str], None]) -> None:
+        self.entries: list[Entry] = []
+        self.groups: dict[Hashable, list[Entry]] = {}
+        self.redelivers_in_order = True
+        self.by_marks = False
+        self.due = 0.0
+        """Until when at least somebody waits to be retried."""
+        self._clock = clock
+        self._trace = trace
+        self._fail = fail
+        self._concurrency = 1
+        self._handouts: dict[Hashable, list[Handout]] = {}
+        self._busy: dict[Hashable, Work] = {}
+        self._running: dict[Route | None, int] = {}
+        self._began: dict[Route, deque[tuple[float, int]]] = {}
+        self._runs = 0
+
+    def new_life(self, concurrency: int) -> None:
+        """Begin anew: whatever ran is dead."""
+        self._concurrency = concurrency
+        self._handouts, self._busy, self._running, self._began = {}, {}, {}, {}
+
+    @property
+    def running(self) -> int:
+        """How many handlers run."""
+        return sum(self._running.values())
+
+    def handed_out(self, handout: Handout) -> None:
+        """Note a delivery, in the order in which the engine gets them."""
+        handout.given = True
+        entry = handout.entry
+        self._trace.add("delivered", entry.number, entry.delivered)
+        if entry.group is not None:
+            self._handouts.setdefault(entry.group, []).append(handout)
+
+    def started(self, work: Work) -> None:
+        """Note that a handler begins."""
+        route, jobs = work.route, work.jobs
+        for job in jobs:
+            handout: Handout = job.delivery.token
+            entry = handout.entry
+            self._trace.add("started", entry.number, job.attempt)
+            if job.attempt != handout.attempt:
+                self._fail(Promise.attempts, f"attempt {handout.attempt} of m{entry.number} came as {job.attempt}")
+            if handout.final:
+                self._fail(Promise.once, f"one delivery of m{entry.number} was handled twice")
+            if entry.group is not None:
+                self._check_order(handout, [other.delivery.token for other in jobs], work)
+        for job in jobs:
+            job.delivery.token.running = True
+        self._check_limits(route, len(jobs))
+        self._runs += len(jobs)
+        if self._runs > _MOST_RUNS * len(self.entries):
+            self._fail(Promise.progress, f"m{jobs[0].delivery.token.entry.number} is handled again and again")
+
+    def _check_order(self, handout: Handout, together: Sequence[Handout], work: Work) -> None:
+        entry = handout.entry
+        handout.mates += together
+        if self._busy.setdefault(entry.group, work) is not work:
+            self._fail(Promise.one_at_a_time, f"m{entry.number} began while another of its key ran")
+        for earlier in self._handouts[entry.group]:
+            if earlier is handout:
+                break
+            done = earlier.final or earlier.lost or earlier.session is not handout.session
+            done = done or (earlier.entry.passes and earlier.outcome is not None)
+            # Two of a batch that are both to be retried come again each at its own time.
+            if not done and earlier not in handout.mates:
+                self._fail(Promise.in_order, f"m{entry.number} began before m{earlier.entry.number}, delivered earlier")
+        if self.redelivers_in_order:
+            mates = [one.entry for one in handout.mates]
+            for first in self.groups[entry.group]:
+                if first is entry:
+                    break
+                done = first.completed > 0 or (first.passes and first.attempted)
+                if not done and first not in mates:
+                    self._fail(Promise.in_order, f"m{entry.number} began before m{first.number} was ever completed")
+
+    def _check_limits(self, route: Route | None, messages: int) -> None:
+        running = self._running
+        running[route] = running.get(route, 0) + 1
+        if self.running > self._concurrency:
+            self._fail(Promise.concurrency, f"{self.running} ran at once, of {self._concurrency}")
+        if route is None:
+            return
+        limit, rate = route.terms.concurrency, route.terms.rate_limit
+        if limit is not None and running[route] > limit:
+            self._fail(Promise.concurrency, f"{running[route]} of {route.name} ran at once, of {limit}")
+        if rate is not None:
+            began = self._began.setdefault(route, deque())
+            began.append((self._clock.now, messages))
+            while began[0][0] + rate.seconds <= self._clock.now:
+                began.popleft()
+            if sum(count for _, count in began) > rate.messages:
+                self._fail(Promise.concurrency, f"more of {route.name} began in {rate.seconds:g} s than its rate")
+
+    def ended(self, work: Work, *, cancelled: bool) -> None:
+        """Note that a handler ended; `cancelled` when the engine ended it and it had not timed out."""
+        self._running[work.route] -= 1
+        for job in work.jobs:
+            self._ended(job, cancelled=cancelled)
+        for job in work.jobs:
+            self._busy.pop(job.delivery.token.entry.group, None)
+
+    def _ended(self, job: Job, *, cancelled: bool) -> None:
+        handout: Handout = job.delivery.token
+        entry, decision = handout.entry, job.decision
+        handout.running = False
+        if decision is None or (cancelled and decision.failure is not None):
+            self._trace.add("interrupted", entry.number)
+            return
+        handout.outcome = outcome = decision.outcome
+        self._trace.add("ended", entry.number, str(outcome))
+        entry.attempted = True
+        if outcome in _HELD:
+            handout.attempt += outcome is Outcome.retried
+            self.due = max(self.due, self._clock.now + decision.delay)
+        else:
+            entry.completed += 1
+            entry.dead = entry.dead or outcome is Outcome.dead_lettered
+
+    def filed(self, entry: Entry) -> None:
+        """Note that a message is in the store now."""
+        self._trace.add("filed", entry.number)
+        if entry.route is not None and not entry.dead and not entry.broken:
+            self._fail(Promise.causes, f"m{entry.number} was filed though nothing was wrong with it")
+        entry.filed += 1
+
+    def in_hand(self, session: Any) -> list[Handout]:
+        """Return the deliveries of a session that the engine has and has not settled."""
+        found = []
+        for entry in self.entries:
+            handout = entry.holder
+            if handout is None or handout.session is not session or not handout.given or handout.told or handout.lost:
+                continue
+            # What is done may be behind the mark already, and the mark not committed yet.
+            if not (self.by_marks and handout.durable):
+                found.append(handout)
+        return found
+
+    def balance(self, *, faultless: bool) -> None:
+        """Check that all of it came to an end."""
+        for entry in self.entries:
+            if not entry.completed and not entry.finished:
+                self._fail(Promise.nothing_lost, f"m{entry.number} was settled and never handled")
+            if faultless and entry.completed + (entry.filed if not entry.completed else 0) > 1:
+                self._fail(Promise.once, f"m{entry.number} ended {entry.completed} times")
+        if self.running:
+            self._fail(Promise.nothing_left, f"{self.running} handlers still run")

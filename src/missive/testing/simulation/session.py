@@ -1,0 +1,277 @@
+"""The simulated transport's sessions: calls that fail, answers that are lost, and connections that die."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from missive.adapters.contract import (
+    Adapter,
+    Credit,
+    Delivery,
+    Host,
+    Item,
+    Mark,
+    Result,
+    Session,
+    SessionStatus,
+    Verb,
+)
+from missive.engine import intake
+from missive.errors import Transient
+from missive.processor import Processor
+from missive.testing.simulation.ledger import Handout
+from missive.testing.simulation.trace import Promise
+
+if TYPE_CHECKING:
+    from missive.testing.simulation.life import Life
+
+
+class SimulatedAdapter(Adapter):
+    """Connects one life of a processor to the broker."""
+
+    transport = "simulated"
+
+    def __init__(self, processor: Processor[Any], life: Life, drain: float) -> None:
+        super().__init__(processor, drain=drain)
+        self._life = life
+
+    @property
+    def destination(self) -> str:
+        """What it is called."""
+        return self._life.world.broker.kind.name
+
+    async def connect(self, host: Host) -> SimulatedSession:
+        """Open a session, unless that fails."""
+        life = self._life
+        await life.pass_time()
+        if life.dead or life.world.weather.strikes(life.world.weather.transient):
+            raise Transient("the simulated transport cannot be reached")
+        life.world.trace.add("connected")
+        return SimulatedSession(life, host)
+
+
+class SimulatedSession(Session):
+    """One session. What it does to the broker happens at one instant of each call, or never."""
+
+    def __init__(self, life: Life, host: Host) -> None:
+        super().__init__()
+        self.capabilities = life.world.broker.kind.capabilities
+        self._life = life
+        self._world = life.world
+        self._broker = life.world.broker
+        self._host = host
+        self._dead = False
+        self._stopped = False
+        self._fetching = False
+        self._buffer: list[Handout] = []
+        self._paused: dict[str, None] = {}
+        self._waiter: asyncio.Future[None] | None = None
+        life.sessions.append(self)
+
+    # Receiving
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Wait for deliveries, and return some."""
+        if self._fetching or self._stopped:
+            self._world.fail(Promise.sessions, "a fetch began while another waited, or after the intake was stopped")
+        self._check_credit(credit)
+        self._fetching = True
+        try:
+            self._hit()
+            while not self._buffer:
+                self._buffer = self._broker.take(self, credit, self._paused)
+                # What was received is in the buffer while the call is answered: it may be cancelled here.
+                await self._life.pass_time()
+                self._check()
+                if not self._buffer:
+                    await self._something()
+                    self._check()
+            return self._take(credit.items)
+        finally:
+            self._fetching = False
+
+    def _check_credit(self, credit: Credit) -> None:
+        in_hand, most = self._world.ledger.in_hand(self), self._host.credit
+        could_run = sum(handout.could_run for handout in in_hand)
+        left = min(most.items - len(in_hand), intake.CREDIT.items - could_run)
+        size = sum(len(handout.entry.template.body) for handout in in_hand)
+        if not 0 < credit.items <= left or not 0 < credit.bytes <= most.bytes - size:
+            self._world.fail(
+                Promise.credit, f"{credit.items} were asked for with {len(in_hand)} in hand, {could_run} of them to run"
+            )
+
+    def _take(self, most: int) -> list[Delivery]:
+        given, self._buffer = self._buffer[:most], self._buffer[most:]
+        deliveries = []
+        for handout in given:
+            entry = handout.entry
+            if handout.until < self._world.clock.now:
+                self._broker.take_away(handout, "lease ended")
+            self._world.ledger.handed_out(handout)
+            deliveries.append(
+                msgspec.structs.replace(
+                    entry.template,
+                    lane=entry.lane,
+                    position=entry.position,
+                    token=handout,
+                    attempt=handout.attempt,
+                    redelivered=entry.delivered > 1,
+                )
+            )
+        return deliveries
+
+    async def _something(self) -> None:
+        """Wait until there may be something to fetch."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        due = self._broker.next_change()
+        alarm = asyncio.get_running_loop().call_at(due, self.wake) if due < float("inf") else None
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if alarm is not None:
+                alarm.cancel()
+
+    def wake(self) -> None:
+        """Let a waiting fetch look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Return what was received and not fetched."""
+        self._stopped = True
+        self._hit()
+        await self._life.pass_time()
+        self._check()
+        return self._take(len(self._buffer))
+
+    async def pause(self, lanes: Collection[str]) -> None:
+        """Deliver no more of these lanes."""
+        self._hit()
+        self._paused.update(dict.fromkeys(lanes))
+
+    async def resume(self, lanes: Collection[str]) -> None:
+        """Deliver them again."""
+        self._hit()
+        for lane in lanes:
+            self._paused.pop(lane, None)
+        self.wake()
+
+    # Settling
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Settle each, or do not, and answer one or the other."""
+        for item in items:
+            self._check_item(item)
+        self._hit()
+        await self._life.pass_time()
+        self._check()
+        self._life.point()
+        if self._life.dead:
+            raise Transient("the simulated process is dead")
+        results = [self._settle(item) for item in items]
+        self._life.point()
+        await self._life.pass_time()
+        self._hit()  # an answer that is lost with its connection
+        return results
+
+    def _check_item(self, item: Item) -> None:
+        handout: Handout = item.delivery.token
+        number = handout.entry.number
+        if handout.session is not self:
+            self._world.fail(Promise.sessions, f"m{number} was settled in another session than it came in")
+        if handout.running:
+            self._world.fail(Promise.durable, f"m{number} was settled while its handler ran")
+
+    def _settle(self, item: Item) -> Result:
+        handout: Handout = item.delivery.token
+        weather = self._world.weather
+        fault = weather.random.randrange(5) if weather.strikes(weather.answers) else None
+        if handout.lost:
+            handout.told = True
+            return Result.fenced
+        if fault == 0:
+            return Result.failed
+        handout.told = True
+        if fault == 1:
+            return Result.unknown
+        if fault == 2:  # noqa: PLR2004 - the next of the kinds
+            self._take_away(handout)
+            return Result.fenced
+        if fault == 3 and not self._broker.kind.answers:  # noqa: PLR2004 - it never arrives
+            return Result.sent
+        if item.verb is Verb.release:
+            self._take_away(handout)
+        else:
+            self._broker.settle(handout)
+        if fault == 4:  # noqa: PLR2004
+            return Result.unknown
+        return Result.confirmed if self._broker.kind.answers else Result.sent
+
+    def _take_away(self, handout: Handout) -> None:
+        self._broker.take_away(handout, "comes again")
+
+    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        """Commit marks."""
+        self._hit()
+        await self._life.pass_time()
+        self._check()
+        self._life.point()
+        if self._life.dead:
+            raise Transient("the simulated process is dead")
+        for lane, mark in marks.items():
+            self._broker.commit(self, lane or "", mark)
+        self._life.point()
+        self._hit()
+        return dict.fromkeys(marks, Result.confirmed)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+        """Renew leases, where they are still held."""
+        self._hit()
+        await self._life.pass_time()
+        self._check()
+        results = []
+        weather, now = self._world.weather, self._world.clock.now
+        for delivery in deliveries:
+            handout: Handout = delivery.token
+            if handout.until <= now or weather.strikes(weather.leases / 4):
+                self._broker.take_away(handout, "lease ended")
+            if not handout.lost:
+                handout.until = now + (self.capabilities.lease or 0)
+            results.append(Result.fenced if handout.lost else Result.confirmed)
+        return results
+
+    # Its life
+
+    async def status(self) -> SessionStatus:
+        """Return how it is."""
+        return SessionStatus(connected=None, lag=self._broker.waiting)
+
+    async def close(self) -> None:
+        """End it, if it has not ended."""
+        self.die()
+
+    def die(self) -> None:
+        """End it: what it holds comes again."""
+        if not self._dead:
+            self._dead = True
+            self._world.trace.add("session ended")
+            self._broker.end(self, self._world.ledger.entries)
+            self.wake()
+
+    def _hit(self) -> None:
+        """Fail, if that is what the weather says; half of the time for good."""
+        self._check()
+        weather = self._world.weather
+        if weather.strikes(weather.transient):
+            if weather.random.random() < 0.5:  # noqa: PLR2004
+                self.die()
+            raise Transient("the simulated connection failed")
+
+    def _check(self) -> None:
+        if self._dead or self._life.dead:
+            raise Transient("the simulated connection is gone")

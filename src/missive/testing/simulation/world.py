@@ -1,0 +1,114 @@
+"""The world of one schedule: what outlives the processes that are killed in it, and the seed that moves all of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+from zlib import crc32
+
+from missive.adapters.contract import Delivery
+from missive.dlq.record import Record
+from missive.messages import Message
+from missive.processor import Processor
+from missive.routing.router import Misrouted
+from missive.testing.simulation.broker import TRANSPORTS, Broker
+from missive.testing.simulation.faults import Faults, Weather
+from missive.testing.simulation.ledger import Entry, Ledger
+from missive.testing.simulation.loop import Clock
+from missive.testing.simulation.trace import Promise, Trace
+
+
+class World:
+    """The clock, the broker with its messages, the ledger and the weather."""
+
+    def __init__(
+        self,
+        seed: int,
+        processor: Processor[Any],
+        messages: Sequence[Message | bytes],
+        faults: Faults,
+        kind: str | None = None,
+    ) -> None:
+        self.random = random = Random(seed)  # noqa: S311 - the same again is the point
+        self.clock = Clock()
+        self.trace = Trace(self.clock)
+        self.broken: tuple[Promise, str] | None = None
+        self.weather = Weather(faults, random)
+        self.ledger = Ledger(self.clock, self.trace, self.fail)
+        transport = TRANSPORTS[kind or random.choice(list(TRANSPORTS))](random)
+        self.broker = Broker(transport, self.clock, self.trace, random, self.fail)
+        self.ledger.redelivers_in_order = transport.lease is None
+        self.ledger.by_marks = transport.cumulative
+        self._by_id: dict[str, Entry] = {}
+        self._publish(processor, messages)
+
+    def fail(self, promise: Promise, what: str) -> None:
+        """Note that a promise was broken; the first counts."""
+        if self.broken is None:
+            self.broken = (promise, what)
+            self.trace.add("BROKEN", None, what)
+
+    def entry_of(self, record: Record) -> Entry:
+        """Return the message of a record."""
+        message = record.message
+        return self._by_id[record.message_id if message is None else message.message_id]  # type: ignore[index]
+
+    def _publish(self, processor: Processor[Any], messages: Sequence[Message | bytes]) -> None:
+        # All at once, or spread over a few seconds.
+        spread = self.random.choice((0.0, 0.5, 3.0))
+        times = sorted(self.random.random() * spread for _ in messages)
+        find = processor.router().find
+        for number, (message, at) in enumerate(zip(messages, times, strict=True)):
+            entry = Entry(number, _template(message, number), at)
+            self.ledger.entries.append(entry)
+            self._by_id[entry.template.producer_id or entry.template.native_id or ""] = entry
+            self._route(entry, find, processor)
+            if entry.group is not None:
+                self.ledger.groups.setdefault(entry.group, []).append(entry)
+        self.broker.publish(self.ledger.entries)
+
+    def _route(self, entry: Entry, find: Any, processor: Processor[Any]) -> None:
+        template = entry.template
+        key: Any = template.key
+        with contextlib.suppress(Exception):  # it cannot be made a message: it is unreadable, and in no order
+            message = processor.message_cls(
+                template.body,
+                headers=template.headers,
+                topic=template.topic,
+                key=template.key,
+                message_id=template.producer_id or template.native_id,
+                timestamp=template.timestamp,
+                content_type=template.content_type,
+            )
+            found = find(message)
+            if not isinstance(found, Misrouted):
+                entry.route = found
+                entry.passes = found.terms.on_lane_retry == "pass"
+                if found.discards is None and found.terms.ordered_by is not None:
+                    entry.broken = True
+                    key = found.terms.key_of(message)
+                    entry.broken = False
+                    entry.group = None if key is None else (found.terms.ordered_by, key)
+        if self.broker.kind.lanes:
+            # Messages of one key are in one lane, as a producer sends them.
+            lane = self.random.randrange(3) if key is None else crc32(repr(key).encode()) % 3
+            entry.lane = f"p{lane}"
+            if entry.route is not None and entry.route.discards is None and entry.route.terms.ordered_by is None:
+                entry.group = entry.lane
+
+
+def _template(message: Message | bytes, number: int) -> Delivery:
+    if isinstance(message, bytes):
+        return Delivery(message, native_id=f"m{number}")
+    return Delivery(
+        message.raw_data,
+        headers=message.headers.pairs,
+        native_id=f"m{number}",
+        producer_id=message.message_id,
+        topic=message.topic,
+        key=message.key,
+        timestamp=message.timestamp,
+        content_type=message.content_type,
+    )

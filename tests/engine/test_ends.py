@@ -1,0 +1,136 @@
+"""What is left when something ends before its time: a lease, a lane, a drain."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from missive import ForcedStop, Processor
+from missive.adapters.contract import Capabilities, Delivery, Result, Verb
+from missive.engine.job import Job
+from missive.engine.lifecycle import Engine
+from missive.engine.run import execute
+from missive.engine.runtime import Runtime
+from missive.engine.settlement import Settler
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.testing import MemoryAdapter
+
+
+def test_a_mark_passes_what_was_let_go_of_behind_it():
+    """A lane gives a message back while an earlier one runs; when that ends, the mark passes all before it."""
+
+    async def main():
+        settled, marks = [], []
+
+        async def commit(given):
+            marks.append(given[None].position)
+
+        session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
+        source = SimpleNamespace(session=session)
+        settler = Settler(source, Runtime(), settled=lambda source, jobs, not_ours: settled.extend(jobs))
+        jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
+        settler.started(session, jobs)
+        jobs[2].verb = Verb.release
+        for job in (jobs[1], jobs[2], jobs[0]):
+            settler.add([job])
+            await settler.flush()
+        assert sorted(settled, key=jobs.index) == jobs
+        assert marks[-1] == 1
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_was_not_started_is_not_started_after_a_forced_stop(is_async):
+    """A drain that is cut short leaves what waits for a worker alone: no handler begins after it."""
+    proc = Processor(name="t", dlq={})
+    seen, events = [], SimpleNamespace()
+
+    async def wait(message, context):
+        seen.append(message)
+        events.engine.stop()
+        await asyncio.sleep(600)
+
+    def block(message, context):
+        seen.append(message)
+        asyncio.run_coroutine_threadsafe(stopped(), events.loop).result()
+
+    async def stopped():
+        events.engine.stop()
+        await events.over.wait()
+
+    proc.add_handler(Everything(), wait if is_async else block)
+
+    async def main():
+        events.loop, events.over = asyncio.get_running_loop(), asyncio.Event()
+        adapter = MemoryAdapter(proc, [b"1", b"2", b"3"], ends=False)
+        events.engine = Engine(proc, [adapter], sink=None, concurrency=1, drain=0, handlers_loop=events.loop)
+        with pytest.raises(ForcedStop):
+            await asyncio.wait_for(events.engine.main(), 20)
+        events.over.set()
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        assert len(seen) == 1
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_what_is_interrupted_for_its_lost_lease_is_no_dead_letter():
+    """A handler that is cancelled because its message went to somebody else leaves no dead letter behind."""
+    box = {}
+    proc = Processor(name="t", dlq=box)
+    interrupted = []
+
+    class Fenced(MemoryAdapter):
+        async def connect(self, host):
+            session = await super().connect(host)
+
+            async def extend(deliveries):
+                return [Result.fenced] * len(deliveries)
+
+            session.extend = extend
+            return session
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            interrupted.append(message)
+            raise
+
+    (report,) = execute([Fenced(proc, [b"1"], capabilities=Capabilities(lease=0.2))])
+    assert len(interrupted) == 1
+    assert (box, report.total_dead, report.redelivered, report.unsettled) == ({}, 0, 1, 0)
+
+
+def test_what_a_batch_did_not_run_is_given_back_at_a_stop():
+    """While draining, what waits behind a message of its lane that is held is given back with it, and not run."""
+    proc = Processor(name="t", dlq={})
+    runs, engines = [], []
+
+    @proc.handle_batch_for(Everything(), wait=0, ordered_by=lambda message: "one")
+    async def handle(batch):
+        runs.append([message.raw_data for message in batch.messages])
+        if len(batch) > 1:
+            engines[0].stop()
+            await asyncio.sleep(0.1)  # the drain takes back what waits
+            raise ValueError
+        batch[0].nack()
+
+    async def main():
+        adapter = MemoryAdapter(proc, [b"1", b"2"], ends=False)
+        loop = asyncio.get_running_loop()
+        engines.append(Engine(proc, [adapter], sink=None, concurrency=1, drain=20, handlers_loop=loop))
+        await asyncio.wait_for(engines[0].main(), 20)
+        assert runs == [[b"1", b"2"], [b"1"]]
+        assert sorted((item.delivery.body, item.verb) for item in adapter.settled) == [
+            (b"1", Verb.release),
+            (b"2", Verb.release),
+        ]
+
+    asyncio.run(main())

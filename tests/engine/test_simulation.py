@@ -1,0 +1,68 @@
+"""Ten thousand schedules of crash, redelivery, reordering, lost answers and lost leases: the ledger balances."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from missive.testing.simulation import Faults
+from tests.support.scenario import run, run_many
+
+SCHEDULES = 10_000
+DEEP = 10 * SCHEDULES
+CHUNK = 100
+FAULTS = ["crash", "stop", "comes again", "lease ended", "interrupted", "ended by force"]
+EVENTS = ["delivered", "started", "ended", "filed", "settled", "committed"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ten_thousand_schedules(request, record_property):
+    """Whatever happens, nothing is lost, order per key is held, credit is kept, and nothing is left behind."""
+    count = DEEP if request.config.getoption("--deep") else SCHEDULES
+    chunks = [range(start, start + CHUNK) for start in range(0, count, CHUNK)]
+    events: Counter[str] = Counter()
+    failures: list[str] = []
+    with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as workers:
+        for counts, failed in workers.map(run_many, chunks):
+            events += counts
+            failures += failed
+    record_property("events", ", ".join(f"{number} {event}" for event, number in events.most_common()))
+    assert not failures, f"{len(failures)} of {count} schedules failed; the first: {failures[0]}"
+    assert not [event for event in [*FAULTS, *EVENTS] if not events[event]]
+
+
+def test_schedules_without_faults():
+    """Where nothing goes wrong, each message is handled exactly once, and the transport sees no fault of ours."""
+    events, failures = run_many(range(200), Faults.none())
+    assert failures == []
+    assert events["start"] == events["connected"] == 200
+    assert not [event for event in FAULTS if events[event] and event not in ("stop", "interrupted")]
+
+
+def test_a_seed_is_one_schedule():
+    """The same seed is the same schedule, event for event, and another seed is another."""
+    first = [run(seed).digest() for seed in range(20)]
+    assert first == [run(seed).digest() for seed in range(20)]
+    assert len(set(first)) == 20
+
+
+@pytest.mark.parametrize("hash_seed", ["1", "2"])
+def test_a_seed_is_the_same_schedule_in_every_process(hash_seed):
+    """Neither the hashes of strings nor the addresses of objects have a say in a schedule."""
+    program = "from tests.support.scenario import run\nprint(*(run(seed).digest() for seed in range(20)))"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.split() == [run(seed).digest() for seed in range(20)]

@@ -1,0 +1,174 @@
+"""The scenario of the ten thousand schedules: every kind of handler, and a plan by seed of what each does when."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+
+from missive import Batch, DeadLetter, Discard, HandlingContext, JSONMessage, Processor, RetryLater
+from missive.adapters.contract import Credit
+from missive.engine import intake
+from missive.matchers import Field, by_field, by_key
+from missive.testing.simulation.faults import Faults
+from missive.testing.simulation.schedule import run_schedule
+from missive.testing.simulation.trace import SimulationFailed, Trace
+
+KINDS = [
+    "plain",
+    "plain async",
+    "ordered",
+    "ordered async",
+    "passes",
+    "one at a time",
+    "in time",
+    "rated",
+    "batches",
+    "ordered batches",
+    "unwanted",
+    "unknown",
+]
+MOST_CONCURRENCY = 4
+
+
+class Plan:
+    """What the messages of a schedule are, and what their handlers do, time by time."""
+
+    def __init__(self, seed: int) -> None:
+        random = Random(-seed - 1)
+        kinds = random.sample(KINDS, random.randint(1, len(KINDS)))
+        keys = random.randint(1, 5)
+        self._trouble = random.choice((0.0, 0.2, 0.6))
+        self._longest = random.choice((0.0, 0.01, 0.3, 1.5))
+        self.messages: list[JSONMessage] = []
+        self._steps: list[list[Callable[[HandlingContext], object]]] = []
+        self._runs: dict[int, int] = {}
+        for number in range(random.randint(10, 35)):
+            content = {"n": number, "kind": random.choice(kinds), "key": random.randrange(keys)}
+            body = b"{" if random.random() < 0.02 else json.dumps(content).encode()
+            self.messages.append(JSONMessage(body, message_id=f"id{number}", key=str(content["key"])))
+            self._steps.append([*self._before(random), self._last(random)])
+        self._random = random
+        self.credit = Credit(random.choice((3, 10, 1000)), random.choice((300, 64 * 1024 * 1024)))
+        self.most_items = self.credit.items * random.choice((1, 10))
+
+    def _before(self, random: Random) -> list[Callable[[HandlingContext], object]]:
+        steps: list[Callable[[HandlingContext], object]] = []
+        while random.random() < self._trouble / 2 and len(steps) < 3:
+            after = random.choice((0.0, 0.01, 0.5, 2.0))
+            steps.append(
+                random.choice(
+                    (
+                        lambda context: context.nack(),
+                        lambda context, after=after: context.retry(after),
+                        lambda context, after=after: throw(RetryLater(after)),
+                    )
+                )
+            )
+        return steps
+
+    def _last(self, random: Random) -> Callable[[HandlingContext], object]:
+        if random.random() >= self._trouble:
+            return lambda context: None
+        return random.choice(
+            (
+                lambda context: context.discard("unwanted"),
+                lambda context: context.dead_letter("bad"),
+                lambda context: throw(ValueError("bad")),
+                lambda context: throw(DeadLetter("bad")),
+                lambda context: throw(Discard("unwanted")),
+                lambda context: context.ack(),
+            )
+        )
+
+    def run(self, message: JSONMessage, context: HandlingContext) -> None:
+        """Do what the plan says for this time."""
+        number = message.get_json()["n"]
+        steps, time = self._steps[number], self._runs.get(number, 0)
+        self._runs[number] = time + 1
+        steps[min(time, len(steps) - 1)](context)
+
+    def delay(self) -> float:
+        """Return how long an async handler waits."""
+        return self._longest * self._random.random()
+
+
+class _Current:
+    """The plan of the schedule that runs: handlers run in contexts of their own, and see no context variable."""
+
+    plan: Plan
+
+
+def throw(error: Exception) -> None:
+    raise error
+
+
+def handle(message: JSONMessage, context: HandlingContext) -> None:
+    _Current.plan.run(message, context)
+
+
+async def handle_async(message: JSONMessage, context: HandlingContext) -> None:
+    planned = _Current.plan
+    if (delay := planned.delay()) > 0:
+        await asyncio.sleep(delay)
+    planned.run(message, context)
+
+
+def handle_batch(batch: Batch[JSONMessage]) -> None:
+    for context in batch:
+        _Current.plan.run(context.message, context)
+
+
+async def handle_batch_async(batch: Batch[JSONMessage]) -> None:
+    for context in batch:
+        await handle_async(context.message, context)
+
+
+def make_processor() -> Processor[JSONMessage]:
+    """Return a processor with a handler of every kind."""
+    proc = Processor(JSONMessage, name="simulated", concurrency=MOST_CONCURRENCY)
+    by, other = by_field("key"), by_key
+    proc.add_handler(Field("kind", "plain"), handle, name="plain")
+    proc.add_handler(Field("kind", "plain async"), handle_async, name="plain async")
+    proc.add_handler(Field("kind", "ordered"), handle, name="ordered", ordered_by=by)
+    proc.add_handler(Field("kind", "ordered async"), handle_async, name="ordered async", ordered_by=by)
+    proc.add_handler(Field("kind", "passes"), handle_async, name="passes", ordered_by=other, on_lane_retry="pass")
+    proc.add_handler(Field("kind", "one at a time"), handle, name="one at a time", concurrency=1)
+    proc.add_handler(Field("kind", "in time"), handle_async, name="in time", timeout=0.5)
+    proc.add_handler(Field("kind", "rated"), handle, name="rated", rate_limit="5/s")
+    proc.add_batch_handler(Field("kind", "batches"), handle_batch, name="batches", size=5)
+    proc.add_batch_handler(
+        Field("kind", "ordered batches"), handle_batch_async, name="ordered batches", size=4, wait=0.1, ordered_by=by
+    )
+    proc.discard_for(Field("kind", "unwanted"), reason="unwanted")
+    return proc
+
+
+PROCESSOR = make_processor()
+
+
+def run(seed: int, faults: Faults | None = None, transport: str | None = None) -> Trace:
+    """Run the schedule of a seed, with a credit of its own."""
+    planned = _Current.plan = Plan(seed)
+    real = intake.CREDIT, intake.MOST_ITEMS
+    intake.CREDIT, intake.MOST_ITEMS = planned.credit, planned.most_items
+    try:
+        return run_schedule(seed, PROCESSOR, planned.messages, faults=faults or Faults(), transport=transport)
+    finally:
+        intake.CREDIT, intake.MOST_ITEMS = real
+
+
+def run_many(seeds: Sequence[int], faults: Faults | None = None) -> tuple[Counter[str], list[str]]:
+    """Run many schedules; returns how often each event happened, and how those failed that did."""
+    logging.getLogger("missive").setLevel(logging.CRITICAL + 1)
+    counts: Counter[str] = Counter()
+    failures = []
+    for seed in seeds:
+        try:
+            counts.update(run(seed, faults).counts())
+        except SimulationFailed as failed:
+            failures.append(str(failed))
+    return counts, failures
