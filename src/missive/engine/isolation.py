@@ -38,9 +38,8 @@ class IsolatingDispatcher(Dispatcher):
             if self.running:
                 return
             came_back, self._alone = self._alone, None
-            self._suspects.discard(came_back)
             self.survived(came_back)
-        # Decided already: dead letters that never got here.
+        # Those that are decided came back, or are dead letters that never got here.
         self._suspects = {job for job in self._suspects if job.decision is None}
         behind = self._cut()
         super().dispatch()
