@@ -45,9 +45,8 @@ class IsolatingDispatcher(Dispatcher):
                 return
             came_back, self._alone = self._alone, None
             for job in came_back.jobs:
-                self._suspects.discard(job)
                 self.survived(job)
-        # Decided already: dead letters that never got here.
+        # Those that are decided came back, or are dead letters that never got here.
         self._suspects = {job for job in self._suspects if job.decision is None}
         behind = self._cut()
         super().dispatch()
