@@ -21,9 +21,8 @@ from missive.engine.chains import (
     run_async_after,
     sync_chain,
 )
-from missive.engine.decision import ACKED, Decision, decide
+from missive.engine.decision import ACKED, HELD, Decision, decide
 from missive.engine.job import BatchJob, Job
-from missive.outcome import Outcome
 from missive.routing.route import Route
 
 Item: TypeAlias = tuple[Job, HandlingContext[Any]]
@@ -216,7 +215,7 @@ class _Search:
 
     def _decide(self, job: Job, decision: Decision) -> None:
         job.decision = decision
-        held = decision.outcome in (Outcome.retried, Outcome.nacked)
+        held = decision.outcome in HELD
         if held and job.lane is not None and self._work.route.terms.on_lane_retry == "block":
             self._blocked.add(job.lane)
 

@@ -9,9 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from missive.context import HandlingContext, HandlingHook, ProcessingContext
-from missive.engine.decision import ACKED, decide
+from missive.engine.decision import ACKED, HELD, decide
 from missive.engine.job import Job, LaneRun
-from missive.outcome import Outcome
 from missive.routing.route import Route
 
 Clock: TypeAlias = Callable[[], float]
@@ -189,7 +188,7 @@ def async_lane_chain(chains: Mapping[Route, AsyncChain], put: Callable[[Job], No
 def ends_run(work: LaneRun, job: Job) -> bool:
     """Tell whether the rest of a lane may not run yet, because a job is held before it."""
     decision = job.decision
-    if decision is ACKED or decision is None or decision.outcome not in (Outcome.retried, Outcome.nacked):
+    if decision is ACKED or decision is None or decision.outcome not in HELD:
         return False
     work.blocked = job.route is not None and job.route.terms.on_lane_retry == "block"
     return work.blocked

@@ -37,6 +37,9 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
         return f"<Decision: {self.outcome}{f' ({self.reason})' if self.reason else ''}>"
 
 
+HELD = frozenset({Outcome.retried, Outcome.nacked})
+"""What a message comes back from."""
+
 ACKED = Decision(Outcome.acked)
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
 POISONED = Decision(Outcome.dead_lettered, Reason.poison)

@@ -44,6 +44,8 @@ class Dispatcher:
         self._source_gates: dict[Source, Gate] = {}
         self._gatherers: dict[tuple[Route, Source], Gatherer] = {}
         self._stopped = False
+        self.keep_for: Callable[[Job, float], None] = lambda job, _: self.add_head(job)
+        """Called with the head of a lane that is not due yet, and the seconds until it is."""
         for route in pool_of:
             terms = route.terms
             if terms.concurrency is not None or terms.rate_limit is not None:
@@ -86,6 +88,11 @@ class Dispatcher:
 
     def add_head(self, job: Job) -> None:
         """Queue a job that is the first of its lane."""
+        if job.due:
+            seconds, job.due = job.due - self._runtime.monotonic(), 0.0
+            if seconds > 0:
+                self.keep_for(job, seconds)
+                return
         if self._plain:
             if job.behind:
                 job.source.put_forward(job)
@@ -110,7 +117,7 @@ class Dispatcher:
             return
         # Those behind it in its lane come along, as far as they are for the same batch.
         while gatherer.has(lane) and (following := self._lanes.first(lane)) is not None and following.route is route:
-            if self.is_suspect(following):
+            if following.due or self.is_suspect(following):
                 break
             self._lanes.follow(lane)
             gatherer.add(following)
@@ -253,7 +260,7 @@ class Dispatcher:
         return work if len(jobs) == 1 else LaneRun(pool.lane_route, work.source, jobs)
 
     def _runs_freely(self, job: Job) -> bool:
-        if self.is_suspect(job):
+        if job.due or self.is_suspect(job):
             return False
         route = _route(job)
         return self._plain or not (route.batched or route in self._gates or job.source in self._source_gates)

@@ -13,13 +13,13 @@ from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import capture
 from missive.dlq.record import Attempt
 from missive.engine.crashes import Crashes
-from missive.engine.decision import SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
+from missive.engine.decision import HELD, SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
 from missive.engine.intake import Source, SourceHost
 from missive.engine.isolation import IsolatingDispatcher
-from missive.engine.job import Job, LaneRun, Work
+from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.leases import Keeper
 from missive.engine.pausing import Pauser
 from missive.engine.report import Report
@@ -108,6 +108,7 @@ class Flow:
         self._together = any(route.batched or route.terms.ordered_by is not None for route in routes)
         isolating = IsolatingDispatcher(self.pools, pool_of, concurrency, runtime) if isinstance(sink, Store) else None
         self.dispatcher = Dispatcher(self.pools, pool_of, concurrency, runtime) if isolating is None else isolating
+        self.dispatcher.keep_for = self._keep_for
         self.filing = Filing(
             processor.name,
             sink,
@@ -297,15 +298,37 @@ class Flow:
                 left = work.jobs[work.jobs.index(ran[0]) + 1 :] if ran else work.jobs
                 self._step_back(left, held=work.blocked)
             else:
-                ran = [job for job in work.jobs if job.decision is not None]
-                self._step_back([job for job in work.jobs if job.decision is None], held=True)
+                ran, left = self._sorted(work)
+                self._step_back(left, held=True)
             yield from ran
+
+    def _sorted(self, work: BatchJob) -> tuple[list[Job], list[Job]]:
+        """Return what of a batch is done with or the first held of its lane, and what waits behind such a one."""
+        ran: list[Job] = []
+        left: list[Job] = []
+        lanes: set[Hashable] = set()
+        for job in work.jobs:
+            decision = job.decision
+            if decision is None:
+                job.anew()
+                left.append(job)
+                continue
+            if decision.outcome in HELD and job.lane is not None and work.route.terms.on_lane_retry == "block":
+                if job.lane in lanes:
+                    # A handler may hold several of one key: they come again one after the other, each at its time.
+                    self._count_held(job, work.route, decision)
+                    job.due = self._runtime.monotonic() + decision.delay
+                    self._next_attempt(job)
+                    left.append(job)
+                    continue
+                lanes.add(job.lane)
+            ran.append(job)
+        return ran, left
 
     def _step_back(self, jobs: Sequence[Job], *, held: bool) -> None:
         """Let jobs that were given out and not run wait again, or go back to their transport."""
         lanes: dict[Hashable, list[Job]] = {}
         for job in jobs:
-            job.anew()
             lanes.setdefault(job.lane, []).append(job)
         for of_lane in lanes.values():
             self.dispatcher.step_back(of_lane, held=held)
@@ -318,38 +341,47 @@ class Flow:
         if decision is None or not job.ours:
             self._forget([job])
             return
-        if decision.outcome is Outcome.retried:
-            self.report.retried += 1
-            failure = decision.failure
-            attempt = Attempt(
-                at=self._runtime.time(),
-                reason=str(decision.outcome),
-                attempt=job.attempt,
-                handler=route.name,
-                error=None if failure is None else failure.type,
-            )
-            job.history = (*job.history[-9:], attempt)
-        else:
-            self.report.nacked += 1
+        self._count_held(job, route, decision)
         if self._draining:
             self.dispatcher.leave_lane(job)
             self._give_back([job])
             return
         if route.terms.on_lane_retry == "pass":
             self.dispatcher.leave_lane(job)
-        job.source.put_behind(job)
-        self._held[job] = self._runtime.call_later(decision.delay, lambda: self._again(job, route))
+        self._keep_for(job, decision.delay)
 
-    def _again(self, job: Job, route: Route) -> None:
+    def _count_held(self, job: Job, route: Route, decision: Decision) -> None:
+        if decision.outcome is Outcome.nacked:
+            self.report.nacked += 1
+            return
+        self.report.retried += 1
+        failure = decision.failure
+        attempt = Attempt(
+            at=self._runtime.time(),
+            reason=str(decision.outcome),
+            attempt=job.attempt,
+            handler=route.name,
+            error=None if failure is None else failure.type,
+        )
+        job.history = (*job.history[-9:], attempt)
+
+    def _keep_for(self, job: Job, seconds: float) -> None:
+        job.source.put_behind(job)
+        self._held[job] = self._runtime.call_later(seconds, lambda: self._again(job))
+
+    def _next_attempt(self, job: Job) -> None:
+        if job.decision is not None and job.decision.outcome is Outcome.retried:
+            job.attempt += 1
+        job.anew()
+
+    def _again(self, job: Job) -> None:
         del self._held[job]
         if not job.ours:
             self._forget([job])
             return
-        if job.decision is not None and job.decision.outcome is Outcome.retried:
-            job.attempt += 1
-        job.anew()
-        if job.lane is None:
-            self._queue(job, route)
+        self._next_attempt(job)
+        if job.lane is None and job.route is not None:
+            self._queue(job, job.route)
         else:
             self.dispatcher.add_head(job)
         self.dispatcher.dispatch()

@@ -31,6 +31,8 @@ class Job(msgspec.Struct, eq=False):
     verb: Verb = Verb.ack
     lane: Hashable = None
     """Which jobs it runs one after the other with; None for none."""
+    due: float = 0.0
+    """When it may run again at the earliest, on the engine's clock, where it waits in its lane for that; else 0."""
     arrived: float = 0.0
     """When it was fetched, on the engine's clock."""
     started: float | None = None
