@@ -16,6 +16,7 @@ import pytest
 from missive import (
     DeadLetter,
     Discard,
+    ForcedStop,
     HandlingContext,
     Outcome,
     ProcessingContext,
@@ -30,6 +31,7 @@ from missive import (
     UsageError,
 )
 from missive.dlq.contract import Sink
+from missive.engine.lifecycle import Engine
 from missive.engine.run import execute
 from missive.matchers import Everything
 from missive.testing import MemoryAdapter
@@ -1141,6 +1143,42 @@ def test_a_cancelled_handler_closes_its_resources():
     result = asyncio.run(main())
     assert log == ["waits", "rolled back"]
     assert isinstance(result.exception, asyncio.CancelledError)
+
+
+def test_a_forced_stop_closes_what_async_handlers_opened():
+    """A handler that will not be waited for is cancelled, which its resources see; then the worker's are closed."""
+    proc, log, engines = Processor(dlq={}), [], []
+
+    @proc.resource("worker")
+    async def pool(context):
+        yield
+        log.append("close pool")
+
+    @proc.resource()
+    async def transaction(context):
+        try:
+            yield await context.aget(pool)
+        except asyncio.CancelledError:
+            log.append("rolled back")
+            raise
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        adapter = MemoryAdapter(proc, [b"x"], ends=False)
+        engine = Engine(proc, [adapter], sink=None, concurrency=1, drain=0.01, handlers_loop=loop)
+        engines.append(engine)
+        with pytest.raises(ForcedStop):
+            await asyncio.wait_for(engine.main(), 20)
+        return adapter
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        await context.aget(transaction)
+        engines[0].stop()
+        await asyncio.Event().wait()
+
+    assert asyncio.run(main()).settled == []
+    assert log == ["rolled back", "close pool"]
 
 
 def test_a_message_resource_sets_context_variables_for_its_handler(world):

@@ -174,7 +174,10 @@ class AttemptResources(Opened):
         """Do the same on a loop."""
         while self._entries:
             error = await self._aclose_last(error)
-        return error
+        try:
+            return error
+        finally:
+            del error  # as above; since Python 3.12 here too
 
     async def _begin(self, key: ResourceKey[Any], source: ResourceKey[Any], context: object) -> None:
         """Open it in the handler's own task, which then has the context variables that it sets."""
@@ -317,8 +320,8 @@ class _Living(_Opening):
         try:
             value = await self._generator.open()
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            # Without this frame, which has `self`, which has the error.
-            self.fail(error.with_traceback(error.__traceback__ and error.__traceback__.tb_next))
+            self.fail(error)
+            del self  # it has the error, whose traceback has this frame
             return None
         if self._abandoned:
             return await self._generator.aclose(None)
