@@ -9,11 +9,22 @@ from missive.adapters.contract import Delivery
 from missive.engine.decision import ACKED
 from missive.engine.isolation import IsolatingDispatcher
 from missive.engine.job import Job
+from missive.engine.runtime import Runtime
 from missive.matchers import Everything
 from missive.routing.route import Route
 
 ROUTE = Route("h", Everything(), lambda message, context: None, is_async=False)
 ONE, OTHER = object(), object()
+
+
+class Source:
+    """Keeps no books."""
+
+    def put_forward(self, job):
+        """Do nothing."""
+
+
+SOURCE = Source()
 
 
 class Pool:
@@ -22,6 +33,7 @@ class Pool:
     def __init__(self):
         self.given: list[Job] = []
         self.outstanding = 0
+        self.lane_route = Route("(lane)", Everything(), lambda: None, is_async=False)
 
     def submit(self, jobs):
         self.given += jobs
@@ -50,19 +62,19 @@ def survived():
 
 @pytest.fixture
 def dispatcher(pool, survived):
-    dispatcher = IsolatingDispatcher([pool], {ROUTE: pool}, 4)
+    dispatcher = IsolatingDispatcher([pool], {ROUTE: pool}, 4, Runtime())
     dispatcher.survived = survived.append
     return dispatcher
 
 
 def job(session=ONE):
-    return Job(None, session, Delivery(b""), RawMessage(b""), route=ROUTE)
+    return Job(SOURCE, session, Delivery(b""), RawMessage(b""), route=ROUTE)
 
 
 def came_back(dispatcher, *jobs):
     for one in jobs:
         one.decision = ACKED
-        dispatcher.returned(one, ROUTE)
+    dispatcher.returned(jobs)
     dispatcher.dispatch()
 
 
@@ -115,7 +127,7 @@ def test_a_suspect_that_no_worker_had_started_stays_one(dispatcher, pool, surviv
     dispatcher.suspect(suspect)
     dispatcher.add_unordered([suspect, lost, behind])
     dispatcher.dispatch()
-    assert dispatcher.withdraw_of(OTHER) == [lost]
+    assert dispatcher.withdraw_those(lambda job: job.session is OTHER) == [lost]
     dispatcher.dispatch()
     assert (pool.start(), survived) == ([suspect], [])
     came_back(dispatcher, suspect)
@@ -128,7 +140,7 @@ def test_a_lost_suspect_holds_nobody_up(dispatcher, pool, survived):
     dispatcher.suspect(suspect)
     dispatcher.add_unordered([suspect, behind])
     dispatcher.dispatch()
-    assert dispatcher.withdraw_of(OTHER) == [suspect]
+    assert dispatcher.withdraw_those(lambda job: job.session is OTHER) == [suspect]
     dispatcher.dispatch()
     assert (pool.start(), survived) == ([behind], [])
     assert not dispatcher._suspects
