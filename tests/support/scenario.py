@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
@@ -15,6 +14,7 @@ from missive.engine import intake
 from missive.matchers import Field, by_field, by_key
 from missive.testing.simulation.faults import Faults
 from missive.testing.simulation.schedule import run_schedule
+from missive.testing.simulation.simulate import quiet
 from missive.testing.simulation.trace import SimulationFailed, Trace
 
 KINDS = [
@@ -163,12 +163,12 @@ def run(seed: int, faults: Faults | None = None, transport: str | None = None) -
 
 def run_many(seeds: Sequence[int], faults: Faults | None = None) -> tuple[Counter[str], list[str]]:
     """Run many schedules; returns how often each event happened, and how those failed that did."""
-    logging.getLogger("missive").setLevel(logging.CRITICAL + 1)
     counts: Counter[str] = Counter()
     failures = []
-    for seed in seeds:
-        try:
-            counts.update(run(seed, faults).counts())
-        except SimulationFailed as failed:
-            failures.append(str(failed))
+    with quiet():
+        for seed in seeds:
+            try:
+                counts.update(run(seed, faults).counts())
+            except SimulationFailed as failed:
+                failures.append(str(failed))
     return counts, failures

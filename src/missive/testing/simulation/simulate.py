@@ -49,7 +49,7 @@ def simulate(
     """
     _refuse(messages, transport)
     counts: Counter[str] = Counter()
-    with _quiet():
+    with quiet():
         for number in range(schedules) if seed is None else (seed,):
             counts.update(_run(number, scenario, messages, faults, transport).counts())
     return counts
@@ -82,7 +82,7 @@ def _refuse(messages: Sequence[Message | bytes], transport: Transport | None) ->
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the engine's log lines out of the way: thousands of them say what goes wrong on purpose."""
     logger = logging.getLogger("missive")
     level = logger.level
