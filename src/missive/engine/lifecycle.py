@@ -55,6 +55,8 @@ class Engine:
         self._failure: MissiveError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0
+        self.cut_short = False
+        """Whether the drain ended with work still running: that may keep the process from ending, too."""
         self._sources: Sequence[Source] = ()
         self.report = Report()
         """What has become of the messages until now."""
@@ -184,12 +186,12 @@ class Engine:
         forced = asyncio.ensure_future(self._force.wait())
         late = asyncio.ensure_future(self._runtime.sleep(self._drain_seconds))
         await asyncio.wait([draining, forced, late], return_when=asyncio.FIRST_COMPLETED)
-        cut_short = not draining.done()
+        self.cut_short = not draining.done()
         forget()
         for task in (draining, forced, late):
             task.cancel()
         await self._within(_FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values())))
-        self._say_what_is_left(cut_short=cut_short)
+        self._say_what_is_left()
 
     def _say_it_waits(self) -> None:
         if self._stop.is_set() and self._flow.dispatcher.running:
@@ -222,10 +224,10 @@ class Engine:
             logger.warning("%s while stopping intake", trouble)
             return None
 
-    def _say_what_is_left(self, *, cut_short: bool) -> None:
+    def _say_what_is_left(self) -> None:
         running, left = self._flow.dispatcher.running, self._flow.unsettled
         self._flow.report.unsettled = left
-        if cut_short:
+        if self.cut_short:
             logger.error(
                 "stopped by force with %d messages running and %d dead letters not yet in their store",
                 running,

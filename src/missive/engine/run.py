@@ -17,7 +17,7 @@ from missive.dlq.contract import Sink, Store
 from missive.dlq.source import ReplayAdapter
 from missive.engine.lifecycle import Engine
 from missive.engine.report import Report
-from missive.errors import ForcedStop, MissiveError, UsageError
+from missive.errors import MissiveError, UsageError
 
 _HARD_EXIT_SECONDS = 1.0
 """After a forced stop, a handler that blocks the main thread has so long before the process is ended around it."""
@@ -73,10 +73,10 @@ class _HardExit:
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
 
-    def start(self) -> None:
+    def start(self, why: str = "stopped by force; what was not settled comes again where it can") -> None:
         """Give it a last second, once."""
         if self._timer is None:
-            self._timer = threading.Timer(_HARD_EXIT_SECONDS, self._exit)
+            self._timer = threading.Timer(_HARD_EXIT_SECONDS, self._exit, [f"missive: {why}\n".encode()])
             self._timer.daemon = True
             self._timer.start()
 
@@ -86,8 +86,8 @@ class _HardExit:
             self._timer.cancel()
 
     @staticmethod
-    def _exit() -> None:
-        os.write(2, b"missive: stopped by force; what was not settled comes again where it can\n")
+    def _exit(line: bytes) -> None:
+        os.write(2, line)
         os._exit(1)
 
 
@@ -166,8 +166,8 @@ def _start(engine: Engine, loop: asyncio.AbstractEventLoop, hard_exit: _HardExit
                 report = runner.run(engine.main())
         except BaseException as raised:  # noqa: BLE001 - it is raised in the caller's thread
             error = raised
-            if isinstance(raised, ForcedStop) and hard_exit is not None:
-                hard_exit.start()
+            if engine.cut_short and hard_exit is not None:
+                hard_exit.start(*([str(raised)] if isinstance(raised, MissiveError) else []))
         loop.call_soon_threadsafe(tell, report, error)
 
     threading.Thread(target=live, name="missive-engine", daemon=True).start()
