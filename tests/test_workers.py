@@ -44,6 +44,15 @@ def wait(message, context):
         time.sleep(0.01)
     note("done", message)
 
+@proc.handle_batch_for(Field("do", "together"), size=10)
+def together(batch):
+    numbers = [message.get_json()["n"] for message in batch.messages]
+    if 7 in numbers:
+        os.write(log, f"start {os.getpid()} {len(numbers)}\\n".encode())
+        ctypes.string_at(0)
+    for message in batch.messages:
+        note("done", message)
+
 @proc.handle_for(Field("do", "die"))
 def die(message, context):
     note("start", message)
@@ -281,6 +290,22 @@ def test_a_message_that_kills_workers_is_quarantined(
     assert len(re.findall(r"worker [12] died \(SIGSEGV\)", err)) == 3
     assert len(log.of("start")) == 3
     assert dead(tmp_path) == [("poison", 20)]
+
+
+def test_a_batch_that_kills_workers_loses_one_message(
+    queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path
+):
+    """Those of a batch are all suspects, and run in batches of one: the culprit alone is quarantined."""
+    queue("together", *range(40))
+    parent = run(lease=2)
+    wait_until(lambda: log.numbers("done") == set(range(40)) - {7}, "all others")
+    wait_until(lambda: not waiting(tmp_path), "an empty queue")
+    _, err = parent.terminate()
+    assert parent.code == 0
+    assert len(re.findall(r"worker [12] died \(SIGSEGV\)", err)) == 3
+    sizes = [size for _, size in log.of("start")]
+    assert (len(sizes), sizes[-1]) == (3, 1)
+    assert dead(tmp_path) == [("poison", 7)]
 
 
 @pytest.mark.rabbitmq

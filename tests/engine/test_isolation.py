@@ -33,6 +33,7 @@ class Pool:
     def __init__(self):
         self.given: list[Job] = []
         self.outstanding = 0
+        self.overdue = 0
         self.lane_route = Route("(lane)", Everything(), lambda: None, is_async=False)
 
     def submit(self, jobs):
@@ -160,3 +161,23 @@ def test_a_drain_while_a_suspect_runs(dispatcher, pool, survived):
     assert pool.start() == []
     came_back(dispatcher, suspect)
     assert (pool.start(), survived) == ([last], [suspect])
+
+
+def test_a_stuck_handler_holds_no_suspect_up(dispatcher, pool, survived):
+    """A suspect does not wait for what is past its timeout, and may never come back; nor is it taken for it."""
+    stuck, suspect, behind = job(), job(), job()
+    dispatcher.add_unordered([stuck])
+    dispatcher.dispatch()
+    assert pool.start() == [stuck]
+    dispatcher.suspect(suspect)
+    dispatcher.add_unordered([suspect, behind])
+    dispatcher.dispatch()
+    assert pool.start() == []
+    pool.overdue = 1
+    dispatcher.dispatch()
+    assert pool.start() == [suspect]
+    came_back(dispatcher, stuck)
+    assert (pool.start(), survived) == ([], [])
+    pool.overdue = 0
+    came_back(dispatcher, suspect)
+    assert (pool.start(), survived) == ([behind], [suspect])

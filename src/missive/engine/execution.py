@@ -124,6 +124,11 @@ class Pool(ABC):
     def _interrupt(self, slot: int, job: Job) -> None:  # noqa: B027 - a thread cannot be interrupted
         """Interrupt a worker, where one can be."""
 
+    @property
+    def overdue(self) -> int:
+        """How many workers are at something past its timeout."""
+        return sum(active[0].overdue for _, active in self._active())
+
     def stuck(self, now: float) -> list[Job]:
         """Return what keeps every worker from ever taking anything else; nothing while one can."""
         stuck = [active[0] for _, active in self._active() if self._hangs(active[0], now)]

@@ -41,20 +41,35 @@ class IsolatingDispatcher(Dispatcher):
             super().dispatch()
             return
         if self._alone is not None:
-            if self.running:
-                return
-            came_back, self._alone = self._alone, None
-            for job in came_back.jobs:
-                self.survived(job)
+            return
         # Those that are decided came back, or are dead letters that never got here.
         self._suspects = {job for job in self._suspects if job.decision is None}
         behind = self._cut()
         super().dispatch()
-        if behind and not self._ready and not self.running and not self._stopped:
+        if behind and not self._ready and not self._busy and not self._stopped:
             self._alone = behind.popleft()
             self._ready.append(self._alone)
             super().dispatch()
         self._ready.extend(behind)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anything runs but for what is stuck past its timeout, which may never come back."""
+        return self.running > sum(pool.overdue for pool in self._pools)
+
+    def returned(self, works: Sequence[Work]) -> None:
+        """Note what came back from the pools, and whether the suspect did."""
+        super().returned(works)
+        if self._alone is not None and any(work is self._alone for work in works):
+            came_back, self._alone = self._alone, None
+            for job in came_back.jobs:
+                self.survived(job)
+
+    def look(self) -> None:
+        """Look whether what keeps a suspect waiting is stuck by now."""
+        super().look()
+        if self._suspects:
+            self.dispatch()
 
     def _cut(self) -> deque[Work]:
         """Take out of the ready jobs the first suspect and all behind it."""
@@ -70,7 +85,11 @@ class IsolatingDispatcher(Dispatcher):
         return self._without(super().withdraw_those(which))
 
     def _without(self, jobs: list[Job]) -> list[Job]:
-        if not self.running:  # then not even the one that was to run alone had been started
-            self._alone = None
         self._suspects.difference_update(jobs)
+        return jobs
+
+    def _withdraw_heads(self) -> list[Job]:
+        jobs = super()._withdraw_heads()
+        if self._alone is not None and not set(self._alone.jobs).isdisjoint(jobs):  # no worker had started it
+            self._alone = None
         return jobs
