@@ -513,6 +513,17 @@ def test_a_key_is_in_one_batch_at_a_time(is_async, natural):
     assert any(len({n % 5 for n in batch}) < len(batch) for batch in ran)
 
 
+@both
+@pytest.mark.parametrize("natural", [False, True], ids=["ordered_by", "natural lane"])
+def test_one_key_fills_its_batches(is_async, natural):
+    """What waits behind a batch of its key comes along with the first of the next, as far as there is room."""
+    proc, calls = processor(), []
+    settings = {} if natural else {"ordered_by": by_field("k")}
+    register(proc, is_async, lambda batch: calls.append(numbers(batch)), size=10, **settings)
+    run(Broker(proc, [Delivery(body, lane="p0" if natural else None) for body in bodies(40)]))
+    assert calls == [[*range(n, n + 10)] for n in (0, 10, 20, 30)]
+
+
 def test_batches_of_different_keys_run_at_once():
     """A full batch of one key does not keep another's from running."""
     proc, together = processor(), threading.Barrier(2)
@@ -574,6 +585,7 @@ def test_handlers_of_one_key_in_batches_and_alone():
 
     @proc.handle_batch_for(Field("b", True), size=4, wait=0.01, ordered_by=key)
     def batched(batch):
+        assert all(message.get_json()["b"] for message in batch.messages)
         time.sleep(0.002)
         with lock:
             ran.extend(numbers(batch))

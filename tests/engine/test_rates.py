@@ -290,6 +290,30 @@ def test_a_lost_session_while_others_wait_for_a_rate():
     assert starts.keeps(rate)
 
 
+@pytest.mark.parametrize("where", ["handler", "adapter"])
+def test_what_was_let_through_and_never_began(where):
+    """What passed the gate and waited for a worker when its session died takes nobody's place when it comes again."""
+    proc, starts, go_on = processor(concurrency=1), Starts(), threading.Event()
+
+    def handle(message, context):
+        starts.note(message, context)
+        go_on.wait(10)
+
+    of_handler, of_adapter = ("7/h", None) if where == "handler" else (None, "7/h")
+    proc.add_handler(Everything(), handle, rate_limit=of_handler, concurrency=4 if of_handler else None)
+    broker = Broker(proc, bodies(6), rate_limit=of_adapter)
+
+    async def beside(engine):
+        await until(lambda: starts.engine and len(broker.held) == 6, "the first to begin")
+        broker.sessions[0].die()
+        await until(lambda: len(broker.sessions) == 2 and len(broker.held) == 6, "all to come again")
+        go_on.set()
+
+    run(broker, beside=beside)
+    assert len(starts.engine) == 7
+    assert sorted(broker.acked) == bodies(6)
+
+
 def test_a_full_handler_is_not_asked_about_its_rate():
     """With a concurrency and a rate, neither is exceeded, and what ends lets the next in."""
     proc, starts, running, most = processor(concurrency=8), Starts(), [], []

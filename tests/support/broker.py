@@ -135,6 +135,7 @@ class BrokerSession(Session):
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         await self._meddled("fetch", credit)
+        await asyncio.sleep(0)  # as for what comes from elsewhere
         broker = self._broker
         while not self._dead:
             if found := self._take(credit):
