@@ -19,9 +19,9 @@ from typing import Any
 from missive.adapters.sqlite import SCHEMA
 
 PAIRS = 3
-MESSAGES = 6000
-FROM, TO = 0.1, 0.9
-"""What is measured: from when so much is done until so much is, for processes take a while to start and to stop."""
+MESSAGES = 12_000
+FROM, TO = 0.1, 0.75
+"""What is measured: from when so much is done until so much is. Before and after, one worker may have all there is."""
 BAR = 0.9
 
 APPLICATION = """

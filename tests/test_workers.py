@@ -11,11 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 
 from missive.adapters.sqlite import SCHEMA
 from tests.conftest import wait_until
 from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
 
 FROM = "sqlite:///queue.db?queue=work"
 
@@ -274,6 +276,27 @@ def test_a_message_that_kills_workers_is_quarantined(
     parent = run(lease=2)
     wait_until(lambda: log.numbers("done") >= {*range(20), *range(21, 60)}, "all others")
     wait_until(lambda: not waiting(tmp_path), "an empty queue")
+    _, err = parent.terminate()
+    assert parent.code == 0
+    assert len(re.findall(r"worker [12] died \(SIGSEGV\)", err)) == 3
+    assert len(log.of("start")) == 3
+    assert dead(tmp_path) == [("poison", 20)]
+
+
+@pytest.mark.rabbitmq
+def test_a_message_that_kills_workers_is_quarantined_where_it_comes_again_at_once(
+    queue: Callable[..., None], missive: Callable[..., Running], log: Log, tmp_path: Path, rabbitmq: RabbitMQ
+):
+    """RabbitMQ gives it to the other worker before the dead one's successor is there: three deaths, no more."""
+    name = f"workers-{os.getpid()}"
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(name, durable=True)
+        for n in range(60):
+            body = json.dumps({"do": "die" if n == 20 else "work", "n": n}).encode()
+            channel.basic_publish("", name, body, pika.BasicProperties(delivery_mode=2))
+    parent = missive("run", "app:proc", "--from", rabbitmq.url(name), "--dlq", "sqlite:///dlq.db", "--workers", "2")
+    wait_until(lambda: log.numbers("done") == set(range(60)) - {20}, "all others")
+    wait_until(lambda: dead(tmp_path), "the dead letter")
     _, err = parent.terminate()
     assert parent.code == 0
     assert len(re.findall(r"worker [12] died \(SIGSEGV\)", err)) == 3

@@ -47,16 +47,12 @@ def fingerprint(delivery: Delivery) -> int:
     if len(body) > _WHOLE:
         body = body[:_END] + body[-_END:] + len(body).to_bytes(_WORD)
     where = delivery.position
-    if where is None or delivery.lane is not None or delivery.record_id is not None:
-        where = _named(delivery)
+    if where is None:
+        name = delivery.record_id or delivery.native_id or delivery.producer_id or ""
+        where = crc32(name.encode("utf-8", "surrogatepass"))
+    elif (lane := delivery.record_id or delivery.lane) is not None:
+        where ^= crc32(lane.encode("utf-8", "surrogatepass"))
     return (crc32(body) << 32 | where & _LOW) or 1
-
-
-def _named(delivery: Delivery) -> int:
-    name = delivery.record_id
-    if name is None:
-        name = (delivery.native_id or delivery.producer_id) if delivery.position is None else delivery.lane
-    return crc32((name or "").encode("utf-8", "surrogatepass")) ^ (delivery.position or 0)
 
 
 class Seat:

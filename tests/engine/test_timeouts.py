@@ -1,0 +1,587 @@
+"""Timeouts: what runs for too long is stopped where it can be, decided as `timeout`, and harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from missive import Fatal, JSONMessage, NotSettled, ProcessingFailed, Processor, RegistrationError, UsageError
+from missive.adapters.contract import Capabilities
+from missive.engine.run import execute
+from missive.matchers import Everything, Field
+from missive.testing import MemoryAdapter
+from tests.conftest import wait_until
+from tests.support.broker import Broker, run, until
+
+SLOW, FAST = b'{"slow":true}', b'{"slow":false}'
+
+
+class Box(dict):
+    """A dead letter queue that tells what is in it by body."""
+
+    def told(self):
+        """Return pairs of body and reason."""
+        return [(message.raw_data, str(reason)) for message, reason in self.values()]
+
+
+def processor(**settings):
+    return Processor(JSONMessage, **{"name": "app", "dlq": Box(), "timeout": 0.1, "concurrency": 2, **settings})
+
+
+def slow(message):
+    return message.get_json()["slow"]
+
+
+def overdue(engine):
+    """Return how many workers are in a handler past its timeout."""
+    return sum(work is not None and work.overdue for pool in engine._flow.pools for work in pool._current)
+
+
+# Async handlers
+
+
+def test_an_async_handler_is_cancelled():
+    """Past its timeout an async handler is cancelled and its message is a dead letter; others are unharmed."""
+    proc, cancelled = processor(), []
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        if slow(message):
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                cancelled.append(message.raw_data)
+                raise
+
+    broker = Broker(proc, [FAST, SLOW, FAST, SLOW, FAST])
+    _, report = run(broker)
+    assert cancelled == [SLOW, SLOW]
+    assert proc.dlq.told() == [(SLOW, "timeout")] * 2
+    assert (report.total_handled, dict(report.dead)) == (3, {"timeout": 2})
+    assert len(broker.acked) == 5
+
+
+@pytest.mark.parametrize("how", ["return", "ack", "retry", "raise", "discard"])
+def test_an_async_handler_that_swallows_its_cancellation(how):
+    """Whatever an async handler says once it was cancelled for its timeout, it is decided as `timeout`."""
+    proc = processor()
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        if not slow(message):
+            return
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            if how == "raise":
+                raise ValueError from None
+            if how == "discard":
+                context.discard("no")
+            elif how != "return":
+                getattr(context, how)()
+
+    _, report = run(Broker(proc, [SLOW, FAST, SLOW, FAST]))
+    assert proc.dlq.told() == [(SLOW, "timeout")] * 2
+    assert (report.total_handled, report.retried) == (2, 0)
+
+
+def test_the_next_message_of_a_runner_is_not_cancelled():
+    """What runs after a cancelled handler, with one place for all, has its own time and no cancellation left over."""
+    proc, cancelling = processor(concurrency=1), []
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        cancelling.append(asyncio.current_task().cancelling())
+        await asyncio.sleep(30 if slow(message) else 0.05)
+
+    _, report = run(Broker(proc, [SLOW, FAST, SLOW, FAST]))
+    assert (report.total_handled, dict(report.dead)) == (2, {"timeout": 2})
+    assert cancelling == [0] * 4
+
+
+def test_lanes_go_on_after_a_timeout():
+    """Messages of one lane follow one that timed out, in order, sync or async."""
+    for kind in ("async", "sync"):
+        proc, ran = processor(), []
+
+        async def handle(message, context, ran=ran):
+            ran.append(message.get_json()["n"])
+            await asyncio.sleep(30 if ran[-1] == 1 else 0)
+
+        def handle_sync(message, context, ran=ran):
+            ran.append(message.get_json()["n"])
+            time.sleep(0.4 if ran[-1] == 1 else 0)
+
+        proc.add_handler(Everything(), handle if kind == "async" else handle_sync, ordered_by=lambda message: 0)
+        _, report = run(Broker(proc, [b'{"n":%d}' % n for n in range(5)]))
+        assert ran == [0, 1, 2, 3, 4]
+        assert (report.total_handled, dict(report.dead)) == (4, {"timeout": 1})
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_after_handling_runs_for_what_timed_out(is_async):
+    """The `after_handling` hooks of a message that timed out run, see the outcome, and may await."""
+    proc, seen = processor(), []
+
+    async def after(worker, context):
+        await asyncio.sleep(0.01)
+        seen.append((context.outcome, type(context.exception).__name__))
+
+    def after_sync(worker, context):
+        seen.append((context.outcome, type(context.exception).__name__))
+
+    async def handle(message, context):
+        await asyncio.sleep(30)
+
+    def handle_sync(message, context):
+        time.sleep(0.3)
+
+    proc.after_handling(after if is_async else after_sync)
+    proc.add_handler(Everything(), handle if is_async else handle_sync)
+    run(Broker(proc, [SLOW]))
+    assert seen == [("dead_lettered", "CancelledError" if is_async else "NoneType")]
+
+
+# Sync handlers
+
+
+@pytest.mark.parametrize("how", ["return", "ack", "retry", "nack", "raise"])
+def test_a_thread_that_is_late_is_decided_when_it_ends(how):
+    """Nothing is settled or filed before a late thread ends; then it is `timeout`, whatever it did. Others go on."""
+    proc, release, others = processor(), threading.Event(), []
+    early = []
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        if not slow(message):
+            others.append(message)
+            return
+        release.wait(10)
+        # Now, past the timeout and just before the end.
+        early.append((broker.acked.count(SLOW), broker.released, proc.dlq.told()))
+        if how == "raise":
+            raise ValueError
+        if how != "return":
+            getattr(context, how)()
+
+    broker = Broker(proc, [SLOW] + [FAST] * 20)
+
+    async def beside(engine):
+        await until(lambda: overdue(engine) == 1, "the timeout to be noticed")
+        await until(lambda: len(broker.acked) == 20, "the others to be handled and settled")
+        release.set()
+
+    _, report = run(broker, beside=beside)
+    assert early == [(0, [], [])]
+    assert len(others) == 20
+    assert proc.dlq.told() == [(SLOW, "timeout")]
+    assert (report.total_handled, report.retried, report.nacked, dict(report.dead)) == (20, 0, 0, {"timeout": 1})
+    assert sorted(broker.acked) == sorted([SLOW] + [FAST] * 20)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_when_every_worker_is_stuck_processing_stops(concurrency):
+    """With every worker in a handler past its timeout, running fails soon, names it, and settles none of them."""
+    proc, release = processor(concurrency=concurrency), threading.Event()
+
+    @proc.handle_for(Everything(), name="stuck-one")
+    def handle(message, context):
+        release.wait(20)
+
+    broker = Broker(proc, [SLOW] * 10, ends=False)
+    began = time.monotonic()
+    try:
+        with pytest.raises(ProcessingFailed, match=r"stuck in a handler past its timeout .*stuck-one"):
+            run(broker, drain=0.2, books=False)
+        assert time.monotonic() - began < 10
+        assert broker.acked == []
+        assert len(broker.released) == 10 - concurrency
+    finally:
+        release.set()
+
+
+def test_one_worker_that_is_left_is_enough():
+    """With all workers but one stuck, the rest is handled by that one, and processing goes on."""
+    proc, release = processor(concurrency=3), threading.Event()
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        if slow(message):
+            release.wait(10)
+
+    broker = Broker(proc, [SLOW, SLOW])
+
+    async def beside(engine):
+        await until(lambda: overdue(engine) == 2, "both timeouts to be noticed")
+        broker.send(*[FAST] * 30)
+        await until(lambda: len(broker.acked) == 30, "the others to be handled")
+        release.set()
+
+    _, report = run(broker, beside=beside)
+    assert (report.total_handled, dict(report.dead)) == (30, {"timeout": 2})
+
+
+def test_a_handler_that_blocks_the_loop_is_noticed(monkeypatch):
+    """An `async def` that blocks its loop past its timeout and some grace stops processing, and is named."""
+    monkeypatch.setattr("missive.engine.execution._GRACE", 0.1)
+    proc = processor(concurrency=4)
+
+    @proc.handle_for(Everything(), name="blocking-one")
+    async def handle(message, context):
+        if slow(message):
+            time.sleep(1)  # noqa: ASYNC251 - the mistake that is looked for
+
+    broker = Broker(proc, [SLOW], ends=False, drain=5)
+    with pytest.raises(ProcessingFailed, match=r"stuck in a handler past its timeout .*blocking-one"):
+        execute([broker])
+    assert proc.dlq.told() == [(SLOW, "timeout")]
+    assert broker.acked == [SLOW]
+
+
+def test_a_short_block_is_no_reason_to_stop(monkeypatch):
+    """An `async def` that blocks the loop past its timeout, but not past the grace, is only a dead letter."""
+    monkeypatch.setattr("missive.engine.execution._GRACE", 5)
+    proc = processor()
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        if slow(message):
+            time.sleep(0.4)  # noqa: ASYNC251 - as above
+            await asyncio.sleep(1)
+
+    _, report = run(Broker(proc, [SLOW, FAST]))
+    assert (report.total_handled, dict(report.dead)) == (1, {"timeout": 1})
+
+
+def test_handlers_that_swallow_every_cancellation_are_stuck(monkeypatch):
+    """Async handlers that go on though cancelled are stuck like threads, once they are as many as run at once."""
+    monkeypatch.setattr("missive.engine.execution._GRACE", 0.1)
+    proc, over = processor(concurrency=2), asyncio.Event()
+
+    @proc.handle_for(Everything(), name="deaf-one")
+    async def handle(message, context):
+        while not over.is_set():
+            try:
+                await asyncio.wait_for(over.wait(), 0.02)
+            except (asyncio.CancelledError, TimeoutError):
+                continue
+
+    async def beside(engine):
+        await until(lambda: engine._failure is not None, "the engine to give up")
+        over.set()
+
+    with pytest.raises(ProcessingFailed, match="deaf-one"):
+        run(Broker(proc, [SLOW] * 5, ends=False), beside=beside, drain=5)
+    assert proc.dlq.told() == [(SLOW, "timeout")] * 2
+
+
+# Whose timeout
+
+
+def test_a_handlers_own_timeout_replaces_the_processors():
+    """A handler that says its own timeout has that, longer or shorter; a timedelta is one too."""
+    proc = processor(timeout=0.1, concurrency=4, on_overlap="ignore")
+    remaining = {}
+
+    async def handle(message, context):
+        remaining[message.get_json()["h"]] = context.remaining
+        await asyncio.sleep(0.3)
+
+    for number, timeout in enumerate([None, 5, timedelta(seconds=3)]):
+        proc.add_handler(Field("h", number), handle, name=f"h{number}", timeout=timeout)
+    proc.add_handler(Field("h", 3), handle, name="h3", timeout=0.2)
+    _, report = run(Broker(proc, [b'{"h":%d}' % n for n in range(4)]))
+    assert dict(report.handled) == {"h1": 1, "h2": 1}
+    assert dict(report.dead) == {"timeout": 2}
+    assert 0 < remaining[0] <= 0.1
+    assert 4 < remaining[1] <= 5
+    assert 2 < remaining[2] <= 3
+
+
+def test_an_included_processor_keeps_its_timeout():
+    """An included processor's timeout stays its own; a handler's own comes before it."""
+    outer, inner = processor(timeout=60), Processor(JSONMessage, name="inner", timeout=7)
+    nothing = lambda message, context: None
+    inner.add_handler(Field("h", 1), nothing, name="inner")
+    inner.add_handler(Field("h", 2), nothing, name="own", timeout=3)
+    outer.add_handler(Field("h", 3), nothing, name="outer")
+    outer.include(inner)
+    assert {route.name: route.timeout for route in outer.routes()} == {"inner": 7, "own": 3, "outer": 60}
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "soon", (), timedelta(0), timedelta(-1)])
+def test_what_is_no_timeout(timeout):
+    """A timeout is a finite number of seconds above zero, for a processor, a handler and a batch handler."""
+    with pytest.raises(RegistrationError, match="timeout= is a number of seconds above zero"):
+        Processor(timeout=timeout)
+    proc = Processor()
+    with pytest.raises(RegistrationError, match="timeout= is a number of seconds above zero"):
+        proc.add_handler(Everything(), lambda message, context: None, timeout=timeout)
+    with pytest.raises(RegistrationError, match="timeout= is a number of seconds above zero"):
+        proc.add_batch_handler(Everything(), lambda batch: None, timeout=timeout)
+    assert proc.routes() == ()
+
+
+# From inside
+
+
+def test_remaining_decreases():
+    """`context.remaining` is what is left of the timeout, in handler and hooks; below zero when it passed."""
+    proc, seen = processor(timeout=0.2), []
+    note = lambda worker, context: seen.append(context.remaining)
+    proc.before_handling(note)
+    proc.after_handling(note)
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        seen.append(context.remaining)
+        time.sleep(0.25)
+        seen.append(context.remaining)
+
+    run(Broker(proc, [SLOW]))
+    assert seen == sorted(seen, reverse=True)
+    assert 0 < seen[1] <= seen[0] <= 0.2
+    assert 0 > seen[2] >= seen[3]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_extend_grants_more_time(is_async):
+    """A handler that extends may run for longer than its timeout, by so much; not for ever."""
+    proc, left = processor(), []
+
+    def begin(message, context):
+        if not message.get_json().get("patient", True):
+            return
+        before = context.remaining
+        context.extend(timedelta(seconds=0.5))
+        context.extend(0.5)
+        left.append(context.remaining - before)
+
+    async def handle(message, context):
+        begin(message, context)
+        await asyncio.sleep(0.4)
+
+    def handle_sync(message, context):
+        begin(message, context)
+        time.sleep(0.4)
+
+    proc.add_handler(Everything(), handle if is_async else handle_sync)
+    _, report = run(Broker(proc, [b'{"patient":true}', b'{"patient":false}']))
+    assert proc.dlq.told() == [(b'{"patient":false}', "timeout")]
+    assert report.total_handled == 1
+    assert 0.9 < left[0] <= 1
+
+
+def test_what_was_extended_still_ends():
+    """The timeout that was extended passes too."""
+    proc = processor()
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        context.extend(0.1)
+        await asyncio.sleep(30)
+
+    run(Broker(proc, [SLOW]))
+    assert proc.dlq.told() == [(SLOW, "timeout")]
+
+
+def test_an_extension_is_of_one_attempt():
+    """A retried attempt has a fresh timeout: neither what the first used up nor what it was granted counts."""
+    proc, remaining = processor(timeout=0.3, concurrency=3), []
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        remaining.append(context.remaining)
+        if context.attempt == 1:
+            context.extend(100)
+            time.sleep(0.2)
+        if context.attempt < 3:
+            context.retry(0)
+        else:
+            time.sleep(0.5)
+
+    _, report = run(Broker(proc, [SLOW, FAST], capabilities=Capabilities()))
+    assert (report.retried, dict(report.dead)) == (4, {"timeout": 2})
+    assert all(0.2 < left <= 0.3 for left in remaining)
+
+
+def test_what_timed_out_before_is_not_overdue_at_its_next_attempt():
+    """A batch half, and a lane's next, begin anew: what was overdue is not for ever."""
+    proc, calls = processor(), []
+
+    @proc.handle_batch_for(Everything(), size=2, wait=0.05)
+    async def handle(batch):
+        calls.append(len(batch))
+        await asyncio.sleep(30 if len(batch) > 1 else 0)
+
+    _, report = run(Broker(proc, [b"{}", b"{}"]))
+    assert calls == [2, 1, 1]
+    assert (report.total_handled, report.total_dead) == (2, 0)
+
+
+# Leases that cannot be renewed
+
+
+def test_extend_is_refused_where_the_lease_would_end():
+    """Where a lease cannot be renewed, more time than it gives is a `UsageError`, and a little more is granted."""
+    proc, refused, remaining = processor(timeout=1), [], []
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        before = context.remaining
+        context.extend(1)
+        with pytest.raises(UsageError, match="cannot be asked for more time") as error:
+            context.extend(60)
+        refused.append(str(error.value))
+        remaining.append(context.remaining - before)
+
+    run(Broker(proc, [SLOW], capabilities=Capabilities(lease=30, renewable=False)))
+    assert refused[0].startswith("broker:queue gives a message to somebody else 30 seconds")
+    assert 0.5 < remaining[0] <= 1
+
+
+def test_extend_needs_no_lease_or_one_that_is_renewed():
+    """Without a lease, or with one that is renewed, any extension is granted."""
+    for capabilities in (Capabilities(), Capabilities(lease=5)):
+        proc, remaining = processor(), []
+
+        @proc.handle_for(Everything())
+        def handle(message, context, remaining=remaining):
+            context.extend(1000)
+            remaining.append(context.remaining)
+
+        run(Broker(proc, [SLOW], capabilities=capabilities))
+        assert remaining[0] > 900
+
+
+def test_a_timeout_longer_than_a_lease_that_ends_is_refused():
+    """A handler that may take longer than a lease which cannot be renewed is named, and nothing starts."""
+    proc = processor(timeout=10)
+    proc.add_handler(Field("a", 1), lambda message, context: None, name="short")
+    proc.add_handler(Field("a", 2), lambda message, context: None, name="long", timeout=31)
+    broker = Broker(proc, [SLOW], capabilities=Capabilities(lease=30, renewable=False))
+    with pytest.raises(Fatal, match=r"broker:queue .* 30 seconds .* long may take 31 seconds: give it a timeout="):
+        run(broker)
+    assert [session.closed for session in broker.sessions] == [True]
+    assert (broker.acked, list(broker.ready)) == ([], list(broker.ready))
+
+
+def test_a_timeout_as_long_as_the_lease_will_do():
+    """A timeout no longer than the lease is accepted; so is a longer one where it is renewed, or of a discard."""
+    for timeout, capabilities in ((30, Capabilities(lease=30, renewable=False)), (600, Capabilities(lease=30))):
+        proc = processor(timeout=timeout)
+        proc.add_handler(Everything(), lambda message, context: None)
+        assert run(Broker(proc, [SLOW], capabilities=capabilities)).report.total_handled == 1
+    proc = processor(timeout=600)
+    proc.discard_for(Everything(), reason="all of it")
+    run(Broker(proc, [SLOW], capabilities=Capabilities(lease=30, renewable=False)))
+
+
+# The test client
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_the_test_client_times_out(is_async):
+    """A test client decides a late handler as `timeout`, whatever it said; an async one is cancelled."""
+    proc, ended = processor(), []
+
+    async def handle(message, context):
+        try:
+            await asyncio.sleep(0.3)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+        if slow(message):
+            context.retry()
+
+    def handle_sync(message, context):
+        time.sleep(0.3 if slow(message) else 0)
+        ended.append("returned")
+
+    proc.add_handler(Everything(), handle if is_async else handle_sync)
+    with proc.test_client() as client:
+        result = client.send(JSONMessage(SLOW))
+        assert (result.outcome, result.reason, result.delay) == ("dead_lettered", "timeout", None)
+        assert ended == ["cancelled" if is_async else "returned"]
+        assert client.dead_lettered == client.acked
+    assert proc.dlq.told() == [(SLOW, "timeout")]
+
+
+def test_the_async_test_client_times_out():
+    """The async client cancels too, and what sends is not cancelled with it."""
+    proc = processor()
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        await asyncio.sleep(30 if slow(message) else 0)
+
+    async def main():
+        async with proc.test_client() as client:
+            results = [await client.send(JSONMessage(body)) for body in (SLOW, FAST)]
+            assert asyncio.current_task().cancelling() == 0
+            return [(result.outcome, result.reason) for result in results]
+
+    assert asyncio.run(main()) == [("dead_lettered", "timeout"), ("acked", None)]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_the_test_client_without_a_dead_letter_queue(is_async):
+    """Without a dead letter queue a timeout raises `NotSettled`, which names the handler and its timeout."""
+    proc = Processor(name="app", timeout=0.1)
+
+    async def handle(message, context):
+        await asyncio.sleep(30)
+
+    def handle_sync(message, context):
+        time.sleep(0.2)
+
+    proc.add_handler(Everything(), handle if is_async else handle_sync, name="late-one")
+    with proc.test_client() as client, pytest.raises(NotSettled, match=r"late-one ran for more than its 0\.1 seconds"):
+        client.send(proc.message_cls(b""))
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_the_test_client_grants_extensions(is_async):
+    """What a handler extends by is its own in a test client too, and `remaining` says so."""
+    proc, left = processor(), []
+
+    async def handle(message, context):
+        context.extend(5)
+        await asyncio.sleep(0.2)
+        left.append(context.remaining)
+
+    def handle_sync(message, context):
+        context.extend(5)
+        time.sleep(0.2)
+        left.append(context.remaining)
+
+    proc.add_handler(Everything(), handle if is_async else handle_sync)
+    with proc.test_client() as client:
+        assert client.send(JSONMessage(SLOW)).outcome == "acked"
+    assert 1 < left[0] < 5
+
+
+def test_memory_adapter_and_run_agree():
+    """`execute` itself, with the adapter of tests, times out as well."""
+    proc, done = processor(), threading.Event()
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        if slow(message):
+            done.wait(10)
+
+    adapter = MemoryAdapter(proc, [SLOW, FAST, FAST])
+
+    def release():
+        wait_until(lambda: len(adapter.settled) == 2, "the others to be settled", 10)
+        time.sleep(0.2)
+        done.set()
+
+    helper = threading.Thread(target=release)
+    helper.start()
+    (report,) = execute([adapter])
+    helper.join()
+    assert (report.total_handled, dict(report.dead)) == (2, {"timeout": 1})
