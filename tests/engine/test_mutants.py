@@ -6,6 +6,7 @@ import pytest
 
 from missive.engine import intake
 from missive.engine.dispatch import Dispatcher
+from missive.engine.execution import LoopPool
 from missive.engine.filing import Filing
 from missive.engine.flow import Flow
 from missive.engine.gates import Gate
@@ -147,7 +148,39 @@ def never_connected_again(patch):
     patch.setattr(Source, "_back_off", mutant)
 
 
+def taken_twice(patch):
+    """A delivery is taken in twice."""
+    take = Flow._take
+
+    def mutant(self, source, session, deliveries):
+        take(self, source, session, deliveries)
+        take(self, source, session, deliveries[-1:])
+
+    patch.setattr(Flow, "_take", mutant)
+
+
+def handlers_left_running(patch):
+    """A forced stop does not cancel what runs."""
+
+    async def mutant(self):
+        return None
+
+    patch.setattr(LoopPool, "stop", mutant)
+
+
+def drain_without_end(patch):
+    """A stop waits for what will never come, once all is settled."""
+
+    async def mutant(self):
+        await self._runtime.sleep(10**6)
+
+    patch.setattr(Flow, "finished", mutant)
+
+
 MUTANTS = {
+    taken_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
+    handlers_left_running: {Promise.nothing_left},
+    drain_without_end: {Promise.stops},
     settle_before_durable: {Promise.durable},
     watermark_off_by_one: {Promise.durable},
     lane_released_early: {Promise.in_order},
