@@ -1,6 +1,16 @@
-"""For tests: the test client and an in-memory adapter."""
+"""For tests: the test client, an in-memory adapter, and the simulation of schedules of faults."""
 
 from missive.testing.client import AsyncTestClient, ClientSession, Result, TestClient
 from missive.testing.memory import MemoryAdapter
+from missive.testing.simulation import Faults, SimulationFailed, simulate
 
-__all__ = ["AsyncTestClient", "ClientSession", "MemoryAdapter", "Result", "TestClient"]
+__all__ = [
+    "AsyncTestClient",
+    "ClientSession",
+    "Faults",
+    "MemoryAdapter",
+    "Result",
+    "SimulationFailed",
+    "TestClient",
+    "simulate",
+]

@@ -78,6 +78,8 @@ class Broker:
         self.kind = kind
         self.open = 0
         """Messages that are not settled."""
+        self.calm_since = _FOREVER
+        """Since when nothing goes wrong any more, and so no lease ends that is held."""
         self.emptied: Callable[[], None] = lambda: None
         """Called when there is nothing left."""
         self.changed: Callable[[], None] = lambda: None
@@ -154,6 +156,9 @@ class Broker:
             if not self.kind.cumulative:
                 self._waiting.append((entry.number, entry))
         for handout in [one for one in self._leased if one.until <= self._now]:
+            renewed = handout.until - (self.kind.lease or 0)
+            if renewed >= self.calm_since and handout.given and not handout.told and handout.session.open:
+                self._fail(Promise.leases, f"that of m{handout.entry.number} was not")
             self.take_away(handout, "lease ended")
 
     def take_away(self, handout: Handout, why: str) -> None:

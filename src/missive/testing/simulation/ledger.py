@@ -74,7 +74,7 @@ class Entry:
 class Handout:
     """One delivery of a message: who has it, until when, and how far it got."""
 
-    __slots__ = ("attempt", "entry", "given", "lost", "mates", "outcome", "running", "session", "told", "until")
+    __slots__ = ("attempt", "entry", "given", "lost", "outcome", "running", "session", "told", "until")
 
     def __init__(self, entry: Entry, session: Any, until: float, attempt: int) -> None:
         self.entry = entry
@@ -91,8 +91,6 @@ class Handout:
         self.told = False
         """Whether the engine settled it, whatever came of that."""
         self.outcome: Outcome | None = None
-        self.mates: list[Handout] = []
-        """Those it was ever in one batch with, among which the handler itself says what is done first."""
 
     @property
     def final(self) -> bool:
@@ -108,6 +106,11 @@ class Handout:
         terms = None if entry.route is None else entry.route.terms
         plain = terms is None or (terms.concurrency is None and terms.rate_limit is None and terms.batch is None)
         return plain and entry.group is None and self.outcome is None
+
+    @property
+    def in_limbo(self) -> bool:
+        """Whether the engine settled it, and the transport does not know."""
+        return self.told and not self.lost and not self.entry.gone
 
     @property
     def durable(self) -> bool:
@@ -133,7 +136,8 @@ class Ledger:
         self._busy: dict[Hashable, Work] = {}
         self._running: dict[Route | None, int] = {}
         self._began: dict[Route, deque[tuple[float, int]]] = {}
-        self._runs = 0
+        self.runs = 0
+        """How often messages were handled."""
 
     def new_life(self, concurrency: int) -> None:
         """Begin anew: whatever ran is dead."""
@@ -169,13 +173,12 @@ class Ledger:
         for job in jobs:
             job.delivery.token.running = True
         self._check_limits(route, len(jobs))
-        self._runs += len(jobs)
-        if self._runs > _MOST_RUNS * len(self.entries):
+        self.runs += len(jobs)
+        if self.runs > _MOST_RUNS * len(self.entries):
             self._fail(Promise.progress, f"m{jobs[0].delivery.token.entry.number} is handled again and again")
 
     def _check_order(self, handout: Handout, together: Sequence[Handout], work: Work) -> None:
         entry = handout.entry
-        handout.mates += together
         if self._busy.setdefault(entry.group, work) is not work:
             self._fail(Promise.one_at_a_time, f"m{entry.number} began while another of its key ran")
         for earlier in self._handouts[entry.group]:
@@ -183,11 +186,10 @@ class Ledger:
                 break
             done = earlier.final or earlier.lost or earlier.session is not handout.session
             done = done or (earlier.entry.passes and earlier.outcome is not None)
-            # Two of a batch that are both to be retried come again each at its own time.
-            if not done and earlier not in handout.mates:
+            if not done and earlier not in together:
                 self._fail(Promise.in_order, f"m{entry.number} began before m{earlier.entry.number}, delivered earlier")
         if self.redelivers_in_order:
-            mates = [one.entry for one in handout.mates]
+            mates = [one.entry for one in together]
             for first in self.groups[entry.group]:
                 if first is entry:
                     break
@@ -247,15 +249,16 @@ class Ledger:
 
     def in_hand(self, session: Any) -> list[Handout]:
         """Return the deliveries of a session that the engine has and has not settled."""
-        found = []
-        for entry in self.entries:
-            handout = entry.holder
-            if handout is None or handout.session is not session or not handout.given or handout.told or handout.lost:
-                continue
-            # What is done may be behind the mark already, and the mark not committed yet.
-            if not (self.by_marks and handout.durable):
-                found.append(handout)
-        return found
+        now = self._clock.now
+        held = [one for one in self.holders if one.session is session and one.given and not one.told]
+        held = [one for one in held if not one.lost and one.until > now]
+        # What is done may be behind the mark already, and the mark not committed yet.
+        return [one for one in held if not one.durable] if self.by_marks else held
+
+    @property
+    def holders(self) -> list[Handout]:
+        """Return the last delivery of each message."""
+        return [entry.holder for entry in self.entries if entry.holder is not None]
 
     def balance(self, *, faultless: bool) -> None:
         """Check that all of it came to an end."""

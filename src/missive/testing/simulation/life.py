@@ -19,7 +19,7 @@ from missive.testing.simulation.trace import Promise
 from missive.testing.simulation.world import World
 
 _PATIENCE = 120.0
-"""So many seconds without any event, with nothing due, are no progress."""
+"""So many seconds in which nothing is handled or settled, with nothing due, are no progress."""
 _LOOKING = 10.0
 _TO_STOP = 40.0
 """Seconds that an engine may take to stop, beyond its drain."""
@@ -53,7 +53,7 @@ class Life:
         self._random = world.random
         self._longest = self._random.choice(_DURATIONS)
         self._crash_in: int | None = None
-        self._seen = 0
+        self._seen = (0, 0)
         self._stopping = False
         world.ledger.new_life(concurrency)
         self.loop.set_exception_handler(self._unhandled)
@@ -66,6 +66,7 @@ class Life:
             handlers_loop=self.loop,
             runtime=SimulatedRuntime(self),
         )
+        world.stop = self.loop.stop
         world.broker.changed = self._wake
         world.broker.emptied = self._emptied
 
@@ -115,8 +116,6 @@ class Life:
             self._crash_in -= 1
             if self._crash_in == 0:
                 self.crash()
-        if self.world.broken is not None:
-            self.loop.stop()
 
     def started(self, work: Work) -> None:
         """Note that a handler begins."""
@@ -135,7 +134,8 @@ class Life:
     def _plan(self) -> None:
         random, loop = self._random, self.loop
         if self._end is End.quiet:
-            self.world.weather.clear_up()
+            # Either the process that goes through the faults recovers, or one that has seen none.
+            loop.call_later(random.random() * 5 if self.either() else 0.0, self._clear_up)
             loop.call_later(_LOOKING, self._look)
             if not self.world.broker.open:
                 loop.call_later(0.5, self._engine.stop)
@@ -149,6 +149,16 @@ class Life:
         loop.call_later(at, self._stop)
         if self._end is End.force:
             loop.call_later(at + random.random() * 0.2, self._stop)
+
+    def _clear_up(self) -> None:
+        world = self.world
+        world.trace.add("clears up")
+        world.weather.clear_up()
+        world.broker.calm_since = world.clock.now
+        # What the transport was told and never heard comes again with the next session.
+        for session in self.sessions:
+            if any(one.session is session and one.in_limbo for one in world.ledger.holders):
+                session.die()
 
     def crash(self) -> None:
         """Die at this instant."""
@@ -170,7 +180,7 @@ class Life:
             self.loop.call_later(self._drain + _TO_STOP, self._too_late)
 
     def _too_late(self) -> None:
-        self._give_up(Promise.stops, f"it did not: {self._alive()}")
+        self.world.fail(Promise.stops, f"it did not: {self._alive()}")
 
     def _wake(self) -> None:
         for session in self.sessions:
@@ -184,16 +194,13 @@ class Life:
     def _look(self) -> None:
         """See whether there is progress."""
         world = self.world
-        if len(world.trace.events) > self._seen or world.clock.now <= world.ledger.due + _PATIENCE:
-            self._seen = len(world.trace.events)
+        done = (world.broker.open, world.ledger.runs)
+        if done != self._seen or world.clock.now <= world.ledger.due + _PATIENCE:
+            self._seen = done
             self.loop.call_later(_PATIENCE, self._look)
             return
         left = ", ".join(f"m{entry.number}" for entry in world.ledger.entries if not entry.gone)
-        self._give_up(Promise.progress, f"there is none, with {left or 'nothing'} unsettled")
-
-    def _give_up(self, promise: Promise, what: str) -> None:
-        self.world.fail(promise, what)
-        self.loop.stop()
+        self.world.fail(Promise.progress, f"there is none, with {left or 'nothing'} unsettled")
 
     def _check_end(self, main: asyncio.Task[Any]) -> None:
         """Check how the engine ended that was not killed."""
@@ -219,4 +226,4 @@ class Life:
         if not self.dead:
             error = context.get("exception")
             what = type(error).__name__ if error is None else describe(error)
-            self._give_up(Promise.no_error, f"{context['message']}: {what}")
+            self.world.fail(Promise.no_error, f"{context['message']}: {what}")

@@ -39,17 +39,18 @@ class _NeverWaits(selectors.SelectSelector):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
-        self._turns = 0
+        self.turns = 0
+        """How often it was asked without time going on."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise Deadlock
         if timeout > 0:
             self._clock.now += timeout
-            self._turns = 0
+            self.turns = 0
         else:
-            self._turns += 1
-            if self._turns > _MOST_AT_ONCE:
+            self.turns += 1
+            if self.turns > _MOST_AT_ONCE:
                 raise Livelock
         return []
 
@@ -61,7 +62,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._virtual = clock
         self._ending = False
         self._tasks: list[asyncio.Task[Any]] = []
-        super().__init__(_NeverWaits(clock))
+        self._never_waits = _NeverWaits(clock)
+        super().__init__(self._never_waits)
         self.set_task_factory(self._new_task)
 
     def time(self) -> float:
@@ -105,6 +107,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def unwind(self) -> None:
         """Cancel everything until there is nothing left, without time going on and without anything new."""
         self._ending = True
+        self._never_waits.turns = 0
         for _ in range(_MOST_AT_ONCE):
             if not (alive := self.unfinished()):
                 break

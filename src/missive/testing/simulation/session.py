@@ -64,7 +64,7 @@ class SimulatedSession(Session):
         self._world = life.world
         self._broker = life.world.broker
         self._host = host
-        self._dead = False
+        self.open = True
         self._stopped = False
         self._fetching = False
         self._buffer: list[Handout] = []
@@ -151,12 +151,12 @@ class SimulatedSession(Session):
 
     async def pause(self, lanes: Collection[str]) -> None:
         """Deliver no more of these lanes."""
-        self._hit()
+        self._hit(fatally=True)
         self._paused.update(dict.fromkeys(lanes))
 
     async def resume(self, lanes: Collection[str]) -> None:
         """Deliver them again."""
-        self._hit()
+        self._hit(fatally=True)
         for lane in lanes:
             self._paused.pop(lane, None)
         self.wake()
@@ -257,21 +257,21 @@ class SimulatedSession(Session):
 
     def die(self) -> None:
         """End it: what it holds comes again."""
-        if not self._dead:
-            self._dead = True
+        if self.open:
+            self.open = False
             self._world.trace.add("session ended")
             self._broker.end(self, self._world.ledger.entries)
             self.wake()
 
-    def _hit(self) -> None:
+    def _hit(self, *, fatally: bool = False) -> None:
         """Fail, if that is what the weather says; half of the time for good."""
         self._check()
         weather = self._world.weather
         if weather.strikes(weather.transient):
-            if weather.random.random() < 0.5:  # noqa: PLR2004
+            if fatally or self._life.either():
                 self.die()
             raise Transient("the simulated connection failed")
 
     def _check(self) -> None:
-        if self._dead or self._life.dead:
+        if not self.open or self._life.dead:
             raise Transient("the simulated connection is gone")

@@ -61,12 +61,13 @@ def _run(
     made = scenario()
     if isinstance(made, Processor):
         return run_schedule(seed, made, messages, faults=faults, transport=transport)
-    trace = run_schedule(seed, next(made), messages, faults=faults, transport=transport)
-    try:
-        next(made, None)
-    except AssertionError as failed:
-        # Its text is the scenario's own, and may hold content.
-        raise SimulationFailed(seed, Promise.check, "it does not", trace) from failed
+    with contextlib.closing(made):
+        trace = run_schedule(seed, next(made), messages, faults=faults, transport=transport)
+        try:
+            next(made, None)
+        except AssertionError as failed:
+            # Its text is the scenario's own, and may hold content.
+            raise SimulationFailed(seed, Promise.check, "it does not", trace) from failed
     return trace
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 from zlib import crc32
@@ -35,6 +35,8 @@ class World:
         self.clock = Clock()
         self.trace = Trace(self.clock)
         self.broken: tuple[Promise, str] | None = None
+        self.stop: Callable[[], None] = lambda: None
+        """Called when a promise was broken: there is no more to see."""
         self.weather = Weather(faults, random)
         self.ledger = Ledger(self.clock, self.trace, self.fail)
         transport = TRANSPORTS[kind or random.choice(list(TRANSPORTS))](random)
@@ -49,6 +51,7 @@ class World:
         if self.broken is None:
             self.broken = (promise, what)
             self.trace.add("BROKEN", None, what)
+            self.stop()
 
     def entry_of(self, record: Record) -> Entry:
         """Return the message of a record."""

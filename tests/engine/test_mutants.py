@@ -1,0 +1,213 @@
+"""The test of the test: engines with one thing wrong, each of which the schedules find, and say what it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from missive.engine import intake
+from missive.engine.dispatch import Dispatcher
+from missive.engine.execution import LoopPool
+from missive.engine.filing import Filing
+from missive.engine.flow import Flow
+from missive.engine.gates import Gate
+from missive.engine.intake import Source
+from missive.engine.lanes import Lanes
+from missive.engine.leases import Keeper
+from missive.engine.settlement import Settler, Watermark
+from missive.testing.simulation import Promise, SimulationFailed
+from missive.testing.simulation.simulate import quiet
+from tests.support.scenario import run
+
+SEEDS = 300
+
+
+def settle_before_durable(patch):
+    """A dead letter is settled as soon as it is decided, and not when it is in the store."""
+    add = Filing.add
+
+    def mutant(self, job):
+        add(self, job)
+        self._filed([job])
+
+    patch.setattr(Filing, "add", mutant)
+
+
+def watermark_off_by_one(patch):
+    """The mark is at the first message that is not done, and not at the last one that is."""
+    complete = Watermark.complete
+
+    def mutant(self, position):
+        passed = complete(self, position)
+        if self._order:
+            self.position = self._order[0]
+        return passed
+
+    patch.setattr(Watermark, "complete", mutant)
+
+
+def lane_released_early(patch):
+    """The next of a lane runs while the one before it waits to be retried."""
+    hold = Flow._hold
+
+    def mutant(self, job, route):
+        self.dispatcher.leave_lane(job)
+        hold(self, job, route)
+
+    patch.setattr(Flow, "_hold", mutant)
+
+
+def lane_backwards(patch):
+    """The last of those who wait in a lane is the next."""
+    leave = Lanes.leave
+
+    def mutant(self, key):
+        if lane := self._waiting.get(key):
+            lane.rotate(1)
+        return leave(self, key)
+
+    patch.setattr(Lanes, "leave", mutant)
+
+
+def no_lanes(patch):
+    """Nobody waits for the others of his lane."""
+
+    def mutant(self, job):
+        job.lane = None
+        self.add_head(job)
+
+    patch.setattr(Dispatcher, "add", mutant)
+
+
+def retry_settled(patch):
+    """A message that is to be retried is settled."""
+    hold = Flow._hold
+
+    def mutant(self, job, route):
+        hold(self, job, route)
+        self.settlers[job.source].add([job])
+
+    patch.setattr(Flow, "_hold", mutant)
+
+
+def retry_uncounted(patch):
+    """A retry is the same attempt again."""
+    patch.setattr(Flow, "_next_attempt", lambda self, job: job.anew())
+
+
+def credit_ignored(patch):
+    """As much as ever is asked for, whatever is in hand."""
+
+    async def mutant(self):
+        return intake.CREDIT
+
+    patch.setattr(Source, "_credit", mutant)
+
+
+def limit_ignored(patch):
+    """A handler gets more messages at once than it says."""
+    patch.setattr(Gate, "_full", False)
+
+
+def leases_not_renewed(patch):
+    """No lease is ever renewed."""
+
+    async def mutant(self, session, lease):
+        return None
+
+    patch.setattr(Keeper, "_renew", mutant)
+
+
+def session_unchecked(patch):
+    """What came in a session that is dead is settled in the next."""
+    settle = Settler._settle_pending
+
+    async def mutant(self):
+        for job in self._pending:
+            job.session = self._source.session
+        await settle(self)
+
+    patch.setattr(Settler, "_settle_pending", mutant)
+
+
+def marks_outlive_their_session(patch):
+    """A mark goes on in the next session, where it left off in the last."""
+    patch.setattr(Settler, "lost", lambda self: None)
+
+
+def dead_letters_forgotten(patch):
+    """A dead letter that is in the store is never settled."""
+    patch.setattr(Flow, "_filed", lambda self, jobs: None)
+
+
+def never_connected_again(patch):
+    """A source of which a session died does not connect again."""
+
+    async def mutant(self, trouble):
+        await self._runtime.sleep(10**6)
+
+    patch.setattr(Source, "_back_off", mutant)
+
+
+def taken_twice(patch):
+    """A delivery is taken in twice."""
+    take = Flow._take
+
+    def mutant(self, source, session, deliveries):
+        take(self, source, session, deliveries)
+        take(self, source, session, deliveries[-1:])
+
+    patch.setattr(Flow, "_take", mutant)
+
+
+def handlers_left_running(patch):
+    """A forced stop does not cancel what runs."""
+
+    async def mutant(self):
+        return None
+
+    patch.setattr(LoopPool, "stop", mutant)
+
+
+def drain_without_end(patch):
+    """A stop waits for what will never come, once all is settled."""
+
+    async def mutant(self):
+        await self._runtime.sleep(10**6)
+
+    patch.setattr(Flow, "finished", mutant)
+
+
+MUTANTS = {
+    taken_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
+    handlers_left_running: {Promise.nothing_left},
+    drain_without_end: {Promise.stops},
+    settle_before_durable: {Promise.durable},
+    watermark_off_by_one: {Promise.durable},
+    lane_released_early: {Promise.in_order},
+    lane_backwards: {Promise.in_order},
+    no_lanes: {Promise.in_order, Promise.one_at_a_time},
+    retry_settled: {Promise.durable},
+    retry_uncounted: {Promise.attempts},
+    credit_ignored: {Promise.credit},
+    limit_ignored: {Promise.concurrency},
+    leases_not_renewed: {Promise.leases},
+    session_unchecked: {Promise.sessions},
+    marks_outlive_their_session: {Promise.sessions, Promise.durable},
+    dead_letters_forgotten: {Promise.progress},
+    never_connected_again: {Promise.progress},
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_mutant_is_found(mutant, monkeypatch, record_property):
+    """Some schedule of the first few hundred finds an engine with one line changed, and names the promise it breaks."""
+    mutant(monkeypatch)
+    with quiet(), pytest.raises(SimulationFailed) as failed:
+        run_until_it_fails()
+    record_property("found by seed", failed.value.seed)
+    assert failed.value.promise in MUTANTS[mutant], str(failed.value)
+
+
+def run_until_it_fails():
+    for seed in range(SEEDS):
+        run(seed)
