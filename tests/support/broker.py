@@ -7,7 +7,7 @@ import inspect
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +22,7 @@ from missive.adapters.contract import (
     EndOfInput,
     Host,
     Item,
+    Mark,
     Result,
     Session,
     SessionStatus,
@@ -73,7 +74,11 @@ class Broker(Adapter):
         self.extended: list[Sequence[Delivery]] = []
         self.told: list[tuple[str, tuple[str, ...]]] = []
         """Lanes paused and resumed."""
+        self.marks: list[Mapping[str | None, int]] = []
+        """What each commit said."""
         self.most_held = 0
+        self.foreign: list[Delivery] = []
+        """Deliveries that a session was asked about which had not delivered them: there must be none."""
 
     @property
     def destination(self) -> str:
@@ -106,6 +111,7 @@ class BrokerSession(Session):
         self._host = host
         self._changed = asyncio.Event()
         self._dead = False
+        self._given: set[Delivery] = set()
         self._sweeping = asyncio.ensure_future(self._sweep()) if broker.capabilities.lease else None
 
     def receive(self, deliveries: Sequence[Delivery]) -> None:
@@ -141,6 +147,7 @@ class BrokerSession(Session):
             if found := self._take(credit):
                 until = broker.clock() + (self.capabilities.lease or 1e9)
                 broker.held.update(dict.fromkeys(found, (self, until)))
+                self._given.update(found)
                 broker.most_held = max(broker.most_held, len(broker.held))
                 return found
             if broker.ends and not broker.held and not broker.ready:
@@ -166,6 +173,7 @@ class BrokerSession(Session):
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
         broker = self._broker
         broker.settlements.append(items)
+        broker.foreign += [item.delivery for item in items if item.delivery not in self._given]
         results = await self._meddled("settle", items)
         if self._dead:
             raise Transient("the broker is gone")
@@ -185,9 +193,22 @@ class BrokerSession(Session):
             broker.acked.append(item.delivery.body)
         return Result.confirmed
 
+    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        broker = self._broker
+        await self._meddled("commit", marks)
+        broker.marks.append({lane: mark.position for lane, mark in marks.items()})
+        for delivery in list(broker.held):
+            mark = marks.get(delivery.lane)
+            if mark is not None and (delivery.position or 0) <= mark.position:
+                broker.held.pop(delivery)
+                broker.acked.append(delivery.body)
+        self._changed.set()
+        return dict.fromkeys(marks, Result.confirmed)
+
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         broker = self._broker
         broker.extended.append(deliveries)
+        broker.foreign += [delivery for delivery in deliveries if delivery not in self._given]
         results = await self._meddled("extend", deliveries)
         if results is not None:
             return results
@@ -221,6 +242,20 @@ class BrokerSession(Session):
             del self._broker.held[delivery]
             self._broker.again(delivery)
         self._changed.set()
+
+
+class Quick(Runtime):
+    """A clock that runs ten times as fast, and so makes waits short."""
+
+    monotonic = staticmethod(lambda: time.monotonic() * 10)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for a tenth."""
+        await asyncio.sleep(seconds / 10)
+
+    def call_later(self, seconds: float, fn: Callable[[], None]) -> Callable[[], None]:
+        """Call after a tenth."""
+        return super().call_later(seconds / 10, fn)
 
 
 class Ran(NamedTuple):
@@ -271,6 +306,7 @@ def run(
         # Also where the engine failed; but not over what a test says.
         if books and engines and isinstance(sys.exception(), MissiveError | None):
             assert left_in(engines[0]) == {}
+        assert [adapter.foreign for adapter in adapters if isinstance(adapter, Broker) and adapter.foreign] == []
     return Ran(engines[0], report)
 
 

@@ -1,0 +1,344 @@
+"""Settlement: what is right for each result, and that nothing counts as settled that may not be."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+
+import pytest
+
+from missive import Processor
+from missive.adapters.contract import Capabilities, Delivery, Result, Verb
+from missive.engine import settlement
+from missive.errors import Fatal, StoreError, Transient
+from missive.matchers import Body, Everything
+from tests.support.broker import Broker, run, until
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """What is tried again is tried soon."""
+    monkeypatch.setattr(settlement, "_FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(settlement, "_LONGEST_BACKOFF", 0.05)
+
+
+def processor(**settings):
+    proc = Processor(**{"name": "app", "dlq": {}, "concurrency": 2, "on_overlap": "ignore", **settings})
+    ran = Counter()
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        ran[message.raw_data] += 1
+
+    return proc, ran
+
+
+def bodies(count):
+    return [b"%d" % n for n in range(count)]
+
+
+class Answers:
+    """What a broker answers for each message, time after time; afterwards, and for others, it settles."""
+
+    def __init__(self, broker, **answers):
+        self.tries = Counter()
+        self._broker = broker
+        self._answers = {name.removeprefix("m").encode(): list(given) for name, given in answers.items()}
+        broker.meddle["settle"] = self.settle
+
+    def settle(self, session, items):
+        """Answer."""
+        return [self._one(session, item) for item in items]
+
+    def _one(self, session, item):
+        body = item.delivery.body
+        self.tries[body] += 1
+        if left := self._answers.get(body):
+            result = left.pop(0)
+            if result in (Result.fenced, Result.sent):
+                self._broker.held.pop(item.delivery, None)
+            return result
+        return session._settle(item)
+
+
+F, U, SENT, FENCED = Result.failed, Result.unknown, Result.sent, Result.fenced
+
+
+def test_each_has_its_result():
+    """Failed is tried again, fenced is not ours any more, sent and confirmed are done; each by its place."""
+    proc, ran = processor()
+    broker = Broker(proc, bodies(6))
+    answers = Answers(broker, m1=[F], m2=[FENCED], m3=[SENT], m4=[U], m5=[F, F, F])
+    _, report = run(broker)
+    assert answers.tries == {b"0": 1, b"1": 2, b"2": 1, b"3": 1, b"4": 2, b"5": 4}
+    assert sorted(broker.acked) == [b"0", b"1", b"4", b"5"]
+    assert report.redelivered == 1
+    assert ran == dict.fromkeys(bodies(6), 1)
+
+
+def test_what_fails_for_long_is_tried_for_long():
+    """What is refused for now is settled in the end, however often, and its message is not handled again."""
+    proc, ran = processor()
+    broker = Broker(proc, bodies(2))
+    answers = Answers(broker, m0=[F] * 12)
+    _, report = run(broker)
+    assert answers.tries == {b"0": 13, b"1": 1}
+    assert (sorted(broker.acked), report.redelivered) == ([b"0", b"1"], 0)
+    assert ran == {b"0": 1, b"1": 1}
+
+
+def test_what_stays_unknown_is_let_go():
+    """That of which nothing is ever known is tried a few times, and then counts as what comes again."""
+    proc, _ = processor()
+    broker = Broker(proc, bodies(3), ends=False)
+    answers = Answers(broker, m1=[U] * 100)
+
+    async def beside(engine):
+        await until(lambda: engine.report.redelivered, "it to be let go of")
+        engine.stop()
+
+    _, report = run(broker, beside=beside)
+    assert 2 <= answers.tries[b"1"] <= 6
+    assert report.redelivered == 1
+    assert sorted(broker.acked) == [b"0", b"2"]
+
+
+@pytest.mark.parametrize("second", [FENCED, SENT, F])
+def test_what_follows_an_unknown(second):
+    """An answer that was lost may be followed by any other, which then counts."""
+    proc, ran = processor()
+    broker = Broker(proc, bodies(1))
+    answers = Answers(broker, m0=[U, second])
+    _, report = run(broker)
+    assert answers.tries[b"0"] == (3 if second is F else 2)
+    assert report.redelivered == (1 if second is FENCED else 0)
+    assert ran == {b"0": 1}
+
+
+def test_others_are_settled_meanwhile():
+    """While one settlement is tried again, those that come later are settled, and intake goes on."""
+    proc, ran = processor()
+    broker = Broker(proc, bodies(1), ends=False)
+    answers = Answers(broker, m0=[F] * 1000)
+
+    async def beside(engine):
+        await until(lambda: answers.tries[b"0"] >= 2, "it to be tried again")
+        broker.send(*bodies(50)[1:])
+        await until(lambda: len(broker.acked) == 49, "the others to be settled")
+        answers._answers.clear()
+        await until(lambda: len(broker.acked) == 50, "it to be settled")
+        engine.stop()
+
+    run(broker, beside=beside)
+    assert ran == dict.fromkeys(bodies(50), 1)
+
+
+@pytest.mark.parametrize("verb", ["ack", "release"])
+def test_a_stop_waits_for_what_is_tried_again(verb):
+    """A stop does not leave behind what was refused for now, be it done or given back unhandled."""
+    proc, go_on = Processor(name="app", dlq={}), threading.Event()
+    proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
+    broker = Broker(proc, bodies(2), ends=False)
+    answers = Answers(broker, **{f"m{0 if verb == 'ack' else 1}": [F] * 5})
+
+    async def beside(engine):
+        await until(lambda: len(broker.held) == 2, "both to come")
+        engine.stop()
+        await until(lambda: answers.tries[b"1"], "the one that waits to be given back")
+        go_on.set()
+
+    _, report = run(broker, beside=beside)
+    assert (broker.acked, broker.released) == ([b"0"], [b"1"])
+    assert report.redelivered == 0
+
+
+# A session that answers wrongly, or not at all
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Transient("gone"), StoreError("locked"), RuntimeError("an adapter's mistake"), [], [Result.confirmed] * 999, None],
+    ids=["transient", "store", "own", "too few", "too many", "dead"],
+)
+def test_a_settlement_that_fails_drops_the_session(answer):
+    """Where `settle` raises or gives a wrong number of answers, nothing counts as settled, and all comes again."""
+    proc, ran = processor()
+    broker = Broker(proc, bodies(3))
+
+    def settle(session, items):
+        if session is not broker.sessions[0]:
+            return None
+        if isinstance(answer, Exception):
+            raise answer
+        if answer is None:
+            session._die()
+        return answer
+
+    broker.meddle["settle"] = settle
+    _, report = run(broker)
+    assert len(broker.sessions) == 2
+    assert broker.sessions[0].closed
+    assert report.redelivered == 3
+    assert ran == dict.fromkeys(bodies(3), 2)
+    assert sorted(broker.acked) == bodies(3)
+
+
+def test_a_fatal_settlement_stops():
+    """What says that nothing will help stops the processor, and nothing counts as settled."""
+    proc, _ = processor()
+    broker = Broker(proc, bodies(3), ends=False)
+
+    def settle(session, items):
+        raise Fatal("not allowed to settle")
+
+    broker.meddle["settle"] = settle
+    with pytest.raises(Fatal, match="not allowed to settle"):
+        run(broker, books=False, drain=0.1)
+    assert broker.acked == []
+
+
+def test_what_is_tried_again_when_its_session_dies():
+    """What waits to be settled again is not told to another session: it comes again there, and is handled again."""
+    proc, ran = processor()
+    broker = Broker(proc, bodies(4))
+    answers = Answers(broker, m0=[F] * 3, m1=[U] * 2)
+
+    async def beside(engine):
+        await until(lambda: answers.tries[b"0"] >= 2, "it to be tried again")
+        broker.sessions[0].die()
+
+    _, report = run(broker, beside=beside)
+    # `run` checks that no session was asked about what another had delivered.
+    assert len(broker.sessions) == 2
+    assert report.redelivered >= 1
+    assert set(broker.acked) == set(bodies(4))
+    assert ran[b"0"] == 2
+
+
+def test_a_settlement_under_way_when_its_session_dies():
+    """What a dead session is still being told does not count, and everything that it held comes again."""
+    proc, ran = processor()
+    broker = Broker(proc, bodies(3))
+    asked = threading.Event()
+
+    async def settle(session, items):
+        if session is broker.sessions[0]:
+            asked.set()
+            await until(lambda: session.closed, "the session to be dropped")
+            raise Transient("closed")
+
+    broker.meddle["settle"] = settle
+
+    async def beside(engine):
+        await until(asked.is_set, "a settlement")
+        broker.sessions[0].die()
+
+    _, report = run(broker, beside=beside)
+    assert sorted(broker.acked) == bodies(3)
+    assert report.redelivered == 3
+    assert all(count == 2 for count in ran.values())
+
+
+# Batches and order
+
+
+def test_settlements_are_in_batches_and_in_order():
+    """Many settlements go in few calls of a thousand at the most, in the order they were done, each once."""
+    proc = Processor(name="app", dlq={}, concurrency=1)
+    proc.add_handler(Everything(), lambda message, context: None)
+    broker = Broker(proc, bodies(5000), most=5000)
+    blocked = threading.Event()
+
+    async def settle(session, items):
+        # Long enough for many to be done meanwhile.
+        if not blocked.is_set():
+            await asyncio.sleep(0.3)
+            blocked.set()
+
+    broker.meddle["settle"] = settle
+    _, report = run(broker)
+    assert report.total_handled == 5000
+    assert broker.acked == bodies(5000)
+    sizes = [len(items) for items in broker.settlements]
+    assert max(sizes) <= 1000
+    assert len(sizes) < 500
+
+
+def test_what_is_told():
+    """Each item says its verb, outcome and label, as far as there is one; what was not handled has no outcome."""
+    proc = Processor(name="app", dlq={}, concurrency=1, on_overlap="ignore")
+    began = threading.Event()
+    proc.add_handler(Body(b"0"), lambda message, context: None, name="h0")
+    proc.add_handler(Body(b"1"), lambda message, context: context.discard("not ours"), name="h1")
+    proc.discard_for(Body(b"2"), reason="declared")
+
+    @proc.handle_for(Body(b"4"))
+    def last(message, context):
+        began.set()
+        assert stopped.wait(10)
+
+    stopped = threading.Event()
+    broker = Broker(proc, [*bodies(5), b"0"], ends=False)
+
+    async def beside(engine):
+        await until(began.is_set, "the last to begin")
+        engine.stop()
+        await until(lambda: broker.released, "the rest to be given back")
+        stopped.set()
+
+    run(broker, beside=beside)
+    told = {
+        (item.delivery.body, item.verb, None if item.outcome is None else str(item.outcome), item.label)
+        for items in broker.settlements
+        for item in items
+    }
+    assert told == {
+        (b"0", Verb.ack, "acked", None),
+        (b"1", Verb.ack, "discarded", "not ours"),
+        (b"2", Verb.ack, "discarded", "declared"),
+        (b"3", Verb.ack, "dead_lettered", None),
+        (b"4", Verb.ack, "acked", None),
+        (b"0", Verb.release, None, None),
+    }
+
+
+def test_a_lost_session_while_others_live():
+    """A source that is lost and comes again is nothing to another source of the same handlers."""
+    proc, ran = processor()
+    broken, other = Broker(proc, bodies(20)), Broker(proc, [b"x%d" % n for n in range(500)], most=10)
+    broken.meddle["settle"] = lambda session, items: [] if session is broken.sessions[0] else None
+    _, report = run(broken, other)
+    assert (len(broken.sessions), len(other.sessions)) == (2, 1)
+    assert sorted(set(broken.acked)) == sorted(bodies(20))
+    assert len(other.acked) == 500
+    assert all(ran[b"x%d" % n] == 1 for n in range(500))
+    assert 1 <= report.redelivered <= 20
+
+
+def test_marks_are_not_of_a_dead_session():
+    """Where progress is a mark, a dead session's is no other's: what it did not pass is handled again, all of it."""
+    proc, go_on, ran = Processor(name="app", dlq={}, concurrency=4), threading.Event(), Counter()
+
+    @proc.handle_for(Everything(), ordered_by=lambda message: None)
+    def handle(message, context):
+        ran[message.raw_data] += 1
+        if message.raw_data == b"3":
+            go_on.wait(10)
+
+    deliveries = [Delivery(body, lane="p0", position=n) for n, body in enumerate(bodies(10))]
+    broker = Broker(proc, deliveries, capabilities=Capabilities(commit="cumulative"))
+
+    async def beside(engine):
+        await until(lambda: len(ran) == 10 and broker.acked, "all but one to be done, and a commit")
+        assert broker.acked == bodies(3)
+        broker.sessions[0].die()
+        await until(lambda: ran[b"4"] == 2, "it to come again")
+        go_on.set()
+
+    _, report = run(broker, beside=beside)
+    positions = [mark["p0"] for mark in broker.marks]
+    assert positions == sorted(positions)
+    assert broker.acked == bodies(10)
+    assert [ran[body] for body in bodies(10)] == [1] * 3 + [2] * 7
+    assert report.redelivered == 7
