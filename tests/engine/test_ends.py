@@ -165,3 +165,28 @@ def test_all_that_is_held_of_a_lane_is_let_go_of_with_its_leases():
         assert (report.redelivered, report.unsettled) == (2, 0)
 
     asyncio.run(main())
+
+
+def test_a_batch_that_is_stopped_by_force_runs_no_other_half():
+    """A handler that is cancelled at the search for the one that fails is not called with the next half."""
+    proc = Processor(name="t", dlq={})
+    runs, engines = [], []
+
+    @proc.handle_batch_for(Everything(), wait=0)
+    async def handle(batch):
+        runs.append([message.raw_data for message in batch.messages])
+        if len(batch) > 1:
+            raise ValueError
+        engines[0].stop()
+        await asyncio.sleep(600)
+
+    async def main():
+        adapter = MemoryAdapter(proc, [b"1", b"2"], ends=False)
+        loop = asyncio.get_running_loop()
+        engines.append(Engine(proc, [adapter], sink=None, concurrency=1, drain=0, handlers_loop=loop))
+        with pytest.raises(ForcedStop):
+            await asyncio.wait_for(engines[0].main(), 20)
+        assert runs == [[b"1", b"2"], [b"1"]]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
