@@ -134,3 +134,59 @@ def test_what_a_batch_did_not_run_is_given_back_at_a_stop():
         ]
 
     asyncio.run(main())
+
+
+def test_all_that_is_held_of_a_lane_is_let_go_of_with_its_leases():
+    """Two of one key wait to be retried, one behind the other, and lose their leases: neither is waited for."""
+    proc = Processor(name="t", dlq={})
+    runs = []
+
+    class Fenced(MemoryAdapter):
+        async def connect(self, host):
+            session = await super().connect(host)
+
+            async def extend(deliveries):
+                return [Result.fenced] * len(deliveries)
+
+            session.extend = extend
+            return session
+
+    @proc.handle_batch_for(Everything(), wait=0, ordered_by=lambda message: "one")
+    async def handle(batch):
+        runs.append(len(batch))
+        for context in batch:
+            context.retry(600)
+
+    async def main():
+        adapter = Fenced(proc, [b"1", b"2"], capabilities=Capabilities(lease=0.2))
+        engine = Engine(proc, [adapter], sink=None, concurrency=1, drain=1, handlers_loop=asyncio.get_running_loop())
+        report = await asyncio.wait_for(engine.main(), 20)
+        assert runs == [2]
+        assert (report.redelivered, report.unsettled) == (2, 0)
+
+    asyncio.run(main())
+
+
+def test_a_batch_that_is_stopped_by_force_runs_no_other_half():
+    """A handler that is cancelled at the search for the one that fails is not called with the next half."""
+    proc = Processor(name="t", dlq={})
+    runs, engines = [], []
+
+    @proc.handle_batch_for(Everything(), wait=0)
+    async def handle(batch):
+        runs.append([message.raw_data for message in batch.messages])
+        if len(batch) > 1:
+            raise ValueError
+        engines[0].stop()
+        await asyncio.sleep(600)
+
+    async def main():
+        adapter = MemoryAdapter(proc, [b"1", b"2"], ends=False)
+        loop = asyncio.get_running_loop()
+        engines.append(Engine(proc, [adapter], sink=None, concurrency=1, drain=0, handlers_loop=loop))
+        with pytest.raises(ForcedStop):
+            await asyncio.wait_for(engines[0].main(), 20)
+        assert runs == [[b"1", b"2"], [b"1"]]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())

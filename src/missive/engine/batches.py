@@ -107,8 +107,10 @@ def async_batch_chain(  # noqa: C901 - three small functions
             for item in items if after else ():
                 search.conclude(item, error)
                 search.hooked(item, await run_async_after(after, worker, item[1]))
-            if any(job.overdue for job, _ in items):
+            if any(job.overdue for job, _ in items) or all(job.session is None for job, _ in items):
                 await _uncancelled()
+            elif (task := asyncio.current_task()) is not None and task.cancelling():
+                search.abandon()
             del error  # its traceback has this frame
 
     return run
@@ -194,6 +196,12 @@ class _Search:
             half = (len(unsettled) + 1) // 2
             self._left += [part for part in (unsettled[half:], unsettled[:half]) if part]
 
+    def abandon(self) -> None:
+        """Run nothing more: the worker is stopped."""
+        left, self._left = self._left, []
+        for job in (job for jobs in left for job in jobs):
+            self._decide(job, decide(None, asyncio.CancelledError()))
+
     def failed(self, item: Item, error: BaseException | None) -> None:
         """Decide about an item of which a hook raised."""
         job, context = item
@@ -221,7 +229,7 @@ class _Search:
 
 
 async def _uncancelled() -> None:
-    """Take back the cancellation of a run that was overdue: its halves have a time of their own."""
+    """Take back the cancellation of a run that was overdue, or no longer ours: the rest has a time of its own."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)  # one that came as the handler ended is raised here, and not in the next
     task = asyncio.current_task()

@@ -428,11 +428,14 @@ class Flow:
 
     def _withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
         """Take out some of those that wait here, for a worker, their lane or another attempt."""
-        held = [job for job in self._held if which(job)]
-        for job in held:
-            self._held.pop(job)()
-            job.source.put_forward(job)
-            self.dispatcher.leave_lane(job)
+        held: list[Job] = []
+        # One that leaves its lane may let another be held there that is to be taken too.
+        while found := [job for job in self._held if which(job)]:
+            for job in found:
+                self._held.pop(job)()
+                job.source.put_forward(job)
+                self.dispatcher.leave_lane(job)
+            held += found
         return [*held, *self.dispatcher.withdraw_those(which)]
 
     def _forget(self, jobs: Sequence[Job]) -> None:
