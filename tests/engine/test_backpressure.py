@@ -383,7 +383,7 @@ def test_pausing_that_fails(error):
     broker.meddle["pause"] = pause
 
     async def beside(engine):
-        await until(lambda: broker.told, "the lane to be paused")
+        await until(lambda: "p0" in broker.sessions[0].paused, "the lane to be paused")
         go_on.set()
 
     _, report = run(broker, beside=beside)

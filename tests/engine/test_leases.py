@@ -437,12 +437,12 @@ def test_what_waits_for_too_long_is_given_back():
 
 
 def test_what_is_in_time_is_not_given_back():
-    """Where leases end, what begins in time is left alone; nothing is renewed."""
-    proc = processor(concurrency=2, timeout=5)
-    proc.add_handler(Everything(), lambda message, context: time.sleep(0.1))
+    """Where leases end, what waits and will begin in time is left alone; nothing is renewed."""
+    proc = processor(concurrency=1, timeout=5)
+    proc.add_handler(Everything(), lambda message, context: time.sleep(0.2))
     broker = Broker(
-        proc, bodies(6), capabilities=Capabilities(lease=30, renewable=False), clock=lambda: time.monotonic() * 10
+        proc, bodies(5), capabilities=Capabilities(lease=40, renewable=False), clock=lambda: time.monotonic() * 10
     )
     _, report = run(broker, runtime=Quick())
     assert (report.released, broker.extended) == (0, [])
-    check_once(broker, report, 6)
+    check_once(broker, report, 5)
