@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import Counter
 
 import pytest
 
 from missive import Processor
-from missive.adapters.contract import Capabilities, Delivery, Result, Verb
-from missive.engine import settlement
+from missive.adapters.contract import Capabilities, Credit, Delivery, Result, Verb
+from missive.engine import intake, settlement
 from missive.errors import Fatal, StoreError, Transient
 from missive.matchers import Body, Everything
 from tests.support.broker import Broker, run, until
@@ -243,26 +242,57 @@ def test_a_settlement_under_way_when_its_session_dies():
 # Batches and order
 
 
-def test_settlements_are_in_batches_and_in_order():
-    """Many settlements go in few calls of a thousand at the most, in the order they were done, each once."""
+class Held(Broker):
+    """Keeps its first settlement waiting until all others are done and wait for theirs."""
+
+    def __init__(self, *given):
+        super().__init__(*given, most=5000)
+        self.calls = []
+        self.dies = False
+        """Whether the first session dies over its second settlement."""
+        self.go_on = threading.Event()
+        self.meddle["settle"] = self.settle
+
+    async def settle(self, session, items):
+        """Wait, the first time."""
+        self.calls.append((session, [item.delivery.body for item in items]))
+        await until(self.go_on.is_set, "to go on")
+        if self.dies and len(self.calls) > 1 and session is self.sessions[0]:
+            raise Transient("gone")
+
+    async def beside(self, engine):
+        """Let go when all are done."""
+        await until(lambda: engine.report.total_handled == 3000, "all to be handled")
+        self.go_on.set()
+
+
+def held(monkeypatch):
+    """Return a broker of 3000 messages, which are all done before the second settlement."""
+    monkeypatch.setattr(intake, "CREDIT", Credit(5000, 10**6))
     proc = Processor(name="app", dlq={}, concurrency=1)
     proc.add_handler(Everything(), lambda message, context: None)
-    broker = Broker(proc, bodies(5000), most=5000)
-    blocked = threading.Event()
+    return Held(proc, bodies(3000))
 
-    async def settle(session, items):
-        # Long enough for many to be done meanwhile.
-        if not blocked.is_set():
-            await asyncio.sleep(0.3)
-            blocked.set()
 
-    broker.meddle["settle"] = settle
-    _, report = run(broker)
-    assert report.total_handled == 5000
-    assert broker.acked == bodies(5000)
-    sizes = [len(items) for items in broker.settlements]
+def test_settlements_are_in_batches_and_in_order(monkeypatch):
+    """Settlements go in few calls, of a thousand at the most, in the order they were done, each once."""
+    broker = held(monkeypatch)
+    run(broker, beside=broker.beside)
+    assert broker.acked == bodies(3000)
+    sizes = [len(told) for _, told in broker.calls]
     assert max(sizes) <= 1000
-    assert len(sizes) < 500
+    assert len(sizes) <= 5
+
+
+def test_a_session_that_dies_over_one_batch_is_told_no_other(monkeypatch):
+    """When a session dies over the first of several batches, the others are not told to it: they come again."""
+    broker = held(monkeypatch)
+    broker.dies = True
+    _, report = run(broker, beside=broker.beside)
+    first = [told for session, told in broker.calls if session is broker.sessions[0]]
+    assert len(first) == 2
+    assert sorted(set(broker.acked)) == sorted(bodies(3000))
+    assert report.redelivered == 3000 - len(first[0])
 
 
 def test_what_is_told():
