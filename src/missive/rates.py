@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from missive.errors import UsageError
 
-_SPOKEN = re.compile(r"\s*([0-9]+)\s*/\s*([0-9]+(?:\.[0-9]+)?)?\s*(ms|s|sec|m|min|h)\s*", re.ASCII)
+_SPOKEN = re.compile(r"\s*([0-9]{1,9})\s*/\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)?\s*(ms|s|sec|m|min|h)\s*", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 

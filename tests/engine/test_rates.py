@@ -353,16 +353,15 @@ class Model:
         self.now = 1000.0
         self.rate = rate
         self.limit = limit
-        self.gate = Gate(limit, rate, lambda: self.now, lambda work: None)
+        self.gate = Gate(limit, rate, lambda: self.now)
         self.through: list[Pass] = []
         self.begun: list[Pass] = []
         self.starts: list[tuple[float, int]] = []
 
     def enter(self, size):
         """Let one come."""
-        work = Pass(size)
-        if self.gate.enter(work):
-            self.through.append(work)
+        self.gate.waiting.append(Pass(size))
+        self.open()
 
     def begin(self, which):
         """Let a worker start one that was let through."""
@@ -380,7 +379,9 @@ class Model:
 
     def open(self):
         """Let pass who may."""
-        while (work := self.gate.next()) is not None:
+        while self.gate.waiting and self.gate.admits(self.gate.waiting[0]):
+            work = self.gate.waiting.popleft()
+            self.gate.enter(work)
             self.through.append(work)
 
     def withdraw(self, keep):

@@ -30,9 +30,7 @@ Item: TypeAlias = tuple[Job, HandlingContext[Any]]
 logger = logging.getLogger("missive")
 
 
-def sync_batch_chain(  # noqa: C901 - three small functions
-    route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False
-) -> SyncChain:
+def sync_batch_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
     """Compile a sync route of batches; for `keep_error` see `sync_chain`."""
     handler, before, after = route.handler, route.before, route.after
 
@@ -47,10 +45,8 @@ def sync_batch_chain(  # noqa: C901 - three small functions
         return True
 
     def closed(item: Item, error: BaseException | None, search: _Search) -> bool:
-        if (opened := item[1].opened) is not None and (late := opened.close(error, resolve)) is not error:
-            search.failed(item, late)
-            return False
-        return True
+        opened = item[1].opened
+        return opened is None or search.closed(item, error, opened.close(error, resolve))
 
     def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
         search = _Search(work, worker, clock, keep_error=keep_error)
@@ -89,10 +85,8 @@ def async_batch_chain(  # noqa: C901 - three small functions
         return True
 
     async def closed(item: Item, error: BaseException | None, search: _Search) -> bool:
-        if (opened := item[1].opened) is not None and (late := await opened.aclose(error)) is not error:
-            search.failed(item, late)
-            return False
-        return True
+        opened = item[1].opened
+        return opened is None or search.closed(item, error, await opened.aclose(error))
 
     async def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
         search = _Search(work, worker, clock, keep_error=keep_error)
@@ -137,11 +131,14 @@ class _Search:
         self._clock = clock
         self._keep_error = keep_error
         self._left = [work.jobs]
+        self._errors: dict[Job, BaseException | None] = {}
+        """What failed single items of the call that is going on."""
         self._blocked: set[object] = set()
 
     def next(self) -> list[Item]:
         """Return the jobs of the next run with their contexts; none when all are decided, or may not run now."""
         self._work.active = []
+        self._errors.clear()
         while self._left:
             jobs = self._left.pop()
             if self._blocked:
@@ -172,6 +169,7 @@ class _Search:
         failed = error is not None or overdue
         if failed and len(items) == 1:
             (job, context) = items[0]
+            error = self._errors.get(job, error)
             self._decide(job, decide(context.recorded, error, overdue=overdue))
             job.error = error if self._keep_error else None
             return
@@ -189,7 +187,9 @@ class _Search:
             logger.warning(
                 "%s raised %s after it had settled all of a batch", self._work.route.name, type(error).__name__
             )
-        elif not any(job.ours for job in unsettled) or (isinstance(error, asyncio.CancelledError) and not overdue):
+        elif not any(job.ours for job in unsettled):
+            return  # undecided: they come again, to whoever gets them
+        elif isinstance(error, asyncio.CancelledError) and not overdue:
             for job in unsettled:
                 self._decide(job, decide(None, error, overdue=overdue))
         else:
@@ -202,16 +202,27 @@ class _Search:
         for job in (job for jobs in left for job in jobs):
             self._decide(job, decide(None, asyncio.CancelledError()))
 
+    def closed(self, item: Item, error: BaseException | None, late: BaseException | None) -> bool:
+        """Note what the resources of an item made of how the call ended; tells whether it is still undecided."""
+        if late is error:
+            return True
+        if error is None:
+            self.failed(item, late)
+            return False
+        self._errors[item[0]] = late  # which counts once it is known whose failure this is
+        return True
+
     def failed(self, item: Item, error: BaseException | None) -> None:
-        """Decide about an item of which a hook raised."""
+        """Decide about an item of which a hook or a resource raised."""
         job, context = item
+        self._errors[job] = error
         self._decide(job, decide(context.recorded, error, overdue=job.overdue))
         job.error = error if self._keep_error else None
 
     def conclude(self, item: Item, error: BaseException | None) -> None:
         """Tell the context how the run ended; no outcome where its item is run again."""
         job, context = item
-        context.conclude(None if job.decision is None else job.decision.outcome, error)
+        context.conclude(None if job.decision is None else job.decision.outcome, self._errors.get(job, error))
 
     def hooked(self, item: Item, error: BaseException | None) -> None:
         """Decide again after the hooks, of which one may have raised, or recorded an outcome."""

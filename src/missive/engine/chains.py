@@ -51,18 +51,19 @@ def sync_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool
             job.overdue = job.overdue or clock() > job.deadline
         recorded = context.recorded
         if error is None and recorded is None and not job.overdue:
-            job.decision = decision = ACKED
+            decision = ACKED
         else:
-            job.decision = decision = decide(recorded, error, overdue=job.overdue)
+            decision = decide(recorded, error, overdue=job.overdue)
         if after:
             context.conclude(decision.outcome, error)
             late = run_after(after, worker, context, resolve)
             error = late if error is None else error
             del late  # as below
-            # A hook may have raised, or recorded an outcome of its own.
-            job.decision = decide(context.recorded, error, overdue=job.overdue)
+            # A hook may have raised, taken too long, or recorded an outcome of its own.
+            decision = decide(context.recorded, error, overdue=job.overdue)
         if keep_error:
             job.error = error
+        job.decision = decision  # in the end: until then it is at work
         del error  # its traceback has this frame: a circle that would keep the message until the next collection
 
     return run
@@ -90,18 +91,19 @@ def async_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> Asyn
             error = await context.opened.aclose(error)
         recorded = context.recorded
         if error is None and recorded is None and not job.overdue:
-            job.decision = decision = ACKED
+            decision = ACKED
         else:
-            job.decision = decision = decide(recorded, error, overdue=job.overdue)
+            decision = decide(recorded, error, overdue=job.overdue)
         if after:
             context.conclude(decision.outcome, error)
             late = await run_async_after(after, worker, context)
             error = late if error is None else error
             del late  # as below
-            # A hook may have raised, or recorded an outcome of its own.
-            job.decision = decide(context.recorded, error, overdue=job.overdue)
+            # A hook may have raised, taken too long, or recorded an outcome of its own.
+            decision = decide(context.recorded, error, overdue=job.overdue)
         if keep_error:
             job.error = error
+        job.decision = decision  # in the end: until then it is at work
         del error  # its traceback has this frame: a circle that would keep the message until the next collection
 
     return run
@@ -148,14 +150,19 @@ def sync_lane_chain(chains: Mapping[Route, SyncChain], put: Callable[[Job], None
 
     def run(work: LaneRun, worker: ProcessingContext[Any]) -> None:
         until = clock() + _SLICE
-        for job in work.jobs:
-            if work.current is not None:
-                put(work.current)
-            work.current = job
+        left = work.left
+        work.current = job = work.first
+        while True:
             contextvars.copy_context().run(chains[job.route], job, worker)  # type: ignore[index]
             if ends_run(work, job) or clock() > until:
                 return
-            job.member = job is not work.jobs[-1]
+            try:
+                following = left.popleft()
+            except IndexError:
+                return
+            job.member = True
+            put(job)
+            work.current = job = following
 
     return run
 
@@ -167,20 +174,24 @@ def async_lane_chain(chains: Mapping[Route, AsyncChain], put: Callable[[Job], No
         until = clock() + _SLICE
         clean = contextvars.copy_context()
         task = asyncio.current_task()
-        for job in work.jobs:
-            if work.current is not None:
-                put(work.current)
-            work.current = job
+        left = work.left
+        work.current = job = work.first
+        while True:
             await chains[job.route](job, worker)  # type: ignore[index]
             if ends_run(work, job) or clock() > until or (task is not None and task.cancelling()):
                 return
             try:
-                same = contextvars.copy_context() == clean
+                if contextvars.copy_context() != clean:
+                    return
             except Exception:  # noqa: BLE001 - a value's own __eq__ may raise, or not answer yes or no
                 return
-            if not same:
+            try:
+                following = left.popleft()
+            except IndexError:
                 return
-            job.member = job is not work.jobs[-1]
+            job.member = True
+            put(job)
+            work.current = job = following
 
     return run
 

@@ -14,7 +14,7 @@ from missive.engine.lanes import Lanes
 from missive.engine.runtime import Runtime
 from missive.errors import ProcessingFailed
 from missive.rates import Rate
-from missive.routing.route import Route
+from missive.routing.route import BatchTerms, Route
 
 if TYPE_CHECKING:
     from missive.engine.intake import Source
@@ -42,6 +42,8 @@ class Dispatcher:
         self._ready: deque[Work] = deque()
         self._gates: dict[Route, Gate] = {}
         self._source_gates: dict[Source, Gate] = {}
+        self._largest: dict[Source, int] = {}
+        """How many messages of a source its rate ever lets pass at once."""
         self._gatherers: dict[tuple[Route, Source], Gatherer] = {}
         self._stopped = False
         self.keep_for: Callable[[Job, float], None] = lambda job, _: self.add_head(job)
@@ -50,12 +52,13 @@ class Dispatcher:
             terms = route.terms
             if terms.concurrency is not None or terms.rate_limit is not None:
                 clock = runtime.monotonic
-                self._gates[route] = Gate(terms.concurrency, terms.rate_limit, clock, self._pass_source)
+                self._gates[route] = Gate(terms.concurrency, terms.rate_limit, clock)
         self._plain = not self._gates and not any(route.batched for route in pool_of)
 
     def limit(self, source: Source, rate: Rate) -> None:
         """Limit how many messages of one source begin in a stretch of time."""
-        self._source_gates[source] = Gate(None, rate, self._runtime.monotonic, self._make_ready)
+        self._source_gates[source] = Gate(None, rate, self._runtime.monotonic)
+        self._largest[source] = rate.messages
         self._plain = False
 
     @property
@@ -100,7 +103,7 @@ class Dispatcher:
         elif (route := _route(job)).batched:
             self._gather(job, route)
         else:
-            self._pass_handler(job)
+            self._admit(job)
 
     def is_suspect(self, work: Work) -> bool:  # noqa: ARG002 - see `IsolatingDispatcher`
         """Tell whether something has to run with nothing beside it."""
@@ -108,7 +111,7 @@ class Dispatcher:
 
     def _gather(self, job: Job, route: Route) -> None:
         if self.is_suspect(job):
-            self._pass_handler(BatchJob(route, job.source, [job]))
+            self._admit(BatchJob(route, job.source, [job]))
             return
         gatherer = self._gatherer(route, job.source)
         job.source.put_behind(job)
@@ -125,40 +128,50 @@ class Dispatcher:
     def _gatherer(self, route: Route, source: Source) -> Gatherer:
         gatherer = self._gatherers.get((route, source))
         if gatherer is None:
-            if route.terms.batch is None:
+            if (terms := route.terms.batch) is None:
                 raise ProcessingFailed(f"{route.name} takes no batches")
+            size = min(terms.size, self._largest.get(source, terms.size))
             gatherer = self._gatherers[route, source] = Gatherer(
-                route, source, route.terms.batch, self._runtime.call_later, self._gathered
+                route, source, BatchTerms(size, terms.wait), self._runtime.call_later, self._gathered
             )
         return gatherer
 
     def _gathered(self, batch: BatchJob) -> None:
-        self._pass_handler(batch)
+        self._admit(batch)
         self.dispatch()
 
-    def _pass_handler(self, work: Work) -> None:
-        self._pass(work, self._gates.get(_route(work)), self._pass_source)
+    def _admit(self, work: Work) -> None:
+        """Let something pass all its gates, or none: who waits at one takes no place in another."""
+        gates = self._gates_of(work)
+        closed = next((gate for gate in gates if gate.waiting or not gate.admits(work)), None)
+        if closed is None:
+            self._pass(work, gates)
+        else:
+            self._wait(work, closed)
 
-    def _pass_source(self, work: Work) -> None:
-        self._pass(work, self._source_gates.get(work.source), self._make_ready)
-
-    def _pass(self, work: Work, gate: Gate | None, onwards: Callable[[Work], None]) -> None:
-        if gate is None or gate.enter(work):
-            onwards(work)
-            return
-        for job in work.jobs:
-            job.source.put_behind(job)
-        self._arm(gate)
-
-    def _make_ready(self, work: Work) -> None:
+    def _pass(self, work: Work, gates: Sequence[Gate]) -> None:
+        for gate in gates:
+            gate.enter(work)
         for job in work.jobs:
             if job.behind:
                 job.source.put_forward(job)
         self._ready.append(work)
 
+    def _wait(self, work: Work, gate: Gate) -> None:
+        gate.waiting.append(work)
+        for job in work.jobs:
+            job.source.put_behind(job)
+        self._arm(gate)
+
     def _open(self, gate: Gate) -> None:
-        while (work := gate.next()) is not None:
-            gate.passed(work)
+        while gate.waiting and gate.admits(gate.waiting[0]):
+            work = gate.waiting.popleft()
+            gates = self._gates_of(work)
+            closed = next((one for one in gates if one is not gate and (one.waiting or not one.admits(work))), None)
+            if closed is None:
+                self._pass(work, gates)
+            else:
+                self._wait(work, closed)
         self._arm(gate)
 
     def _arm(self, gate: Gate) -> None:
@@ -188,6 +201,9 @@ class Dispatcher:
         for work in works:
             if type(work) is Job and work.member:  # its run is not over
                 work.member = False
+                if work.follower is not None:
+                    work.source.put_forward(work.follower)
+                    work.follower = None
             else:
                 pool_of[work.route].outstanding -= 1  # type: ignore[index]
         if not self._plain:
@@ -255,9 +271,9 @@ class Dispatcher:
             if self._pool_of[_route(following)] is not pool or not self._runs_freely(following):
                 break
             self._lanes.follow(lane)
-            following.source.put_forward(following)
+            jobs[-1].follower = following
             jobs.append(following)
-        return work if len(jobs) == 1 else LaneRun(pool.lane_route, work.source, jobs)
+        return work if len(jobs) == 1 else LaneRun(pool.lane_route, work.source, work, deque(jobs[1:]))
 
     def _runs_freely(self, job: Job) -> bool:
         if job.due or self.is_suspect(job):
@@ -308,15 +324,10 @@ class Dispatcher:
         passed = [work for pool in self._pools for work in pool.withdraw()]
         passed += self._ready
         self._ready.clear()
-        works: list[Work] = []
         # Before any gate is left, so that nobody follows.
-        for gate in self._source_gates.values():
-            works += _taken(gate.waiting)
-        for work in works:
-            if (gate_of := self._gates.get(_route(work))) is not None:
-                gate_of.withdrawn(work)
-        for gate in self._gates.values():
-            works += _taken(gate.waiting)
+        works = [
+            work for gate in (*self._gates.values(), *self._source_gates.values()) for work in _taken(gate.waiting)
+        ]
         for work in passed:
             for gate in self._gates_of(work):
                 gate.withdrawn(work)

@@ -11,12 +11,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from missive.context import ProcessingContext, ProcessingHook
 from missive.engine.batches import compile_async, compile_sync
 from missive.engine.chains import AsyncChain, Clock, SyncChain, async_lane_chain, resolved, sync_lane_chain
-from missive.engine.job import Job, Work
+from missive.engine.job import Job, LaneRun, Work
 from missive.engine.seats import Seat, Seats
 from missive.errors import ProcessingFailed
 from missive.matchers.selectors import Everything
@@ -95,6 +96,9 @@ class Pool(ABC):
         """Take back what no worker has started."""
         works = self._withdraw()
         self.outstanding -= len(works)
+        for work in self._current:
+            if isinstance(work, LaneRun):
+                works += work.withdraw()
         return works
 
     def expire(self, now: float) -> list[Job]:
@@ -130,9 +134,12 @@ class Pool(ABC):
         return sum(active[0].overdue for _, active in self._active())
 
     def stuck(self, now: float) -> list[Job]:
-        """Return what keeps every worker from ever taking anything else; nothing while one can."""
-        stuck = [active[0] for _, active in self._active() if self._hangs(active[0], now)]
-        return stuck if len(stuck) == self._concurrency else []
+        """Return what workers are at that may never come back."""
+        return [active[0] for _, active in self._active() if self._hangs(active[0], now)]
+
+    def blocked(self, now: float) -> bool:  # noqa: ARG002 - others look at the clock
+        """Tell whether one that is stuck keeps all others from going on."""
+        return False
 
     def _hangs(self, job: Job, now: float) -> bool:  # noqa: ARG002 - others give it time
         return job.overdue
@@ -163,7 +170,15 @@ class ThreadPool(Pool):
         super().__init__(processor, concurrency, outbox, clock)
 
         def resolve(returned: Awaitable[Any]) -> object:
-            return asyncio.run_coroutine_threadsafe(_awaited(returned), handlers_loop).result()
+            future = asyncio.run_coroutine_threadsafe(_awaited(returned), handlers_loop)
+            self._resolving[threading.get_ident()] = future
+            try:
+                return future.result()
+            finally:
+                del self._resolving[threading.get_ident()]
+
+        self._resolving: dict[int | None, Future[Any]] = {}
+        """What threads wait for that their handlers returned: it runs on the loop, and can be cancelled."""
 
         self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
         self._chains[self.lane_route] = sync_lane_chain(self._chains, outbox.put, clock)
@@ -203,6 +218,10 @@ class ThreadPool(Pool):
                 return works
             if work is not None:
                 works.append(work)
+
+    def _interrupt(self, slot: int, job: Job) -> None:  # noqa: ARG002 - what its thread waits for is its own
+        if (future := self._resolving.get(self._threads[slot].ident)) is not None:
+            future.cancel()
 
     async def stop(self) -> None:
         """Let each thread run `after_processing` and end; one that is stuck in a handler is left behind."""
@@ -326,10 +345,14 @@ class LoopPool(Pool):
         return job.overdue and now > job.deadline + _GRACE
 
     def stuck(self, now: float) -> list[Job]:
-        """Return what keeps every handler from going on: one that blocks the loop is enough."""
-        if self._unanswered is not None and now > self._unanswered + _GRACE:
+        """Return what runners are at that may never come back: all that is overdue, where one blocks the loop."""
+        if self.blocked(now):
             return [active[0] for _, active in self._active() if active[0].overdue]
         return super().stuck(now)
+
+    def blocked(self, now: float) -> bool:
+        """Tell whether a handler blocks the loop, and keeps all others from going on."""
+        return self._unanswered is not None and now > self._unanswered + _GRACE
 
     def _spawn(self) -> None:
         for _ in range(min(len(self._free), len(self._works))):

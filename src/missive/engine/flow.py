@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -104,6 +105,7 @@ class Flow:
         self.pools += [async_pool] if async_routes else []
         pool_of = {route: async_pool if route.is_async else sync_pool for route in routes}
         self._routes = routes
+        self._concurrency = concurrency
         self.largest_batch = max((route.terms.batch.size for route in routes if route.terms.batch), default=1)
         self._together = any(route.batched or route.terms.ordered_by is not None for route in routes)
         isolating = IsolatingDispatcher(self.pools, pool_of, concurrency, runtime) if isinstance(sink, Store) else None
@@ -132,6 +134,7 @@ class Flow:
                 take=self._take,
                 lost=self._lost,
                 blocked=lambda: self.filing.down,
+                pace=lambda source: self.pausers[source].apply(),
                 prepare=None if self.crashes is None else self.crashes.look_again,
             )
             for a in adapters
@@ -142,7 +145,7 @@ class Flow:
         self.settlers = {source: Settler(source, runtime, settled=self._settled) for source in self.sources}
         self.pausers = {source: Pauser(source, runtime) for source in self.sources}
         self.watchdogs = {
-            source: Watchdog(source, runtime, busy=lambda: self.filing.down or self._draining)
+            source: Watchdog(source, runtime, busy=functools.partial(self._is_held_back, source))
             for source in self.sources
         }
         longest = max((route.timeout for route in routes if route.discards is None), default=0.0)
@@ -150,6 +153,10 @@ class Flow:
             source: Keeper(source, runtime, longest, lost=self._lost_leases, waiting=self._release_waiting)
             for source in self.sources
         }
+
+    def _is_held_back(self, source: Source) -> bool:
+        """Tell whether there is a reason of ours why a source delivers nothing."""
+        return self.filing.down or self._draining or self.pausers[source].paused
 
     @property
     def unsettled(self) -> int:
@@ -238,8 +245,10 @@ class Flow:
             for pool in self.pools:
                 if expired := pool.expire(now):
                     self._say_overdue(expired)
-                if not self._draining and (stuck := pool.stuck(now)):
-                    self._fail(_stuck(stuck))
+            stuck = [job for pool in self.pools for job in pool.stuck(now)]
+            hopeless = len(stuck) >= self._concurrency or any(pool.blocked(now) for pool in self.pools)
+            if stuck and hopeless and not self._draining:
+                self._fail(_stuck(stuck))
         self.dispatcher.look()
         self._runtime.call_later(_LOOK if running else _LOOK * 5, self.look)
 
@@ -253,7 +262,7 @@ class Flow:
                 threads[0].name,
             )
 
-    def _collect(self, works: Sequence[Work]) -> None:
+    def _collect(self, works: Sequence[Work]) -> None:  # noqa: C901 - what runs for each message is one frame
         self.dispatcher.returned(works)
         done: dict[Source, list[Job]] = {}
         # Where nothing is run together, works are jobs.
@@ -261,16 +270,18 @@ class Flow:
             route, decision = job.route, job.decision
             if route is None or decision is None:
                 raise ProcessingFailed("a job came back from execution undecided")
+            if job.behind:
+                job.source.put_forward(job)
+            if job.session is None:
+                # Its lease went to somebody else, for which it was interrupted here: it ends there.
+                self._forget([job])
+                continue
             outcome = decision.outcome
             if outcome is Outcome.acked:
                 self.report.handled[route.name] += 1
             elif outcome is Outcome.discarded:
                 self.report.discarded[route.name] += 1
             elif outcome is Outcome.dead_lettered:
-                if job.session is None:
-                    # Its lease went to somebody else, for which it was interrupted here: it ends there.
-                    self._forget([job])
-                    continue
                 self.filing.add(job)
                 self.dispatcher.leave_lane(job)
                 continue
@@ -295,8 +306,7 @@ class Flow:
                 continue
             if isinstance(work, LaneRun):
                 ran = [] if work.current is None else [work.current]
-                left = work.jobs[work.jobs.index(ran[0]) + 1 :] if ran else work.jobs
-                self._step_back(left, held=work.blocked)
+                self._step_back(work.withdraw(), held=work.blocked)
             else:
                 ran, left = self._sorted(work)
                 self._step_back(left, held=True)
@@ -328,12 +338,17 @@ class Flow:
     def _step_back(self, jobs: Sequence[Job], *, held: bool) -> None:
         """Let jobs that were given out and not run wait again, or go back to their transport."""
         lanes: dict[Hashable, list[Job]] = {}
+        gone: list[Job] = []
         for job in jobs:
-            lanes.setdefault(job.lane, []).append(job)
+            if self._draining or not job.ours:
+                job.source.put_forward(job)
+                self.dispatcher.leave_lane(job)
+                gone.append(job)
+            else:
+                lanes.setdefault(job.lane, []).append(job)
         for of_lane in lanes.values():
             self.dispatcher.step_back(of_lane, held=held)
-        if gone := dict.fromkeys(job for job in jobs if self._draining or not job.ours):
-            self._give_back(self._withdraw_those(gone.__contains__))
+        self._give_back(gone)
 
     def _hold(self, job: Job, route: Route) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""

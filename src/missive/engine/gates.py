@@ -17,11 +17,7 @@ class Gate:
     no window of the rate's length more begin than it says.
     """
 
-    def __init__(
-        self, limit: int | None, rate: Rate | None, clock: Callable[[], float], passed: Callable[[Work], None]
-    ) -> None:
-        self.passed = passed
-        """Where those go on who waited here."""
+    def __init__(self, limit: int | None, rate: Rate | None, clock: Callable[[], float]) -> None:
         self.alarm: Callable[[], None] | None = None
         """Cancels the call that looks here again, while one is due."""
         self.waiting: deque[Work] = deque()
@@ -33,12 +29,23 @@ class Gate:
         self._recent: deque[_Pass] = deque()
         self._used = 0
 
-    def enter(self, work: Work) -> bool:
-        """Tell whether somebody may go on; else he waits."""
-        if not self.waiting and self._passes(work):
+    def admits(self, work: Work) -> bool:
+        """Tell whether somebody could go on now."""
+        if self._full:
+            return False
+        if self._rate is None:
             return True
-        self.waiting.append(work)
-        return False
+        self._forget(self._rate.seconds)
+        return self._used + len(work.jobs) <= self._rate.messages
+
+    def enter(self, work: Work) -> None:
+        """Note that somebody goes on, who may."""
+        self._running += 1
+        if self._rate is not None:
+            size = len(work.jobs)
+            self._used += size
+            self._inside[work] = passed = _Pass(work, size)
+            self._recent.append(passed)
 
     def leave(self, work: Work) -> None:
         """Note that one came back."""
@@ -55,12 +62,6 @@ class Gate:
             self._used -= gone.size
             gone.void()
 
-    def next(self) -> Work | None:
-        """Return the next that may go on now, or None."""
-        if self.waiting and self._passes(self.waiting[0]):
-            return self.waiting.popleft()
-        return None
-
     def opens_in(self) -> float | None:
         """Return after how many seconds somebody who waits may pass; None when that depends on those inside."""
         if not self.waiting or self._rate is None or not self._recent or self._full:
@@ -71,20 +72,6 @@ class Gate:
     @property
     def _full(self) -> bool:
         return self._limit is not None and self._running >= self._limit
-
-    def _passes(self, work: Work) -> bool:
-        if self._full:
-            return False
-        if self._rate is not None:
-            self._forget(self._rate.seconds)
-            size = len(work.jobs)
-            if self._used + size > self._rate.messages:
-                return False
-            self._used += size
-            self._inside[work] = passed = _Pass(work, size)
-            self._recent.append(passed)
-        self._running += 1
-        return True
 
     def _forget(self, seconds: float) -> None:
         """Forget those that began longer ago than the rate looks back."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +23,8 @@ MOST_ITEMS = 5_000
 """How many deliveries of one source may be unsettled at once in all, with those that are behind others of their own."""
 
 _RESUME = 0.75
+_CLOSING = 2.0
+"""Seconds for a dead session to close, which may fail in any way."""
 _FIRST_BACKOFF = 0.2
 _LONGEST_BACKOFF = 30.0
 
@@ -63,9 +64,10 @@ class SourceHost:
 class Source:
     """One adapter being consumed.
 
-    `accept` is called with a new session, and raises `Fatal` for one that will not do; `prepare` is awaited before each
-    chunk that was fetched, and `take` called with it; `lost` when a session is gone. `blocked` says whether something
-    else, such as a store that cannot be written, forbids to fetch.
+    `accept` is called with a new session, and raises `Fatal` for one that will not do. `prepare` is awaited before each
+    chunk that was fetched, and `take` is called with it; where lanes can be paused, `pace` is awaited then. `lost` is
+    called when a session is gone. `blocked` says whether something else, such as a store that cannot be written,
+    forbids to fetch.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Source:
         take: Callable[[Source, Session, Sequence[Delivery]], None],
         lost: Callable[[Source, Session], None],
         blocked: Callable[[], bool],
+        pace: Callable[[Source], Awaitable[None]],
         prepare: Callable[[Sequence[Delivery]], Awaitable[None]] | None = None,
     ) -> None:
         self.adapter = adapter
@@ -102,6 +105,7 @@ class Source:
         """The input is over: there will never be more."""
         self._runtime = runtime
         self._accept = accept
+        self._pace = pace
         self._take = take
         self._lost = lost
         self._blocked = blocked
@@ -175,6 +179,8 @@ class Source:
                     if self.session is session:
                         self.took(deliveries)
                         self._take(self, session, deliveries)
+                if session.capabilities.pauses:
+                    await self._pace(self)
 
     async def _credit(self) -> Credit:
         """Wait until there is credit worth a fetch, and return it."""
@@ -234,8 +240,9 @@ class Source:
             self._lost(self, session)
             if self._consuming is not None:
                 self._consuming.cancel()
-        with contextlib.suppress(Exception):  # it is dead: closing it may fail in any way
-            await session.close()
+        closing = asyncio.ensure_future(session.close())
+        closing.add_done_callback(_look_at)
+        await self._runtime.within(_CLOSING, closing)
 
     async def _back_off(self, trouble: str) -> None:
         # The same trouble is said once, and not at each try.
@@ -244,3 +251,9 @@ class Source:
             self._said = trouble
         await self._runtime.sleep(self._backoff)
         self._backoff = min(self._backoff * 2, _LONGEST_BACKOFF)
+
+
+def _look_at(closed: asyncio.Future[None]) -> None:
+    """Look at how the closing of a dead session ended, so that asyncio does not complain that nobody did."""
+    if not closed.cancelled():
+        closed.exception()

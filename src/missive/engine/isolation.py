@@ -50,6 +50,9 @@ class IsolatingDispatcher(Dispatcher):
             self._alone = behind.popleft()
             self._ready.append(self._alone)
             super().dispatch()
+            if self._ready:  # what is stuck leaves no room for it now
+                self._alone = None
+                behind.appendleft(self._ready.pop())
         self._ready.extend(behind)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -43,6 +44,8 @@ class Job(msgspec.Struct, eq=False):
     """Its timeout has passed while it ran: whatever its handler says now, that is how it ends."""
     member: bool = False
     """It comes back by itself from a run of its lane, which is not over yet."""
+    follower: Job | None = None
+    """Who runs after it in its run, and is behind it until then."""
     behind: bool = False
     """It waits for something of its own, such as its lane, and so does not count against the credit of others."""
     error: BaseException | None = None
@@ -103,18 +106,25 @@ class BatchJob(msgspec.Struct, eq=False):
 class LaneRun(msgspec.Struct, eq=False):
     """Jobs of one lane that a worker runs one after the other, so that not each waits for the engine in between.
 
-    All but the last that was run come back by themselves as they are done. The last comes back with the run, and
-    with it those that were not run.
+    All but the last that was run come back by themselves as they are done. The last comes back with the run. What is
+    `left` is taken by the worker one by one, from the front, and by the engine when it wants it back: it then waits
+    again, or goes back to its transport.
     """
 
     route: Route
     """The pool's own, for runs of lanes."""
     source: Source
-    jobs: list[Job]
+    first: Job
+    left: deque[Job]
     current: Job | None = None
     """The one that runs, and in the end the last that did."""
     blocked: bool = False
     """Whether it ended because the last is held, and the rest of the lane with it."""
+
+    @property
+    def jobs(self) -> list[Job]:
+        """All of it, as long as no worker has it."""
+        return [self.first, *self.left]
 
     @property
     def active(self) -> list[Job]:
@@ -124,10 +134,20 @@ class LaneRun(msgspec.Struct, eq=False):
     @property
     def began(self) -> float | None:
         """When its first handler began."""
-        return self.jobs[0].started
+        return self.first.started
+
+    def withdraw(self) -> list[Job]:
+        """Take out what is left."""
+        jobs: list[Job] = []
+        while self.left:
+            try:
+                jobs.append(self.left.pop())  # from the end, so that the worker never skips one
+            except IndexError:  # the worker took the last one
+                break
+        return jobs[::-1]
 
     def __repr__(self) -> str:
-        return f"<LaneRun: {len(self.jobs)} jobs>"
+        return f"<LaneRun: {len(self.left)} left>"
 
 
 Work: TypeAlias = Job | BatchJob | LaneRun

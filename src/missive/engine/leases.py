@@ -80,8 +80,11 @@ class Keeper:
                 await self._runtime.sleep(lease / _TRIES_PER_LEASE)
                 await self._renew(session, lease)
             else:
-                await self._runtime.sleep(max(1.0, (lease - self._longest) / _TRIES_PER_LEASE))
-                self._waiting(self._source, self._runtime.monotonic() - (lease - self._longest))
+                spare = lease - self._longest
+                pause = max(spare / _TRIES_PER_LEASE, 0.1)
+                await self._runtime.sleep(pause)
+                # Also what would be late before this looks again.
+                self._waiting(self._source, self._runtime.monotonic() - spare + pause)
 
     async def _renew(self, session: Session, lease: float) -> None:
         """Renew what has less than two thirds of its lease left, and give up what has none."""
@@ -93,17 +96,7 @@ class Keeper:
 
     async def _extend(self, session: Session, jobs: Sequence[Job], lease: float) -> None:
         asked = self._runtime.monotonic()
-        results: Sequence[Result] = [Result.failed] * len(jobs)
-        try:
-            answered = await session.extend([job.delivery for job in jobs])
-            if len(answered) == len(jobs):
-                results = answered
-        except (Transient, StoreError) as trouble:
-            logger.warning("%s while renewing leases; trying again", trouble)
-        except Fatal:
-            raise
-        except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be renewed
-            logger.error("%s failed while renewing leases: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
+        results = await self._asked(session, jobs, lease)
         lost = []
         for job, result in zip(jobs, results, strict=True):
             if job not in self._until:  # settled in the meantime
@@ -117,3 +110,22 @@ class Keeper:
             self.let_go(lost)
             logger.warning("%s: %d leases were lost; these messages come again", self._source.adapter.url, len(lost))
             self._lost(lost)
+
+    async def _asked(self, session: Session, jobs: Sequence[Job], lease: float) -> Sequence[Result]:
+        """Ask for more time; returns the results, which are all `failed` where there was no answer of use."""
+        url = self._source.adapter.url
+        asking = asyncio.ensure_future(session.extend([job.delivery for job in jobs]))
+        try:
+            if not await self._runtime.within(lease / _RENEWALS_PER_LEASE, asking):
+                logger.warning("%s does not answer while renewing leases; trying again", url)
+            elif len(answered := asking.result()) == len(jobs):
+                return answered
+            else:
+                logger.error("%s gave %d results for %d renewals; trying again", url, len(answered), len(jobs))
+        except (Transient, StoreError) as trouble:
+            logger.warning("%s while renewing leases; trying again", trouble)
+        except Fatal:
+            raise
+        except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be renewed
+            logger.error("%s failed while renewing leases: %s", url, describe(error))  # noqa: TRY400 - no text
+        return [Result.failed] * len(jobs)

@@ -190,7 +190,9 @@ class Engine:
         forget()
         for task in (draining, forced, late):
             task.cancel()
-        await self._within(_FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values())))
+        await self._runtime.within(
+            _FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values()))
+        )
         self._say_what_is_left()
 
     def _say_it_waits(self) -> None:
@@ -204,16 +206,6 @@ class Engine:
         self._flow.drain([left for source in self._flow.sources if (left := await self._stop_intake(source))])
         await self._flow.finished()
 
-    async def _within(self, seconds: float, work: asyncio.Future[Any]) -> bool:
-        """Wait for some work, but not for ever; tells whether it is done."""
-        late = asyncio.ensure_future(self._runtime.sleep(seconds))
-        await asyncio.wait([work, late], return_when=asyncio.FIRST_COMPLETED)
-        late.cancel()
-        if not work.done():
-            work.cancel()
-            return False
-        return True
-
     async def _stop_intake(self, source: Source) -> tuple[Source, Session, Sequence[Delivery]] | None:
         session = source.session
         if session is None:
@@ -222,7 +214,9 @@ class Engine:
             return source, session, await session.stop_intake()
         except MissiveError as trouble:
             logger.warning("%s while stopping intake", trouble)
-            return None
+        except Exception as error:  # noqa: BLE001 - an adapter's mistake must not keep the others from draining
+            logger.error("%s failed while stopping intake: %s", source.adapter.url, describe(error))  # noqa: TRY400 - no text
+        return None
 
     def _say_what_is_left(self) -> None:
         running, left = self._flow.dispatcher.running, self._flow.unsettled
@@ -245,19 +239,19 @@ class Engine:
         for pool in self._flow.pools:
             pool.withdraw()  # what a drain that was cut short left to be started
             stopping = asyncio.ensure_future(pool.stop())
-            if await self._within(_STOPPING_BY_FORCE if pool.outstanding else _STOPPING, stopping):
+            if await self._runtime.within(_STOPPING_BY_FORCE if pool.outstanding else _STOPPING, stopping):
                 failed = stopping.exception()
                 if isinstance(failed, MissiveError):
                     self._fail(failed)
         for source in self._flow.sources:
             if source.session is not None:
                 closing_session = asyncio.ensure_future(source.session.close())
-                if await self._within(_CLOSING, closing_session) and (wrong := closing_session.exception()):
+                if await self._runtime.within(_CLOSING, closing_session) and (wrong := closing_session.exception()):
                     # Everything is settled that will be.
                     logger.warning("%s failed to close (%s)", source.adapter.url, type(wrong).__name__)
                 source.adapter.attach(None)
         if self._flow.crashes is not None:
             self._flow.crashes.close()
         closing = asyncio.ensure_future(self._flow.filing.close())
-        if await self._within(_CLOSING, closing) and isinstance(trouble := closing.exception(), MissiveError):
+        if await self._runtime.within(_CLOSING, closing) and isinstance(trouble := closing.exception(), MissiveError):
             logger.warning("%s", trouble)

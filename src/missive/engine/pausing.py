@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _RESUME = 0.5
 """A paused lane is resumed when it holds so much of its share: with hysteresis, for pausing is not free."""
 
+_TRY_AGAIN = 0.5
+
 logger = logging.getLogger("missive")
 
 
@@ -36,6 +38,9 @@ class Pauser:
         self._bytes: dict[str, int] = {}
         self._paused: dict[str, None] = {}
         self._wake = asyncio.Event()
+        self._telling = asyncio.Lock()
+        self._resting = False
+        """Whether the adapter failed, and is left alone for a moment."""
 
     def took(self, jobs: Sequence[Job]) -> None:
         """Count what was fetched."""
@@ -44,8 +49,6 @@ class Pauser:
             if lane is not None:
                 self._items[lane] = self._items.get(lane, 0) + 1
                 self._bytes[lane] = self._bytes.get(lane, 0) + len(job.delivery.body)
-        if any(self._holds(lane) > 1 for lane in self._items if lane not in self._paused):
-            self._wake.set()
 
     def settled(self, jobs: Sequence[Job]) -> None:
         """Count what is done with."""
@@ -66,14 +69,25 @@ class Pauser:
         credit, shares = self._source.host.credit, len(self._items) + 1
         return shares * max(self._items[lane] / credit.items, self._bytes[lane] / credit.bytes)
 
+    @property
+    def paused(self) -> bool:
+        """Whether any lane is paused."""
+        return bool(self._paused)
+
     async def run(self) -> None:
-        """Pause and resume, until cancelled."""
+        """Pause and resume as lanes are settled, until cancelled."""
         while True:
             await self._wake.wait()
             self._wake.clear()
+            if not self._resting:
+                await self.apply()
+
+    async def apply(self) -> None:
+        """Pause and resume what has to be, now."""
+        async with self._telling:
             session = self._source.session
-            if session is None:
-                continue
+            if session is None or self._resting:
+                return
             pause = [lane for lane in self._items if lane not in self._paused and self._holds(lane) > 1]
             resume = [lane for lane in self._paused if self._holds(lane) <= _RESUME]
             try:
@@ -85,6 +99,12 @@ class Pauser:
                 raise
             except Exception as error:  # noqa: BLE001 - an adapter's mistake: unpaused, lanes still work
                 logger.error("%s failed while pausing: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
+                self._resting = True
+                self._runtime.call_later(_TRY_AGAIN, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        self._wake.set()
 
     async def _tell(self, session: Session, pause: Sequence[str], resume: Sequence[str]) -> None:
         if pause:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -53,6 +53,18 @@ class Runtime:
     async def sleep(self, seconds: float) -> None:
         """Wait."""
         await asyncio.sleep(seconds)
+
+    async def within(self, seconds: float, work: Awaitable[object]) -> bool:
+        """Wait for some work, but not for ever: it is cancelled when it takes longer. Tells whether it is done."""
+        working = asyncio.ensure_future(work)
+        late = asyncio.ensure_future(self.sleep(seconds))
+        try:
+            await asyncio.wait([working, late], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            late.cancel()
+            if not working.done():
+                working.cancel()
+        return not working.cancelled() and working.done()
 
     def call_later(self, seconds: float, fn: Callable[[], None]) -> Callable[[], None]:
         """Call `fn` on the running loop after some seconds; returns what cancels it."""

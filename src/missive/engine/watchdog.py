@@ -67,13 +67,7 @@ class Watchdog:
     async def _status(self, session: Session) -> SessionStatus | None:
         """Ask a session how it is; None where it did not answer."""
         asking = asyncio.ensure_future(self._asked(session.status()))
-        late = asyncio.ensure_future(self._runtime.sleep(_ANSWERS_WITHIN))
-        await asyncio.wait([asking, late], return_when=asyncio.FIRST_COMPLETED)
-        late.cancel()
-        if asking.done():
-            return asking.result()
-        asking.cancel()
-        return None
+        return asking.result() if await self._runtime.within(_ANSWERS_WITHIN, asking) else None
 
     async def _asked(self, question: Coroutine[Any, Any, SessionStatus]) -> SessionStatus:
         try:

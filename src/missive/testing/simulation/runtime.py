@@ -113,22 +113,21 @@ class InlinePool(Pool):
         work = self._works.popleft()
         self._current[slot] = work
         if isinstance(work, LaneRun):
-            self._next_of(slot, work, list(work.jobs))
+            self._next_of(slot, work, work.first)
         else:
             self._start(slot, work, functools.partial(self._done, slot, work))
 
-    def _next_of(self, slot: int, run: LaneRun, left: list[Job]) -> None:
-        """Run the next job of a lane, as `sync_lane_chain` does, for as long as the run is not to end."""
-        if run.current is not None:
-            self._outbox.put(run.current)
-        run.current = job = left.pop(0)
+    def _next_of(self, slot: int, run: LaneRun, job: Job) -> None:
+        """Run a job of a lane, and then the next, as `sync_lane_chain` does."""
+        run.current = job
 
         def done() -> None:
-            if not left or ends_run(run, job) or self._life.either():
+            if ends_run(run, job) or not run.left or self._life.either():
                 self._done(slot, run)
             else:
                 job.member = True
-                self._next_of(slot, run, left)
+                self._outbox.put(job)
+                self._next_of(slot, run, run.left.popleft())
 
         self._start(slot, job, done)
 

@@ -1,0 +1,409 @@
+"""What a hostile reader of the engine found: each was a fault, and was red before it was mended."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from missive import JSONMessage, ProcessingFailed, Processor, UsageError
+from missive.adapters.contract import Capabilities, Credit, Delivery, SessionStatus
+from missive.engine import intake, watchdog
+from missive.errors import Transient
+from missive.matchers import Everything, Field, by_field
+from missive.rates import Rate
+from tests.support.broker import Broker, Quick, run, until
+
+
+def processor(**settings):
+    return Processor(JSONMessage, **{"name": "app", "dlq": {}, "concurrency": 4, "on_overlap": "ignore", **settings})
+
+
+def bodies(count, **fields):
+    more = "".join(f',"{name}":{value}' for name, value in fields.items()).encode()
+    return [b'{"n":%d%s}' % (n, more) for n in range(count)]
+
+
+def number(message):
+    return message.get_json()["n"]
+
+
+# rates
+
+
+def test_a_batch_larger_than_its_adapters_rate():
+    """A batch handler's size above the adapter's rate is refused at the start, or gathered smaller; never a wedge."""
+    proc, sizes = processor(), []
+    proc.add_batch_handler(Everything(), lambda batch: sizes.append(len(batch)), size=10, wait=0.05)
+    _, report = run(Broker(proc, bodies(20), rate_limit="5/100ms"), seconds=4)
+    assert report.total_handled == 20
+
+
+@pytest.mark.parametrize("terms", [{"concurrency": 1}, {"rate_limit": "60/s"}], ids=str)
+def test_a_slow_source_does_not_hold_a_handlers_place(terms):
+    """What waits for its source's rate takes no place in its handler's limits from another source."""
+    proc, began = processor(), {}
+
+    @proc.handle_for(Everything(), **terms)
+    def handle(message, context):
+        began.setdefault(context.adapter, []).append(context._job.started)
+
+    slow = Broker(proc, [b'{"n":0}'] * 60, rate_limit="2/s")
+    fast = Broker(proc, [b'{"n":1}'] * 30)
+
+    async def beside(engine):
+        await until(lambda: slow.held, "the slow source to come first")
+        await until(lambda: len(fast.acked) == 30, "the fast source to be through", seconds=1.5)
+        engine.stop()
+
+    run(slow, fast, beside=beside)
+
+
+def test_a_long_number_is_no_rate():
+    """What is no rate is refused with the right error."""
+    with pytest.raises(UsageError):
+        Rate.parse("9" * 5000 + "/s")
+
+
+def test_an_infinite_time_is_no_rate():
+    """A time that is infinite is none."""
+    with pytest.raises(UsageError):
+        Rate.parse("1/" + "9" * 400 + "s")
+
+
+# timeouts
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+def test_an_after_hook_that_hangs(is_async):
+    """A hook after a handler is within the attempt's timeout, or at least noticed as stuck."""
+    proc, release = processor(timeout=0.1, concurrency=1), threading.Event()
+
+    async def hook(worker, context):
+        await asyncio.sleep(30)
+
+    async def handle(message, context): ...
+
+    if is_async:
+        proc.after_handling(hook)
+        proc.add_handler(Everything(), handle)
+    else:
+        proc.after_handling(lambda worker, context: release.wait(30))
+        proc.add_handler(Everything(), lambda message, context: None)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("missive.engine.execution._GRACE", 0.1)
+            try:
+                run(Broker(proc, bodies(1)), seconds=3, drain=0.2, books=False)
+            except ProcessingFailed:
+                return
+        assert proc.dlq
+    finally:
+        release.set()
+
+
+def test_stuck_workers_of_both_kinds():
+    """When stuck threads and stuck tasks together are as many as run at once, processing stops."""
+    proc, over = processor(timeout=0.1, concurrency=2), threading.Event()
+
+    @proc.handle_for(Field("k", 1))
+    async def deaf(message, context):
+        while not over.is_set():
+            try:
+                await asyncio.sleep(0.02)
+            except asyncio.CancelledError:
+                continue
+
+    proc.add_handler(Field("k", 2), lambda message, context: over.wait(20), name="thread")
+
+    async def beside(engine):
+        try:
+            await until(lambda: engine._failure is not None, "the engine to notice", seconds=2)
+        finally:
+            over.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("missive.engine.execution._GRACE", 0.1)
+        broker = Broker(proc, [b'{"k":1}', b'{"k":2}', b'{"k":1}', b'{"k":2}'], ends=False)
+        with pytest.raises(ProcessingFailed, match="stuck"):
+            run(broker, beside=beside, drain=0.5, books=False)
+
+
+def test_an_awaitable_of_a_sync_handler_is_cancelled():
+    """What a `def` handler returned and is awaited is cancelled at its timeout, as an async handler is."""
+    proc, began = processor(timeout=0.1), time.monotonic()
+
+    async def slow():
+        await asyncio.sleep(2)
+
+    proc.add_handler(Everything(), lambda message, context: slow())
+    run(Broker(proc, bodies(1)))
+    assert time.monotonic() - began < 1.5
+
+
+# batches
+
+
+@pytest.mark.parametrize("dlq", [{}, None], ids=["dlq", "no dlq"])
+def test_a_session_lost_while_a_batch_fails(dlq):
+    """Of a batch that raises after its session died nothing is filed but the culprit: the others come again."""
+    proc, calls = processor(dlq=dlq), []
+
+    @proc.handle_batch_for(Everything(), size=4, wait=0.05)
+    def handle(batch):
+        calls.append([number(message) for message in batch.messages])
+        if len(calls) == 1:
+            broker.sessions[0].die()
+            while len(broker.sessions) < 2:
+                time.sleep(0.01)
+            raise ValueError
+
+    broker = Broker(proc, bodies(4))
+    _, report = run(broker)
+    assert (report.total_dead, report.total_handled) == (0, 4)
+
+
+def test_an_exception_of_a_before_hook():
+    """`after_handling` sees the exception of the hook that failed its item, and not that of a handler it was not in."""
+    proc, seen = processor(), []
+
+    @proc.before_handling
+    def before(worker, context):
+        if number(context.message) == 1:
+            raise KeyError
+
+    @proc.after_handling
+    def after(worker, context):
+        seen.append((number(context.message), type(context.exception).__name__))
+
+    @proc.handle_batch_for(Everything(), size=2, wait=0.05)
+    def handle(batch): ...
+
+    run(Broker(proc, bodies(2)))
+    assert sorted(seen) == [(0, "NoneType"), (1, "KeyError")]
+
+
+# backpressure
+
+
+def test_slow_keys_do_not_use_up_the_credit():
+    """Messages behind slow keys do not keep others from being fetched, while workers are free."""
+    proc, go_on, keys = processor(concurrency=24), threading.Event(), 16
+    proc.add_handler(Field("k", 0), lambda message, context: go_on.wait(10), ordered_by=by_field("j"))
+    proc.add_handler(Field("k", 1), lambda message, context: None, name="fast")
+    given = [b'{"k":0,"j":%d}' % (n % keys) for n in range(keys * 80)]
+    broker = Broker(proc, [*given, *[b'{"k":1}'] * 200], ends=False)
+
+    async def beside(engine):
+        try:
+            await until(lambda: len(broker.acked) == 200, "the others to be handled", seconds=3)
+        finally:
+            go_on.set()
+            engine.stop()
+
+    run(broker, beside=beside)
+
+
+def test_a_lane_is_paused_before_it_has_it_all():
+    """A fetch that returns at once, as from a buffer, leaves time to pause a lane before it has all credit."""
+    proc, go_on = processor(), threading.Event()
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        if message.get_json()["k"] == 0:
+            go_on.wait(10)
+
+    class Buffered(Broker):
+        async def connect(self, host):
+            session = await super().connect(host)
+            fetch = session.fetch
+
+            async def at_once(credit):
+                found = session._take(credit)
+                if not found:
+                    return await fetch(credit)
+                self.held.update(dict.fromkeys(found, (session, 1e9)))
+                session._given.update(found)
+                return found
+
+            session.fetch = at_once
+            return session
+
+    given = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)] + [Delivery(b'{"k":1}', lane="p1")] * 0
+    given += [Delivery(b'{"k":1}', lane="p1") for _ in range(100)]
+    broker = Buffered(proc, given, capabilities=Capabilities(pauses=True), most=10)
+
+    async def beside(engine):
+        try:
+            await until(lambda: sum(b'"k":1' in body for body in broker.acked) == 100, "the other lane", seconds=3)
+        finally:
+            go_on.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
+        patch.setattr(intake, "MOST_ITEMS", 500)
+        run(broker, beside=beside)
+
+
+def test_a_resume_that_fails_for_a_while():
+    """A lane whose resume failed for a while is resumed all the same, also where nothing else happens."""
+    proc, go_on, tries = processor(), threading.Event(), []
+    proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
+    given = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)]
+    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), most=10)
+
+    def resume(session, lanes):
+        tries.append(lanes)
+        if len(tries) < 4:
+            raise RuntimeError("an adapter's mistake")
+
+    broker.meddle["resume"] = resume
+
+    async def beside(engine):
+        await until(lambda: broker.told, "the lane to be paused")
+        go_on.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
+        patch.setattr(intake, "MOST_ITEMS", 500)
+        run(broker, beside=beside, seconds=6)
+
+
+# the watchdog and dying sessions
+
+
+def test_paused_lanes_are_a_reason():
+    """While lanes are paused, that nothing of them comes though much waits is no trouble of the session."""
+    proc, go_on = processor(), threading.Event()
+    proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
+    broker = Broker(proc, [Delivery(b'{"k":0}', lane="p0") for _ in range(900)], capabilities=Capabilities(pauses=True))
+    broker.most = 10
+    asked = []
+
+    def status(session):
+        asked.append(1)
+        return SessionStatus(connected=True, lag=len(broker.ready))
+
+    broker.meddle["status"] = status
+
+    async def beside(engine):
+        await until(lambda: broker.told, "the lane to be paused")
+        seen = len(asked)
+        await until(lambda: len(asked) > seen + 20, "the watchdog to look")
+        go_on.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
+        patch.setattr(intake, "MOST_ITEMS", 500)
+        patch.setattr(watchdog, "_EVERY", 0.02)
+        patch.setattr(watchdog, "_STALLED", 0.15)
+        _, report = run(broker, beside=beside)
+    assert (len(broker.sessions), report.redelivered) == (1, 0)
+
+
+@pytest.mark.parametrize("found_by", ["fetch", "settle", "status"])
+def test_a_close_that_hangs(found_by):  # noqa: C901 - three ways to find it
+    """A dead session whose close never returns does not keep its source from connecting again, and being settled."""
+    proc = processor()
+    proc.add_handler(Everything(), lambda message, context: None)
+    broker = Broker(proc, bodies(3))
+
+    def fail(session, *_):
+        if session is broker.sessions[0]:
+            raise Transient("gone")
+
+    broker.meddle[found_by] = fail
+    broker.meddle["close"] = lambda session: asyncio.sleep(60) if session is broker.sessions[0] else None
+
+    async def beside(engine):
+        if found_by == "status":
+            return
+        await until(lambda: len(broker.sessions) > 1, "another session", seconds=6)
+
+    if found_by == "status":
+
+        async def deaf(session, credit):
+            if session is broker.sessions[0]:
+                await asyncio.Event().wait()
+
+        broker.meddle["fetch"] = deaf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "_EVERY", 0.02)
+        if found_by == "settle":
+
+            async def close(session):
+                if session is broker.sessions[0]:
+                    session._give_back(list(broker.held))
+                    await asyncio.sleep(60)
+
+            broker.meddle["close"] = close
+        run(broker, beside=beside, seconds=10)
+    assert len(broker.sessions) == 2
+    assert len(broker.acked) == 3
+
+
+def test_a_renewal_that_hangs():
+    """A renewal that never answers is given up, as a status is, and others are renewed."""
+    proc, tries, ran = processor(), [], []
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        ran.append(context.attempt)
+        await asyncio.sleep(1.2)
+
+    async def extend(session, deliveries):
+        tries.append(1)
+        if len(tries) == 1:
+            await asyncio.sleep(60)
+
+    broker = Broker(proc, bodies(1), capabilities=Capabilities(lease=0.4))
+    broker.meddle["extend"] = extend
+    run(broker)
+    assert len(tries) > 1
+    assert ran == [1]
+
+
+def test_a_late_start_under_a_lease_that_ends():
+    """Where leases cannot be renewed, nothing begins that would not be done before its lease ends."""
+    proc, begun = processor(concurrency=1, timeout=5), []
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        begun.append(context._job.started - context._job.arrived)
+        time.sleep(0.02)
+
+    broker = Broker(
+        proc, bodies(1), capabilities=Capabilities(lease=10, renewable=False), clock=lambda: time.monotonic() * 10
+    )
+
+    async def beside(engine):
+        await until(lambda: begun, "the first")
+        await asyncio.sleep(0.04)
+        broker.send(*bodies(100))
+        await until(lambda: len(broker.acked) > 80, "the others")
+        engine.stop()
+
+    broker.ends = False
+    run(broker, runtime=Quick(), beside=beside)
+    assert max(begun) <= 5.2
+
+
+def test_handled_is_what_was_settled():
+    """What a handler did with a message that went to somebody else does not count as handled twice over."""
+    proc = processor()
+
+    @proc.handle_for(Everything())
+    async def handle(message, context):
+        try:
+            await asyncio.sleep(0.3 if context.attempt > 1 else 30)
+        except asyncio.CancelledError:
+            return
+
+    broker = Broker(proc, bodies(1), capabilities=Capabilities(lease=0.3))
+    broker.meddle["extend"] = lambda session, deliveries: (
+        session._give_back([d for d in deliveries if d in broker.held and not d.redelivered]) or None
+    )
+    _, report = run(broker)
+    assert (report.total_handled, report.redelivered) == (1, 1)
