@@ -27,6 +27,7 @@ def test_a_mark_passes_what_was_let_go_of_behind_it():
 
         async def commit(given):
             marks.append(given[None].position)
+            return {None: Result.confirmed}
 
         session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
         source = SimpleNamespace(session=session)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import missive
-from missive.adapters.contract import Capabilities, Delivery, Item, Verb
+from missive.adapters.contract import Capabilities, Delivery, Item, Result, Verb
 from missive.dlq.contract import Sink
 from missive.dlq.record import Record
 from missive.engine.run import execute
@@ -402,6 +402,7 @@ def test_cumulative_sources_are_settled_by_marks():
 
             async def commit(given: Any) -> Any:
                 marks.append(given[None].position)
+                return {None: Result.confirmed}
 
             session.commit = commit  # type: ignore[method-assign]
             return session

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import missive as m
-from missive.adapters.contract import Capabilities, Delivery, Session
+from missive.adapters.contract import Capabilities, Delivery, Result, Session
 from missive.dlq.contract import Sink
 from missive.dlq.record import Record
 from missive.dlq.sql import SQLStore
@@ -201,6 +201,7 @@ def test_one_held_message_bounds_what_comes_again():
 
             async def commit(given: Any) -> Any:
                 marks.append(given[None].position)
+                return {None: Result.confirmed}
 
             session.commit = commit  # type: ignore[method-assign]
             return session
@@ -296,7 +297,8 @@ def test_what_is_done_behind_a_mark_is_let_go_with_its_session():
                     raise Transient("gone")
                 return await fetch(credit)
 
-            async def commit(given: Any) -> Any: ...
+            async def commit(given: Any) -> Any:
+                return {None: Result.confirmed}
 
             session.fetch, session.commit = die, commit  # type: ignore[method-assign]
             return session

@@ -119,6 +119,8 @@ def _adapters(target: str, sources: tuple[str, ...], drain: float | None, *, fac
             )
         adapters = [from_url(url, loaded) for url in sources]
     if drain is not None:
+        if not drain >= 0:
+            raise UsageError("--drain is a number of seconds, zero or more")
         for adapter in adapters:
             adapter.drain = drain
     return adapters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 
 import msgspec
 
@@ -37,6 +38,9 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
         return f"<Decision: {self.outcome}{f' ({self.reason})' if self.reason else ''}>"
 
 
+CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
+"""What is raised in a task that is cancelled, and in a thread that waits for one."""
+
 HELD = frozenset({Outcome.retried, Outcome.nacked})
 """What a message comes back from."""
 
@@ -53,7 +57,7 @@ def decide(recorded: Recorded | None, error: BaseException | None, *, overdue: b
     """
     if overdue:
         # That it was cancelled is the timeout itself, and no failure of its own.
-        failure = None if error is None or isinstance(error, asyncio.CancelledError) else capture(error)
+        failure = None if error is None or isinstance(error, CANCELLED) else capture(error)
         return Decision(Outcome.dead_lettered, Reason.timeout, failure=failure)
     if error is None:
         return ACKED if recorded is None or recorded.outcome is Outcome.acked else _recorded(recorded, None)

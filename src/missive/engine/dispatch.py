@@ -120,7 +120,7 @@ class Dispatcher:
             return
         # Those behind it in its lane come along, as far as they are for the same batch.
         while gatherer.has(lane) and (following := self._lanes.first(lane)) is not None and following.route is route:
-            if following.due or self.is_suspect(following):
+            if following.due or following.source is not job.source or self.is_suspect(following):
                 break
             self._lanes.follow(lane)
             gatherer.add(following)

@@ -11,7 +11,6 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from concurrent.futures import Future
 from typing import Any
 
 from missive.context import ProcessingContext, ProcessingHook
@@ -108,7 +107,9 @@ class Pool(ABC):
             late = [job for job in active if now > job.deadline]
             if len(late) == len(active) and not all(job.overdue for job in active):
                 for job in active:
-                    job.overdue = True
+                    started, job.overdue = job.started, True
+                    if job.started != started:  # it has just begun anew, in a smaller batch
+                        job.overdue = False
                 self._interrupt(slot, active[0])
                 expired += active
         return expired
@@ -170,16 +171,20 @@ class ThreadPool(Pool):
         super().__init__(processor, concurrency, outbox, clock)
 
         def resolve(returned: Awaitable[Any]) -> object:
-            future = asyncio.run_coroutine_threadsafe(_awaited(returned), handlers_loop)
-            self._resolving[threading.get_ident()] = future
-            try:
-                return future.result()
-            finally:
-                del self._resolving[threading.get_ident()]
+            thread = threading.get_ident()
 
-        self._resolving: dict[int | None, Future[Any]] = {}
+            async def wait() -> object:
+                self._resolving[thread] = asyncio.current_task()
+                try:
+                    return await returned
+                finally:
+                    del self._resolving[thread]
+
+            return asyncio.run_coroutine_threadsafe(wait(), handlers_loop).result()
+
+        self._resolving: dict[int | None, asyncio.Task[Any] | None] = {}
         """What threads wait for that their handlers returned: it runs on the loop, and can be cancelled."""
-
+        self._handlers_loop = handlers_loop
         self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
         self._chains[self.lane_route] = sync_lane_chain(self._chains, outbox.put, clock)
         self._resolve = resolve
@@ -219,9 +224,16 @@ class ThreadPool(Pool):
             if work is not None:
                 works.append(work)
 
-    def _interrupt(self, slot: int, job: Job) -> None:  # noqa: ARG002 - what its thread waits for is its own
-        if (future := self._resolving.get(self._threads[slot].ident)) is not None:
-            future.cancel()
+    def _interrupt(self, slot: int, job: Job) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop of the handlers is gone
+            self._handlers_loop.call_soon_threadsafe(self._cancel, slot, job, job.started)
+
+    def _cancel(self, slot: int, job: Job, started: float | None) -> None:
+        """Cancel what a thread waits for, which then ends on the loop before the thread goes on."""
+        work = self._current[slot]
+        task = self._resolving.get(self._threads[slot].ident)
+        if task is not None and work is not None and job in work.active and job.started == started:
+            task.cancel()
 
     async def stop(self) -> None:
         """Let each thread run `after_processing` and end; one that is stuck in a handler is left behind."""
@@ -407,10 +419,6 @@ class LoopPool(Pool):
 
 def _nothing() -> None:
     """Do nothing: a run of a lane calls the handlers of its jobs."""
-
-
-async def _awaited(returned: Awaitable[Any]) -> object:
-    return await returned
 
 
 def run_hooks(hooks: Sequence[ProcessingHook], context: ProcessingContext[Any]) -> ProcessingFailed | None:

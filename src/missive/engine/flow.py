@@ -133,6 +133,7 @@ class Flow:
                 accept=self._accept,
                 take=self._take,
                 lost=self._lost,
+                over=self.changed.set,
                 blocked=lambda: self.filing.down,
                 pace=lambda source: self.pausers[source].apply(),
                 prepare=None if self.crashes is None else self.crashes.look_again,

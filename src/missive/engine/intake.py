@@ -66,8 +66,8 @@ class Source:
 
     `accept` is called with a new session, and raises `Fatal` for one that will not do. `prepare` is awaited before each
     chunk that was fetched, and `take` is called with it; where lanes can be paused, `pace` is awaited then. `lost` is
-    called when a session is gone. `blocked` says whether something else, such as a store that cannot be written,
-    forbids to fetch.
+    called when a session is gone, and `over` at the end of input. `blocked` says whether something else, such as a
+    store that cannot be written, forbids to fetch.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Source:
         accept: Callable[[Source, Session], None],
         take: Callable[[Source, Session, Sequence[Delivery]], None],
         lost: Callable[[Source, Session], None],
+        over: Callable[[], None],
         blocked: Callable[[], bool],
         pace: Callable[[Source], Awaitable[None]],
         prepare: Callable[[Sequence[Delivery]], Awaitable[None]] | None = None,
@@ -108,17 +109,22 @@ class Source:
         self._pace = pace
         self._take = take
         self._lost = lost
+        self._over = over
         self._blocked = blocked
         self._prepare = prepare
         self._waiting = False
         self._wake = asyncio.Event()
+        self._revived = asyncio.Event()
         self._consuming: asyncio.Future[None] | None = None
         self._backoff = _FIRST_BACKOFF
         self._said = ""
 
     async def run(self) -> None:
-        """Consume until the end of input, or until cancelled. Raises `Fatal`."""
-        while not self.ended:
+        """Consume until cancelled. Raises `Fatal`.
+
+        After the end of input it waits: a session that dies over its last settlements is followed by another.
+        """
+        while True:
             try:
                 session = await self._connect()
             except (Transient, StoreError) as trouble:
@@ -129,6 +135,9 @@ class Source:
                 await self._consuming
             except EndOfInput:
                 self.ended = True
+                self._over()
+                await self._revived.wait()
+                await self._back_off(f"{self.adapter.url} lost its connection")
             except asyncio.CancelledError:
                 # Either this source was cancelled, or only the fetch of a session that was found dead.
                 task = asyncio.current_task()
@@ -155,6 +164,7 @@ class Source:
             await session.close()
             raise
         self.session = session
+        self._revived.clear()
         self.leased = self.leased or session.capabilities.lease is not None
         self.pauses = self.pauses or session.capabilities.pauses
         self.adapter.attach(session)
@@ -236,6 +246,8 @@ class Source:
         """Give a dead session up: nothing of it is settled any more."""
         if self.session is session:
             self.session = None
+            self.ended = False
+            self._revived.set()
             self.adapter.attach(None)
             self._lost(self, session)
             if self._consuming is not None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _RESUME = 0.5
 """A paused lane is resumed when it holds so much of its share: with hysteresis, for pausing is not free."""
 
-_TRY_AGAIN = 0.5
+_ANSWERS_WITHIN, _TRY_AGAIN = 2.0, 0.5
 
 logger = logging.getLogger("missive")
 
@@ -54,9 +54,12 @@ class Pauser:
         """Count what is done with."""
         for job in jobs:
             lane = job.delivery.lane
-            if lane is not None and lane in self._items:
-                self._items[lane] -= 1
-                self._bytes[lane] -= len(job.delivery.body)
+            if lane is None or lane not in self._items:
+                continue
+            self._items[lane] -= 1
+            self._bytes[lane] -= len(job.delivery.body)
+            if not self._items[lane]:  # there may be ever new lanes
+                del self._items[lane], self._bytes[lane]
         if any(self._holds(lane) <= _RESUME for lane in self._paused):
             self._wake.set()
 
@@ -67,7 +70,9 @@ class Pauser:
     def _holds(self, lane: str) -> float:
         """Return how much of its share a lane holds, from 0 for nothing; above 1 for more than that."""
         credit, shares = self._source.host.credit, len(self._items) + 1
-        return shares * max(self._items[lane] / credit.items, self._bytes[lane] / credit.bytes)
+        items, size = self._items.get(lane, 0), self._bytes.get(lane, 0)
+        # One message alone is no backlog, however many lanes there are.
+        return 0.0 if items <= 1 else shares * max(items / credit.items, size / credit.bytes)
 
     @property
     def paused(self) -> bool:
@@ -90,15 +95,23 @@ class Pauser:
                 return
             pause = [lane for lane in self._items if lane not in self._paused and self._holds(lane) > 1]
             resume = [lane for lane in self._paused if self._holds(lane) <= _RESUME]
-            try:
-                await self._tell(session, pause, resume)
-            except (Transient, StoreError):
+            if not pause and not resume:
+                return
+            telling = asyncio.ensure_future(self._tell(session, pause, resume))
+            answered = await self._runtime.within(_ANSWERS_WITHIN, telling)
+            error = telling.exception() if answered else None
+            if not answered:
+                logger.warning("%s does not answer while pausing", self._source.adapter.url)
+            elif isinstance(error, Fatal):
+                raise error
+            elif isinstance(error, (Transient, StoreError)):
                 # The session is dying, which its fetch says too; nothing of it is paused then.
                 self.lost()
-            except Fatal:
-                raise
-            except Exception as error:  # noqa: BLE001 - an adapter's mistake: unpaused, lanes still work
-                logger.error("%s failed while pausing: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
+                return
+            elif error is not None:
+                # An adapter's mistake: unpaused, lanes still work.
+                logger.error("%s failed while pausing: %s", self._source.adapter.url, describe(error))
+            if error is not None or not answered:
                 self._resting = True
                 self._runtime.call_later(_TRY_AGAIN, self._go_on)
 

@@ -115,6 +115,7 @@ class Settler:
             await self._source.drop(session)
             return
         except Fatal:
+            self._not_ours(jobs)
             raise
         except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be settled
             logger.error("%s failed while settling: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
@@ -183,14 +184,20 @@ class Settler:
         marks = {lane: Mark(w.position) for lane, w in self._watermarks.items() if w.position is not None}
         self._committed_at = self._runtime.monotonic()
         try:
-            if marks:
-                await session.commit(marks)
+            results = await session.commit(marks) if marks else {}
         except (StoreError, Transient) as trouble:
             if self._said != str(trouble):
                 self._said = str(trouble)
                 logger.warning("%s: progress is not remembered now; trying again", trouble)
             return
-        self._uncommitted = False
+        except Fatal:
+            raise
+        except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be committed
+            logger.error("%s failed while committing: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
+            await self._source.drop(session)
+            return
+        # What was refused for now, or of which nothing is known, is committed again with the next.
+        self._uncommitted = any(result in (Result.failed, Result.unknown) for result in results.values())
         self._said = ""
 
     async def flush(self) -> None:
