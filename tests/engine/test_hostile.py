@@ -9,9 +9,9 @@ import time
 import pytest
 
 from missive import JSONMessage, ProcessingFailed, Processor, UsageError
-from missive.adapters.contract import Capabilities, Credit, Delivery, SessionStatus
-from missive.engine import intake, watchdog
-from missive.errors import Transient
+from missive.adapters.contract import Capabilities, Credit, Delivery, Result, SessionStatus
+from missive.engine import intake, pausing, watchdog
+from missive.errors import Fatal, Transient
 from missive.matchers import Everything, Field, by_field
 from missive.rates import Rate
 from tests.support.broker import Broker, Quick, run, until
@@ -407,3 +407,197 @@ def test_handled_is_what_was_settled():
     )
     _, report = run(broker)
     assert (report.total_handled, report.redelivered) == (1, 1)
+
+
+# runs of lanes
+
+
+@pytest.mark.parametrize("release", ["native", "none"])
+def test_a_drain_reaches_what_waits_in_a_run(release):
+    """What a worker has of a lane and has not begun goes back at a stop, or is filed where nothing goes back."""
+    proc, begun, go_on = processor(concurrency=1), threading.Event(), threading.Event()
+
+    @proc.handle_for(Everything(), ordered_by=by_field("k"))
+    def handle(message, context):
+        begun.set()
+        go_on.wait(10)
+
+    broker = Broker(proc, bodies(10, k=0), capabilities=Capabilities(release=release), ends=False)
+
+    async def beside(engine):
+        await until(begun.is_set, "the first to begin")
+        engine.stop()
+        await until(lambda: len(broker.released if release == "native" else proc.dlq) == 9, "the others to go")
+        go_on.set()
+
+    _, report = run(broker, beside=beside)
+    assert (report.total_handled, report.unsettled) == (1, 0)
+
+
+def test_a_run_is_given_back_before_its_lease_ends():
+    """Where leases cannot be renewed, what waits in a run of a lane begins in time, or goes back."""
+    proc, begun = processor(concurrency=1, timeout=5), []
+
+    @proc.handle_for(Everything(), ordered_by=by_field("k"))
+    def handle(message, context):
+        begun.append(context._job.started - context._job.arrived)
+        time.sleep(0.09)
+
+    lease = Capabilities(lease=10, renewable=False)
+    broker = Broker(proc, bodies(30, k=0), capabilities=lease, clock=lambda: time.monotonic() * 10)
+    run(broker, runtime=Quick())
+    assert broker.released
+    assert max(begun) <= 5
+
+
+def test_a_lane_waits_for_what_its_handler_left_on_the_loop():
+    """What a `def` handler returned and was cancelled ends before the next of its lane begins."""
+    proc, events = processor(timeout=0.1), []
+
+    async def work(n):
+        events.append(("begin", n))
+        try:
+            await asyncio.sleep(0 if n else 5)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.2)  # gives back what it has
+        events.append(("end", n))
+
+    proc.add_handler(Everything(), lambda message, context: work(number(message)), ordered_by=by_field("k"))
+    run(Broker(proc, bodies(2, k=0)))
+    assert events == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
+
+
+# what adapters do
+
+
+def test_a_commit_that_is_refused_for_now():
+    """A commit whose result is `failed` is tried again."""
+    proc = processor()
+    proc.add_handler(Everything(), lambda message, context: None)
+    broker = Broker(proc, [Delivery(b"{}", position=n, lane="p") for n in range(5)], ends=False)
+    broker.capabilities = Capabilities(commit="cumulative")
+    tries = []
+
+    def commit(session, marks):
+        tries.append(marks)
+        return dict.fromkeys(marks, Result.failed) if len(tries) == 1 else None
+
+    broker.meddle["commit"] = commit
+
+    async def beside(engine):
+        await until(lambda: len(tries) > 1, "another try")
+        engine.stop()
+
+    run(broker, beside=beside)
+
+
+def test_a_fatal_settlement_ends_at_once():
+    """When settling is refused for good, processing ends with that, and waits for no deadline."""
+    proc, began = processor(), time.monotonic()
+    proc.add_handler(Everything(), lambda message, context: None)
+    broker = Broker(proc, bodies(5), ends=False)
+
+    def settle(session, items):
+        raise Fatal("the queue was deleted")
+
+    broker.meddle["settle"] = settle
+    with pytest.raises(Fatal, match="the queue was deleted"):
+        run(broker, drain=10, books=False)
+    assert time.monotonic() - began < 5
+
+
+def test_settling_that_fails_after_the_end_of_input():
+    """A session that dies over the last settlements is followed by another, which gets them again."""
+    proc = processor()
+    proc.add_handler(Everything(), lambda message, context: None)
+    broker = Broker(proc, bodies(5))
+
+    def settle(session, items):
+        if session is broker.sessions[0]:
+            raise Transient("connection lost")
+
+    broker.meddle["settle"] = settle
+    _, report = run(broker)
+    assert (len(broker.acked), report.redelivered) == (5, 5)
+
+
+def test_a_client_that_fails_to_stop():
+    """Where one source fails to stop its intake, what runs is waited for, and the other sources give back theirs."""
+    proc, begun, go_on = processor(concurrency=1), threading.Event(), threading.Event()
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        begun.set()
+        go_on.wait(10)
+
+    odd, other = Broker(proc, bodies(5), ends=False), Broker(proc, bodies(5), ends=False)
+
+    def stop_intake(session):
+        raise OSError("the client is odd")
+
+    odd.meddle["stop_intake"] = stop_intake
+
+    async def beside(engine):
+        await until(begun.is_set, "one to begin")
+        engine.stop()
+        await until(lambda: len(odd.released) + len(other.released) == 9, "the others to go back")
+        go_on.set()
+
+    _, report = run(odd, other, beside=beside)
+    assert report.total_handled == 1
+
+
+def test_a_pause_that_hangs():
+    """A client that never answers to a pause keeps nothing from being fetched."""
+    proc = processor()
+    proc.add_handler(Everything(), lambda message, context: time.sleep(0.001))
+    given = [Delivery(b"{}", lane=f"p{n % 2}") for n in range(400)]
+    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), most=50)
+    broker.meddle["pause"] = lambda session, lanes: asyncio.sleep(60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
+        patch.setattr(intake, "MOST_ITEMS", 100)
+        patch.setattr(pausing, "_ANSWERS_WITHIN", 0.1)
+        _, report = run(broker, seconds=8)
+    assert report.total_handled == 400
+
+
+def test_lanes_are_forgotten():
+    """A transport with ever new lanes leaves nothing behind, and a lane of one message is not paused."""
+    proc = processor()
+    proc.add_handler(Everything(), lambda message, context: None)
+    broker = Broker(proc, [Delivery(b"{}", lane=f"p{n}") for n in range(3000)], capabilities=Capabilities(pauses=True))
+    kept = []
+
+    async def beside(engine):
+        await until(lambda: len(broker.acked) == 3000, "all to be settled")
+        kept.extend(engine._flow.pausers[engine._flow.sources[0]]._items)
+        engine.stop()
+
+    broker.ends = False
+    run(broker, beside=beside)
+    assert (kept, broker.told) == ([], [])
+
+
+def test_a_resource_that_translates_what_failed_a_batch():
+    """The culprit is found by halves, whatever its resources make of the exception; its failure is what they made."""
+    proc = processor()
+
+    @proc.resource()
+    def transaction(context):
+        try:
+            yield 1
+        except ValueError:
+            raise RuntimeError("rolled back") from None
+
+    @proc.handle_batch_for(Everything(), size=8)
+    def handle(batch):
+        for context in batch:
+            context.get(transaction)
+        if any(number(message) == 5 for message in batch.messages):
+            raise ValueError
+
+    with proc.test_client() as client:
+        results = client.send_batch([JSONMessage(body) for body in bodies(8)])
+    assert [result.outcome for result in results].count("acked") == 7
+    assert isinstance(results[5].exception, RuntimeError)
