@@ -195,7 +195,8 @@ class BrokerSession(Session):
 
     async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
         broker = self._broker
-        await self._meddled("commit", marks)
+        if (answer := await self._meddled("commit", marks)) is not None:
+            return dict(answer)
         broker.marks.append({lane: mark.position for lane, mark in marks.items()})
         for delivery in list(broker.held):
             mark = marks.get(delivery.lane)
