@@ -94,7 +94,7 @@ def test_an_after_hook_that_hangs(is_async):
         proc.add_handler(Everything(), lambda message, context: None)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("missive.engine.execution._GRACE", 0.1)
+            patch.setattr("missive.engine.tasks._GRACE", 0.1)
             try:
                 run(Broker(proc, bodies(1)), seconds=3, drain=0.2, books=False)
             except ProcessingFailed:
@@ -125,7 +125,7 @@ def test_stuck_workers_of_both_kinds():
             over.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("missive.engine.execution._GRACE", 0.1)
+        patch.setattr("missive.engine.tasks._GRACE", 0.1)
         broker = Broker(proc, [b'{"k":1}', b'{"k":2}', b'{"k":1}', b'{"k":2}'], ends=False)
         with pytest.raises(ProcessingFailed, match="stuck"):
             run(broker, beside=beside, drain=0.5, books=False)

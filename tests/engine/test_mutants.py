@@ -6,7 +6,6 @@ import pytest
 
 from missive.engine import intake
 from missive.engine.dispatch import Dispatcher
-from missive.engine.execution import LoopPool
 from missive.engine.filing import Filing
 from missive.engine.flow import Flow
 from missive.engine.gates import Gate
@@ -14,6 +13,7 @@ from missive.engine.intake import Source
 from missive.engine.lanes import Lanes
 from missive.engine.leases import Keeper
 from missive.engine.settlement import Settler, Watermark
+from missive.engine.tasks import LoopPool
 from missive.testing.simulation import Promise, SimulationFailed
 from missive.testing.simulation.simulate import quiet
 from tests.support.scenario import run

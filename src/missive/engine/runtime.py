@@ -9,8 +9,10 @@ from concurrent.futures import Future
 from typing import ParamSpec, Protocol, TypeVar
 
 from missive.adapters.threaded import ClientThread
-from missive.engine.execution import LoopPool, Pool, ThreadPool
+from missive.engine.execution import Pool
 from missive.engine.seats import Room
+from missive.engine.tasks import LoopPool
+from missive.engine.threads import ThreadPool
 from missive.ids import new_id
 
 P = ParamSpec("P")

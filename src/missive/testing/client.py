@@ -20,8 +20,8 @@ from missive.dlq.contract import DictSink
 from missive.engine.batches import compile_async, compile_sync
 from missive.engine.chains import AsyncChain
 from missive.engine.decision import Decision, decide, decide_discarded, decide_misrouted
-from missive.engine.execution import end_async_worker, end_worker, run_async_hooks, run_hooks
 from missive.engine.filing import make_record
+from missive.engine.hooks import end_async_worker, end_worker, run_async_hooks, run_hooks
 from missive.engine.job import BatchJob, Job, Work
 from missive.errors import AmbiguousError, DecodingError, NotSettled, UnmatchedError, UsageError
 from missive.ids import new_id

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from missive.context import ProcessingContext
 from missive.engine.batches import compile_sync
 from missive.engine.chains import AsyncChain, Clock, async_lane_chain, ends_run
-from missive.engine.execution import LoopPool, Outbox, Pool, run_hooks
+from missive.engine.execution import Outbox, Pool
+from missive.engine.hooks import run_hooks
 from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.runtime import Runtime
+from missive.engine.tasks import LoopPool
 from missive.errors import UsageError
 from missive.processor import Processor
 from missive.routing.route import Route
