@@ -36,7 +36,8 @@ class Pauser:
         self._runtime = runtime
         self._items: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
-        self._paused: dict[str, None] = {}
+        self._paused: dict[str, bool] = {}
+        """Lanes that are paused or may be, and whether the transport said so: what may be paused must be resumed."""
         self._wake = asyncio.Event()
         self._telling = asyncio.Lock()
         self._resting = False
@@ -93,10 +94,12 @@ class Pauser:
             session = self._source.session
             if session is None or self._resting:
                 return
-            pause = [lane for lane in self._items if lane not in self._paused and self._holds(lane) > 1]
+            pause = [lane for lane in self._items if not self._paused.get(lane) and self._holds(lane) > 1]
             resume = [lane for lane in self._paused if self._holds(lane) <= _RESUME]
             if not pause and not resume:
                 return
+            # Before it is told and answered: all of a lane may be settled until then, or the answer be lost.
+            self._paused.update(dict.fromkeys(pause, False))
             telling = asyncio.ensure_future(self._tell(session, pause, resume))
             answered = await self._runtime.within(_ANSWERS_WITHIN, telling)
             error = telling.exception() if answered else None
@@ -122,7 +125,7 @@ class Pauser:
     async def _tell(self, session: Session, pause: Sequence[str], resume: Sequence[str]) -> None:
         if pause:
             await session.pause(pause)
-            self._paused.update(dict.fromkeys(pause))
+            self._paused.update((lane, True) for lane in pause if lane in self._paused)
         if resume:
             await session.resume(resume)
             for lane in resume:

@@ -45,6 +45,7 @@ class Settler:
         self._behind: dict[str | None, dict[int, Job]] = {}
         self._stuck: set[str | None] = set()
         self._uncommitted = False
+        self._committing = asyncio.Lock()
         self._committed_at = 0.0
         self._said = ""
         self._again: dict[Job, int] = {}
@@ -179,8 +180,12 @@ class Settler:
         self._uncommitted = self._uncommitted or bool(jobs)
 
     async def _commit(self, session: Session) -> None:
-        if not self._uncommitted:
-            return
+        # One after the other: of two at once, the one with older marks may be the last to arrive.
+        async with self._committing:
+            if self._uncommitted and session is self._source.session:
+                await self._commit_marks(session)
+
+    async def _commit_marks(self, session: Session) -> None:
         marks = {lane: Mark(w.position) for lane, w in self._watermarks.items() if w.position is not None}
         self._committed_at = self._runtime.monotonic()
         try:
