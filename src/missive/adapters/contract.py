@@ -111,9 +111,11 @@ class Result(StrEnum):
 
 
 class Mark(NamedTuple):
-    """How far a lane of a cumulative transport is done: everything up to and with `position`."""
+    """How far a lane of a cumulative transport is done: everything up to and with `position`, and more beyond it."""
 
     position: int
+    gaps: bytes = b""
+    """What is done beyond the position: opaque, printable ASCII, at most `capabilities.max_mark` bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +123,24 @@ class Capabilities:
     """What a session can do, known once it is connected."""
 
     release: str = "native"
-    """`native`: takes unstarted work back. `none`: cannot; what was read is ours to keep."""
+    """`native`: takes unstarted work back at once. `expire`: gives it out again when its lease ends. `none`: cannot;
+    what was read is ours to keep."""
+    replies: bool = True
+    """Whether a settlement is answered: `confirmed`, and never redelivered; else it is `sent`."""
+    fences: bool = False
+    """Whether settling a delivery that somebody else has by now is refused, and does nothing."""
     commit: str = "each"
     """`each`: deliveries are settled one by one, in batches. `cumulative`: by a mark per lane."""
     lease: float | None = None
     """After so many seconds without renewal a delivery is given to somebody else; None for never."""
     renewable: bool = True
     """Whether a lease can be renewed with `extend`. A handler's timeout must fit into one that cannot."""
+    max_mark: int = 0
+    """How many bytes of gaps a mark may carry; 0 where it is a position and nothing else."""
     pauses: bool = False
     """Whether single lanes can be paused and resumed."""
+    order: str = "none"
+    """`lane`: messages of one lane come in their order, also after a redelivery. `none`: as they come."""
     attempts: str = "none"
     """How exactly deliveries are counted: `exact`, `approximate` or `none`."""
     durable: bool = True
@@ -145,6 +156,17 @@ class SessionStatus(NamedTuple):
     """Messages that wait at the transport and are not delivered to anybody yet."""
     oldest: float | None = None
     """The age of the oldest of them in seconds."""
+
+
+class Finding(NamedTuple):
+    """What `missive doctor` found about a deployment. It holds no message content and no secret."""
+
+    level: str
+    """`ok`, `warning` (it works, and will hurt) or `error` (it does not work, or loses messages)."""
+    check: str
+    """What was looked at, in a word or two."""
+    says: str
+    """What was found, and for a warning or an error what to do about it; one line."""
 
 
 class EndOfInput(Exception):
@@ -182,6 +204,22 @@ class Host(Protocol):
 
     def say(self, line: str) -> None:
         """Tell the operator one line. It must hold no message content and no secret."""
+        ...
+
+    async def lanes_gained(self, marks: Mapping[str, Mark | None]) -> None:
+        """Tell that lanes are this session's from now on, with the marks that were committed; before they deliver.
+
+        What a mark's gaps say is done is not handled again.
+        """
+        ...
+
+    async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
+        """Tell that lanes are about to go to somebody else; returns when they may.
+
+        With `may_commit`, what runs has `deadline` seconds to end, and `Session.commit` is called before this returns;
+        without, they are somebody else's already: what runs is cancelled as far as it can be, and nothing is committed.
+        After it, nothing that came from these lanes is settled any more, also when they come back.
+        """
         ...
 
 
@@ -303,6 +341,14 @@ class Adapter(ABC):
     @abstractmethod
     async def connect(self, host: Host) -> Session:
         """Open a session. Raises `Transient` for what may work later and `Fatal` for what will not."""
+
+    async def diagnose(self, session: Session) -> Sequence[Finding]:  # noqa: ARG002 - most have more to ask
+        """Look for what is not sound in the deployment behind a session that was just opened and consumes nothing.
+
+        Here for what only this transport knows, such as a policy that would drop messages. What all have in common
+        (reachable, timeouts within the lease, a dead letter store) the command looks at itself.
+        """
+        return ()
 
     def attach(self, session: Session | None) -> None:
         """Tell the adapter which session is the current one; the engine does."""

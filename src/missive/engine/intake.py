@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from missive.adapters.contract import Adapter, Credit, Delivery, EndOfInput, Session
+from missive.adapters.contract import Adapter, Credit, Delivery, EndOfInput, Mark, Session
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
 from missive.errors import Fatal, StoreError, Transient
@@ -59,6 +59,12 @@ class SourceHost:
     def say(self, line: str) -> None:
         """Tell the operator one line."""
         logger.info(line)
+
+    async def lanes_gained(self, marks: Mapping[str, Mark | None]) -> None:
+        """Take up lanes where their marks are."""
+
+    async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
+        """Let go of lanes."""
 
 
 class Source:
