@@ -577,6 +577,25 @@ def test_a_retry_while_a_culprit_is_sought(is_async):
     assert all(attempt == 1 for n, attempt in well if n != 1)
 
 
+@both
+def test_what_comes_before_a_retried_item_is_run_before_it(is_async):
+    """One that asked for a retry before the batch failed does not hold up those of its key that came earlier."""
+    proc, well = processor(), []
+
+    def handle(batch):
+        for n, item in zip(numbers(batch), batch, strict=True):
+            if n == 2 and item.attempt == 1:
+                item.retry(0)
+            elif n == 3:
+                raise ValueError
+        well.extend((n, item.attempt) for n, item in zip(numbers(batch), batch, strict=True))
+
+    register(proc, is_async, handle, size=4, ordered_by=by_field("k"))
+    _, report = run(Broker(proc, bodies(4)))
+    assert (report.retried, report.total_handled) == (1, 3)
+    assert well == [(0, 1), (1, 1), (2, 2)]
+
+
 def test_handlers_of_one_key_in_batches_and_alone():
     """A batch handler and a single one that share a key are in order with each other."""
     proc, ran = processor(), []

@@ -133,7 +133,9 @@ class _Search:
         self._left = [work.jobs]
         self._errors: dict[Job, BaseException | None] = {}
         """What failed single items of the call that is going on."""
-        self._blocked: set[object] = set()
+        self._places = {job: place for place, job in enumerate(work.jobs)}
+        self._blocked: dict[object, int] = {}
+        """The place of the first that is held, by lane: those of its lane behind it wait, and those before it do not."""
 
     def next(self) -> list[Item]:
         """Return the jobs of the next run with their contexts; none when all are decided, or may not run now."""
@@ -143,7 +145,7 @@ class _Search:
             jobs = self._left.pop()
             if self._blocked:
                 # What comes after one that is held, in its lane, waits behind it: it stays undecided.
-                jobs = [job for job in jobs if job.lane is None or job.lane not in self._blocked]
+                jobs = [job for job in jobs if self._places[job] < self._blocked.get(job.lane, len(self._places))]
             if jobs:
                 break
         else:
@@ -236,7 +238,8 @@ class _Search:
         job.decision = decision
         held = decision.outcome in HELD
         if held and job.lane is not None and self._work.route.terms.on_lane_retry == "block":
-            self._blocked.add(job.lane)
+            place = self._places[job]
+            self._blocked[job.lane] = min(place, self._blocked.get(job.lane, place))
 
 
 async def _uncancelled() -> None:
