@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from missive.engine import intake
+from missive.engine.assignment import Assignment
 from missive.engine.dispatch import Dispatcher
 from missive.engine.filing import Filing
 from missive.engine.flow import Flow
@@ -12,8 +13,9 @@ from missive.engine.gates import Gate
 from missive.engine.intake import Source
 from missive.engine.lanes import Lanes
 from missive.engine.leases import Keeper
-from missive.engine.settlement import Settler, Watermark
+from missive.engine.settlement import Settler
 from missive.engine.tasks import LoopPool
+from missive.engine.watermark import Watermark
 from missive.testing.simulation import Promise, SimulationFailed
 from missive.testing.simulation.simulate import quiet
 from tests.support.scenario import run
@@ -36,10 +38,10 @@ def watermark_off_by_one(patch):
     """The mark is at the first message that is not done, and not at the last one that is."""
     complete = Watermark.complete
 
-    def mutant(self, position):
-        passed = complete(self, position)
+    def mutant(self, job):
+        passed = complete(self, job)
         if self._order:
-            self.position = self._order[0]
+            self.position = self._order[0].delivery.position
         return passed
 
     patch.setattr(Watermark, "complete", mutant)
@@ -131,7 +133,13 @@ def session_unchecked(patch):
 
 def marks_outlive_their_session(patch):
     """A mark goes on in the next session, where it left off in the last."""
+    gained = Settler.gained
+
+    def mutant(self, marks):
+        return gained(self, {lane: mark for lane, mark in marks.items() if lane not in self._watermarks})
+
     patch.setattr(Settler, "lost", lambda self: None)
+    patch.setattr(Settler, "gained", mutant)
 
 
 def dead_letters_forgotten(patch):
@@ -177,6 +185,47 @@ def drain_without_end(patch):
     patch.setattr(Flow, "finished", mutant)
 
 
+def gaps_unread(patch):
+    """What was done beyond a mark is handled again by whoever has its lane next."""
+    patch.setattr(Settler, "fresh", lambda self, deliveries: deliveries)
+
+
+def gaps_stripped(patch):
+    """A mark says nothing of what was done beyond the one before it."""
+    beyond = Watermark._beyond
+
+    def mutant(self, position):
+        done, self._done = self._done, []
+        try:
+            return beyond(self, position)
+        finally:
+            self._done = done
+
+    patch.setattr(Watermark, "_beyond", mutant)
+
+
+def lanes_kept(patch):
+    """What waits of a lane that somebody else has soon is begun all the same."""
+    init = Assignment.__init__
+
+    def mutant(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self._withdraw = lambda which: []
+
+    patch.setattr(Assignment, "__init__", mutant)
+
+
+def lanes_settled_late(patch):
+    """What ran when its lane was lost is settled when the lane is back."""
+    init = Assignment.__init__
+
+    def mutant(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self._revoke = lambda jobs: None
+
+    patch.setattr(Assignment, "__init__", mutant)
+
+
 MUTANTS = {
     taken_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
     handlers_left_running: {Promise.nothing_left},
@@ -195,6 +244,10 @@ MUTANTS = {
     marks_outlive_their_session: {Promise.sessions, Promise.durable},
     dead_letters_forgotten: {Promise.progress},
     never_connected_again: {Promise.progress},
+    gaps_unread: {Promise.once},
+    gaps_stripped: {Promise.sessions},
+    lanes_kept: {Promise.sessions},
+    lanes_settled_late: {Promise.durable, Promise.sessions, Promise.stops},
 }
 
 

@@ -17,7 +17,17 @@ from tests.support.scenario import run, run_many
 SCHEDULES = 10_000
 DEEP = 10 * SCHEDULES
 CHUNK = 100
-FAULTS = ["crash", "stop", "comes again", "lease ended", "interrupted", "ended by force"]
+FAULTS = [
+    "crash",
+    "stop",
+    "comes again",
+    "lease ended",
+    "interrupted",
+    "ended by force",
+    "lanes lost",
+    "lanes lost without a commit",
+    "lanes gained",
+]
 EVENTS = ["delivered", "started", "ended", "filed", "settled", "committed"]
 
 

@@ -250,7 +250,10 @@ class Session(ABC):
         """Settle deliveries and return a result for each, in order. Works while a fetch waits."""
 
     async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
-        """Commit how far each lane is done, where `capabilities.commit` is cumulative."""
+        """Commit how far each lane is done, where `capabilities.commit` is cumulative; returns a result for each.
+
+        What was asked for before its lane was lost is `fenced`, also when the lane is back by then.
+        """
         raise NotImplementedError
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:

@@ -135,7 +135,7 @@ class _Search:
         """What failed single items of the call that is going on."""
         self._places = {job: place for place, job in enumerate(work.jobs)}
         self._blocked: dict[object, int] = {}
-        """The place of the first that is held, by lane: those of its lane behind it wait, and those before it do not."""
+        """By lane, the place of the first that is held: those behind it wait, and those before it do not."""
 
     def next(self) -> list[Item]:
         """Return the jobs of the next run with their contexts; none when all are decided, or may not run now."""

@@ -109,10 +109,14 @@ class Crashes:
     async def look_again(self, deliveries: Sequence[Delivery]) -> None:
         """Count again before these are taken, if one of them comes again: whoever had it may have died of it."""
         if any([delivery.redelivered for delivery in deliveries]):  # noqa: C419 - twice as quick
-            try:
-                await self._look()
-            except StoreError as trouble:
-                logger.warning("%s while looking for what killed other processes", trouble)
+            await self.look()
+
+    async def look(self) -> None:
+        """Count again, for another process may have died."""
+        try:
+            await self._look()
+        except StoreError as trouble:
+            logger.warning("%s while looking for what killed other processes", trouble)
 
     async def _look(self) -> None:
         try:

@@ -13,6 +13,7 @@ from missive.adapters.contract import Adapter, Delivery, Session, Verb
 from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import capture
 from missive.dlq.record import Attempt
+from missive.engine.assignment import Assignment
 from missive.engine.crashes import Crashes
 from missive.engine.decision import HELD, SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.dispatch import Dispatcher
@@ -124,11 +125,10 @@ class Flow:
         self.crashes = (
             None if isolating is None else Crashes(processor.name, self.filing, runtime, isolating, self._find)
         )
-        host = SourceHost(processor.name, runtime, self.filing)
         self.sources = [
             Source(
                 a,
-                host,
+                SourceHost(processor.name, runtime, self.filing),
                 runtime,
                 accept=self._accept,
                 take=self._take,
@@ -144,7 +144,18 @@ class Flow:
             if source.adapter.rate_limit is not None:
                 self.dispatcher.limit(source, source.adapter.rate_limit)
         self.settlers = {source: Settler(source, runtime, settled=self._settled) for source in self.sources}
-        self.pausers = {source: Pauser(source, runtime) for source in self.sources}
+        self.pausers = {source: Pauser(source, runtime, self.settlers[source].crowded) for source in self.sources}
+        for source in self.sources:
+            source.host.lanes = Assignment(
+                source,
+                runtime,
+                self.settlers[source],
+                self.pausers[source],
+                withdraw=self._withdraw_those,
+                forget=self._forget,
+                revoke=self._lost_leases,
+                look=self._look_for_crashes,
+            )
         self.watchdogs = {
             source: Watchdog(source, runtime, busy=functools.partial(self._is_held_back, source))
             for source in self.sources
@@ -154,6 +165,10 @@ class Flow:
             source: Keeper(source, runtime, longest, lost=self._lost_leases, waiting=self._release_waiting)
             for source in self.sources
         }
+
+    async def _look_for_crashes(self) -> None:
+        if self.crashes is not None:
+            await self.crashes.look()
 
     def _is_held_back(self, source: Source) -> bool:
         """Tell whether there is a reason of ours why a source delivers nothing."""
@@ -180,6 +195,8 @@ class Flow:
                 )
 
     def _take(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> None:
+        if session.capabilities.max_mark:
+            deliveries = self._fresh(source, deliveries)
         message_cls = self._message_cls
         now = self._runtime.monotonic()
         jobs = [make_job(source, session, delivery, message_cls, now) for delivery in deliveries]
@@ -201,6 +218,14 @@ class Flow:
                 self._queue(job, route)
         self.dispatcher.add_unordered(unordered)
         self.dispatcher.dispatch()
+
+    def _fresh(self, source: Source, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return what was not handled before, by whoever had its lane; the credit of the rest is given back."""
+        fresh = self.settlers[source].fresh(deliveries)
+        if len(fresh) < len(deliveries):
+            size = sum([len(delivery.body) for delivery in deliveries]) - sum([len(d.body) for d in fresh])
+            source.release(len(deliveries) - len(fresh), size)
+        return fresh
 
     def _routed(self, job: Job) -> Route | None:
         """Find the route of a job; None where there is nothing to run, and the job is on its way already."""
@@ -341,7 +366,7 @@ class Flow:
         lanes: dict[Hashable, list[Job]] = {}
         gone: list[Job] = []
         for job in jobs:
-            if self._draining or not job.ours:
+            if self._draining or not job.ours or job.delivery.lane in job.source.leaving:
                 job.source.put_forward(job)
                 self.dispatcher.leave_lane(job)
                 gone.append(job)
@@ -358,7 +383,7 @@ class Flow:
             self._forget([job])
             return
         self._count_held(job, route, decision)
-        if self._draining:
+        if self._draining or job.delivery.lane in job.source.leaving:
             self.dispatcher.leave_lane(job)
             self._give_back([job])
             return

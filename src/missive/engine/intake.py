@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from missive.adapters.contract import Adapter, Credit, Delivery, EndOfInput, Mark, Session
 from missive.engine.runtime import Runtime
@@ -31,8 +31,23 @@ _LONGEST_BACKOFF = 30.0
 logger = logging.getLogger("missive")
 
 
+class Lanes(Protocol):
+    """Who looks after lanes that come and go, as `Host` says it."""
+
+    async def gained(self, marks: Mapping[str, Mark | None]) -> None:
+        """Take up lanes."""
+        ...
+
+    async def lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
+        """Let go of lanes."""
+        ...
+
+
 class SourceHost:
     """What one source's sessions are offered."""
+
+    lanes: Lanes
+    """Who is told which lanes come and go; set before the first session."""
 
     def __init__(self, service: str, runtime: Runtime, filing: Filing) -> None:
         self.service = service
@@ -62,9 +77,11 @@ class SourceHost:
 
     async def lanes_gained(self, marks: Mapping[str, Mark | None]) -> None:
         """Take up lanes where their marks are."""
+        await self.lanes.gained(marks)
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
         """Let go of lanes."""
+        await self.lanes.lost(lanes, may_commit=may_commit, deadline=deadline)
 
 
 class Source:
@@ -108,6 +125,10 @@ class Source:
         """Deliveries that ever came."""
         self.fetching = False
         """Whether a session is being asked for deliveries now."""
+        self.leaving: set[str] = set()
+        """Lanes that are somebody else's, or soon are: nothing of them is begun."""
+        self._left: set[str] = set()
+        """Those that left while what was fetched was being prepared."""
         self.ended = False
         """The input is over: there will never be more."""
         self._runtime = runtime
@@ -187,12 +208,15 @@ class Source:
             self.fetching = False
             if deliveries:
                 self._backoff = _FIRST_BACKOFF
+                self._left.clear()
                 try:
                     if self._prepare is not None:
                         await self._prepare(deliveries)
                 finally:
                     # Also when it is cancelled, for then they are to be given back.
                     if self.session is session:
+                        if self._left:
+                            deliveries = [one for one in deliveries if one.lane not in self._left]
                         self.took(deliveries)
                         self._take(self, session, deliveries)
                 if session.capabilities.pauses:
@@ -217,6 +241,11 @@ class Source:
             or self.items >= MOST_ITEMS * share
             or self.bytes >= CREDIT.bytes * share
         )
+
+    def leave(self, lanes: Collection[str]) -> None:
+        """Begin nothing more of these lanes, also of what is being fetched."""
+        self.leaving.update(lanes)
+        self._left.update(lanes)
 
     def put_behind(self, job: Job) -> None:
         """Note that a job waits for something of its own."""
@@ -252,6 +281,7 @@ class Source:
         """Give a dead session up: nothing of it is settled any more."""
         if self.session is session:
             self.session = None
+            self.leaving.clear()
             self.ended = False
             self._revived.set()
             self.adapter.attach(None)

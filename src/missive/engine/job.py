@@ -48,6 +48,8 @@ class Job(msgspec.Struct, eq=False):
     """Who runs after it in its run, and is behind it until then."""
     behind: bool = False
     """It waits for something of its own, such as its lane, and so does not count against the credit of others."""
+    completed: bool = False
+    """It is done, and the mark of its lane may pass it, where its source is settled by marks."""
     error: BaseException | None = None
     """What the handler raised; kept by a test client only."""
     history: tuple[Attempt, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Session
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _RESUME = 0.5
 """A paused lane is resumed when it holds so much of its share: with hysteresis, for pausing is not free."""
 
+_CROWDED = 2.0
+
 _ANSWERS_WITHIN, _TRY_AGAIN = 2.0, 0.5
 
 logger = logging.getLogger("missive")
@@ -29,10 +31,12 @@ class Pauser:
 
     Each lane has a share of the source's credit, in messages and in bytes, and one share is left for a lane that
     comes new. So a lane whose handler is slow, or whose message is retried, holds what it holds, and the others go on.
+    `crowded` tells of a lane, and how many bytes a mark may carry, whether that may be too little for what is here.
     """
 
-    def __init__(self, source: Source, runtime: Runtime) -> None:
+    def __init__(self, source: Source, runtime: Runtime, crowded: Callable[[str, int], bool]) -> None:
         self._source = source
+        self._crowded = crowded
         self._runtime = runtime
         self._items: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
@@ -64,6 +68,11 @@ class Pauser:
         if any(self._holds(lane) <= _RESUME for lane in self._paused):
             self._wake.set()
 
+    def forget(self, lanes: Collection[str]) -> None:
+        """Forget lanes that are somebody else's."""
+        for lane in lanes:
+            self._paused.pop(lane, None)
+
     def lost(self) -> None:
         """Forget which lanes are paused: with their session, nothing is."""
         self._paused.clear()
@@ -73,7 +82,16 @@ class Pauser:
         credit, shares = self._source.host.credit, len(self._items) + 1
         items, size = self._items.get(lane, 0), self._bytes.get(lane, 0)
         # One message alone is no backlog, however many lanes there are.
-        return 0.0 if items <= 1 else shares * max(items / credit.items, size / credit.bytes)
+        if items <= 1:
+            return 0.0
+        if self._most and self._crowded(lane, self._most):
+            return _CROWDED
+        return shares * max(items / credit.items, size / credit.bytes)
+
+    @property
+    def _most(self) -> int:
+        session = self._source.session
+        return 0 if session is None else session.capabilities.max_mark
 
     @property
     def paused(self) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from missive.adapters.contract import Item, Mark, Result, Session, Verb
+from missive.adapters.contract import Delivery, Item, Mark, Result, Session, Verb
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
+from missive.engine.watermark import Watermark, decoded
 from missive.errors import Fatal, ProcessingFailed, StoreError, Transient
 
 if TYPE_CHECKING:
@@ -42,10 +42,15 @@ class Settler:
         self._pending: list[Job] = []
         self._wake = asyncio.Event()
         self._watermarks: dict[str | None, Watermark] = {}
-        self._behind: dict[str | None, dict[int, Job]] = {}
-        self._stuck: set[str | None] = set()
-        self._uncommitted = False
+        self._resumed = False
+        """Whether some lane began with gaps, of which not all may be passed yet."""
+        self._skipped: dict[str | None, int] = {}
+        """The last of each lane that came and was done already, until what came with it has started."""
+        self._quieter = asyncio.Event()
+        self._alarmed = False
+        """Whether somebody will wake this when it is time for the next commit."""
         self._committing = asyncio.Lock()
+        self._too_large: set[str | None] = set()
         self._committed_at = 0.0
         self._said = ""
         self._again: dict[Job, int] = {}
@@ -55,16 +60,95 @@ class Settler:
         """Note deliveries in the order they came, where their source is settled by marks."""
         if session.capabilities.commit != "cumulative":
             return
+        watermarks = self._watermarks
         for job in jobs:
-            self._watermarks.setdefault(job.delivery.lane, Watermark()).start(job.delivery.position or 0)
+            watermark = watermarks.get(job.delivery.lane)
+            if watermark is None:
+                watermark = watermarks[job.delivery.lane] = Watermark()
+            watermark.start(job)
+        if self._skipped:
+            self._pass_skipped()
+
+    def gained(self, marks: Mapping[str, Mark | None]) -> list[str]:
+        """Take up lanes where their marks are; returns those of which the gaps were written by somebody else."""
+        foreign = []
+        for lane, mark in marks.items():
+            self._watermarks[lane] = Watermark(mark)
+            if mark is not None and mark.gaps:
+                self._resumed = True
+                if decoded(mark) is None:
+                    foreign.append(lane)
+        return foreign
+
+    def fresh(self, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
+        """Return those deliveries that no gap says are done already."""
+        if not self._resumed:
+            return deliveries
+        watermarks, skipped = self._watermarks, self._skipped
+        new = []
+        for delivery in deliveries:
+            watermark, position = watermarks.get(delivery.lane), delivery.position or 0
+            if watermark is None or not watermark.skips(position):
+                new.append(delivery)
+            else:
+                skipped[delivery.lane] = position
+        return new
+
+    def _pass_skipped(self) -> None:
+        """Pass what no gap lets through, now that what came with it has started."""
+        for lane, position in self._skipped.items():
+            self._watermarks[lane].skip(position)
+        self._skipped.clear()
+        self._wake.set()
+
+    def crowded(self, lane: str, most: int) -> bool:
+        """Tell whether the gaps of a lane could come to more than a mark may carry."""
+        watermark = self._watermarks.get(lane)
+        return watermark is not None and watermark.worst() > most
 
     def lost(self) -> None:
         """Let go of what is done behind a mark that its dead session can no longer move: it comes again."""
-        stale = [job for behind in self._behind.values() for job in behind.values()]
-        self._watermarks, self._behind, self._stuck = {}, {}, set()
-        self._uncommitted = False
+        stale = [job for watermark in self._watermarks.values() for job in watermark.count_complete()]
+        self._watermarks, self._resumed = {}, False
+        self._quieter.set()
         if stale:
             self._settled(self._source, stale, len(stale))
+
+    # Lanes that go to somebody else
+
+    def let_go(self, jobs: Sequence[Job]) -> None:
+        """Note that deliveries will not be completed here."""
+        for job in jobs:
+            watermark = self._watermarks.get(job.delivery.lane)
+            if watermark is not None:
+                watermark.let_go()
+        self._quieter.set()
+
+    async def quiet(self, lanes: Collection[str]) -> None:
+        """Wait until nothing of these lanes runs or waits to be filed, and all of them is committed that can be."""
+        while any(watermark.open for watermark in self._those(lanes)):
+            self._quieter.clear()
+            await self._quieter.wait()
+        await self._settle_pending()
+        if (session := self._source.session) is not None:
+            await self._commit(session)
+
+    def forget(self, lanes: Collection[str]) -> list[Job]:
+        """Forget lanes; returns what of them was not completed: it is settled no more."""
+        stale: list[Job] = []
+        incomplete: list[Job] = []
+        for lane in lanes:
+            watermark = self._watermarks.pop(lane, None)
+            if watermark is not None:
+                stale += watermark.count_complete()
+                incomplete += watermark.incomplete()
+        if stale:
+            # What is done is committed by now, with the gaps, or comes again.
+            self._settled(self._source, stale, 0)
+        return incomplete
+
+    def _those(self, lanes: Collection[str]) -> list[Watermark]:
+        return [watermark for lane in lanes if (watermark := self._watermarks.get(lane)) is not None]
 
     def add(self, jobs: Sequence[Job]) -> None:
         """Settle jobs whose outcome is durable, each as its `verb` says."""
@@ -77,8 +161,13 @@ class Settler:
             await self._wake.wait()
             self._wake.clear()
             await self._settle_pending()
-            if self._uncommitted:
-                self._runtime.call_later(_COMMIT_EVERY, self._wake.set)
+            if self._uncommitted and not self._alarmed:
+                self._alarmed = True
+                self._runtime.call_later(_COMMIT_EVERY, self._alarm)
+
+    def _alarm(self) -> None:
+        self._alarmed = False
+        self._wake.set()
 
     async def _settle_pending(self) -> None:
         jobs, self._pending = self._pending, []
@@ -162,76 +251,80 @@ class Settler:
 
         So what a restart sees again is bounded by the credit, however long one message is held before others.
         """
+        done: list[Job] = []
         for job in jobs:
-            lane = job.delivery.lane
-            behind = self._behind.setdefault(lane, {})
+            watermark = self._watermarks.get(job.delivery.lane)
+            if watermark is None:  # its lane is somebody else's by now
+                self._not_ours([job])
+                continue
             if job.verb is Verb.release:
-                # It was not handled: the mark stays before it for good, and all from there on comes again.
-                self._stuck.add(lane)
+                # It was not handled: the mark stays before it for good.
+                watermark.let_go()
+                done.append(job)
             else:
-                behind[job.delivery.position or 0] = job
-                passed = self._watermarks[lane].complete(job.delivery.position or 0)
-                # Those of a lane that is stuck were let go of before the mark passed them.
-                self._settled(self._source, [behind.pop(position) for position in passed if position in behind], 0)
-            if lane in self._stuck:
-                done = list(behind.values()) if job.verb is not Verb.release else [*behind.values(), job]
-                behind.clear()
-                self._settled(self._source, done, 0)
-        self._uncommitted = self._uncommitted or bool(jobs)
+                done += watermark.complete(job)
+            if watermark.stuck:
+                done += watermark.count_complete()
+        if done:
+            self._settled(self._source, done, 0)
+        self._quieter.set()
+
+    @property
+    def _uncommitted(self) -> bool:
+        return any(watermark.moved for watermark in self._watermarks.values())
 
     async def _commit(self, session: Session) -> None:
         # One after the other: of two at once, the one with older marks may be the last to arrive.
         async with self._committing:
-            if self._uncommitted and session is self._source.session:
+            if session is self._source.session and self._uncommitted:
                 await self._commit_marks(session)
 
     async def _commit_marks(self, session: Session) -> None:
-        marks = {lane: Mark(w.position) for lane, w in self._watermarks.items() if w.position is not None}
+        moved = {lane: watermark for lane, watermark in self._watermarks.items() if watermark.moved}
+        marks: dict[str | None, Mark] = {}
+        for lane, watermark in moved.items():
+            watermark.moved = False
+            if (mark := watermark.mark(session.capabilities.max_mark)) is not None:
+                marks[lane] = mark
+            elif watermark.position is not None:
+                self._say_too_large(lane)
         self._committed_at = self._runtime.monotonic()
+        results = await self._told(session, marks) if marks else {}
+        # What was refused for now, or of which nothing is known, is committed again with the next.
+        for lane, result in results.items():
+            if result in (Result.failed, Result.unknown) and lane in moved:
+                moved[lane].moved = True
+
+    async def _told(self, session: Session, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        """Commit marks; returns what became of each."""
         try:
-            results = await session.commit(marks) if marks else {}
+            results = await session.commit(marks)
         except (StoreError, Transient) as trouble:
             if self._said != str(trouble):
                 self._said = str(trouble)
                 logger.warning("%s: progress is not remembered now; trying again", trouble)
-            return
+            return dict.fromkeys(marks, Result.failed)
         except Fatal:
             raise
         except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be committed
             logger.error("%s failed while committing: %s", self._source.adapter.url, describe(error))  # noqa: TRY400 - no text
             await self._source.drop(session)
-            return
-        # What was refused for now, or of which nothing is known, is committed again with the next.
-        self._uncommitted = any(result in (Result.failed, Result.unknown) for result in results.values())
+            return {}
         self._said = ""
+        return results
+
+    def _say_too_large(self, lane: str | None) -> None:
+        """Say once that a mark does not fit: the one before it stands, and nothing of it is left out."""
+        if lane not in self._too_large:
+            self._too_large.add(lane)
+            logger.warning(
+                "%s: what is done out of order in %s is more than a mark may carry; it is committed later",
+                self._source.adapter.url,
+                lane,
+            )
 
     async def flush(self) -> None:
         """Settle and commit all that can be, now."""
         await self._settle_pending()
         if self._source.session is not None:
             await self._commit(self._source.session)
-
-
-class Watermark:
-    """How far one lane is done: the last position before which nothing is incomplete."""
-
-    __slots__ = ("_complete", "_order", "position")
-
-    def __init__(self) -> None:
-        self.position: int | None = None
-        self._order: deque[int] = deque()
-        self._complete: set[int] = set()
-
-    def start(self, position: int) -> None:
-        """Note a delivery, in the order of the lane."""
-        self._order.append(position)
-
-    def complete(self, position: int) -> list[int]:
-        """Note that a delivery is done; the mark passes it once all before it are. Returns what it passed now."""
-        self._complete.add(position)
-        passed: list[int] = []
-        while self._order and self._order[0] in self._complete:
-            self.position = self._order.popleft()
-            self._complete.discard(self.position)
-            passed.append(self.position)
-        return passed

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from missive.adapters.contract import Capabilities, Credit, Mark
+from missive.engine.watermark import decoded
 from missive.testing.simulation.ledger import Entry, Handout
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
@@ -27,6 +28,9 @@ class Kind:
     pauses: bool = False
     answers: bool = True
     counts: bool = False
+    max_mark: int = 0
+    moves: bool = False
+    """Whether lanes go to somebody else for a while, and come back."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -35,6 +39,9 @@ class Kind:
             commit="cumulative" if self.cumulative else "each",
             lease=self.lease,
             pauses=self.pauses,
+            max_mark=self.max_mark,
+            replies=self.answers,
+            order="lane" if self.lanes else "none",
             attempts="exact" if self.counts else "none",
         )
 
@@ -48,7 +55,14 @@ def _leases(random: Random) -> Kind:
 
 
 def _partitions(random: Random) -> Kind:
-    return Kind("partitions", lanes=True, cumulative=True, pauses=_often(random))
+    return Kind(
+        "partitions",
+        lanes=True,
+        cumulative=True,
+        pauses=_often(random),
+        max_mark=random.choice((0, 20, 4000)),
+        moves=_often(random),
+    )
 
 
 def _lanes(random: Random) -> Kind:
@@ -94,6 +108,7 @@ class Broker:
         self._lanes: dict[str, list[Entry]] = {}
         self._next: dict[str, int] = {}
         self._committed: dict[str, int] = {}
+        self._marks: dict[str, Mark] = {}
 
     def publish(self, entries: Sequence[Entry]) -> None:
         """Take in messages, in the order in which they arrive."""
@@ -112,8 +127,17 @@ class Broker:
 
     # Delivering
 
+    @property
+    def lanes(self) -> list[str]:
+        """The lanes there are."""
+        return list(self._lanes)
+
+    def marks(self, lanes: Collection[str]) -> dict[str, Mark | None]:
+        """Return what was committed of lanes."""
+        return {lane: self._marks.get(lane) for lane in lanes}
+
     def take(self, session: Any, credit: Credit, paused: Collection[str]) -> list[Handout]:
-        """Hand out what waits, no more than the credit and sometimes less."""
+        """Hand out what waits in lanes that are not paused, no more than the credit and sometimes less."""
         self._arrive()
         most = credit.items if self._random.random() < 0.5 else self._random.randint(1, credit.items)  # noqa: PLR2004
         taken: list[Handout] = []
@@ -204,23 +228,55 @@ class Broker:
                 self.emptied()
 
     def commit(self, session: Any, lane: str, mark: Mark) -> None:
-        """Move the mark of a lane: all before it is done with."""
+        """Move the mark of a lane: all before it is done with, and what its gaps say besides."""
         self._trace.add("committed", None, mark.position)
         entries, committed = self._lanes[lane], self._committed[lane]
         passed = [entry for entry in entries if (entry.position or 0) <= mark.position]
         if len(passed) < committed:
             self._fail(Promise.sessions, f"a mark went back to {mark.position}")
             return
-        if not passed or passed[-1].position != mark.position:
+        if len(passed) > committed and passed[-1].position != mark.position and not passed[-1].beyond:
             self._fail(Promise.sessions, f"a mark is at {mark.position}, which was never delivered")
         for entry in passed[committed:]:
-            handout = entry.holder
-            if handout is None or handout.session is not session or not handout.durable:
-                self._fail(Promise.durable, f"the mark passed m{entry.number} before that")
-            else:
-                handout.told = True
+            self._done(session, entry)
             self._gone(entry)
         self._committed[lane] = len(passed)
+        self._commit_gaps(session, entries[len(passed) :], mark)
+        self._marks[lane] = mark
+
+    def _commit_gaps(self, session: Any, entries: Sequence[Entry], mark: Mark) -> None:
+        ranges = decoded(mark) or []
+        if len(mark.gaps) > self.kind.max_mark:
+            self._fail(Promise.sessions, f"the gaps of a mark have {len(mark.gaps)} bytes")
+        for entry in entries:
+            if any(first <= (entry.position or 0) <= last for first, last in ranges):
+                self._done(session, entry)
+                entry.beyond = True
+            elif entry.beyond:
+                self._fail(Promise.sessions, f"a mark says no more that m{entry.number} is done")
+
+    def _done(self, session: Any, entry: Entry) -> None:
+        handout = entry.holder
+        if entry.beyond:
+            return
+        if handout is None or handout.session is not session or handout.lost or not handout.durable:
+            self._fail(Promise.durable, f"the mark passed m{entry.number} before that")
+        else:
+            handout.told = True
+
+    def leave(self, session: Any, lanes: Collection[str]) -> None:
+        """Note that a session knows that lanes are somebody else's: it begins with nothing more of them."""
+        for lane in lanes:
+            for handout in [entry.holder for entry in self._lanes[lane] if entry.holder is not None]:
+                handout.left = handout.session is session and not handout.running and handout.outcome is None
+
+    def move(self, session: Any, lanes: Collection[str]) -> None:
+        """Take lanes away from a session: what it had of them comes again, from their marks on."""
+        for lane in lanes:
+            for entry in self._lanes[lane]:
+                if entry.holder is not None and entry.holder.session is session:
+                    entry.holder.lost = True
+            self._next[lane] = self._committed[lane]
 
     def end(self, session: Any, entries: Sequence[Entry]) -> None:
         """End a session: what it holds and has not settled comes again."""

@@ -25,6 +25,8 @@ class Faults:
     """Settlements that were made and not answered, answered and not made, refused for now or for good."""
     leases: bool = True
     """Leases end before their time."""
+    lanes: bool = True
+    """Lanes of a transport that gives them to one consumer go to another for a while, and come back."""
     store: bool = True
     """The dead letter store is down for a while; a write fails, or was made and raises all the same."""
     slowness: bool = True
@@ -34,7 +36,14 @@ class Faults:
     def none(cls) -> Self:
         """Return no faults at all: each message is handled exactly once then."""
         return cls(
-            crashes=False, stops=False, connection=False, answers=False, leases=False, store=False, slowness=False
+            crashes=False,
+            stops=False,
+            connection=False,
+            answers=False,
+            leases=False,
+            lanes=False,
+            store=False,
+            slowness=False,
         )
 
 
@@ -46,6 +55,8 @@ class Weather:
         self.transient = self._rate(on=faults.connection) / 2
         self.answers = self._rate(on=faults.answers)
         self.leases = self._rate(on=faults.leases)
+        self.moves = random.choice((0.0, 0.0, 0.2, 3.0)) if faults.lanes else 0.0
+        """Seconds, at the most, until lanes go to somebody else; 0 for never."""
         self.store = self._rate(on=faults.store)
         self.slow = self._rate(on=faults.slowness)
         self._slowest = random.choice((0.01, 0.1, 1.0))
@@ -68,5 +79,5 @@ class Weather:
 
     def clear_up(self) -> None:
         """End all faults."""
-        self.transient = self.answers = self.leases = self.store = self.slow = 0.0
+        self.transient = self.answers = self.leases = self.moves = self.store = self.slow = 0.0
         self.outage = (0.0, 0.0)

@@ -24,6 +24,7 @@ class Entry:
     __slots__ = (
         "at",
         "attempted",
+        "beyond",
         "broken",
         "completed",
         "dead",
@@ -57,6 +58,8 @@ class Entry:
         self.gone = False
         """The transport has it no more."""
         self.attempted = False
+        self.beyond = False
+        """It is done, and the mark of its lane says so, though it is before it."""
         self.completed = 0
         """How often its handling ended: acked, discarded or decided to be a dead letter."""
         self.broken = False
@@ -74,7 +77,7 @@ class Entry:
 class Handout:
     """One delivery of a message: who has it, until when, and how far it got."""
 
-    __slots__ = ("attempt", "entry", "given", "lost", "outcome", "running", "session", "told", "until")
+    __slots__ = ("attempt", "entry", "given", "left", "lost", "outcome", "running", "session", "told", "until")
 
     def __init__(self, entry: Entry, session: Any, until: float, attempt: int) -> None:
         self.entry = entry
@@ -86,6 +89,8 @@ class Handout:
         self.given = False
         """Whether the engine has it: a fetch returned it."""
         self.running = False
+        self.left = False
+        """Whether the engine knows that its lane is somebody else's, and had not begun with it by then."""
         self.lost = False
         """Whether it cannot be settled any more."""
         self.told = False
@@ -100,7 +105,7 @@ class Handout:
     @property
     def could_run(self) -> bool:
         """Whether it runs or is done, or waits for nothing but a worker."""
-        if self.running or self.final:
+        if self.running or self.final or self.entry.beyond:
             return True
         entry = self.entry
         terms = None if entry.route is None else entry.route.terms
@@ -115,7 +120,7 @@ class Handout:
     @property
     def durable(self) -> bool:
         """Whether it may be settled."""
-        return self.outcome in (Outcome.acked, Outcome.discarded) or self.entry.finished
+        return self.outcome in (Outcome.acked, Outcome.discarded) or self.entry.finished or self.entry.beyond
 
 
 class Ledger:
@@ -166,6 +171,10 @@ class Ledger:
             self._trace.add("started", entry.number, job.attempt)
             if job.attempt != handout.attempt:
                 self._fail(Promise.attempts, f"attempt {handout.attempt} of m{entry.number} came as {job.attempt}")
+            if handout.left:
+                self._fail(Promise.sessions, f"m{entry.number} began though its lane was somebody else's")
+            if entry.beyond:
+                self._fail(Promise.once, f"m{entry.number} was done, by the gaps of a mark, and handled again")
             if handout.final:
                 self._fail(Promise.once, f"one delivery of m{entry.number} was handled twice")
             if entry.group is not None:
@@ -184,7 +193,7 @@ class Ledger:
         for earlier in self._handouts[entry.group]:
             if earlier is handout:
                 break
-            done = earlier.final or earlier.lost or earlier.session is not handout.session
+            done = earlier.final or earlier.lost or earlier.session is not handout.session or earlier.entry.beyond
             done = done or (earlier.entry.passes and earlier.outcome is not None)
             if not done and earlier not in together:
                 self._fail(Promise.in_order, f"m{entry.number} began before m{earlier.entry.number}, delivered earlier")

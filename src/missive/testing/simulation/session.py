@@ -70,6 +70,13 @@ class SimulatedSession(Session):
         self._buffer: list[Handout] = []
         self._paused: dict[str, None] = {}
         self._waiter: asyncio.Future[None] | None = None
+        self._away: set[str] = set()
+        """Lanes that are somebody else's, or soon are."""
+        self._leaving: set[str] = set()
+        """Of these, those of which what is done may still be committed."""
+        self._moves: dict[str, int] = {}
+        """How often each lane was lost."""
+        self._moving: asyncio.Task[None] | None = None
         life.sessions.append(self)
 
     # Receiving
@@ -80,10 +87,13 @@ class SimulatedSession(Session):
             self._world.fail(Promise.sessions, "a fetch began while another waited, or after the intake was stopped")
         self._check_credit(credit)
         self._fetching = True
+        if self._moving is None and self._broker.kind.cumulative:
+            await self._host.lanes_gained(self._broker.marks(self._broker.lanes))
+            self._moving = asyncio.ensure_future(self._move())
         try:
             self._hit()
             while not self._buffer:
-                self._buffer = self._broker.take(self, credit, self._paused)
+                self._buffer = self._broker.take(self, credit, {*self._paused, *self._away})
                 # What was received is in the buffer while the call is answered: it may be cancelled here.
                 await self._life.pass_time()
                 self._check()
@@ -95,7 +105,9 @@ class SimulatedSession(Session):
             self._fetching = False
 
     def _check_credit(self, credit: Credit) -> None:
-        in_hand, most = self._world.ledger.in_hand(self), self._host.credit
+        most = self._host.credit
+        # What has not begun of lanes that leave is let go of at once.
+        in_hand = [one for one in self._world.ledger.in_hand(self) if one.entry.lane not in self._away]
         # Of a key, one counts: what a worker runs after it in one go counts when the engine hears that it is done.
         able = [handout for handout in in_hand if handout.could_run]
         keys = {handout.entry.group for handout in able if handout.entry.group is not None}
@@ -138,6 +150,40 @@ class SimulatedSession(Session):
             self._waiter = None
             if alarm is not None:
                 alarm.cancel()
+
+    async def _move(self) -> None:
+        """Lose some lanes now and then, in order or not, and have them back later."""
+        weather, random = self._world.weather, self._world.random
+        while self._broker.kind.moves and weather.moves and self.open:
+            await asyncio.sleep(random.random() * weather.moves)
+            lanes = [lane for lane in self._broker.lanes if self._life.either()]
+            may_commit = self._life.either()
+            if not lanes or not self.open or self._life.dead or not weather.moves:
+                continue
+            self._world.trace.add("lanes lost" if may_commit else "lanes lost without a commit")
+            self._away.update(lanes)
+            self._buffer = [handout for handout in self._buffer if handout.entry.lane not in lanes]
+            if not may_commit:
+                self._broker.move(self, lanes)
+            else:
+                self._leaving.update(lanes)
+            deadline = random.choice((0.0, 0.05, 0.5))
+            losing = asyncio.ensure_future(self._host.lanes_lost(lanes, may_commit=may_commit, deadline=deadline))
+            await asyncio.sleep(0)
+            self._broker.leave(self, lanes)
+            await losing
+            self._leaving.clear()
+            self._moves.update({lane: self._moves.get(lane, 0) + 1 for lane in lanes})
+            self._broker.move(self, lanes)
+            for lane in lanes:
+                self._paused.pop(lane, None)
+            await asyncio.sleep(random.choice((0.0, 0.0, 0.5)))
+            if not self.open or self._life.dead:
+                return
+            await self._host.lanes_gained(self._broker.marks(lanes))
+            self._away.difference_update(lanes)
+            self._world.trace.add("lanes gained")
+            self.wake()
 
     def wake(self) -> None:
         """Let a waiting fetch look again."""
@@ -219,18 +265,31 @@ class SimulatedSession(Session):
         self._broker.take_away(handout, "comes again")
 
     async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
-        """Commit marks."""
+        """Commit marks, but for those of lanes that were lost since this was asked for."""
+        moves = {lane: self._moves.get(lane or "", 0) for lane in marks}
         self._hit()
         await self._life.pass_time()
         self._check()
         self._life.point()
         if self._life.dead:
             raise Transient("the simulated process is dead")
+        results: dict[str | None, Result] = {}
         for lane, mark in marks.items():
-            self._broker.commit(self, lane or "", mark)
+            moved = self._moves.get(lane or "", 0) != moves[lane]
+            results[lane] = Result.fenced if moved else self._commit(lane or "", mark)
         self._life.point()
         self._hit()
-        return dict.fromkeys(marks, Result.confirmed)
+        return results
+
+    def _commit(self, lane: str, mark: Mark) -> Result:
+        weather = self._world.weather
+        fault = weather.random.randrange(2) if weather.strikes(weather.answers) else None
+        if lane in self._away and lane not in self._leaving:
+            return Result.fenced
+        if fault == 0:
+            return Result.failed
+        self._broker.commit(self, lane, mark)
+        return Result.unknown if fault == 1 else Result.confirmed
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Renew leases, where they are still held."""
@@ -262,6 +321,8 @@ class SimulatedSession(Session):
         """End it: what it holds comes again."""
         if self.open:
             self.open = False
+            if self._moving is not None:
+                self._moving.cancel()
             self._world.trace.add("session ended")
             self._broker.end(self, self._world.ledger.entries)
             self.wake()
