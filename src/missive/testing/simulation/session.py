@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from missive.testing.simulation.life import Life
 
 
+_MOST_MOVES = 5
+"""So often at the most a session loses lanes."""
+
+
 class SimulatedAdapter(Adapter):
     """Connects one life of a processor to the broker."""
 
@@ -154,12 +158,12 @@ class SimulatedSession(Session):
     async def _move(self) -> None:
         """Lose some lanes now and then, in order or not, and have them back later."""
         weather, random = self._world.weather, self._world.random
-        while self._broker.kind.moves and weather.moves and self.open:
+        for _ in range(random.randint(1, _MOST_MOVES) if self._broker.kind.moves else 0):
             await asyncio.sleep(random.random() * weather.moves)
             lanes = [lane for lane in self._broker.lanes if self._life.either()]
             may_commit = self._life.either()
-            if not lanes or not self.open or self._life.dead or not weather.moves:
-                continue
+            if not (lanes and self.open and weather.moves and self._broker.open) or self._life.dead:
+                return
             self._world.trace.add("lanes lost" if may_commit else "lanes lost without a commit")
             self._away.update(lanes)
             self._buffer = [handout for handout in self._buffer if handout.entry.lane not in lanes]
