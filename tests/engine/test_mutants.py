@@ -235,7 +235,7 @@ MUTANTS = {
     lane_released_early: {Promise.in_order},
     lane_backwards: {Promise.in_order},
     no_lanes: {Promise.in_order, Promise.one_at_a_time},
-    retry_settled: {Promise.durable},
+    retry_settled: {Promise.durable, Promise.credit},
     retry_uncounted: {Promise.attempts},
     credit_ignored: {Promise.credit},
     limit_ignored: {Promise.concurrency},

@@ -51,7 +51,7 @@ def test_a_check_that_fails_is_told_with_its_seed():
     text = str(failed)
     assert text.startswith(f"seed {failed.seed}: it was promised that {Promise.check}")
     assert text.endswith(f"To see it again: simulate(…, seed={failed.seed})")
-    assert "delivered m0 (" in text
+    assert "delivered m" in text
     assert CANARY not in text
     with pytest.raises(SimulationFailed) as again:
         simulate(counting(len(MESSAGES)), MESSAGES, seed=failed.seed)

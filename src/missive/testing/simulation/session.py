@@ -162,8 +162,10 @@ class SimulatedSession(Session):
             await asyncio.sleep(random.random() * weather.moves)
             lanes = [lane for lane in self._broker.lanes if self._life.either()]
             may_commit = self._life.either()
-            if not (lanes and self.open and weather.moves and self._broker.open) or self._life.dead:
+            if not (self.open and weather.moves and self._broker.open) or self._life.dead:
                 return
+            if not lanes:
+                continue
             self._world.trace.add("lanes lost" if may_commit else "lanes lost without a commit")
             self._away.update(lanes)
             self._buffer = [handout for handout in self._buffer if handout.entry.lane not in lanes]
