@@ -84,6 +84,8 @@ def test_the_names_of_the_facade():
         "MissingExtra",
         "MissiveError",
         "NotSettled",
+        "Once",
+        "OnceConflict",
         "Outcome",
         "OverlapWarning",
         "ProcessingContext",

@@ -16,6 +16,7 @@ from missive.errors import (
     MissingExtra,
     MissiveError,
     NotSettled,
+    OnceConflict,
     OverlapWarning,
     ProcessingFailed,
     RegistrationClosed,
@@ -30,6 +31,7 @@ from missive.errors import (
     UsageError,
 )
 from missive.messages import JSONMessage, Message, RawMessage, StructuredMessage
+from missive.once import Once
 from missive.outcome import Outcome, Reason
 from missive.processor import Processor
 from missive.resources import ResourceKey
@@ -53,6 +55,8 @@ __all__ = [
     "MissingExtra",
     "MissiveError",
     "NotSettled",
+    "Once",
+    "OnceConflict",
     "Outcome",
     "OverlapWarning",
     "ProcessingContext",

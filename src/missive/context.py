@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 
 from typing_extensions import TypeVar
 
-from missive.errors import ResourceError, SettlementConflict, UsageError
+from missive.errors import DeadLetter, ResourceError, SettlementConflict, UsageError
 from missive.messages import Message
 from missive.opened import AttemptResources, WorkerResources
 from missive.outcome import Outcome
@@ -18,6 +18,7 @@ from missive.resources import NO_OVERRIDES, Overrides, ResourceKey, belongs_to_w
 if TYPE_CHECKING:
     from missive.adapters.contract import Adapter
     from missive.engine.job import Job
+    from missive.once.table import Effect
     from missive.processor import Processor
 
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
@@ -208,6 +209,47 @@ class HandlingContext(Generic[M_co]):
         if self.opened is None:
             self.opened = AttemptResources(self._worker.overrides)
         return self.opened
+
+    def claim(self, connection: Any) -> bool:
+        """Claim this message's effect in a transaction of the handler's own; False when the effect is there already.
+
+        For a handler with `once=`: `if not context.claim(connection): return`, before the effect and in the same
+        transaction. `connection` is SQLAlchemy's Connection or Session, or one of sqlite3, psycopg, psycopg2, pymysql
+        or mysqlclient. It waits while another transaction has the same claim, so an async handler uses `aclaim`.
+
+        Raises `OnceConflict` when the effect happened for another body, `DeadLetter` for a message without a key,
+        `UsageError` for a handler without `once=` or a connection that has no transaction, and what the database
+        raises.
+        """
+        from missive.once.table import claim  # noqa: PLC0415 - only those pay for it that use it
+
+        return self._claimed(claim(connection, self._effect()))
+
+    async def aclaim(self, connection: Any) -> bool:
+        """Do the same with SQLAlchemy's AsyncConnection or AsyncSession, or psycopg's AsyncConnection."""
+        from missive.once.table import aclaim  # noqa: PLC0415 - as above
+
+        return self._claimed(await aclaim(connection, self._effect()))
+
+    def _effect(self) -> Effect:
+        from missive.once.declaration import NO_KEY, checked_name  # noqa: PLC0415 - as above
+        from missive.once.table import Effect  # noqa: PLC0415 - as above
+
+        route = None if self._job is None else self._job.route
+        once = None if route is None else route.terms.once
+        if route is None or once is None:
+            name = "this handler" if route is None else route.name
+            raise UsageError(f"{name} has no once=, which says by what key its effects are told apart")
+        digest = once.digest_of(self._message)
+        if digest is None:
+            raise DeadLetter(NO_KEY)
+        service = checked_name(self._worker.processor.name, "a processor")
+        return Effect(service, route.name, digest, self._message.raw_data, once.ttl)
+
+    def _claimed(self, ours: bool) -> bool:
+        if self._job is not None:
+            self._job.duplicate = not ours
+        return ours
 
     def _record(self, recorded: Recorded) -> None:
         earlier = self._recorded

@@ -14,6 +14,7 @@
     ├── AmbiguousError (RuntimeError)    several handlers, and no dead letter queue
     ├── NotSettled (RuntimeError)        a would-be dead letter, and no dead letter queue
     ├── SettlementConflict               a handler recorded two different outcomes
+    ├── OnceConflict                     the key of an effect that happened, with another body
     ├── ResourceError                    a resource that cannot be had so, or is no generator of one value
     ├── StoreError                       the dead letter store cannot be read or written now
     │   └── StoreRefused                 it never will: a newer schema, another kind of file, a sink
@@ -99,6 +100,16 @@ class NotSettled(MissiveError, RuntimeError):
 
 class SettlementConflict(MissiveError):
     """A handler recorded an outcome after another one; the text names both."""
+
+
+class OnceConflict(MissiveError):
+    """An effect has happened for the same key and another body; raised by `context.claim`: a dead letter `conflict`.
+
+    The two messages are not the same, or their key does not tell them apart.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("the effect of this message's key has happened for another body")
 
 
 class ResourceError(MissiveError):

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     """The handler, or a hook around it, raised."""
     timeout = "timeout"
     """The handler ran for longer than its timeout."""
+    conflict = "conflict"
+    """Its `once` key is that of another body's effect; or nobody knows whether its own happened."""
     poison = "poison"
     """It killed its worker process three times."""
     shutdown = "shutdown"

@@ -20,6 +20,7 @@ from missive.matchers.algebra import And, Matcher, as_matcher
 from missive.matchers.selectors import Everything
 from missive.matchers.values import cut
 from missive.messages import Message, RawMessage
+from missive.once.declaration import Once, checked_name
 from missive.rates import Rate
 from missive.resources import ResourceKey, Scope, checked_overrides, checked_scope, is_generator_function
 from missive.routing.route import (
@@ -161,6 +162,7 @@ class Processor(Generic[M]):
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
+        once: Once | None = None,
     ) -> Callable[[Handler[M, R]], Handler[M, R]]:
         """Register the decorated function for the messages that match, and return it unchanged.
 
@@ -176,7 +178,8 @@ class Processor(Generic[M]):
         then. A thread cannot be interrupted: a sync handler goes on, its message stays unsettled and its worker busy
         until it ends, and then, whatever it said, the message is dead-lettered as `timeout`. `rate_limit` is how many
         messages it gets in any stretch of time, such as "20/s", in this process. `concurrency` is how many it gets at
-        once, within the processor's own.
+        once, within the processor's own. `once` says by what key the handler's effects are told apart that shall happen
+        once: see `Once`; the handler needs a `name=` of its own then, under which that is remembered.
 
         Raises `RegistrationError` for what could never work: see `add_handler`.
         """
@@ -191,6 +194,7 @@ class Processor(Generic[M]):
                 on_lane_retry=on_lane_retry,
                 rate_limit=rate_limit,
                 concurrency=concurrency,
+                once=once,
             )
             return handler
 
@@ -207,17 +211,20 @@ class Processor(Generic[M]):
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
+        once: Once | None = None,
     ) -> None:
         """Register a handler; `handle_for` is this as a decorator.
 
         Raises `DuplicateMatcher` when the same matcher has a handler, `RegistrationClosed` once processing
-        started, and `RegistrationError` for a handler that does not take a message and a context, or a matcher
-        or a key on fields of messages that have none.
+        started, and `RegistrationError` for a handler that does not take a message and a context, a matcher
+        or a key on fields of messages that have none, or `once` without a `name`.
         """
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 2, f"the handler {called} must take a message and a context")
         terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency)
+        if once is not None:
+            terms = msgspec.structs.replace(terms, once=self._checked_once(once, called, name))
         self._register(matcher, called, handler, terms)
 
     def handle_batch_for(
@@ -297,7 +304,7 @@ class Processor(Generic[M]):
         concurrency: int | None,
     ) -> Terms:
         if ordered_by is not None:
-            self._check_key(ordered_by, called)
+            self._check_key(ordered_by, called, "ordered_by=")
         if on_lane_retry not in ("block", "pass"):
             raise RegistrationError('on_lane_retry= is "block" or "pass"')
         terms = Terms(
@@ -310,8 +317,22 @@ class Processor(Generic[M]):
         # Nearly all handlers have no terms of their own, and there may be a hundred thousand of them.
         return _PLAIN if terms == _PLAIN else terms
 
-    def _check_key(self, key: Callable[[M], Hashable], called: str) -> None:
-        complaint = f"ordered_by= (for {called}) must take a message and return its key at once"
+    def _checked_once(self, once: Once, called: str, name: str | None) -> Once:
+        if not isinstance(once, Once):
+            raise RegistrationError(f"once= (for {called}) is a missive.Once, such as Once(by_field('id'))")
+        if name is None:
+            raise RegistrationError(
+                f"{called} has once=, and needs a name= of its own: what happened is remembered under it, also when"
+                " the function is renamed"
+            )
+        self._check_key(once.key, called, "the key of once=")
+        checked_name(name, "a handler")
+        if once.form == "lease":
+            raise RegistrationError(f"{name} has a once= of the form lease, which is not built yet")
+        return once
+
+    def _check_key(self, key: Callable[[M], object], called: str, what: str) -> None:
+        complaint = f"{what} (for {called}) must take a message and return its key at once"
         if isinstance(key, str):
             raise RegistrationError(f"{complaint}: for a field of that name, by_field({key!r})")
         if inspect.isclass(key):
@@ -319,7 +340,7 @@ class Processor(Generic[M]):
         _check_takes(key, 1, complaint)
         if is_async_callable(key):
             raise RegistrationError(f"{complaint}; it is async")
-        if getattr(key, "__hash__", None) is None:
+        if what == "ordered_by=" and getattr(key, "__hash__", None) is None:
             raise RegistrationError(f"{complaint}; a {type(key).__name__} has no hash, and so cannot be shared")
         requires = getattr(key, "requires", Message)
         if not issubclass(self.message_cls, requires):

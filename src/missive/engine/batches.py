@@ -23,6 +23,7 @@ from missive.engine.chains import (
 )
 from missive.engine.decision import ACKED, HELD, Decision, decide
 from missive.engine.job import BatchJob, Job
+from missive.engine.once import async_once, sync_once
 from missive.routing.route import Route
 
 Item: TypeAlias = tuple[Job, HandlingContext[Any]]
@@ -113,13 +114,13 @@ def async_batch_chain(  # noqa: C901 - three small functions
 def compile_sync(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
     """Compile a sync route, of single messages or of batches."""
     compiler = sync_batch_chain if route.batched else sync_chain
-    return compiler(route, resolve, clock, keep_error=keep_error)
+    return sync_once(route, compiler(route, resolve, clock, keep_error=keep_error), clock)
 
 
 def compile_async(route: Route, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
     """Compile an async route, of single messages or of batches."""
     compiler = async_batch_chain if route.batched else async_chain
-    return compiler(route, clock, keep_error=keep_error)
+    return async_once(route, compiler(route, clock, keep_error=keep_error), clock)
 
 
 class _Search:

@@ -9,7 +9,7 @@ import msgspec
 
 from missive.context import Recorded, seconds
 from missive.dlq.failure import Failure, capture
-from missive.errors import DeadLetter, DecodingError, Discard, MatcherFailed, RetryLater
+from missive.errors import DeadLetter, DecodingError, Discard, MatcherFailed, OnceConflict, RetryLater
 from missive.outcome import Outcome, Reason
 from missive.routing.route import Route
 from missive.routing.router import Misrouted
@@ -45,6 +45,10 @@ HELD = frozenset({Outcome.retried, Outcome.nacked})
 """What a message comes back from."""
 
 ACKED = Decision(Outcome.acked)
+DUPLICATE = Decision(Outcome.acked, label="duplicate")
+"""Its effect has happened before."""
+LAPSED = Decision(Outcome.nacked)
+"""Its claim ran out before its handler began: it is claimed again."""
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
 POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 
@@ -68,8 +72,13 @@ def decide(recorded: Recorded | None, error: BaseException | None, *, overdue: b
             return _recorded(declared, None)
     except Exception as wrong:  # noqa: BLE001 - a delay that is none, a subclass that never called its parent
         error = wrong
-    reason = Reason.unreadable if isinstance(error, DecodingError) else Reason.failed
-    return Decision(Outcome.dead_lettered, reason, failure=capture(error))
+    return Decision(Outcome.dead_lettered, _reason(error), failure=capture(error))
+
+
+def _reason(error: BaseException) -> Reason:
+    if isinstance(error, DecodingError):
+        return Reason.unreadable
+    return Reason.conflict if isinstance(error, OnceConflict) else Reason.failed
 
 
 def decide_misrouted(misrouted: Misrouted) -> Decision:

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
     from missive.engine.intake import Source
 
 
+class Claim(msgspec.Struct, eq=False):
+    """The hold of one job on the effect of its message, for handlers whose effects happen once."""
+
+    handler: str
+    digest: str
+    """Of the key by which effects are told apart."""
+    until: float
+    """Until when it surely holds, on the engine's clock."""
+
+    def __repr__(self) -> str:
+        return f"<Claim: {self.handler}>"
+
+
 class Job(msgspec.Struct, eq=False):
     """One delivery being worked on. Only the room that has it changes it, but for the flags of a running one."""
 
@@ -52,6 +65,10 @@ class Job(msgspec.Struct, eq=False):
     """It is done, and the mark of its lane may pass it, where its source is settled by marks."""
     error: BaseException | None = None
     """What the handler raised; kept by a test client only."""
+    claim: Claim | None = None
+    """Its hold on the effect, where that is kept in the store."""
+    duplicate: bool = False
+    """Its handler was told that the effect has happened before."""
     history: tuple[Attempt, ...] = ()
     """Earlier attempts that failed while the delivery was held."""
 
@@ -84,7 +101,7 @@ class Job(msgspec.Struct, eq=False):
     def anew(self) -> None:
         """Forget how the last run went: it runs again."""
         self.decision = self.started = self.error = None
-        self.extended, self.overdue = 0.0, False
+        self.extended, self.overdue, self.duplicate = 0.0, False, False
 
     def __repr__(self) -> str:
         return f"<Job: attempt {self.attempt}, {self.message!r}>"

@@ -12,6 +12,7 @@ import msgspec
 from missive.context import HandlingHook
 from missive.matchers.algebra import Matcher
 from missive.messages import Message
+from missive.once.declaration import Once
 from missive.rates import Rate
 
 OnLaneRetry: TypeAlias = Literal["block", "pass"]
@@ -42,6 +43,8 @@ class Terms(msgspec.Struct, frozen=True):
     """How many messages in any stretch of time, in this process."""
     batch: BatchTerms | None = None
     """How batches are gathered; None for a handler of single messages."""
+    once: Once | None = None
+    """By what its effects are told apart, that shall happen once."""
 
     def key_of(self, message: Message) -> Hashable:
         """Return what orders a message, or None. Raises what `ordered_by` does, and TypeError for what has no hash."""

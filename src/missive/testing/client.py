@@ -47,7 +47,7 @@ class Result:
     handler: str | None
     """The handler's name; None where no one handler was found."""
     reason: str | None
-    """For dead-lettered and discarded: the label the handler gave, else the reason."""
+    """For dead-lettered and discarded: the label the handler gave, else the reason; for acked: `duplicate`, or None."""
     attempt: int
     delay: float | None
     """For retried and nacked: after how many seconds it is due."""

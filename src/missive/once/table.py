@@ -1,0 +1,126 @@
+"""The table of the transactional form: a row for each effect, inserted in the transaction of the effect itself."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from missive.errors import OnceConflict, StoreError
+from missive.once.databases import Dialect, Step, Steps, run, run_async
+
+SCHEMAS: Final[dict[Dialect, tuple[str, ...]]] = {
+    "sqlite": (
+        """CREATE TABLE IF NOT EXISTS missive_once (
+    service VARCHAR(255) NOT NULL,
+    handler VARCHAR(255) NOT NULL,
+    digest CHAR(64) NOT NULL,
+    body CHAR(64) NOT NULL,
+    claimed_at DOUBLE PRECISION NOT NULL,
+    expires_at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (service, handler, digest)
+)""",
+        "CREATE INDEX IF NOT EXISTS missive_once_expires ON missive_once (expires_at)",
+    ),
+    "mysql": (
+        """CREATE TABLE IF NOT EXISTS missive_once (
+    service VARCHAR(255) NOT NULL,
+    handler VARCHAR(255) NOT NULL,
+    digest CHAR(64) NOT NULL,
+    body CHAR(64) NOT NULL,
+    claimed_at DOUBLE PRECISION NOT NULL,
+    expires_at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (service, handler, digest),
+    INDEX missive_once_expires (expires_at)
+) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin""",
+    ),
+}
+"""The statements that make the table, by database."""
+SCHEMAS["postgresql"] = SCHEMAS["sqlite"]
+
+_INSERT: Final = "INTO missive_once (service, handler, digest, body, claimed_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
+_ROW: Final = "WHERE service = ? AND handler = ? AND digest = ?"
+_TRIES: Final = 10
+
+
+class Effect(NamedTuple):
+    """What is claimed: an effect of one handler, by its key, for a body."""
+
+    service: str
+    handler: str
+    digest: str
+    body: bytes
+    ttl: float
+
+
+def claim(connection: Any, effect: Effect, clock: Callable[[], float] = time.time) -> bool:
+    """Insert an effect in the connection's transaction; False when it is there, and so has happened.
+
+    A concurrent claim of the same effect waits until this transaction ends. Raises `OnceConflict` when the effect
+    happened for another body, `UsageError` for what is no connection, or one that commits by itself, and what the
+    database raises.
+    """
+    return run(connection, lambda dialect: _claim(dialect, effect, clock()))
+
+
+async def aclaim(connection: Any, effect: Effect, clock: Callable[[], float] = time.time) -> bool:
+    """Do the same with an asynchronous connection."""
+    return await run_async(connection, lambda dialect: _claim(dialect, effect, clock()))
+
+
+def _claim(dialect: Dialect, effect: Effect, now: float) -> Steps[bool]:
+    row = (effect.service, effect.handler, effect.digest)
+    body = hashlib.sha256(effect.body).hexdigest()
+    # In none of the three does a row that is there fail the statement, which would end PostgreSQL's transaction.
+    if dialect == "mysql":
+        insert = f"INSERT IGNORE {_INSERT}"
+    else:
+        insert = f"INSERT {_INSERT} ON CONFLICT (service, handler, digest) DO NOTHING"
+    # MySQL's snapshot is older than the row that another transaction has just committed.
+    share = " LOCK IN SHARE MODE" if dialect == "mysql" else ""
+    select = f"SELECT body, expires_at FROM missive_once {_ROW}{share}"  # noqa: S608 - no value is in it
+    # What is remembered for long enough is as good as not there.
+    renew = f"UPDATE missive_once SET body = ?, claimed_at = ?, expires_at = ? {_ROW} AND expires_at <= ?"  # noqa: S608
+    for _ in range(_TRIES):
+        if (yield Step(insert, (*row, body, now, now + effect.ttl))) == 1:
+            return True
+        there = yield Step(select, row, wants_row=True)
+        if there is None:  # purged in between
+            continue
+        known, expires_at = there
+        if expires_at > now:
+            if known != body:
+                raise OnceConflict
+            return False
+        if (yield Step(renew, (body, now, now + effect.ttl, *row, now))) == 1:
+            return True
+    raise StoreError("the table missive_once changed under each look at it")
+
+
+def create_table(connection: Any) -> None:
+    """Create the table `missive_once` where it is not there; on MySQL and MariaDB that ends the transaction.
+
+    `connection` is any that `context.claim` takes. Raises what the database raises, and `UsageError` as `claim` does.
+    """
+    run(connection, _create)
+
+
+def _create(dialect: Dialect) -> Steps[None]:
+    for statement in SCHEMAS[dialect]:
+        yield Step(statement)
+
+
+def purge(connection: Any, *, limit: int = 10_000, clock: Callable[[], float] = time.time) -> int:
+    """Delete effects whose ttl has passed, `limit` of them at the most; returns how many. Commit, and call until 0."""
+    return run(connection, lambda dialect: _purge(dialect, int(limit), clock()))
+
+
+def _purge(dialect: Dialect, limit: int, now: float) -> Steps[int]:
+    if dialect == "mysql":
+        deleted: int = yield Step(f"DELETE FROM missive_once WHERE expires_at <= ? LIMIT {limit}", (now,))  # noqa: S608
+        return deleted
+    key = "service, handler, digest"
+    some = f"SELECT {key} FROM missive_once WHERE expires_at <= ? LIMIT {limit}"  # noqa: S608 - a number of ours
+    deleted = yield Step(f"DELETE FROM missive_once WHERE ({key}) IN ({some})", (now,))  # noqa: S608 - as above
+    return deleted
