@@ -327,8 +327,6 @@ class Processor(Generic[M]):
             )
         self._check_key(once.key, called, "the key of once=")
         checked_name(name, "a handler")
-        if once.form == "lease":
-            raise RegistrationError(f"{name} has a once= of the form lease, which is not built yet")
         return once
 
     def _check_key(self, key: Callable[[M], object], called: str, what: str) -> None:

@@ -356,6 +356,8 @@ def left_in(engine: Engine) -> dict[str, object]:
         left["leases"] = len(keeper._until)
     for settler in flow.settlers.values():
         left["unsettled"] = len(settler._again) + len(settler._pending)
+    if flow.claims is not None:
+        left["claims"] = len(flow.claims._mine) + sum(handler.out for handler in flow.claims._handlers.values())
     for pauser in flow.pausers.values():
         left["in lanes"] = sum(pauser._items.values()) + sum(pauser._bytes.values())
     return {what: count for what, count in left.items() if count}

@@ -48,6 +48,10 @@ class Dispatcher:
         self._stopped = False
         self.keep_for: Callable[[Job, float], None] = lambda job, _: self.add_head(job)
         """Called with the head of a lane that is not due yet, and the seconds until it is."""
+        self.leased: frozenset[Route] = frozenset()
+        """Routes of which nothing runs before its effect is claimed."""
+        self.claim: Callable[[Job], None] = self.add_head
+        """Called with a job of such a route, which comes back to `add_head` when it has its claim."""
         for route in pool_of:
             terms = route.terms
             if terms.concurrency is not None or terms.rate_limit is not None:
@@ -96,6 +100,9 @@ class Dispatcher:
             if seconds > 0:
                 self.keep_for(job, seconds)
                 return
+        if self.leased and job.claim is None and job.route in self.leased:
+            self.claim(job)
+            return
         if self._plain:
             if job.behind:
                 job.source.put_forward(job)
@@ -279,6 +286,8 @@ class Dispatcher:
         if job.due or self.is_suspect(job):
             return False
         route = _route(job)
+        if route in self.leased:
+            return False
         return self._plain or not (route.batched or route in self._gates or job.source in self._source_gates)
 
     # Stopping

@@ -171,6 +171,10 @@ class Filing:
             raise TypeError(f"{type(self.sink).__name__} is not a store")
         return self._thread.submit(fn, self.sink)
 
+    async def call(self, fn: Callable[[], T]) -> T:
+        """Call something on the thread of the sink, between what is filed."""
+        return await self._thread.run(fn)
+
     async def close(self) -> None:
         """End the thread and close the sink."""
         if self.sink is not None:

@@ -12,10 +12,12 @@ from typing import Any, cast
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
 from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import capture
+from missive.dlq.once import OnceStore
 from missive.dlq.record import Attempt
 from missive.engine.assignment import Assignment
+from missive.engine.claims import BUSY_SECONDS, Claims, leased_routes
 from missive.engine.crashes import Crashes
-from missive.engine.decision import HELD, SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
+from missive.engine.decision import DUPLICATE, HELD, SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
@@ -125,6 +127,8 @@ class Flow:
         self.crashes = (
             None if isolating is None else Crashes(processor.name, self.filing, runtime, isolating, self._find)
         )
+        self._once = any(route.terms.once is not None for route in routes)
+        self.claims = self._claims_of(processor.name, leased_routes(routes, sink), sink)
         self.sources = [
             Source(
                 a,
@@ -134,7 +138,7 @@ class Flow:
                 take=self._take,
                 lost=self._lost,
                 over=self.changed.set,
-                blocked=lambda: self.filing.down,
+                blocked=self._is_blocked,
                 pace=lambda source: self.pausers[source].apply(),
                 prepare=None if self.crashes is None else self.crashes.look_again,
             )
@@ -170,9 +174,31 @@ class Flow:
         if self.crashes is not None:
             await self.crashes.look()
 
+    def _claims_of(self, service: str, leased: frozenset[Route], sink: Sink | None) -> Claims | None:
+        """Return what claims effects, if there is anything to claim; for that it stands before the dispatcher."""
+        if not leased or not isinstance(sink, OnceStore):
+            return None
+        claims = Claims(
+            service,
+            self.filing,
+            sink,
+            self._runtime,
+            leased,
+            self._concurrency,
+            answered=self._answered,
+            finished=self._finished,
+            changed=self._nudge,
+        )
+        self.dispatcher.leased, self.dispatcher.claim = leased, claims.ask
+        return claims
+
+    def _is_blocked(self) -> bool:
+        """Tell whether the store cannot be written, so that nothing more is to be fetched."""
+        return self.filing.down or (self.claims is not None and self.claims.down)
+
     def _is_held_back(self, source: Source) -> bool:
         """Tell whether there is a reason of ours why a source delivers nothing."""
-        return self.filing.down or self._draining or self.pausers[source].paused
+        return self._is_blocked() or self._draining or self.pausers[source].paused
 
     @property
     def unsettled(self) -> int:
@@ -216,7 +242,11 @@ class Flow:
             else:
                 self._together = True
                 self._queue(job, route)
-        self.dispatcher.add_unordered(unordered)
+        if self.claims is not None:
+            for job in unordered:
+                self.dispatcher.add_head(job)
+        else:
+            self.dispatcher.add_unordered(unordered)
         self.dispatcher.dispatch()
 
     def _fresh(self, source: Source, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -321,8 +351,51 @@ class Flow:
             else:
                 done[job.source] = [job]
         for source, settle in done.items():
-            self.settlers[source].add(settle)
+            self.settlers[source].add(self._told_once(settle) if self._once else settle)
         self.dispatcher.dispatch()
+
+    # Effects that happen once
+
+    def _answered(self, jobs: Sequence[Job]) -> None:
+        """Go on with jobs whose effects were to be claimed."""
+        for job in jobs:
+            job.source.put_forward(job)
+            if job.decision is not None:
+                self.dispatcher.leave_lane(job)
+                if job.decision is DUPLICATE:
+                    self.report.duplicates += 1
+                    self.settlers[job.source].add([job])
+                else:
+                    self.filing.add(job)
+            elif not job.ours:
+                self._forget([job])
+            elif self._draining or job.delivery.lane in job.source.leaving:
+                self.dispatcher.leave_lane(job)
+                self._give_back([job])
+            elif job.claim is not None:
+                self.dispatcher.add_head(job)
+            else:
+                if job.route is not None and job.route.terms.on_lane_retry == "pass":
+                    self.dispatcher.leave_lane(job)
+                self._keep_for(job, BUSY_SECONDS)
+        self.dispatcher.dispatch()
+
+    def _told_once(self, jobs: list[Job]) -> list[Job]:
+        """Count duplicates as such; returns what can be settled now, without waiting for the end of a claim."""
+        for job in jobs:
+            if job.decision is DUPLICATE and job.route is not None:
+                self.report.duplicates += 1
+                self.report.handled.subtract((job.route.name,))
+                self.report.handled += Counter()  # drops what has come to nothing
+        if self.claims is None:
+            return jobs
+        free = [job for job in jobs if job.claim is None]
+        self.claims.finish([job for job in jobs if job.claim is not None])
+        return free
+
+    def _finished(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self.settlers[job.source].add([job])
 
     def _unpacked(self, works: Sequence[Work]) -> Iterator[Job]:
         """Yield jobs, those that came together one by one; what was not run waits again."""
@@ -383,6 +456,8 @@ class Flow:
             self._forget([job])
             return
         self._count_held(job, route, decision)
+        if self.claims is not None:
+            self.claims.let_go([job])
         if self._draining or job.delivery.lane in job.source.leaving:
             self.dispatcher.leave_lane(job)
             self._give_back([job])
@@ -438,6 +513,8 @@ class Flow:
 
     def _settled(self, source: Source, jobs: Sequence[Job], not_ours: int) -> None:
         self.report.redelivered += not_ours
+        if self.claims is not None:
+            self.claims.let_go(jobs)
         if source.leased:
             self.keepers[source].let_go(jobs)
         if source.pauses:
@@ -471,13 +548,17 @@ class Flow:
         """Take out some of those that wait here, for a worker, their lane or another attempt."""
         held: list[Job] = []
         # One that leaves its lane may let another be held there that is to be taken too.
-        while found := [job for job in self._held if which(job)]:
+        while found := [job for job in self._held if which(job)] + self._unclaimed(which):
             for job in found:
-                self._held.pop(job)()
+                if (cancel := self._held.pop(job, None)) is not None:
+                    cancel()
                 job.source.put_forward(job)
                 self.dispatcher.leave_lane(job)
             held += found
         return [*held, *self.dispatcher.withdraw_those(which)]
+
+    def _unclaimed(self, which: Callable[[Job], bool]) -> list[Job]:
+        return [] if self.claims is None else self.claims.withdraw_those(which)
 
     def _forget(self, jobs: Sequence[Job]) -> None:
         for job in jobs:

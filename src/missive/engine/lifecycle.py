@@ -9,6 +9,7 @@ from typing import Any
 
 from missive.adapters.contract import Adapter, Delivery, Session
 from missive.dlq.contract import Sink
+from missive.engine.claims import leased_routes
 from missive.engine.flow import Flow
 from missive.engine.intake import Source
 from missive.engine.report import Report
@@ -51,7 +52,7 @@ class Engine:
         self._drain_seconds = drain
         self._handlers_loop = handlers_loop
         self._runtime = runtime or Runtime()
-        processor.freeze()
+        leased_routes(processor.freeze(), sink)
         self._failure: MissiveError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0
@@ -127,6 +128,8 @@ class Engine:
             self._fail(failed)
             return
         rooms = [self._guarded(self._flow.filing.run())]
+        if self._flow.claims is not None:
+            rooms += [self._guarded(self._flow.claims.run()), self._guarded(self._flow.claims.renew())]
         rooms += [self._guarded(settler.run()) for settler in self._flow.settlers.values()]
         rooms += [self._guarded(keeper.run()) for keeper in self._flow.keepers.values()]
         rooms += [self._guarded(pauser.run()) for pauser in self._flow.pausers.values()]
@@ -193,6 +196,8 @@ class Engine:
         await self._runtime.within(
             _FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values()))
         )
+        if self._flow.claims is not None:
+            await self._runtime.within(_FLUSHING, self._flow.claims.flush())
         self._say_what_is_left()
 
     def _say_it_waits(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from typing_extensions import Self
 
 _COUNTERS = {"handled": "handlers", "discarded": "discards", "dead": "reasons"}
-_NUMBERS = ("retried", "nacked", "redelivered", "released", "unsettled")
+_NUMBERS = ("duplicates", "retried", "nacked", "redelivered", "released", "unsettled")
 
 
 class Report:
@@ -22,6 +22,8 @@ class Report:
         """Messages discarded, by handler."""
         self.dead: Counter[str] = Counter()
         """Dead letters, by reason."""
+        self.duplicates = 0
+        """Messages acked without an effect, because theirs had happened before."""
         self.retried = 0
         self.nacked = 0
         self.redelivered = 0
@@ -64,6 +66,7 @@ class Report:
             "handled": self.total_handled,
             "dead_lettered": self.total_dead,
             "discarded": sum(self.discarded.values()),
+            "duplicates": self.duplicates,
             "retried": self.retried,
             "nacked": self.nacked,
             "redelivered": self.redelivered,
@@ -83,6 +86,7 @@ class Report:
             parts.append("0 dead-lettered")
         for count, what in (
             (sum(self.discarded.values()), "discarded"),
+            (self.duplicates, "duplicates"),
             (self.released, "given back unhandled"),
             (self.redelivered, "to be redelivered"),
             (self.unsettled, "left unsettled"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import hashlib
 import heapq
 import itertools
 import time
@@ -17,13 +18,15 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 from missive.adapters.contract import Adapter, Capabilities, Delivery, Host, Session
 from missive.context import ProcessingContext, ProcessingHook, seconds
 from missive.dlq.contract import DictSink
+from missive.dlq.once import Asked, MemoryOnce
 from missive.engine.batches import compile_async, compile_sync
 from missive.engine.chains import AsyncChain
+from missive.engine.claims import HAPPENED, decide_claimed, decide_keyless
 from missive.engine.decision import Decision, decide, decide_discarded, decide_misrouted
 from missive.engine.filing import make_record
 from missive.engine.hooks import end_async_worker, end_worker, run_async_hooks, run_hooks
 from missive.engine.job import BatchJob, Job, Work
-from missive.errors import AmbiguousError, DecodingError, NotSettled, UnmatchedError, UsageError
+from missive.errors import AmbiguousError, DecodingError, NotSettled, OnceConflict, UnmatchedError, UsageError
 from missive.ids import new_id
 from missive.messages import Message
 from missive.outcome import Outcome, Reason
@@ -106,6 +109,8 @@ class _Bench(Generic[M]):
         dlq = processor.dlq
         self._dlq = DictSink(dlq) if isinstance(dlq, MutableMapping) else None
         self._has_dlq = dlq is not None
+        self._claims = MemoryOnce(lambda: self._now)
+        self._claimed: dict[Job, Asked] = {}
         self.acked: list[M] = []
         """What a transport would have been told is done with: also what was dead-lettered or discarded."""
         self.nacked: list[M] = []
@@ -141,6 +146,37 @@ class _Bench(Generic[M]):
                     found.terms.key_of(job.message)
                 except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
                     job.decision, job.error = decide(None, error), error
+
+    def _claim(self, work: Work) -> None:
+        """Claim what a store would be asked for; only one message runs at a time, and so nobody else is at it."""
+        once = None if work.route is None else work.route.terms.once
+        if not isinstance(work, Job) or work.route is None or once is None or once.form != "lease":
+            return
+        try:
+            digest = once.digest_of(work.message)
+        except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+            work.decision, work.error = decide(None, error), error
+            return
+        if digest is None:
+            work.decision = decide_keyless()
+            return
+        asked = Asked(work.route.name, digest, hashlib.sha256(work.message.raw_data).hexdigest())
+        service, owner = self._processor.name, str(id(work))
+        (answer,) = self._claims.once_begin(service, [asked], owner, once.lease, once.ttl)
+        work.decision = decide_claimed(answer, once)
+        if work.decision is None:
+            self._claimed[work] = asked
+
+    def _unclaim(self, work: Work) -> None:
+        """Remember that an effect has happened, or that it has not."""
+        asked = None if not isinstance(work, Job) else self._claimed.pop(work, None)
+        if asked is None or not isinstance(work, Job) or work.route is None or work.route.terms.once is None:
+            return
+        service, owner = self._processor.name, str(id(work))
+        if work.decision is not None and work.decision.outcome in HAPPENED:
+            self._claims.once_done(service, [asked.effect], owner, work.route.terms.once.ttl)
+        else:
+            self._claims.once_drop(service, [asked.effect], owner)
 
     def _finish(self, job: Job) -> Result:
         decision, message = job.decision, cast("M", job.message)
@@ -197,6 +233,8 @@ class _Bench(Generic[M]):
             raise UnmatchedError(f"no handler matches, and there is no dead letter queue\n{explanation}")
         if decision.reason is Reason.ambiguous:
             raise AmbiguousError(f"several handlers match: {', '.join(decision.candidates)}")
+        if decision.reason is Reason.conflict:
+            raise OnceConflict
         if decision.reason is Reason.unreadable:
             raise DecodingError("no handler can be chosen, because the body cannot be decoded")
         raise NotSettled(f"the handler dead-lettered the message ({decision.label}), and there is no dead letter queue")
@@ -275,10 +313,14 @@ class TestClient(_Bench[M]):
 
     def _execute(self, work: Work) -> None:
         route = work.route
+        self._claim(work)
+        if isinstance(work, Job) and work.decision is not None:
+            return
         if route in self._sync:
             contextvars.copy_context().run(self._sync[route], work, self._worker)
         elif route in self._async:
             self._wait(_timed(self._async[route], work, self._loop_worker))
+        self._unclaim(work)
 
     def _wait(self, awaitable: Awaitable[T]) -> T:
         async def wait() -> T:
@@ -368,11 +410,15 @@ class AsyncTestClient(_Bench[M]):
 
     async def _execute(self, work: Work) -> None:
         route = work.route
+        self._claim(work)
+        if isinstance(work, Job) and work.decision is not None:
+            return
         if route in self._sync:
             await self._on_thread(self._sync[route], work, self._worker)
         elif route in self._async:
             # A task of its own, so that its context variables are.
             await asyncio.create_task(_timed(self._async[route], work, self._loop_worker))
+        self._unclaim(work)
 
     async def _on_thread(self, fn: Callable[..., T], *arguments: object) -> T:
         context = contextvars.copy_context()
