@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from missive.dlq.contract import Claim, Group, Query, Store
 from missive.dlq.record import Attempt, Origin, Record, Status
+from missive.dlq.sql_once import SQLOnce, define_leases
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.outcome import Reason
 from missive.privacy import redact_url
@@ -85,6 +86,8 @@ _checkpoints = sa.Table(
 )
 
 
+_leases = define_leases(_metadata)
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -111,13 +114,15 @@ def _translated(what: str) -> Callable[[Callable[Concatenate[SQLStore, P], T]], 
     return decorate
 
 
-class SQLStore(Store):
+class SQLStore(SQLOnce, Store):
     """Dead letters in an SQL database: `sqlite:///path/to/file.db`.
 
     A new SQLite file gets mode 0600, for bodies are in it in clear; it uses a write-ahead log and a full sync at
     each commit. Raises `StoreError` when the database cannot be opened, `StoreRefused` when it is of a newer
     schema or no database.
     """
+
+    _leases = _leases
 
     def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.url = redact_url(url)
@@ -392,6 +397,14 @@ class SQLStore(Store):
             update = _checkpoints.update().where(c.service == service, c.source == source).values(value=value)
             if not connection.execute(update).rowcount:
                 connection.execute(_checkpoints.insert().values(service=service, source=source, value=value))
+
+    # Effects that happen once
+
+    once_begin = _translated("written")(SQLOnce.once_begin)
+    once_extend = _translated("written")(SQLOnce.once_extend)
+    once_done = _translated("written")(SQLOnce.once_done)
+    once_drop = _translated("written")(SQLOnce.once_drop)
+    once_purge = _translated("written")(SQLOnce.once_purge)
 
     # The database
 

@@ -79,7 +79,7 @@ class _Handler(msgspec.Struct, eq=False):
 
     once: Once
     ahead: int
-    """How many claims may be out at once, of effects that have not ended."""
+    """How many claims may be out at once, of effects of which it is not durable that they have happened."""
     out: int = 0
     asking: deque[tuple[Job, Claim]] = msgspec.field(default_factory=deque)
     ended: list[_Ended] = []
@@ -87,17 +87,19 @@ class _Handler(msgspec.Struct, eq=False):
 
     def next(self) -> _Work:
         """Take out what can be done now."""
+        ended, self.ended = self.ended, []
+        dropped, self.dropped = self.dropped, []
+        # What has happened is durable before anything else begins, so that a crash repeats `ahead` effects at the most.
+        self.out -= len(ended) + len(dropped)
         count = max(0, min(len(self.asking), self.ahead - self.out))
         begin = [self.asking.popleft() for _ in range(count)]
         self.out += count
-        ended, self.ended = self.ended, []
-        dropped, self.dropped = self.dropped, []
         return _Work(self.once, begin, ended, dropped)
 
     def put_back(self, work: _Work) -> None:
         """Take what could not be done now: it is tried again."""
         self.asking.extendleft(reversed(work.begin))
-        self.out -= len(work.begin)
+        self.out += len(work.end) + len(work.drop) - len(work.begin)
         self.ended[:0] = work.end
         self.dropped[:0] = work.drop
 
@@ -183,9 +185,7 @@ class Claims:
                 self._end(job, waits=False)
             else:
                 claim, job.claim = job.claim, None
-                handler = self._handlers[job.route]
-                handler.out -= 1
-                handler.dropped.append(claim)
+                self._handlers[job.route].dropped.append(claim)
                 self._mine.pop((claim.handler, claim.digest), None)  # it is given up before it is asked for again
                 self._wake.set()
 
@@ -193,9 +193,7 @@ class Claims:
         claim, job.claim = job.claim, None
         if claim is None or job.route is None:
             return
-        handler = self._handlers[job.route]
-        handler.out -= 1
-        handler.ended.append(_Ended(job, claim, waits))
+        self._handlers[job.route].ended.append(_Ended(job, claim, waits))
         self._wake.set()
 
     def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:

@@ -1,0 +1,190 @@
+"""What every store that keeps claims of `once=` does: the same answers from memory and from each database."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from missive.dlq.once import Asked, MemoryOnce, OnceStore, State
+from missive.dlq.sql import SQLStore
+from missive.errors import StoreError
+
+LEASE, TTL = 60.0, 1000.0
+ONE, TWO = Asked("handler", "1" * 64, "a" * 64), Asked("handler", "2" * 64, "a" * 64)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.5
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def memory(path: Path, clock: Callable[[], float]) -> Any:
+    return MemoryOnce(clock)
+
+
+def sql(path: Path, clock: Callable[[], float]) -> Any:
+    return SQLStore(f"sqlite:///{path / 'dlq.db'}", clock=clock)
+
+
+@pytest.fixture(params=[memory, sql])
+def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[OnceStore]:
+    """A store of each kind."""
+    opened = request.param(tmp_path, clock)
+    yield opened
+    if isinstance(opened, SQLStore):
+        opened.close()
+
+
+def begin(store: OnceStore, *asked: Asked, owner: str = "me", service: str = "app") -> list[str]:
+    answers = store.once_begin(service, asked, owner, LEASE, TTL)
+    return [f"{answer.state} {answer.fence}" for answer in answers]
+
+
+def test_a_claim_is_held_until_its_lease_ends(store: OnceStore, clock: Clock):
+    """Whoever is first has it; others are told that it is busy, and until when; the owner has it when it asks again."""
+    assert begin(store, TWO, ONE) == ["ours 1", "ours 1"]
+    assert begin(store, ONE) == ["ours 1"]
+    assert begin(store, ONE, owner="other") == ["busy 1"]
+    (answer,) = store.once_begin("app", [ONE], "other", LEASE, TTL)
+    assert answer.until == clock.now + LEASE
+    clock.now += LEASE
+    assert begin(store, ONE, owner="other") == ["ours 2"]
+    assert begin(store, ONE) == ["busy 2"]
+
+
+def test_others_have_effects_of_their_own(store: OnceStore):
+    """The same key of another service, or of another handler, is another effect, also where only the case differs."""
+    assert begin(store, ONE, ONE._replace(handler="HANDLER")) == ["ours 1", "ours 1"]
+    assert begin(store, ONE, service="App", owner="other") == ["ours 1"]
+
+
+def test_what_is_done_is_remembered(store: OnceStore, clock: Clock):
+    """An effect that happened is done for everybody, its owner too, until its ttl has passed."""
+    begin(store, ONE, TWO)
+    clock.now += 10
+    assert store.once_done("app", [ONE.effect], "me", TTL) == {ONE.effect}
+    assert store.once_done("app", [ONE.effect], "me", TTL) == {ONE.effect}
+    assert begin(store, ONE) == begin(store, ONE, owner="other") == ["done 1"]
+    clock.now += TTL - 1
+    assert begin(store, ONE, owner="other") == ["done 1"]
+    clock.now += 1
+    assert begin(store, ONE._replace(body="b" * 64), owner="other") == ["ours 1"]
+
+
+def test_another_body_is_a_conflict(store: OnceStore, clock: Clock):
+    """A key has one body while it is held, after its lease has ended, and when it is done."""
+    other = ONE._replace(body="b" * 64)
+    begin(store, ONE)
+    assert begin(store, other, owner="other") == ["conflict 1"]
+    clock.now += LEASE
+    assert begin(store, other, owner="other") == ["conflict 1"]
+    store.once_done("app", [ONE.effect], "me", TTL)
+    assert begin(store, other) == ["conflict 1"]
+
+
+def test_only_the_owner_changes_a_claim(store: OnceStore, clock: Clock):
+    """What went to somebody else is neither kept, ended nor given up by whoever had it before."""
+    begin(store, ONE, TWO)
+    clock.now += LEASE
+    begin(store, ONE, owner="other")
+    both = [ONE.effect, TWO.effect]
+    assert store.once_extend("app", both, "me", LEASE) == {TWO.effect}
+    assert store.once_done("app", [ONE.effect], "me", TTL) == set()
+    assert store.once_drop("app", [ONE.effect], "me") == set()
+    assert begin(store, ONE, TWO, owner="other") == ["ours 2", "busy 1"]
+
+
+def test_extending(store: OnceStore, clock: Clock):
+    """A claim that is kept lasts from when that was asked for."""
+    begin(store, ONE)
+    clock.now += LEASE - 1
+    assert store.once_extend("app", [ONE.effect], "me", LEASE) == {ONE.effect}
+    clock.now += LEASE - 1
+    assert begin(store, ONE, owner="other") == ["busy 1"]
+
+
+def test_giving_up(store: OnceStore):
+    """What is given up is free for anybody, with any body; what is done is not given up any more."""
+    begin(store, ONE, TWO)
+    store.once_done("app", [TWO.effect], "me", TTL)
+    assert store.once_drop("app", [ONE.effect, TWO.effect], "me") == {ONE.effect}
+    assert begin(store, ONE._replace(body="b" * 64), TWO, owner="other") == ["ours 1", "done 1"]
+
+
+def test_purging(store: OnceStore, clock: Clock):
+    """What is past its ttl is forgotten, in portions; what is held or remembered is not."""
+    many = [ONE._replace(digest=f"{n:064x}") for n in range(5)]
+    begin(store, *many)
+    store.once_done("app", [one.effect for one in many], "me", TTL)
+    clock.now += TTL - 1
+    begin(store, TWO, owner="other")
+    assert store.once_purge() == 0
+    clock.now += 1
+    assert [store.once_purge(3) for _ in range(3)] == [3, 2, 0]
+    assert begin(store, TWO) == ["busy 1"]
+
+
+def test_many_at_once(store: OnceStore):
+    """More than go into one statement are claimed, kept and ended in one call."""
+    many = [ONE._replace(digest=f"{n:064x}") for n in range(1200)]
+    effects = {one.effect for one in many}
+    assert set(begin(store, *many)) == {"ours 1"}
+    assert store.once_extend("app", effects, "me", LEASE) == effects
+    assert store.once_done("app", effects, "me", TTL) == effects
+    assert set(begin(store, *many, owner="other")) == {"done 1"}
+
+
+def contend(path: str, number: int, barrier: Barrier, answers: Any) -> None:
+    store = SQLStore(path)
+    for key in range(40):
+        asked = [Asked("handler", f"{(key * 3 + n) % 50:064x}", "a" * 64) for n in range(3)]
+        barrier.wait(30)
+        for one, answer in zip(asked, store.once_begin("app", asked, f"owner-{number}", LEASE, TTL), strict=True):
+            if answer.state is State.ours:
+                answers.put((one.digest, number))
+    store.close()
+    answers.put(None)
+
+
+def test_of_several_processes_one_has_a_claim(tmp_path: Path):
+    """Two processes that ask for the same effects at the same time never both get one."""
+    path = f"sqlite:///{tmp_path / 'dlq.db'}"
+    SQLStore(path).close()
+    spawn = multiprocessing.get_context("spawn")
+    barrier, answers = spawn.Barrier(2), spawn.Queue()
+    processes = [spawn.Process(target=contend, args=(path, n, barrier, answers)) for n in range(2)]
+    for process in processes:
+        process.start()
+    owners: dict[str, set[int]] = {}
+    for _ in processes:
+        while (answer := answers.get(timeout=60)) is not None:
+            owners.setdefault(answer[0], set()).add(answer[1])
+    for process in processes:
+        process.join(30)
+    assert len(owners) == 50
+    assert {len(who) for who in owners.values()} == {1}
+
+
+def test_a_database_that_cannot_be_written(tmp_path: Path, clock: Clock):
+    """What the database raises is a StoreError, without a key or a body in it."""
+    store = sql(tmp_path, clock)
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE missive_once_leases")
+    with pytest.raises(StoreError, match="no such table") as raised:
+        begin(store, ONE)
+    assert ONE.digest not in str(raised.value)
+    assert raised.value.__context__ is None
+    store.close()
