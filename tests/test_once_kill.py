@@ -1,0 +1,186 @@
+"""Workers with `once=` killed and stopped at random moments: effects happen once, or as often as is documented."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from missive.adapters.sqlite import SCHEMA
+from missive.engine.claims import _AHEAD
+from missive.once import create_table
+from tests.conftest import wait_until
+from tests.support.process import Running
+
+CONCURRENCY = 2
+
+TRANSACTION = """
+import os, sqlite3
+import missive
+from missive.matchers import Everything, by_field
+from missive.once import create_table
+
+proc = missive.Processor(missive.JSONMessage, name="kill", concurrency=2)
+calls = os.open("calls.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@proc.resource(scope="worker")
+def database(worker):
+    connection = sqlite3.connect("business.db", timeout=30)
+    connection.execute("PRAGMA synchronous=OFF")  # a killed process loses nothing of what the system has
+    yield connection
+    connection.close()
+
+@proc.handle_for(Everything(), name="handle", once=missive.Once(by_field("n"), form="transaction"))
+def handle(message, context):
+    number, connection = message.get_json()["n"], context.get(database)
+    os.write(calls, b"%d\\n" % number)
+    with connection:
+        if context.claim(connection):
+            connection.execute("INSERT INTO effects VALUES (?)", (number,))
+"""
+
+LEASE = """
+import os, time
+import missive
+from missive.matchers import Everything, by_field
+
+proc = missive.Processor(missive.JSONMessage, name="kill", concurrency=2)
+effects = os.open(os.environ.get("EFFECTS", "effects.txt"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@proc.handle_for(Everything(), name="handle", once=missive.Once(by_field("n"), lease=2))
+def handle(message, context):
+    os.write(effects, b"%d\\n" % message.get_json()["n"])
+    time.sleep(PAUSE)
+"""
+
+
+def enqueue(directory: Path, count: int) -> None:
+    """Put so many messages into the queue, a tenth of them twice."""
+    with closing(sqlite3.connect(directory / "queue.db")) as connection, connection:
+        connection.executescript(SCHEMA)
+        numbers = [*range(count), *range(0, count, 10)]
+        connection.executemany(
+            "INSERT INTO missive_queue (queue, body) VALUES ('work', ?)",
+            [(json.dumps({"n": n}).encode(),) for n in numbers],
+        )
+
+
+def left(directory: Path) -> int:
+    with closing(sqlite3.connect(directory / "queue.db", timeout=30)) as connection:
+        return int(connection.execute("SELECT count(*) FROM missive_queue").fetchone()[0])
+
+
+def lines(path: Path) -> Counter[int]:
+    return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
+
+
+def kill_again_and_again(
+    start: Callable[[], Running], progress: Callable[[], int], count: int, kills: int, chance: random.Random
+) -> Running:
+    """Kill a worker so often, each time after it has done something; returns the last, which goes on."""
+    for number in range(kills):
+        worker = start()
+        enough = min(progress() + chance.randint(1, max(1, count // kills)), count * (number + 1) // (kills + 1))
+        wait_until(lambda enough=enough: progress() >= enough, f"{enough} effects", 60)
+        worker.kill()
+    return start()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_each_effect_exactly_once_in_its_database(
+    missive: Callable[..., Running],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The transactional form: whatever is killed when, and however often a message comes, each effect is there once."""
+    deep = request.config.getoption("--deep")
+    count, kills = (50_000, 50) if deep else (5_000, 8)
+    seed = random.SystemRandom().randrange(10**6)
+    (tmp_path / "app.py").write_text(TRANSACTION)
+    enqueue(tmp_path, count)
+    with closing(sqlite3.connect(tmp_path / "business.db", timeout=30)) as business:
+        business.execute("PRAGMA journal_mode=WAL")
+        create_table(business)
+        business.execute("CREATE TABLE effects (n INTEGER)")
+        business.commit()
+
+        def progress() -> int:
+            return int(business.execute("SELECT count(*) FROM effects").fetchone()[0])
+
+        def start() -> Running:
+            return missive(
+                "run", "app:proc", "--from", "sqlite:///queue.db?queue=work&lease=2", "--dlq", "sqlite:///d.db"
+            )
+
+        last = kill_again_and_again(start, progress, count, kills, random.Random(seed))
+        wait_until(lambda: not left(tmp_path), f"the queue to be empty (seed {seed})", 600 if deep else 60)
+        last.terminate(60)
+        assert last.code == 0
+        effects = Counter(n for (n,) in business.execute("SELECT n FROM effects"))
+    assert effects == Counter(range(count)), f"seed {seed}"
+    calls = lines(tmp_path / "calls.txt")
+    assert sum(calls.values()) > count + count // 10  # messages came again, or nothing was shown
+    record_property(
+        "calls", f"{count} messages, {kills} kills, seed {seed}: {sum(calls.values())} calls of the handler"
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_leases_bound_what_happens_twice(
+    missive: Callable[..., Running],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """The lease form: nothing is lost, and each death repeats at most what was claimed and not known to be done."""
+    count, kills = (50_000, 50) if request.config.getoption("--deep") else (5_000, 5)
+    seed = random.SystemRandom().randrange(10**6)
+    (tmp_path / "app.py").write_text(LEASE.replace("PAUSE", "0"))
+    enqueue(tmp_path, count)
+    path = tmp_path / "effects.txt"
+
+    def start() -> Running:
+        return missive("run", "app:proc", "--from", "sqlite:///queue.db?queue=work&lease=2", "--dlq", "sqlite:///d.db")
+
+    last = kill_again_and_again(start, lambda: len(lines(path)), count, kills, random.Random(seed))
+    wait_until(lambda: not left(tmp_path), f"the queue to be empty (seed {seed})", 120)
+    last.terminate(60)
+    assert last.code == 0
+    effects = lines(path)
+    assert set(effects) == set(range(count)), f"seed {seed}"
+    twice = sum(effects.values()) - count
+    assert twice <= kills * (CONCURRENCY + _AHEAD), f"seed {seed}"
+    record_property("effects", f"{count} messages, {kills} kills, seed {seed}: {twice} effects happened twice")
+
+
+@pytest.mark.slow
+def test_a_stopped_process_begins_nothing_that_others_have(missive: Callable[..., Running], tmp_path: Path) -> None:
+    """The lease form: of a process that is stopped for longer than its lease, only what was running happens twice."""
+    count = 300
+    (tmp_path / "app.py").write_text(LEASE.replace("PAUSE", "0.01"))
+    enqueue(tmp_path, count)
+    command = ("run", "app:proc", "--from", "sqlite:///queue.db?queue=work&lease=2", "--dlq", "sqlite:///d.db")
+    first = missive(*command, env={"EFFECTS": "first.txt"})
+    wait_until(lambda: len(lines(tmp_path / "first.txt")) > 10, "some effects")
+    os.kill(first.pid, signal.SIGSTOP)
+    before = lines(tmp_path / "first.txt")
+    second = missive(*command, env={"EFFECTS": "second.txt"})
+    wait_until(lambda: not left(tmp_path), "the other to handle everything", 60)
+    os.kill(first.pid, signal.SIGCONT)
+    for worker in (first, second):
+        worker.terminate(30)
+    after = lines(tmp_path / "first.txt")
+    assert set(after) | set(lines(tmp_path / "second.txt")) == set(range(count))
+    assert len(before) < count
+    assert sum(after.values()) - sum(before.values()) <= CONCURRENCY  # what its threads were at
