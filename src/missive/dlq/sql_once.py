@@ -5,15 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from missive.dlq.once import Answer, Asked, Effect, OnceStore, Row, State, judged
 
+T = TypeVar("T")
+
 _AT_ONCE = 500
+_TRIES = 4
+_DEADLOCKS = frozenset({"40P01", "40001", 1213})
+"""What PostgreSQL and MySQL say of a transaction that may be tried again at once."""
 
 
 def define_leases(metadata: sa.MetaData) -> sa.Table:
@@ -53,7 +58,8 @@ class SQLOnce(OnceStore):
         fresh = {"owner": owner, "fence": 1, "until": now + lease, "done": False, "expires_at": now + ttl}
         # In one order everywhere, so that no two wait for each other.
         new = [{**fresh, "service": service, **one._asdict()} for one in sorted(asked)]
-        with self._write() as connection:
+
+        def begin(connection: Connection) -> list[Answer]:
             # What is there stays, and a transaction that is at the same effects is waited for.
             connection.execute(_insert_ignoring(table, connection.dialect.name), new)
             there = self._there(connection, service, [one.effect for one in asked])
@@ -69,7 +75,9 @@ class SQLOnce(OnceStore):
                     changed.append({**_bound(service, one.effect), **kept._asdict()})
             if changed:
                 connection.execute(table.update().where(*self._is_bound()), changed)
-        return answers
+            return answers
+
+        return self._tried(begin)
 
     def once_extend(self, service: str, effects: Collection[Effect], owner: str, lease: float) -> set[Effect]:
         """Keep claims, in one transaction."""
@@ -81,30 +89,50 @@ class SQLOnce(OnceStore):
 
     def once_drop(self, service: str, effects: Collection[Effect], owner: str) -> set[Effect]:
         """Give claims up, in one transaction."""
-        with self._write() as connection:
+
+        def drop(connection: Connection) -> set[Effect]:
             there = self._there(connection, service, effects)
             ours = {effect for effect, row in there.items() if row.owner == owner and not row.done}
             self._delete(connection, [(service, *effect) for effect in sorted(ours)])
-        return ours
+            return ours
+
+        return self._tried(drop)
 
     def once_purge(self, limit: int = 1000) -> int:
         """Forget what may be forgotten, in one transaction."""
         c, now = self._leases.c, self._clock()
         over = (c.expires_at <= now) & (c.done | (c.until <= now))
         statement = sa.select(c.service, c.handler, c.digest).where(over).order_by(c.expires_at).limit(limit)
-        with self._write() as connection:
+
+        def purge(connection: Connection) -> int:
             keys = [tuple(row) for row in connection.execute(statement)]
             self._delete(connection, keys)
-        return len(keys)
+            return len(keys)
+
+        return self._tried(purge)
 
     def _change(self, service: str, effects: Collection[Effect], owner: str, values: dict[str, Any]) -> set[Effect]:
-        with self._write() as connection:
+        def change(connection: Connection) -> set[Effect]:
             there = self._there(connection, service, effects)
             ours = {effect for effect, row in there.items() if row.owner == owner}
             if ours:
                 changed = [_bound(service, effect) for effect in sorted(ours)]
                 connection.execute(self._leases.update().where(*self._is_bound()).values(values), changed)
-        return ours
+            return ours
+
+        return self._tried(change)
+
+    def _tried(self, work: Callable[[Connection], T]) -> T:
+        """Do something in a transaction, again where the database chose that one to end a deadlock."""
+        for _ in range(_TRIES):
+            try:
+                with self._write() as connection:
+                    return work(connection)
+            except sa.exc.DBAPIError as error:
+                if not _is_deadlock(error):
+                    raise
+        with self._write() as connection:
+            return work(connection)
 
     def _there(self, connection: Connection, service: str, effects: Iterable[Effect]) -> dict[Effect, Row]:
         """Return the rows of effects, locked."""
@@ -145,7 +173,14 @@ def _insert_ignoring(table: sa.Table, dialect: str) -> sa.Insert:
         return sqlite.insert(table).on_conflict_do_nothing()
     if dialect == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
-    return table.insert().prefix_with("IGNORE")
+    # INSERT IGNORE locks what is there for reading, and two that then lock it for writing wait for each other.
+    insert = mysql.insert(table)
+    return insert.on_duplicate_key_update(digest=insert.inserted.digest)
+
+
+def _is_deadlock(error: sa.exc.DBAPIError) -> bool:
+    code = getattr(error.orig, "sqlstate", None) or next(iter(getattr(error.orig, "args", ())), None)
+    return code in _DEADLOCKS
 
 
 def _portions(things: Sequence[Any]) -> Iterator[Sequence[Any]]:
