@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from missive.dlq.once import MemoryOnce
 from missive.engine import intake
 from missive.engine.assignment import Assignment
+from missive.engine.claims import Claims
 from missive.engine.dispatch import Dispatcher
 from missive.engine.filing import Filing
 from missive.engine.flow import Flow
@@ -226,7 +228,61 @@ def lanes_settled_late(patch):
     patch.setattr(Assignment, "__init__", mutant)
 
 
+def settled_before_it_is_remembered(patch):
+    """A message with `once=` is settled before it is durable that its effect has happened."""
+
+    def mutant(self, jobs):
+        for job in jobs:
+            self._end(job, waits=False)
+        self._finished(jobs)
+
+    patch.setattr(Claims, "finish", mutant)
+
+
+def effects_forgotten(patch):
+    """A claim is given up where its effect has happened."""
+    once_done = MemoryOnce.once_done
+
+    def mutant(self, service, effects, owner, ttl):
+        ours = once_done(self, service, effects, owner, ttl)
+        for effect in ours:
+            del self._rows[service, effect]
+        return ours
+
+    patch.setattr(MemoryOnce, "once_done", mutant)
+
+
+class Forgetful(dict):
+    """What is claimed here, for a process that does not know."""
+
+    def __contains__(self, effect):
+        return False
+
+    def __delitem__(self, effect):
+        self.pop(effect, None)
+
+
+def claimed_twice(patch):
+    """Two messages of one effect are let through beside each other, because one process asks for both."""
+    init = Claims.__init__
+
+    def mutant(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self._mine = Forgetful()
+
+    patch.setattr(Claims, "__init__", mutant)
+
+
+def blocked_for_ever(patch):
+    """Intake stays blocked where what could not be claimed is gone before the store is back."""
+    patch.setattr(Claims, "_go_on", lambda self: None)
+
+
 MUTANTS = {
+    settled_before_it_is_remembered: {Promise.durable},
+    effects_forgotten: {Promise.once},
+    claimed_twice: {Promise.one_at_a_time},
+    blocked_for_ever: {Promise.progress},
     taken_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
     handlers_left_running: {Promise.nothing_left},
     drain_without_end: {Promise.stops},
@@ -240,7 +296,7 @@ MUTANTS = {
     credit_ignored: {Promise.credit},
     limit_ignored: {Promise.concurrency},
     leases_not_renewed: {Promise.leases},
-    session_unchecked: {Promise.sessions},
+    session_unchecked: {Promise.sessions, Promise.stops},
     marks_outlive_their_session: {Promise.sessions, Promise.durable},
     dead_letters_forgotten: {Promise.progress},
     never_connected_again: {Promise.progress},

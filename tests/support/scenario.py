@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from missive import Batch, DeadLetter, Discard, HandlingContext, JSONMessage, Processor, RetryLater
+from missive import Batch, DeadLetter, Discard, HandlingContext, JSONMessage, Once, Processor, RetryLater
 from missive.adapters.contract import Credit
 from missive.engine import intake
 from missive.matchers import Field, by_field, by_key
@@ -28,6 +28,8 @@ KINDS = [
     "rated",
     "batches",
     "ordered batches",
+    "once",
+    "once ordered",
     "unwanted",
     "unknown",
 ]
@@ -143,6 +145,9 @@ def make_processor() -> Processor[JSONMessage]:
     proc.add_batch_handler(
         Field("kind", "ordered batches"), handle_batch_async, name="ordered batches", size=4, wait=0.1, ordered_by=by
     )
+    once = Once(by_field("n"), lease=3)
+    proc.add_handler(Field("kind", "once"), handle, name="once", once=once)
+    proc.add_handler(Field("kind", "once ordered"), handle_async, name="once ordered", once=once, ordered_by=by)
     proc.discard_for(Field("kind", "unwanted"), reason="unwanted")
     return proc
 

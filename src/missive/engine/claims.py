@@ -222,6 +222,7 @@ class Claims:
             works = {handler: handler.next() for handler in self._handlers.values()}
             works = {handler: work for handler, work in works.items() if work.begin or work.end or work.drop}
             if not works:
+                self._go_on()  # what could not be claimed is gone meanwhile: the next claim will tell
                 self._idle.set()
                 continue
             self._idle.clear()
@@ -237,10 +238,7 @@ class Claims:
                 self._wake.set()
                 continue
             backoff = _FIRST_BACKOFF
-            if self.down:
-                self.down = False
-                logger.warning("the claims of once= can be kept again; intake goes on")
-                self._changed()
+            self._go_on()
             for (handler, work), (answers, ours) in zip(works.items(), results, strict=True):
                 self._deal(handler, work, answers, asked_at)
                 self._conclude(work, ours)
@@ -270,6 +268,12 @@ class Claims:
         if not self.down:
             self.down = True
             logger.error("%s; intake is paused, because the claims of once= cannot be kept; trying again", trouble)
+            self._changed()
+
+    def _go_on(self) -> None:
+        if self.down:
+            self.down = False
+            logger.warning("the claims of once= can be kept again; intake goes on")
             self._changed()
 
     def _deal(self, handler: _Handler, work: _Work, answers: Sequence[Answer], asked_at: float) -> None:

@@ -183,7 +183,7 @@ class Flow:
             self.filing,
             sink,
             self._runtime,
-            leased,
+            [route for route in self._routes if route in leased],
             self._concurrency,
             answered=self._answered,
             finished=self._finished,

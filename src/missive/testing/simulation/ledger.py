@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from missive.adapters.contract import Delivery
+from missive.dlq.once import Effect
 from missive.engine.job import Job, Work
 from missive.outcome import Outcome
 from missive.routing.route import Route
@@ -29,9 +30,11 @@ class Entry:
         "completed",
         "dead",
         "delivered",
+        "effect",
         "filed",
         "gone",
         "group",
+        "happened",
         "holder",
         "lane",
         "number",
@@ -53,6 +56,10 @@ class Entry:
         """Which messages it is in order with; None for none."""
         self.passes = False
         """Whether the others of its group go on while it waits to be retried."""
+        self.effect: Effect | None = None
+        """What is claimed before it runs, for a handler with `once=`."""
+        self.happened = False
+        """Whether the store remembers that its effect has happened."""
         self.delivered = 0
         self.holder: Handout | None = None
         self.gone = False
@@ -110,7 +117,7 @@ class Handout:
         entry = self.entry
         terms = None if entry.route is None else entry.route.terms
         plain = terms is None or (terms.concurrency is None and terms.rate_limit is None and terms.batch is None)
-        return plain and entry.group is None and self.outcome is None
+        return plain and entry.group is None and entry.effect is None and self.outcome is None
 
     @property
     def in_limbo(self) -> bool:
@@ -120,7 +127,9 @@ class Handout:
     @property
     def durable(self) -> bool:
         """Whether it may be settled."""
-        return self.outcome in (Outcome.acked, Outcome.discarded) or self.entry.finished or self.entry.beyond
+        if self.outcome in (Outcome.acked, Outcome.discarded):
+            return self.entry.effect is None or self.entry.happened
+        return self.entry.finished or self.entry.beyond or self.entry.happened
 
 
 class Ledger:
@@ -139,6 +148,7 @@ class Ledger:
         self._concurrency = 1
         self._handouts: dict[Hashable, list[Handout]] = {}
         self._busy: dict[Hashable, Work] = {}
+        self._at: set[Effect] = set()
         self._running: dict[Route | None, int] = {}
         self._began: dict[Route, deque[tuple[float, int]]] = {}
         self.runs = 0
@@ -148,6 +158,7 @@ class Ledger:
         """Begin anew: whatever ran is dead."""
         self._concurrency = concurrency
         self._handouts, self._busy, self._running, self._began = {}, {}, {}, {}
+        self._at = set()
 
     @property
     def running(self) -> int:
@@ -175,6 +186,8 @@ class Ledger:
                 self._fail(Promise.sessions, f"m{entry.number} began though its lane was somebody else's")
             if entry.beyond:
                 self._fail(Promise.once, f"m{entry.number} was done, by the gaps of a mark, and handled again")
+            if entry.effect is not None:
+                self._check_effect(entry, entry.effect)
             if handout.final:
                 self._fail(Promise.once, f"one delivery of m{entry.number} was handled twice")
             if entry.group is not None:
@@ -186,6 +199,13 @@ class Ledger:
         if self.runs > _MOST_RUNS * len(self.entries):
             self._fail(Promise.progress, f"m{jobs[0].delivery.token.entry.number} is handled again and again")
 
+    def _check_effect(self, entry: Entry, effect: Effect) -> None:
+        if entry.happened:
+            self._fail(Promise.once, f"m{entry.number} began though its effect is known to have happened")
+        if effect in self._at:
+            self._fail(Promise.one_at_a_time, f"m{entry.number} began while its effect was in progress")
+        self._at.add(effect)
+
     def _check_order(self, handout: Handout, together: Sequence[Handout], work: Work) -> None:
         entry = handout.entry
         if self._busy.setdefault(entry.group, work) is not work:
@@ -194,6 +214,7 @@ class Ledger:
             if earlier is handout:
                 break
             done = earlier.final or earlier.lost or earlier.session is not handout.session or earlier.entry.beyond
+            done = done or earlier.entry.happened
             done = done or (earlier.entry.passes and earlier.outcome is not None)
             if not done and earlier not in together:
                 self._fail(Promise.in_order, f"m{entry.number} began before m{earlier.entry.number}, delivered earlier")
@@ -230,7 +251,9 @@ class Ledger:
         for job in work.jobs:
             self._ended(job, cancelled=cancelled)
         for job in work.jobs:
-            self._busy.pop(job.delivery.token.entry.group, None)
+            entry = job.delivery.token.entry
+            self._busy.pop(entry.group, None)
+            self._at.discard(entry.effect)
 
     def _ended(self, job: Job, *, cancelled: bool) -> None:
         handout: Handout = job.delivery.token

@@ -153,10 +153,11 @@ class Life:
     def _clear_up(self) -> None:
         world = self.world
         world.trace.add("clears up")
+        calm = not world.weather.answers and not world.weather.transient
         world.weather.clear_up()
         world.broker.calm_since = world.clock.now
         # What the transport was told and never heard comes again with the next session.
-        for session in self.sessions:
+        for session in () if calm else self.sessions:
             if any(one.session is session and one.in_limbo for one in world.ledger.holders):
                 session.die()
 

@@ -9,6 +9,7 @@ from typing import Any
 from zlib import crc32
 
 from missive.adapters.contract import Delivery
+from missive.dlq.once import Effect, MemoryOnce
 from missive.dlq.record import Record
 from missive.messages import Message
 from missive.processor import Processor
@@ -43,6 +44,10 @@ class World:
         self.broker = Broker(transport, self.clock, self.trace, random, self.fail)
         self.ledger.redelivers_in_order = transport.lease is None
         self.ledger.by_marks = transport.cumulative
+        self.once = MemoryOnce(lambda: self.clock.now)
+        """What the store keeps of effects."""
+        self.effects: dict[Effect, list[Entry]] = {}
+        """The messages of each effect that shall happen once."""
         self._by_id: dict[str, Entry] = {}
         self._publish(processor, messages)
 
@@ -94,6 +99,12 @@ class World:
                     key = found.terms.key_of(message)
                     entry.broken = False
                     entry.group = None if key is None else (found.terms.ordered_by, key)
+                once = found.terms.once
+                if found.discards is None and once is not None and once.form == "lease":
+                    entry.broken = True
+                    if (digest := once.digest_of(message)) is not None:
+                        entry.broken, entry.effect = False, (found.name, digest)
+                        self.effects.setdefault(entry.effect, []).append(entry)
         if self.broker.kind.lanes:
             # Messages of one key are in one lane, as a producer sends them.
             lane = self.random.randrange(3) if key is None else crc32(repr(key).encode()) % 3
