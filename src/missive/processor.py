@@ -162,7 +162,7 @@ class Processor(Generic[M]):
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
-        once: Once | None = None,
+        once: Once[M] | None = None,
     ) -> Callable[[Handler[M, R]], Handler[M, R]]:
         """Register the decorated function for the messages that match, and return it unchanged.
 
@@ -211,7 +211,7 @@ class Processor(Generic[M]):
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
-        once: Once | None = None,
+        once: Once[M] | None = None,
     ) -> None:
         """Register a handler; `handle_for` is this as a decorator.
 
@@ -317,7 +317,7 @@ class Processor(Generic[M]):
         # Nearly all handlers have no terms of their own, and there may be a hundred thousand of them.
         return _PLAIN if terms == _PLAIN else terms
 
-    def _checked_once(self, once: Once, called: str, name: str | None) -> Once:
+    def _checked_once(self, once: Once[M], called: str, name: str | None) -> Once[M]:
         if not isinstance(once, Once):
             raise RegistrationError(f"once= (for {called}) is a missive.Once, such as Once(by_field('id'))")
         if name is None:

@@ -108,6 +108,18 @@ def by_topic(message: missive.Message, context: missive.HandlingContext) -> None
     """Run in order of the topics."""
 
 
+@js.handle_for(Field("once", 1), name="once", once=missive.Once(by_field("id"), ttl=3600))
+def by_lease(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Have an effect once."""
+
+
+@raw.handle_for(Header("once", "1"), name="once", once=missive.Once(lambda message: message.topic, form="transaction"))
+def in_a_transaction(message: missive.RawMessage, context: missive.HandlingContext) -> None:
+    """Have an effect once in a database."""
+    ours: bool = context.claim(object())
+    print(ours)
+
+
 js.discard_for(Field("kind", "noise"), reason="noise")
 
 

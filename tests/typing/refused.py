@@ -48,6 +48,7 @@ Field("a", "b", "c")  # refused: a Field with three arguments
 raw.handle_for(Header("x", "1"))(for_json)  # refused: a handler for another message class
 js.handle_for(Header("x", "1"))(without_parameters)  # refused: a handler without parameters
 raw.handle_for(Header("x", "2"), ordered_by=by_field("k"))  # refused: a key in bodies that are none
+raw.handle_for(Header("x", "3"), name="x", once=missive.Once(by_field("k")))  # refused: the same, to tell effects apart
 js.include(raw)  # refused: an include of another message class
 js.add_handler(Header("x", "1"), without_parameters)  # refused: the same, imperatively
 raw.resource("worker")(of_a_message)  # refused: a worker's resource that takes a message's context

@@ -8,7 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -68,7 +68,7 @@ class _Ended(NamedTuple):
 class _Work(NamedTuple):
     """What is done in one call of the store's thread, for one route."""
 
-    once: Once
+    once: Once[Any]
     begin: list[tuple[Job, Claim]]
     end: list[_Ended]
     drop: list[Claim]
@@ -77,7 +77,7 @@ class _Work(NamedTuple):
 class _Handler(msgspec.Struct, eq=False):
     """What is known of the claims of one route."""
 
-    once: Once
+    once: Once[Any]
     ahead: int
     """How many claims may be out at once, of effects of which it is not durable that they have happened."""
     out: int = 0
@@ -198,14 +198,18 @@ class Claims:
 
     def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
         """Take out some of those for which nothing has been asked of the store yet."""
-        taken = [job for job in self._hopeless if job.decision is None and which(job)]
-        self._hopeless = [job for job in self._hopeless if job not in taken]
+        taken: list[Job] = []
+        hopeless, self._hopeless = self._hopeless, []
+        for job in hopeless:
+            (taken if job.decision is None and which(job) else self._hopeless).append(job)
         for handler in self._handlers.values():
-            for job, claim in list(handler.asking):
+            asking, handler.asking = handler.asking, deque()
+            for job, claim in asking:
                 if which(job):
-                    handler.asking.remove((job, claim))
                     del self._mine[claim.handler, claim.digest]
                     taken.append(job)
+                else:
+                    handler.asking.append((job, claim))
         return taken
 
     # Asking the store
@@ -348,7 +352,7 @@ class Claims:
         return None
 
 
-def decide_claimed(answer: Answer, once: Once) -> Decision | None:
+def decide_claimed(answer: Answer, once: Once[Any]) -> Decision | None:
     """Decide about a job whose effect was to be claimed; None where it runs, or waits."""
     if answer.state is State.done:
         return DUPLICATE

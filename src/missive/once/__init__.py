@@ -4,7 +4,20 @@
 transactional form, which lives in the handler's own database.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from missive.once.declaration import Expired, Form, Once
-from missive.once.table import SCHEMAS, create_table, purge
+
+if TYPE_CHECKING:
+    from missive.once.table import SCHEMAS, create_table, purge
 
 __all__ = ["SCHEMAS", "Expired", "Form", "Once", "create_table", "purge"]
+
+
+def __getattr__(name: str) -> Any:
+    # Only those load what talks to databases that ask for it.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from missive.once import table  # noqa: PLC0415 - see above
+
+    return getattr(table, name)

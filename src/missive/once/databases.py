@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar
@@ -141,10 +142,9 @@ def _is_sqlalchemy(connection: object) -> bool:
 
 
 def _is_async(connection: object) -> bool:
-    return any(
-        cls.__module__.startswith("sqlalchemy.ext.asyncio") or cls.__name__.startswith("Async")
-        for cls in type(connection).__mro__
-    )
+    if any(cls.__module__.startswith("sqlalchemy.ext.asyncio") for cls in type(connection).__mro__):
+        return True
+    return inspect.iscoroutinefunction(getattr(connection, "commit", None))
 
 
 # Drivers

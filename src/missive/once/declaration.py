@@ -6,10 +6,14 @@ import hashlib
 import sys
 from collections.abc import Callable
 from datetime import date, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Generic, Literal, TypeAlias
+
+from typing_extensions import TypeVar
 
 from missive.errors import RegistrationError, UsageError
 from missive.messages import Message
+
+M_contra = TypeVar("M_contra", bound=Message, contravariant=True, default=Message)
 
 Form: TypeAlias = Literal["lease", "transaction"]
 """Where it is kept that an effect happened: in the dead letter store, or in the handler's own transaction."""
@@ -25,7 +29,7 @@ EXPIRED: Final = "claim expired"
 _MOST_CHARACTERS: Final = 255
 
 
-class Once:
+class Once(Generic[M_contra]):
     """Declares that a message's effect shall happen once by its key: `handle_for(…, name="x", once=Once(key))`.
 
     `key` takes a message and returns what tells it from others: text, bytes, a number, a date, a UUID, or a tuple of
@@ -52,7 +56,7 @@ class Once:
 
     def __init__(
         self,
-        key: Callable[[Any], object],
+        key: Callable[[M_contra], object],
         *,
         ttl: float | timedelta = timedelta(days=14),
         form: Form = "lease",
@@ -71,7 +75,7 @@ class Once:
         if self.ttl < self.lease:
             raise RegistrationError("the ttl= of Once is at least its lease=")
 
-    def digest_of(self, message: Message) -> str | None:
+    def digest_of(self, message: M_contra) -> str | None:
         """Return the digest of a message's key, or None. Raises what the key does, and `UsageError` for no such key."""
         key = self.key(message)
         return None if key is None else digest(key)

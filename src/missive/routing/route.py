@@ -43,7 +43,7 @@ class Terms(msgspec.Struct, frozen=True):
     """How many messages in any stretch of time, in this process."""
     batch: BatchTerms | None = None
     """How batches are gathered; None for a handler of single messages."""
-    once: Once | None = None
+    once: Once[Any] | None = None
     """By what its effects are told apart, that shall happen once."""
 
     def key_of(self, message: Message) -> Hashable:
