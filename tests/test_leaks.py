@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,11 @@ import missive as m
 from missive.adapters.contract import Delivery, Item, Verb
 from missive.dlq.contract import Sink
 from missive.dlq.record import Record
+from missive.dlq.sql import SQLStore
 from missive.engine.run import execute
 from missive.errors import StoreError
-from missive.matchers import Field, Present
+from missive.matchers import Field, Present, by_field
+from missive.once import create_table
 from missive.testing import MemoryAdapter
 from tests.support.process import Running
 
@@ -99,6 +103,65 @@ def test_reprs_keep_content_to_themselves():
     assert CANARY in str(result.exception)
     shown = [message, message.headers, delivery, result, Item(delivery, Verb.ack), client.dead_lettered]
     assert not [text for text in map(repr, shown) if CANARY in text]
+
+
+def test_once_keeps_keys_and_bodies_to_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+):
+    """Duplicates, conflicts, no keys, databases that fail: neither logs nor tables have a key or a body."""
+    caplog.set_level(logging.DEBUG)
+    business = sqlite3.connect(tmp_path / "business.db", check_same_thread=False)
+    with business:
+        create_table(business)
+    store = SQLStore(f"sqlite:///{tmp_path / 'dlq.db'}")
+    errors: list[BaseException] = []
+
+    @contextlib.contextmanager
+    def kept() -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            errors.append(error)
+            raise
+
+    proc = m.Processor(m.JSONMessage, name="t", dlq=store, on_overlap="ignore")
+    leased = m.Once(by_field("key"))
+    proc.add_handler(Field("kind", "lease"), lambda message, context: None, name="lease", once=leased)
+
+    @proc.handle_for(Field("kind", "own"), name="own", once=m.Once(by_field("key"), form="transaction"))
+    def own(message: m.JSONMessage, context: m.HandlingContext) -> None:
+        with kept(), business:
+            context.claim(business)
+
+    @proc.handle_for(Field("kind", "broken"), name="broken", once=m.Once(by_field("key"), form="transaction"))
+    def broken(message: m.JSONMessage, context: m.HandlingContext) -> None:
+        with kept(), contextlib.closing(sqlite3.connect(":memory:")) as empty:
+            context.claim(empty)
+
+    @proc.handle_for(Field("kind", "committed"), name="committed", once=m.Once(by_field("key"), form="transaction"))
+    def committed(message: m.JSONMessage, context: m.HandlingContext) -> None:
+        with kept(), contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as by_itself:
+            context.claim(by_itself)
+
+    bodies = [f'{{"kind":"{kind}","key":"{CANARY}"}}' for kind in ("lease", "own", "broken", "committed")]
+    bodies += [f'{{"kind":"{kind}","key":"{CANARY}"}}' for kind in ("lease", "own")]
+    bodies += [f'{{"kind":"{kind}","key":"{CANARY}","x":"{CANARY}"}}' for kind in ("lease", "own")]
+    bodies += [f'{{"kind":"{kind}","x":"{CANARY}"}}' for kind in ("lease", "own")]
+    bodies += [f'{{"kind":"{kind}","key":{{"{CANARY}":["{CANARY}"]}}}}' for kind in ("lease", "own")]
+    (report,) = execute([MemoryAdapter(proc, [Delivery(body.encode()) for body in bodies])])
+    assert dict(report.dead) == {"failed": 2, "conflict": 2, "rejected": 2}
+    assert report.duplicates == 2
+    out, err = capfd.readouterr()
+    shown = [out, err, str(report), repr(report.to_dict()), repr(leased), *map(str, errors), *map(repr, errors)]
+    shown += [record.getMessage() for record in caplog.records]
+    assert not [text for text in shown if CANARY in text]
+    with contextlib.closing(sqlite3.connect(tmp_path / "dlq.db")) as reading:
+        rows = reading.execute("SELECT * FROM missive_once_leases").fetchall()
+    rows += business.execute("SELECT * FROM missive_once").fetchall()
+    business.close()
+    assert len(rows) == 4
+    assert CANARY not in repr(rows)
+    assert CANARY.encode() not in b"".join(path.read_bytes() for path in tmp_path.glob("business.db*"))
 
 
 @pytest.mark.parametrize("command", [["list"], ["groups"], ["stats"], ["list", "--json"], ["show"], ["show", "--json"]])
