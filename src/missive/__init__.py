@@ -2,12 +2,14 @@
 
 from missive import adapters, matchers
 from missive.batch import Batch
+from missive.breaker import Breaker
 from missive.context import HandlingContext, ProcessingContext
 from missive.errors import (
     AdapterError,
     AmbiguousError,
     DeadLetter,
     DecodingError,
+    DependencyDown,
     Discard,
     DuplicateMatcher,
     Fatal,
@@ -35,6 +37,7 @@ from missive.once import Once
 from missive.outcome import Outcome, Reason
 from missive.processor import Processor
 from missive.resources import ResourceKey
+from missive.retry import Retry, constant, exponential
 from missive.running import run, serve
 from missive.version import VERSION as __version__  # noqa: N811 - Python's name for it
 
@@ -42,8 +45,10 @@ __all__ = [
     "AdapterError",
     "AmbiguousError",
     "Batch",
+    "Breaker",
     "DeadLetter",
     "DecodingError",
+    "DependencyDown",
     "Discard",
     "DuplicateMatcher",
     "Fatal",
@@ -68,6 +73,7 @@ __all__ = [
     "RegistrationError",
     "ResourceError",
     "ResourceKey",
+    "Retry",
     "RetryLater",
     "SettlementConflict",
     "StoreError",
@@ -78,6 +84,8 @@ __all__ = [
     "UsageError",
     "__version__",
     "adapters",
+    "constant",
+    "exponential",
     "matchers",
     "run",
     "serve",

@@ -27,7 +27,8 @@
     └── Settlement                       not errors: outcomes a handler declares by raising
         ├── RetryLater
         ├── DeadLetter
-        └── Discard
+        ├── Discard
+        └── DependencyDown
 
 No exception of this module carries message content in its text.
 """
@@ -177,3 +178,14 @@ class Discard(Settlement):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class DependencyDown(Settlement):
+    """Raised by a handler: what it depends on is down. Opens the breaker of that name, and spends no attempt.
+
+    Where no handler has a breaker of that name it is a failure like any other.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is down")
+        self.name = name

@@ -14,6 +14,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from missive.batch import Batch
+from missive.breaker import Breaker
 from missive.context import HandlingContext, HandlingHook, ProcessingContext, ProcessingHook, seconds
 from missive.errors import DuplicateMatcher, OverlapWarning, RegistrationClosed, RegistrationError, UsageError
 from missive.matchers.algebra import And, Matcher, as_matcher
@@ -23,6 +24,7 @@ from missive.messages import Message, RawMessage
 from missive.once.declaration import Once, checked_name
 from missive.rates import Rate
 from missive.resources import ResourceKey, Scope, checked_overrides, checked_scope, is_generator_function
+from missive.retry import Retry
 from missive.routing.route import (
     BatchTerms,
     OnLaneRetry,
@@ -81,7 +83,8 @@ class Processor(Generic[M]):
     """Handlers for one class of messages, and what they have in common.
 
     `message_cls` is what arriving bodies become. `name` is the service's, by which its dead letters are known
-    in a shared store (the module's by default). `dlq` is a store, its URL, or a plain dict. `timeout` is how many
+    in a shared store (the module's by default). `dlq` is a store, its URL, or a plain dict. `retry` says which failures
+    are tried again (none when None). `timeout` is how many
     seconds an attempt may take, unless its handler says otherwise. `concurrency` is how many messages are handled at
     once in this process. `on_overlap` says what to do about two handlers that some
     message would match both of: "warn" (`OverlapWarning`, once for each handler that is registered), "error" (raise
@@ -95,6 +98,7 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
+        retry: Retry | None = None,
         timeout: float | timedelta = 600,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
@@ -108,6 +112,7 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
+        retry: Retry | None = None,
         timeout: float | timedelta = 600,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
@@ -120,6 +125,7 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
+        retry: Retry | None = None,
         timeout: float | timedelta = 600,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
@@ -131,6 +137,7 @@ class Processor(Generic[M]):
             raise RegistrationError(f"public= is a list of fields and headers: public=[{public!r}]")
         self.message_cls: type[M] = cast("type[M]", message_cls)
         self.name = name or _calling_module()
+        self.retry = None if retry is None else _checked_retry(retry, "")
         self.timeout = _checked_timeout(timeout)
         self.concurrency = checked_concurrency(concurrency)
         self.public = frozenset((path,) if isinstance(path, str) else tuple(path) for path in public)
@@ -157,12 +164,14 @@ class Processor(Generic[M]):
         matcher: Callable[[M], bool],
         *,
         name: str | None = None,
+        retry: Retry | Literal[False] | None = None,
         timeout: float | timedelta | None = None,
         ordered_by: Callable[[M], Hashable] | None = None,
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
         once: Once[M] | None = None,
+        breaker: Breaker | None = None,
     ) -> Callable[[Handler[M, R]], Handler[M, R]]:
         """Register the decorated function for the messages that match, and return it unchanged.
 
@@ -172,7 +181,11 @@ class Processor(Generic[M]):
         `ordered_by` takes a message and returns its key, such as `by_field("customer")`: messages with the same key
         run one after the other, in the order they came; those whose key is None run as they come. Handlers with an
         equal `ordered_by` share their lanes. Without it, the transport's own lanes (partitions, say) are kept in
-        order. `on_lane_retry` is "block" (the rest of the lane waits while a message is to be retried) or "pass".
+        order. `on_lane_retry` is "block" (the rest of the lane waits while one is to be retried), "park" (all of it
+        waits in the store, and nothing piles up here) or "pass" (others go on).
+
+        `retry` says which failures are tried again: a `Retry`, False for none, None for the processor's. `breaker` is
+        what the handler depends on, and when to leave that alone: see `Breaker`.
 
         `timeout` is how many seconds an attempt may take (the processor's when None). An async handler is cancelled
         then. A thread cannot be interrupted: a sync handler goes on, its message stays unsettled and its worker busy
@@ -189,12 +202,14 @@ class Processor(Generic[M]):
                 matcher,
                 handler,
                 name=name,
+                retry=retry,
                 timeout=timeout,
                 ordered_by=ordered_by,
                 on_lane_retry=on_lane_retry,
                 rate_limit=rate_limit,
                 concurrency=concurrency,
                 once=once,
+                breaker=breaker,
             )
             return handler
 
@@ -206,12 +221,14 @@ class Processor(Generic[M]):
         handler: Handler[M, object],
         *,
         name: str | None = None,
+        retry: Retry | Literal[False] | None = None,
         timeout: float | timedelta | None = None,
         ordered_by: Callable[[M], Hashable] | None = None,
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
         once: Once[M] | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         """Register a handler; `handle_for` is this as a decorator.
 
@@ -222,7 +239,7 @@ class Processor(Generic[M]):
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 2, f"the handler {called} must take a message and a context")
-        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency)
+        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency, retry, breaker)
         if once is not None:
             terms = msgspec.structs.replace(terms, once=self._checked_once(once, called, name))
         self._register(matcher, called, handler, terms)
@@ -234,11 +251,13 @@ class Processor(Generic[M]):
         size: int = 100,
         wait: float | timedelta = 0.2,
         name: str | None = None,
+        retry: Retry | Literal[False] | None = None,
         timeout: float | timedelta | None = None,
         ordered_by: Callable[[M], Hashable] | None = None,
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
+        breaker: Breaker | None = None,
     ) -> Callable[[BatchHandler[M, R]], BatchHandler[M, R]]:
         """Register the decorated function for batches of the messages that match, and return it unchanged.
 
@@ -258,11 +277,13 @@ class Processor(Generic[M]):
                 size=size,
                 wait=wait,
                 name=name,
+                retry=retry,
                 timeout=timeout,
                 ordered_by=ordered_by,
                 on_lane_retry=on_lane_retry,
                 rate_limit=rate_limit,
                 concurrency=concurrency,
+                breaker=breaker,
             )
             return handler
 
@@ -276,11 +297,13 @@ class Processor(Generic[M]):
         size: int = 100,
         wait: float | timedelta = 0.2,
         name: str | None = None,
+        retry: Retry | Literal[False] | None = None,
         timeout: float | timedelta | None = None,
         ordered_by: Callable[[M], Hashable] | None = None,
         on_lane_retry: OnLaneRetry = "block",
         rate_limit: str | None = None,
         concurrency: int | None = None,
+        breaker: Breaker | None = None,
     ) -> None:
         """Register a handler of batches; `handle_batch_for` is this as a decorator.
 
@@ -290,7 +313,7 @@ class Processor(Generic[M]):
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 1, f"the batch handler {called} must take a batch")
-        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency)
+        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency, retry, breaker)
         gathered = BatchTerms(_checked_size(size, terms.rate_limit), _checked_wait(wait))
         self._register(matcher, called, handler, msgspec.structs.replace(terms, batch=gathered))
 
@@ -302,17 +325,25 @@ class Processor(Generic[M]):
         on_lane_retry: OnLaneRetry,
         rate_limit: str | None,
         concurrency: int | None,
+        retry: Retry | Literal[False] | None,
+        breaker: Breaker | None,
     ) -> Terms:
         if ordered_by is not None:
             self._check_key(ordered_by, called, "ordered_by=")
-        if on_lane_retry not in ("block", "pass"):
-            raise RegistrationError('on_lane_retry= is "block" or "pass"')
+        if on_lane_retry not in ("block", "park", "pass"):
+            raise RegistrationError('on_lane_retry= is "block", "park" or "pass"')
+        if breaker is not None and not isinstance(breaker, Breaker):
+            raise RegistrationError(f"breaker= (for {called}) is a missive.Breaker, such as Breaker('billing')")
+        if retry is not None and retry is not False:
+            _checked_retry(retry, f" (for {called})")
         terms = Terms(
             ordered_by,
             on_lane_retry,
             None if concurrency is None else checked_concurrency(concurrency),
             None if timeout is None else _checked_timeout(timeout),
             None if rate_limit is None else _checked_rate(rate_limit),
+            retry=retry,
+            breaker=breaker,
         )
         # Nearly all handlers have no terms of their own, and there may be a hundred thousand of them.
         return _PLAIN if terms == _PLAIN else terms
@@ -584,7 +615,10 @@ class Processor(Generic[M]):
         before, after = tuple(self._hooks.before_handling), tuple(self._hooks.after_handling)
         is_async = is_async_callable(one.handler)
         timeout = self.timeout if one.terms.timeout is None else one.terms.timeout
-        return Route(one.name, one.matcher, one.handler, is_async, one.terms, timeout, before, after, one.discards)
+        retry = self.retry if one.terms.retry is None else one.terms.retry or None
+        return Route(
+            one.name, one.matcher, one.handler, is_async, one.terms, timeout, before, after, retry, one.discards
+        )
 
     def _tree(self) -> Iterator[Processor[Any]]:
         yield self
@@ -733,6 +767,12 @@ def checked_concurrency(value: int) -> int:
     """Return a concurrency; raises `RegistrationError` when it is not a whole number from 1."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise RegistrationError("concurrency= is a whole number from 1")
+    return value
+
+
+def _checked_retry(value: object, where: str) -> Retry:
+    if not isinstance(value, Retry):
+        raise RegistrationError(f"retry={where} is a missive.Retry, such as missive.Retry(attempts=5)")
     return value
 
 

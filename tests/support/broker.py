@@ -350,6 +350,8 @@ def left_in(engine: Engine) -> dict[str, object]:
         left |= {f"{what} of source {number}": getattr(source, what) for what in ("items", "bytes", "behind")}
     for name, gate in [*dispatcher._gates.items(), *dispatcher._source_gates.items()]:
         left[f"in the gate of {name}"] = gate._running or len(gate._inside) or len(gate.waiting)
+    for gate in dispatcher._breakers:
+        left["in a breaker"] = gate._running or len(gate._inside) or len(gate.waiting)
     for gatherer in dispatcher._gatherers.values():
         left["gathered"] = gatherer._jobs
     for keeper in flow.keepers.values():

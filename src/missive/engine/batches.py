@@ -24,6 +24,7 @@ from missive.engine.chains import (
 from missive.engine.decision import ACKED, HELD, Decision, decide
 from missive.engine.job import BatchJob, Job
 from missive.engine.once import async_once, sync_once
+from missive.engine.retrying import decide_attempt
 from missive.routing.route import Route
 
 Item: TypeAlias = tuple[Job, HandlingContext[Any]]
@@ -173,12 +174,12 @@ class _Search:
         if failed and len(items) == 1:
             (job, context) = items[0]
             error = self._errors.get(job, error)
-            self._decide(job, decide(context.recorded, error, overdue=overdue))
+            self._decide(job, decide_attempt(job, context.recorded, error, self._clock, overdue=overdue))
             job.error = error if self._keep_error else None
             return
         for job, context in items:
             if context.recorded is not None:
-                self._decide(job, decide(context.recorded, None))
+                self._decide(job, decide_attempt(job, context.recorded, None, self._clock, overdue=False))
             elif not failed:
                 job.decision = ACKED
         if failed:
@@ -194,7 +195,7 @@ class _Search:
             return  # undecided: they come again, to whoever gets them
         elif isinstance(error, asyncio.CancelledError) and not overdue:
             for job in unsettled:
-                self._decide(job, decide(None, error, overdue=overdue))
+                self._decide(job, decide_attempt(job, None, error, self._clock, overdue=overdue))
         else:
             half = (len(unsettled) + 1) // 2
             self._left += [part for part in (unsettled[half:], unsettled[:half]) if part]
@@ -219,7 +220,7 @@ class _Search:
         """Decide about an item of which a hook or a resource raised."""
         job, context = item
         self._errors[job] = error
-        self._decide(job, decide(context.recorded, error, overdue=job.overdue))
+        self._decide(job, decide_attempt(job, context.recorded, error, self._clock))
         job.error = error if self._keep_error else None
 
     def conclude(self, item: Item, error: BaseException | None) -> None:
@@ -233,12 +234,12 @@ class _Search:
         if error is not None:
             self.failed(item, error)
         elif job.decision is ACKED and context.recorded is not None:
-            self._decide(job, decide(context.recorded, None))
+            self._decide(job, decide_attempt(job, context.recorded, None, self._clock, overdue=False))
 
     def _decide(self, job: Job, decision: Decision) -> None:
         job.decision = decision
         held = decision.outcome in HELD
-        if held and job.lane is not None and self._work.route.terms.on_lane_retry == "block":
+        if held and job.lane is not None and self._work.route.terms.on_lane_retry != "pass":
             place = self._places[job]
             self._blocked[job.lane] = min(place, self._blocked.get(job.lane, place))
 

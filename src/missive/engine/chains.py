@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from missive.context import HandlingContext, HandlingHook, ProcessingContext
-from missive.engine.decision import ACKED, HELD, decide
+from missive.engine.decision import ACKED, HELD
 from missive.engine.job import Job, LaneRun
+from missive.engine.retrying import decide_attempt
 from missive.routing.route import Route
 
 Clock: TypeAlias = Callable[[], float]
@@ -53,14 +54,14 @@ def sync_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool
         if error is None and recorded is None and not job.overdue:
             decision = ACKED
         else:
-            decision = decide(recorded, error, overdue=job.overdue)
+            decision = decide_attempt(job, recorded, error, clock)
         if after:
             context.conclude(decision.outcome, error)
             late = run_after(after, worker, context, resolve)
             error = late if error is None else error
             del late  # as below
             # A hook may have raised, taken too long, or recorded an outcome of its own.
-            decision = decide(context.recorded, error, overdue=job.overdue)
+            decision = decide_attempt(job, context.recorded, error, clock)
         if keep_error:
             job.error = error
         job.decision = decision  # in the end: until then it is at work
@@ -93,14 +94,14 @@ def async_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> Asyn
         if error is None and recorded is None and not job.overdue:
             decision = ACKED
         else:
-            decision = decide(recorded, error, overdue=job.overdue)
+            decision = decide_attempt(job, recorded, error, clock)
         if after:
             context.conclude(decision.outcome, error)
             late = await run_async_after(after, worker, context)
             error = late if error is None else error
             del late  # as below
             # A hook may have raised, taken too long, or recorded an outcome of its own.
-            decision = decide(context.recorded, error, overdue=job.overdue)
+            decision = decide_attempt(job, context.recorded, error, clock)
         if keep_error:
             job.error = error
         job.decision = decision  # in the end: until then it is at work
@@ -201,7 +202,7 @@ def ends_run(work: LaneRun, job: Job) -> bool:
     decision = job.decision
     if decision is ACKED or decision is None or decision.outcome not in HELD:
         return False
-    work.blocked = job.route is not None and job.route.terms.on_lane_retry == "block"
+    work.blocked = job.route is not None and job.route.terms.on_lane_retry != "pass"
     return work.blocked
 
 

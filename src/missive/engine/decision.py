@@ -33,6 +33,12 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
     """For retried and nacked: after how many seconds it comes back."""
     failure: Failure | None = None
     candidates: tuple[str, ...] = ()
+    asked: float | None = None
+    """The delay that the handler asked for itself."""
+    blames: str | None = None
+    """The breaker whose dependency the failure is."""
+    trips: bool = False
+    """Whether the handler said that the dependency is down."""
 
     def __repr__(self) -> str:
         return f"<Decision: {self.outcome}{f' ({self.reason})' if self.reason else ''}>"
@@ -49,6 +55,8 @@ DUPLICATE = Decision(Outcome.acked, label="duplicate")
 """Its effect has happened before."""
 LAPSED = Decision(Outcome.nacked)
 """Its claim ran out before its handler began: it is claimed again."""
+DEPENDENCY_DOWN = Decision(Outcome.nacked)
+"""What its handler needs is known to be down."""
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
 POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 
@@ -114,7 +122,7 @@ def _recorded(recorded: Recorded, failure: Failure | None) -> Decision:
     if outcome is Outcome.nacked:
         return Decision(outcome, delay=NACK_SECONDS, failure=failure)
     delay = RETRY_SECONDS if recorded.delay is None else recorded.delay
-    return Decision(outcome, None, _label(recorded.label), delay=delay, failure=failure)
+    return Decision(outcome, None, _label(recorded.label), delay=delay, failure=failure, asked=recorded.delay)
 
 
 def _label(label: object) -> str | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from missive.engine.breakers import BreakerGate, circuits_of
 from missive.engine.execution import Pool
 from missive.engine.gates import Gate
 from missive.engine.gathering import Gatherer
@@ -19,6 +20,10 @@ from missive.routing.route import BatchTerms, Route
 if TYPE_CHECKING:
     from missive.engine.intake import Source
 
+AnyGate: TypeAlias = Gate | BreakerGate
+
+_AHEAD = 2
+"""So many times the concurrency is given out of what has a breaker: more would run before it is known that it opens."""
 _LONGEST_RUN = 64
 """So many messages of one lane are given to a worker at a time."""
 
@@ -42,6 +47,16 @@ class Dispatcher:
         self._ready: deque[Work] = deque()
         self._gates: dict[Route, Gate] = {}
         self._source_gates: dict[Source, Gate] = {}
+        self.circuits = circuits_of(pool_of, runtime.monotonic, _AHEAD * concurrency)
+        """What is known of the dependencies of handlers, by the names of their breakers."""
+        gates = {name: BreakerGate(circuit) for name, circuit in self.circuits.items()}
+        self._breaker_gates = {r: gates[b.name] for r in pool_of if (b := r.terms.breaker) is not None}
+        self._breakers = list(gates.values())
+        self._opened = False
+        for circuit in self.circuits.values():
+            circuit.opened = self._recall
+        self.overflow: Callable[[Work, BreakerGate], bool] = lambda _work, _gate: False
+        """Called with what would wait for a breaker; tells whether it was taken elsewhere."""
         self._largest: dict[Source, int] = {}
         """How many messages of a source its rate ever lets pass at once."""
         self._gatherers: dict[tuple[Route, Source], Gatherer] = {}
@@ -57,7 +72,7 @@ class Dispatcher:
             if terms.concurrency is not None or terms.rate_limit is not None:
                 clock = runtime.monotonic
                 self._gates[route] = Gate(terms.concurrency, terms.rate_limit, clock)
-        self._plain = not self._gates and not any(route.batched for route in pool_of)
+        self._plain = not self._gates and not self._breakers and not any(route.batched for route in pool_of)
 
     def limit(self, source: Source, rate: Rate) -> None:
         """Limit how many messages of one source begin in a stretch of time."""
@@ -156,7 +171,7 @@ class Dispatcher:
         else:
             self._wait(work, closed)
 
-    def _pass(self, work: Work, gates: Sequence[Gate]) -> None:
+    def _pass(self, work: Work, gates: Sequence[AnyGate]) -> None:
         for gate in gates:
             gate.enter(work)
         for job in work.jobs:
@@ -164,13 +179,15 @@ class Dispatcher:
                 job.source.put_forward(job)
         self._ready.append(work)
 
-    def _wait(self, work: Work, gate: Gate) -> None:
+    def _wait(self, work: Work, gate: AnyGate) -> None:
+        if isinstance(gate, BreakerGate) and self.overflow(work, gate):
+            return
         gate.waiting.append(work)
         for job in work.jobs:
             job.source.put_behind(job)
         self._arm(gate)
 
-    def _open(self, gate: Gate) -> None:
+    def _open(self, gate: AnyGate) -> None:
         while gate.waiting and gate.admits(gate.waiting[0]):
             work = gate.waiting.popleft()
             gates = self._gates_of(work)
@@ -181,12 +198,12 @@ class Dispatcher:
                 self._wait(work, closed)
         self._arm(gate)
 
-    def _arm(self, gate: Gate) -> None:
+    def _arm(self, gate: AnyGate) -> None:
         """Look at a gate again when its rate lets somebody through."""
         if gate.alarm is None and (seconds := gate.opens_in()) is not None:
             gate.alarm = self._runtime.call_later(seconds, lambda: self._alarm(gate))
 
-    def _alarm(self, gate: Gate) -> None:
+    def _alarm(self, gate: AnyGate) -> None:
         gate.alarm = None
         self._open(gate)
         self.dispatch()
@@ -195,7 +212,7 @@ class Dispatcher:
         """Look at the gates that wait for a handler to begin, of which nobody tells."""
         if self._plain:
             return
-        for gate in (*self._gates.values(), *self._source_gates.values()):
+        for gate in self._all_gates:
             if gate.waiting and gate.alarm is None:
                 self._open(gate)
         self.dispatch()
@@ -219,9 +236,14 @@ class Dispatcher:
                     gate.leave(work)
                     self._open(gate)
 
-    def _gates_of(self, work: Work) -> list[Gate]:
-        gates = (self._gates.get(_route(work)), self._source_gates.get(work.source))
+    def _gates_of(self, work: Work) -> list[AnyGate]:
+        route = _route(work)
+        gates = (self._breaker_gates.get(route), self._gates.get(route), self._source_gates.get(work.source))
         return [gate for gate in gates if gate is not None]
+
+    @property
+    def _all_gates(self) -> list[AnyGate]:
+        return [*self._breakers, *self._gates.values(), *self._source_gates.values()]
 
     def leave_lane(self, job: Job) -> None:
         """Let the next of its lane run: a job is done with, or does not keep the others waiting."""
@@ -241,12 +263,19 @@ class Dispatcher:
         for job in head:
             self.add_head(job)
 
+    def _recall(self) -> None:
+        self._opened = True
+
     def dispatch(self) -> None:
         """Give ready jobs to their pools.
 
         While one pool alone has work it gets everything, for it keeps the concurrency by itself; while both have,
         no more jobs are given out than may run in all.
         """
+        if self._opened:
+            # What was let through and has not begun waits with the others.
+            self._opened = False
+            self.withdraw_those(lambda _: False)
         ready = self._ready
         if not ready or self._stopped:
             return
@@ -288,7 +317,9 @@ class Dispatcher:
         route = _route(job)
         if route in self.leased:
             return False
-        return self._plain or not (route.batched or route in self._gates or job.source in self._source_gates)
+        return self._plain or not (
+            route.batched or route in self._gates or route in self._breaker_gates or job.source in self._source_gates
+        )
 
     # Stopping
 
@@ -334,9 +365,7 @@ class Dispatcher:
         passed += self._ready
         self._ready.clear()
         # Before any gate is left, so that nobody follows.
-        works = [
-            work for gate in (*self._gates.values(), *self._source_gates.values()) for work in _taken(gate.waiting)
-        ]
+        works = [work for gate in self._all_gates for work in _taken(gate.waiting)]
         for work in passed:
             for gate in self._gates_of(work):
                 gate.withdrawn(work)

@@ -17,7 +17,17 @@ from missive.dlq.record import Attempt
 from missive.engine.assignment import Assignment
 from missive.engine.claims import BUSY_SECONDS, Claims, leased_routes
 from missive.engine.crashes import Crashes
-from missive.engine.decision import DUPLICATE, HELD, SHUTDOWN, Decision, decide, decide_discarded, decide_misrouted
+from missive.engine.decision import (
+    DEPENDENCY_DOWN,
+    DUPLICATE,
+    HELD,
+    NACK_SECONDS,
+    SHUTDOWN,
+    Decision,
+    decide,
+    decide_discarded,
+    decide_misrouted,
+)
 from missive.engine.dispatch import Dispatcher
 from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
@@ -338,8 +348,7 @@ class Flow:
             elif outcome is Outcome.discarded:
                 self.report.discarded[route.name] += 1
             elif outcome is Outcome.dead_lettered:
-                self.filing.add(job)
-                self.dispatcher.leave_lane(job)
+                self._bury(job, route, decision)
                 continue
             else:
                 self._hold(job, route)
@@ -422,7 +431,7 @@ class Flow:
                 job.anew()
                 left.append(job)
                 continue
-            if decision.outcome in HELD and job.lane is not None and work.route.terms.on_lane_retry == "block":
+            if decision.outcome in HELD and job.lane is not None and work.route.terms.on_lane_retry != "pass":
                 if job.lane in lanes:
                     # A handler may hold several of one key: they come again one after the other, each at its time.
                     self._count_held(job, work.route, decision)
@@ -449,11 +458,19 @@ class Flow:
             self.dispatcher.step_back(of_lane, held=held)
         self._give_back(gone)
 
+    def _bury(self, job: Job, route: Route, decision: Decision) -> None:
+        """File a dead letter, unless it failed for something that is known to be down."""
+        if decision.blames is None or not self._is_down(job, route, decision):
+            self.filing.add(job)
+            self.dispatcher.leave_lane(job)
+
     def _hold(self, job: Job, route: Route) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""
         decision = job.decision
         if decision is None or not job.ours:
             self._forget([job])
+            return
+        if decision.blames is not None and self._is_down(job, route, decision):
             return
         self._count_held(job, route, decision)
         if self.claims is not None:
@@ -465,6 +482,31 @@ class Flow:
         if route.terms.on_lane_retry == "pass":
             self.dispatcher.leave_lane(job)
         self._keep_for(job, decision.delay)
+
+    def _is_down(self, job: Job, route: Route, decision: Decision) -> bool:
+        """Hold a job that failed for the sake of a dependency that is known to be down: it spends no attempt."""
+        circuit = self.dispatcher.circuits.get(decision.blames or "")
+        if circuit is None:
+            return False
+        own = route.terms.breaker is not None and route.terms.breaker.name == decision.blames
+        if decision.trips and not own:  # nobody told it yet
+            circuit.failed(trips=True)
+        if circuit.up:
+            return False
+        if self.claims is not None:
+            self.claims.let_go([job])
+        if self._draining or not job.ours or job.delivery.lane in job.source.leaving:
+            self.dispatcher.leave_lane(job)
+            self._give_back([job])
+        elif own:
+            job.anew()
+            self.dispatcher.add_head(job)
+        else:
+            job.decision = DEPENDENCY_DOWN
+            if route.terms.on_lane_retry == "pass":
+                self.dispatcher.leave_lane(job)
+            self._keep_for(job, NACK_SECONDS)
+        return True
 
     def _count_held(self, job: Job, route: Route, decision: Decision) -> None:
         if decision.outcome is Outcome.nacked:

@@ -69,6 +69,8 @@ class Job(msgspec.Struct, eq=False):
     """Its hold on the effect, where that is kept in the store."""
     duplicate: bool = False
     """Its handler was told that the effect has happened before."""
+    failed_at: float | None = None
+    """When it first failed, on the engine's clock, where its handler has a policy that asks."""
     history: tuple[Attempt, ...] = ()
     """Earlier attempts that failed while the delivery was held."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from missive.adapters.contract import Adapter, Delivery, Session
 from missive.dlq.contract import Sink
+from missive.engine.breakers import circuits_of
 from missive.engine.claims import leased_routes
 from missive.engine.flow import Flow
 from missive.engine.intake import Source
@@ -53,6 +54,7 @@ class Engine:
         self._handlers_loop = handlers_loop
         self._runtime = runtime or Runtime()
         leased_routes(processor.freeze(), sink)
+        circuits_of(processor.freeze(), self._runtime.monotonic, concurrency)
         self._failure: MissiveError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0

@@ -9,14 +9,16 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from missive.breaker import Breaker
 from missive.context import HandlingHook
 from missive.matchers.algebra import Matcher
 from missive.messages import Message
 from missive.once.declaration import Once
 from missive.rates import Rate
+from missive.retry import Retry
 
-OnLaneRetry: TypeAlias = Literal["block", "pass"]
-"""What the rest of a lane does while one of its messages is held for a retry: wait, or go on."""
+OnLaneRetry: TypeAlias = Literal["block", "park", "pass"]
+"""What the rest of a lane does while one of its messages waits to be retried: wait here, in the store, or go on."""
 
 
 class BatchTerms(msgspec.Struct, frozen=True):
@@ -45,6 +47,10 @@ class Terms(msgspec.Struct, frozen=True):
     """How batches are gathered; None for a handler of single messages."""
     once: Once[Any] | None = None
     """By what its effects are told apart, that shall happen once."""
+    retry: Retry | Literal[False] | None = None
+    """Which failures are tried again; None for the processor's policy, False for none."""
+    breaker: Breaker | None = None
+    """What it depends on, which may be down."""
 
     def key_of(self, message: Message) -> Hashable:
         """Return what orders a message, or None. Raises what `ordered_by` does, and TypeError for what has no hash."""
@@ -67,6 +73,8 @@ class Route(msgspec.Struct, frozen=True, eq=False):
     """Seconds that an attempt may take: its own, or its processor's."""
     before: tuple[HandlingHook, ...] = ()
     after: tuple[HandlingHook, ...] = ()
+    retry: Retry | None = None
+    """Which failures are tried again: its own policy, or its processor's."""
     discards: str | None = None
     """The label with which messages are discarded, and no handler is called."""
     is_fallback: bool = False

@@ -20,6 +20,7 @@ from missive.context import ProcessingContext, ProcessingHook, seconds
 from missive.dlq.contract import DictSink
 from missive.dlq.once import Asked, MemoryOnce
 from missive.engine.batches import compile_async, compile_sync
+from missive.engine.breakers import Circuit, circuits_of
 from missive.engine.chains import AsyncChain
 from missive.engine.claims import HAPPENED, decide_claimed, decide_keyless
 from missive.engine.decision import Decision, decide, decide_discarded, decide_misrouted
@@ -111,6 +112,7 @@ class _Bench(Generic[M]):
         self._has_dlq = dlq is not None
         self._claims = MemoryOnce(lambda: self._now)
         self._claimed: dict[Job, Asked] = {}
+        self._circuits = circuits_of(self._routes, lambda: self._now, 1)
         self.acked: list[M] = []
         """What a transport would have been told is done with: also what was dead-lettered or discarded."""
         self.nacked: list[M] = []
@@ -178,6 +180,36 @@ class _Bench(Generic[M]):
         else:
             self._claims.once_drop(service, [asked.effect], owner)
 
+    def _keep_out(self, work: Work) -> bool:
+        """Hold what an open breaker does not let through; tells whether it does not."""
+        circuit = self._circuit_of(work)
+        if circuit is None or circuit.admits(0):
+            if circuit is not None and not circuit.up:
+                circuit.entered()
+            return False
+        for job in work.jobs:
+            job.decision = Decision(Outcome.nacked, delay=circuit.opens_in)
+        return True
+
+    def _learn(self, work: Work) -> None:
+        """Tell breakers how it went; what failed for something that is down comes again when that is probed."""
+        own = self._circuit_of(work)
+        for job in work.jobs:
+            decision = job.decision
+            if decision is None:
+                continue
+            blamed = self._circuits.get(decision.blames or "")
+            if own is not None:
+                own.learn(decision)
+            if blamed is not None and decision.trips:
+                blamed.failed(trips=True)
+            if blamed is not None and not blamed.up:
+                job.decision = Decision(Outcome.nacked, delay=blamed.opens_in, failure=decision.failure)
+
+    def _circuit_of(self, work: Work) -> Circuit | None:
+        breaker = None if work.route is None else work.route.terms.breaker
+        return None if breaker is None else self._circuits[breaker.name]
+
     def _finish(self, job: Job) -> Result:
         decision, message = job.decision, cast("M", job.message)
         if job.error is not None and not isinstance(job.error, (Exception, SystemExit, asyncio.CancelledError)):
@@ -187,7 +219,7 @@ class _Bench(Generic[M]):
         result = Result(
             decision.outcome,
             None if job.route is None else job.route.name,
-            decision.label or (None if decision.reason is None else str(decision.reason)),
+            decision.label or (str(decision.reason) if decision.outcome is Outcome.dead_lettered else None),
             job.attempt,
             decision.delay if decision.outcome in {Outcome.retried, Outcome.nacked} else None,
             job.error,
@@ -247,6 +279,8 @@ class _Bench(Generic[M]):
         again = Job(job.source, job.session, job.delivery, job.message, job.attempt, job.route)
         if job.decision is not None and job.decision.outcome is Outcome.retried:
             again.attempt += 1
+        if job.failed_at is not None and job.decision is not None:
+            again.failed_at = job.failed_at - job.decision.delay  # which passed on the virtual clock only
         return again
 
 
@@ -313,6 +347,8 @@ class TestClient(_Bench[M]):
 
     def _execute(self, work: Work) -> None:
         route = work.route
+        if self._keep_out(work):
+            return
         self._claim(work)
         if isinstance(work, Job) and work.decision is not None:
             return
@@ -321,6 +357,7 @@ class TestClient(_Bench[M]):
         elif route in self._async:
             self._wait(_timed(self._async[route], work, self._loop_worker))
         self._unclaim(work)
+        self._learn(work)
 
     def _wait(self, awaitable: Awaitable[T]) -> T:
         async def wait() -> T:
@@ -410,6 +447,8 @@ class AsyncTestClient(_Bench[M]):
 
     async def _execute(self, work: Work) -> None:
         route = work.route
+        if self._keep_out(work):
+            return
         self._claim(work)
         if isinstance(work, Job) and work.decision is not None:
             return
@@ -419,6 +458,7 @@ class AsyncTestClient(_Bench[M]):
             # A task of its own, so that its context variables are.
             await asyncio.create_task(_timed(self._async[route], work, self._loop_worker))
         self._unclaim(work)
+        self._learn(work)
 
     async def _on_thread(self, fn: Callable[..., T], *arguments: object) -> T:
         context = contextvars.copy_context()
