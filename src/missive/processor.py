@@ -258,6 +258,7 @@ class Processor(Generic[M]):
         rate_limit: str | None = None,
         concurrency: int | None = None,
         breaker: Breaker | None = None,
+        once: Once[M] | None = None,
     ) -> Callable[[BatchHandler[M, R]], BatchHandler[M, R]]:
         """Register the decorated function for batches of the messages that match, and return it unchanged.
 
@@ -265,7 +266,8 @@ class Processor(Generic[M]):
         its first. Each item may be settled by itself; what is left is acked when the function returns. When it
         raises, or takes longer than its timeout, what was not settled is run again in halves, without spending
         attempts, until the culprit is alone. The messages of one key are in one batch at a time, in their order.
-        The other options are those of `handle_for`, with `concurrency` in batches and `rate_limit` in messages.
+        The other options are those of `handle_for`, with `concurrency` in batches and `rate_limit` in messages; `once`
+        is of the form "transaction", and each item claims its own effect.
 
         Raises `RegistrationError` for what could never work: see `add_batch_handler`.
         """
@@ -284,6 +286,7 @@ class Processor(Generic[M]):
                 rate_limit=rate_limit,
                 concurrency=concurrency,
                 breaker=breaker,
+                once=once,
             )
             return handler
 
@@ -304,18 +307,27 @@ class Processor(Generic[M]):
         rate_limit: str | None = None,
         concurrency: int | None = None,
         breaker: Breaker | None = None,
+        once: Once[M] | None = None,
     ) -> None:
         """Register a handler of batches; `handle_batch_for` is this as a decorator.
 
         Raises as `add_handler` does, and `RegistrationError` for a size below one or above what `rate_limit` lets
-        pass at once.
+        pass at once, and for a `once` that is a lease.
         """
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 1, f"the batch handler {called} must take a batch")
         terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency, retry, breaker)
         gathered = BatchTerms(_checked_size(size, terms.rate_limit), _checked_wait(wait))
-        self._register(matcher, called, handler, msgspec.structs.replace(terms, batch=gathered))
+        terms = msgspec.structs.replace(terms, batch=gathered)
+        if once is not None:
+            terms = msgspec.structs.replace(terms, once=self._checked_once(once, called, name))
+            if once.form == "lease":
+                raise RegistrationError(
+                    f"the batches of {called} cannot be held by leases: Once(…, form='transaction'), and"
+                    " context.claim(connection) for each item"
+                )
+        self._register(matcher, called, handler, terms)
 
     def _terms(
         self,

@@ -78,6 +78,33 @@ def test_what_fails_has_claimed_nothing(connection: sqlite3.Connection):
     assert effects(connection) == ["a"]
 
 
+def test_in_batches(connection: sqlite3.Connection):
+    """Each item of a batch claims its own effect; after a failure the halves claim again what was rolled back."""
+    proc = missive.Processor(name="service", dlq={})
+    once = missive.Once(by_header("key"), form="transaction")
+
+    @proc.handle_batch_for(Everything(), name="handler", once=once)
+    def handle(batch: missive.Batch[missive.RawMessage]) -> None:
+        with connection:
+            for context in batch:
+                if context.claim(connection):
+                    connection.execute("INSERT INTO effects VALUES (?)", (context.message.headers["key"],))
+                if context.message.headers["key"] == "bad":
+                    raise ValueError("on purpose")
+
+    with proc.test_client() as client:
+        results = client.send_batch([message(key) for key in ("a", "b", "a", "bad", "c")])
+    assert [result.reason for result in results] == [None, None, "duplicate", "failed", None]
+    assert effects(connection) == ["a", "b", "c"]
+
+
+def test_batches_have_no_leases():
+    """The lease form is of single messages: a batch handler with it is refused, with the way out."""
+    proc = missive.Processor(name="service")
+    with pytest.raises(missive.RegistrationError, match=r"the batches of handler .* form='transaction'"):
+        proc.add_batch_handler(Everything(), lambda batch: None, name="handler", once=missive.Once(by_header("key")))
+
+
 def test_another_body_is_a_conflict(connection: sqlite3.Connection):
     """A key that comes with another body is a dead letter with a reason of its own, and no effect."""
     dead: dict[str, Any] = {}

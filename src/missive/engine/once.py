@@ -7,7 +7,7 @@ from typing import Any
 from missive.context import ProcessingContext
 from missive.engine.chains import AsyncChain, Clock, SyncChain
 from missive.engine.decision import ACKED, DUPLICATE, LAPSED
-from missive.engine.job import Job
+from missive.engine.job import BatchJob, Job
 from missive.routing.route import Route
 
 
@@ -16,10 +16,10 @@ def sync_once(route: Route, chain: SyncChain, clock: Clock) -> SyncChain:
     if route.terms.once is None:
         return chain
 
-    def run(job: Job, worker: ProcessingContext[Any]) -> None:
-        if _may_run(job, clock):
-            chain(job, worker)
-            _told(job)
+    def run(work: Job | BatchJob, worker: ProcessingContext[Any]) -> None:
+        if _may_run(work, clock):
+            chain(work, worker)
+            _told(work)
 
     return run
 
@@ -29,22 +29,23 @@ def async_once(route: Route, chain: AsyncChain, clock: Clock) -> AsyncChain:
     if route.terms.once is None:
         return chain
 
-    async def run(job: Job, worker: ProcessingContext[Any]) -> None:
-        if _may_run(job, clock):
-            await chain(job, worker)
-            _told(job)
+    async def run(work: Job | BatchJob, worker: ProcessingContext[Any]) -> None:
+        if _may_run(work, clock):
+            await chain(work, worker)
+            _told(work)
 
     return run
 
 
-def _may_run(job: Job, clock: Clock) -> bool:
+def _may_run(work: Job | BatchJob, clock: Clock) -> bool:
     """Tell whether a claim still holds: a process that was stopped for so long may begin nothing that others have."""
-    if job.claim is None or clock() < job.claim.until:
+    if isinstance(work, BatchJob) or work.claim is None or clock() < work.claim.until:
         return True
-    job.decision = LAPSED
+    work.decision = LAPSED
     return False
 
 
-def _told(job: Job) -> None:
-    if job.duplicate and job.decision is ACKED:
-        job.decision = DUPLICATE
+def _told(work: Job | BatchJob) -> None:
+    for job in work.jobs:
+        if job.duplicate and job.decision is ACKED:
+            job.decision = DUPLICATE
