@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.databases import MariaDB, PostgreSQL
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
 
@@ -25,6 +26,13 @@ REQUIRED = os.environ.get("MISSIVE_REQUIRE_BROKERS") == "1"
 DEEP_SECONDS = 3600.0
 AGAIN_SECONDS = 60.0
 """A test that was too late has so long to clean up until it is interrupted again."""
+
+SERVERS: dict[str, tuple[str, Callable[[], bool]]] = {
+    "rabbitmq": ("rabbitmq-server", RabbitMQ.available),
+    "postgres": ("postgresql", PostgreSQL.available),
+    "mariadb": ("mariadb-server", MariaDB.available),
+}
+"""What a marker asks for, and whether it is there."""
 
 _missing: dict[str, int] = {}
 _started = pytest.StashKey[list[Running]]()
@@ -69,11 +77,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("rabbitmq") is not None and not RabbitMQ.available():
-        if REQUIRED:
-            pytest.fail("rabbitmq-server is required here and was not found: scripts/install-brokers", pytrace=False)
-        _missing["rabbitmq-server"] = _missing.get("rabbitmq-server", 0) + 1
-        pytest.skip("rabbitmq-server was not found")
+    for marker, (what, is_there) in SERVERS.items():
+        if item.get_closest_marker(marker) is not None and not is_there():
+            if REQUIRED:
+                pytest.fail(f"{what} is required here and was not found: scripts/install-brokers", pytrace=False)
+            _missing[what] = _missing.get(what, 0) + 1
+            pytest.skip(f"{what} was not found")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -92,6 +101,20 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """A private RabbitMQ node, started once; a test that kills it starts it again."""
     with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgreSQL]:
+    """A private PostgreSQL server, started once."""
+    with PostgreSQL() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A private MariaDB server, started once."""
+    with MariaDB() as server:
+        yield server
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,18 +24,19 @@ from tests.support.process import Running
 CONCURRENCY = 2
 
 TRANSACTION = """
-import os, sqlite3
+import os
 import missive
 from missive.matchers import Everything, by_field
-from missive.once import create_table
+
+def connect():
+CONNECT
 
 proc = missive.Processor(missive.JSONMessage, name="kill", concurrency=2)
 calls = os.open("calls.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 @proc.resource(scope="worker")
 def database(worker):
-    connection = sqlite3.connect("business.db", timeout=30)
-    connection.execute("PRAGMA synchronous=OFF")  # a killed process loses nothing of what the system has
+    connection = connect()
     yield connection
     connection.close()
 
@@ -42,9 +44,20 @@ def database(worker):
 def handle(message, context):
     number, connection = message.get_json()["n"], context.get(database)
     os.write(calls, b"%d\\n" % number)
-    with connection:
+    try:
         if context.claim(connection):
-            connection.execute("INSERT INTO effects VALUES (?)", (number,))
+            connection.cursor().execute(f"INSERT INTO effects VALUES ({number})")
+        connection.commit()
+    except BaseException:
+        connection.rollback()
+        raise
+"""
+
+SQLITE = """
+    import sqlite3
+    connection = sqlite3.connect("business.db", timeout=30)
+    connection.execute("PRAGMA synchronous=OFF")  # a killed process loses nothing of what the system has
+    return connection
 """
 
 LEASE = """
@@ -94,28 +107,63 @@ def kill_again_and_again(
     return start()
 
 
+class SQLite:
+    """What the servers are for others."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "business.db"
+
+    def database(self) -> str:
+        with closing(self.connect("")) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+        return ""
+
+    def connect(self, database: str) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=30)
+
+    def source(self, database: str) -> str:
+        return SQLITE
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("postgres", marks=pytest.mark.postgres),
+        pytest.param("mariadb", marks=pytest.mark.mariadb),
+    ]
+)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Where the effects are."""
+    return SQLite(tmp_path) if request.param == "sqlite" else request.getfixturevalue(request.param)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_each_effect_exactly_once_in_its_database(
     missive: Callable[..., Running],
     tmp_path: Path,
+    server: Any,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
     """The transactional form: whatever is killed when, and however often a message comes, each effect is there once."""
     deep = request.config.getoption("--deep")
-    count, kills = (50_000, 50) if deep else (5_000, 8)
+    count, kills = (50_000, 50) if deep else (5_000, 8) if isinstance(server, SQLite) else (2_000, 4)
     seed = random.SystemRandom().randrange(10**6)
-    (tmp_path / "app.py").write_text(TRANSACTION)
     enqueue(tmp_path, count)
-    with closing(sqlite3.connect(tmp_path / "business.db", timeout=30)) as business:
-        business.execute("PRAGMA journal_mode=WAL")
+    database = server.database()
+    (tmp_path / "app.py").write_text(TRANSACTION.replace("CONNECT", server.source(database)))
+    with closing(server.connect(database)) as business:
+        cursor = business.cursor()
         create_table(business)
-        business.execute("CREATE TABLE effects (n INTEGER)")
+        cursor.execute("CREATE TABLE effects (n INTEGER)")
         business.commit()
 
         def progress() -> int:
-            return int(business.execute("SELECT count(*) FROM effects").fetchone()[0])
+            cursor.execute("SELECT count(*) FROM effects")
+            (done,) = cursor.fetchone()
+            business.commit()
+            return int(done)
 
         def start() -> Running:
             return missive(
@@ -126,7 +174,8 @@ def test_each_effect_exactly_once_in_its_database(
         wait_until(lambda: not left(tmp_path), f"the queue to be empty (seed {seed})", 600 if deep else 60)
         last.terminate(60)
         assert last.code == 0
-        effects = Counter(n for (n,) in business.execute("SELECT n FROM effects"))
+        cursor.execute("SELECT n FROM effects")
+        effects = Counter(n for (n,) in cursor.fetchall())
     assert effects == Counter(range(count)), f"seed {seed}"
     calls = lines(tmp_path / "calls.txt")
     assert sum(calls.values()) > count + count // 10  # messages came again, or nothing was shown

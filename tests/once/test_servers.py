@@ -1,0 +1,183 @@
+"""The transactional form on real servers: PostgreSQL and MariaDB, through their drivers and through SQLAlchemy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
+
+import missive
+from missive.once import create_table, purge
+from missive.once.table import Effect, aclaim, claim
+from tests.conftest import wait_until
+
+SERVERS = [
+    pytest.param("postgres", marks=pytest.mark.postgres),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
+
+
+def effect(key: str = "a", body: bytes = b"1") -> Effect:
+    return Effect("service", "handler", key, body, 1000.0)
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> tuple[Any, str]:
+    """A server and an empty database in it that has the table."""
+    server = request.getfixturevalue(request.param)
+    database = server.database()
+    with contextlib.closing(server.connect(database)) as connection:
+        create_table(connection)
+        create_table(connection)
+        connection.commit()
+    return server, database
+
+
+@pytest.fixture
+def connect(server: tuple[Any, str]) -> Iterator[Callable[..., Any]]:
+    """Connect to it; what is open at the end is closed."""
+    with contextlib.ExitStack() as opened:
+        yield lambda **options: opened.enter_context(contextlib.closing(server[0].connect(server[1], **options)))
+
+
+@pytest.fixture
+def url(server: tuple[Any, str]) -> str:
+    """Its URL for SQLAlchemy."""
+    scheme, _, rest = server[0].url(server[1]).partition("://")
+    return f"{scheme}+{'psycopg' if scheme == 'postgresql' else 'pymysql'}://{rest}"
+
+
+def test_an_effect_happens_once(connect: Callable[..., Any]):
+    """A claim is of its transaction; a second one is False, another body is a conflict, and the transaction goes on."""
+    connection = connect()
+    assert claim(connection, effect())
+    connection.rollback()
+    assert claim(connection, effect())
+    assert not claim(connection, effect())
+    connection.commit()
+    with pytest.raises(missive.OnceConflict):
+        claim(connection, effect(body=b"2"))
+    connection.cursor().execute("SELECT 1")
+    assert claim(connection, effect()._replace(handler="HANDLER"))
+    connection.commit()
+
+
+def test_it_is_remembered_for_the_ttl_and_purged(connect: Callable[..., Any]):
+    """After the ttl the key is as good as new, and what is past it can be deleted in portions."""
+    connection = connect()
+    assert claim(connection, effect(), lambda: 0)
+    assert not claim(connection, effect(), lambda: 999)
+    assert claim(connection, effect(body=b"2"), lambda: 1000)
+    claim(connection, effect("b"), lambda: 0)
+    claim(connection, effect("c"), lambda: 0)
+    assert [purge(connection, limit=1, clock=lambda: 1500) for _ in range(3)] == [1, 1, 0]
+    connection.commit()
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_concurrent_duplicate_waits(connect: Callable[..., Any], commits: bool):
+    """A claim waits for a transaction that has the same one, also where its own began before that committed."""
+    first, second = connect(), connect()
+    second.cursor().execute("SELECT count(*) FROM missive_once")  # MariaDB's snapshot is from here
+    assert claim(first, effect())
+    answers: list[bool] = []
+    asking = threading.Thread(target=lambda: answers.append(claim(second, effect())))
+    asking.start()
+    asking.join(0.3)
+    assert asking.is_alive()
+    if commits:
+        first.commit()
+    else:
+        first.rollback()
+    wait_until(lambda: answers, "the other's answer")
+    asking.join()
+    assert answers == [not commits]
+    second.rollback()
+
+
+def test_what_commits_by_itself_is_refused(connect: Callable[..., Any], url: str):
+    """With autocommit and no transaction, the claim would be durable before its effect: an error, and no row."""
+    by_itself = connect(autocommit=True)
+    with pytest.raises(missive.UsageError, match="commits each statement by itself"):
+        claim(by_itself, effect())
+    by_itself.cursor().execute("BEGIN")
+    assert claim(by_itself, effect())
+    by_itself.rollback()
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection, pytest.raises(missive.UsageError, match="commits each statement by itself"):
+        claim(connection, effect())
+    engine.dispose()
+    connection = connect()
+    assert claim(connection, effect())
+    connection.rollback()
+
+
+def test_sqlalchemy(url: str):
+    """Connections and Sessions claim in their transactions."""
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        assert claim(connection, effect())
+    with Session(engine) as session, session.begin():
+        assert not claim(session, effect())
+        assert claim(session, effect("b"))
+    engine.dispose()
+
+
+@pytest.mark.postgres
+def test_psycopg_in_a_loop(postgres: Any):
+    """Psycopg's AsyncConnection is claimed with in a loop; the wrong one of claim and aclaim is said."""
+    import psycopg
+
+    dsn = postgres.url(postgres.database())
+
+    async def main() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            with psycopg.connect(dsn) as other:
+                create_table(other)
+                other.commit()
+                with pytest.raises(missive.UsageError, match=r"is not asynchronous: context\.claim"):
+                    await aclaim(other, effect())
+            assert await aclaim(connection, effect())
+            assert not await aclaim(connection, effect())
+            with pytest.raises(missive.UsageError, match=r"await context\.aclaim"):
+                claim(connection, effect())
+
+    asyncio.run(main())
+
+
+@pytest.mark.postgres
+def test_sqlalchemy_in_a_loop(postgres: Any):
+    """SQLAlchemy's AsyncConnection and AsyncSession are claimed with in a loop, by an async handler."""
+    pytest.importorskip("greenlet")
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    url = postgres.url(postgres.database()).replace("postgresql", "postgresql+psycopg")
+    proc = missive.Processor(name="service")
+    once = missive.Once(lambda message: message.headers["key"], form="transaction")
+    engines: list[Any] = []
+
+    @proc.handle_for(lambda message: True, name="handler", once=once)
+    async def handle(message: missive.RawMessage, context: missive.HandlingContext) -> None:
+        async with AsyncSession(engines[0]) as session, session.begin():
+            await context.aclaim(session)
+
+    async def main() -> list[str | None]:
+        engines.append(create_async_engine(url))
+        async with engines[0].begin() as connection:
+            await connection.run_sync(create_table)
+            assert await aclaim(connection, effect())
+            with pytest.raises(missive.UsageError, match=r"await context\.aclaim"):
+                claim(connection, effect())
+        async with proc.test_client() as client:
+            message = missive.RawMessage(b"1", headers={"key": "a"})
+            reasons = [(await client.send(message)).reason for _ in range(2)]
+        await engines[0].dispose()
+        return reasons
+
+    assert asyncio.run(main()) == [None, "duplicate"]
