@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +18,8 @@ from missive.dlq.once import Answer, Asked, Effect, OnceStore, Row, State, judge
 T = TypeVar("T")
 
 _AT_ONCE = 500
-_TRIES = 4
+_TRIES = 20
+_PAUSE = 0.01
 _DEADLOCKS = frozenset({"40P01", "40001", 1213})
 """What PostgreSQL and MySQL say of a transaction that may be tried again at once."""
 
@@ -124,13 +127,14 @@ class SQLOnce(OnceStore):
 
     def _tried(self, work: Callable[[Connection], T]) -> T:
         """Do something in a transaction, again where the database chose that one to end a deadlock."""
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
             try:
                 with self._write() as connection:
                     return work(connection)
             except sa.exc.DBAPIError as error:
                 if not _is_deadlock(error):
                     raise
+            time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same do not meet again
         with self._write() as connection:
             return work(connection)
 
