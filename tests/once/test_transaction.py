@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import missive
 from missive.matchers import Everything, by_header
 from missive.once import create_table, purge
+from missive.once.declaration import digest
 from missive.once.table import Effect, claim
 from tests.conftest import wait_until
 
@@ -96,6 +97,24 @@ def test_in_batches(connection: sqlite3.Connection):
         results = client.send_batch([message(key) for key in ("a", "b", "a", "bad", "c")])
     assert [result.reason for result in results] == [None, None, "duplicate", "failed", None]
     assert effects(connection) == ["a", "b", "c"]
+
+
+def test_leases_and_transactions_together(connection: sqlite3.Connection):
+    """A handler whose effects are held by leases can claim them in its transaction too, by the same key."""
+    proc = missive.Processor(name="service", dlq={})
+
+    @proc.handle_for(Everything(), name="handler", once=missive.Once(by_header("key")))
+    def handle(message: missive.RawMessage, context: missive.HandlingContext) -> None:
+        with connection:
+            if context.claim(connection):
+                connection.execute("INSERT INTO effects VALUES (?)", (message.headers["key"],))
+
+    with connection:
+        claim(connection, Effect("service", "handler", digest("known"), b"1", DAY))  # its lease was lost before the end
+    with proc.test_client() as client:
+        reasons = [client.send(message(key)).reason for key in ("new", "new", "known", "known")]
+    assert reasons == [None, "duplicate", "duplicate", "duplicate"]
+    assert effects(connection) == ["new"]
 
 
 def test_batches_have_no_leases():
