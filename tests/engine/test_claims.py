@@ -268,6 +268,18 @@ def test_claims_are_held_while_handlers_run(store: Store):
     assert 2 <= len([verb for verb, _ in store.calls if verb == "extend"]) <= 12
 
 
+def test_what_is_past_its_ttl_is_forgotten(store: Store, monkeypatch: pytest.MonkeyPatch):
+    """While effects are claimed, what may be forgotten is, in portions until nothing is left."""
+    monkeypatch.setattr(module, "_PURGE_EVERY", 0.0)
+    monkeypatch.setattr(module, "_PORTION", 10)
+    for number in range(25):
+        asked = Asked("handler", str(number), "")
+        store.once_begin("app", [asked], "other", 0.01, 0.01)
+    proc = application(store, lambda message, context: time.sleep(0.5), once=missive.Once(by_field("id"), lease=1))
+    run(Broker(proc, [body(1)]))
+    assert store.states == [True]
+
+
 def test_what_lost_its_claim_does_not_begin(store: Store, caplog: pytest.LogCaptureFixture):
     """A claim that went to another while its message waited here is asked for again, and not run twice."""
     go_on, ran = threading.Event(), []

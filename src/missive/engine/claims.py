@@ -32,6 +32,8 @@ _AHEAD = 64
 _RENEWALS_PER_LEASE = 3
 _LOOKS_PER_LEASE = 10
 _PURGE_EVERY = 60.0
+_PORTION, _MOST_PORTIONS = 1000, 200
+"""So many effects are forgotten at once, and so often in a row: more than can happen between two times."""
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
 
 HAPPENED = frozenset({Outcome.acked, Outcome.discarded})
@@ -325,7 +327,14 @@ class Claims:
                 await self._renew(route.name, handler.once.lease)
             if self._runtime.monotonic() - self._purged >= _PURGE_EVERY:
                 self._purged = self._runtime.monotonic()
-                await self._tried(self._store.once_purge)
+                await self._purge()
+
+    async def _purge(self) -> None:
+        """Forget what may be forgotten, in portions between which others have their turn with the store."""
+        for _ in range(_MOST_PORTIONS):
+            forgotten = await self._tried(partial(self._store.once_purge, _PORTION))
+            if forgotten is None or forgotten < _PORTION:
+                return
 
     async def _renew(self, name: str, lease: float) -> None:
         now = self._runtime.monotonic()
