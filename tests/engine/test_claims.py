@@ -350,6 +350,25 @@ def test_stopping_gives_claims_up(store: Store):
     assert store.states == [True]
 
 
+def test_a_slow_handler_keeps_nothing_else_waiting(store: Store):
+    """What waits to be claimed for a handler that is stuck is no reason to fetch nothing for the others."""
+    go_on, ran = threading.Event(), []
+    proc = Processor(JSONMessage, name="app", dlq=store, concurrency=2)
+    once = missive.Once(by_field("id"))
+    slow = lambda message, context: go_on.wait(10)
+    proc.add_handler(Field("kind", "slow"), slow, name="handler", once=once, concurrency=1)
+    proc.add_handler(Field("kind", "quick"), effects(ran))
+    given = [body(n, ',"kind":"slow"') for n in range(1500)] + [body(n, ',"kind":"quick"') for n in range(10)]
+    broker = Broker(proc, given)
+
+    async def beside(engine: Any) -> None:
+        await until(lambda: len(ran) == 10, "the others")
+        go_on.set()
+
+    _, report = run(broker, beside=beside)
+    assert report.total_handled == 1510
+
+
 def test_order_is_kept(store: Store):
     """Messages of one key run in their order though each is claimed, beside those of a handler without once=."""
     ran: list[int] = []

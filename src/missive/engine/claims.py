@@ -167,6 +167,8 @@ class Claims:
                 pass
             else:
                 claim = self._mine[route.name, digest] = Claim(route.name, digest, 0.0)
+                if handler.out + len(handler.asking) >= handler.ahead:
+                    job.source.put_behind(job)  # it waits for others of its handler
                 handler.asking.append((job, claim))
                 self._wake.set()
                 return
