@@ -52,12 +52,18 @@ def missive_rate(workers: int) -> float:
             queue.execute("COMMIT")
             command = ["-m", "missive", "run", "app:proc", "--from", "sqlite:///queue.db?queue=q"]
             command += ["--dlq", "sqlite:///dlq.db", "--workers", str(workers), "--log-level", "error"]
-            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), directory])}
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([directory, *sys.path])}
             process = subprocess.Popen(
                 [sys.executable, *command], cwd=directory, env=environment, stderr=subprocess.DEVNULL
             )
             try:
-                return _rate(lambda: MESSAGES - queue.execute("SELECT count(*) FROM missive_queue").fetchone()[0])
+
+                def handled() -> int:
+                    if process.poll() is not None:
+                        sys.exit(f"missive run ended with {process.returncode}, before all was handled")
+                    return MESSAGES - int(queue.execute("SELECT count(*) FROM missive_queue").fetchone()[0])
+
+                return _rate(handled)
             finally:
                 process.send_signal(signal.SIGTERM)
                 process.wait()

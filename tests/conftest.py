@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.support.databases import MariaDB, PostgreSQL
+from tests.support.kafka import Kafka
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
 
@@ -28,6 +29,7 @@ AGAIN_SECONDS = 60.0
 """A test that was too late has so long to clean up until it is interrupted again."""
 
 SERVERS: dict[str, tuple[str, Callable[[], bool]]] = {
+    "kafka": ("Apache Kafka", Kafka.available),
     "rabbitmq": ("rabbitmq-server", RabbitMQ.available),
     "postgres": ("postgresql", PostgreSQL.available),
     "mariadb": ("mariadb-server", MariaDB.available),
@@ -115,6 +117,13 @@ def mariadb() -> Iterator[MariaDB]:
     """A private MariaDB server, started once."""
     with MariaDB() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    """A private Kafka broker, started once; a test that kills it starts it again."""
+    with Kafka(tmp_path_factory.mktemp("kafka")) as broker:
+        yield broker
 
 
 @pytest.fixture

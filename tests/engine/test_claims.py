@@ -350,25 +350,6 @@ def test_stopping_gives_claims_up(store: Store):
     assert store.states == [True]
 
 
-@pytest.mark.parametrize("breaker", [None, missive.Breaker("mail", on=ConnectionError, after=1, probe=0.2)])
-def test_retries_and_breakers(store: Store, breaker: Any):
-    """What is retried by a policy, or held by a breaker, is claimed again, and has its effect once in the end."""
-    ran: Counter[int] = Counter()
-    down_until = time.monotonic() + 0.5
-
-    def handle(message: JSONMessage, context: missive.HandlingContext) -> None:
-        if time.monotonic() < down_until:
-            raise ConnectionError
-        ran[message.get_json()["id"]] += 1
-
-    retry = missive.Retry(attempts=None, delays=missive.constant(0.1))
-    proc = application(store, handle, retry=retry, breaker=breaker)
-    _, report = run(Broker(proc, [body(n % 200) for n in range(400)]))
-    assert ran == Counter(range(200))
-    assert (report.duplicates, store.states) == (200, [True] * 200)
-    assert store.dead == []
-
-
 def test_a_slow_handler_keeps_nothing_else_waiting(store: Store):
     """What waits to be claimed for a handler that is stuck is no reason to fetch nothing for the others."""
     go_on, ran = threading.Event(), []

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
-from tests.support.rabbitmq import HOST, _free_port
+from tests.support.ports import HOST, free_port
 
 SECONDS: Final = 60.0
 LOG_TAIL_LINES: Final = 20
@@ -32,7 +32,7 @@ class DatabaseServer(ABC):
     name: ClassVar[str]
 
     def __init__(self) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._directory = Path(tempfile.mkdtemp(prefix=f"missive-{self.name}-"))
         self._log = self._directory / "log"
         self._process: subprocess.Popen[bytes] | None = None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import secrets
 import shutil
 import signal
@@ -21,21 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from tests.support.ports import HOST, free_port
+
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-HOST: Final = "127.0.0.1"
 START_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
 KILL_SECONDS: Final = 15.0
 REPLY_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.02
 LOG_TAIL_LINES: Final = 40
-
-# Below Linux's range for outgoing connections: while the node is down, a client that keeps trying to connect must
-# neither be given the node's port as its own nor, on loopback, end up connected to itself.
-PORTS: Final = range(10_240, 32_768)
 
 # Debian's /usr/sbin/rabbitmq-server changes to the rabbitmq user and to the machine's own node, so the server's own
 # script is what is looked for.
@@ -64,7 +60,7 @@ class RabbitMQ:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory.resolve()
-        self.port = _free_port()
+        self.port = free_port()
         self.name = f"missive-{secrets.token_hex(6)}@localhost"
         self._cookie = secrets.token_hex(16)
         self._node: subprocess.Popen[bytes] | None = None
@@ -175,7 +171,7 @@ class RabbitMQ:
         script, epmd = _find_script(), _find_program("epmd")
         if script is None or epmd is None:
             raise RabbitMQError("no rabbitmq-server on this machine: run scripts/install-brokers")
-        epmd_port, distribution_port = _free_port(), _free_port()
+        epmd_port, distribution_port = free_port(), free_port()
         self._write_files(Path(script).resolve().parent.parent / "plugins")
         environment = self._environment(epmd_port, distribution_port)
         self._epmd = self._spawn([epmd, "-port", str(epmd_port), "-address", HOST], environment)
@@ -287,14 +283,6 @@ def _find_script() -> str | None:
     # Elsewhere than on Debian the program on the search path is the server's own script.
     found = _find_program("rabbitmq-server")
     return found if found != WRAPPER else None
-
-
-def _free_port() -> int:
-    for port in random.SystemRandom().sample(PORTS, 200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
-            return port
-    raise RabbitMQError(f"no free port on {HOST} between {PORTS.start} and {PORTS.stop - 1}")
 
 
 def _speaks_amqp(port: int) -> bool:

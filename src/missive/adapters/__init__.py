@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from missive.adapters.contract import Adapter
     from missive.adapters.file import FileAdapter
+    from missive.adapters.kafka import KafkaAdapter
     from missive.adapters.rabbitmq import RabbitMQAdapter
     from missive.adapters.registry import from_url
     from missive.adapters.sqlite import SQLiteAdapter
     from missive.adapters.stdin import StdinAdapter
 
-__all__ = ["Adapter", "FileAdapter", "RabbitMQAdapter", "SQLiteAdapter", "StdinAdapter", "from_url"]
+__all__ = ["Adapter", "FileAdapter", "KafkaAdapter", "RabbitMQAdapter", "SQLiteAdapter", "StdinAdapter", "from_url"]
 
 _MODULES = {
     "Adapter": "contract",
     "FileAdapter": "file",
+    "KafkaAdapter": "kafka",
     "RabbitMQAdapter": "rabbitmq",
     "SQLiteAdapter": "sqlite",
     "StdinAdapter": "stdin",

@@ -60,18 +60,22 @@ class ClientThread:
         while self._thread.is_alive():  # noqa: ASYNC110 - a thread's end sets no event
             await asyncio.sleep(0.001)
 
+    def serve_mail(self) -> None:
+        """Make the calls that wait in the mailbox; on the thread, also from inside a call of the client's."""
+        while self._mailbox:
+            future, call = self._mailbox.popleft()
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as error:  # noqa: BLE001 - the caller gets it
+                    future.set_exception(error)
+                del future, call
+
     def _main(self) -> None:
         while True:
             self._mail.clear()
             closing = self._closing  # before the mailbox: what was accepted before that is still in it
-            while self._mailbox:
-                future, call = self._mailbox.popleft()
-                if future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(call())
-                    except BaseException as error:  # noqa: BLE001 - the caller gets it
-                        future.set_exception(error)
-                    del future, call
+            self.serve_mail()
             if closing:
                 return
             if not self._closing:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _COMMIT_EVERY = 0.5
 """Seconds between two commits of a mark: what may be seen again after a crash, against a disk sync per batch."""
+_MOST_FLUSHES, _FLUSH_AGAIN = 5, 0.2
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 10.0
 _MOST_AT_ONCE = 1000
 _MOST_UNKNOWN = 3
@@ -324,7 +325,12 @@ class Settler:
             )
 
     async def flush(self) -> None:
-        """Settle and commit all that can be, now."""
+        """Settle and commit all that can be, now; what is refused for the moment is tried again, a few times."""
         await self._settle_pending()
-        if self._source.session is not None:
-            await self._commit(self._source.session)
+        for tries in range(_MOST_FLUSHES):
+            if tries:
+                await self._runtime.sleep(_FLUSH_AGAIN)
+            if (session := self._source.session) is not None:
+                await self._commit(session)
+            if session is None or not self._uncommitted:
+                return

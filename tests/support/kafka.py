@@ -1,0 +1,243 @@
+"""A private Apache Kafka broker for tests, in KRaft mode: one node that is its own controller, run from its jars."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.support.ports import HOST, free_port
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+START_SECONDS: Final = 60.0
+STOP_SECONDS: Final = 30.0
+REPLY_SECONDS: Final = 30.0
+LOG_TAIL_LINES: Final = 40
+
+
+def jars() -> Path:
+    """Return where scripts/install-brokers puts Kafka's jars."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache, "missive", "kafka")
+
+
+class KafkaError(Exception):
+    """The broker could not be started or stopped; the message ends with the tail of its log."""
+
+
+class Kafka:
+    """One private broker under ``directory``, at the same address and with the same data at every start."""
+
+    def __init__(self, directory: Path, **settings: str) -> None:
+        self.directory = directory.resolve()
+        self.port, self._controller_port = free_port(), free_port()
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def available() -> bool:
+        """Tell whether this machine has Java, and Kafka's jars."""
+        return shutil.which("java") is not None and any(jars().glob("kafka_2.13-*.jar"))
+
+    @property
+    def servers(self) -> str:
+        """The broker's address."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it is down."""
+        return None if self._process is None else self._process.pid
+
+    def url(self, topic: str, group: str, **parameters: object) -> str:
+        """Return the URL of an adapter."""
+        more = "".join(f"&{name.replace('__', '.')}={value}" for name, value in parameters.items())
+        return f"kafka://{self.servers}?topic={topic}&group={group}{more}"
+
+    def start(self) -> None:
+        """Start the broker, with its data after a stop or kill, and return when it serves."""
+        with self._lock:
+            if self._process is not None:
+                raise KafkaError("the broker is running already")
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if not (self.directory / "server.properties").exists():
+                self._format()
+            with (self.directory / "output.log").open("ab") as output:
+                self._process = subprocess.Popen(
+                    self._java("kafka.Kafka", str(self.directory / "server.properties")),
+                    cwd=self.directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+            try:
+                self._wait_until_ready()
+            except BaseException:
+                self.kill()
+                raise
+
+    def stop(self) -> None:
+        """Shut it down in good order; does nothing while it is down."""
+        with self._lock:
+            if self._process is None:
+                return
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_SECONDS)
+            self.kill()
+
+    def kill(self) -> None:
+        """End it with SIGKILL; does nothing while it is down."""
+        with self._lock:
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(STOP_SECONDS)
+                self._process = None
+
+    def suspend(self) -> None:
+        """Stop it as SIGSTOP does: its connections stay open and nothing answers."""
+        os.killpg(self._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self._process.pid, signal.SIGCONT)  # type: ignore[union-attr]
+
+    # A bare client
+
+    def admin(self) -> Any:
+        """Return an admin client."""
+        from confluent_kafka.admin import AdminClient
+
+        return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
+
+    def create(self, topic: str, partitions: int = 1, **config: str) -> None:
+        """Create a topic, and wait until it is there."""
+        from confluent_kafka.admin import NewTopic
+
+        named = {name.replace("_", "."): value for name, value in config.items()}
+        admin = self.admin()  # which must outlive its answer
+        (created,) = admin.create_topics([NewTopic(topic, partitions, 1, config=named)]).values()
+        created.result(REPLY_SECONDS)
+
+    def publish(self, topic: str, bodies: Any, *, key: Any = None, partition: Any = None, headers: Any = None) -> None:
+        """Publish bodies, durably; `key` and `partition` may be functions of the number."""
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.servers, "acks": "all", "linger.ms": 5, "log_level": 0})
+        failed: list[Any] = []
+        for number, body in enumerate(bodies):
+            options: dict[str, Any] = {}
+            if key is not None:
+                options["key"] = key(number) if callable(key) else key
+            if partition is not None:
+                options["partition"] = partition(number) if callable(partition) else partition
+            if headers is not None:
+                options["headers"] = headers
+            while True:
+                try:
+                    producer.produce(
+                        topic, body, on_delivery=lambda error, _: failed.append(error) if error else None, **options
+                    )
+                    break
+                except BufferError:
+                    producer.poll(0.1)
+        if producer.flush(REPLY_SECONDS) or failed:
+            raise KafkaError(f"not everything was published: {failed[:1]}")
+
+    def committed(self, topic: str, group: str, partitions: int = 1) -> list[int]:
+        """Return the group's committed offsets; -1001 where there is none."""
+        return [one.offset for one in self.commits(topic, group, partitions)]
+
+    def commits(self, topic: str, group: str, partitions: int = 1) -> list[Any]:
+        """Return what the group committed, with its metadata."""
+        from confluent_kafka import Consumer, KafkaException, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, "log_level": 0})
+        deadline = time.monotonic() + REPLY_SECONDS
+        try:
+            while True:
+                try:
+                    return consumer.committed([TopicPartition(topic, p) for p in range(partitions)], timeout=5)
+                except KafkaException:  # the broker makes its topic of offsets with the first group
+                    if time.monotonic() > deadline:
+                        raise
+        finally:
+            consumer.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def _java(self, *command: str) -> list[str]:
+        return ["java", "-Xms128m", "-Xmx384m", "-XX:+UseSerialGC", "-cp", f"{jars()}/*:{self.directory}", *command]
+
+    def _format(self) -> None:
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{HOST}:{self._controller_port}",
+            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "controller.listener.names": "CONTROLLER",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT",
+            "log.dirs": str(self.directory / "data"),
+            "offsets.topic.num.partitions": "4",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "group.min.session.timeout.ms": "500",
+            "group.initial.rebalance.delay.ms": "0",
+            "auto.create.topics.enable": "false",
+            "num.network.threads": "2",
+            "num.io.threads": "4",
+            "log.cleaner.backoff.ms": "100",
+            "log.retention.check.interval.ms": "500",
+            "log.flush.interval.messages": "1",
+        } | {name.replace("_", "."): value for name, value in self._settings.items()}
+        file = self.directory / "server.properties"
+        file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        command = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(file))
+        done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            file.unlink()
+            raise KafkaError(f"the storage could not be formatted\n{done.stdout}{done.stderr}")
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            if self._process is None or self._process.poll() is not None:
+                raise KafkaError(self._with_log("the broker ended while starting"))
+            if time.monotonic() > deadline:
+                raise KafkaError(self._with_log(f"the broker did not start in {START_SECONDS:g} s"))
+            with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=1):
+                break
+            time.sleep(0.05)
+        # It accepts connections before it knows of its own topics.
+        while not self.admin().list_topics(timeout=REPLY_SECONDS).brokers:
+            time.sleep(0.05)
+
+    def _with_log(self, message: str) -> str:
+        log = self.directory / "output.log"
+        lines = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if log.exists() else []
+        return "\n".join([message, *lines])
