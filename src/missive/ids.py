@@ -17,3 +17,13 @@ def new_id(milliseconds: int | None = None) -> str:
         milliseconds = time.time_ns() // 1_000_000
     number = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
     return "".join([_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5)])
+
+
+def after(last: str, candidate: str) -> str:
+    """Return an id that sorts after the last one: the candidate, or where it does not, the very next."""
+    if candidate > last:
+        return candidate
+    number = 0
+    for character in last:
+        number = number * 32 + _ALPHABET.index(character)
+    return "".join([_ALPHABET[(number + 1 >> shift) & 31] for shift in range(5 * (len(last) - 1), -1, -5)])

@@ -70,6 +70,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     """What `context.native` gives the handler."""
     record_id: str | None = None
     """On a replay, the dead letter that this is."""
+    record: Any = None
+    """On a replay, the same as the store has it."""
 
     def __repr__(self) -> str:
         return f"<Delivery: {len(self.body)} bytes, attempt {self.attempt}>"
@@ -80,6 +82,8 @@ class Verb(StrEnum):
 
     ack = "ack"
     """It is done with: handled, discarded, or kept elsewhere."""
+    delay = "delay"
+    """It is to come again after a while, where `capabilities.max_delay` allows for that."""
     release = "release"
     """It was not started: give it back at once, to whoever asks next."""
 
@@ -93,6 +97,10 @@ class Item(msgspec.Struct, eq=False, gc=False):
     """How handling ended, for a transport that can tell its sender; None when it was not handled."""
     label: str | None = None
     """The short constant that goes with a discard."""
+    delay: float = 0.0
+    """Seconds, for `delay`."""
+    attempt: int = 0
+    """For `delay`: how many attempts were spent, for a transport that counts them exactly."""
 
 
 class Result(StrEnum):
@@ -143,6 +151,8 @@ class Capabilities:
     """`lane`: messages of one lane come in their order, also after a redelivery. `none`: as they come."""
     attempts: str = "none"
     """How exactly deliveries are counted: `exact`, `approximate` or `none`."""
+    max_delay: float = 0.0
+    """For how many seconds a message can be sent back with `Verb.delay`; 0 for not at all."""
     durable: bool = True
     """Whether messages survive the transport's restart."""
 

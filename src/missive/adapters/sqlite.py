@@ -41,6 +41,7 @@ CREATE INDEX IF NOT EXISTS missive_queue_next ON missive_queue (queue, visible_a
 
 _POLL = 0.05
 _BUSY_SECONDS = 30
+_MOST_DELAY = 366 * 86400.0
 _LEASE_ROWS = """\
 UPDATE missive_queue SET visible_at = ?, lease = ?, deliveries = deliveries + 1
 WHERE id IN (SELECT value FROM json_each(?))
@@ -50,6 +51,11 @@ RETURNING id, body, headers, key, topic, message_id, content_type, sent_at, deli
 _SETTLE = {
     Verb.ack: """\
 DELETE FROM missive_queue
+WHERE id IN (SELECT value FROM json_each(:ids)) AND lease = :lease RETURNING id
+""",
+    # Deliveries are counted as attempts, and several may have been spent in one.
+    Verb.delay: """\
+UPDATE missive_queue SET lease = NULL, deliveries = :attempt, visible_at = :now + :delay
 WHERE id IN (SELECT value FROM json_each(:ids)) AND lease = :lease RETURNING id
 """,
     # In its old place, but never in the future: sent_at is the producer's, and its clock may be wrong.
@@ -123,7 +129,7 @@ class SQLiteSession(ThreadedSession):
 
     def __init__(self, adapter: SQLiteAdapter, host: Host) -> None:
         super().__init__(ClientThread("missive-sqlite"))
-        self.capabilities = Capabilities(lease=adapter.lease, attempts="exact")
+        self.capabilities = Capabilities(lease=adapter.lease, attempts="exact", max_delay=_MOST_DELAY)
         self._adapter = adapter
         self._host = host
         self._owner = new_id()
@@ -205,13 +211,16 @@ class SQLiteSession(ThreadedSession):
         self._fetched.extend(_delivery(row, token) for row in rows)
 
     def _settle(self, items: Sequence[Item]) -> list[Result]:
-        verbs: dict[tuple[Verb, str], list[int]] = {}
+        verbs: dict[tuple[Verb, str, float, int], list[int]] = {}
         for item in items:
-            verbs.setdefault((item.verb, item.delivery.token), []).append(item.delivery.native)
+            told = (item.verb, item.delivery.token, item.delay, item.attempt)
+            verbs.setdefault(told, []).append(item.delivery.native)
         done: set[int] = set()
         with self._troubles(), self._transaction():
-            for (verb, token), ids in verbs.items():
+            for (verb, token, delay, attempt), ids in verbs.items():
                 given = {"ids": json.dumps(ids), "lease": token, "now": self._host.time()}
+                if verb is Verb.delay:
+                    given |= {"delay": delay, "attempt": attempt}
                 done.update(row[0] for row in self.client.execute(_SETTLE[verb], given))
         return [Result.confirmed if item.delivery.native in done else Result.fenced for item in items]
 

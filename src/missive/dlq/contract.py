@@ -7,7 +7,7 @@ called from one thread at a time, a store from several.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,7 +127,18 @@ class Store(Sink):
 
     @abstractmethod
     def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[Claim]:
-        """Take up queued records of a service for `lease` seconds."""
+        """Take up records of a service for `lease` seconds: queued and parked ones that are due, the oldest due first.
+
+        Of a lane only the first, by id, is taken up: the next when that one is parked or queued no more.
+        """
+
+    @abstractmethod
+    def next_due(self, service: str) -> float | None:
+        """Return when the next record may be claimed, in seconds since 1970; None where there is none."""
+
+    @abstractmethod
+    def lanes(self, service: str) -> dict[str, int]:
+        """Return how many records are parked, or queued, in each lane."""
 
     @abstractmethod
     def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
@@ -138,8 +149,8 @@ class Store(Sink):
         """Close claimed records as resolved or discarded; returns those that were still ours."""
 
     @abstractmethod
-    def unclaim(self, ids: Collection[str], token: str) -> set[str]:
-        """Give claimed records back, still queued; returns those that were still ours."""
+    def unclaim(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
+        """Give claimed records back, as they were, due at `due` if given; returns those that were still ours."""
 
     @abstractmethod
     def unqueue(self, replay: str) -> int:
@@ -156,3 +167,15 @@ class Store(Sink):
     @abstractmethod
     def remember(self, service: str, source: str, value: str) -> None:
         """Keep a few bytes for a service and source, durably."""
+
+    @abstractmethod
+    def count_attempts(self, service: str, spent: Mapping[str, int]) -> None:
+        """Keep how many attempts were spent on messages that stay unsettled at their source, by identity."""
+
+    @abstractmethod
+    def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
+        """Return what `count_attempts` kept of some."""
+
+    @abstractmethod
+    def drop_attempts(self, service: str, identities: Collection[str]) -> None:
+        """Forget what `count_attempts` kept of some."""

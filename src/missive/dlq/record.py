@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from missive.outcome import Reason
+from missive.outcome import Outcome, Reason
 
 if TYPE_CHECKING:
     from missive.dlq.failure import Failure
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 _FINGERPRINT_VERSION = 1
 _FIRST_ATTEMPTS = 3
 _LAST_ATTEMPTS = 17
+_WAITED = frozenset({Outcome.retried, Outcome.nacked})
+"""What the history says of attempts after which it waited, and was no dead letter."""
 
 
 class Status(StrEnum):
     """Where a record is in its life."""
 
+    parked = "parked"
+    """Waits for its time to be tried again."""
     dead = "dead"
     """Waits for somebody to look at it."""
     queued = "queued"
@@ -97,8 +102,14 @@ class Record:
     history: tuple[Attempt, ...] = ()
     runtime: dict[str, Any] = field(default_factory=dict)
     replay: str | None = None
+    due: float | None = None
+    """Before when (in seconds since 1970) a parked or queued record is not taken up; None for at once."""
+    lane: str | None = None
+    """What it is parked in order with: a digest of the key, and never the key itself."""
     closed_at: float | None = None
     closed_by: str | None = None
+    claim: str | None = field(default=None, compare=False)
+    """The token under which it was taken up, for `put`: a record that somebody else has by now is left as it is."""
     again: bool = field(default=False, compare=False)
     """Whether this may be another arrival of a message with a record of the same identity; not kept."""
     message: Message | None = field(default=None, compare=False)
@@ -108,6 +119,22 @@ class Record:
     def size(self) -> int:
         """The body's size in bytes."""
         return len(self.body)
+
+    @property
+    def next_attempt(self) -> int:
+        """Which attempt the next one is: those go on while it is parked, and a replay of a dead letter begins anew."""
+        return max([a.attempt + (a.reason == Outcome.retried) for a in self._tried], default=1)
+
+    @property
+    def failed_at(self) -> float | None:
+        """When it failed first, while it is parked, in seconds since 1970; None for not yet."""
+        return min([a.at for a in self._tried if a.reason == Outcome.retried], default=None)
+
+    @property
+    def _tried(self) -> list[Attempt]:
+        """The attempts of a parked record since it was last a dead letter."""
+        lines = self.history if self.status is Status.parked else ()
+        return list(itertools.takewhile(lambda attempt: attempt.reason in _WAITED, reversed(lines)))
 
     def joined_by(self, newer: Record) -> Record:
         """Return this record after the same message failed once more: the newer story, one history."""

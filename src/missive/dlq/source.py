@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,13 +26,14 @@ from missive.ids import new_id
 from missive.outcome import Outcome
 from missive.processor import Processor
 
-_POLL = 1.0
+_POLL, _LEAST_POLL = 1.0, 0.01
 _LEASE = 60.0
 _AT_ONCE = 100
+_FILED = frozenset({Outcome.dead_lettered, Outcome.retried, Outcome.nacked})
 
 
 class ReplayAdapter(Adapter):
-    """Delivers the records of a service that are queued for replay.
+    """Delivers the records of a service that are queued for replay, and those that are parked and due.
 
     With `replay`, only those of that replay, and its input ends with them; `service` is whose records they are.
     Without, it helps out beside other sources: it takes up what operators queue, and keeps nothing alive.
@@ -82,20 +84,33 @@ class ReplaySession(ThreadedSession):
         self._host = host
         self._token = new_id()
         self._claimed: deque[Delivery] = deque()
+        self._patience = _POLL
+        self._more = asyncio.Event()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Claim records; look again every second, or end where a replay's are all taken."""
+        """Claim records; look again when the next is due, and every second, or end where a replay's are all taken."""
         while not self._claimed:
+            self._more.clear()
             await self.thread.run(self._claim, min(credit.items, _AT_ONCE))
             if not self._claimed:
                 if self._adapter.replay is not None:
                     raise EndOfInput
-                await self._host.sleep(_POLL)
+                await self._pause()
         return [self._claimed.popleft() for _ in range(min(credit.items, len(self._claimed)))]
+
+    async def _pause(self) -> None:
+        """Wait until it is time to look again, or something was settled."""
+        waits = [asyncio.ensure_future(self._host.sleep(self._patience)), asyncio.ensure_future(self._more.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
         """Close what was handled or discarded; what failed again is in the store as dead already."""
         results = await self.thread.run(self._settle, items)
+        self._more.set()  # the next of their lanes, perhaps
         if self._adapter.on_settled is not None:
             self._adapter.on_settled(sum(item.verb is Verb.ack for item in items))
         return results
@@ -117,6 +132,9 @@ class ReplaySession(ThreadedSession):
         adapter = self._adapter
         claims = self._asked(adapter.store.claim, adapter.service, self._token, limit, _LEASE, adapter.replay)
         self._claimed.extend(map(_delivery, claims))
+        self._patience = _POLL
+        if not claims and (due := self._asked(adapter.store.next_due, adapter.service)) is not None:
+            self._patience = min(_POLL, max(_LEAST_POLL, due - self._host.time()))
 
     def _settle(self, items: Sequence[Item]) -> list[Result]:
         done: set[str] = set()
@@ -127,8 +145,9 @@ class ReplaySession(ThreadedSession):
         released = [str(item.delivery.record_id) for item in items if item.verb is Verb.release]
         if released:
             done |= self._asked(self._adapter.store.unclaim, released, self._token)
-        dead = {str(item.delivery.record_id) for item in items if item.outcome is Outcome.dead_lettered}
-        return [Result.confirmed if str(item.delivery.record_id) in done | dead else Result.fenced for item in items]
+        # What failed again is dead or parked in the store by now.
+        done |= {str(i.delivery.record_id) for i in items if i.verb is Verb.ack and i.outcome in _FILED}
+        return [Result.confirmed if str(item.delivery.record_id) in done else Result.fenced for item in items]
 
     @staticmethod
     def _asked(call: Callable[..., Any], *arguments: object) -> Any:
@@ -150,10 +169,12 @@ def _delivery(claim: Claim) -> Delivery:
         key=record.key,
         timestamp=record.sent_at,
         content_type=record.content_type,
-        attempt=1,
+        token=claim.token,
+        attempt=record.next_attempt,
         redelivered=True,
         native=NoNative(record),
         record_id=record.id,
+        record=record,
     )
 
 

@@ -7,7 +7,7 @@ import functools
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from missive.errors import StoreError, StoreRefused, UsageError
 from missive.outcome import Reason
 from missive.privacy import redact_url
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _BUSY_SECONDS = 5
 _ROWS_AT_ONCE = 500
@@ -67,6 +67,8 @@ _records = sa.Table(
     sa.Column("history", _json, nullable=False),
     sa.Column("runtime", _json, nullable=False),
     sa.Column("replay", sa.String(40)),
+    sa.Column("due", sa.Double),
+    sa.Column("lane", sa.String(64)),
     sa.Column("claim_token", sa.String(80)),
     sa.Column("claim_until", sa.Float),
     sa.Column("closed_at", sa.Float),
@@ -75,6 +77,17 @@ _records = sa.Table(
     sa.Index("missive_dead_letters_status", "status", "last_at"),
     sa.Index("missive_dead_letters_replay", "replay"),
     sa.Index("missive_dead_letters_group", "fingerprint", "status"),
+    sa.Index("missive_dead_letters_due", "service", "status", "due"),
+    sa.Index("missive_dead_letters_lane", "lane", "id"),
+)
+
+_attempts = sa.Table(
+    "missive_attempts",
+    _metadata,
+    sa.Column("service", sa.String(255), primary_key=True),
+    sa.Column("identity", sa.String(64), primary_key=True),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
 )
 
 _checkpoints = sa.Table(
@@ -157,8 +170,11 @@ class SQLStore(SQLOnce, Store):
         """Keep records, in one transaction that is on disk when this returns."""
         with self._write() as connection:
             known = self._known(connection, records)
+            lost = self._lost(connection, records)
             new: dict[str, Record] = {}
             for record in records:
+                if record.id in lost:
+                    continue
                 earlier = known.get(record.id) or (known.get(_identity(record)) if record.again else None)
                 merged = record if earlier is None else earlier.joined_by(record)
                 known[merged.id] = merged
@@ -171,6 +187,16 @@ class SQLStore(SQLOnce, Store):
                     connection.execute(_records.update().where(_records.c.id == merged.id), row)
             if new:
                 connection.execute(_records.insert(), [_to_row(record) for record in new.values()])
+
+    def _lost(self, connection: Connection, records: Sequence[Record]) -> set[str]:
+        """Return those of which the claim is somebody else's by now: whoever has it tells their story."""
+        claimed = {record.id: record.claim for record in records if record.claim is not None}
+        lost = set(claimed)
+        ids, c = list(claimed), _records.c
+        for start in range(0, len(ids), _ROWS_AT_ONCE):
+            chosen = sa.select(c.id, c.claim_token).where(c.id.in_(ids[start : start + _ROWS_AT_ONCE]))
+            lost -= {row.id for row in connection.execute(chosen) if row.claim_token == claimed[row.id]}
+        return lost
 
     def _known(self, connection: Connection, records: Sequence[Record]) -> dict[str, Record]:
         known: dict[str, Record] = {}
@@ -307,9 +333,10 @@ class SQLStore(SQLOnce, Store):
         c, now = _records.c, self._clock()
         statement = (
             sa.select(_records)
-            .where(c.status == Status.queued, c.service == service, sa.func.coalesce(c.claim_until, 0) <= now)
+            .where(_first_of_its_lane(service), sa.func.coalesce(c.claim_until, 0) <= now)
+            .where(c.due.is_(None) | (c.due <= now))
             .where(c.replay == replay if replay else sa.true())
-            .order_by(c.id)
+            .order_by(c.due, c.id)
             .limit(limit)
         )
         with self._engine.connect() as connection:
@@ -320,6 +347,28 @@ class SQLStore(SQLOnce, Store):
             records = [_from_row(row) for row in connection.execute(statement)]
             self._update(connection, [r.id for r in records], {"claim_token": token, "claim_until": now + lease})
         return [Claim(record, token) for record in records]
+
+    @_translated("read")
+    def next_due(self, service: str) -> float | None:
+        """Return when the next record may be claimed: when it is due, or the claim that somebody has runs out."""
+        c, now = _records.c, self._clock()
+        when = sa.func.max(sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.claim_until, 0.0))
+        statement = sa.select(when).where(_first_of_its_lane(service)).order_by(when).limit(1)
+        with self._engine.connect() as connection:
+            found = connection.execute(statement).scalar()
+        return None if found is None else max(float(found), now)
+
+    @_translated("read")
+    def lanes(self, service: str) -> dict[str, int]:
+        """Return how many records are parked, or queued, in each lane."""
+        c = _records.c
+        statement = (
+            sa.select(c.lane, sa.func.count())
+            .where(c.service == service, c.status.in_(_WAITING), c.lane.is_not(None))
+            .group_by(c.lane)
+        )
+        with self._engine.connect() as connection:
+            return {lane: int(count) for lane, count in connection.execute(statement)}
 
     @_translated("written")
     def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
@@ -339,9 +388,10 @@ class SQLStore(SQLOnce, Store):
         return self._update_claimed(ids, token, closed)
 
     @_translated("written")
-    def unclaim(self, ids: Collection[str], token: str) -> set[str]:
-        """Give claimed records back, still queued."""
-        return self._update_claimed(ids, token, {"claim_token": None, "claim_until": None})
+    def unclaim(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
+        """Give claimed records back, as they were."""
+        later = {} if due is None else {"due": due}
+        return self._update_claimed(ids, token, {"claim_token": None, "claim_until": None, **later})
 
     @_translated("written")
     def unqueue(self, replay: str) -> int:
@@ -398,6 +448,42 @@ class SQLStore(SQLOnce, Store):
             if not connection.execute(update).rowcount:
                 connection.execute(_checkpoints.insert().values(service=service, source=source, value=value))
 
+    # Attempts at what stays unsettled
+
+    @_translated("written")
+    def count_attempts(self, service: str, spent: Mapping[str, int]) -> None:
+        """Keep how many attempts were spent, by identity."""
+        with self._write() as connection:
+            self._drop_attempts(connection, service, spent)
+            now = self._clock()
+            rows = [{"service": service, "identity": one, "attempt": n, "at": now} for one, n in spent.items()]
+            if rows:
+                connection.execute(_attempts.insert(), rows)
+
+    @_translated("read")
+    def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
+        """Return how many attempts were spent on some."""
+        c, every, found = _attempts.c, list(identities), dict[str, int]()
+        with self._engine.connect() as connection:
+            for start in range(0, len(every), _ROWS_AT_ONCE):
+                some = c.identity.in_(every[start : start + _ROWS_AT_ONCE])
+                statement = sa.select(c.identity, c.attempt).where(c.service == service, some)
+                found.update((one, int(attempt)) for one, attempt in connection.execute(statement))
+        return found
+
+    @_translated("written")
+    def drop_attempts(self, service: str, identities: Collection[str]) -> None:
+        """Forget how many attempts were spent on some."""
+        with self._write() as connection:
+            self._drop_attempts(connection, service, identities)
+
+    @staticmethod
+    def _drop_attempts(connection: Connection, service: str, identities: Collection[str]) -> None:
+        c, every = _attempts.c, list(identities)
+        for start in range(0, len(every), _ROWS_AT_ONCE):
+            some = c.identity.in_(every[start : start + _ROWS_AT_ONCE])
+            connection.execute(_attempts.delete().where(c.service == service, some))
+
     # Effects that happen once
 
     once_begin = _translated("written")(SQLOnce.once_begin)
@@ -410,8 +496,16 @@ class SQLStore(SQLOnce, Store):
 
     def _migrate(self) -> None:
         with self._write() as connection:
-            _metadata.create_all(connection)
+            _schema.create(connection, checkfirst=True)
             version = connection.execute(sa.select(_schema.c.version)).scalar()
+            if version == 1:
+                for column in ("due DOUBLE", "lane VARCHAR(64)"):
+                    connection.exec_driver_sql(f"ALTER TABLE missive_dead_letters ADD COLUMN {column}")
+                for index in _records.indexes:
+                    index.create(connection, checkfirst=True)
+                connection.execute(_schema.update().values(version=SCHEMA_VERSION))
+            if version is None or version <= SCHEMA_VERSION:
+                _metadata.create_all(connection)
             if version is None:
                 connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
             elif version > SCHEMA_VERSION:
@@ -464,6 +558,18 @@ def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
     return conditions
 
 
+_WAITING = (str(Status.queued), str(Status.parked))
+
+
+def _first_of_its_lane(service: str) -> sa.ColumnElement[bool]:
+    """Tell which records wait to be taken up, and behind no other of their lane."""
+    c, before = _records.c, _records.alias()
+    earlier = sa.exists().where(
+        before.c.lane == c.lane, before.c.id < c.id, before.c.service == c.service, before.c.status.in_(_WAITING)
+    )
+    return (c.service == service) & c.status.in_(_WAITING) & (c.lane.is_(None) | ~earlier)
+
+
 def _identity(record: Record) -> str:
     return f"{record.service}\0{record.identity}"
 
@@ -471,7 +577,7 @@ def _identity(record: Record) -> str:
 _SAME = (
     "id", "service", "label", "detail", "handler", "error_type", "error_text", "fingerprint", "identity", "first_at",
     "last_at", "attempts", "message_id", "topic", "content_type", "sent_at", "body", "sha256", "explanation",
-    "public", "runtime", "replay", "closed_at", "closed_by",
+    "public", "runtime", "replay", "due", "lane", "closed_at", "closed_by",
 )  # fmt: skip
 """The fields that a row holds as they are."""
 

@@ -16,7 +16,6 @@ from missive.errors import StoreError
 from missive.routing.route import Route
 
 if TYPE_CHECKING:
-    from missive.adapters.contract import Delivery
     from missive.dlq.contract import Store
     from missive.engine.execution import Pool
     from missive.engine.filing import Filing
@@ -106,13 +105,8 @@ class Crashes:
         for pool in pools:
             pool.seats = self._seats
 
-    async def look_again(self, deliveries: Sequence[Delivery]) -> None:
-        """Count again before these are taken, if one of them comes again: whoever had it may have died of it."""
-        if any([delivery.redelivered for delivery in deliveries]):  # noqa: C419 - twice as quick
-            await self.look()
-
     async def look(self) -> None:
-        """Count again, for another process may have died."""
+        """Count again, for another process may have died, as of a message that comes again."""
         try:
             await self._look()
         except StoreError as trouble:

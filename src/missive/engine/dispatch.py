@@ -55,7 +55,7 @@ class Dispatcher:
         self._opened = False
         for circuit in self.circuits.values():
             circuit.opened = self._recall
-        self.overflow: Callable[[Work, BreakerGate], bool] = lambda _work, _gate: False
+        self.overflow: Callable[[Job, BreakerGate], bool] = lambda _work, _gate: False
         """Called with what would wait for a breaker; tells whether it was taken elsewhere."""
         self._largest: dict[Source, int] = {}
         """How many messages of a source its rate ever lets pass at once."""
@@ -180,7 +180,7 @@ class Dispatcher:
         self._ready.append(work)
 
     def _wait(self, work: Work, gate: AnyGate) -> None:
-        if isinstance(gate, BreakerGate) and self.overflow(work, gate):
+        if isinstance(gate, BreakerGate) and isinstance(work, Job) and self.overflow(work, gate):
             return
         gate.waiting.append(work)
         for job in work.jobs:

@@ -1,4 +1,4 @@
-"""Filing: dead letters become durable here, before anything is told to their transport."""
+"""Filing: dead letters, and what is parked, become durable here, before anything is told to their transport."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from missive.dlq.contract import Sink, Store
-from missive.dlq.record import Attempt, Origin, Record, fingerprint
+from missive.dlq.record import Attempt, Origin, Record, Status, fingerprint
 from missive.engine.decision import Decision
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
 from missive.errors import NotSettled, StoreError
+from missive.ids import after
 from missive.messages import Message, StructuredMessage
 from missive.outcome import Reason
 from missive.routing.explain import explain
@@ -76,10 +77,11 @@ class Filing:
         self._changed = changed
         self._thread = runtime.client_thread("missive-store")
         self._pending: list[Job] = []
+        self._last_id = ""
         self._wake = asyncio.Event()
 
     def add(self, job: Job) -> None:
-        """File a job that was decided to be a dead letter."""
+        """File a job that was decided to be a dead letter, or is to be parked."""
         if self.sink is None:
             self._refused(job, _not_settled(job))
             return
@@ -138,9 +140,9 @@ class Filing:
 
     def _record(self, job: Job) -> Record:
         decision = job.decision
-        if decision is None or decision.reason is None:
-            raise TypeError("only a dead letter is filed")
-        now, new_id = self._runtime.time(), self._runtime.new_id
+        if decision is None or (decision.reason is None and job.parked is None):
+            raise TypeError("only what is a dead letter, or parked, is filed")
+        now, new_id = self._runtime.time(), self._new_id
         try:
             return make_record(
                 job, service=self._service, routes=self._routes, public=self._public, now=now, new_id=new_id
@@ -149,6 +151,11 @@ class Filing:
             trouble = describe(error)
         logger.error("the record of a dead letter could not be made in full: %s", trouble)
         return bare_record(job, service=self._service, now=now, new_id=new_id, detail=trouble)
+
+    def _new_id(self) -> str:
+        """Return an id after all before it: those of a lane are taken up in the order of their ids."""
+        self._last_id = after(self._last_id, self._runtime.new_id())
+        return self._last_id
 
     # What adapters keep beside the dead letters
 
@@ -211,15 +218,16 @@ def make_record(
 ) -> Record:
     """Make the record of a job that was decided to be a dead letter."""
     decision, delivery, message, adapter = job.decision, job.delivery, job.message, job.source.adapter
-    if decision is None or decision.reason is None:
-        raise TypeError("only a dead letter has a record")
+    if decision is None or (decision.reason is None and job.parked is None):
+        raise TypeError("only what is a dead letter, or parked, has a record")
+    reason, parked = decision.reason or Reason.failed, job.parked
     failure, handler = decision.failure, None if job.route is None else job.route.name
     misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
     sha256 = hashlib.sha256(delivery.body).hexdigest()
     error_type = None if failure is None else failure.type
     attempt = Attempt(
         at=now,
-        reason=str(decision.reason),
+        reason=str(reason if parked is None else decision.outcome),
         attempt=job.attempt,
         handler=handler,
         error=error_type,
@@ -229,14 +237,18 @@ def make_record(
     return Record(
         id=delivery.record_id or new_id(),
         service=service,
-        reason=decision.reason,
+        reason=reason,
+        status=Status.dead if parked is None else Status.parked,
+        due=None if parked is None else parked.due,
+        lane=None if parked is None else parked.lane,
+        claim=None if delivery.record is None else delivery.token,
         identity=identity(adapter.url, delivery, sha256),
         body=delivery.body,
         headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
         origin=Origin(adapter.transport, adapter.destination, adapter.url, delivery.lane, delivery.position),
         first_at=now,
         last_at=now,
-        fingerprint=fingerprint(decision.reason, decision.label, handler, failure),
+        fingerprint=fingerprint(reason, decision.label, handler, failure),
         label=_storable(decision.label),
         detail=_storable(decision.detail),
         handler=handler,
@@ -267,6 +279,10 @@ def bare_record(job: Job, *, service: str, now: float, new_id: Callable[[], str]
         id=delivery.record_id or new_id(),
         service=service,
         reason=reason,
+        status=Status.dead if job.parked is None else Status.parked,
+        due=None if job.parked is None else job.parked.due,
+        lane=None if job.parked is None else job.parked.lane,
+        claim=None if delivery.record is None else delivery.token,
         identity=None,
         body=delivery.body,
         headers=(),

@@ -15,6 +15,8 @@ from missive.dlq.failure import capture
 from missive.dlq.once import OnceStore
 from missive.dlq.record import Attempt
 from missive.engine.assignment import Assignment
+from missive.engine.attempts import Attempts
+from missive.engine.breakers import BreakerGate
 from missive.engine.claims import BUSY_SECONDS, Claims, leased_routes
 from missive.engine.crashes import Crashes
 from missive.engine.decision import (
@@ -35,6 +37,7 @@ from missive.engine.intake import Source, SourceHost
 from missive.engine.isolation import IsolatingDispatcher
 from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.leases import Keeper
+from missive.engine.parking import BEHIND, BREAKER_OPEN, HOLD_SECONDS, MOST_HELD, Lot, park_routes
 from missive.engine.pausing import Pauser
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
@@ -138,6 +141,12 @@ class Flow:
             None if isolating is None else Crashes(processor.name, self.filing, runtime, isolating, self._find)
         )
         self._once = any(route.terms.once is not None for route in routes)
+        parking = park_routes(routes, sink)
+        self.attempts = self.lot = None
+        if isinstance(sink, Store):
+            self.attempts = Attempts(processor.name, self.filing, runtime)
+            self.lot = Lot(processor.name, self.filing, runtime, parking)
+            self.dispatcher.overflow = self._overflow
         self.claims = self._claims_of(processor.name, leased_routes(routes, sink), sink)
         self.sources = [
             Source(
@@ -150,7 +159,7 @@ class Flow:
                 over=self.changed.set,
                 blocked=self._is_blocked,
                 pace=lambda source: self.pausers[source].apply(),
-                prepare=None if self.crashes is None else self.crashes.look_again,
+                prepare=self._prepare if isinstance(sink, Store) else None,
             )
             for a in adapters
         ]
@@ -217,6 +226,14 @@ class Flow:
 
     # fetch → route → lane
 
+    async def _prepare(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        """Learn what the store knows of deliveries, before they are taken."""
+        again = any([delivery.redelivered for delivery in deliveries])  # noqa: C419 - twice as quick
+        if again and self.crashes is not None:
+            await self.crashes.look()
+        if self.attempts is not None and (again or self.attempts.is_early(source)):
+            await self.attempts.look(source, deliveries)
+
     def _accept(self, source: Source, session: Session) -> None:
         """Refuse a session that cannot do what the handlers ask. Raises `Fatal`."""
         lease = session.capabilities.lease
@@ -233,9 +250,7 @@ class Flow:
     def _take(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> None:
         if session.capabilities.max_mark:
             deliveries = self._fresh(source, deliveries)
-        message_cls = self._message_cls
-        now = self._runtime.monotonic()
-        jobs = [make_job(source, session, delivery, message_cls, now) for delivery in deliveries]
+        jobs = self._jobs_of(source, session, deliveries)
         if self.crashes is not None:
             self.crashes.examine(jobs)
         if session.capabilities.lease is not None:
@@ -258,6 +273,18 @@ class Flow:
         else:
             self.dispatcher.add_unordered(unordered)
         self.dispatcher.dispatch()
+
+    def _jobs_of(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> list[Job]:
+        """Make the jobs of deliveries, which go on with the attempts that were spent on them before."""
+        message_cls, now = self._message_cls, self._runtime.monotonic()
+        jobs = [make_job(source, session, delivery, message_cls, now) for delivery in deliveries]
+        if self.attempts is not None:
+            self.attempts.take(jobs)
+        if jobs and jobs[0].delivery.record is not None:
+            for job in jobs:
+                if (failed_at := job.delivery.record.failed_at) is not None:
+                    job.failed_at = now - (self._runtime.time() - failed_at)
+        return jobs
 
     def _fresh(self, source: Source, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
         """Return what was not handled before, by whoever had its lane; the credit of the rest is given back."""
@@ -298,6 +325,8 @@ class Flow:
                 self.filing.add(job)
                 return
             job.lane = None if key is None else (self._orders[route], key)
+        if self.lot is not None and self.lot.lanes and self._waits_in_lot(job, route):
+            return
         self.dispatcher.add(job)
 
     # execute → decide → settle
@@ -472,16 +501,100 @@ class Flow:
             return
         if decision.blames is not None and self._is_down(job, route, decision):
             return
-        self._count_held(job, route, decision)
         if self.claims is not None:
             self.claims.let_go([job])
+        if self.attempts is not None and decision.outcome is Outcome.retried:
+            self.attempts.spent(job)
         if self._draining or job.delivery.lane in job.source.leaving:
+            self._count_held(job, route, decision)
             self.dispatcher.leave_lane(job)
             self._give_back([job])
             return
+        if self._parks(job, route, decision) or self._sends_back(job, route, decision):
+            return
+        self._count_held(job, route, decision)
         if route.terms.on_lane_retry == "pass":
             self.dispatcher.leave_lane(job)
         self._keep_for(job, decision.delay)
+
+    # What waits for longer
+
+    def _parks(self, job: Job, route: Route, decision: Decision) -> bool:
+        """Park what is due so late that it is not held here, or cannot be; tells whether it is."""
+        lot, session, on_lane_retry = self.lot, job.session, route.terms.on_lane_retry
+        if lot is None or session is None or (job.lane is not None and on_lane_retry == "block"):
+            return False
+        able = session.capabilities
+        long = decision.delay > HOLD_SECONDS
+        if not long and not (decision.outcome is Outcome.nacked and able.release == "none"):
+            return False
+        if on_lane_retry != "park" and long and decision.delay <= able.max_delay:
+            return False
+        lane = None
+        if on_lane_retry == "park":
+            try:
+                lane = lot.lane_of(job, route)
+            except Exception as error:  # noqa: BLE001 - a key that has no name in the store
+                job.decision = decide(None, error)
+                self.filing.add(job)
+                self.dispatcher.leave_lane(job)
+                return True
+        self._tally(decision)
+        behind: list[Job] = []
+        if lane is not None and (queue := job.lane) is not None:
+            behind = self._withdraw_those(lambda other: other is not job and other.lane == queue)
+        lot.park(job, decision.delay, lane)
+        for other in behind:
+            self._park_behind(other, str(lane))
+        self.dispatcher.leave_lane(job)
+        return True
+
+    def _park_behind(self, job: Job, lane: str) -> None:
+        if self.lot is not None:
+            job.decision = BEHIND
+            self.lot.park(job, None, lane)
+
+    def _waits_in_lot(self, job: Job, route: Route) -> bool:
+        """Park what comes after others of its lane that are parked; tells whether it is."""
+        lane = None if self.lot is None else self.lot.keeps(job, route)
+        if lane is None:
+            return False
+        job.lane = None
+        job.source.put_forward(job)
+        self._park_behind(job, lane)
+        return True
+
+    def _sends_back(self, job: Job, route: Route, decision: Decision) -> bool:
+        """Let the transport hold what is due late, where it can; tells whether it does."""
+        session = job.session
+        if session is None or not HOLD_SECONDS < decision.delay <= session.capabilities.max_delay:
+            return False
+        if job.lane is not None and route.terms.on_lane_retry != "pass":
+            return False
+        self._tally(decision)
+        job.verb = Verb.delay
+        self.dispatcher.leave_lane(job)
+        self.settlers[job.source].add([job])
+        return True
+
+    def _overflow(self, job: Job, gate: BreakerGate) -> bool:
+        """Park what would wait for an open breaker with many others; tells whether it is."""
+        circuit, route = gate.circuit, job.route
+        if self.lot is None or circuit.up or len(gate.waiting) < MOST_HELD or route is None or not job.ours:
+            return False
+        if job.lane is not None or self._draining:
+            return False
+        name = circuit.breaker.name
+        job.decision = BREAKER_OPEN
+        job.source.put_forward(job)
+        self.lot.park(job, self.lot.spread(name, circuit.opens_in), None)
+        return True
+
+    def _tally(self, decision: Decision) -> None:
+        if decision.outcome is Outcome.nacked:
+            self.report.nacked += 1
+        else:
+            self.report.retried += 1
 
     def _is_down(self, job: Job, route: Route, decision: Decision) -> bool:
         """Hold a job that failed for the sake of a dependency that is known to be down: it spends no attempt."""
@@ -509,10 +622,9 @@ class Flow:
         return True
 
     def _count_held(self, job: Job, route: Route, decision: Decision) -> None:
+        self._tally(decision)
         if decision.outcome is Outcome.nacked:
-            self.report.nacked += 1
             return
-        self.report.retried += 1
         failure = decision.failure
         attempt = Attempt(
             at=self._runtime.time(),
@@ -546,7 +658,11 @@ class Flow:
 
     def _filed(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            if job.decision is not None:
+            if job.parked is not None:
+                self.report.parked += 1
+                if self.lot is not None:
+                    self.lot.filed(job)
+            elif job.decision is not None:
                 self.report.dead[str(job.decision.reason)] += 1
         if self.crashes is not None:
             self.crashes.filed(jobs)
@@ -555,6 +671,10 @@ class Flow:
 
     def _settled(self, source: Source, jobs: Sequence[Job], not_ours: int) -> None:
         self.report.redelivered += not_ours
+        if self.attempts is not None:
+            self.attempts.settled(jobs, gone=bool(not_ours))
+        if self.lot is not None and self.lot.lanes:
+            self.lot.settled(jobs)
         if self.claims is not None:
             self.claims.let_go(jobs)
         if source.leased:

@@ -105,7 +105,7 @@ class Source:
         over: Callable[[], None],
         blocked: Callable[[], bool],
         pace: Callable[[Source], Awaitable[None]],
-        prepare: Callable[[Sequence[Delivery]], Awaitable[None]] | None = None,
+        prepare: Callable[[Source, Sequence[Delivery]], Awaitable[None]] | None = None,
     ) -> None:
         self.adapter = adapter
         self.host = host
@@ -211,7 +211,7 @@ class Source:
                 self._left.clear()
                 try:
                     if self._prepare is not None:
-                        await self._prepare(deliveries)
+                        await self._prepare(self, deliveries)
                 finally:
                     # Also when it is cancelled, for then they are to be given back.
                     if self.session is session:

@@ -31,6 +31,15 @@ class Claim(msgspec.Struct, eq=False):
         return f"<Claim: {self.handler}>"
 
 
+class Parked(msgspec.Struct, frozen=True):
+    """How a job waits in the store."""
+
+    due: float | None
+    """When it is due, in seconds since 1970; None where only its lane says."""
+    lane: str | None
+    """What it is parked in order with: a digest."""
+
+
 class Job(msgspec.Struct, eq=False):
     """One delivery being worked on. Only the room that has it changes it, but for the flags of a running one."""
 
@@ -69,6 +78,8 @@ class Job(msgspec.Struct, eq=False):
     """Its hold on the effect, where that is kept in the store."""
     duplicate: bool = False
     """Its handler was told that the effect has happened before."""
+    parked: Parked | None = None
+    """It goes to the store to wait there, and not for good."""
     failed_at: float | None = None
     """When it first failed, on the engine's clock, where its handler has a policy that asks."""
     history: tuple[Attempt, ...] = ()

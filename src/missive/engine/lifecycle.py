@@ -13,6 +13,7 @@ from missive.engine.breakers import circuits_of
 from missive.engine.claims import leased_routes
 from missive.engine.flow import Flow
 from missive.engine.intake import Source
+from missive.engine.parking import park_routes
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
@@ -54,6 +55,7 @@ class Engine:
         self._handlers_loop = handlers_loop
         self._runtime = runtime or Runtime()
         leased_routes(processor.freeze(), sink)
+        park_routes(processor.freeze(), sink)
         circuits_of(processor.freeze(), self._runtime.monotonic, concurrency)
         self._failure: MissiveError | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -124,6 +126,8 @@ class Engine:
         try:
             if self._flow.crashes is not None:
                 await self._flow.crashes.start(self._flow.pools, self._concurrency, self._flow.largest_batch)
+            if self._flow.lot is not None:
+                await self._flow.lot.load()
             for pool in self._flow.pools:
                 await pool.start()
         except MissiveError as failed:
@@ -198,6 +202,8 @@ class Engine:
         await self._runtime.within(
             _FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values()))
         )
+        if self._flow.attempts is not None:
+            self._flow.attempts.flush()
         if self._flow.claims is not None:
             await self._runtime.within(_FLUSHING, self._flow.claims.flush())
         self._say_what_is_left()

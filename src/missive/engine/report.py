@@ -9,7 +9,7 @@ from typing import Any
 from typing_extensions import Self
 
 _COUNTERS = {"handled": "handlers", "discarded": "discards", "dead": "reasons"}
-_NUMBERS = ("duplicates", "retried", "nacked", "redelivered", "released", "unsettled")
+_NUMBERS = ("duplicates", "retried", "nacked", "parked", "redelivered", "released", "unsettled")
 
 
 class Report:
@@ -26,6 +26,8 @@ class Report:
         """Messages acked without an effect, because theirs had happened before."""
         self.retried = 0
         self.nacked = 0
+        self.parked = 0
+        """Messages that wait in the store, or did: each time that one was parked."""
         self.redelivered = 0
         """Messages whose settlement the transport did not take, and which it delivers again."""
         self.released = 0
@@ -69,6 +71,7 @@ class Report:
             "duplicates": self.duplicates,
             "retried": self.retried,
             "nacked": self.nacked,
+            "parked": self.parked,
             "redelivered": self.redelivered,
             "released": self.released,
             "unsettled": self.unsettled,
@@ -87,6 +90,7 @@ class Report:
         for count, what in (
             (sum(self.discarded.values()), "discarded"),
             (self.duplicates, "duplicates"),
+            (self.parked, "parked"),
             (self.released, "given back unhandled"),
             (self.redelivered, "to be redelivered"),
             (self.unsettled, "left unsettled"),

@@ -8,11 +8,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Delivery, Item, Mark, Result, Session, Verb
+from missive.engine.decision import Decision
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
 from missive.engine.watermark import Watermark, decoded
 from missive.errors import Fatal, ProcessingFailed, StoreError, Transient
+from missive.outcome import Outcome
 
 if TYPE_CHECKING:
     from missive.engine.intake import Source
@@ -194,6 +196,8 @@ class Settler:
             Item(job.delivery, job.verb)
             if (decision := job.decision) is None
             else Item(job.delivery, job.verb, decision.outcome, decision.label)
+            if job.verb is not Verb.delay
+            else Item(job.delivery, job.verb, decision.outcome, decision.label, decision.delay, _spent(job, decision))
             for job in jobs
         ]
         try:
@@ -334,3 +338,8 @@ class Settler:
                 await self._commit(session)
             if session is None or not self._uncommitted:
                 return
+
+
+def _spent(job: Job, decision: Decision) -> int:
+    """Return how many attempts at a job were spent."""
+    return job.attempt - (decision.outcome is not Outcome.retried)

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
+
 from missive.adapters.contract import (
     Adapter,
     Capabilities,
@@ -23,7 +25,7 @@ from missive.processor import Processor
 
 
 class MemoryAdapter(Adapter):
-    """Delivers what it was given, then ends; what is released comes again.
+    """Delivers what it was given, then ends; what is released comes again, and what is delayed, with such capabilities.
 
     `settled` is the ledger: each settlement as the transport was told it.
     """
@@ -52,21 +54,23 @@ class MemoryAdapter(Adapter):
         """What it is called."""
         return "memory"
 
-    async def connect(self, host: Host) -> MemorySession:  # noqa: ARG002 - there is nothing to ask of it
+    async def connect(self, host: Host) -> MemorySession:
         """Start delivering."""
         self.sessions += 1
-        return MemorySession(self)
+        return MemorySession(self, host)
 
 
 class MemorySession(Session):
     """One session of a `MemoryAdapter`."""
 
-    def __init__(self, adapter: MemoryAdapter) -> None:
+    def __init__(self, adapter: MemoryAdapter, host: Host) -> None:
         super().__init__()
         self.capabilities = adapter.capabilities
         self.client = adapter.waiting
         self._adapter = adapter
+        self._host = host
         self._more = asyncio.Event()
+        self._delayed: set[asyncio.Future[None]] = set()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Return what waits, up to the credit in items."""
@@ -79,11 +83,27 @@ class MemorySession(Session):
         return [waiting.popleft() for _ in range(min(credit.items, len(waiting)))]
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
-        """Write the ledger; a released delivery waits again."""
+        """Write the ledger; a released delivery waits again, and one that is delayed after its delay."""
         self._adapter.settled.extend(items)
         released = [item.delivery for item in items if item.verb is Verb.release]
         self._adapter.waiting.extend(released)
+        for item in items:
+            if item.verb is Verb.delay:
+                coming = asyncio.ensure_future(self._come_again(item))
+                self._delayed.add(coming)
+                coming.add_done_callback(self._came)
         return [Result.confirmed] * len(items)
 
+    async def _come_again(self, item: Item) -> None:
+        await self._host.sleep(item.delay)
+        again = msgspec.structs.replace(item.delivery, attempt=item.attempt + 1, redelivered=True)
+        self._adapter.waiting.append(again)
+
+    def _came(self, coming: asyncio.Future[None]) -> None:
+        self._delayed.discard(coming)
+        self._more.set()
+
     async def close(self) -> None:
-        """Do nothing: what was not settled is simply not in the ledger."""
+        """Forget what was delayed: like all that was not settled it is simply not in the ledger as done."""
+        for coming in self._delayed:
+            coming.cancel()
