@@ -1,0 +1,267 @@
+"""A dependency that is down, with real processes: all is handled in the end, in order, and nothing is a dead letter."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pika
+import pytest
+
+from missive.adapters.sqlite import SCHEMA
+from tests.conftest import wait_until
+from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
+
+PROBE = 1.0
+KEYS = 50
+
+APPLICATION = f"""
+import http.client, os, threading
+import missive
+from missive.matchers import Field, by_field
+
+place = threading.local()
+handled = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+billing = missive.Breaker("billing", on=(OSError, http.client.HTTPException), after=5, probe={PROBE})
+again = missive.Retry(on=(OSError, http.client.HTTPException), attempts=10)
+proc = missive.Processor(missive.JSONMessage, name="outage", concurrency=4, retry=again)
+
+def call(message):
+    number = message.get_json()["n"]
+    if not hasattr(place, "http"):
+        place.http = http.client.HTTPConnection("127.0.0.1", int(os.environ["PORT"]), timeout=10)
+    try:
+        place.http.request("POST", "/", b"%d" % number)
+        response = place.http.getresponse()
+        response.read()
+    except BaseException:
+        place.http.close()
+        raise
+    if response.status != 200:
+        raise ConnectionError("down")
+    os.write(handled, b"%d\\n" % number)
+
+@proc.handle_for(Field("kind", "plain"), breaker=billing)
+def plain(message, context):
+    call(message)
+
+@proc.handle_for(Field("kind", "ordered"), breaker=billing, ordered_by=by_field("key"))
+def ordered(message, context):
+    call(message)
+
+@proc.handle_for(Field("kind", "other"))
+def other(message, context):
+    os.write(handled, b"%d\\n" % message.get_json()["n"])
+"""
+
+
+class Billing:
+    """A small HTTP server that is down when it is told to be, and notes when it was asked meanwhile."""
+
+    def __init__(self) -> None:
+        billing = self
+        self.down = threading.Event()
+        self.asked: list[float] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            wbufsize = -1
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if billing.down.is_set():
+                    billing.asked.append(time.monotonic())
+                self.send_response(503 if billing.down.is_set() else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End it."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def billing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Billing]:
+    """Yield the dependency; workers find its port in their environment."""
+    made = Billing()
+    monkeypatch.setenv("PORT", str(made.port))
+    yield made
+    made.close()
+
+
+def body_of(n: int) -> bytes:
+    kind = ("plain", "plain", "ordered", "other")[n % 4]
+    return json.dumps({"n": n, "kind": kind, "key": n % KEYS}).encode()
+
+
+def handled(directory: Path) -> list[int]:
+    path = directory / "handled.txt"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def statuses(directory: Path) -> Counter[str]:
+    """Count the records of the store."""
+    if not (directory / "dlq.db").exists():
+        return Counter()
+    with contextlib.closing(sqlite3.connect(directory / "dlq.db", timeout=30)) as connection:
+        try:
+            return Counter(
+                dict(connection.execute("SELECT status, count(*) FROM missive_dead_letters GROUP BY status"))
+            )
+        except sqlite3.OperationalError:
+            return Counter()
+
+
+def outlast(
+    missive: Callable[..., Running],
+    directory: Path,
+    billing: Billing,
+    source: tuple[str, int, float],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Let the dependency be down for a while from the start, and see all handled."""
+    url, count, outage = source
+    (directory / "app.py").write_text(APPLICATION)
+    billing.down.set()
+    worker = missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db")
+    wait_until(lambda: billing.asked, "the dependency to be asked", 30)
+    time.sleep(outage)  # what is tested is that time
+    asked = list(billing.asked)
+    parked = statuses(directory)["parked"]
+    billing.down.clear()
+    began = time.monotonic()
+    wait_until(lambda: len(set(handled(directory))) >= count, "all to be handled", 120 + count / 200)
+    took = time.monotonic() - began
+    wait_until(lambda: not statuses(directory)["parked"], "nothing to be parked", 60)
+    worker.terminate(60)
+    assert worker.code == 0
+    done = handled(directory)
+    assert sorted(set(done)) == list(range(count))
+    assert statuses(directory)["dead"] == 0
+    probes = [at for at in asked if at > asked[0] + PROBE / 2]
+    assert len(asked) - len(probes) <= 5 + 8, "what ran when it opened, and no more"
+    assert outage / PROBE / 3 <= len(probes) <= outage / PROBE + 1, "one probe a period"
+    assert all(later - earlier > PROBE * 0.8 for earlier, later in itertools.pairwise(probes))
+    first = list(dict.fromkeys(done))
+    for key in range(KEYS):
+        mine = [n for n in first if n % 4 == 2 and n % KEYS == key]
+        assert mine == sorted(mine), "in order by key"
+    record_property(
+        "outage",
+        f"{count} messages, {outage:g} s down: {len(probes)} probes, {parked} parked, then {took:.1f} s,"
+        f" {len(done) - count} handled twice",
+    )
+
+
+@pytest.fixture
+def size(request: pytest.FixtureRequest) -> tuple[int, float]:
+    """How many messages, and for how long the dependency is down."""
+    return (200_000, 60.0) if request.config.getoption("--deep") else (20_000, 5.0)
+
+
+def fill(path: Path, bodies: Iterator[bytes]) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(SCHEMA)
+        rows = [(body,) for body in bodies]
+        connection.executemany("INSERT INTO missive_queue (queue, body) VALUES ('work', ?)", rows)
+        connection.commit()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_sqlite_queue(missive, tmp_path, billing, size, record_property):
+    """With an SQLite queue: an outage costs no message, no order, and one probe a period."""
+    fill(tmp_path / "queue.db", map(body_of, range(size[0])))
+    outlast(missive, tmp_path, billing, ("sqlite:///queue.db?queue=work", *size), record_property)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.rabbitmq
+def test_rabbitmq(missive, tmp_path, rabbitmq: RabbitMQ, billing, size, record_property):
+    """With RabbitMQ: the same."""
+    queue = f"outage-{os.getpid()}"
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(queue, durable=True)
+        for n in range(size[0]):
+            properties = pika.BasicProperties(delivery_mode=2, message_id=str(n))
+            channel.basic_publish("", queue, body_of(n), properties)
+    outlast(missive, tmp_path, billing, (rabbitmq.url(queue), *size), record_property)
+
+
+KILLED = """
+import os, time
+import missive
+from missive.matchers import Field, by_field
+
+handled = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+again = missive.Retry(attempts=50, immediate=0, delays=missive.constant(0.3))
+proc = missive.Processor(missive.JSONMessage, name="killed", concurrency=2, retry=again)
+
+import missive.engine.flow
+import missive.adapters.sqlite
+missive.engine.flow.HOLD_SECONDS = 0.1  # so that all is parked that fails, and not held, nor delayed by its queue
+missive.adapters.sqlite._MOST_DELAY = 0.0
+
+def run(message, context):
+    number = message.get_json()["n"]
+    time.sleep(0.001)
+    if context.attempt < 3 and number % 3 == 0:
+        raise ConnectionError("down")
+    os.write(handled, b"%d\\n" % number)
+
+proc.add_handler(Field("kind", "plain"), run, name="plain")
+proc.add_handler(Field("kind", "other"), run, name="other")
+proc.add_handler(Field("kind", "ordered"), run, name="ordered", ordered_by=by_field("key"), on_lane_retry="park")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_while_parking_and_claiming(missive, tmp_path, request, record_property):
+    """Killed again and again while it parks and takes up what is parked, it loses nothing and keeps the order."""
+    count, kills = (20_000, 60) if request.config.getoption("--deep") else (1_500, 12)
+    seed = random.SystemRandom().randrange(10**6)
+    chance = random.Random(seed)
+    (tmp_path / "app.py").write_text(KILLED)
+    fill(tmp_path / "queue.db", map(body_of, range(count)))
+    command = ("run", "app:proc", "--from", "sqlite:///queue.db?queue=work&lease=1", "--dlq", "sqlite:///dlq.db")
+    for _ in range(kills):
+        worker = missive(*command)
+        time.sleep(chance.uniform(0.5, 1.5))  # the moment is what is random here
+        assert worker.code is None
+        worker.kill()
+    worker = missive(*command)
+    fill(tmp_path / "queue.db", map(body_of, range(count, count := count + 100)))  # so that there is work for the last
+    wait_until(lambda: len(set(handled(tmp_path))) >= count, f"all to be handled (seed {seed})", 180)
+    wait_until(lambda: not statuses(tmp_path)["parked"], f"nothing to be parked (seed {seed})", 90)
+    worker.terminate(60)
+    assert worker.code == 0
+    done = handled(tmp_path)
+    assert set(done) == set(range(count)), f"seed {seed}"
+    assert statuses(tmp_path)["dead"] == 0, f"seed {seed}"
+    with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as connection:
+        assert connection.execute("SELECT count(*) FROM missive_queue").fetchone() == (0,)
+    record_property("kills", f"{kills} kills, seed {seed}: {len(done) - count} handled twice, {statuses(tmp_path)}")
