@@ -24,7 +24,7 @@ CHILD = """
 import json, os, signal, socket, sys
 number, fd = os.environ["MISSIVE_WORKER"].split(":")
 line = socket.socket(fileno=int(fd))
-counts = dict.fromkeys(["retried", "nacked", "redelivered", "released", "unsettled"], 1)
+counts = dict.fromkeys(["duplicates", "retried", "nacked", "parked", "redelivered", "released", "unsettled"], 1)
 counts |= {"handlers": {"h": 10}, "discards": {}, "reasons": {"failed": 2}}
 def tell(state):
     line.sendall(json.dumps({"state": state, "report": counts}).encode() + b"\\n")
