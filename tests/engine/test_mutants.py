@@ -7,6 +7,7 @@ import pytest
 from missive.dlq.once import MemoryOnce
 from missive.engine import intake
 from missive.engine.assignment import Assignment
+from missive.engine.breakers import Circuit
 from missive.engine.claims import Claims
 from missive.engine.dispatch import Dispatcher
 from missive.engine.filing import Filing
@@ -278,7 +279,27 @@ def blocked_for_ever(patch):
     patch.setattr(Claims, "_go_on", lambda self: None)
 
 
+def two_probes(patch):
+    """While a probe is on its way to what may be down, another follows."""
+    admits = Circuit.admits
+    patch.setattr(Circuit, "admits", lambda self, running: self.state == "half-open" or admits(self, running))
+
+
+def probed_early(patch):
+    """What is down is asked again as soon as it has failed."""
+    patch.setattr(Circuit, "admits", lambda self, running: running == 0 or self.state == "closed")
+
+
+def delays_forgotten(patch):
+    """An attempt that a policy grants follows at no time."""
+    hold = Flow._keep_for
+    patch.setattr(Flow, "_keep_for", lambda self, job, seconds: hold(self, job, seconds * 1e6))
+
+
 MUTANTS = {
+    two_probes: {Promise.one_probe},
+    probed_early: {Promise.one_probe},
+    delays_forgotten: {Promise.progress, Promise.stops},
     settled_before_it_is_remembered: {Promise.durable},
     effects_forgotten: {Promise.once},
     claimed_twice: {Promise.one_at_a_time},

@@ -8,7 +8,19 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
 
-from missive import Batch, DeadLetter, Discard, HandlingContext, JSONMessage, Once, Processor, RetryLater
+from missive import (
+    Batch,
+    Breaker,
+    DeadLetter,
+    Discard,
+    HandlingContext,
+    JSONMessage,
+    Once,
+    Processor,
+    Retry,
+    RetryLater,
+    constant,
+)
 from missive.adapters.contract import Credit
 from missive.engine import intake
 from missive.matchers import Field, by_field, by_key
@@ -30,6 +42,10 @@ KINDS = [
     "ordered batches",
     "once",
     "once ordered",
+    "policy",
+    "ordered policy",
+    "needs",
+    "ordered needs",
     "unwanted",
     "unknown",
 ]
@@ -53,6 +69,7 @@ class Plan:
             body = b"{" if random.random() < 0.02 else json.dumps(content).encode()
             self.messages.append(JSONMessage(body, message_id=f"id{number}", key=str(content["key"])))
             self._steps.append([*self._before(random), self._last(random)])
+        self._up, self._down = random.choice((0, 0, 5)), random.choice((1, 4, 8, 12))
         self._random = random
         self.credit = Credit(random.choice((3, 10, 1000)), random.choice((300, 64 * 1024 * 1024)))
         self.most_items = self.credit.items * random.choice((1, 10))
@@ -93,6 +110,12 @@ class Plan:
         self._runs[number] = time + 1
         steps[min(time, len(steps) - 1)](context)
 
+    def ask(self) -> None:
+        """Ask a dependency, which is down for so many times."""
+        self._up -= 1
+        if -self._down <= self._up < 0:
+            raise ConnectionError("down")
+
     def delay(self) -> float:
         """Return how long an async handler waits."""
         return self._longest * self._random.random()
@@ -117,6 +140,16 @@ async def handle_async(message: JSONMessage, context: HandlingContext) -> None:
     if (delay := planned.delay()) > 0:
         await asyncio.sleep(delay)
     planned.run(message, context)
+
+
+def handle_needing(message: JSONMessage, context: HandlingContext) -> None:
+    _Current.plan.ask()
+    _Current.plan.run(message, context)
+
+
+async def handle_needing_async(message: JSONMessage, context: HandlingContext) -> None:
+    _Current.plan.ask()
+    await handle_async(message, context)
 
 
 def handle_batch(batch: Batch[JSONMessage]) -> None:
@@ -148,6 +181,13 @@ def make_processor() -> Processor[JSONMessage]:
     once = Once(by_field("n"), lease=3)
     proc.add_handler(Field("kind", "once"), handle, name="once", once=once)
     proc.add_handler(Field("kind", "once ordered"), handle_async, name="once ordered", once=once, ordered_by=by)
+    policy = Retry(attempts=3, immediate=1, delays=constant(0.3))
+    proc.add_handler(Field("kind", "policy"), handle, name="policy", retry=policy)
+    proc.add_handler(Field("kind", "ordered policy"), handle_async, name="ordered policy", retry=policy, ordered_by=by)
+    again = Retry(on=ConnectionError, attempts=None, delays=constant(0.2))
+    needs = {"breaker": Breaker("dependency", on=ConnectionError, after=3, probe=2), "retry": again}
+    proc.add_handler(Field("kind", "needs"), handle_needing, name="needs", **needs)
+    proc.add_handler(Field("kind", "ordered needs"), handle_needing_async, name="ordered needs", ordered_by=by, **needs)
     proc.discard_for(Field("kind", "unwanted"), reason="unwanted")
     return proc
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from missive.adapters.contract import Delivery
+from missive.breaker import Breaker
 from missive.dlq.once import Effect
 from missive.engine.job import Job, Work
 from missive.outcome import Outcome
@@ -16,6 +17,8 @@ from missive.testing.simulation.trace import Promise, Trace
 
 _MOST_RUNS = 100
 """A message that is handled more often, on average, never ends."""
+_MOMENT = 1.0
+"""Seconds in which the engine hears of what ended, whatever the weather."""
 _HELD = (Outcome.retried, Outcome.nacked)
 
 
@@ -84,7 +87,19 @@ class Entry:
 class Handout:
     """One delivery of a message: who has it, until when, and how far it got."""
 
-    __slots__ = ("attempt", "entry", "given", "left", "lost", "outcome", "running", "session", "told", "until")
+    __slots__ = (
+        "attempt",
+        "blamed",
+        "entry",
+        "given",
+        "left",
+        "lost",
+        "outcome",
+        "running",
+        "session",
+        "told",
+        "until",
+    )
 
     def __init__(self, entry: Entry, session: Any, until: float, attempt: int) -> None:
         self.entry = entry
@@ -93,6 +108,8 @@ class Handout:
         """When its lease ends."""
         self.attempt = attempt
         """Which attempt must be next."""
+        self.blamed = False
+        """Whether it failed for a dependency's sake: that attempt is spent, or not, as its breaker was by then."""
         self.given = False
         """Whether the engine has it: a fetch returned it."""
         self.running = False
@@ -117,6 +134,7 @@ class Handout:
         entry = self.entry
         terms = None if entry.route is None else entry.route.terms
         plain = terms is None or (terms.concurrency is None and terms.rate_limit is None and terms.batch is None)
+        plain = plain and (terms is None or terms.breaker is None)
         return plain and entry.group is None and entry.effect is None and self.outcome is None
 
     @property
@@ -130,6 +148,46 @@ class Handout:
         if self.outcome in (Outcome.acked, Outcome.discarded):
             return self.entry.effect is None or self.entry.happened
         return self.entry.finished or self.entry.beyond or self.entry.happened
+
+
+class Outage:
+    """What is known of one dependency, from without: once it is down, it is asked once a period, by one at a time."""
+
+    def __init__(self, breaker: Breaker, clock: Clock, fail: Callable[[Promise, str], None]) -> None:
+        self._breaker = breaker
+        self._clock = clock
+        self._fail = fail
+        self._failures = 0
+        self._since: float | None = None
+        """When it was known to be down."""
+        self._asked = 0.0
+        self._running: dict[Work, float] = {}
+
+    def began(self, work: Work) -> None:
+        """Note that it is asked."""
+        now, since = self._clock.now, self._since
+        # What had been let through by then may still have begun; it is all asked within a moment.
+        if since is not None and now > since + _MOMENT:
+            if self._running:
+                self._fail(Promise.one_probe, f"{len(self._running) + 1} asked {self._breaker.name} while it was down")
+            if now < self._asked + self._breaker.probe - 1e-6:
+                self._fail(Promise.one_probe, f"{self._breaker.name} was asked again before its period was over")
+        self._running[work] = now
+
+    def ended(self, work: Work) -> None:
+        """Note how that went."""
+        began = self._running.pop(work, 0.0)
+        for decision in (job.decision for job in work.jobs):
+            if decision is None or decision.outcome is Outcome.nacked:
+                continue
+            if decision.blames != self._breaker.name:
+                self._failures, self._since = 0, None
+                continue
+            self._failures += 1
+            if self._since is None and self._failures >= self._breaker.after:
+                self._since = self._asked = self._clock.now
+            elif self._since is not None and began > self._since:
+                self._asked = self._clock.now
 
 
 class Ledger:
@@ -149,6 +207,7 @@ class Ledger:
         self._handouts: dict[Hashable, list[Handout]] = {}
         self._busy: dict[Hashable, Work] = {}
         self._at: set[Effect] = set()
+        self._outages: dict[Breaker, Outage] = {}
         self._running: dict[Route | None, int] = {}
         self._began: dict[Route, deque[tuple[float, int]]] = {}
         self.runs = 0
@@ -158,7 +217,7 @@ class Ledger:
         """Begin anew: whatever ran is dead."""
         self._concurrency = concurrency
         self._handouts, self._busy, self._running, self._began = {}, {}, {}, {}
-        self._at = set()
+        self._at, self._outages = set(), {}
 
     @property
     def running(self) -> int:
@@ -180,8 +239,7 @@ class Ledger:
             handout: Handout = job.delivery.token
             entry = handout.entry
             self._trace.add("started", entry.number, job.attempt)
-            if job.attempt != handout.attempt:
-                self._fail(Promise.attempts, f"attempt {handout.attempt} of m{entry.number} came as {job.attempt}")
+            self._check_attempt(handout, job.attempt)
             if handout.left:
                 self._fail(Promise.sessions, f"m{entry.number} began though its lane was somebody else's")
             if entry.beyond:
@@ -194,7 +252,7 @@ class Ledger:
                 self._check_order(handout, [other.delivery.token for other in jobs], work)
         for job in jobs:
             job.delivery.token.running = True
-        self._check_limits(route, len(jobs))
+        self._check_limits(work, route)
         self.runs += len(jobs)
         if self.runs > _MOST_RUNS * len(self.entries):
             self._fail(Promise.progress, f"m{jobs[0].delivery.token.entry.number} is handled again and again")
@@ -227,13 +285,22 @@ class Ledger:
                 if not done and first not in mates:
                     self._fail(Promise.in_order, f"m{entry.number} began before m{first.number} was ever completed")
 
-    def _check_limits(self, route: Route | None, messages: int) -> None:
-        running = self._running
+    def _check_attempt(self, handout: Handout, attempt: int) -> None:
+        if handout.blamed and attempt == handout.attempt + 1:
+            handout.attempt += 1
+        handout.blamed = False
+        if attempt != handout.attempt:
+            self._fail(Promise.attempts, f"attempt {handout.attempt} of m{handout.entry.number} came as {attempt}")
+
+    def _check_limits(self, work: Work, route: Route | None) -> None:
+        running, messages = self._running, len(work.jobs)
         running[route] = running.get(route, 0) + 1
         if self.running > self._concurrency:
             self._fail(Promise.concurrency, f"{self.running} ran at once, of {self._concurrency}")
         if route is None:
             return
+        if route.terms.breaker is not None:
+            self._outage(route.terms.breaker).began(work)
         limit, rate = route.terms.concurrency, route.terms.rate_limit
         if limit is not None and running[route] > limit:
             self._fail(Promise.concurrency, f"{running[route]} of {route.name} ran at once, of {limit}")
@@ -248,6 +315,8 @@ class Ledger:
     def ended(self, work: Work, *, cancelled: bool) -> None:
         """Note that a handler ended; `cancelled` when the engine ended it and it had not timed out."""
         self._running[work.route] -= 1
+        if work.route is not None and work.route.terms.breaker is not None:
+            self._outage(work.route.terms.breaker).ended(work)
         for job in work.jobs:
             self._ended(job, cancelled=cancelled)
         for job in work.jobs:
@@ -266,11 +335,15 @@ class Ledger:
         self._trace.add("ended", entry.number, str(outcome))
         entry.attempted = True
         if outcome in _HELD:
-            handout.attempt += outcome is Outcome.retried
+            handout.blamed = decision.blames is not None
+            handout.attempt += outcome is Outcome.retried and not handout.blamed
             self.due = max(self.due, self._clock.now + decision.delay)
         else:
             entry.completed += 1
             entry.dead = entry.dead or outcome is Outcome.dead_lettered
+
+    def _outage(self, breaker: Breaker) -> Outage:
+        return self._outages.setdefault(breaker, Outage(breaker, self._clock, self._fail))
 
     def filed(self, entry: Entry) -> None:
         """Note that a message is in the store now."""

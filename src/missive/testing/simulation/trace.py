@@ -21,6 +21,7 @@ class Promise(StrEnum):
     in_order = "messages of one key are handled in order"
     one_at_a_time = "messages of one key are handled one at a time"
     concurrency = "no more run at once, or begin in a stretch of time, than was declared"
+    one_probe = "what is down is asked by one message at a time, once a period"
     attempts = "attempts count up by one"
     credit = "no more is unsettled at once than the credit"
     sessions = "a session is used as its contract says"
