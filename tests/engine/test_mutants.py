@@ -23,7 +23,7 @@ from missive.testing.simulation import Promise, SimulationFailed
 from missive.testing.simulation.simulate import quiet
 from tests.support.scenario import run
 
-SEEDS = 300
+SEEDS = 1000
 
 
 def settle_before_durable(patch):
