@@ -204,3 +204,28 @@ def test_handlers_that_never_yield_keep_their_leases(missive: Start, queue: sqli
         said += err
     assert sorted(handled) == ["blocks", "computes"]
     assert "lost" not in said
+
+
+def test_a_long_delay_is_the_queues_own(missive: Start, queue: sqlite3.Connection, tmp_path: Path):
+    """What is retried late waits in its queue, with all its attempts counted, also without its worker."""
+    application = """
+import missive
+proc = missive.Processor(missive.JSONMessage, name="app", retry=missive.Retry(immediate=1, delays=[3600]))
+@proc.handle_for(lambda message: True)
+def number(message, context):
+    print(context.attempt, flush=True)
+    raise ConnectionError("down")
+"""
+    (tmp_path / "app.py").write_text(application)
+    enqueue(queue, "1")
+    process = missive(*RUN)
+    row = "SELECT deliveries, visible_at - sent_at, lease FROM missive_queue"
+    wait_until(lambda: queue.execute(row).fetchone()[1] > 3000, "the delay")
+    deliveries, delay, lease = queue.execute(row).fetchone()
+    assert (deliveries, lease) == (2, None)
+    assert 3590 < delay < 3660
+    assert process.terminate()[0].split() == ["1", "2"]
+    queue.execute("UPDATE missive_queue SET visible_at = 0")
+    process = missive(*RUN)
+    assert process.line().strip() == "3"
+    process.terminate()

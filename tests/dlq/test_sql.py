@@ -253,3 +253,131 @@ def test_the_file_is_private(tmp_path: Path, store: SQLStore):
     """Bodies lie in it in clear: nobody but its owner may read the file or its log."""
     store.put([record()])
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
+
+
+# Parked
+
+
+def parked(due: float | None, lane: str | None = None, **changes: object) -> Record:
+    return record(status=Status.parked, due=due, lane=lane, **changes)
+
+
+def claimed(store: SQLStore, token: str = "t", limit: int = 100, lease: float = 60) -> list[str]:
+    return [claim.record.id for claim in store.claim("shop", token, limit, lease)]
+
+
+def test_what_is_parked_is_claimed_when_it_is_due(store: SQLStore, clock: Clock):
+    """The oldest due first, and nothing before its time; `next_due` says when that is."""
+    late, early = parked(1020.0), parked(1010.0)
+    store.put([late, early])
+    assert claimed(store) == []
+    assert store.next_due("shop") == 1010.0
+    clock.now = 1010.0
+    assert claimed(store) == [early.id]
+    assert store.next_due("shop") == 1020.0
+    clock.now = 1020.0
+    assert claimed(store) == [late.id]
+    assert store.next_due("shop") == 1070.0, "when the lease of the first ends"
+    assert store.next_due("other") is None
+
+
+def test_only_the_first_of_a_lane_is_claimed(store: SQLStore, clock: Clock):
+    """The next one follows when the first is parked no more, whatever their times are."""
+    first, second, other = sorted((parked(None) for _ in range(3)), key=lambda one: one.id)
+    first, second, other = replace(first, lane="a", due=1010.0), replace(second, lane="a"), replace(other, lane="b")
+    store.put([first, second, other])
+    assert store.lanes("shop") == {"a": 2, "b": 1}
+    assert claimed(store) == [other.id]
+    clock.now = 1010.0
+    assert claimed(store) == [first.id]
+    assert claimed(store) == []
+    store.resolve([first.id], "t", Status.resolved, "x")
+    assert claimed(store) == [second.id]
+    assert store.lanes("shop") == {"a": 1, "b": 1}
+
+
+def test_a_record_that_somebody_else_has_is_left_as_it_is(store: SQLStore, clock: Clock):
+    """Putting under a claim that was lost changes nothing; under one that holds, it clears it."""
+    one = parked(None)
+    store.put([one])
+    assert claimed(store, "slow", lease=10) == [one.id]
+    clock.now += 11
+    assert claimed(store, "quick") == [one.id]
+    store.put([replace(one, claim="slow", status=Status.dead, last_at=2000.0)])
+    assert store.get(one.id).status is Status.parked
+    store.put([replace(one, claim="quick", due=5000.0, last_at=2000.0)])
+    there = store.get(one.id)
+    assert (there.status, there.due, there.attempts) == (Status.parked, 5000.0, 2)
+    assert store.resolve([one.id], "quick", Status.resolved, "x") == set()
+
+
+def test_a_claim_can_be_given_back_for_later(store: SQLStore, clock: Clock):
+    """What is not handled now is due when it is said, or as it was."""
+    one = parked(None)
+    store.put([one])
+    claimed(store)
+    assert store.unclaim([one.id], "t", 1500.0) == {one.id}
+    assert store.next_due("shop") == 1500.0
+
+
+def test_attempts_are_kept_by_identity(store: SQLStore):
+    """Counts are of a service, replaced by newer ones, and gone when they are dropped."""
+    store.count_attempts("shop", {"a": 1, "b": 2})
+    store.count_attempts("shop", {"a": 3})
+    store.count_attempts("other", {"a": 9})
+    assert store.attempts("shop", ["a", "b", "c"]) == {"a": 3, "b": 2}
+    store.drop_attempts("shop", ["a"])
+    assert store.attempts("shop", ["a", "b"]) == {"b": 2}
+    assert store.attempts("other", ["a"]) == {"a": 9}
+
+
+def test_the_next_attempt_of_a_parked_record():
+    """Attempts go on while it is parked; nacks spend none, and a dead letter's replay begins anew."""
+    lines = [
+        Attempt(1.0, "failed", 10),
+        Attempt(2.0, "retried", 1),
+        Attempt(3.0, "nacked", 2),
+        Attempt(4.0, "retried", 2),
+    ]
+    one = parked(None, history=tuple(lines))
+    assert (one.next_attempt, one.failed_at) == (3, 2.0)
+    assert replace(one, history=tuple(lines[:3])).next_attempt == 2
+    assert replace(one, history=tuple(lines[:1])).next_attempt == 1
+    assert replace(one, status=Status.queued).next_attempt == 1
+
+
+def test_a_store_of_version_1_is_migrated(tmp_path: Path):
+    """Its records are there, and can be parked; a second opening changes nothing."""
+    url = f"sqlite:///{tmp_path}/old.db"
+    old = SQLStore(url)
+    old.put([record(id="x")])
+    old.close()
+    connection = sqlite3.connect(tmp_path / "old.db")
+    for index in ("missive_dead_letters_due", "missive_dead_letters_lane"):
+        connection.execute(f"DROP INDEX {index}")
+    for column in ("due", "lane"):
+        connection.execute(f"ALTER TABLE missive_dead_letters DROP COLUMN {column}")
+    connection.execute("DROP TABLE missive_attempts")
+    connection.execute("UPDATE missive_schema SET version = 1")
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        opened = SQLStore(url)
+        assert opened.get("x").due is None
+        opened.put([parked(None)])
+        opened.count_attempts("shop", {"a": 1})
+        opened.close()
+
+
+def test_ids_that_ascend():
+    """An id that does not sort after the last one is replaced by the one that follows it."""
+    from missive.ids import after
+
+    assert after("", "01") == "01"
+    assert after("0A", "0B") == "0B"
+    assert after("0Z", "0A") == "10"
+    last = ""
+    for _ in range(1000):
+        made = after(last, new_id(5))
+        assert last < made
+        last = made

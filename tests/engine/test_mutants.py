@@ -307,7 +307,7 @@ MUTANTS = {
     taken_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
     handlers_left_running: {Promise.nothing_left},
     drain_without_end: {Promise.stops},
-    settle_before_durable: {Promise.durable},
+    settle_before_durable: {Promise.durable, Promise.credit},
     watermark_off_by_one: {Promise.durable},
     lane_released_early: {Promise.in_order},
     lane_backwards: {Promise.in_order},

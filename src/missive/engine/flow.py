@@ -177,7 +177,7 @@ class Flow:
                 withdraw=self._withdraw_those,
                 forget=self._forget,
                 revoke=self._lost_leases,
-                look=self._look_for_crashes,
+                look=self._look_at_store,
             )
         self.watchdogs = {
             source: Watchdog(source, runtime, busy=functools.partial(self._is_held_back, source))
@@ -189,9 +189,12 @@ class Flow:
             for source in self.sources
         }
 
-    async def _look_for_crashes(self) -> None:
+    async def _look_at_store(self) -> None:
+        """Learn what others left in the store that had the lanes which are taken up: crashes, and lanes they parked."""
         if self.crashes is not None:
             await self.crashes.look()
+        if self.lot is not None:
+            await self.lot.look()
 
     def _claims_of(self, service: str, leased: frozenset[Route], sink: Sink | None) -> Claims | None:
         """Return what claims effects, if there is anything to claim; for that it stands before the dispatcher."""

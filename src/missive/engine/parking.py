@@ -71,6 +71,14 @@ class Lot:
         for lane in await asyncio.wrap_future(self._filing.ask(lambda store: store.lanes(self._service))):
             self.lanes.setdefault(lane, 0)
 
+    async def look(self) -> None:
+        """Learn which lanes others parked by now."""
+        try:
+            if self._orders or self._natural:
+                await self.load()
+        except StoreError as trouble:
+            logger.warning("%s while looking for lanes that are parked", trouble)
+
     def lane_of(self, job: Job, route: Route) -> str | None:
         """Return what a job's lane is called in the store, where it is one that is parked; None for no lane."""
         if job.delivery.record is not None and job.delivery.record.lane is not None:
