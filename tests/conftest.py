@@ -20,6 +20,7 @@ from tests.support.databases import MariaDB, PostgreSQL
 from tests.support.kafka import Kafka
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis import RedisServer
 
 REQUIRED = os.environ.get("MISSIVE_REQUIRE_BROKERS") == "1"
 """In CI a broker that is missing is a failure; on a user's machine its tests are skipped, and listed at the end."""
@@ -31,6 +32,7 @@ AGAIN_SECONDS = 60.0
 SERVERS: dict[str, tuple[str, Callable[[], bool]]] = {
     "kafka": ("Apache Kafka", Kafka.available),
     "rabbitmq": ("rabbitmq-server", RabbitMQ.available),
+    "redis": ("redis-server", RedisServer.available),
     "postgres": ("postgresql", PostgreSQL.available),
     "mariadb": ("mariadb-server", MariaDB.available),
 }
@@ -116,6 +118,13 @@ def postgres() -> Iterator[PostgreSQL]:
 def mariadb() -> Iterator[MariaDB]:
     """A private MariaDB server, started once."""
     with MariaDB() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A private Redis server, started once; a test that kills it has its own."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 

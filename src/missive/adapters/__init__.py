@@ -10,17 +10,28 @@ if TYPE_CHECKING:
     from missive.adapters.file import FileAdapter
     from missive.adapters.kafka import KafkaAdapter
     from missive.adapters.rabbitmq import RabbitMQAdapter
+    from missive.adapters.redis_streams import RedisStreamsAdapter
     from missive.adapters.registry import from_url
     from missive.adapters.sqlite import SQLiteAdapter
     from missive.adapters.stdin import StdinAdapter
 
-__all__ = ["Adapter", "FileAdapter", "KafkaAdapter", "RabbitMQAdapter", "SQLiteAdapter", "StdinAdapter", "from_url"]
+__all__ = [
+    "Adapter",
+    "FileAdapter",
+    "KafkaAdapter",
+    "RabbitMQAdapter",
+    "RedisStreamsAdapter",
+    "SQLiteAdapter",
+    "StdinAdapter",
+    "from_url",
+]
 
 _MODULES = {
     "Adapter": "contract",
     "FileAdapter": "file",
     "KafkaAdapter": "kafka",
     "RabbitMQAdapter": "rabbitmq",
+    "RedisStreamsAdapter": "redis_streams",
     "SQLiteAdapter": "sqlite",
     "StdinAdapter": "stdin",
     "from_url": "registry",

@@ -7,6 +7,7 @@ credits, leases, retries, ordering and draining, so that an adapter stays a tran
 from __future__ import annotations
 
 import asyncio
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
@@ -291,17 +292,21 @@ class Session(ABC):
         """Give everything back: connection, threads, files. Idempotent; unsettled deliveries come again."""
 
     def submit(self, fn: Callable[[], T]) -> Future[T]:
-        """Run `fn` on the thread that owns the client, which is the engine's unless a session says otherwise."""
+        """Run `fn` on the thread that owns the client, which is the engine's unless a session says otherwise.
+
+        What it returns is awaited there, if it is awaitable, as what an asyncio client's methods return is.
+        """
         future: Future[T] = Future()
 
-        def run() -> None:
+        async def run() -> None:
             if future.set_running_or_notify_cancel():
                 try:
-                    future.set_result(fn())
+                    result = fn()
+                    future.set_result(await result if inspect.isawaitable(result) else result)
                 except Exception as error:  # noqa: BLE001 - the caller gets it
                     future.set_exception(error)
 
-        self._loop.call_soon_threadsafe(run)
+        asyncio.run_coroutine_threadsafe(run(), self._loop)
         return future
 
 
@@ -380,7 +385,10 @@ class Adapter(ABC):
         return self.session.client
 
     def call(self, fn: Callable[[], T]) -> T:
-        """Run `fn` on the thread that owns the client, wait, and return its result; for sync handlers."""
+        """Run `fn` on the thread that owns the client, wait, and return its result; for sync handlers.
+
+        Where the client is an asyncio one, `fn` may return what its methods return, which is awaited there.
+        """
         return self.session.submit(fn).result()
 
     async def acall(self, fn: Callable[[], T]) -> T:

@@ -27,6 +27,8 @@ _SCHEMES = {
     "amqp": "missive.adapters.rabbitmq:RabbitMQAdapter",
     "amqps": "missive.adapters.rabbitmq:RabbitMQAdapter",
     "kafka": "missive.adapters.kafka:KafkaAdapter",
+    "redis": "missive.adapters.redis_streams:RedisStreamsAdapter",
+    "rediss": "missive.adapters.redis_streams:RedisStreamsAdapter",
 }
 _EXAMPLES = "stdin:, file:events.jsonl, sqlite:///queue.db?queue=orders, rabbitmq://host/vhost?queue=orders"
 _HOST = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:,\[\]]*))(:(?P<port>\d{0,5}))?")

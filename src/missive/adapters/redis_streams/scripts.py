@@ -1,0 +1,56 @@
+"""Scripts that the server runs, each as one step: what only the owner of an entry may do."""
+
+# Each is one atomic step of the server, and does something about entries only where they are this consumer's: an XACK
+# or XCLAIM alone would settle, or take back, what somebody else has by now. Ids come in ascending order.
+_OWNED = """
+local owned = {}
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[#ARGV], 20000, ARGV[2])
+for _, entry in ipairs(pending) do owned[entry[1]] = entry[4] end
+local ours, gone = {}, {}
+for at = 3, #ARGV do
+  if owned[ARGV[at]] then ours[#ours + 1] = ARGV[at] else gone[#gone + 1] = ARGV[at] end
+end
+"""
+ACK = f"""{_OWNED}
+if #ours > 0 then redis.call('XACK', KEYS[1], ARGV[1], unpack(ours)) end
+return gone
+"""
+EXTEND = f"""{_OWNED}
+if #ours > 0 then
+  local claim = {{'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0}}
+  for _, id in ipairs(ours) do claim[#claim + 1] = id end
+  claim[#claim + 1] = 'JUSTID'
+  redis.call(unpack(claim))
+end
+return gone
+"""
+_RELEASE = """
+for _, id in ipairs(ours) do
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'IDLE', {idle}, 'RETRYCOUNT', owned[id] - 1, 'JUSTID')
+end
+return gone
+"""
+TAKE_OVER = """
+local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
+local entries, trimmed = {}, claimed[3] and #claimed[3] or 0
+for _, entry in ipairs(claimed[2]) do
+  if entry and entry[2] then
+    local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
+    entries[#entries + 1] = {entry[1], entry[2], pending[1] and pending[1][4] or 1}
+  else
+    trimmed = trimmed + 1
+    if entry then redis.call('XACK', KEYS[1], ARGV[1], entry[1]) end
+  end
+end
+return {claimed[1], entries, trimmed}
+"""
+LEAVE = """
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
+if #pending == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end
+return #pending
+"""
+
+
+def release(idle: int) -> str:
+    """Return what makes entries free for whoever looks for those that were idle for so many milliseconds."""
+    return _OWNED + _RELEASE.format(idle=idle)

@@ -1,0 +1,264 @@
+"""One consumer of a group, on the engine's loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from missive.adapters.contract import Capabilities, Credit, Delivery, Host, Item, Result, Session, SessionStatus, Verb
+from missive.adapters.redis_streams import scripts
+from missive.adapters.redis_streams.adapter import REPLY
+from missive.adapters.redis_streams.troubles import code, translated
+from missive.errors import Transient
+from missive.ids import new_id
+
+if TYPE_CHECKING:
+    from missive.adapters.redis_streams.adapter import RedisStreamsAdapter
+
+_BLOCK = 1.0
+"""Seconds that a read waits for new entries."""
+_LOOK = 1.0
+"""Seconds between two looks for entries that nobody works on any more."""
+_AT_ONCE = 1000
+
+
+class RedisNative(NamedTuple):
+    """What `context.native` is: the entry's id, and its fields as they came."""
+
+    id: str
+    fields: Sequence[bytes]
+
+    def __repr__(self) -> str:
+        return f"<RedisNative {self.id}>"
+
+
+class RedisStreamsSession(Session):
+    """One consumer of a group. A delivery's token says which of the times it came to this consumer it is."""
+
+    def __init__(self, adapter: RedisStreamsAdapter, host: Host) -> None:
+        super().__init__()
+        self.capabilities = Capabilities(lease=adapter.claim_idle, attempts="exact", fences=True)
+        self._adapter = adapter
+        self._host = host
+        self._name = adapter.consumer or f"{socket.gethostname()}-{os.getpid()}-{new_id()[-8:]}"
+        self._keys = (adapter.stream, adapter.group, self._name)
+        self._body_field = adapter.body_field.encode()
+        self._reader: Any = None
+        self._reader_id = 0
+        self._reading: asyncio.Task[None] | None = None
+        self._arrived: deque[Delivery] = deque()
+        self._out: dict[str, int] = {}
+        """Which time each entry came, of those that are here."""
+        self._next_look = 0.0
+        self._cursor = "0-0"
+        self._trimmed_said = False
+        self._stopped = False
+
+    async def open(self) -> None:
+        """Connect, and see that stream and group are there."""
+        adapter, name = self._adapter, f"missive-{self._host.service}".replace(" ", "-")
+        self.client = adapter.connection(REPLY, name)
+        self._reader = adapter.connection(_BLOCK + REPLY, name)
+        with translated(self._adapter):
+            await self.client.ping()
+            self._reader_id = await self._reader.client_id()
+            if adapter.create:
+                await self._create()
+            self._ack = self.client.register_script(scripts.ACK)
+            self._extend = self.client.register_script(scripts.EXTEND)
+            self._release = self.client.register_script(scripts.release(int(adapter.claim_idle * 1000)))
+            self._take_over = self.client.register_script(scripts.TAKE_OVER)
+            groups = await self.client.xinfo_groups(adapter.stream)
+        if adapter.group.encode() not in [group["name"] for group in groups]:
+            raise Transient(f"{adapter.url}: the stream has no group {adapter.group} (create=true makes it)")
+
+    async def _create(self) -> None:
+        adapter = self._adapter
+        try:
+            await self.client.xgroup_create(adapter.stream, adapter.group, adapter.start, mkstream=True)
+        except ResponseError as error:
+            if code(error) != "BUSYGROUP":  # which says that it is there
+                raise
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Read new entries, and now and then those that nobody works on any more.
+
+        The read goes on when this is cancelled, and what it brings is for the next fetch.
+        """
+        while not self._arrived:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.ensure_future(self._read(credit))
+            await asyncio.shield(self._reading)
+        arrived, deliveries, left = self._arrived, [], credit.bytes
+        if len(arrived) <= credit.items and sum([len(one.body) for one in arrived]) <= left:
+            deliveries = list(arrived)
+            arrived.clear()
+            return deliveries
+        while arrived and len(deliveries) < credit.items and left > 0:
+            delivery = arrived.popleft()
+            left -= len(delivery.body)
+            deliveries.append(delivery)
+        return deliveries
+
+    async def _read(self, credit: Credit) -> None:
+        adapter, count = self._adapter, min(credit.items, _AT_ONCE)
+        with translated(self._adapter):
+            if (now := self._loop.time()) >= self._next_look and await self._look(count):
+                return
+            # So that what is given back meanwhile is soon found.
+            block = max(1, int(1000 * min(_BLOCK, max(self._next_look - now, 0.05))))
+            read = ("GROUP", adapter.group, self._name, "COUNT", count, "BLOCK", block, "STREAMS", adapter.stream, ">")
+            found = await self._reader.execute_command("XREADGROUP", *read)
+        if found:
+            out, make = self._out, self._delivery
+            for native_id, fields in found[0][1]:
+                entry = native_id.decode()
+                out[entry] = 0
+                self._arrived.append(make(entry, fields, 1, 0))
+
+    async def _look(self, count: int) -> bool:
+        """Take over entries that nobody has worked on for too long; tells whether there were any."""
+        idle = int(self._adapter.claim_idle * 1000)
+        arguments = [self._adapter.group, self._name, idle, self._cursor, count]
+        cursor, entries, trimmed = await self._take_over(keys=[self._adapter.stream], args=arguments)
+        self._cursor = cursor.decode()
+        if self._cursor == "0-0":
+            self._next_look = self._loop.time() + min(_LOOK, self._adapter.claim_idle / 2)
+        if trimmed and not self._trimmed_said:
+            self._trimmed_said = True
+            self._host.say(f"{self._adapter.url}: {trimmed} entries were trimmed before they were handled")
+        for native_id, fields, delivered in entries:
+            entry = native_id.decode()
+            token = self._out[entry] = self._out.get(entry, -1) + 1
+            self._arrived.append(self._delivery(entry, fields, delivered, token))
+        return bool(entries)
+
+    def _delivery(self, entry: str, fields: Sequence[bytes], delivered: int, token: int) -> Delivery:
+        headers: Sequence[tuple[str, str | bytes]] = ()
+        if len(fields) == 2 and fields[0] == self._body_field:  # noqa: PLR2004 - a name and its value
+            body = fields[1]
+        else:
+            body, headers = self._parts(fields)
+        milliseconds, _, sequence = entry.partition("-")
+        at = int(milliseconds)
+        return Delivery(
+            body,
+            headers=headers,
+            native_id=entry,
+            timestamp=at / 1000,
+            position=at << 20 | int(sequence),
+            token=token,
+            attempt=delivered,
+            redelivered=delivered > 1,
+            native=RedisNative(entry, fields),
+        )
+
+    def _parts(self, fields: Sequence[bytes]) -> tuple[bytes, Sequence[tuple[str, str | bytes]]]:
+        """Return body and headers of an entry of several fields, or without a field for its body."""
+        pairs = list(zip(fields[::2], fields[1::2], strict=False))
+        bodies = [value for name, value in pairs if name == self._body_field]
+        if not bodies:
+            whole = {_text(name): _text(value) for name, value in pairs}
+            return json.dumps(whole, ensure_ascii=False).encode(), ()
+        return bodies[0], [(_text(name), _value(value)) for name, value in pairs if name != self._body_field]
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Ack what is done with, and make what is released free for others, where it is still this consumer's."""
+        gone: set[str] = set()
+        for verb, script in ((Verb.ack, self._ack), (Verb.release, self._release)):
+            mine = [item.delivery for item in items if item.verb is verb]
+            if mine:
+                gone |= await self._run(script, mine)
+        results = []
+        for item in items:
+            entry = item.delivery.native_id or ""
+            ours = self._out.get(entry) == item.delivery.token
+            if ours:
+                del self._out[entry]
+            results.append(Result.confirmed if ours and entry not in gone else Result.fenced)
+        return results
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+        """Begin the leases anew of what is still this consumer's."""
+        gone = await self._run(self._extend, deliveries)
+        return [
+            Result.confirmed
+            if self._out.get(one.native_id or "") == one.token and one.native_id not in gone
+            else Result.fenced
+            for one in deliveries
+        ]
+
+    async def _run(self, script: Any, deliveries: Sequence[Delivery]) -> set[str]:
+        """Run a script over entries that are still here; returns those that are somebody else's."""
+        here = [one for one in deliveries if self._out.get(one.native_id or "") == one.token]
+        gone: set[str] = set()
+        for start in range(0, len(here), _AT_ONCE):
+            ids = [one.native_id for one in sorted(here[start : start + _AT_ONCE], key=_place)]
+            with translated(self._adapter):
+                answer = await script(keys=[self._adapter.stream], args=[self._adapter.group, self._name, *ids])
+            gone.update([entry.decode() for entry in answer])
+        return gone
+
+    async def status(self) -> SessionStatus:
+        """Return how many entries the group has not read yet, and how old the first of them is."""
+        adapter = self._adapter
+        with translated(self._adapter):
+            groups = await self.client.xinfo_groups(adapter.stream)
+            ours = next((group for group in groups if group["name"] == adapter.group.encode()), None)
+            if ours is None:
+                return SessionStatus(connected=False)
+            last = ours["last-delivered-id"].decode()
+            waiting = await self.client.xrange(adapter.stream, f"({last}", "+", count=1)
+        lag = ours.get("lag")
+        if not waiting:
+            return SessionStatus(connected=True, lag=0)
+        age = self._host.time() - int(waiting[0][0].partition(b"-")[0]) / 1000
+        return SessionStatus(connected=True, lag=lag if isinstance(lag, int) else None, oldest=max(0.0, age))
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Read no more; returns what a read that was waited for in vain brought."""
+        self._stopped = True
+        if self._reading is not None and not self._reading.done():
+            with translated(self._adapter):
+                await self.client.client_unblock(self._reader_id)
+            await asyncio.wait([self._reading], timeout=_BLOCK + 1)
+        left = list(self._arrived)
+        self._arrived.clear()
+        return left
+
+    async def close(self) -> None:
+        """Leave the group, unless something of it is pending here, and close the connections."""
+        client, self.client = self.client, None
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading], timeout=1)
+        if client is not None and self._adapter.consumer is None and not self._out:
+            with contextlib.suppress(Exception):  # it is only tidying up, and what is left of it is a name
+                await client.eval(scripts.LEAVE, 1, self._adapter.stream, self._adapter.group, self._name)
+        for one in (client, self._reader):
+            if one is not None:
+                with contextlib.suppress(Exception):  # the connection is gone, or was never there
+                    await one.aclose()
+
+
+def _place(delivery: Delivery) -> int:
+    return delivery.position or 0
+
+
+def _text(value: bytes) -> str:
+    return value.decode("utf-8", "backslashreplace")
+
+
+def _value(value: bytes) -> str | bytes:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value

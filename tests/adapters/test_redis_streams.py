@@ -1,0 +1,493 @@
+"""Redis Streams, a real server: envelope, owner-checked acks, take-over, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import missive
+from missive import Fatal, RawMessage, Transient, UsageError
+from missive.adapters import RedisStreamsAdapter, from_url
+from missive.adapters.contract import Credit, Delivery, Item, Result, Session, Verb
+from missive.engine.run import serve
+from missive.matchers import Everything
+from tests.conftest import wait_until
+from tests.support.process import Running
+from tests.support.redis import RedisServer
+
+pytestmark = pytest.mark.redis
+
+APPLICATION = """
+import json, os, time
+import missive
+from missive.matchers import Everything
+
+proc = missive.Processor(name="app", concurrency=int(os.environ.get("CONCURRENCY", "1")))
+
+@proc.handle_for(Everything())
+def handle(message, context):
+    os.write(1, (json.dumps([message.raw_data.decode(), context.attempt]) + "\\n").encode())
+    time.sleep(float(os.environ.get("SLEEP", "0")))
+"""
+CREDIT = Credit(100, 10**6)
+
+
+class Stream:
+    """A stream of the test's own, with a group, seen through a bare client."""
+
+    def __init__(self, server: RedisServer, *, group: bool = True) -> None:
+        self.server = server
+        self.name, self.group = f"s-{uuid.uuid4().hex[:8]}", "g"
+        if group:
+            with server.client() as client:
+                client.xgroup_create(self.name, self.group, "0", mkstream=True)
+
+    def publish(self, *bodies: bytes) -> list[bytes]:
+        with self.server.client() as client:
+            pipe = client.pipeline(transaction=False)
+            for body in bodies:
+                pipe.xadd(self.name, {"data": body})
+            return pipe.execute()
+
+    def url(self, **parameters: object) -> str:
+        return self.server.url(self.name, self.group, **parameters)
+
+    def adapter(self, **parameters: object) -> Any:
+        return from_url(self.url(**parameters), missive.Processor(name="app"))
+
+    def pending(self) -> int:
+        with self.server.client() as client:
+            return int(client.xpending(self.name, self.group)["pending"])
+
+    def left(self) -> int:
+        """Return how many entries are not acked."""
+        with self.server.client() as client:
+            group = client.xinfo_groups(self.name)[0]
+            return int(group["pending"]) + int(group["lag"] or 0)
+
+
+class BareHost:
+    """What a session is offered."""
+
+    service = "app"
+    credit = Credit(5000, 64 * 1024 * 1024)
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    def time(self) -> float:
+        return time.time()
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@contextlib.asynccontextmanager
+async def sessions(*adapters: Any) -> AsyncIterator[list[Any]]:
+    opened: list[Any] = [await adapter.connect(BareHost()) for adapter in adapters]
+    try:
+        yield opened
+    finally:
+        for session in opened:
+            await session.close()
+
+
+async def fetch(session: Session, count: int, seconds: float = 20) -> list[Delivery]:
+    """Fetch until there are so many."""
+    deliveries: list[Delivery] = []
+    async with asyncio.timeout(seconds):
+        while len(deliveries) < count:
+            deliveries += await session.fetch(CREDIT)
+    return deliveries
+
+
+def items(deliveries: list[Delivery], verb: Verb = Verb.ack) -> list[Item]:
+    return [Item(delivery, verb) for delivery in deliveries]
+
+
+@pytest.fixture
+def work(missive: Callable[..., Running], tmp_path: Path) -> Callable[..., Running]:
+    """Start a worker process on a stream."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+
+    def start(url: str, **env: str) -> Running:
+        return missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db", env=env)
+
+    return start
+
+
+def test_the_envelope_arrives(redis: RedisServer):
+    """Body to the byte, headers, id, time and native fields; without the body's field all of it is a JSON object."""
+    stream, seen = Stream(redis), []
+    proc = missive.Processor(name="app")
+
+    @proc.handle_for(Everything())
+    async def handle(message: RawMessage, context: missive.HandlingContext) -> None:
+        length = await context.adapter.acall(lambda: context.adapter.client.xlen(stream.name))
+        seen.append((message, context.native, length))
+        if len(seen) == 2:
+            task.cancel()
+
+    async def main() -> None:
+        nonlocal task
+        task = asyncio.ensure_future(serve(from_url(stream.url(), proc)))
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+
+    task: Any = None
+    body = bytes(range(256))
+    with redis.client() as client:
+        first = client.xadd(stream.name, {b"data": body, b"a": b"\xc3\xa9", b"b": b"\xff"})
+        client.xadd(stream.name, {b"x": b"1", b"y": b"\xc3\xa9"})
+    asyncio.run(main())
+    (one, native, length), (two, _, _) = seen
+    assert (one.raw_data, dict(one.headers.items()), length) == (body, {"a": "é", "b": b"\xff"}, 2)
+    assert one.message_id == first.decode() == native.id
+    assert abs(one.timestamp - time.time()) < 60
+    assert list(native.fields)[:2] == [b"data", body]
+    assert json.loads(two.raw_data) == {"x": "1", "y": "é"}
+    assert "\\xff" not in repr(native)
+    assert stream.left() == 0
+
+
+def test_an_ack_of_what_somebody_else_has_is_fenced(redis: RedisServer):
+    """An entry that another consumer claimed is neither acked nor taken back by who had it before."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter(), stream.adapter()) as (first, second):
+            stream.publish(b"a", b"b")
+            deliveries = await fetch(first, 2)
+            await first.client.xclaim(stream.name, "g", second._name, 0, [deliveries[0].native_id])
+            assert await first.extend(deliveries) == [Result.fenced, Result.confirmed]
+            assert await first.settle(items(deliveries)) == [Result.fenced, Result.confirmed]
+            assert stream.pending() == 1
+            owners = await first.client.xpending_range(stream.name, "g", "-", "+", 10)
+            assert [owner["consumer"] for owner in owners] == [second._name.encode()]
+
+    asyncio.run(main())
+
+
+def test_settling_twice_is_harmless(redis: RedisServer):
+    """The second settlement of a delivery says `fenced`, and touches nothing else."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter()) as (session,):
+            stream.publish(b"a", b"b")
+            one, two = await fetch(session, 2)
+            assert await session.settle(items([one])) == [Result.confirmed]
+            assert await session.settle(items([one])) == [Result.fenced]
+            assert stream.pending() == 1
+            assert await session.settle(items([two])) == [Result.confirmed]
+
+    asyncio.run(main())
+
+
+def test_what_is_released_is_somebody_elses_at_once(redis: RedisServer):
+    """What was not started goes to another consumer within moments, and it counts as no delivery."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter(), stream.adapter()) as (first, second):
+            stream.publish(b"a")
+            (delivery,) = await fetch(first, 1)
+            assert await first.settle(items([delivery], Verb.release)) == [Result.confirmed]
+            (again,) = await fetch(second, 1, 5)
+            assert (again.body, again.attempt) == (b"a", 1)
+            assert await second.settle(items([again])) == [Result.confirmed]
+
+    asyncio.run(main())
+    assert stream.left() == 0
+
+
+def test_entries_of_a_dead_consumer_are_taken_over(redis: RedisServer):
+    """After `claim_idle` they come to another consumer, with the count of their deliveries; the late ack is fenced."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter(claim_idle=1), stream.adapter(claim_idle=1)) as (first, second):
+            stream.publish(b"a")
+            (delivery,) = await fetch(first, 1)
+            (again,) = await fetch(second, 1)
+            assert (again.native_id, again.attempt, again.redelivered) == (delivery.native_id, 2, True)
+            assert await first.settle(items([delivery])) == [Result.fenced]
+            assert await second.settle(items([again])) == [Result.confirmed]
+
+    asyncio.run(main())
+    assert stream.left() == 0
+
+
+def test_what_comes_again_to_the_same_consumer_fences_what_was_before(redis: RedisServer):
+    """A lease that ran out and came back here is another delivery: what was done for the first settles nothing."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter(claim_idle=0.5)) as (session,):
+            stream.publish(b"a")
+            (first,) = await fetch(session, 1)
+            (second,) = await fetch(session, 1)
+            assert second.attempt == 2
+            assert await session.settle(items([first])) == [Result.fenced]
+            assert stream.pending() == 1
+            assert await session.settle(items([second])) == [Result.confirmed]
+
+    asyncio.run(main())
+
+
+def test_leases_are_renewed(redis: RedisServer, work: Callable[..., Running]):
+    """A handler that takes three leases is run once, though another consumer looks for what is idle."""
+    stream = Stream(redis)
+    stream.publish(b"a", b"b")
+    first = work(stream.url(claim_idle=1), SLEEP="3")
+    assert json.loads(first.line())[0] == "a"
+    second = work(stream.url(claim_idle=1), SLEEP="3")
+    wait_until(lambda: stream.left() == 0, "both to be acked")
+    out = first.terminate()[0] + second.terminate()[0]
+    assert [json.loads(line) for line in out.splitlines()] == [["b", 1]]
+
+
+def test_trimmed_entries_are_said_once(redis: RedisServer):
+    """Entries that were trimmed while they were pending are no messages: one line says so."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter(claim_idle=0.5)) as (first,):
+            stream.publish(b"a", b"b", b"c")
+            await fetch(first, 3)
+        with redis.client() as client:
+            client.xtrim(stream.name, maxlen=0)
+            client.xadd(stream.name, {"data": b"d"})
+        async with sessions(stream.adapter(claim_idle=0.5)) as (second,):
+            (delivery,) = await fetch(second, 1)
+            assert delivery.body == b"d"
+            wait = asyncio.ensure_future(second.fetch(CREDIT))
+            await asyncio.to_thread(wait_until, lambda: second._host.said, "the line")
+            wait.cancel()
+            assert second._host.said == [f"{second._adapter.url}: 3 entries were trimmed before they were handled"]
+            await second.settle(items([delivery]))
+
+    asyncio.run(main())
+    assert stream.pending() == 0
+
+
+def test_two_groups_each_get_all(redis: RedisServer, work: Callable[..., Running]):
+    """A group is made on request, and groups do not take entries from each other."""
+    stream = Stream(redis, group=False)
+    with redis.client() as client:
+        client.xadd(stream.name, {"data": b"a"})
+    processes = [work(redis.url(stream.name, group, create="true")) for group in ("one", "two")]
+    assert [json.loads(process.line())[0] for process in processes] == ["a", "a"]
+
+
+def test_a_stream_that_is_missing_is_waited_for(redis: RedisServer, work: Callable[..., Running]):
+    """A missing stream is one line, tried again; so is a group that went with a flush, and what comes is handled."""
+    stream = Stream(redis, group=False)
+    process = work(stream.url())
+    assert f"there is no stream {stream.name}" in process.error_line()
+    with redis.client() as client:
+        client.xgroup_create(stream.name, "g", "0", mkstream=True)
+    stream.publish(b"a")
+    assert json.loads(process.line())[0] == "a"
+    wait_until(lambda: stream.left() == 0, "the ack")
+    with redis.client() as client:
+        client.delete(stream.name)
+    assert "connected again" in process.error_line()
+    with redis.client() as client:
+        client.xgroup_create(stream.name, "g", "0", mkstream=True)
+    stream.publish(b"b")
+    assert json.loads(process.line())[0] == "b"
+
+
+def test_a_key_of_another_type_is_fatal(redis: RedisServer, work: Callable[..., Running]):
+    """A key that is no stream ends it with exit code 1, and one line."""
+    stream = Stream(redis, group=False)
+    with redis.client() as client:
+        client.set(stream.name, "canary")
+    process = work(stream.url())
+    _, err = process.finish()
+    assert process.code == 1
+    assert f"the key {stream.name} is there, and is no stream" in err
+    assert "canary" not in err
+    assert "Traceback" not in err
+
+
+def test_wrong_credentials_are_fatal_and_not_shown(redis: RedisServer, work: Callable[..., Running]):
+    """A wrong password ends it with exit code 1; neither it nor the right one is shown."""
+    stream = Stream(redis)
+    with redis.client() as client:
+        client.acl_setuser("worker", enabled=True, passwords=["+right-canary"], commands=["+@all"], keys=["*"])
+    process = work(stream.server.url(stream.name, "g", user="worker:wrong-canary@"))
+    _, err = process.finish()
+    assert process.code == 1
+    assert "refused the credentials of user worker" in err
+    assert "canary" not in err
+    stream.publish(b"a")
+    process = work(stream.server.url(stream.name, "g", user="worker:${PASS}@"), PASS="right-canary")
+    assert json.loads(process.line())[0] == "a"
+
+
+def test_rights_that_are_missing_are_fatal(redis: RedisServer):
+    """A user that may not read the stream is told so."""
+    stream = Stream(redis)
+    with redis.client() as client:
+        client.acl_setuser("guest", enabled=True, passwords=["+p"], commands=["+ping", "+client"], keys=["*"])
+    adapter = from_url(redis.url(stream.name, "g", user="guest:p@"), missive.Processor(name="app"))
+    with pytest.raises(Fatal, match="may not consume"):
+        asyncio.run(adapter.connect(BareHost()))
+
+
+def test_nobody_there_is_transient():
+    """Where nobody listens it is tried again."""
+    adapter = from_url("redis://127.0.0.1:9/0?stream=s&group=g", missive.Processor(name="app"))
+    with pytest.raises(Transient, match="cannot be reached"):
+        asyncio.run(adapter.connect(BareHost()))
+
+
+def test_tls(tmp_path: Path):
+    """`rediss://` speaks TLS, and takes no certificate that it does not know."""
+    with RedisServer(tmp_path, tls=True) as server:
+        stream = Stream(server)
+        stream.publish(b"a")
+
+        async def main() -> None:
+            async with sessions(stream.adapter(ca_file=server.certificate)) as (session,):
+                (delivery,) = await fetch(session, 1)
+                assert await session.settle(items([delivery])) == [Result.confirmed]
+            with pytest.raises(Transient):
+                await stream.adapter().connect(BareHost())
+
+        asyncio.run(main())
+
+
+def test_a_killed_server_loses_nothing(tmp_path: Path, work: Callable[..., Running]):
+    """The server is killed under load and comes back: every entry is handled and acked."""
+    with RedisServer(tmp_path / "redis") as server:
+        stream = Stream(server)
+        stream.publish(*(b"%d" % n for n in range(3000)))
+        process = work(stream.url(claim_idle=2), SLEEP="0.0005")
+        seen = [process.line() for _ in range(300)]
+        for _ in range(3):
+            server.kill()
+            server.start()
+            seen += [process.line() for _ in range(100)]
+        wait_until(lambda: stream.left() == 0, "all to be acked")
+        seen += process.terminate()[0].splitlines()
+    assert {json.loads(line)[0] for line in seen} == {str(n) for n in range(3000)}
+
+
+def test_a_killed_worker_loses_nothing(redis: RedisServer, work: Callable[..., Running]):
+    """Workers are killed again and again: every entry is handled."""
+    stream = Stream(redis)
+    stream.publish(*(b"%d" % n for n in range(2000)))
+    seen: list[str] = []
+    for _ in range(4):
+        process = work(stream.url(claim_idle=1))
+        seen += [process.line() for _ in range(250)]
+        seen += [line for line in process.kill()[0].splitlines() if line.endswith("]")]
+    process = work(stream.url(claim_idle=1))
+    wait_until(lambda: stream.left() == 0, "all to be acked")
+    seen += process.terminate()[0].splitlines()
+    assert {json.loads(line)[0] for line in seen} == {str(n) for n in range(2000)}
+
+
+def test_a_half_open_connection_is_noticed(tmp_path: Path, work: Callable[..., Running]):
+    """A server that stops answering is noticed, and left for a new connection when it answers again."""
+    with RedisServer(tmp_path / "redis") as server:
+        stream = Stream(server)
+        process = work(stream.url(claim_idle=2))
+        stream.publish(b"a")
+        assert json.loads(process.line())[0] == "a"
+        server.suspend()
+        try:
+            assert server.url("", "").partition("?")[0] in process.error_line(40)
+        finally:
+            server.resume()
+        stream.publish(b"b")
+        assert json.loads(process.line())[0] == "b"
+
+
+def test_a_consumer_that_leaves_is_removed(redis: RedisServer):
+    """A consumer with nothing pending leaves no name behind; with something it does, so that it can be taken over."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter(), stream.adapter()) as (first, second):
+            stream.publish(b"a")
+            (delivery,) = await fetch(first, 1)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(second.fetch(CREDIT), 0.2)
+            assert await first.settle(items([delivery])) == [Result.confirmed]
+        async with sessions(stream.adapter()) as (third,):
+            stream.publish(b"b")
+            await fetch(third, 1)
+
+    asyncio.run(main())
+    with redis.client() as client:
+        assert [consumer["pending"] for consumer in client.xinfo_consumers(stream.name, "g")] == [1]
+
+
+def test_lag_and_age(redis: RedisServer):
+    """The status says how many entries the group has not read, and how old the first of them is."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter()) as (session,):
+            assert await session.status() == (True, 0, None)
+            stream.publish(*[b"x"] * 7)
+            status = await session.status()
+            assert (status.connected, status.lag) == (True, 7)
+            assert 0 <= status.oldest < 30
+
+    asyncio.run(main())
+
+
+def test_the_doctor_finds_what_would_lose(tmp_path: Path):
+    """A server without an append-only file, or that evicts, is a finding."""
+    with RedisServer(tmp_path, "--appendonly", "no", "--maxmemory-policy", "allkeys-lru") as server:
+        stream = Stream(server)
+
+        async def main() -> list[tuple[str, str]]:
+            adapter = stream.adapter()
+            async with sessions(adapter) as (session,):
+                return [finding[:2] for finding in await adapter.diagnose(session)]
+
+        found = asyncio.run(main())
+    assert found == [("warning", "appendonly"), ("warning", "maxmemory-policy"), ("ok", "stream")]
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis://h:1/0?stream=s", "needs ?group="),
+        ("redis://h:1/0?group=g", "needs ?stream="),
+        ("redis://h:1/x?stream=s&group=g", "number of a database"),
+        ("redis://h:1/0?stream=s&group=g&claim_idel=3", "did you mean claim_idle=?"),
+        ("redis://h:1/0?stream=s&group=g&claim_idle=0", "above zero"),
+        ("redis:?stream=s&group=g", "names its host"),
+    ],
+)
+def test_what_cannot_work_is_said(url: str, says: str):
+    """Each mistake in a URL is one line that names it."""
+    with pytest.raises(UsageError) as refused:
+        from_url(url, missive.Processor())
+    assert says in str(refused.value)
+
+
+def test_the_password_is_nowhere():
+    """The password is in no repr, and in no URL that is shown."""
+    adapter = from_url("rediss://me:canary@h:1/2?stream=s&group=g", missive.Processor())
+    assert isinstance(adapter, RedisStreamsAdapter)
+    assert "canary" not in f"{adapter!r} {adapter.url} {adapter.destination}"
+    assert adapter.url == "rediss://h:1/2?stream=s&group=g"

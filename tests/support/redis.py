@@ -1,0 +1,151 @@
+"""A private Redis server for tests, with an append-only file that is synced at each write."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.support.ports import HOST, free_port
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+START_SECONDS: Final = 30.0
+STOP_SECONDS: Final = 15.0
+
+
+class RedisError(Exception):
+    """The server could not be started; the message ends with the tail of its log."""
+
+
+class RedisServer:
+    """One private server under ``directory``, at the same port and with the same data at every start."""
+
+    def __init__(self, directory: Path, *options: str, tls: bool = False) -> None:
+        self.directory = directory.resolve()
+        self.port = free_port()
+        self.tls = tls
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
+
+    @staticmethod
+    def available() -> bool:
+        """Tell whether this machine has redis-server."""
+        return shutil.which("redis-server") is not None
+
+    def url(self, stream: str, group: str, user: str = "", **parameters: object) -> str:
+        """Return the URL of an adapter."""
+        more = "".join(f"&{name}={value}" for name, value in parameters.items())
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{user}{HOST}:{self.port}/0?stream={stream}&group={group}{more}"
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it is down."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the server, with its data after a stop or kill, and return when it answers."""
+        with self._lock:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            ports = ["--port", str(self.port)]
+            if self.tls:
+                ports = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
+                ports += ["--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.directory / "key.pem")]
+                self._certify()
+            command = ["redis-server", *ports, "--bind", HOST, "--dir", str(self.directory), "--save", ""]
+            command += ["--appendonly", "yes", "--appendfsync", "always", *self._options]
+            with (self.directory / "output.log").open("ab") as output:
+                self._process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+                )
+            try:
+                self._wait_until_ready()
+            except BaseException:
+                self.kill()
+                raise
+
+    def stop(self) -> None:
+        """Shut it down in good order; does nothing while it is down."""
+        with self._lock:
+            if self._process is not None:
+                self._process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(STOP_SECONDS)
+                self.kill()
+
+    def kill(self) -> None:
+        """End it with SIGKILL; does nothing while it is down."""
+        with self._lock:
+            if self._process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, signal.SIGKILL)
+                self._process.wait(STOP_SECONDS)
+                self._process = None
+
+    def suspend(self) -> None:
+        """Stop it as SIGSTOP does: its connections stay open and nothing answers."""
+        os.killpg(self._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]
+
+    def resume(self) -> None:
+        """Let it go on."""
+        os.killpg(self._process.pid, signal.SIGCONT)  # type: ignore[union-attr]
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate that it shows, which is its own authority."""
+        return self.directory / "certificate.pem"
+
+    @contextlib.contextmanager
+    def client(self, **options: Any) -> Any:
+        """Connect with a bare client."""
+        import redis
+
+        if self.tls:
+            options = {"ssl": True, "ssl_ca_certs": str(self.certificate), **options}
+        client = redis.Redis(host=HOST, port=self.port, protocol=2, socket_timeout=30, **options)
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    def _certify(self) -> None:
+        if self.certificate.exists():
+            return
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        command += ["-addext", f"subjectAltName=IP:{HOST}", "-keyout", str(self.directory / "key.pem")]
+        subprocess.run([*command, "-out", str(self.certificate)], check=True, capture_output=True, timeout=60)
+
+    def _wait_until_ready(self) -> None:
+        import redis
+
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
+                raise RedisError((self.directory / "output.log").read_text(errors="replace")[-2000:])
+            try:
+                with self.client() as client:
+                    client.ping()
+                return
+            except redis.AuthenticationError:
+                return
+            except redis.RedisError:  # it is not there yet, or loads its data
+                time.sleep(0.02)
