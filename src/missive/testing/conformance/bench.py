@@ -1,0 +1,355 @@
+"""What drives an adapter in a case: a host of the kit's, sessions, an engine, and the ledger of it all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from missive.adapters.contract import (
+    Adapter,
+    Capabilities,
+    Credit,
+    Delivery,
+    EndOfInput,
+    Item,
+    Mark,
+    Result,
+    Session,
+    Verb,
+)
+from missive.dlq.contract import Query
+from missive.dlq.record import Record
+from missive.dlq.sql import SQLStore
+from missive.errors import MissiveError, Transient
+from missive.processor import Processor
+from missive.testing.conformance.harness import Harness, Sent
+from missive.testing.conformance.proxy import FaultProxy
+
+T = TypeVar("T")
+
+WAIT_SECONDS = 30.0
+"""How long anything may take that must happen."""
+QUIET_SECONDS = 0.3
+"""How long nothing must come to be sure of it, beyond the harness's `again_seconds`."""
+POLL_SECONDS = 0.01
+
+
+class ConformanceError(AssertionError):
+    """The adapter did not do what the case asks for; says what."""
+
+
+def check(condition: object, what: str) -> None:
+    """Raise `ConformanceError` unless the condition holds."""
+    if not condition:
+        raise ConformanceError(what)
+
+
+class Ledger:
+    """What was published, delivered, asked to be settled, and confirmed; by body, which is unique in a case."""
+
+    def __init__(self) -> None:
+        self.published: set[bytes] = set()
+        self.delivered: Counter[bytes] = Counter()
+        self.requested: set[bytes] = set()
+        self.confirmed: set[bytes] = set()
+        self.handled: Counter[bytes] = Counter()
+
+    def receive(self, deliveries: Iterable[Delivery]) -> None:
+        """Enter deliveries. Fails for one that was never published, or that was confirmed as settled before."""
+        for delivery in deliveries:
+            check(delivery.body in self.published, "a phantom: it was never published")
+            check(delivery.body not in self.confirmed, "it was confirmed as settled, and is delivered again")
+            self.delivered[delivery.body] += 1
+
+    @property
+    def missing(self) -> set[bytes]:
+        """What was published and never delivered."""
+        return self.published - set(self.delivered)
+
+
+class KitHost:
+    """A small `Host`: what a session may ask of the engine."""
+
+    service = "conformance"
+    credit = Credit(1000, 64 << 20)
+
+    def __init__(self, dlq: str | None = None) -> None:
+        self._dlq = dlq
+        self.said: list[str] = []
+        self.gained: dict[str, Mark | None] = {}
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+        await asyncio.sleep(seconds)
+
+    def time(self) -> float:
+        """Return the time."""
+        return time.time()
+
+    async def recall(self, source: str) -> str | None:
+        """Return what an engine, or another host, kept in the case's store."""
+        return await asyncio.to_thread(self._recall, source)
+
+    async def remember(self, source: str, value: str) -> bool:
+        """Keep it in the case's store."""
+        return await asyncio.to_thread(self._remember, source, value)
+
+    def _recall(self, source: str) -> str | None:
+        if self._dlq is None:
+            return None
+        with contextlib.closing(SQLStore(self._dlq)) as store:
+            return store.recall(self.service, source)
+
+    def _remember(self, source: str, value: str) -> bool:
+        if self._dlq is None:
+            return False
+        with contextlib.closing(SQLStore(self._dlq)) as store:
+            store.remember(self.service, source, value)
+        return True
+
+    def say(self, line: str) -> None:
+        """Keep the line."""
+        self.said.append(line)
+
+    async def lanes_gained(self, marks: Mapping[str, Mark | None]) -> None:
+        """Keep the marks."""
+        self.gained.update(marks)
+
+    async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:  # noqa: ARG002
+        """Nothing runs here that must end first."""
+        for lane in lanes:
+            self.gained.pop(lane, None)
+
+
+class Bench:
+    """Drives one adapter in one case. `wrap` puts another adapter around those of the harness."""
+
+    def __init__(
+        self,
+        harness: Harness,
+        directory: Path,
+        *,
+        deep: bool = False,
+        wrap: Callable[[Adapter], Adapter] | None = None,
+    ) -> None:
+        self.harness = harness
+        self.directory = directory
+        self.deep = deep
+        self.ledger = Ledger()
+        self.dlq = f"sqlite:///{directory / 'dlq.db'}"
+        self.hosts: list[KitHost] = []
+        self.capabilities: Capabilities | None = None
+        """What the last session declared."""
+        self.duplicates = 0
+        """How many messages were handled twice after faults."""
+        self._wrap = wrap
+        self._sessions: list[Session] = []
+        self._lanes: dict[Session, dict[str | None, list[tuple[Delivery, list[bool]]]]] = {}
+
+    async def blocking(self, fn: Callable[..., T], *args: Any) -> T:
+        """Call the harness on a thread."""
+        return await asyncio.to_thread(fn, *args)
+
+    def adapter(self, processor: Processor[Any] | None = None, **options: Any) -> Adapter:
+        """Make the adapter under test."""
+        made = self.harness.adapter(processor or Processor(name="conformance"), **options)
+        return made if self._wrap is None else self._wrap(made)
+
+    async def publish(self, *messages: Sent | bytes) -> None:
+        """Publish, and enter it in the ledger."""
+        sent = [Sent(message) if isinstance(message, bytes) else message for message in messages]
+        self.ledger.published.update(message.body for message in sent)
+        await self.blocking(self.harness.publish, sent)
+
+    # Sessions
+
+    async def open(self, adapter: Adapter | None = None, **options: Any) -> Session:
+        """Open a session; one that the transport is not ready for yet is tried again."""
+        adapter = adapter or self.adapter(**options)
+        deadline = time.monotonic() + WAIT_SECONDS
+        while True:
+            host = KitHost(self.dlq)
+            try:
+                session = await adapter.connect(host)
+                break
+            except Transient:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+        adapter.attach(session)
+        self.capabilities = session.capabilities
+        self.hosts.append(host)
+        self._sessions.append(session)
+        return session
+
+    async def fetch(self, session: Session, credit: Credit) -> Sequence[Delivery]:
+        """Fetch once, and enter it; nothing where the input has ended."""
+        try:
+            deliveries = await session.fetch(credit)
+        except EndOfInput:
+            return ()
+        check(deliveries, "fetch returned nothing")
+        check(len(deliveries) <= credit.items, "fetch returned more than the credit in items")
+        self.note(session, deliveries)
+        return deliveries
+
+    async def take(
+        self, session: Session, count: int, seconds: float = WAIT_SECONDS, *, least: int | None = None
+    ) -> list[Delivery]:
+        """Fetch until there are so many. Fails when there are fewer than `least` (all of them) in time."""
+        taken: list[Delivery] = []
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(taken) < count:
+                    more = await self.fetch(session, Credit(count - len(taken), 64 << 20))
+                    if not more:
+                        break
+                    taken += more
+        wanted = count if least is None else least
+        check(len(taken) >= wanted, f"{len(taken)} of {wanted} messages came in {seconds:g} s")
+        return taken
+
+    async def settle(self, session: Session, deliveries: Sequence[Delivery], verb: Verb = Verb.ack) -> Sequence[Result]:
+        """Settle, by commit where that is how; enters what was confirmed."""
+        if verb is Verb.ack:
+            self.ledger.requested.update(delivery.body for delivery in deliveries)
+        results = await session.settle([Item(delivery, verb) for delivery in deliveries])
+        check(len(results) == len(deliveries), "settle returned another number of results than there were items")
+        capabilities = session.capabilities
+        if capabilities.commit == "cumulative":
+            if verb is Verb.ack:
+                await self._commit(session, deliveries)
+            return results
+        wrong = Result.sent if capabilities.replies else Result.confirmed
+        here = wrong not in results or not capabilities.replies
+        check(here and (capabilities.replies or Result.confirmed not in results), f"a settlement is {wrong.value}")
+        if verb is Verb.ack:
+            done = zip(deliveries, results, strict=True)
+            self.ledger.confirmed.update(delivery.body for delivery, result in done if result is Result.confirmed)
+        return results
+
+    async def _commit(self, session: Session, deliveries: Sequence[Delivery]) -> None:
+        """Commit how far each lane is done without a gap."""
+        settled = {id(delivery) for delivery in deliveries}
+        marks: dict[str | None, Mark] = {}
+        covered: list[Delivery] = []
+        for lane, fetched in self._lanes.get(session, {}).items():
+            for delivery, done in fetched:
+                done[0] = done[0] or id(delivery) in settled
+            while fetched and fetched[0][1][0]:
+                delivery, _ = fetched.pop(0)
+                check(delivery.position is not None, "a cumulative transport gives positions")
+                marks[lane] = Mark(delivery.position or 0)
+                covered.append(delivery)
+        if marks:
+            results = await session.commit(marks)
+            good = {lane for lane, result in results.items() if result is Result.confirmed}
+            self.ledger.confirmed.update(delivery.body for delivery in covered if delivery.lane in good)
+
+    def note(self, session: Session, deliveries: Sequence[Delivery]) -> None:
+        """Enter deliveries that a case fetched itself."""
+        self.ledger.receive(deliveries)
+        for delivery in deliveries:
+            self._lanes.setdefault(session, {}).setdefault(delivery.lane, []).append((delivery, [False]))
+
+    def noted(self, session: Session) -> list[Delivery]:
+        """Return what was entered for a session and is not committed, in no order between lanes."""
+        return [delivery for lane in self._lanes.get(session, {}).values() for delivery, _ in lane]
+
+    @contextlib.contextmanager
+    def proxy(self) -> Iterator[FaultProxy]:
+        """Put a fault proxy before the broker."""
+        address = self.harness.address
+        if address is None:
+            raise ConformanceError("the harness has no address to put a proxy before")
+        with FaultProxy(*address) as proxy:
+            yield proxy
+
+    async def drop(self, session: Session) -> None:
+        """Close a session whose connection is gone, whatever it says."""
+        with contextlib.suppress(MissiveError):
+            await self.close(session)
+        if session in self._sessions:
+            self._sessions.remove(session)
+
+    async def close(self, session: Session) -> None:
+        """Close a session; what it had unsettled comes again."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            await session.close()
+        self._sessions.remove(session)
+        self._lanes.pop(session, None)
+
+    async def crash(self, session: Session) -> None:
+        """SIGKILL the broker and start it again; without one, drop the session."""
+        if self.harness.broker:
+            await self.blocking(self.harness.kill)
+        with contextlib.suppress(MissiveError):
+            await self.close(session)
+        if self.harness.broker:
+            await self.blocking(self.harness.start)
+
+    # The engine
+
+    @contextlib.asynccontextmanager
+    async def serving(self, adapter: Adapter) -> AsyncIterator[asyncio.Task[None]]:
+        """Run the whole engine over an adapter; drained at the end."""
+        task = asyncio.create_task(adapter.serve())
+        try:
+            yield task
+        finally:
+            task.cancel()
+            async with asyncio.timeout(WAIT_SECONDS):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+
+    async def until(self, condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+        """Wait for a condition; fails, saying what was waited for."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            check(time.monotonic() < deadline, f"waited {seconds:g} s for {what}")
+            await asyncio.sleep(POLL_SECONDS)
+
+    def dead_letters(self) -> list[Record]:
+        """Return the dead letters in the case's store."""
+        with contextlib.closing(SQLStore(self.dlq)) as store:
+            return list(store.query(Query()))
+
+    # The end
+
+    async def balance(self) -> None:
+        """Close all that is open, take and ack what is still there, and balance the ledger: no loss, nothing left."""
+        for session in list(self._sessions):
+            with contextlib.suppress(MissiveError):
+                await self.close(session)
+        ledger = self.ledger
+        out = {body for body in ledger.published if body not in ledger.confirmed and not ledger.handled[body]}
+        if not self.harness.reads_once:
+            session = await self.open()
+            if out:
+                # What was settled without an answer may or may not come again.
+                sure = out - ledger.requested
+                seconds = self.harness.again_seconds if sure else QUIET_SECONDS
+                left = await self.take(session, len(out), seconds, least=len(sure))
+                await self.settle(session, left)
+            extra = await self.take(session, 1, QUIET_SECONDS, least=0)
+            check(not extra, "something is left over")
+            await self.close(session)
+            left_there = await self.blocking(self.harness.remaining)
+            deadline = time.monotonic() + WAIT_SECONDS
+            while left_there and time.monotonic() < deadline:
+                await asyncio.sleep(0.1)
+                left_there = await self.blocking(self.harness.remaining)
+            check(not left_there, f"{left_there} messages are still at the broker")
+        lost = {body for body in ledger.published if not ledger.delivered[body] and not ledger.handled[body]}
+        check(not lost, f"{len(lost)} messages are lost")
+
+    async def abandon(self) -> None:
+        """Close what is open after a failure."""
+        for session in list(self._sessions):
+            with contextlib.suppress(Exception):
+                await self.close(session)

@@ -1,0 +1,105 @@
+"""What the author of an adapter fills in: how to publish, how to look, and how to hurt the broker."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from missive.adapters.contract import Adapter
+from missive.processor import Processor
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One message as a bare client publishes it; what a transport cannot carry is left out."""
+
+    body: bytes
+    headers: Sequence[tuple[str, str | bytes]] = ()
+    key: str | None = None
+    message_id: str | None = None
+    timestamp: float | None = None
+    """In whole seconds since 1970."""
+
+
+class Harness(ABC):
+    """One transport under test, with a fresh queue or topic of its own; made anew for each case.
+
+    The methods block, and are called on threads of the kit's, one at a time.
+    """
+
+    name: ClassVar[str]
+    """The row's name in the table, such as `rabbitmq (quorum)`."""
+    keeps: ClassVar[frozenset[str]] = frozenset()
+    """What of a message arrives: of `key`, `timestamp`, `producer_id`, `native_id`."""
+    headers: ClassVar[frozenset[str]] = frozenset()
+    """What headers may be: of `text`, `bytes` (values that are not UTF-8), `duplicate` (a name twice)."""
+    lines: ClassVar[bool] = False
+    """Whether a message is a line, so that no body has a newline."""
+    largest: ClassVar[int] = 1_000_000
+    """The size in bytes of the largest body that is tried."""
+    broker: ClassVar[bool] = False
+    """Whether there is a broker that can be killed: `kill` and `start` work."""
+    credentials: ClassVar[bool] = False
+    """Whether one logs in: `adapter` then takes `password`."""
+    creatable: ClassVar[bool] = True
+    """Whether the source can be missing, and made with `create` later."""
+    again_seconds: ClassVar[float] = 10.0
+    """Within so many seconds what was unsettled comes again after its session was closed: the lease, and some more."""
+    lease: ClassVar[float] = 1.0
+    """The lease that the kit asks for where there is one that can be set, in seconds."""
+    reads_once: ClassVar[bool] = False
+    """Whether what was read cannot be had again, as from a pipe."""
+
+    ends: ClassVar[bool] = False
+    """Whether a session ends with the last message there is, as at the end of a file."""
+
+    duplicates: ClassVar[int] = 1000
+    """How many messages may be handled twice for each fault: what is in flight at most."""
+
+    @abstractmethod
+    def adapter(self, processor: Processor[Any], **options: Any) -> Adapter:
+        """Make an adapter for this case's source.
+
+        The kit may give options:
+        `address`: a host and port to connect to in place of the broker's (a fault proxy's);
+        `password`: to log in with, in place of the right one.
+        """
+
+    @abstractmethod
+    def create(self) -> None:
+        """Make the queue, topic or file. Called once, before anything is published."""
+
+    @abstractmethod
+    def publish(self, messages: Sequence[Sent]) -> None:
+        """Publish with a bare client, and return when the broker has confirmed them."""
+
+    def remaining(self) -> int | None:
+        """Return how many messages the source still holds for us, delivered or not; None where nobody can tell."""
+        return None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The broker's host and port, for the fault proxy; None where there is no connection."""
+        return None
+
+    @property
+    def url(self) -> str | None:
+        """The URL of this case's source for `missive run --from`; None where a worker process cannot reach it."""
+        return None
+
+    def versions(self) -> str:
+        """Return the versions of broker and client library, for the table."""
+        return ""
+
+    def kill(self) -> None:
+        """Send the broker SIGKILL, and return when it is gone."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start the broker again, with its data, and return when it answers."""
+        raise NotImplementedError
+
+    def close(self) -> None:  # noqa: B027 - most leave nothing
+        """Remove what the case made."""

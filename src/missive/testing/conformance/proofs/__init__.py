@@ -1,0 +1,13 @@
+"""The cases, a module for each group of the catalogue."""
+
+from __future__ import annotations
+
+import importlib
+
+_GROUPS = ("fidelity", "settlement", "flow", "order", "leases", "lifecycle", "faults", "dead_letters")
+
+
+def load() -> None:
+    """Import all groups; each case registers itself."""
+    for group in _GROUPS:
+        importlib.import_module(f"{__name__}.{group}")

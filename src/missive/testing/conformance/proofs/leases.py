@@ -1,0 +1,128 @@
+"""Cases 32 to 37: leases are kept as long as the work takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from missive.adapters.contract import Result, Session
+from missive.context import HandlingContext
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.processor import Processor
+from missive.testing.conformance.bench import check
+from missive.testing.conformance.catalogue import Verdict, case
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.bench import Bench
+
+_SHORT = 5.0
+
+
+async def _without_lease(bench: Bench, session: Session) -> Verdict:
+    """Prove that what cannot be renewed is not: `extend` is refused."""
+    await bench.publish(b"x")
+    taken = await bench.take(await bench.open() if bench.harness.ends else session, 1)
+    with contextlib.suppress(NotImplementedError):
+        await session.extend(taken)
+        check(condition=False, what="there is no lease to renew, and extend is not refused")
+    if bench.harness.reads_once:
+        await bench.settle(session, taken)
+    return Verdict.refused
+
+
+def _leased(session: Session) -> bool:
+    return session.capabilities.lease is not None and session.capabilities.renewable
+
+
+async def _once(bench: Bench, count: int, concurrency: int, *, stop_early: bool = False) -> Verdict:
+    """Handle for three leases beside a second consumer that would take what was let go."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    lease = session.capabilities.lease or 0.0
+    await bench.close(session)
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=concurrency)
+    started = asyncio.Event()
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        started.set()
+        await asyncio.sleep(3 * lease / max(1, count - concurrency + 1) if count > 1 else 3 * lease)
+
+    await bench.publish(*(b"%d" % number for number in range(count)))
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(started.is_set, "a handler running")
+        if not stop_early:
+            async with bench.serving(bench.adapter(processor)):
+                await bench.until(lambda: len(bench.ledger.handled) == count, "all handled")
+                await asyncio.sleep(2 * lease if count == 1 else 0)
+    check(set(bench.ledger.handled.values()) == {1}, "a message was handled twice")
+    return Verdict.passed
+
+
+@case(32)
+async def three_leases(bench: Bench) -> Verdict:
+    """A handler that takes three leases runs once, beside a consumer that waits for leases to end."""
+    return await _once(bench, 1, 1)
+
+
+@case(33)
+async def while_draining(bench: Bench) -> Verdict:
+    """Leases are renewed also while the engine drains: a handler of three leases that is drained runs once."""
+    return await _once(bench, 1, 1, stop_early=True)
+
+
+@case(34)
+async def lost(bench: Bench) -> Verdict:
+    """Renewing what somebody else has by now is fenced."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    await bench.publish(b"0")
+    taken = await bench.take(session, 1)
+    other = await bench.open()
+    again = await bench.take(other, 1, bench.harness.again_seconds)
+    results = await session.extend(taken)
+    check(list(results) == [Result.fenced], f"renewing a lost lease is {results[0].value}")
+    check(list(await other.extend(again)) == [Result.confirmed], "the owner's renewal is refused")
+    await bench.settle(other, again)
+    return Verdict.passed
+
+
+@case(35)
+async def short(bench: Bench) -> Verdict:
+    """Leases of five seconds and less work: the kit's own are that short."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    check((session.capabilities.lease or 0) <= _SHORT, "the lease is longer than five seconds")
+    await bench.publish(b"0")
+    taken = await bench.take(session, 1)
+    for _ in range(4):
+        await asyncio.sleep((session.capabilities.lease or 0) / 2)
+        check(list(await session.extend(taken)) == [Result.confirmed], "a renewal in time is refused")
+    await bench.settle(session, taken)
+    return Verdict.passed
+
+
+@case(36)
+async def batches(bench: Bench) -> Verdict:
+    """Many leases are renewed with one call, which answers for each."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    await bench.publish(*(b"%d" % number for number in range(50)))
+    taken = await bench.take(session, 50)
+    results = await session.extend(taken)
+    check(list(results) == [Result.confirmed] * 50, "not each of fifty was renewed")
+    await bench.settle(session, taken)
+    return Verdict.passed
+
+
+@case(37)
+async def queued(bench: Bench) -> Verdict:
+    """What waits behind a running handler is renewed, or given back: none is handled twice."""
+    return await _once(bench, 4, 1)

@@ -1,0 +1,165 @@
+"""Cases 38 to 44: beginnings and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from missive.adapters.contract import Credit
+from missive.context import HandlingContext
+from missive.errors import Fatal, ForcedStop, Transient
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.processor import Processor
+from missive.testing.conformance.bench import ConformanceError, KitHost, check
+from missive.testing.conformance.catalogue import Verdict, case
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.bench import Bench
+
+_SECRET = "canary-9d1c-secret"  # noqa: S105 - one that must never be seen
+
+
+@case(38)
+async def drain(bench: Bench) -> Verdict:
+    """A drain lets what runs finish, and settles it."""
+    processor = Processor(name="conformance", dlq=bench.dlq)
+    started = asyncio.Event()
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        started.set()
+        await asyncio.sleep(0.3)
+        bench.ledger.handled[message.raw_data] += 1
+
+    await bench.publish(b"0")
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(started.is_set, "a handler running")
+    check(bench.ledger.handled[b"0"] == 1, "the drain did not wait for it")
+    return Verdict.passed
+
+
+@case(39)
+async def deadline(bench: Bench) -> Verdict:
+    """What is not done when the drain ends comes again."""
+    processor = Processor(name="conformance", dlq=bench.dlq)
+    started = asyncio.Event()
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    await bench.publish(b"0")
+    adapter = bench.adapter(processor)
+    adapter.drain = 0.2
+    with contextlib.suppress(ForcedStop):
+        async with bench.serving(adapter):
+            await bench.until(started.is_set, "a handler running")
+    if bench.harness.reads_once:
+        bench.ledger.handled[b"0"] += 1
+        return Verdict.refused
+    session = await bench.open()
+    again = await bench.take(session, 1, bench.harness.again_seconds)
+    await bench.settle(session, again)
+    return Verdict.passed
+
+
+@case(40)
+async def close(bench: Bench) -> Verdict:
+    """A cancelled fetch loses nothing; closing twice, and twice at once, is one closing."""
+    ends = bench.harness.ends
+    if ends:
+        await bench.publish(*(b"%d" % number for number in range(20)))
+    session = await bench.open()
+    for turn in range(20):
+        waiting = asyncio.ensure_future(session.fetch(Credit(1, 1000)))
+        if not ends:
+            await bench.publish(b"%d" % turn)
+        await asyncio.sleep(0.002 * turn)
+        if not waiting.done():
+            waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            bench.note(session, await waiting)
+    got = list(bench.noted(session))
+    got += await bench.take(session, 20 - len(got), bench.harness.again_seconds)
+    check(len({one.body for one in got}) == 20, "messages are missing")
+    await bench.settle(session, got)
+    async with asyncio.timeout(30):
+        await asyncio.gather(session.close(), session.close())
+        await session.close()
+    return Verdict.passed
+
+
+@case(41)
+async def leaks(bench: Bench) -> Verdict:
+    """Sessions that are closed leave no task, thread or open file behind."""
+    await bench.publish(b"0", b"1")
+
+    async def use() -> None:
+        session = await bench.open()
+        if not bench.harness.reads_once:
+            await bench.take(session, 1, bench.harness.again_seconds)
+        await bench.close(session)
+
+    await use()
+    before = _census()
+    for _ in range(3):
+        await use()
+    await asyncio.sleep(0)
+    for what, (was, count) in {name: (before[name], now) for name, now in _census().items()}.items():
+        check(count <= was, f"{count - was} {what} were left behind by three sessions")
+    return Verdict.passed
+
+
+def _census() -> dict[str, int]:
+    files = Path("/proc/self/fd")
+    return {
+        "tasks": len(asyncio.all_tasks()),
+        "threads": sum(1 for one in threading.enumerate() if not one.name.startswith("asyncio")),
+        "files": len(os.listdir(files)) if files.is_dir() else 0,  # noqa: PTH208 - what is listed may be gone
+    }
+
+
+@case(42, created=False)
+async def missing(bench: Bench) -> Verdict:
+    """A source that is not there yet is transient, and named; once it is there, it works."""
+    harness = bench.harness
+    if not harness.creatable:
+        await bench.blocking(harness.create)
+        return Verdict.refused
+    adapter = bench.adapter()
+    try:
+        session = await adapter.connect(KitHost())
+    except Transient as error:
+        check(adapter.destination in str(error), "what is missing is not named")
+    else:
+        await session.close()
+        raise ConformanceError("a source that is missing is connected to")
+    await bench.blocking(harness.create)
+    await bench.publish(b"0")
+    session = await bench.open(adapter)
+    await bench.settle(session, await bench.take(session, 1))
+    return Verdict.passed
+
+
+@case(43)
+async def credentials(bench: Bench) -> Verdict:
+    """Wrong credentials are fatal at once, and are not printed."""
+    if not bench.harness.credentials:
+        return Verdict.refused
+    adapter = bench.adapter(password=_SECRET)
+    try:
+        session = await adapter.connect(KitHost())
+    except Fatal as error:
+        shown = f"{error!r} {error} {adapter!r} {adapter.url} {error.__cause__!r} {error.__context__!r}"
+        check(_SECRET not in shown, "the password is printed")
+        return Verdict.passed
+    except Transient:
+        raise ConformanceError("wrong credentials would be tried for ever") from None
+    await session.close()
+    raise ConformanceError("wrong credentials were accepted")
