@@ -102,7 +102,7 @@ class FileAdapter(Adapter):
 class FileSession(ThreadedSession):
     """One pass through the file."""
 
-    capabilities = Capabilities(commit="cumulative")
+    capabilities = Capabilities(commit="cumulative", order="lane")
 
     def __init__(self, adapter: FileAdapter, host: Host, name: str, thread: ClientThread) -> None:
         super().__init__(thread)

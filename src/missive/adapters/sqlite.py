@@ -129,9 +129,7 @@ class SQLiteSession(ThreadedSession):
 
     def __init__(self, adapter: SQLiteAdapter, host: Host) -> None:
         super().__init__(ClientThread("missive-sqlite"))
-        self.capabilities = Capabilities(
-            lease=adapter.lease, fences=True, attempts="exact", max_delay=_MOST_DELAY
-        )
+        self.capabilities = Capabilities(lease=adapter.lease, fences=True, attempts="exact", max_delay=_MOST_DELAY)
         self._adapter = adapter
         self._host = host
         self._owner = new_id()

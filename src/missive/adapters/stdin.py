@@ -57,7 +57,7 @@ class StdinAdapter(Adapter):
 class StdinSession(ThreadedSession):
     """Reads lines on a thread of its own, no more than was asked for."""
 
-    capabilities = Capabilities(release="none", durable=False)
+    capabilities = Capabilities(release="none", order="lane", durable=False)
 
     def __init__(self, fd: int) -> None:
         super().__init__(ClientThread("missive-stdin"))
