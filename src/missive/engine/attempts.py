@@ -43,9 +43,8 @@ class Attempts:
         """What was spent on messages that are about to be taken."""
         self._new: dict[str, int] = {}
         self._done: set[str] = set()
-        self._began: dict[Session, int] = {}
-        """By session, how many deliveries its source had before it."""
-        self._old: dict[Source, Session] = {}
+        self._sessions: dict[Source, tuple[Session | None, int]] = {}
+        """The session of each source, and how many deliveries had come before it."""
         self._waiting = False
 
     def spent(self, job: Job) -> None:
@@ -76,14 +75,11 @@ class Attempts:
 
     def is_early(self, source: Source) -> bool:
         """Tell whether a source's session is so young that what it delivers may have been tried before."""
-        session = source.session
-        if session is None or self._old.get(source) is session:
-            return False
-        if source.fetched - self._began.setdefault(session, source.fetched) >= MOST_ITEMS:
-            self._old[source] = session
-            del self._began[session]
-            return False
-        return True
+        session, before = self._sessions.get(source, (None, 0))
+        if session is not source.session:
+            before = source.fetched
+            self._sessions[source] = source.session, before
+        return source.fetched - before < MOST_ITEMS
 
     async def look(self, source: Source, deliveries: Sequence[Delivery]) -> None:
         """Learn what was spent on some deliveries, before they are taken."""

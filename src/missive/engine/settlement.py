@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Delivery, Item, Mark, Result, Session, Verb
-from missive.engine.decision import Decision
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
@@ -196,10 +195,10 @@ class Settler:
             Item(job.delivery, job.verb)
             if (decision := job.decision) is None
             else Item(job.delivery, job.verb, decision.outcome, decision.label)
-            if job.verb is not Verb.delay
-            else Item(job.delivery, job.verb, decision.outcome, decision.label, decision.delay, _spent(job, decision))
             for job in jobs
         ]
+        if session.capabilities.max_delay:
+            _add_delays(items, jobs)
         try:
             results = await session.settle(items)
             if len(results) != len(items):
@@ -340,6 +339,9 @@ class Settler:
                 return
 
 
-def _spent(job: Job, decision: Decision) -> int:
-    """Return how many attempts at a job were spent."""
-    return job.attempt - (decision.outcome is not Outcome.retried)
+def _add_delays(items: Sequence[Item], jobs: Sequence[Job]) -> None:
+    """Say, of what is sent back for a while, for how long, and how many attempts were spent."""
+    for item, job in zip(items, jobs, strict=True):
+        if item.verb is Verb.delay and job.decision is not None:
+            item.delay = job.decision.delay
+            item.attempt = job.attempt - (job.decision.outcome is not Outcome.retried)

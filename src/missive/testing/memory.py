@@ -87,7 +87,7 @@ class MemorySession(Session):
         self._adapter.settled.extend(items)
         released = [item.delivery for item in items if item.verb is Verb.release]
         self._adapter.waiting.extend(released)
-        for item in items:
+        for item in items if self.capabilities.max_delay else ():
             if item.verb is Verb.delay:
                 coming = asyncio.ensure_future(self._come_again(item))
                 self._delayed.add(coming)
