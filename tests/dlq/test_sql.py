@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from missive.dlq import Attempt, Origin, Query, Record, Status, open_dlq
+from missive.dlq import Attempt, Origin, Query, Record, Status, open_dlq, open_store
 from missive.dlq.sql import SCHEMA_VERSION, SQLStore
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.ids import new_id
 from missive.outcome import Reason
+from tests.support.databases import DatabaseServer, MariaDB, PostgreSQL
 
 
 class Clock:
@@ -30,10 +34,26 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> SQLStore:
-    opened = SQLStore(f"sqlite:///{tmp_path}/dlq.db", clock=clock)
-    yield opened
-    opened.close()
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new database of each kind."""
+    if (kind := getattr(request, "param", "sqlite")) == "sqlite":
+        return f"sqlite:///{tmp_path}/dlq.db"
+    server = request.getfixturevalue(kind)
+    return str(server.url(server.database()))
+
+
+@pytest.fixture
+def store(url: str, clock: Clock) -> Iterator[SQLStore]:
+    with contextlib.closing(SQLStore(url, clock=clock)) as opened:
+        yield opened
+
+
+SERVERS = [
+    pytest.param("postgres", marks=pytest.mark.postgres),
+    pytest.param("mariadb", marks=pytest.mark.mariadb),
+]
+on_each = pytest.mark.parametrize("url", ["sqlite", *SERVERS], indirect=True)
+on_servers = pytest.mark.parametrize("url", SERVERS, indirect=True)
 
 
 def record(**changes: object) -> Record:
@@ -56,12 +76,13 @@ def record(**changes: object) -> Record:
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
+@on_each
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     body=st.binary(max_size=300),
     headers=st.lists(st.tuples(text, st.one_of(text, st.binary(max_size=20))), max_size=5),
     key=st.one_of(st.none(), text, st.binary(max_size=20)),
-    detail=st.one_of(st.none(), text),
+    detail=st.one_of(st.none(), text.map(lambda text: text.replace("\0", ""))),
 )
 def test_a_record_is_kept_to_the_byte(store: SQLStore, body, headers, key, detail):
     """Whatever bytes and text a record has, it is read back equal."""
@@ -70,6 +91,7 @@ def test_a_record_is_kept_to_the_byte(store: SQLStore, body, headers, key, detai
     assert store.get(kept.id) == kept
 
 
+@on_each
 def test_the_same_message_again_joins_its_record(store: SQLStore):
     """Another arrival of the same position adds to the history; one that only shares an id does not."""
     first, second = (
@@ -88,6 +110,7 @@ def test_the_same_message_again_joins_its_record(store: SQLStore):
     assert store.get(stranger.id) is not None
 
 
+@on_each
 def test_arrivals_in_one_batch_join_too(store: SQLStore):
     """The same message twice in one batch is one record."""
     first, second = record(identity="i", again=True), record(identity="i", again=True)
@@ -95,6 +118,7 @@ def test_arrivals_in_one_batch_join_too(store: SQLStore):
     assert len(list(store.query(Query()))) == 2
 
 
+@on_each
 def test_the_same_identity_of_another_service_is_another_record(store: SQLStore):
     """Records of two services in one store never join."""
     store.put([record(identity="i", again=True)])
@@ -102,6 +126,7 @@ def test_the_same_identity_of_another_service_is_another_record(store: SQLStore)
     assert len(list(store.query(Query()))) == 2
 
 
+@on_each
 def test_a_history_is_bounded(store: SQLStore):
     """A message that fails for ever keeps its first and last failures, and all are counted."""
     first = record(identity="i", again=True)
@@ -113,6 +138,7 @@ def test_a_history_is_bounded(store: SQLStore):
     assert first.id != kept.id
 
 
+@on_each
 def test_queries_filter_and_page(store: SQLStore):
     """Conditions hold together, newest come first, limit and offset cut."""
     records = [record(last_at=float(n), reason=Reason.failed if n % 2 else Reason.unmatched) for n in range(10)]
@@ -124,6 +150,7 @@ def test_queries_filter_and_page(store: SQLStore):
     assert list(store.query(Query(service="nobody"))) == []
 
 
+@on_each
 def test_a_query_yields_every_page(store: SQLStore):
     """More records than one page has come once each, in their order."""
     records = [record(last_at=float(n // 3)) for n in range(1203)]
@@ -133,6 +160,7 @@ def test_a_query_yields_every_page(store: SQLStore):
     assert [r.id for r in store.query(Query(), limit=700, offset=2)] == expected[2:702]
 
 
+@on_each
 def test_groups_count(store: SQLStore):
     """A group counts what failed in the same way, with its first and last time."""
     store.put([record(first_at=float(n), last_at=float(n)) for n in range(5)])
@@ -144,6 +172,7 @@ def test_groups_count(store: SQLStore):
     ]
 
 
+@on_each
 def test_a_claim_is_exclusive_and_runs_out(store: SQLStore, clock: Clock):
     """One claimant has a record until its lease is over; the first one is fenced from then on."""
     kept = record()
@@ -165,6 +194,7 @@ def test_a_claim_is_exclusive_and_runs_out(store: SQLStore, clock: Clock):
     assert (resolved.status, resolved.closed_by, resolved.closed_at) == (Status.resolved, "t", clock.now)
 
 
+@on_each
 def test_a_record_that_failed_again_is_dead_and_free(store: SQLStore):
     """Filing a replayed record again takes it from its claimant, and it can be chosen once more."""
     kept = record()
@@ -179,6 +209,7 @@ def test_a_record_that_failed_again_is_dead_and_free(store: SQLStore):
     assert store.queue([kept.id], "r2") == 1
 
 
+@on_each
 def test_what_is_left_of_a_replay_is_dead_again(store: SQLStore):
     """Unqueueing touches the records of that replay that are still queued, and no other."""
     one, two, three = record(), record(), record()
@@ -193,6 +224,7 @@ def test_what_is_left_of_a_replay_is_dead_again(store: SQLStore):
     assert statuses == {taken.id: "resolved", other: "dead", three.id: "queued"}
 
 
+@on_each
 def test_only_dead_records_are_chosen(store: SQLStore):
     """Resolved, queued and discarded records are neither queued nor discarded again."""
     kept = record()
@@ -201,6 +233,7 @@ def test_only_dead_records_are_chosen(store: SQLStore):
     assert (store.discard([kept.id], "me"), store.queue([kept.id], "r")) == (0, 0)
 
 
+@on_each
 def test_checkpoints(store: SQLStore):
     """A value is kept by service and source, and replaced."""
     assert store.recall("shop", "file:a") is None
@@ -230,11 +263,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path):
     assert (tmp_path / "notes.txt").read_text() == "notes\n" * 1000
 
 
-@pytest.mark.parametrize("url", ["redis://h", "sqlite://", "sqlite:///a.db?mode=ro", "nothing"])
-def test_a_url_that_names_no_store_is_refused(url: str):
+@pytest.mark.parametrize("bad", ["redis://h", "sqlite://", "sqlite:///a.db?mode=ro", "nothing"])
+def test_a_url_that_names_no_store_is_refused(bad: str):
     """Another URL is refused with what to write."""
     with pytest.raises(UsageError, match="sqlite:///"):
-        open_dlq(url)
+        open_dlq(bad)
 
 
 def test_errors_hold_no_content(store: SQLStore):
@@ -266,6 +299,7 @@ def claimed(store: SQLStore, token: str = "t", limit: int = 100, lease: float = 
     return [claim.record.id for claim in store.claim("shop", token, limit, lease)]
 
 
+@on_each
 def test_what_is_parked_is_claimed_when_it_is_due(store: SQLStore, clock: Clock):
     """The oldest due first, and nothing before its time; `next_due` says when that is."""
     late, early = parked(1020.0), parked(1010.0)
@@ -281,6 +315,7 @@ def test_what_is_parked_is_claimed_when_it_is_due(store: SQLStore, clock: Clock)
     assert store.next_due("other") is None
 
 
+@on_each
 def test_only_the_first_of_a_lane_is_claimed(store: SQLStore, clock: Clock):
     """The next one follows when the first is parked no more, whatever their times are."""
     first, second, other = sorted((parked(None) for _ in range(3)), key=lambda one: one.id)
@@ -296,6 +331,7 @@ def test_only_the_first_of_a_lane_is_claimed(store: SQLStore, clock: Clock):
     assert store.lanes("shop") == {"a": 1, "b": 1}
 
 
+@on_each
 def test_a_record_that_somebody_else_has_is_left_as_it_is(store: SQLStore, clock: Clock):
     """Putting under a claim that was lost changes nothing; under one that holds, it clears it."""
     one = parked(None)
@@ -311,6 +347,7 @@ def test_a_record_that_somebody_else_has_is_left_as_it_is(store: SQLStore, clock
     assert store.resolve([one.id], "quick", Status.resolved, "x") == set()
 
 
+@on_each
 def test_a_claim_can_be_given_back_for_later(store: SQLStore, clock: Clock):
     """What is not handled now is due when it is said, or as it was."""
     one = parked(None)
@@ -320,6 +357,7 @@ def test_a_claim_can_be_given_back_for_later(store: SQLStore, clock: Clock):
     assert store.next_due("shop") == 1500.0
 
 
+@on_each
 def test_attempts_are_kept_by_identity(store: SQLStore):
     """Counts are of a service, replaced by newer ones, and gone when they are dropped."""
     store.count_attempts("shop", {"a": 1, "b": 2})
@@ -381,3 +419,95 @@ def test_ids_that_ascend():
         made = after(last, new_id(5))
         assert last < made
         last = made
+
+
+# Each database
+
+
+@on_each
+def test_text_that_a_database_has_no_sign_for(store: SQLStore):
+    """NUL, half a surrogate and too long a name keep no record from being filed, and it is found by that name."""
+    odd = record(detail="a\0b\ud800", message_id="\0", error_text="e" * 100_000, handler="h" * 300)
+    store.put([odd])
+    assert [r.id for r in store.query(Query(handler=odd.handler))] == [odd.id]
+    kept = store.get(odd.id)
+    assert kept is not None
+    assert (kept.body, kept.error_text) == (odd.body, odd.error_text)
+    nul = "\N{SYMBOL FOR NULL}" if store.url.startswith("postgresql") else "\0"
+    assert (kept.detail, kept.message_id) == (f"a{nul}b\\ud800", nul)
+
+
+@on_each
+def test_what_is_due_first_is_claimed_first(store: SQLStore):
+    """Records without a time come before those with one, and those by their time."""
+    late, early, at_once, later = (
+        record(status=Status.parked, due=due, lane=None) for due in (900.0, 800.5, None, 1000.5)
+    )
+    store.put([late, early, at_once, later])
+    assert [c.record.id for c in store.claim("shop", "t", 2, 10.0)] == [at_once.id, early.id]
+    assert [c.record.id for c in store.claim("shop", "u", 5, 10.0)] == [late.id]
+    assert store.next_due("shop") == 1000.5
+
+
+@on_each
+def test_claims_of_several_at_a_time_share_no_record(store: SQLStore, url: str, clock: Clock):
+    """Processes that claim at the same time have each record once, and none is left."""
+    store.put([record(status=Status.queued) for _ in range(300)])
+    taken: list[str] = []
+
+    def claim(name: int) -> None:
+        with contextlib.closing(SQLStore(url, clock=clock)) as other:
+            while claims := other.claim("shop", f"t{name}", 7, 60.0):
+                taken.extend(c.record.id for c in claims)
+
+    threads = [threading.Thread(target=claim, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30.0)
+    assert (len(taken), len(set(taken))) == (300, 300)
+
+
+@on_servers
+def test_a_newer_schema_in_a_server_is_refused(url: str, store: SQLStore):
+    """An older Missive does not touch a database of a newer one."""
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql(f"UPDATE missive_schema SET version = {SCHEMA_VERSION + 1}")
+    with pytest.raises(StoreRefused, match="upgrade Missive"):
+        SQLStore(url)
+
+
+@on_servers
+def test_a_database_without_a_store_is_not_made_one(url: str):
+    """A command that only looks makes no tables."""
+    with pytest.raises(UsageError, match="there is no dead letter store"):
+        open_store(url, create=False)
+
+
+@on_servers
+def test_errors_of_a_server_hold_no_content(store: SQLStore):
+    """A failing write says the server's code for it, and neither its words, which quote values, nor the exception."""
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE missive_dead_letters")
+    with pytest.raises(StoreError, match="the server says") as raised:
+        store.put([record(body=b"hunter2", detail="hunter2")])
+    assert "hunter2" not in str(raised.value)
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "server", [pytest.param(PostgreSQL, marks=SERVERS[0].marks), pytest.param(MariaDB, marks=SERVERS[1].marks)]
+)
+def test_a_server_that_dies_keeps_what_was_put(server: type[DatabaseServer]):
+    """What `put` returned from is there after a SIGKILL of the server; until it is back, an error, and then no more."""
+    with server() as running:
+        kept, after = record(), record()
+        with contextlib.closing(SQLStore(running.url(running.database()))) as store:
+            store.put([kept])
+            running.kill()
+            with pytest.raises(StoreError):
+                store.put([after])
+            running.start()
+            store.put([after])
+            assert sorted(store.ids(Query())) == sorted([kept.id, after.id])

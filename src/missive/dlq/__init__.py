@@ -28,6 +28,8 @@ __all__ = [
     "open_store",
 ]
 
+_SQL = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
+
 
 def open_dlq(dlq: DLQ) -> Sink | None:
     """Return the place for dead letters that a processor or a command named.
@@ -47,7 +49,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
     Raises `UsageError` for an unknown URL, and `StoreError` when it cannot be opened.
     """
     expanded = expand_environment(url)
-    if expanded.partition(":")[0] == "sqlite":
+    if expanded.partition(":")[0].partition("+")[0] in _SQL:
         from missive.dlq.sql import SQLStore  # noqa: PLC0415 - SQLAlchemy takes a while to import
 
         return SQLStore(expanded, create=create)

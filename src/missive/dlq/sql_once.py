@@ -20,8 +20,10 @@ T = TypeVar("T")
 _AT_ONCE = 500
 _TRIES = 20
 _PAUSE = 0.01
-_DEADLOCKS = frozenset({"40P01", "40001", 1213})
-"""What PostgreSQL and MySQL say of a transaction that may be tried again at once."""
+_DEADLOCKS = frozenset({"40P01", "40001", "23505", 1213, 1062})
+"""What PostgreSQL and MySQL say of a transaction that may be tried again at once.
+
+The last of each: another one was first to insert the same row, which is found there the next time."""
 
 
 def define_leases(metadata: sa.MetaData) -> sa.Table:
@@ -183,8 +185,8 @@ def _insert_ignoring(table: sa.Table, dialect: str) -> sa.Insert:
 
 
 def _is_deadlock(error: sa.exc.DBAPIError) -> bool:
-    code = getattr(error.orig, "sqlstate", None) or next(iter(getattr(error.orig, "args", ())), None)
-    return code in _DEADLOCKS
+    codes = getattr(error.orig, "sqlstate", None), next(iter(getattr(error.orig, "args", ())), None)
+    return not _DEADLOCKS.isdisjoint(codes)
 
 
 def _portions(things: Sequence[Any]) -> Iterator[Sequence[Any]]:

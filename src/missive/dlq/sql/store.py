@@ -1,11 +1,11 @@
-"""The dead letter store in an SQL database, through SQLAlchemy Core. Today that is SQLite, the embedded default."""
+"""The dead letter store in an SQL database, through SQLAlchemy Core: SQLite, the embedded default, and servers."""
 
 from __future__ import annotations
 
 import base64
 import functools
+import hashlib
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,104 +18,33 @@ from sqlalchemy.engine import Connection, Engine
 
 from missive.dlq.contract import Claim, Group, Query, Store
 from missive.dlq.record import Attempt, Origin, Record, Status
-from missive.dlq.sql_once import SQLOnce, define_leases
+from missive.dlq.sql.dialects import connected, in_words, is_known, lock_schema, nulls_first, unlock_schema
+from missive.dlq.sql.schema import SCHEMA_VERSION, SOURCE_LENGTH, leases, metadata
+from missive.dlq.sql.schema import attempts as attempts_table
+from missive.dlq.sql.schema import checkpoints as checkpoints_table
+from missive.dlq.sql.schema import records as records_table
+from missive.dlq.sql.schema import schema as schema_table
+from missive.dlq.sql_once import SQLOnce
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.outcome import Reason
 from missive.privacy import redact_url
 
-SCHEMA_VERSION = 2
-
-_BUSY_SECONDS = 5
 _ROWS_AT_ONCE = 500
-
-_metadata = sa.MetaData()
-_json = sa.JSON(none_as_null=True)
-
-_schema = sa.Table("missive_schema", _metadata, sa.Column("version", sa.Integer, primary_key=True))
-
-_records = sa.Table(
-    "missive_dead_letters",
-    _metadata,
-    sa.Column("id", sa.String(40), primary_key=True),
-    sa.Column("service", sa.String(255), nullable=False),
-    sa.Column("status", sa.String(16), nullable=False),
-    sa.Column("reason", sa.String(32), nullable=False),
-    sa.Column("label", sa.String(255)),
-    sa.Column("handler", sa.String(255)),
-    sa.Column("error_type", sa.String(255)),
-    sa.Column("fingerprint", sa.String(32), nullable=False),
-    sa.Column("identity", sa.String(255)),
-    sa.Column("first_at", sa.Float, nullable=False),
-    sa.Column("last_at", sa.Float, nullable=False),
-    sa.Column("attempts", sa.Integer, nullable=False),
-    sa.Column("message_id", sa.Text),
-    sa.Column("topic", sa.Text),
-    sa.Column("key", _json),
-    sa.Column("content_type", sa.Text),
-    sa.Column("sent_at", sa.Float),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    sa.Column("size", sa.Integer, nullable=False),
-    sa.Column("sha256", sa.String(64), nullable=False),
-    sa.Column("headers", _json, nullable=False),
-    sa.Column("origin", _json, nullable=False),
-    sa.Column("detail", sa.Text),
-    sa.Column("candidates", _json, nullable=False),
-    sa.Column("explanation", _json),
-    sa.Column("public", _json, nullable=False),
-    sa.Column("error_chain", _json, nullable=False),
-    sa.Column("error_text", sa.Text),
-    sa.Column("history", _json, nullable=False),
-    sa.Column("runtime", _json, nullable=False),
-    sa.Column("replay", sa.String(40)),
-    sa.Column("due", sa.Double),
-    sa.Column("lane", sa.String(64)),
-    sa.Column("claim_token", sa.String(80)),
-    sa.Column("claim_until", sa.Float),
-    sa.Column("closed_at", sa.Float),
-    sa.Column("closed_by", sa.Text),
-    sa.Index("missive_dead_letters_identity", "service", "identity"),
-    sa.Index("missive_dead_letters_status", "status", "last_at"),
-    sa.Index("missive_dead_letters_replay", "replay"),
-    sa.Index("missive_dead_letters_group", "fingerprint", "status"),
-    sa.Index("missive_dead_letters_due", "service", "status", "due"),
-    sa.Index("missive_dead_letters_lane", "lane", "id"),
-)
-
-_attempts = sa.Table(
-    "missive_attempts",
-    _metadata,
-    sa.Column("service", sa.String(255), primary_key=True),
-    sa.Column("identity", sa.String(64), primary_key=True),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("at", sa.Double, nullable=False),
-)
-
-_checkpoints = sa.Table(
-    "missive_checkpoints",
-    _metadata,
-    sa.Column("service", sa.String(255), primary_key=True),
-    sa.Column("source", sa.String(1024), primary_key=True),
-    sa.Column("value", sa.Text, nullable=False),
-)
-
-
-_leases = define_leases(_metadata)
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 def _translated(what: str) -> Callable[[Callable[Concatenate[SQLStore, P], T]], Callable[Concatenate[SQLStore, P], T]]:
-    """Make a method raise `StoreError` for what the database raises, and keep nothing of that but SQLite's words."""
+    """Make a method raise `StoreError` for what the database raises, in words that hold no value."""
 
     def decorate(method: Callable[Concatenate[SQLStore, P], T]) -> Callable[Concatenate[SQLStore, P], T]:
         @functools.wraps(method)
         def call(store: SQLStore, /, *args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return method(store, *args, **kwargs)
-            except sa.exc.DBAPIError as caught:
-                # They name the trouble and never a value.
-                why = str(caught.orig)
+            except sa.exc.SQLAlchemyError as caught:
+                why = in_words(caught)
                 kind = StoreRefused if "not a database" in why else StoreError
             except OSError as caught:
                 why, kind = caught.strerror or type(caught).__name__, StoreError
@@ -128,14 +57,14 @@ def _translated(what: str) -> Callable[[Callable[Concatenate[SQLStore, P], T]], 
 
 
 class SQLStore(SQLOnce, Store):
-    """Dead letters in an SQL database: `sqlite:///path/to/file.db`.
+    """Dead letters in an SQL database: `sqlite:///path/to/file.db`, `postgresql://…/database`, `mysql://…/database`.
 
     A new SQLite file gets mode 0600, for bodies are in it in clear; it uses a write-ahead log and a full sync at
     each commit. Raises `StoreError` when the database cannot be opened, `StoreRefused` when it is of a newer
     schema or no database.
     """
 
-    _leases = _leases
+    _leases = leases
 
     def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.url = redact_url(url)
@@ -144,31 +73,37 @@ class SQLStore(SQLOnce, Store):
             parsed = sa.make_url(url)
         except sa.exc.ArgumentError:
             raise UsageError(f"{self.url} is not a database URL: write sqlite:///path/to/file.db") from None
+        if not is_known(parsed):
+            raise UsageError(f"{self.url}: dead letters go to sqlite:///path/to/file.db, postgresql:// or mysql://")
         if parsed.get_backend_name() != "sqlite":
-            raise UsageError(f"{self.url}: dead letters go to SQLite today: sqlite:///path/to/file.db")
-        if not parsed.database or parsed.database == ":memory:" or parsed.query:
+            if not parsed.database:
+                raise UsageError(f"{self.url} names no database: end it with /database")
+        elif not parsed.database or parsed.database == ":memory:" or parsed.query:
             raise UsageError(f"{self.url}: a dead letter store is sqlite:///path/to/file.db, without parameters")
-        self._path = Path(parsed.database)
         self._open(parsed, create=create)
 
     @_translated("opened")
     def _open(self, parsed: sa.URL, *, create: bool) -> None:
-        if create:
-            _create_private(self._path)
-        elif not self._path.exists():
-            raise UsageError(f"there is no dead letter store {self.url}")
-        # Parameters stay out of exceptions and logs: they are the messages.
-        self._engine: Engine = sa.create_engine(parsed, hide_parameters=True, connect_args={"timeout": _BUSY_SECONDS})
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", _begin)
-        self._migrate()
+        if parsed.get_backend_name() == "sqlite":
+            path = Path(str(parsed.database))
+            if create:
+                _create_private(path)
+            elif not path.exists():
+                raise UsageError(f"there is no dead letter store {self.url}")
+        self._engine: Engine = connected(parsed)
+        try:
+            self._migrate(create=create)
+        except BaseException:
+            self._engine.dispose()
+            raise
 
     # The sink
 
     @_translated("written")
     def put(self, records: Sequence[Record]) -> None:
         """Keep records, in one transaction that is on disk when this returns."""
-        with self._write() as connection:
+
+        def put(connection: Connection) -> None:
             known = self._known(connection, records)
             lost = self._lost(connection, records)
             new: dict[str, Record] = {}
@@ -184,17 +119,20 @@ class SQLStore(SQLOnce, Store):
                     new[merged.id] = merged
                 else:
                     row = {**_to_row(merged), "claim_token": None, "claim_until": None}
-                    connection.execute(_records.update().where(_records.c.id == merged.id), row)
+                    connection.execute(records_table.update().where(records_table.c.id == merged.id), row)
             if new:
-                connection.execute(_records.insert(), [_to_row(record) for record in new.values()])
+                connection.execute(records_table.insert(), [_to_row(record) for record in new.values()])
+
+        self._tried(put)
 
     def _lost(self, connection: Connection, records: Sequence[Record]) -> set[str]:
         """Return those of which the claim is somebody else's by now: whoever has it tells their story."""
         claimed = {record.id: record.claim for record in records if record.claim is not None}
         lost = set(claimed)
-        ids, c = list(claimed), _records.c
+        ids, c = list(claimed), records_table.c
         for start in range(0, len(ids), _ROWS_AT_ONCE):
-            chosen = sa.select(c.id, c.claim_token).where(c.id.in_(ids[start : start + _ROWS_AT_ONCE]))
+            some = ids[start : start + _ROWS_AT_ONCE]
+            chosen = sa.select(c.id, c.claim_token).where(c.id.in_(some)).with_for_update()
             lost -= {row.id for row in connection.execute(chosen) if row.claim_token == claimed[row.id]}
         return lost
 
@@ -202,10 +140,11 @@ class SQLStore(SQLOnce, Store):
         known: dict[str, Record] = {}
         for start in range(0, len(records), _ROWS_AT_ONCE):
             some = records[start : start + _ROWS_AT_ONCE]
-            condition = _records.c.id.in_([r.id for r in some]) | sa.tuple_(
-                _records.c.service, _records.c.identity
+            condition = records_table.c.id.in_([r.id for r in some]) | sa.tuple_(
+                records_table.c.service, records_table.c.identity
             ).in_([(r.service, r.identity) for r in some if r.identity and r.again])
-            for row in connection.execute(sa.select(_records).where(condition).order_by(_records.c.id)):
+            there = sa.select(records_table).where(condition).order_by(records_table.c.id)
+            for row in connection.execute(there.with_for_update()):
                 record = _from_row(row)
                 known[record.id] = record
                 if record.identity:
@@ -222,7 +161,7 @@ class SQLStore(SQLOnce, Store):
     def get(self, record_id: str) -> Record | None:
         """Return a record, or None."""
         with self._engine.connect() as connection:
-            row = connection.execute(sa.select(_records).where(_records.c.id == record_id)).first()
+            row = connection.execute(sa.select(records_table).where(records_table.c.id == record_id)).first()
         return None if row is None else _from_row(row)
 
     def query(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Record]:
@@ -238,8 +177,8 @@ class SQLStore(SQLOnce, Store):
 
     @_translated("read")
     def _page(self, query: Query, limit: int, offset: int, after: Record | None) -> list[Record]:
-        c = _records.c
-        statement = sa.select(_records).where(*_conditions(query)).order_by(c.last_at.desc(), c.id.desc())
+        c = records_table.c
+        statement = sa.select(records_table).where(*_conditions(query)).order_by(c.last_at.desc(), c.id.desc())
         if after is not None:
             statement = statement.where(sa.tuple_(c.last_at, c.id) < (after.last_at, after.id))
         with self._engine.connect() as connection:
@@ -248,28 +187,29 @@ class SQLStore(SQLOnce, Store):
     @_translated("read")
     def ids(self, query: Query) -> list[str]:
         """Return the ids of records, oldest first."""
-        statement = sa.select(_records.c.id).where(*_conditions(query)).order_by(_records.c.id)
+        statement = sa.select(records_table.c.id).where(*_conditions(query)).order_by(records_table.c.id)
         with self._engine.connect() as connection:
             return list(connection.execute(statement).scalars())
 
     @_translated("read")
     def services(self, query: Query) -> list[str]:
         """Return whose records they are."""
-        statement = sa.select(_records.c.service).distinct().where(*_conditions(query)).order_by(_records.c.service)
+        service = records_table.c.service
+        statement = sa.select(service).distinct().where(*_conditions(query)).order_by(service)
         with self._engine.connect() as connection:
             return list(connection.execute(statement).scalars())
 
     @_translated("read")
     def count(self, query: Query) -> int:
         """Return how many records there are."""
-        statement = sa.select(sa.func.count()).select_from(_records).where(*_conditions(query))
+        statement = sa.select(sa.func.count()).select_from(records_table).where(*_conditions(query))
         with self._engine.connect() as connection:
             return int(connection.execute(statement).scalar_one())
 
     @_translated("read")
     def groups(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Group]:
         """Return the groups, largest first."""
-        c = _records.c
+        c = records_table.c
         count = sa.func.count().label("count")
         statement = (
             sa.select(
@@ -296,7 +236,7 @@ class SQLStore(SQLOnce, Store):
     @_translated("read")
     def stats(self, service: str | None = None) -> list[dict[str, Any]]:
         """Return counts by service, status and reason, with the oldest of each."""
-        c = _records.c
+        c = records_table.c
         statement = (
             sa.select(
                 c.service,
@@ -318,41 +258,46 @@ class SQLStore(SQLOnce, Store):
     def queue(self, ids: Collection[str], replay: str) -> int:
         """Choose records for a replay that nobody works on."""
         values = {"status": Status.queued, "replay": replay, "claim_token": None, "claim_until": None}
-        with self._write() as connection:
-            return self._update(connection, ids, values, self._free())
+        return self._tried(lambda connection: self._update(connection, ids, values, self._free()))
 
     def _free(self) -> sa.ColumnElement[bool]:
         """Tell which records nobody works on: dead, or queued and not claimed."""
-        c = _records.c
+        c = records_table.c
         unclaimed = sa.func.coalesce(c.claim_until, 0) <= self._clock()
         return (c.status == Status.dead) | ((c.status == Status.queued) & unclaimed)
 
     @_translated("claimed from")
     def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[Claim]:
         """Take up queued records that nobody has, or whose holder let the lease run out."""
-        c, now = _records.c, self._clock()
+        c, now = records_table.c, self._clock()
         statement = (
-            sa.select(_records)
+            sa.select(records_table)
             .where(_first_of_its_lane(service), sa.func.coalesce(c.claim_until, 0) <= now)
             .where(c.due.is_(None) | (c.due <= now))
             .where(c.replay == replay if replay else sa.true())
-            .order_by(c.due, c.id)
+            .order_by(nulls_first(c.due, self._engine.dialect), c.id)
             .limit(limit)
         )
         with self._engine.connect() as connection:
             # A worker asks every second: where there is nothing, nothing is locked.
             if connection.execute(statement.with_only_columns(c.id).limit(1)).first() is None:
                 return []
-        with self._write() as connection:
-            records = [_from_row(row) for row in connection.execute(statement)]
-            self._update(connection, [r.id for r in records], {"claim_token": token, "claim_until": now + lease})
-        return [Claim(record, token) for record in records]
+
+        def take(connection: Connection) -> list[Record]:
+            # What another process is just taking up is passed over.
+            rows = connection.execute(statement.with_for_update(skip_locked=True))
+            taken = [_from_row(row) for row in rows]
+            self._update(connection, [r.id for r in taken], {"claim_token": token, "claim_until": now + lease})
+            return taken
+
+        return [Claim(record, token) for record in self._tried(take)]
 
     @_translated("read")
     def next_due(self, service: str) -> float | None:
         """Return when the next record may be claimed: when it is due, or the claim that somebody has runs out."""
-        c, now = _records.c, self._clock()
-        when = sa.func.max(sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.claim_until, 0.0))
+        c, now = records_table.c, self._clock()
+        due, until = sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.claim_until, 0.0)
+        when = sa.case((due > until, due), else_=until)
         statement = sa.select(when).where(_first_of_its_lane(service)).order_by(when).limit(1)
         with self._engine.connect() as connection:
             found = connection.execute(statement).scalar()
@@ -361,7 +306,7 @@ class SQLStore(SQLOnce, Store):
     @_translated("read")
     def lanes(self, service: str) -> dict[str, int]:
         """Return how many records are parked, or queued, in each lane."""
-        c = _records.c
+        c = records_table.c
         statement = (
             sa.select(c.lane, sa.func.count())
             .where(c.service == service, c.status.in_(_WAITING), c.lane.is_not(None))
@@ -396,9 +341,9 @@ class SQLStore(SQLOnce, Store):
     @_translated("written")
     def unqueue(self, replay: str) -> int:
         """Make what is left of a replay dead again."""
-        c = _records.c
+        c = records_table.c
         statement = (
-            _records.update()
+            records_table.update()
             .where(c.replay == replay, c.status == Status.queued)
             .values(status=Status.dead, claim_token=None, claim_until=None)
         )
@@ -409,32 +354,34 @@ class SQLStore(SQLOnce, Store):
     def discard(self, ids: Collection[str], by: str) -> int:
         """Give records up that nobody works on."""
         values = {"status": Status.discarded, "closed_at": self._clock(), "closed_by": by}
-        with self._write() as connection:
-            return self._update(connection, ids, values, self._free())
+        return self._tried(lambda connection: self._update(connection, ids, values, self._free()))
 
     def _update(
         self, connection: Connection, ids: Collection[str], values: dict[str, Any], *conditions: sa.ColumnElement[bool]
     ) -> int:
-        count, every = 0, list(ids)
+        count, every = 0, sorted(ids)
         for start in range(0, len(every), _ROWS_AT_ONCE):
-            chosen = _records.c.id.in_(every[start : start + _ROWS_AT_ONCE])
-            count += connection.execute(_records.update().where(chosen, *conditions).values(values)).rowcount
+            chosen = records_table.c.id.in_(every[start : start + _ROWS_AT_ONCE])
+            count += connection.execute(records_table.update().where(chosen, *conditions).values(values)).rowcount
         return count
 
     def _update_claimed(self, ids: Collection[str], token: str, values: dict[str, Any]) -> set[str]:
-        c = _records.c
-        with self._write() as connection:
-            statement = sa.select(c.id).where(c.id.in_(list(ids)), c.claim_token == token)
-            ours = set(connection.execute(statement).scalars())
+        c = records_table.c
+        statement = sa.select(c.id).where(c.id.in_(list(ids)), c.claim_token == token).order_by(c.id)
+
+        def update(connection: Connection) -> set[str]:
+            ours = set(connection.execute(statement.with_for_update()).scalars())
             self._update(connection, ours, values)
-        return ours
+            return ours
+
+        return self._tried(update)
 
     # Checkpoints
 
     @_translated("read")
     def recall(self, service: str, source: str) -> str | None:
         """Return what `remember` kept, or None."""
-        c = _checkpoints.c
+        c, source = checkpoints_table.c, _key_of(source)
         statement = sa.select(c.value).where(c.service == service, c.source == source)
         with self._engine.connect() as connection:
             return connection.execute(statement).scalar()
@@ -442,11 +389,11 @@ class SQLStore(SQLOnce, Store):
     @_translated("written")
     def remember(self, service: str, source: str, value: str) -> None:
         """Keep a value for a service and source."""
-        c = _checkpoints.c
+        c, source = checkpoints_table.c, _key_of(source)
         with self._write() as connection:
-            update = _checkpoints.update().where(c.service == service, c.source == source).values(value=value)
+            update = checkpoints_table.update().where(c.service == service, c.source == source).values(value=value)
             if not connection.execute(update).rowcount:
-                connection.execute(_checkpoints.insert().values(service=service, source=source, value=value))
+                connection.execute(checkpoints_table.insert().values(service=service, source=source, value=value))
 
     # Attempts at what stays unsettled
 
@@ -458,12 +405,12 @@ class SQLStore(SQLOnce, Store):
             now = self._clock()
             rows = [{"service": service, "identity": one, "attempt": n, "at": now} for one, n in spent.items()]
             if rows:
-                connection.execute(_attempts.insert(), rows)
+                connection.execute(attempts_table.insert(), rows)
 
     @_translated("read")
     def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
         """Return how many attempts were spent on some."""
-        c, every, found = _attempts.c, list(identities), dict[str, int]()
+        c, every, found = attempts_table.c, list(identities), dict[str, int]()
         with self._engine.connect() as connection:
             for start in range(0, len(every), _ROWS_AT_ONCE):
                 some = c.identity.in_(every[start : start + _ROWS_AT_ONCE])
@@ -479,10 +426,10 @@ class SQLStore(SQLOnce, Store):
 
     @staticmethod
     def _drop_attempts(connection: Connection, service: str, identities: Collection[str]) -> None:
-        c, every = _attempts.c, list(identities)
+        c, every = attempts_table.c, list(identities)
         for start in range(0, len(every), _ROWS_AT_ONCE):
             some = c.identity.in_(every[start : start + _ROWS_AT_ONCE])
-            connection.execute(_attempts.delete().where(c.service == service, some))
+            connection.execute(attempts_table.delete().where(c.service == service, some))
 
     # Effects that happen once
 
@@ -494,25 +441,29 @@ class SQLStore(SQLOnce, Store):
 
     # The database
 
-    def _migrate(self) -> None:
+    def _migrate(self, *, create: bool) -> None:
+        if not create and not sa.inspect(self._engine).has_table(schema_table.name):
+            raise UsageError(f"there is no dead letter store {self.url}")
         with self._write() as connection:
-            _schema.create(connection, checkfirst=True)
-            version = connection.execute(sa.select(_schema.c.version)).scalar()
+            lock_schema(connection)
+            schema_table.create(connection, checkfirst=True)
+            version = connection.execute(sa.select(schema_table.c.version)).scalar()
             if version == 1:
                 for column in ("due DOUBLE", "lane VARCHAR(64)"):
                     connection.exec_driver_sql(f"ALTER TABLE missive_dead_letters ADD COLUMN {column}")
-                for index in _records.indexes:
+                for index in records_table.indexes:
                     index.create(connection, checkfirst=True)
-                connection.execute(_schema.update().values(version=SCHEMA_VERSION))
+                connection.execute(schema_table.update().values(version=SCHEMA_VERSION))
             if version is None or version <= SCHEMA_VERSION:
-                _metadata.create_all(connection)
+                metadata.create_all(connection)
             if version is None:
-                connection.execute(_schema.insert().values(version=SCHEMA_VERSION))
+                connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
             elif version > SCHEMA_VERSION:
                 raise StoreRefused(
                     f"the dead letter store {self.url} has schema {version}, and this Missive knows {SCHEMA_VERSION}:"
                     " upgrade Missive"
                 )
+            unlock_schema(connection)
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
@@ -527,20 +478,13 @@ def _create_private(path: Path) -> None:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
-def _configure(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # transactions are begun below, and not by the driver's guess
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _begin(connection: Connection) -> None:
-    # A write that starts as a read can be refused at its first write, whatever the busy timeout.
-    write = connection.get_execution_options().get("missive_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+def _key_of(source: str) -> str:
+    """Return what a source is kept under: its name, or a digest of one that fits into no key."""
+    return source if len(source) <= SOURCE_LENGTH else hashlib.sha256(source.encode()).hexdigest()
 
 
 def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
-    c = _records.c
+    c = records_table.c
     conditions: list[sa.ColumnElement[bool]] = []
     if query.ids:
         conditions.append(c.id.in_(query.ids))
@@ -563,7 +507,7 @@ _WAITING = (str(Status.queued), str(Status.parked))
 
 def _first_of_its_lane(service: str) -> sa.ColumnElement[bool]:
     """Tell which records wait to be taken up, and behind no other of their lane."""
-    c, before = _records.c, _records.alias()
+    c, before = records_table.c, records_table.alias()
     earlier = sa.exists().where(
         before.c.lane == c.lane, before.c.id < c.id, before.c.service == c.service, before.c.status.in_(_WAITING)
     )
