@@ -16,6 +16,7 @@ from missive.adapters.contract import (
     Capabilities,
     Credit,
     Delivery,
+    Finding,
     Host,
     Item,
     Result,
@@ -137,7 +138,10 @@ class RabbitMQAdapter(Adapter):
         return f"{'amqps' if self.tls else 'rabbitmq'}://{self.host}:{self.port}/{vhost}?queue={self.queue}"
 
     async def connect(self, host: Host) -> RabbitMQSession:
-        """Connect and start consuming. Raises `Fatal` for credentials or rights, `Transient` for all else."""
+        """Connect, and see that the queue is there; nothing is consumed before the first fetch.
+
+        Raises `Fatal` for credentials or rights, `Transient` for all else.
+        """
         session = RabbitMQSession(self, host)
         try:
             await asyncio.wait_for(session.open(), _CONNECT_SECONDS)
@@ -150,6 +154,19 @@ class RabbitMQAdapter(Adapter):
         else:
             return session
         raise trouble
+
+    async def diagnose(self, session: Session) -> Sequence[Finding]:
+        """Say how many consumers the queue has; AMQP tells no more of it."""
+        if not isinstance(session, RabbitMQSession):
+            raise Transient(f"{self.url} is not connected")
+        queue = await session.declared()
+        findings = [Finding("ok", "queue", f"{self.queue} has {queue.message_count} messages waiting")]
+        ordered = any(route.terms.ordered_by is not None for route in self.processor.freeze())
+        if queue.consumer_count and ordered:
+            says = f"{queue.consumer_count} other consumers share the queue, and a handler asks for order by key"
+            findings.append(Finding("warning", "order", f"{says}: give the queue x-single-active-consumer"))
+        says = "whether it is durable, and policies that drop messages, AMQP does not tell: see rabbitmqctl list_queues"
+        return [*findings, Finding("ok", "policies", says)]
 
     def parameters(self, service: str) -> Any:
         """Return pika's parameters of the connection."""
@@ -169,11 +186,14 @@ class RabbitMQSession(Session):
 
     def __init__(self, adapter: RabbitMQAdapter, host: Host) -> None:
         super().__init__()
-        self.capabilities = Capabilities(attempts="approximate", lease=adapter.consumer_timeout, renewable=False)
+        self.capabilities = Capabilities(
+            attempts="approximate", lease=adapter.consumer_timeout, renewable=False, replies=False
+        )
         self._adapter = adapter
         self._host = host
         self._connection: Any = None
         self._consumer = ""
+        self._stopped = False
         self._arrived: deque[tuple[Any, Any, bytes]] = deque()
         self._arrival = asyncio.Event()
         self._unacked: deque[int] = deque()
@@ -182,7 +202,7 @@ class RabbitMQSession(Session):
         self._closed = asyncio.Event()
 
     async def open(self) -> None:
-        """Open connection and channel, check that the queue is there, and consume it."""
+        """Open connection and channel, and check that the queue is there."""
         logger = logging.getLogger("pika")
         if logger.level == logging.NOTSET:
             # pika writes half a dozen lines for what the engine says in one.
@@ -203,14 +223,15 @@ class RabbitMQSession(Session):
         await self._reply(lambda done: self.client.queue_declare(queue, passive=True, callback=done))
         prefetch = min(self._adapter.prefetch, self._host.credit.items)
         await self._reply(lambda done: self.client.basic_qos(prefetch_count=prefetch, callback=done))
-        await self._reply(lambda done: setattr(self, "_consumer", self._consume(done)))
 
     def _consume(self, done: Any) -> str:
         tag: str = self.client.basic_consume(self._adapter.queue, self._on_message, callback=done)
         return tag
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Return what the broker pushed."""
+        """Return what the broker pushed; the first time, tell it to."""
+        if not self._consumer and not self._stopped:
+            await self._reply(lambda done: setattr(self, "_consumer", self._consume(done)))
         arrived = self._arrived
         while not arrived:
             self._raise_if_dead()
@@ -265,11 +286,17 @@ class RabbitMQSession(Session):
         """
         if self._dead.done():
             return SessionStatus(connected=False)
-        await self._reply(lambda done: self.client.queue_declare(self._adapter.queue, passive=True, callback=done))
-        return SessionStatus(connected=bool(self.client.consumer_tags))
+        await self.declared()
+        return SessionStatus(connected=not self._consumer or bool(self.client.consumer_tags))
+
+    async def declared(self) -> Any:
+        """Return what the broker tells of the queue."""
+        queue = self._adapter.queue
+        return (await self._reply(lambda done: self.client.queue_declare(queue, passive=True, callback=done))).method
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Cancel the consumer and return what was pushed and not fetched."""
+        self._stopped = True
         if not self._dead.done() and self._consumer:
             consumer, self._consumer = self._consumer, ""
             await self._reply(lambda done: self.client.basic_cancel(consumer, callback=done))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import sqlite3
@@ -10,9 +11,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.contract import Adapter, Capabilities, Credit, Delivery, Host, Item, Result, Verb
+from missive.adapters.contract import (
+    Adapter,
+    Capabilities,
+    Credit,
+    Delivery,
+    Finding,
+    Host,
+    Item,
+    Result,
+    Session,
+    Verb,
+)
 from missive.adapters.registry import AdapterURL, keywords
 from missive.adapters.threaded import ClientThread, ThreadedSession
+from missive.disks import network_disk
 from missive.errors import Fatal, Transient, UsageError
 from missive.ids import new_id
 from missive.processor import Processor
@@ -112,6 +125,16 @@ class SQLiteAdapter(Adapter):
     def url(self) -> str:
         """The file and the queue."""
         return f"sqlite:///{self.path}?queue={self.queue}"
+
+    async def diagnose(self, session: Session) -> Sequence[Finding]:
+        """Say how many messages wait, and whether the file is where SQLite's locks work."""
+        count = "SELECT count(*) FROM missive_queue WHERE queue = ?"
+        waiting = session.submit(lambda: session.client.execute(count, (self.queue,)).fetchone()[0])
+        findings = [Finding("ok", "queue", f"{self.queue} has {await asyncio.wrap_future(waiting)} messages")]
+        if (kind := network_disk(self.path)) is not None:
+            says = f"{self.path} is on a network disk ({kind}), where SQLite's locks do not work: use a local one"
+            findings.append(Finding("error", "disk", says))
+        return findings
 
     async def connect(self, host: Host) -> SQLiteSession:
         """Open the file. Raises `Transient` when it or its table is missing, `Fatal` when it is no such database."""

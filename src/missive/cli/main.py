@@ -14,6 +14,7 @@ import click
 from missive.cli import options
 from missive.cli.again import given
 from missive.cli.dlq import dlq
+from missive.cli.doctor import doctor
 from missive.cli.output import say, show_json, show_table
 from missive.errors import MissiveError, UsageError
 from missive.version import VERSION
@@ -37,6 +38,7 @@ def cli() -> None:
 
 
 cli.add_command(dlq)
+cli.add_command(doctor)
 
 
 @cli.command()
@@ -89,7 +91,7 @@ def run(
     name = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
     logging.basicConfig(level=log_level.upper(), format=f"%(levelname)s {name}: %(message)s", stream=sys.stderr)
     with contextlib.nullcontext() if worker is None else worker:
-        adapters = _adapters(target, sources, drain, factory=factory)
+        adapters = adapters_of(target, sources, drain, factory=factory)
         processor = adapters[0].processor
         own = _default_dlq(adapters) if dlq_url is None and processor.dlq is None else processor.dlq
         place = own if dlq_url is None else dlq_url
@@ -102,7 +104,8 @@ def run(
     return 0
 
 
-def _adapters(target: str, sources: tuple[str, ...], drain: float | None, *, factory: bool) -> list[Adapter]:
+def adapters_of(target: str, sources: tuple[str, ...], drain: float | None, *, factory: bool) -> list[Adapter]:
+    """Return the adapters that a target and the URLs of its sources stand for. Raises `UsageError`."""
     from missive.adapters.contract import Adapter  # noqa: PLC0415 - `missive --help` stays quick
     from missive.adapters.registry import from_url  # noqa: PLC0415 - as above
     from missive.cli.target import load_target  # noqa: PLC0415 - as above

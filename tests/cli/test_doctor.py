@@ -1,0 +1,154 @@
+"""`missive doctor`: what is sound, what will hurt, what does not work; it consumes nothing."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from missive.disks import network_disk
+from tests.support.kafka import Kafka
+from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis import RedisServer
+
+APPLICATION = """
+import missive
+from missive.matchers import Everything, by_key
+
+proc = missive.Processor(name="app")
+nothing = missive.Processor(name="nothing")
+
+@proc.handle_for(Everything(), ordered_by=by_key, timeout=100)
+def handle(message, context):
+    raise SystemExit("it must not be called")
+"""
+
+
+Found = tuple[int | None, list[tuple[str, str, str]], str]
+
+
+@pytest.fixture
+def doctor(
+    missive: Callable[..., Running], tmp_path: Path
+) -> Callable[..., tuple[int | None, list[tuple[str, str, str]], str]]:
+    """Run the doctor; returns the exit code, what it found, and its errors."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+
+    def run(url: str, *options: str, target: str = "app:proc") -> Found:
+        process = missive("doctor", target, "--from", url, "--json", *options)
+        out, err = process.finish(60)
+        found = [(one["level"], one["check"], one["says"]) for one in json.loads(out)] if out else []
+        return process.code, found, err
+
+    return run
+
+
+def levels(found: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
+    return [(level, check) for level, check, _ in found]
+
+
+def test_a_sound_deployment(doctor, tmp_path):
+    """A queue that is there, handlers and a store: exit code 0, in words and signs where no JSON is asked for."""
+    url = "sqlite:///queue.db?queue=q&create=true"
+    code, found, err = doctor(url, "--dlq", "sqlite:///dlq.db")
+    assert (code, err) == (0, "")
+    assert levels(found) == [
+        ("ok", "handlers"),
+        ("ok", "dead letters"),
+        ("ok", "connection"),
+        ("warning", "order"),
+        ("ok", "queue"),
+    ]
+
+
+def test_what_is_shown(missive, tmp_path):
+    """Without --json each finding is a line with a sign, without colours where there is no terminal."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    process = missive("doctor", "app:nothing", "--from", "sqlite:///none.db?queue=q")
+    out, _ = process.finish()
+    assert process.code == 1
+    assert out.splitlines()[:3] == [
+        "nothing",
+        "  ! handlers: there are none: every message would be a dead letter",
+        "  ✗ dead letters: there is no store: name one with --dlq, MISSIVE_DLQ or Processor(dlq=…), or missive run"
+        " refuses to start",
+    ]
+    assert "  ✗ connection: sqlite:///none.db?queue=q: the file does not exist" in out
+
+
+def test_a_store_that_cannot_be_opened(doctor, tmp_path):
+    """A store that is no database is an error, and named."""
+    (tmp_path / "dlq.db").write_bytes(b"this is no database, and never was one" * 100)
+    code, found, _ = doctor("sqlite:///queue.db?queue=q&create=true", "--dlq", "sqlite:///dlq.db")
+    assert code == 1
+    assert ("error", "dead letters") in levels(found)
+
+
+def test_a_mistake_is_wrong_usage(doctor):
+    """A URL that nobody knows is exit code 2 and one line."""
+    code, found, err = doctor("rabid://h/x")
+    assert (code, found) == (2, [])
+    assert "did you mean" in err or "no adapter is known" in err
+
+
+@pytest.mark.rabbitmq
+def test_rabbitmq(doctor, rabbitmq: RabbitMQ):
+    """It takes no message, says what handlers ask that the broker cannot give, and what AMQP does not tell."""
+    name = f"q-{uuid.uuid4().hex[:8]}"
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
+        channel.basic_publish("", name, b"a")
+    code, found, _ = doctor(f"{rabbitmq.url(name)}&consumer_timeout=50", "--dlq", "sqlite:///dlq.db")
+    assert code == 1
+    assert ("error", "timeouts") in levels(found)
+    assert any("1 messages waiting" in says for _, check, says in found if check == "queue")
+    with rabbitmq.channel() as channel:
+        method, properties, _ = channel.basic_get(name, auto_ack=True)
+        assert not method.redelivered
+        assert not (properties.headers or {}).get("x-delivery-count")
+    code, found, _ = doctor(rabbitmq.url(name + "-none"), "--dlq", "sqlite:///dlq.db")
+    assert code == 1
+    assert any("there is no queue" in says for _, _, says in found)
+
+
+@pytest.mark.redis
+def test_redis(doctor, redis: RedisServer):
+    """A stream that is missing is an error; one that is there is sound, and nothing of it is read."""
+    name = f"s-{uuid.uuid4().hex[:8]}"
+    code, found, _ = doctor(redis.url(name, "g"), "--dlq", "sqlite:///dlq.db")
+    assert code == 1
+    assert any("there is no stream" in says for _, _, says in found)
+    with redis.client() as client:
+        client.xgroup_create(name, "g", "0", mkstream=True)
+        client.xadd(name, {"data": b"a"})
+    code, found, _ = doctor(redis.url(name, "g"), "--dlq", "sqlite:///dlq.db")
+    assert code == 0
+    with redis.client() as client:
+        assert client.xpending(name, "g")["pending"] == 0
+
+
+@pytest.mark.kafka
+def test_kafka(doctor, kafka: Kafka):
+    """A topic that is missing is an error; one with a single copy of each message is a warning; no group is joined."""
+    name = f"t-{uuid.uuid4().hex[:8]}"
+    code, found, _ = doctor(kafka.url(name, "g"), "--dlq", "sqlite:///dlq.db")
+    assert code == 1
+    assert any(f"there is no topic {name}" in says for _, _, says in found)
+    kafka.create(name, 3)
+    code, found, _ = doctor(kafka.url(name, "g"), "--dlq", "sqlite:///dlq.db")
+    assert code == 0
+    assert levels(found)[-3:] == [("ok", "connection"), ("ok", "topic"), ("warning", "copies")]
+
+
+def test_a_network_disk(tmp_path: Path):
+    """The kind of the disk that a file is on is that of the longest mount point above it."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"d / ext4 rw 0 0\nd {tmp_path} nfs4 rw 0 0\nd {tmp_path}/local xfs rw 0 0\n")
+    assert network_disk(tmp_path / "queue.db", mounts) == "nfs4"
+    assert network_disk(tmp_path / "local" / "queue.db", mounts) is None
+    assert network_disk(Path("/x"), mounts) is None
+    assert network_disk(Path("/x"), tmp_path / "none") is None
