@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from missive.dlq import Attempt, Origin, Query, Record, Status, open_dlq, open_store
 from missive.dlq.sql import SCHEMA_VERSION, SQLStore
+from missive.dlq.sql.disks import network_disk
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.ids import new_id
 from missive.outcome import Reason
@@ -511,3 +512,23 @@ def test_a_server_that_dies_keeps_what_was_put(server: type[DatabaseServer]):
             running.start()
             store.put([after])
             assert sorted(store.ids(Query())) == sorted([kept.id, after.id])
+
+
+def test_a_network_disk_is_told_from_a_local_one(tmp_path: Path):
+    """The innermost mount counts, and of two on one directory the later; where nothing is said, none is seen."""
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/a / ext4 rw 0 0\nhost:/a /nfs nfs4 rw 0 0\n/dev/b /nfs/local ext4 rw 0 0\n"
+        "/dev/c /both ext4 rw 0 0\n//host/b /both cifs rw 0 0\nhost:/c /a\\040b nfs rw 0 0\n"
+    )
+    seen = [network_disk(Path(p), mounts) for p in ("/x.db", "/nfs/x.db", "/nfs/local/x.db", "/both/x.db", "/a b/x.db")]
+    assert seen == [None, "nfs4", None, "cifs", "nfs"]
+    assert network_disk(Path("/nfs/x.db"), tmp_path / "nothing") is None
+
+
+def test_a_file_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """No file is made there, and the error says where it may be."""
+    monkeypatch.setattr("missive.dlq.sql.store.network_disk", lambda _path: "nfs")
+    with pytest.raises(StoreRefused, match="network disk"):
+        SQLStore(f"sqlite:///{tmp_path}/dlq.db")
+    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine
 from missive.dlq.contract import Claim, Group, Query, Store
 from missive.dlq.record import Attempt, Origin, Record, Status
 from missive.dlq.sql.dialects import connected, in_words, is_known, lock_schema, nulls_first, unlock_schema
+from missive.dlq.sql.disks import network_disk
 from missive.dlq.sql.schema import SCHEMA_VERSION, SOURCE_LENGTH, leases, metadata
 from missive.dlq.sql.schema import attempts as attempts_table
 from missive.dlq.sql.schema import checkpoints as checkpoints_table
@@ -86,6 +87,8 @@ class SQLStore(SQLOnce, Store):
     def _open(self, parsed: sa.URL, *, create: bool) -> None:
         if parsed.get_backend_name() == "sqlite":
             path = Path(str(parsed.database))
+            if (disk := network_disk(path)) is not None:
+                raise StoreRefused(f"{self.url} is on a network disk ({disk}), where SQLite loses data: use another")
             if create:
                 _create_private(path)
             elif not path.exists():
