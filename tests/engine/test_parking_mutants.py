@@ -9,10 +9,11 @@ import pytest
 
 from missive import JSONMessage, Processor, Retry, constant
 from missive.adapters.contract import Delivery
-from missive.dlq import Query, Status, sql
+from missive.dlq import Query, Status
 from missive.dlq.record import Record
 from missive.dlq.source import ReplayAdapter
-from missive.dlq.sql import SQLStore
+from missive.dlq.sql import SQLStore, store
+from missive.dlq.sql.schema import records
 from missive.engine import flow
 from missive.engine.filing import Filing
 from missive.engine.parking import Lot
@@ -33,8 +34,8 @@ class Books:
 def keep_books(path) -> Books:
     """Fail the first two attempts at every message of two lanes, which are parked; then see what became of all."""
     books, lock = Books(), threading.Lock()
-    with closing(SQLStore(f"sqlite:///{path}/dlq.db")) as store:
-        proc = Processor(JSONMessage, name="app", dlq=store, concurrency=4)
+    with closing(SQLStore(f"sqlite:///{path}/dlq.db")) as kept:
+        proc = Processor(JSONMessage, name="app", dlq=kept, concurrency=4)
 
         def handle(message, context):
             with lock:
@@ -50,7 +51,7 @@ def keep_books(path) -> Books:
         broker = Broker(proc, deliveries, ends=False)
 
         def settle(session, items):
-            known = {record.origin.position for record in store.query(Query())}
+            known = {record.origin.position for record in kept.query(Query())}
             waits = [item for item in items if item.outcome in ("retried", "nacked")]
             books.early += sum(item.delivery.position not in known for item in waits)
 
@@ -63,10 +64,10 @@ def keep_books(path) -> Books:
             session._loop.call_soon_threadsafe(session.receive, late)
             await until(lambda: len(set(books.done)) == 16, "all to be handled", 5)
             waiting = Query(statuses=(Status.parked, Status.queued))
-            await until(lambda: store.count(waiting) == 0, "nothing to be parked", 5)
+            await until(lambda: kept.count(waiting) == 0, "nothing to be parked", 5)
             engine.stop()
 
-        run(broker, ReplayAdapter(proc, store), beside=beside, books=False)
+        run(broker, ReplayAdapter(proc, kept), beside=beside, books=False)
     return books
 
 
@@ -125,9 +126,9 @@ def behind_left_behind(patch):
 
 def lanes_taken_up_at_once(patch):
     """Several of a lane are taken up together, whatever the first of them is due."""
-    c = sql._records.c
-    waiting = c.status.in_(sql._WAITING)
-    patch.setattr(sql, "_first_of_its_lane", lambda service: (c.service == service) & waiting)
+    c = records.c
+    waiting = c.status.in_(store._WAITING)
+    patch.setattr(store, "_first_of_its_lane", lambda service: (c.service == service) & waiting)
 
 
 MUTANTS = {
