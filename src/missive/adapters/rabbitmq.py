@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -251,6 +252,9 @@ class RabbitMQSession(Session):
         self._raise_if_dead()
         tags = {item.delivery.token for item in items if item.verb is Verb.ack}
         released = [item.delivery.token for item in items if item.verb is Verb.release]
+        if released:  # one that is settled already would close the channel
+            oldest = self._unacked[0] if self._unacked else math.inf
+            released = [tag for tag in released if tag >= oldest and tag not in self._settled]
         with self._troubles():
             for tag in released:
                 self.client.basic_nack(tag, requeue=True)
@@ -262,6 +266,8 @@ class RabbitMQSession(Session):
         """Ack the unbroken run from the oldest with one frame, and each tag past a gap with its own."""
         unacked, settled, last = self._unacked, self._settled, None
         tags -= settled  # a second ack of a tag would close the channel
+        if tags and min(tags) < (unacked[0] if unacked else math.inf):
+            tags = {tag for tag in tags if unacked and tag >= unacked[0]}
         if len(settled) > _MOST_SETTLED:
             # One that is held for long has thousands settled behind it.
             self._unacked = unacked = deque(tag for tag in unacked if tag not in settled)

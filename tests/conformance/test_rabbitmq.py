@@ -1,0 +1,111 @@
+"""RabbitMQ passes the conformance suite, with classic and with quorum queues."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pytest
+
+from missive import Processor
+from missive.adapters.rabbitmq import RabbitMQAdapter
+from missive.testing.conformance import Conformance, Harness, Sent
+from tests.conftest import wait_until
+from tests.support.rabbitmq import RabbitMQ
+
+pytestmark = pytest.mark.rabbitmq
+
+
+class RabbitMQHarness(Harness):
+    name = "rabbitmq (classic)"
+    arguments: ClassVar[dict[str, Any]] = {}
+    keeps = frozenset({"timestamp", "producer_id"})
+    headers = frozenset({"text"})
+    broker = True
+    credentials = True
+    again_seconds = 8.0
+
+    def __init__(self, node: RabbitMQ) -> None:
+        self.node = node
+        self.queue = f"q-{uuid.uuid4().hex[:8]}"
+
+    def adapter(self, processor: Processor[Any], **options: Any) -> RabbitMQAdapter:
+        host, port = options.get("address", self.address)
+        return RabbitMQAdapter(processor, self.queue, host=host, port=port, password=options.get("password", "guest"))
+
+    def create(self) -> None:
+        with self.node.channel() as channel:
+            channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
+
+    def publish(self, messages: Sequence[Sent]) -> None:
+        import pika
+
+        with self.node.channel() as channel:
+            for sent in messages:
+                properties = pika.BasicProperties(
+                    delivery_mode=2,
+                    headers=dict(sent.headers) or None,
+                    message_id=sent.message_id,
+                    timestamp=None if sent.timestamp is None else int(sent.timestamp),
+                )
+                channel.basic_publish("", self.queue, sent.body, properties)
+
+    def remaining(self) -> int:
+        with self.node.channel() as channel:
+            return int(channel.queue_declare(self.queue, passive=True).method.message_count)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return ("127.0.0.1", self.node.port)
+
+    @property
+    def url(self) -> str:
+        return self.node.url(self.queue)
+
+    def versions(self) -> str:
+        import pika
+
+        with self.node.channel() as channel:
+            version = channel.connection._impl.server_properties["version"]
+        return f"RabbitMQ {version}, pika {pika.__version__}"
+
+    def kill(self) -> None:
+        # The node answers a declaration before it has written it.
+        name, files = self.queue.encode(), self.node.directory / "mnesia" / "node"
+        written = ("LATEST.LOG", "rabbit_durable_queue.DCL", "rabbit_durable_queue.DCD")
+        wait_until(
+            lambda: any((files / file).exists() and name in (files / file).read_bytes() for file in written),
+            "the queue written",
+        )
+        self.node.kill()
+
+    def start(self) -> None:
+        self.node.start()
+
+    def close(self) -> None:
+        if self.node.pid is None:
+            self.node.start()
+        with self.node.channel() as channel:
+            channel.queue_delete(self.queue)
+
+
+class QuorumHarness(RabbitMQHarness):
+    name = "rabbitmq (quorum)"
+    arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
+
+
+class TestClassic(Conformance):
+    """Every case, on a classic queue."""
+
+    @pytest.fixture
+    def harness(self, rabbitmq: RabbitMQ) -> RabbitMQHarness:
+        return RabbitMQHarness(rabbitmq)
+
+
+class TestQuorum(Conformance):
+    """Every case, on a quorum queue."""
+
+    @pytest.fixture
+    def harness(self, rabbitmq: RabbitMQ) -> QuorumHarness:
+        return QuorumHarness(rabbitmq)

@@ -1,0 +1,47 @@
+"""Standard input passes the conformance suite."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from missive import Processor
+from missive.adapters.stdin import StdinAdapter
+from missive.testing.conformance import Conformance, Harness, Sent
+
+
+class StdinHarness(Harness):
+    name = "stdin"
+    lines = True
+    reads_once = True
+    creatable = False
+    largest = 30_000  # what fits into a pipe that nobody reads yet
+
+    def __init__(self, pipe: int) -> None:
+        self.pipe = pipe
+
+    def adapter(self, processor: Processor[Any], **options: Any) -> StdinAdapter:
+        return StdinAdapter(processor)
+
+    def create(self) -> None:
+        """There it is."""
+
+    def publish(self, messages: Sequence[Sent]) -> None:
+        for message in messages:
+            os.write(self.pipe, message.body + b"\n")
+
+
+class TestStdin(Conformance):
+    """Every case, on a pipe."""
+
+    @pytest.fixture
+    def harness(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[StdinHarness]:
+        reader, writer = os.pipe()
+        with os.fdopen(reader) as stdin:
+            monkeypatch.setattr(sys, "stdin", stdin)
+            yield StdinHarness(writer)
+            os.close(writer)
