@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 WAIT_SECONDS = 30.0
 """How long anything may take that must happen."""
+CONNECT_SECONDS = 60.0
+"""How long a broker may take until it can be consumed from, also after it was killed."""
 QUIET_SECONDS = 0.3
 """How long nothing must come to be sure of it, beyond the harness's `again_seconds`."""
 POLL_SECONDS = 0.01
@@ -171,7 +173,7 @@ class Bench:
     async def open(self, adapter: Adapter | None = None, **options: Any) -> Session:
         """Open a session; one that the transport is not ready for yet is tried again."""
         adapter = adapter or self.adapter(**options)
-        deadline = time.monotonic() + WAIT_SECONDS
+        deadline = time.monotonic() + CONNECT_SECONDS
         while True:
             host = KitHost(self.dlq)
             try:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from missive.adapters.contract import Adapter, Capabilities
+from missive.adapters.contract import Adapter
 from missive.testing.conformance.bench import Bench
 from missive.testing.conformance.catalogue import Case, Verdict, cases
 from missive.testing.conformance.harness import Harness
@@ -40,9 +40,8 @@ async def certify(
     finally:
         await bench.abandon()
         if wrap is None:
-            capabilities = bench.capabilities or Capabilities()
             row = Row(case.number, verdict, time.monotonic() - started, bench.duplicates)
-            enter(harness.name, await bench.blocking(harness.versions), capabilities, row)
+            enter(harness.name, await bench.blocking(harness.versions), bench.capabilities, row)
 
 
 class Conformance:

@@ -33,11 +33,11 @@ class Column:
 _columns: Final[dict[str, Column]] = {}
 
 
-def enter(name: str, versions: str, capabilities: Capabilities, row: Row) -> None:
+def enter(name: str, versions: str, capabilities: Capabilities | None, row: Row) -> None:
     """Keep the result of a case for the table."""
     column = _columns.setdefault(name, Column())
     column.versions = versions
-    column.capabilities = capabilities
+    column.capabilities = capabilities or column.capabilities
     column.rows[row.number] = row
 
 
