@@ -53,6 +53,12 @@ class Kafka:
         return shutil.which("java") is not None and any(jars().glob("kafka_2.13-*.jar"))
 
     @property
+    def version(self) -> str:
+        """Kafka's version."""
+        (jar,) = jars().glob("kafka_2.13-*.jar")
+        return jar.stem.rpartition("-")[2]
+
+    @property
     def servers(self) -> str:
         """The broker's address."""
         return f"{HOST}:{self.port}"

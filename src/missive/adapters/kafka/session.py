@@ -46,6 +46,7 @@ class KafkaSession(ThreadedSession):
         self._arrival = asyncio.Event()
         self._joined = False
         self._stopped = False
+        self._closed = False
         self._error: Exception | None = None
         self._consumer = KafkaConsumer(
             adapter, host, arrived=self._arrived, lost=self._lost, died=self._died, loop=asyncio.get_running_loop()
@@ -89,12 +90,14 @@ class KafkaSession(ThreadedSession):
         return deliveries[:count], size
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
-        """Nothing is settled by itself here: a partition is committed by marks."""
-        raise NotImplementedError
+        """Do nothing: how far a partition is done is committed, and not each message."""
+        return [Result.confirmed] * len(items)
 
     async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
         """Commit offsets, with what is done beyond them as their metadata."""
         self._raise_if_dead()
+        if self._closed:
+            return dict.fromkeys(marks, Result.fenced)
         return await self.thread.run(self._consumer.commit, marks, self._consumer.lives())
 
     async def pause(self, lanes: Collection[str]) -> None:
@@ -121,6 +124,7 @@ class KafkaSession(ThreadedSession):
     async def close(self) -> None:
         """Leave the group, and end the thread; a static member stays in it until its session times out."""
         self.client = None
+        self._closed = True
         leaving = asyncio.ensure_future(self._consumer.leave())
         await asyncio.wait([leaving], timeout=_CLOSING)
         await super().close()

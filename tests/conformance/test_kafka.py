@@ -1,0 +1,95 @@
+"""Kafka passes the conformance suite."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from missive import Processor
+from missive.adapters.kafka import KafkaAdapter
+from missive.testing.conformance import Conformance, Harness, Sent
+from tests.support.kafka import Kafka
+
+pytestmark = pytest.mark.kafka
+
+QUICK = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 300, "topic.metadata.refresh.interval.ms": 500}
+
+
+class KafkaHarness(Harness):
+    # Without an address for the fault proxy: a client goes on to where the broker says it is, around any proxy.
+    name = "kafka"
+    keeps = frozenset({"key", "timestamp", "native_id"})
+    headers = frozenset({"text", "bytes", "duplicate"})
+    broker = True
+    largest = 900_000
+    again_seconds = 20.0
+
+    def __init__(self, kafka: Kafka) -> None:
+        self.kafka = kafka
+        self.topic, self.group = f"t-{uuid.uuid4().hex[:8]}", f"g-{uuid.uuid4().hex[:8]}"
+
+    def adapter(self, processor: Processor[Any], **options: Any) -> KafkaAdapter:
+        return KafkaAdapter(processor, self.topic, self.group, servers=self.kafka.servers, settings=QUICK)
+
+    def create(self) -> None:
+        self.kafka.create(self.topic)
+
+    def publish(self, messages: Sequence[Sent]) -> None:
+        from confluent_kafka import Producer
+
+        producer = Producer({"bootstrap.servers": self.kafka.servers, "acks": "all", "log_level": 0})
+        failed: list[Any] = []
+        for sent in messages:
+            producer.produce(
+                self.topic,
+                sent.body,
+                key=sent.key,
+                headers=[(name, value) for name, value in sent.headers],
+                timestamp=0 if sent.timestamp is None else int(sent.timestamp * 1000),
+                on_delivery=lambda error, _: failed.append(error) if error else None,
+            )
+            producer.poll(0)
+        assert producer.flush(30) == 0
+        assert failed == []
+
+    def remaining(self) -> int:
+        from confluent_kafka import Consumer, TopicPartition
+
+        (committed,) = self.kafka.committed(self.topic, self.group)
+        consumer = Consumer({"bootstrap.servers": self.kafka.servers, "group.id": "look", "log_level": 0})
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=30)
+        finally:
+            consumer.close()
+        return int(high - max(committed, low))
+
+    @property
+    def url(self) -> str:
+        settings = "".join(f"&{name}={value}" for name, value in QUICK.items())
+        return f"{self.kafka.url(self.topic, self.group)}{settings}"
+
+    def versions(self) -> str:
+        import confluent_kafka
+
+        return f"Apache Kafka {self.kafka.version}, confluent-kafka {confluent_kafka.version()}"
+
+    def kill(self) -> None:
+        self.kafka.kill()
+
+    def start(self) -> None:
+        self.kafka.start()
+
+    def close(self) -> None:
+        if self.kafka.pid is None:
+            self.kafka.start()
+
+
+class TestKafka(Conformance):
+    """Every case, on a topic of one partition."""
+
+    @pytest.fixture
+    def harness(self, kafka: Kafka) -> KafkaHarness:
+        return KafkaHarness(kafka)

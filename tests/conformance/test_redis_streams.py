@@ -1,0 +1,85 @@
+"""Redis Streams passes the conformance suite."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from missive import Processor
+from missive.adapters.redis_streams import RedisStreamsAdapter
+from missive.testing.conformance import Conformance, Harness, Sent
+from tests.support.ports import HOST
+from tests.support.redis import RedisServer
+
+pytestmark = pytest.mark.redis
+
+
+class RedisStreamsHarness(Harness):
+    name = "redis streams"
+    keeps = frozenset({"native_id"})
+    headers = frozenset({"text", "bytes"})
+    broker = True
+    credentials = True
+    again_seconds = 8.0
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        self.stream = f"s-{uuid.uuid4().hex[:8]}"
+
+    def adapter(self, processor: Processor[Any], **options: Any) -> RedisStreamsAdapter:
+        host, port = options.get("address", self.address)
+        login = {"username": "worker", "password": options["password"]} if "password" in options else {}
+        return RedisStreamsAdapter(processor, self.stream, "g", host=host, port=port, claim_idle=self.lease, **login)
+
+    def create(self) -> None:
+        with self.server.client() as client:
+            client.xgroup_create(self.stream, "g", "0", mkstream=True)
+
+    def publish(self, messages: Sequence[Sent]) -> None:
+        with self.server.client() as client:
+            pipe = client.pipeline(transaction=False)
+            for sent in messages:
+                pipe.xadd(self.stream, {"data": sent.body, **dict(sent.headers)})
+            pipe.execute()
+
+    def remaining(self) -> int:
+        with self.server.client() as client:
+            (group,) = client.xinfo_groups(self.stream)
+            return int(group["pending"]) + int(group["lag"] or 0)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return (HOST, self.server.port)
+
+    @property
+    def url(self) -> str:
+        return self.server.url(self.stream, "g", claim_idle=self.lease)
+
+    def versions(self) -> str:
+        import redis
+
+        with self.server.client() as client:
+            return f"Redis {client.info('server')['redis_version']}, redis-py {redis.__version__}"
+
+    def kill(self) -> None:
+        self.server.kill()
+
+    def start(self) -> None:
+        self.server.start()
+
+    def close(self) -> None:
+        if self.server.pid is None:
+            self.server.start()
+        with self.server.client() as client:
+            client.delete(self.stream)
+
+
+class TestRedisStreams(Conformance):
+    """Every case, on a stream and a group."""
+
+    @pytest.fixture
+    def harness(self, redis: RedisServer) -> RedisStreamsHarness:
+        return RedisStreamsHarness(redis)
