@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sqlite3
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,35 +19,8 @@ from missive.dlq.sql.disks import network_disk
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.ids import new_id
 from missive.outcome import Reason
+from tests.dlq.conftest import Clock
 from tests.support.databases import DatabaseServer, MariaDB, PostgreSQL
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new database of each kind."""
-    if (kind := getattr(request, "param", "sqlite")) == "sqlite":
-        return f"sqlite:///{tmp_path}/dlq.db"
-    server = request.getfixturevalue(kind)
-    return str(server.url(server.database()))
-
-
-@pytest.fixture
-def store(url: str, clock: Clock) -> Iterator[SQLStore]:
-    with contextlib.closing(SQLStore(url, clock=clock)) as opened:
-        yield opened
-
 
 SERVERS = [
     pytest.param("postgres", marks=pytest.mark.postgres),
@@ -71,7 +44,8 @@ def record(**changes: object) -> Record:
         fingerprint="f" * 16,
         history=(Attempt(10.0, "failed", 1),),
     )
-    return replace(made, **changes)
+    made = replace(made, **changes)
+    return replace(made, sha256=hashlib.sha256(made.body).hexdigest())
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

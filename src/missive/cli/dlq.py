@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import getpass
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from missive.cli import options
+from missive.cli import options, upkeep
+from missive.cli.choosing import CHOOSABLE, STATUSES, choose, filters, open_named, query_of, user
 from missive.cli.output import ago, pairs, say, show_json, show_table, when
 from missive.errors import UsageError
 
 if TYPE_CHECKING:
-    from missive.dlq import Query, Store
-    from missive.dlq.operations import Selection
     from missive.dlq.record import Record
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-_STATUSES = ["dead", "queued", "resolved", "discarded", "any"]
-_CHOOSABLE = ["dead", "queued"]
 
 
 @click.group()
@@ -37,53 +28,12 @@ def dlq() -> None:
     """
 
 
-def _store(url: str | None) -> Store:
-    from missive.cli.main import DEFAULT_DLQ  # noqa: PLC0415 - the two name each other
-    from missive.dlq import open_store  # noqa: PLC0415 - `missive --help` stays quick
-
-    if url is None and not Path("missive-dlq.db").exists():
-        raise UsageError("say which dead letter store: --dlq sqlite:///path/to/dlq.db, or MISSIVE_DLQ")
-    return open_store(url or DEFAULT_DLQ, create=False)
-
-
-def _filters(statuses: Sequence[str]) -> Callable[[F], F]:
-    """Add the options that say which records."""
-
-    def add(command: F) -> F:
-        for decorate in (
-            click.option("--group", help="Only this group, by its fingerprint."),
-            click.option("--service", help="Only those of this service."),
-            click.option("--reason", help="Only those with this reason, such as unmatched or failed."),
-            click.option("--handler", help="Only those of this handler."),
-            click.option("--status", type=click.Choice(statuses), default="dead", show_default=True),
-        ):
-            command = decorate(command)
-        return command
-
-    return add
-
-
-def _query(group: str | None, service: str | None, reason: str | None, handler: str | None, status: str) -> Query:
-    from missive.dlq import Query, Status  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.outcome import Reason  # noqa: PLC0415 - as above
-
-    if reason is not None and reason not in set(Reason):
-        raise UsageError(f"there is no reason {reason!r}: it is one of {', '.join(Reason)}")
-    return Query(
-        group=group,
-        service=service,
-        reason=reason,
-        handler=handler,
-        statuses=() if status == "any" else (Status(status),),
-    )
-
-
 @dlq.command()
 @options.dlq
 @options.as_json
 def stats(dlq_url: str | None, as_json: bool) -> None:
     """Count dead letters by service, status and reason."""
-    rows = _store(dlq_url).stats()
+    rows = open_named(dlq_url).stats()
     if as_json:
         show_json(rows)
     else:
@@ -95,13 +45,13 @@ def stats(dlq_url: str | None, as_json: bool) -> None:
 
 @dlq.command()
 @options.dlq
-@_filters(_STATUSES)
+@filters(STATUSES)
 @options.limit
 @options.offset
 @options.as_json
-def groups(dlq_url: str | None, limit: int, offset: int, as_json: bool, **filters: Any) -> None:
+def groups(dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
     """List dead letters in groups that failed in the same way, the largest first."""
-    found = _store(dlq_url).groups(_query(**filters), limit=limit, offset=offset)
+    found = open_named(dlq_url).groups(query_of(**wanted), limit=limit, offset=offset)
     if as_json:
         show_json([{name: getattr(group, name) for name in group.__slots__} for group in found])
         return
@@ -126,15 +76,15 @@ def groups(dlq_url: str | None, limit: int, offset: int, as_json: bool, **filter
 
 @dlq.command("list")
 @options.dlq
-@_filters(_STATUSES)
+@filters(STATUSES)
 @options.limit
 @options.offset
 @options.as_json
-def list_(dlq_url: str | None, limit: int, offset: int, as_json: bool, **filters: Any) -> None:
+def list_(dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
     """List dead letters, the newest first."""
     from missive.dlq.operations import summary  # noqa: PLC0415 - `missive --help` stays quick
 
-    rows = [summary(record) for record in _store(dlq_url).query(_query(**filters), limit=limit, offset=offset)]
+    rows = [summary(record) for record in open_named(dlq_url).query(query_of(**wanted), limit=limit, offset=offset)]
     if as_json:
         show_json(rows)
         return
@@ -160,15 +110,18 @@ def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
     """Show one dead letter: why it is here, where from, its stack and history; its content masked."""
     from missive.dlq.operations import details  # noqa: PLC0415 - `missive --help` stays quick
 
-    record = _store(dlq_url).get(record_id)
+    store = open_named(dlq_url)
+    record = store.get(record_id)
     if record is None:
         raise UsageError(f"there is no dead letter {record_id}: see missive dlq list")
-    shown = details(record)
+    shown = details(record, store.notes(record_id))
     if as_json:
         show_json(shown)
         return
     _show_head(record, shown)
     _show_why(record)
+    for one in shown["notes"]:
+        say(f"{'note':<10} {when(one['at'])} by {one['by']}: {one['text']}")
 
 
 def _show_head(record: Record, shown: dict[str, Any]) -> None:
@@ -206,7 +159,7 @@ def _show_why(record: Record) -> None:
 @dlq.command()
 @click.argument("names", metavar="[ID|GROUP]…", nargs=-1)
 @options.dlq
-@_filters(_CHOOSABLE)
+@filters(CHOOSABLE)
 @click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
 @options.option("--concurrency", type=click.IntRange(min=1), help="How many are handled at once.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -220,7 +173,7 @@ def replay(
     yes: bool,
     as_json: bool,
     factory: bool,
-    **filters: Any,
+    **wanted: Any,
 ) -> None:
     """Run dead letters again: by id, by group, or by filter. Nothing is published.
 
@@ -229,7 +182,7 @@ def replay(
     """
     from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
 
-    store, selection = _select(dlq_url, names, filters, "replay", yes=yes)
+    store, selection = choose(dlq_url, names, wanted, "replay", yes=yes)
     if not selection.ids:
         return
     if target is None:
@@ -259,47 +212,19 @@ def replay(
 @dlq.command()
 @click.argument("names", metavar="[ID|GROUP]…", nargs=-1)
 @options.dlq
-@_filters(_CHOOSABLE)
+@filters(CHOOSABLE)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.as_json
-def discard(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **filters: Any) -> None:
+def discard(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **wanted: Any) -> None:
     """Give dead letters up: by id, by group, or by filter. They stay in the store, as discarded."""
-    store, selection = _select(dlq_url, names, filters, "discard", yes=yes)
+    store, selection = choose(dlq_url, names, wanted, "discard", yes=yes)
     if not selection.ids:
         return
-    count = store.discard(selection.ids, _user())
+    count = store.discard(selection.ids, user())
     if as_json:
         show_json({"discarded": count})
     else:
         say(f"{count} discarded")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        return f"uid {os.getuid()}"
-
-
-def _select(
-    dlq_url: str | None, names: tuple[str, ...], filters: dict[str, Any], what: str, *, yes: bool
-) -> tuple[Store, Selection]:
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
-
-    if not names and not any(value for name, value in filters.items() if name != "status" or value != "dead"):
-        raise UsageError(f"say which to {what}: ids, groups, or a filter such as --reason failed")
-    store = _store(dlq_url)
-    selection = operations.select(store, names, _query(**filters))
-    count = len(selection.ids)
-    if not count:
-        click.echo(f"there is nothing among them to {what}", err=True)
-    elif not yes:
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise UsageError(
-                f"{count} dead letters would be chosen to {what}: say --yes, there is no terminal to ask on"
-            )
-        click.confirm(f"{what} {count} dead letters?", abort=True, err=True)
-    return store, selection
 
 
 @contextmanager
@@ -314,3 +239,7 @@ def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("replaying", total=total)
         yield lambda count: bar.update(task, advance=count)
+
+
+for _command in upkeep.COMMANDS:
+    dlq.add_command(_command)

@@ -81,6 +81,14 @@ class Group:
     sample_id: str
 
 
+class Note(NamedTuple):
+    """What an operator wrote to a record, or did with it."""
+
+    at: float
+    by: str
+    text: str
+
+
 class Claim(NamedTuple):
     """A record taken up for replay: settled only under this token."""
 
@@ -159,6 +167,29 @@ class Store(Sink):
     @abstractmethod
     def discard(self, ids: Collection[str], by: str) -> int:
         """Give records up that are dead, or queued and not taken up; returns how many."""
+
+    @abstractmethod
+    def restore(self, ids: Collection[str], by: str) -> int:
+        """Make records dead again that were resolved or discarded, and note that; returns how many."""
+
+    @abstractmethod
+    def note(self, ids: Collection[str], by: str, text: str) -> int:
+        """Write a note to records; returns how many are there."""
+
+    @abstractmethod
+    def notes(self, record_id: str) -> list[Note]:
+        """Return what was noted of a record, oldest first."""
+
+    @abstractmethod
+    def purge(self, query: Query, limit: int = 1000) -> int:
+        """Delete at most `limit` records, in one transaction; returns how many.
+
+        They are resolved or discarded, or dead where the query says that status: what waits to be taken up stays.
+        """
+
+    @abstractmethod
+    def import_(self, records: Sequence[Record]) -> int:
+        """Keep those records whose ids are not there; returns how many."""
 
     @abstractmethod
     def recall(self, service: str, source: str) -> str | None:

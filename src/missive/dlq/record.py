@@ -150,6 +150,7 @@ class Record:
             first_at=self.first_at,
             attempts=self.attempts + 1,
             history=history,
+            replay=newer.replay or self.replay,
         )
 
     def __repr__(self) -> str:

@@ -82,5 +82,16 @@ checkpoints = sa.Table(
     **table_options,
 )
 
+notes = sa.Table(
+    "missive_notes",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("record", sa.String(40), nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("by", Text(255), nullable=False),
+    sa.Column("text", Text, nullable=False),
+    sa.Index("missive_notes_record", "record"),
+    **table_options,
+)
 
 leases = define_leases(metadata)

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from missive.dlq.contract import Claim, Group, Query, Store
-from missive.dlq.record import Attempt, Origin, Record, Status
+from missive.dlq.contract import Claim, Group, Note, Query, Store
+from missive.dlq.record import Record, Status
+from missive.dlq.rows import from_row, to_row
 from missive.dlq.sql.dialects import connected, in_words, is_known, lock_schema, nulls_first, unlock_schema
 from missive.dlq.sql.disks import network_disk
 from missive.dlq.sql.schema import SCHEMA_VERSION, SOURCE_LENGTH, leases, metadata
 from missive.dlq.sql.schema import attempts as attempts_table
 from missive.dlq.sql.schema import checkpoints as checkpoints_table
+from missive.dlq.sql.schema import notes as notes_table
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import schema as schema_table
 from missive.dlq.sql_once import SQLOnce
 from missive.errors import StoreError, StoreRefused, UsageError
-from missive.outcome import Reason
+from missive.ids import new_id
 from missive.privacy import redact_url
 
 _ROWS_AT_ONCE = 500
@@ -121,10 +121,10 @@ class SQLStore(SQLOnce, Store):
                 if earlier is None or earlier.id in new:
                     new[merged.id] = merged
                 else:
-                    row = {**_to_row(merged), "claim_token": None, "claim_until": None}
+                    row = {**to_row(merged), "claim_token": None, "claim_until": None}
                     connection.execute(records_table.update().where(records_table.c.id == merged.id), row)
             if new:
-                connection.execute(records_table.insert(), [_to_row(record) for record in new.values()])
+                connection.execute(records_table.insert(), [to_row(record) for record in new.values()])
 
         self._tried(put)
 
@@ -148,7 +148,7 @@ class SQLStore(SQLOnce, Store):
             ).in_([(r.service, r.identity) for r in some if r.identity and r.again])
             there = sa.select(records_table).where(condition).order_by(records_table.c.id)
             for row in connection.execute(there.with_for_update()):
-                record = _from_row(row)
+                record = from_row(row)
                 known[record.id] = record
                 if record.identity:
                     known[_identity(record)] = record
@@ -165,7 +165,7 @@ class SQLStore(SQLOnce, Store):
         """Return a record, or None."""
         with self._engine.connect() as connection:
             row = connection.execute(sa.select(records_table).where(records_table.c.id == record_id)).first()
-        return None if row is None else _from_row(row)
+        return None if row is None else from_row(row)
 
     def query(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Record]:
         """Yield records, newest first, a page at a time."""
@@ -185,7 +185,7 @@ class SQLStore(SQLOnce, Store):
         if after is not None:
             statement = statement.where(sa.tuple_(c.last_at, c.id) < (after.last_at, after.id))
         with self._engine.connect() as connection:
-            return [_from_row(row) for row in connection.execute(statement.limit(limit).offset(offset))]
+            return [from_row(row) for row in connection.execute(statement.limit(limit).offset(offset))]
 
     @_translated("read")
     def ids(self, query: Query) -> list[str]:
@@ -289,7 +289,7 @@ class SQLStore(SQLOnce, Store):
         def take(connection: Connection) -> list[Record]:
             # What another process is just taking up is passed over.
             rows = connection.execute(statement.with_for_update(skip_locked=True))
-            taken = [_from_row(row) for row in rows]
+            taken = [from_row(row) for row in rows]
             self._update(connection, [r.id for r in taken], {"claim_token": token, "claim_until": now + lease})
             return taken
 
@@ -358,6 +358,87 @@ class SQLStore(SQLOnce, Store):
         """Give records up that nobody works on."""
         values = {"status": Status.discarded, "closed_at": self._clock(), "closed_by": by}
         return self._tried(lambda connection: self._update(connection, ids, values, self._free()))
+
+    @_translated("written")
+    def restore(self, ids: Collection[str], by: str) -> int:
+        """Make records dead again that were resolved or discarded."""
+        c, every, count = records_table.c, sorted(ids), 0
+        values = {"status": Status.dead, "closed_at": None, "closed_by": None, "due": None}
+
+        def restore(connection: Connection, some: Sequence[str]) -> int:
+            closed = c.id.in_(some) & c.status.in_(_CLOSED)
+            there = sa.select(c.id, c.status).where(closed).order_by(c.id).with_for_update()
+            was = [(row.id, row.status) for row in connection.execute(there)]
+            self._note(connection, [(one, f"restored: it was {status}") for one, status in was], by)
+            return self._update(connection, [one for one, _ in was], values)
+
+        for start in range(0, len(every), _ROWS_AT_ONCE):
+            count += self._tried(functools.partial(restore, some=every[start : start + _ROWS_AT_ONCE]))
+        return count
+
+    @_translated("written")
+    def note(self, ids: Collection[str], by: str, text: str) -> int:
+        """Write a note to records."""
+        c, every = records_table.c, sorted(ids)
+
+        def note(connection: Connection) -> int:
+            count = 0
+            for start in range(0, len(every), _ROWS_AT_ONCE):
+                there = sa.select(c.id).where(c.id.in_(every[start : start + _ROWS_AT_ONCE]))
+                found = list(connection.execute(there).scalars())
+                self._note(connection, [(one, text) for one in found], by)
+                count += len(found)
+            return count
+
+        return self._tried(note)
+
+    def _note(self, connection: Connection, texts: Sequence[tuple[str, str]], by: str) -> None:
+        now = self._clock()
+        rows = [{"id": new_id(), "record": one, "at": now, "by": by, "text": text} for one, text in texts]
+        if rows:
+            connection.execute(notes_table.insert(), rows)
+
+    @_translated("read")
+    def notes(self, record_id: str) -> list[Note]:
+        """Return what was noted of a record, oldest first."""
+        c = notes_table.c
+        statement = sa.select(c.at, c.by, c.text).where(c.record == record_id).order_by(c.at, c.id)
+        with self._engine.connect() as connection:
+            return [Note(*row) for row in connection.execute(statement)]
+
+    @_translated("written")
+    def purge(self, query: Query, limit: int = 1000) -> int:
+        """Delete closed records, or dead ones where the query says so."""
+        c = records_table.c
+        allowed = [str(status) for status in query.statuses or _CLOSED if str(status) not in _WAITING]
+        chosen = sa.select(c.id).where(*_conditions(query), c.status.in_(allowed)).order_by(c.id).limit(limit)
+
+        def purge(connection: Connection) -> int:
+            ids = list(connection.execute(chosen.with_for_update()).scalars())
+            for start in range(0, len(ids), _ROWS_AT_ONCE):
+                some = ids[start : start + _ROWS_AT_ONCE]
+                connection.execute(notes_table.delete().where(notes_table.c.record.in_(some)))
+                connection.execute(records_table.delete().where(c.id.in_(some)))
+            return len(ids)
+
+        return self._tried(purge)
+
+    @_translated("written")
+    def import_(self, records: Sequence[Record]) -> int:
+        """Keep records whose ids are not there."""
+        c = records_table.c
+
+        def keep(connection: Connection) -> int:
+            there: set[str] = set()
+            for start in range(0, len(records), _ROWS_AT_ONCE):
+                some = [record.id for record in records[start : start + _ROWS_AT_ONCE]]
+                there.update(connection.execute(sa.select(c.id).where(c.id.in_(some))).scalars())
+            new = {record.id: to_row(record) for record in records if record.id not in there}
+            if new:
+                connection.execute(records_table.insert(), list(new.values()))
+            return len(new)
+
+        return self._tried(keep)
 
     def _update(
         self, connection: Connection, ids: Collection[str], values: dict[str, Any], *conditions: sa.ColumnElement[bool]
@@ -506,6 +587,7 @@ def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
 
 
 _WAITING = (str(Status.queued), str(Status.parked))
+_CLOSED = (str(Status.resolved), str(Status.discarded))
 
 
 def _first_of_its_lane(service: str) -> sa.ColumnElement[bool]:
@@ -519,49 +601,3 @@ def _first_of_its_lane(service: str) -> sa.ColumnElement[bool]:
 
 def _identity(record: Record) -> str:
     return f"{record.service}\0{record.identity}"
-
-
-_SAME = (
-    "id", "service", "label", "detail", "handler", "error_type", "error_text", "fingerprint", "identity", "first_at",
-    "last_at", "attempts", "message_id", "topic", "content_type", "sent_at", "body", "sha256", "explanation",
-    "public", "runtime", "replay", "due", "lane", "closed_at", "closed_by",
-)  # fmt: skip
-"""The fields that a row holds as they are."""
-
-
-def _to_row(record: Record) -> dict[str, Any]:
-    return {
-        **{name: getattr(record, name) for name in _SAME},
-        "status": str(record.status),
-        "reason": str(record.reason),
-        "key": None if record.key is None else _packed(record.key),
-        "size": record.size,
-        "headers": [[name, _packed(value)] for name, value in record.headers],
-        "origin": asdict(record.origin),
-        "candidates": list(record.candidates),
-        "error_chain": list(record.error_chain),
-        "history": [asdict(attempt) for attempt in record.history],
-    }
-
-
-def _from_row(row: sa.Row[Any]) -> Record:
-    return Record(
-        **{name: getattr(row, name) for name in _SAME},
-        status=Status(row.status),
-        reason=Reason(row.reason),
-        key=None if row.key is None else _unpacked(row.key),
-        headers=tuple((name, _unpacked(value)) for name, value in row.headers),
-        origin=Origin(**row.origin),
-        candidates=tuple(row.candidates),
-        error_chain=tuple(row.error_chain),
-        history=tuple(Attempt(**attempt) for attempt in row.history),
-    )
-
-
-def _packed(value: str | bytes) -> Any:
-    """Return text or bytes as JSON can hold them."""
-    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
-
-
-def _unpacked(value: Any) -> str | bytes:
-    return base64.b64decode(value["base64"]) if isinstance(value, dict) else str(value)

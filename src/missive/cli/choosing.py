@@ -1,0 +1,129 @@
+"""How the commands of `missive dlq` find their store, and what they are for."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from missive.errors import UsageError
+
+if TYPE_CHECKING:
+    from missive.dlq import Query, Status, Store
+    from missive.dlq.operations import Selection
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATUSES = ("dead", "parked", "queued", "resolved", "discarded", "any")
+CHOOSABLE = ("dead", "queued")
+"""What can be replayed or given up."""
+CLOSED = ("resolved", "discarded", "any")
+"""What can be restored: any of the two."""
+PURGEABLE = ("resolved", "discarded", "dead", "any")
+"""What can be deleted; any is not the dead ones."""
+
+
+def open_named(url: str | None) -> Store:
+    """Open the store that the command line, the environment or the working directory names."""
+    from missive.cli.main import DEFAULT_DLQ  # noqa: PLC0415 - the two name each other
+    from missive.dlq import open_store  # noqa: PLC0415 - `missive --help` stays quick
+
+    if url is None and not Path("missive-dlq.db").exists():
+        raise UsageError("say which dead letter store: --dlq sqlite:///path/to/dlq.db, or MISSIVE_DLQ")
+    return open_store(url or DEFAULT_DLQ, create=False)
+
+
+def filters(statuses: Sequence[str], default: str = "dead") -> Callable[[F], F]:
+    """Add the options that say which records."""
+
+    def add(command: F) -> F:
+        for decorate in (
+            click.option("--group", help="Only this group, by its fingerprint."),
+            click.option("--service", help="Only those of this service."),
+            click.option("--reason", help="Only those with this reason, such as unmatched or failed."),
+            click.option("--handler", help="Only those of this handler."),
+            click.option("--status", type=click.Choice(statuses), default=default, show_default=True),
+        ):
+            command = decorate(command)
+        return command
+
+    return add
+
+
+def query_of(
+    group: str | None,
+    service: str | None,
+    reason: str | None,
+    handler: str | None,
+    status: str,
+    anything: Sequence[Status] = (),
+) -> Query:
+    """Return the query that the options of `filters` make; `anything` is what the status `any` means here."""
+    from missive.dlq import Query, Status  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.outcome import Reason  # noqa: PLC0415 - as above
+
+    if reason is not None and reason not in set(Reason):
+        raise UsageError(f"there is no reason {reason!r}: it is one of {', '.join(Reason)}")
+    return Query(
+        group=group,
+        service=service,
+        reason=reason,
+        handler=handler,
+        statuses=tuple(anything) if status == "any" else (Status(status),),
+    )
+
+
+def user() -> str:
+    """Return who does it: user@host."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        name = f"uid {os.getuid()}"
+    return f"{name}@{platform.node()}"
+
+
+def choose(
+    dlq_url: str | None,
+    names: tuple[str, ...],
+    wanted: dict[str, Any],
+    what: str,
+    *,
+    yes: bool,
+    among: Sequence[str] = CHOOSABLE,
+) -> tuple[Store, Selection]:
+    """Choose records by names and filters, and ask before anything is done with them.
+
+    `among` are the statuses that they may have. Raises `UsageError` where nothing is said to choose by, or there is
+    no terminal to ask on; `click.Abort` for a no.
+    """
+    from missive.dlq import Status, operations  # noqa: PLC0415 - `missive --help` stays quick
+
+    if not names and not any(value for name, value in wanted.items() if name != "status" or value != _unsaid(among)):
+        raise UsageError(f"say which to {what}: ids, groups, or a filter such as --reason failed")
+    store = open_named(dlq_url)
+    statuses = [Status(one) for one in among if one != "any"]
+    anything = () if among is STATUSES else (Status.resolved, Status.discarded)
+    selection = operations.select(store, names, query_of(**wanted, anything=anything), statuses)
+    count = len(selection.ids)
+    if not count:
+        click.echo(f"there is nothing among them to {what}", err=True)
+    elif not yes:
+        ask(f"{what} {count} dead letters?", f"{count} dead letters would be chosen to {what}")
+    return store, selection
+
+
+def _unsaid(among: Sequence[str]) -> str:
+    return "any" if "any" in among else "dead"
+
+
+def ask(question: str, otherwise: str) -> None:
+    """Ask on the terminal. Raises `click.Abort` for a no, `UsageError` where there is none, saying `otherwise`."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise UsageError(f"{otherwise}: say --yes, there is no terminal to ask on")
+    click.confirm(question, abort=True, err=True)

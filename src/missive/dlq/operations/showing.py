@@ -1,0 +1,60 @@
+"""What lists and pages show of a record: nothing of the message but what is public."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from missive.dlq.contract import Note
+from missive.dlq.record import Record
+
+
+def summary(record: Record) -> dict[str, Any]:
+    """Return what a list shows of a record: nothing of the message but what is public."""
+    return {
+        "id": record.id,
+        "status": str(record.status),
+        "service": record.service,
+        "reason": str(record.reason),
+        "label": record.label,
+        "handler": record.handler,
+        "error": record.error_type,
+        "group": record.fingerprint,
+        "attempts": record.attempts,
+        "first_at": record.first_at,
+        "last_at": record.last_at,
+        "size": record.size,
+        "source": record.origin.url,
+        "public": record.public,
+    }
+
+
+def details(record: Record, notes: Sequence[Note] = ()) -> dict[str, Any]:
+    """Return what is shown of one record: all but the body, the header values and the exception's text."""
+    public = {name.lower(): value for name, value in record.public.items()}
+    return {
+        **summary(record),
+        "message": {
+            "size": record.size,
+            "sha256": record.sha256,
+            "content_type": record.content_type,
+            "headers": {name: public.get(name.lower(), "***") for name, _ in record.headers},
+            "sent_at": record.sent_at,
+        },
+        "origin": {
+            "transport": record.origin.transport,
+            "destination": record.origin.destination,
+            "url": record.origin.url,
+            "lane": record.origin.lane,
+            "position": record.origin.position,
+        },
+        "candidates": list(record.candidates),
+        "explanation": record.explanation,
+        "stack": list(record.error_chain),
+        "history": [{name: getattr(attempt, name) for name in attempt.__slots__} for attempt in record.history],
+        "runtime": record.runtime,
+        "replay": record.replay,
+        "closed_at": record.closed_at,
+        "closed_by": record.closed_by,
+        "notes": [note._asdict() for note in notes],
+    }

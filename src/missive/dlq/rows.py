@@ -1,0 +1,93 @@
+"""Records as plain values: columns of a row, or a line of JSON."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import asdict, replace
+from types import NoneType, SimpleNamespace
+from typing import Any
+
+from missive.dlq.record import Attempt, Origin, Record, Status
+from missive.outcome import Reason
+
+_SAME = (
+    "id", "service", "label", "detail", "handler", "error_type", "error_text", "fingerprint", "identity", "first_at",
+    "last_at", "attempts", "message_id", "topic", "content_type", "sent_at", "body", "sha256", "explanation",
+    "public", "runtime", "replay", "due", "lane", "closed_at", "closed_by",
+)  # fmt: skip
+"""The fields that a row holds as they are."""
+_TEXT, _TIME = (str, NoneType), (int, float, NoneType)
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("id", "service", "fingerprint", "sha256"), (str,)),
+    **dict.fromkeys(("first_at", "last_at"), (int, float)),
+    **dict.fromkeys(("label", "detail", "handler", "error_type", "error_text", "identity", "message_id"), _TEXT),
+    **dict.fromkeys(("topic", "content_type", "replay", "lane", "closed_by"), _TEXT),
+    **dict.fromkeys(("sent_at", "due", "closed_at"), _TIME),
+    "attempts": (int,),
+    "public": (dict,),
+    "runtime": (dict,),
+    "explanation": (dict, NoneType),
+}
+"""The types of those that are not made anew, for what comes from a file."""
+
+
+def to_row(record: Record) -> dict[str, Any]:
+    """Return a record as columns: plain values, and what JSON can hold."""
+    return {
+        **{name: getattr(record, name) for name in _SAME},
+        "status": str(record.status),
+        "reason": str(record.reason),
+        "key": None if record.key is None else _packed(record.key),
+        "size": record.size,
+        "headers": [[name, _packed(value)] for name, value in record.headers],
+        "origin": asdict(record.origin),
+        "candidates": list(record.candidates),
+        "error_chain": list(record.error_chain),
+        "history": [asdict(attempt) for attempt in record.history],
+    }
+
+
+def from_row(row: Any) -> Record:
+    """Return the record of what has these columns as attributes."""
+    return Record(
+        **{name: getattr(row, name) for name in _SAME},
+        status=Status(row.status),
+        reason=Reason(row.reason),
+        key=None if row.key is None else _unpacked(row.key),
+        headers=tuple((name, _unpacked(value)) for name, value in row.headers),
+        origin=Origin(**row.origin),
+        candidates=tuple(row.candidates),
+        error_chain=tuple(row.error_chain),
+        history=tuple(Attempt(**attempt) for attempt in row.history),
+    )
+
+
+def _packed(value: str | bytes) -> Any:
+    """Return text or bytes as JSON can hold them."""
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+
+
+def _unpacked(value: Any) -> str | bytes:
+    return base64.b64decode(value["base64"]) if isinstance(value, dict) else str(value)
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """Return a whole record as JSON can hold it, body included."""
+    return {**to_row(record), "body": _packed(record.body)}
+
+
+def from_json(value: dict[str, Any]) -> Record:
+    """Return the record that `to_json` was given; dead, where that one waited to be taken up.
+
+    Raises ValueError, TypeError, KeyError or AttributeError for what it never returned.
+    """
+    body = _unpacked(value["body"])
+    if not isinstance(body, bytes) or hashlib.sha256(body).hexdigest() != value["sha256"]:
+        raise ValueError("the body is not the one that was exported")
+    record = from_row(SimpleNamespace(**{**value, "body": body}))
+    if any(not isinstance(getattr(record, name), kinds) for name, kinds in _KINDS.items()):
+        raise TypeError("a field is of another type")
+    if record.status in (Status.queued, Status.parked):
+        return replace(record, status=Status.dead, replay=None, due=None, lane=None)
+    return record

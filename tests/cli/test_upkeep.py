@@ -1,0 +1,78 @@
+"""`missive dlq` test, restore, note, export, import and purge, as commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def filed(run: Run) -> Run:
+    """A store with three dead letters: failed, unmatched, unreadable."""
+    run("run", "app:proc", "--from", "file:in.jsonl")
+    return run
+
+
+def listed(run: Run, *arguments: str) -> list[dict]:
+    return json.loads(run("dlq", "list", *arguments, "--json")[1])
+
+
+def test_a_life_of_records(filed: Run, tmp_path: Path):
+    """Discarded, noted, restored, exported, purged and imported; each says how many, and who did it is kept."""
+    assert filed("dlq", "discard", "--reason", "unmatched", "--yes")[1] == "1 discarded\n"
+    (one,) = listed(filed, "--status", "discarded")
+    assert filed("dlq", "note", one["id"], "--text", "asked the sender")[1] == "1 noted\n"
+    assert filed("dlq", "restore", one["id"], "--yes", "--json")[1] == '{\n  "restored": 1\n}\n'
+    shown = json.loads(filed("dlq", "show", one["id"], "--json")[1])
+    assert [note["text"] for note in shown["notes"]] == ["asked the sender", "restored: it was discarded"]
+    assert {"@" in note["by"] for note in shown["notes"]} == {True}
+    assert "asked the sender" in filed("dlq", "show", one["id"])[1]
+
+    masked = [json.loads(line) for line in filed("dlq", "export")[1].splitlines()]
+    assert len(masked) == 3
+    code, out, err = filed("dlq", "export", "--with-content", "--output", "out.jsonl")
+    assert (code, out, "3 dead letters are in out.jsonl, with all that is confidential" in err) == (0, "", True)
+    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o600
+
+    code, _, err = filed("dlq", "purge", one["id"], "--yes")
+    assert (code, "there is nothing among them to purge" in err) == (0, True)
+    assert filed("dlq", "purge", one["id"], "--status", "dead", "--yes")[1] == "1 purged\n"
+    assert filed("dlq", "import", "out.jsonl")[1] == "1 imported, 2 there already\n"
+    assert listed(filed, "--reason", "unmatched")[0]["id"] == one["id"]
+
+
+def test_a_dry_run(filed: Run):
+    """`test` says which handler each would get, and changes nothing."""
+    rows = json.loads(filed("dlq", "test", "--status", "dead", "--reason", "failed", "--with", "app:proc", "--json")[1])
+    assert [(row["was"], row["handler"], row["reason"]) for row in rows] == [("failed", "app:broken", None)]
+    code, out, _ = filed("dlq", "test", "--reason", "unmatched", "--with", "app:proc")
+    assert (code, out.split()[-2:]) == (0, ["unmatched", "unmatched"])
+    assert {row["attempts"] for row in listed(filed)} == {1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["restore", "--yes"], "say which to restore"),
+        (["restore", "--reason", "failed", "--status", "dead", "--yes"], "'dead' is not one of"),
+        (["purge", "--yes"], "say which to purge"),
+        (["purge", "--status", "dead"], "say --yes"),
+        (["purge", "--status", "queued", "--yes"], "'queued' is not one of"),
+        (["note", "--text", "x"], "say which to note"),
+        (["note", "01NOTHING", "--text", "x"], "01NOTHING is neither the id"),
+        (["note", "01NOTHING", "--text", " "], "a note is some text"),
+        (["test", "--reason", "failed"], "Missing option '--with'"),
+        (["export", "--with-content"], "say --output FILE"),
+        (["export", "--output", "app.py"], "app.py cannot be made: File exists"),
+        (["import", "none.jsonl"], "none.jsonl cannot be read: No such file"),
+        (["import", "in.jsonl"], "in.jsonl, line 1: it is no dead letter"),
+    ],
+)
+def test_a_mistake_is_one_line(filed: Run, arguments: list[str], complaint: str):
+    """What cannot be done as asked is refused with what to write instead."""
+    code, _, err = filed("dlq", *arguments)
+    assert (code, complaint in err.splitlines()[-1]) == (2, True), err
