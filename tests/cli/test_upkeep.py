@@ -54,6 +54,19 @@ def test_a_dry_run(filed: Run):
     assert {row["attempts"] for row in listed(filed)} == {1}
 
 
+def test_a_query_on_the_command_line(filed: Run):
+    """Terms choose in lists, exports and operations, alone and beside flags; a word is looked for."""
+    assert [row["reason"] for row in listed(filed, "reason:failed", "age<1h", "type")] == ["failed"]
+    assert listed(filed, "age>1h") == []
+    assert [row["reason"] for row in listed(filed, "attempts:1 error:ValueError")] == ["failed"]
+    groups = json.loads(filed("dlq", "groups", "handler:app:broken", "--json")[1])
+    assert [group["count"] for group in groups] == [1]
+    assert len(filed("dlq", "export", "reason:unmatched")[1].splitlines()) == 1
+    assert filed("dlq", "discard", "reason:unmatched", "--service", "shop", "--yes")[1] == "1 discarded\n"
+    assert filed("dlq", "purge", "reason:failed", "--yes")[1] == ""
+    assert filed("dlq", "purge", "reason:failed", "status:dead", "--yes")[1] == "1 purged\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -62,6 +75,10 @@ def test_a_dry_run(filed: Run):
         (["purge", "--yes"], "say which to purge"),
         (["purge", "--status", "dead"], "say --yes"),
         (["purge", "--status", "queued", "--yes"], "'queued' is not one of"),
+        (["list", "raeson:failed"], "raeson:failed: there is no field raeson: did you mean reason?"),
+        (["list", "reason:failed", "--reason", "failed"], "--reason and reason: say the same thing"),
+        (["replay", "status:resolved", "--yes"], "status:resolved: what can be chosen to replay is dead or queued"),
+        (["purge", "status:queued", "--yes"], "status:queued: what can be chosen to purge is"),
         (["note", "--text", "x"], "say which to note"),
         (["note", "01NOTHING", "--text", "x"], "01NOTHING is neither the id"),
         (["note", "01NOTHING", "--text", " "], "a note is some text"),

@@ -6,7 +6,9 @@ import getpass
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,27 +58,31 @@ def filters(statuses: Sequence[str], default: str = "dead") -> Callable[[F], F]:
     return add
 
 
-def query_of(
-    group: str | None,
-    service: str | None,
-    reason: str | None,
-    handler: str | None,
-    status: str,
-    anything: Sequence[Status] = (),
-) -> Query:
-    """Return the query that the options of `filters` make; `anything` is what the status `any` means here."""
-    from missive.dlq import Query, Status  # noqa: PLC0415 - `missive --help` stays quick
+def query_of(words: Sequence[str], wanted: dict[str, Any], anything: Sequence[Status] = ()) -> Query:
+    """Return the query that words and the options of `filters` make; `anything` is what the status `any` means here.
+
+    Raises `UsageError` for a word that says nothing, and for what is said twice.
+    """
+    from missive.dlq import Status  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.dlq.query import parse  # noqa: PLC0415 - as above
     from missive.outcome import Reason  # noqa: PLC0415 - as above
 
+    query = parse(" ".join(words), time.time())
+    reason, status = wanted["reason"], wanted["status"]
     if reason is not None and reason not in set(Reason):
         raise UsageError(f"there is no reason {reason!r}: it is one of {', '.join(Reason)}")
-    return Query(
-        group=group,
-        service=service,
-        reason=reason,
-        handler=handler,
-        statuses=tuple(anything) if status == "any" else (Status(status),),
-    )
+    for name in ("group", "service", "reason", "handler"):
+        if wanted[name] is not None:
+            if getattr(query, name) is not None:
+                raise UsageError(f"--{name} and {name}: say the same thing: leave one out")
+            query = replace(query, **{name: wanted[name]})
+    if not query.statuses:
+        query = replace(query, statuses=tuple(anything) if status == "any" else (Status(status),))
+    return query
+
+
+query_words = click.argument("words", metavar="[QUERY]…", nargs=-1)
+names = click.argument("names", metavar="[ID|GROUP|QUERY]…", nargs=-1)
 
 
 def user() -> str:
@@ -103,13 +109,23 @@ def choose(
     no terminal to ask on; `click.Abort` for a no.
     """
     from missive.dlq import Status, operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.dlq.query import is_term  # noqa: PLC0415 - as above
 
-    if not names and not any(value for name, value in wanted.items() if name != "status" or value != _unsaid(among)):
-        raise UsageError(f"say which to {what}: ids, groups, or a filter such as --reason failed")
-    store = open_named(dlq_url)
+    words = [name for name in names if is_term(name)]
+    names = tuple(name for name in names if name not in words)
+    if (
+        not names
+        and not words
+        and not any(value for name, value in wanted.items() if name != "status" or value != _unsaid(among))
+    ):
+        raise UsageError(f"say which to {what}: ids, groups, or a query such as reason:failed")
     statuses = [Status(one) for one in among if one != "any"]
     anything = () if among is STATUSES else (Status.resolved, Status.discarded)
-    selection = operations.select(store, names, query_of(**wanted, anything=anything), statuses)
+    query = query_of(words, wanted, anything)
+    if among is not STATUSES and (wrong := set(query.statuses) - set(statuses)):
+        raise UsageError(f"status:{min(wrong)}: what can be chosen to {what} is {' or '.join(statuses)}")
+    store = open_named(dlq_url)
+    selection = operations.select(store, names, query, statuses)
     count = len(selection.ids)
     if not count:
         click.echo(f"there is nothing among them to {what}", err=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from missive.cli import options, upkeep
+from missive.cli import choosing, options, upkeep
 from missive.cli.choosing import CHOOSABLE, STATUSES, choose, filters, open_named, query_of, user
 from missive.cli.output import ago, pairs, say, show_json, show_table, when
 from missive.errors import UsageError
@@ -44,14 +44,15 @@ def stats(dlq_url: str | None, as_json: bool) -> None:
 
 
 @dlq.command()
+@choosing.query_words
 @options.dlq
 @filters(STATUSES)
 @options.limit
 @options.offset
 @options.as_json
-def groups(dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
+def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
     """List dead letters in groups that failed in the same way, the largest first."""
-    found = open_named(dlq_url).groups(query_of(**wanted), limit=limit, offset=offset)
+    found = open_named(dlq_url).groups(query_of(words, wanted), limit=limit, offset=offset)
     if as_json:
         show_json([{name: getattr(group, name) for name in group.__slots__} for group in found])
         return
@@ -75,16 +76,19 @@ def groups(dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted
 
 
 @dlq.command("list")
+@choosing.query_words
 @options.dlq
 @filters(STATUSES)
 @options.limit
 @options.offset
 @options.as_json
-def list_(dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
+def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
     """List dead letters, the newest first."""
     from missive.dlq.operations import summary  # noqa: PLC0415 - `missive --help` stays quick
 
-    rows = [summary(record) for record in open_named(dlq_url).query(query_of(**wanted), limit=limit, offset=offset)]
+    rows = [
+        summary(record) for record in open_named(dlq_url).query(query_of(words, wanted), limit=limit, offset=offset)
+    ]
     if as_json:
         show_json(rows)
         return
@@ -157,7 +161,7 @@ def _show_why(record: Record) -> None:
 
 
 @dlq.command()
-@click.argument("names", metavar="[ID|GROUP]…", nargs=-1)
+@choosing.names
 @options.dlq
 @filters(CHOOSABLE)
 @click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
@@ -175,7 +179,7 @@ def replay(
     factory: bool,
     **wanted: Any,
 ) -> None:
-    """Run dead letters again: by id, by group, or by filter. Nothing is published.
+    """Run dead letters again: by id, by group, or by query. Nothing is published.
 
     With --with, they run here, through today's code of TARGET, and what is handled is resolved. Without it, they
     are queued, and the running workers of their service take them up.
@@ -210,13 +214,13 @@ def replay(
 
 
 @dlq.command()
-@click.argument("names", metavar="[ID|GROUP]…", nargs=-1)
+@choosing.names
 @options.dlq
 @filters(CHOOSABLE)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.as_json
 def discard(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **wanted: Any) -> None:
-    """Give dead letters up: by id, by group, or by filter. They stay in the store, as discarded."""
+    """Give dead letters up: by id, by group, or by query. They stay in the store, as discarded."""
     store, selection = choose(dlq_url, names, wanted, "discard", yes=yes)
     if not selection.ids:
         return

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from missive.cli import options
+from missive.cli import choosing, options
 from missive.cli.choosing import (
     CHOOSABLE,
     CLOSED,
@@ -24,19 +24,18 @@ from missive.errors import UsageError
 
 _LONGEST_NOTE = 2000
 
-_names = click.argument("names", metavar="[ID|GROUP]…", nargs=-1)
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 @click.command()
-@_names
+@choosing.names
 @click.option("--with", "target", metavar="TARGET", required=True, help="The processor to ask.")
 @options.dlq
 @filters(CHOOSABLE)
 @options.as_json
 @options.factory
 def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool, factory: bool, **wanted: Any) -> None:
-    """Say which handler would get dead letters now: by id, by group, or by filter. No handler runs.
+    """Say which handler would get dead letters now: by id, by group, or by query. No handler runs.
 
     Matchers of TARGET are asked, and nothing else of it: it changes nothing, here or elsewhere.
     """
@@ -56,13 +55,13 @@ def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool
 
 
 @click.command()
-@_names
+@choosing.names
 @options.dlq
 @filters(CLOSED, default="any")
 @_yes
 @options.as_json
 def restore(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **wanted: Any) -> None:
-    """Make dead letters dead again that were resolved or discarded: by id, by group, or by filter."""
+    """Make dead letters dead again that were resolved or discarded: by id, by group, or by query."""
     store, selection = choose(dlq_url, names, wanted, "restore", yes=yes, among=CLOSED)
     count = store.restore(selection.ids, user())
     if as_json:
@@ -72,13 +71,13 @@ def restore(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: boo
 
 
 @click.command()
-@_names
+@choosing.names
 @click.option("--text", required=True, help="What to write; `show` shows it.")
 @options.dlq
 @filters(STATUSES, default="any")
 @options.as_json
 def note(names: tuple[str, ...], text: str, dlq_url: str | None, as_json: bool, **wanted: Any) -> None:
-    """Write a note to dead letters: by id, by group, or by filter. It is shown by `show`, with who wrote it."""
+    """Write a note to dead letters: by id, by group, or by query. It is shown by `show`, with who wrote it."""
     if not text.strip() or len(text) > _LONGEST_NOTE:
         raise UsageError(f"a note is some text, of at most {_LONGEST_NOTE} characters")
     store, selection = choose(dlq_url, names, wanted, "note", yes=True, among=STATUSES)
@@ -90,11 +89,12 @@ def note(names: tuple[str, ...], text: str, dlq_url: str | None, as_json: bool, 
 
 
 @click.command()
+@choosing.query_words
 @options.dlq
 @filters(STATUSES)
 @click.option("--with-content", is_flag=True, help="Whole records, bodies included, for `import`.")
 @click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="A new file, of mode 0600.")
-def export(dlq_url: str | None, with_content: bool, output: Path | None, **wanted: Any) -> None:
+def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, output: Path | None, **wanted: Any) -> None:
     """Print dead letters as JSON lines, newest first; content is masked but for what is public.
 
     With --with-content nothing is masked, and the lines go to a file.
@@ -103,7 +103,7 @@ def export(dlq_url: str | None, with_content: bool, output: Path | None, **wante
 
     if with_content and output is None:
         raise UsageError("--with-content prints nothing: say --output FILE, which is made with mode 0600")
-    lines = operations.export(open_named(dlq_url), query_of(**wanted), content=with_content)
+    lines = operations.export(open_named(dlq_url), query_of(words, wanted), content=with_content)
     if output is None:
         for line in lines:
             say(line)
@@ -132,19 +132,21 @@ def import_(file: Path, dlq_url: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@_names
+@choosing.names
 @options.dlq
 @filters(PURGEABLE, default="any")
 @_yes
 @options.as_json
 def purge(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **wanted: Any) -> None:
-    """Delete dead letters for good: by id, by group, or by filter; resolved and discarded ones.
+    """Delete dead letters for good: by id, by group, or by query; resolved and discarded ones.
 
-    Dead ones only with --status dead, and never what waits to be taken up.
+    Dead ones only with status:dead, and never what waits to be taken up.
     """
     from missive.dlq import Status, operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.dlq.query import is_term  # noqa: PLC0415 - as above
 
-    among = PURGEABLE if wanted["status"] == "dead" else CLOSED
+    said = query_of([name for name in names if is_term(name)], wanted, operations.CLOSED).statuses
+    among = PURGEABLE if Status.dead in said else CLOSED
     store, selection = choose(dlq_url, names, wanted, "purge", yes=yes, among=among)
     statuses = tuple(Status(one) for one in among if one != "any")
     count = operations.purge(store, statuses, selection.ids)

@@ -63,6 +63,21 @@ class Query:
     handler: str | None = None
     replay: str | None = None
     statuses: tuple[Status, ...] = ()
+    label: str | None = None
+    error: str | None = None
+    """The exception's type."""
+    topic: str | None = None
+    source: str | None = None
+    """The URL or the destination that it came from."""
+    text: tuple[str, ...] = ()
+    """Words that are each in the label, the handler, the exception's type or what is public; case does not count."""
+    min_attempts: int | None = None
+    max_attempts: int | None = None
+    first_after: float | None = None
+    """Failed first after this time, in seconds since 1970; the others accordingly."""
+    first_before: float | None = None
+    last_after: float | None = None
+    last_before: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

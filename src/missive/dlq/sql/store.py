@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -580,10 +581,39 @@ def _conditions(query: Query) -> list[sa.ColumnElement[bool]]:
         (c.reason, query.reason),
         (c.handler, query.handler),
         (c.replay, query.replay),
+        (c.label, query.label),
+        (c.error_type, query.error),
+        (c.topic, query.topic),
     ):
         if value is not None:
             conditions.append(column == value)
+    for condition, bound in (
+        (c.attempts.__ge__, query.min_attempts),
+        (c.attempts.__le__, query.max_attempts),
+        (c.first_at.__gt__, query.first_after),
+        (c.first_at.__lt__, query.first_before),
+        (c.last_at.__gt__, query.last_after),
+        (c.last_at.__lt__, query.last_before),
+    ):
+        if bound is not None:
+            conditions.append(condition(bound))
+    if query.source is not None:
+        origin, value = sa.type_coerce(c.origin, sa.Text()), json.dumps(query.source)
+        members = (f'"{name}": {value}' for name in ("url", "destination"))
+        conditions.append(sa.or_(*(origin.contains(member, autoescape=True) for member in members)))
+    conditions += [_mentions(word) for word in query.text]
     return conditions
+
+
+def _mentions(word: str) -> sa.ColumnElement[bool]:
+    """Tell which records have a word in what a list shows of them."""
+    c = records_table.c
+    shown = [sa.func.lower(column).contains(word.lower(), autoescape=True) for column in (c.label, c.handler)]
+    shown.append(sa.func.lower(c.error_type).contains(word.lower(), autoescape=True))
+    # JSON in ASCII: only what is a letter there is the same in either case.
+    public = sa.func.lower(sa.type_coerce(c.public, sa.Text()))
+    shown.append(public.contains(json.dumps(word)[1:-1].lower(), autoescape=True))
+    return sa.or_(*shown)
 
 
 _WAITING = (str(Status.queued), str(Status.parked))

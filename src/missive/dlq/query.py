@@ -1,0 +1,190 @@
+"""The words in which an operator says which dead letters: `reason:failed handler:billing age>1h`.
+
+A query is terms with spaces between them, and every one must hold: a field, `:`, `<` or `>`, and a value, in double
+quotes where a space or a quote is in it; or a word, which is looked for in what is shown of a record.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from missive.dlq.contract import Query
+from missive.dlq.record import Status
+from missive.errors import UsageError
+from missive.outcome import Reason
+
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_TOKEN = re.compile(rf"(?:({_QUOTED})|(-?)([A-Za-z_]+)([:<>])({_QUOTED}|[^\s\"]*)|([^\s\"]+))(?=\s|\Z)", re.DOTALL)
+_TERM = re.compile(r"-?[A-Za-z_]+[:<>]")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|min|m|h|d|w)", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
+_PLAIN = re.compile(r"[\w./@+*#|=][\w./@+*#|=:-]*")
+_BARE = re.compile(r"[\w./@+*#|=][\w./@+*#|=-]*")
+
+_TEXTS = ("handler", "service", "group", "label", "error", "topic", "source", "replay")
+_FIELDS = (*_TEXTS, "reason", "status", "id", "attempts", "age", "first", "last")
+_OPERATORS = {"attempts": ":<>", "age": "<>", "first": "<>", "last": "<>"}
+
+
+def is_term(word: str) -> bool:
+    """Tell whether a word of a command line is a part of a query, and no id or group."""
+    return _TERM.match(word) is not None
+
+
+def parse(text: str, now: float) -> Query:
+    """Return the query that a text says, at a time `now` in seconds since 1970.
+
+    Raises `UsageError` that names the term which says nothing.
+    """
+    found: dict[str, Any] = {}
+    words: list[str] = []
+    for token in _tokens(text):
+        quoted, minus, name, operator, value, bare = token.groups()
+        if name is None:
+            words.append(_word(quoted, bare))
+            continue
+        term = token[0]
+        if minus or name == "not":
+            raise UsageError(f"{_shown(term)}: a term cannot be negated")
+        _check(term, name, operator)
+        value = _unquoted(value) if value.startswith('"') else value
+        if not value:
+            raise UsageError(f"{_shown(term)}: it has no value")
+        for key, said in _said(term, name, operator, value, now).items():
+            if key in found:
+                raise UsageError(f"{_shown(term)}: {name} is said before; a record has one")
+            found[key] = said
+    return Query(text=tuple(words), **found)
+
+
+def _tokens(text: str) -> Iterator[re.Match[str]]:
+    """Yield what stands between spaces, quotes heeded."""
+    place = 0
+    while place < len(text):
+        if text[place].isspace():
+            place += 1
+            continue
+        token = _TOKEN.match(text, place)
+        if token is None:
+            raise UsageError(f"{_shown(text[place:])}: a quote is not closed, or no space is beside it")
+        yield token
+        place = token.end()
+
+
+def _word(quoted: str | None, bare: str) -> str:
+    """Return a word to look for."""
+    if quoted is None:
+        if bare.startswith("-"):
+            raise UsageError(f'{_shown(bare)}: a term cannot be negated; "{_shown(bare)}" looks for it')
+        return bare
+    if not (word := _unquoted(quoted)).strip():
+        raise UsageError('"" is looked for nowhere: leave it out')
+    return word
+
+
+def _check(term: str, name: str, operator: str) -> None:
+    if name not in _FIELDS:
+        near = difflib.get_close_matches(name.lower(), _FIELDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_FIELDS)}"
+        raise UsageError(f'{_shown(term)}: there is no field {name}: {hint} (to look for a text, quote it: "…")')
+    if operator not in (allowed := _OPERATORS.get(name, ":")):
+        raise UsageError(f"{_shown(term)}: {name} goes with {' or '.join(allowed)}")
+
+
+def _said(term: str, name: str, operator: str, value: str, now: float) -> dict[str, Any]:
+    """Return the fields of a query that a term sets."""
+    if name in _TEXTS:
+        return {name: value}
+    if name == "id":
+        return {"ids": tuple(value.split(","))}
+    if name == "reason":
+        return {"reason": _one_of(term, "reason", value, list(Reason))}
+    if name == "status":
+        statuses = [str(status) for status in Status]
+        wanted = statuses if value == "any" else value.split(",")
+        return {"statuses": tuple(Status(_one_of(term, "status", one, [*statuses, "any"])) for one in wanted)}
+    if name == "attempts":
+        if not (value.isascii() and value.isdigit() and len(value) <= len("999999999")):
+            raise UsageError(f"{_shown(term)}: attempts are a number, such as attempts>3")
+        number = int(value)
+        least, most = {"min_attempts": number + 1}, {"max_attempts": number - 1}
+        return {">": least, "<": most, ":": {"min_attempts": number, "max_attempts": number}}[operator]
+    if name == "age":
+        duration = _DURATION.fullmatch(value)
+        if duration is None:
+            raise UsageError(f"{_shown(term)}: an age is a number and a unit, such as age>90s, 5min, 1h, 2d, 3w")
+        at = now - float(duration[1]) * _SECONDS[duration[2]]
+        return {"last_before" if operator == ">" else "last_after": at}
+    return {f"{name}_{'after' if operator == '>' else 'before'}": _time(term, value)}
+
+
+def _one_of(term: str, what: str, value: str, known: list[str]) -> str:
+    if value in known and value != "any":
+        return value
+    near = difflib.get_close_matches(value.lower(), known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"it is one of {', '.join(known)}"
+    raise UsageError(f"{_shown(term)}: there is no {what} {_shown(value)}: {hint}")
+
+
+def _time(term: str, value: str) -> float:
+    try:
+        if value.startswith("@"):
+            at = float(value[1:])
+        else:
+            moment = datetime.fromisoformat(value)
+            at = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        at = math.nan
+    if not math.isfinite(at):
+        raise UsageError(f"{_shown(term)}: a time is 2026-11-25 or 2026-11-25T19:00 in UTC; for how long ago say age")
+    return at
+
+
+def printed(query: Query) -> str:
+    """Return the text of a query, which `parse` makes the same query of."""
+    terms = [f"{name}:{_quoted(value)}" for name in (*_TEXTS, "reason") if (value := getattr(query, name)) is not None]
+    if query.ids:
+        terms.append(f"id:{_quoted(','.join(query.ids))}")
+    if query.statuses:
+        terms.append(f"status:{','.join(query.statuses)}")
+    least, most = query.min_attempts, query.max_attempts
+    if least is not None and least == most:
+        terms.append(f"attempts:{least}")
+    else:
+        terms += [f"attempts>{least - 1}"] if least is not None else []
+        terms += [f"attempts<{most + 1}"] if most is not None else []
+    for name, operator in (("after", ">"), ("before", "<")):
+        for which in ("first", "last"):
+            at = getattr(query, f"{which}_{name}")
+            terms += [] if at is None else [f"{which}{operator}{_moment(at)}"]
+    return " ".join([*terms, *(_quoted(word, _BARE) for word in query.text)])
+
+
+def _moment(at: float) -> str:
+    try:
+        moment = datetime.fromtimestamp(at, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"@{at!r}"
+    return moment.isoformat() if moment.timestamp() == at else f"@{at!r}"
+
+
+def _quoted(value: str, plain: re.Pattern[str] = _PLAIN) -> str:
+    if plain.fullmatch(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _unquoted(value: str) -> str:
+    return re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
+
+
+def _shown(text: str) -> str:
+    """Return the beginning of what somebody typed."""
+    most = 60
+    return text if len(text) <= most else f"{text[:most]}…"

@@ -1,0 +1,160 @@
+"""The query language: what it says, what it refuses, and that a printed query says the same."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from missive.dlq import Query, Status
+from missive.dlq.query import is_term, parse, printed
+from missive.dlq.sql import SQLStore
+from missive.errors import UsageError
+from missive.outcome import Reason
+from tests.dlq.test_sql import on_each, record
+
+NOW = 1_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "query"),
+    [
+        ("", Query()),
+        ("reason:failed handler:shop:placed", Query(reason="failed", handler="shop:placed")),
+        ("status:dead,queued", Query(statuses=(Status.dead, Status.queued))),
+        ("status:any", Query(statuses=tuple(Status))),
+        ('label:"not today" service:shop', Query(label="not today", service="shop")),
+        ("age>1h", Query(last_before=NOW - 3600)),
+        ("age<2d", Query(last_after=NOW - 172_800)),
+        ("age>1.5min", Query(last_before=NOW - 90)),
+        ("first>1970-01-02", Query(first_after=86_400.0)),
+        ("last<1970-01-01T01:00:00+01:00", Query(last_before=0.0)),
+        ("attempts>3", Query(min_attempts=4)),
+        ("attempts<3", Query(max_attempts=2)),
+        ("attempts:3", Query(min_attempts=3, max_attempts=3)),
+        ('timeout "two words" error:ValueError', Query(text=("timeout", "two words"), error="ValueError")),
+        ("id:A,B", Query(ids=("A", "B"))),
+        (r'label:"a \"b\" \\"', Query(label='a "b" \\')),
+    ],
+)
+def test_what_a_query_says(text: str, query: Query):
+    """Each kind of term sets its condition."""
+    assert parse(text, NOW) == query
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("raeson:failed", "raeson:failed: there is no field raeson: did you mean reason?"),
+        ("zzz:1", "there are handler, service"),
+        ("reason:faild", "reason:faild: there is no reason faild: did you mean failed?"),
+        ("reason:x", "it is one of unreadable"),
+        ("status:deda", "did you mean dead?"),
+        ("status:dead,any", "there is no status any"),
+        ("reason>failed", "reason goes with :"),
+        ("age:1h", "age goes with < or >"),
+        ("age>1", "an age is a number and a unit"),
+        ("first>yesterday", "a time is 2026-11-25"),
+        ("last<@inf", "a time is"),
+        ("attempts>many", "attempts are a number"),
+        ("reason:failed reason:timeout", "reason:timeout: reason is said before"),
+        ("age>1h last<1970-01-01", "last is said before"),
+        ("handler:", "handler:: it has no value"),
+        ("-reason:failed", "a term cannot be negated"),
+        ("not:failed", "a term cannot be negated"),
+        ("-word", "a term cannot be negated"),
+        ('label:"open', "a quote is not closed"),
+        ('""', "looked for nowhere"),
+    ],
+)
+def test_a_typo_is_one_line(text: str, complaint: str):
+    """The term is named, with what it could have been."""
+    with pytest.raises(UsageError) as caught:
+        parse(f"service:shop {text}", NOW)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+words = st.text(min_size=1, max_size=8)
+texts = st.none() | words
+times = st.none() | st.floats(-1e12, 1e12, allow_nan=False)
+counts = st.none() | st.integers(1, 99_999_999)
+queries = st.builds(
+    Query,
+    ids=st.lists(st.text("ABC012", min_size=1), max_size=3).map(tuple),
+    statuses=st.lists(st.sampled_from(Status), max_size=3).map(tuple),
+    reason=st.none() | st.sampled_from([str(reason) for reason in Reason]),
+    text=st.lists(words.filter(str.strip), max_size=3).map(tuple),
+    min_attempts=counts,
+    max_attempts=counts,
+    **dict.fromkeys(["group", "service", "handler", "replay", "label", "error", "topic", "source"], texts),
+    **dict.fromkeys(["first_after", "first_before", "last_after", "last_before"], times),
+)
+
+
+@given(queries)
+def test_a_printed_query_says_the_same(query: Query):
+    """`parse` makes of `printed` what it was given, whatever the values are."""
+    assert parse(printed(query), NOW) == query
+
+
+@given(st.text('ab:<>"-\\ \n@,0', max_size=12))
+def test_any_text_is_a_query_or_a_mistake(text: str):
+    """Nothing that is typed raises anything else."""
+    try:
+        query = parse(text, NOW)
+    except UsageError:
+        return
+    assert parse(printed(query), NOW) == query
+
+
+def test_terms_are_told_from_ids():
+    """An id or a group is no term."""
+    assert [
+        is_term(word) for word in ("01M859YT9NB6QHDGBPSEQR1M9B", "542c76d05df61bdf", "age>1h", "-a:b", "a:b c")
+    ] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+@on_each
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("label:late", "a"),
+        ("error:ValueError", "b"),
+        ("topic:orders", "a"),
+        ("source:memory:m", "ab"),
+        ("source:m", "ab"),
+        ("source:memory", ""),
+        ("attempts>1", "b"),
+        ("attempts<2", "a"),
+        ("first<1970-01-01T00:00:15", "a"),
+        ("first>1970-01-01T00:00:15", "b"),
+        ("last<1970-01-01T00:00:35", "a"),
+        ("last>1970-01-01T00:00:35", "b"),
+        ("LATE", "a"),
+        ("valueerr", "b"),
+        ("shop:placed", None),
+        ('"shop:placed"', "b"),
+        ("münchen", "a"),
+        ("100%", "b"),
+        ("1_0", ""),
+        ("body", ""),
+        ("late valueerror", ""),
+    ],
+)
+def test_what_a_store_finds(store: SQLStore, text: str, found: str | None):
+    """Each condition holds in the database; a word is found in what is shown, whatever its case, and as it stands."""
+    if found is None:
+        with pytest.raises(UsageError):
+            parse(text, NOW)
+        return
+    first = {"id": "a", "label": "late", "topic": "orders", "public": {"city": "München"}, "last_at": 30.0}
+    second = {"id": "b", "error_type": "ValueError", "handler": "shop:placed", "public": {"part": "100%"}}
+    store.put([record(**first), record(**second, attempts=2, first_at=20.0, last_at=40.0)])
+    assert sorted(one.id for one in store.query(parse(text, NOW))) == list(found)
