@@ -30,7 +30,7 @@ from tests.support.process import Running
 
 pytestmark = pytest.mark.kafka
 
-QUICK = {"session__timeout__ms": 6000, "heartbeat__interval__ms": 300}
+QUICK = {"session__timeout__ms": 3000, "heartbeat__interval__ms": 300}
 
 APPLICATION = """
 import json, os, sys, time

@@ -211,6 +211,9 @@ class Kafka:
             "offsets.topic.replication.factor": "1",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
+            # A broker that was killed is let in again once its old self has timed out.
+            "broker.session.timeout.ms": "1500",
+            "broker.heartbeat.interval.ms": "300",
             "group.min.session.timeout.ms": "500",
             "group.initial.rebalance.delay.ms": "0",
             "auto.create.topics.enable": "false",

@@ -42,7 +42,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "topic.metadata.refresh.interval.ms": 10_000,
     "log_level": 3,
 }
-_CONNECT_SECONDS = 20.0
+_CONNECT_SECONDS = 10.0
 _HANDOVER = 20.0
 
 

@@ -339,7 +339,7 @@ class Bench:
                 seconds = self.harness.again_seconds if waits else QUIET_SECONDS
                 left = await self.take(session, len(out), seconds, least=len(sure))
                 await self.settle(session, left)
-            while extra := await self.take(session, 1, QUIET_SECONDS, least=0):
+            while extra := await self.take(session, 1, await self._quiet(session), least=0):
                 # What was handled and not committed comes again where a transport is cumulative, and nowhere else.
                 uncommitted = session.capabilities.commit == "cumulative" and self._is_again(extra[0])
                 check(uncommitted, "something is left over")
@@ -353,6 +353,13 @@ class Bench:
             check(not left_there, f"{left_there} messages are still at the broker")
         lost = {body for body in ledger.published if not ledger.delivered[body] and not ledger.handled[body]}
         check(not lost, f"{len(lost)} messages are lost")
+
+    async def _quiet(self, session: Session) -> float:
+        """Return how many seconds nothing must come for there to be nothing left."""
+        if session.capabilities.commit != "cumulative":
+            return QUIET_SECONDS
+        left = await self.blocking(self.harness.remaining)
+        return self.harness.again_seconds if left else QUIET_SECONDS
 
     def _is_again(self, delivery: Delivery) -> bool:
         return bool(self.ledger.handled[delivery.body]) and delivery.body not in self.ledger.confirmed
