@@ -7,8 +7,10 @@ import threading
 import pytest
 
 from missive import Breaker, DependencyDown, JSONMessage, Processor, Retry, UsageError, constant
-from missive.engine.breakers import Circuit
+from missive.engine.breakers import BreakerGate, Circuit
+from missive.engine.decision import ACKED, Decision
 from missive.matchers import Everything, Field, by_field
+from missive.outcome import Outcome
 from missive.testing import MemoryAdapter
 from tests.support.broker import Broker, Quick, run, until
 
@@ -72,7 +74,6 @@ def test_the_states_of_a_circuit():
     assert (circuit.state, circuit.opens_in, circuit.admits(0)) == ("open", 10, False)
     clock.now = 10
     assert circuit.admits(0)
-    assert not circuit.admits(1), "what still runs from before may be the one that hangs"
     circuit.entered()
     assert (circuit.state, circuit.admits(0), circuit.admits(1)) == ("half-open", True, False)
     circuit.failed()
@@ -119,6 +120,51 @@ def test_what_is_down_is_probed_once_a_period_and_then_all_is_handled():
     assert len(broker.acked) == 200
     assert proc.dlq == {}
     assert max(dependency.attempts) <= 3
+
+
+class Passage:
+    """What a gate is passed with: jobs that ended in some way."""
+
+    def __init__(self, *decisions):
+        self.jobs = [type("Ended", (), {"decision": decision}) for decision in decisions]
+
+
+def gate_of(probe=10.0):
+    """Return a gate whose circuit has just opened, with one call inside that began before, and its clock."""
+    clock = Clock()
+    gate = BreakerGate(Circuit(Breaker("b", after=1, probe=probe), clock, 8))
+    hanging = Passage()
+    gate.enter(hanging)
+    gate.enter(failed := Passage(Decision(Outcome.retried, blames="b")))
+    gate.leave(failed)
+    return gate, clock, hanging
+
+
+def test_a_call_that_hangs_does_not_keep_the_probe_waiting():
+    """What hangs since before the breaker opened is no reason not to ask, and its own end says nothing then."""
+    gate, clock, hanging = gate_of()
+    assert not gate.admits(Passage())
+    clock.now = 10.0
+    assert gate.admits(Passage())
+    gate.enter(probe := Passage(ACKED))
+    assert not gate.admits(Passage()), "one probe at a time"
+    hanging.jobs = Passage(Decision(Outcome.retried, blames="b")).jobs
+    gate.leave(hanging)
+    assert gate.circuit.state == "half-open"
+    gate.leave(probe)
+    assert gate.circuit.state == "ramp"
+
+
+def test_a_probe_that_says_nothing_is_followed_by_another_a_period_later():
+    """A probe whose handler says "not now" does not count, and the next is sent when its time comes."""
+    gate, clock, _ = gate_of()
+    clock.now = 10.0
+    gate.enter(probe := Passage(Decision(Outcome.nacked)))
+    gate.leave(probe)
+    assert gate.circuit.state == "open"
+    assert not gate.admits(Passage())
+    clock.now = 20.0
+    assert gate.admits(Passage())
 
 
 def test_others_go_on_while_a_breaker_is_open():

@@ -351,7 +351,7 @@ def left_in(engine: Engine) -> dict[str, object]:
     for name, gate in [*dispatcher._gates.items(), *dispatcher._source_gates.items()]:
         left[f"in the gate of {name}"] = gate._running or len(gate._inside) or len(gate.waiting)
     for gate in dispatcher._breakers:
-        left["in a breaker"] = gate._running or len(gate._inside) or len(gate.waiting)
+        left["in a breaker"] = len(gate._inside) or len(gate.waiting)
     for gatherer in dispatcher._gatherers.values():
         left["gathered"] = gatherer._jobs
     for keeper in flow.keepers.values():

@@ -46,11 +46,11 @@ class Circuit:
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
 
     def admits(self, running: int) -> bool:
-        """Tell whether one more may run beside those that do."""
+        """Tell whether one more may run beside those that began since the last probe did."""
         if self.state == "closed":
             return running < self._most
         if self.state == "open":
-            return running == 0 and self._clock() >= self._until
+            return self._clock() >= self._until
         return running < self._limit
 
     def entered(self) -> None:
@@ -71,9 +71,9 @@ class Circuit:
             self.failed(trips=decision.trips)
         elif decision.outcome is not Outcome.nacked:
             self.succeeded()
-        else:
-            # It said nothing about the dependency: another has to find out.
-            self.withdrawn()
+        elif self.state == "half-open":
+            # It said nothing about the dependency: another has to find out, when its time comes.
+            self._open()
 
     def succeeded(self) -> None:
         """Note that one went well, or failed for a reason of its own."""
@@ -132,23 +132,25 @@ class BreakerGate:
         self.alarm: Callable[[], None] | None = None
         """Cancels the call that looks here again, while one is due."""
         self.waiting: deque[Work] = deque()
-        self._running = 0
         self._inside: set[Work] = set()
+        """What runs, of what began since the last probe did."""
 
     def admits(self, work: Work) -> bool:  # noqa: ARG002 - as for other gates
         """Tell whether somebody could go on now."""
-        return self.circuit.admits(self._running)
+        return self.circuit.admits(len(self._inside))
 
     def enter(self, work: Work) -> None:
         """Note that somebody goes on, who may."""
-        if not self.circuit.up and self._running == 0:
+        if self.circuit.state == "open":
+            # What began before may hang with the dependency: it neither keeps the probe waiting nor speaks for it.
+            self._inside.clear()
             self.circuit.entered()
-        self._running += 1
         self._inside.add(work)
 
     def leave(self, work: Work) -> None:
         """Note that one came back, and how that went."""
-        self._running -= 1
+        if work not in self._inside:
+            return
         self._inside.discard(work)
         for job in work.jobs:
             if job.decision is not None:
@@ -156,12 +158,12 @@ class BreakerGate:
 
     def withdrawn(self, work: Work) -> None:
         """Note that one was taken back before it began."""
-        self._running -= 1
-        self._inside.discard(work)
-        self.circuit.withdrawn()
+        if work in self._inside:
+            self._inside.discard(work)
+            self.circuit.withdrawn()
 
     def opens_in(self) -> float | None:
         """Return after how many seconds somebody who waits may pass; None when that depends on those inside."""
-        if not self.waiting or self._running or self.circuit.state != "open":
+        if not self.waiting or self.circuit.state != "open":
             return None
         return self.circuit.opens_in

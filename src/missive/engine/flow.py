@@ -621,7 +621,7 @@ class Flow:
             job.decision = DEPENDENCY_DOWN
             if route.terms.on_lane_retry == "pass":
                 self.dispatcher.leave_lane(job)
-            self._keep_for(job, NACK_SECONDS)
+            self._keep_for(job, max(NACK_SECONDS, circuit.opens_in))
         return True
 
     def _count_held(self, job: Job, route: Route, decision: Decision) -> None:
