@@ -279,8 +279,14 @@ class KafkaConsumer(ClientThread):
     def join(self) -> None:
         """Join the group, and poll from now on."""
         wanted = list(self._adapter.topics) if self._adapter.pattern is None else [self._adapter.pattern]
-        self.client.subscribe(wanted, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
-        self._polling = True
+        try:
+            self.client.subscribe(wanted, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost)
+        except KafkaException as caught:
+            error = caught.args[0]
+        else:
+            self._polling = True
+            return
+        raise self._trouble(error) or Fatal(f"{self._adapter.url}: {self._adapter.destination} is not accepted")
 
     def stop(self) -> None:
         """Consume no more, and stay in the group."""

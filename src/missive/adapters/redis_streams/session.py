@@ -28,6 +28,8 @@ _BLOCK = 1.0
 _LOOK = 1.0
 """Seconds between two looks for entries that nobody works on any more."""
 _AT_ONCE = 1000
+_FIRST_SIZE = 100_000
+"""The size in bytes that a body is taken for before any has come."""
 
 
 class RedisNative(NamedTuple):
@@ -57,6 +59,8 @@ class RedisStreamsSession(Session):
         self._arrived: deque[Delivery] = deque()
         self._out: dict[str, int] = {}
         """Which time each entry came, of those that are here."""
+        self._typical = _FIRST_SIZE
+        """The size in bytes of a body, as they last came."""
         self._next_look = 0.0
         self._cursor = "0-0"
         self._trimmed_said = False
@@ -96,6 +100,7 @@ class RedisStreamsSession(Session):
         while not self._arrived:
             if self._reading is None or self._reading.done():
                 self._reading = asyncio.ensure_future(self._read(credit))
+                self._reading.add_done_callback(_look_at)
             await asyncio.shield(self._reading)
         arrived, deliveries, left = self._arrived, [], credit.bytes
         if len(arrived) <= credit.items and sum([len(one.body) for one in arrived]) <= left:
@@ -109,7 +114,9 @@ class RedisStreamsSession(Session):
         return deliveries
 
     async def _read(self, credit: Credit) -> None:
-        adapter, count = self._adapter, min(credit.items, _AT_ONCE)
+        adapter = self._adapter
+        # As many as the credit in bytes is likely to have room for: the server cannot be told a size.
+        count = max(1, min(credit.items, _AT_ONCE, credit.bytes // self._typical))
         with translated(self._adapter):
             if (now := self._loop.time()) >= self._next_look and await self._look(count):
                 return
@@ -118,11 +125,15 @@ class RedisStreamsSession(Session):
             read = ("GROUP", adapter.group, self._name, "COUNT", count, "BLOCK", block, "STREAMS", adapter.stream, ">")
             found = await self._reader.execute_command("XREADGROUP", *read)
         if found:
-            out, make = self._out, self._delivery
-            for native_id, fields in found[0][1]:
+            out, make, entries = self._out, self._delivery, found[0][1]
+            size = 0
+            for native_id, fields in entries:
                 entry = native_id.decode()
                 out[entry] = 0
-                self._arrived.append(make(entry, fields, 1, 0))
+                delivery = make(entry, fields, 1, 0)
+                size += len(delivery.body)
+                self._arrived.append(delivery)
+            self._typical = max(1, size // len(entries))
 
     async def _look(self, count: int) -> bool:
         """Take over entries that nobody has worked on for too long; tells whether there were any."""
@@ -189,12 +200,14 @@ class RedisStreamsSession(Session):
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Begin the leases anew of what is still this consumer's."""
         gone = await self._run(self._extend, deliveries)
-        return [
-            Result.confirmed
-            if self._out.get(one.native_id or "") == one.token and one.native_id not in gone
-            else Result.fenced
-            for one in deliveries
-        ]
+        results = []
+        for one in deliveries:
+            entry = one.native_id or ""
+            ours = self._out.get(entry) == one.token
+            if ours and entry in gone:
+                del self._out[entry]
+            results.append(Result.confirmed if ours and entry not in gone else Result.fenced)
+        return results
 
     async def _run(self, script: Any, deliveries: Sequence[Delivery]) -> set[str]:
         """Run a script over entries that are still here; returns those that are somebody else's."""
@@ -247,6 +260,12 @@ class RedisStreamsSession(Session):
             if one is not None:
                 with contextlib.suppress(Exception):  # the connection is gone, or was never there
                     await one.aclose()
+
+
+def _look_at(read: asyncio.Task[None]) -> None:
+    """Look at how a read ended that nobody waits for any more, so that asyncio does not complain."""
+    if not read.cancelled():
+        read.exception()
 
 
 def _place(delivery: Delivery) -> int:
