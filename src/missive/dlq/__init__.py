@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING
 
-from missive.dlq.contract import Claim, DictSink, Group, Note, Query, Sink, Store
+from missive.dlq.contract import Claim, DictSink, Group, Note, Query, Replay, Sink, Store
 from missive.dlq.record import Attempt, Origin, Record, Status
 from missive.errors import UsageError
 from missive.privacy import expand_environment, redact_url
@@ -22,6 +22,7 @@ __all__ = [
     "Origin",
     "Query",
     "Record",
+    "Replay",
     "Sink",
     "Status",
     "Store",

@@ -104,6 +104,39 @@ class Note(NamedTuple):
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Records chosen at one moment to be run again, who chose them, and what became of them."""
+
+    id: str
+    by: str
+    query: str
+    """What they were chosen by, in words."""
+    here: bool = False
+    """Whether the command that started it runs them: running workers leave them alone until it is over."""
+    canary: int | None = None
+    """How many must be resolved before the others begin."""
+    rate: str | None = None
+    until_failures: int | None = None
+    """After how many failures it stops."""
+    status: str = "running"
+    """`running`, `done`, `stopped` or `cancelled`; those of running workers are `running` while one is queued."""
+    created_at: float = 0.0
+    finished_at: float | None = None
+    total: int = 0
+    queued: int = 0
+    resolved: int = 0
+    discarded: int = 0
+    failed: int = 0
+    """Failed again, or waiting to be tried again."""
+    left: int = 0
+    """Not taken up, and dead as before: `resume` goes on with them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON would have it."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
 class Claim(NamedTuple):
     """A record taken up for replay: settled only under this token."""
 
@@ -149,10 +182,30 @@ class Store(Sink):
         """Choose records for a replay that are dead, or queued and not taken up; returns how many were."""
 
     @abstractmethod
+    def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
+        """Keep a replay and which records are its, all at once; returns how many are dead, or queued and not taken up.
+
+        They are dead, and wait for `go_on`.
+        """
+
+    @abstractmethod
+    def go_on(self, replay: str, limit: int | None = None) -> int:
+        """Queue what is left of a replay that runs, oldest first; returns how many. Others are not its any more."""
+
+    @abstractmethod
+    def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
+        """Change a replay's status; unless it is `running`, what is queued and not taken up is dead again."""
+
+    @abstractmethod
+    def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
+        """Return replays with their counts, newest first; or the one."""
+
+    @abstractmethod
     def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[Claim]:
         """Take up records of a service for `lease` seconds: queued and parked ones that are due, the oldest due first.
 
-        Of a lane only the first, by id, is taken up: the next when that one is parked or queued no more.
+        Of a lane only the first, by id, is taken up: the next when that one is parked or queued no more. Those of a
+        replay that a command runs are taken up only for that replay.
         """
 
     @abstractmethod

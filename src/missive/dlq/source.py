@@ -19,7 +19,7 @@ from missive.adapters.contract import (
     Verb,
 )
 from missive.adapters.threaded import ClientThread, ThreadedSession
-from missive.dlq.contract import Claim, Store
+from missive.dlq.contract import Claim, Query, Store
 from missive.dlq.record import Record, Status
 from missive.errors import StoreError, Transient
 from missive.ids import new_id
@@ -30,6 +30,33 @@ _POLL, _LEAST_POLL = 1.0, 0.01
 _LEASE = 60.0
 _AT_ONCE = 100
 _FILED = frozenset({Outcome.dead_lettered, Outcome.retried, Outcome.nacked})
+
+
+class Tolerance:
+    """How many failures a replay bears: never do more run at once than may still fail."""
+
+    def __init__(self, failures: int | None = None) -> None:
+        self._failures_left = failures
+        self._running = 0
+
+    @property
+    def is_exceeded(self) -> bool:
+        """Whether it has had as many failures as it bears."""
+        return self._failures_left is not None and self._failures_left <= 0
+
+    def room(self, wanted: int) -> int:
+        """Return how many of `wanted` may begin."""
+        return wanted if self._failures_left is None else max(min(wanted, self._failures_left - self._running), 0)
+
+    def begun(self, count: int) -> None:
+        """Count what begins."""
+        self._running += count
+
+    def ended(self, items: Sequence[Item]) -> None:
+        """Count what has ended, and which of it failed."""
+        self._running -= len(items)
+        if self._failures_left is not None:
+            self._failures_left -= sum(item.outcome in _FILED for item in items)
 
 
 class ReplayAdapter(Adapter):
@@ -50,8 +77,11 @@ class ReplayAdapter(Adapter):
         service: str | None = None,
         on_settled: Callable[[int], None] | None = None,
         drain: float = 25,
+        rate_limit: str | None = None,
+        tolerance: Tolerance | None = None,
     ) -> None:
-        super().__init__(processor, drain=drain)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        self.tolerance = tolerance or Tolerance()
         self.store = store
         self.replay = replay
         self.service = service or processor.name
@@ -88,15 +118,22 @@ class ReplaySession(ThreadedSession):
         self._more = asyncio.Event()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Claim records; look again when the next is due, and every second, or end where a replay's are all taken."""
-        while not self._claimed:
+        """Claim records; look again when the next is due, and every second, or end where a replay's are all done."""
+        tolerance = self._adapter.tolerance
+        while not self._claimed or not tolerance.room(1):
             self._more.clear()
-            await self.thread.run(self._claim, min(credit.items, _AT_ONCE))
-            if not self._claimed:
-                if self._adapter.replay is not None:
-                    raise EndOfInput
-                await self._pause()
-        return [self._claimed.popleft() for _ in range(min(credit.items, len(self._claimed)))]
+            if tolerance.is_exceeded:
+                raise EndOfInput
+            if not self._claimed and (room := tolerance.room(min(credit.items, _AT_ONCE))):
+                await self.thread.run(self._claim, room)
+            if self._claimed and tolerance.room(1):
+                break
+            if self._adapter.replay is not None and not self._claimed and await self.thread.run(self._is_done):
+                raise EndOfInput
+            await self._pause()
+        some = [self._claimed.popleft() for _ in range(tolerance.room(min(credit.items, len(self._claimed))))]
+        tolerance.begun(len(some))
+        return some
 
     async def _pause(self) -> None:
         """Wait until it is time to look again, or something was settled."""
@@ -110,6 +147,7 @@ class ReplaySession(ThreadedSession):
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
         """Close what was handled or discarded; what failed again is in the store as dead already."""
         results = await self.thread.run(self._settle, items)
+        self._adapter.tolerance.ended(items)
         self._more.set()  # the next of their lanes, perhaps
         if self._adapter.on_settled is not None:
             self._adapter.on_settled(sum(item.verb is Verb.ack for item in items))
@@ -127,6 +165,11 @@ class ReplaySession(ThreadedSession):
         left = list(self._claimed)
         self._claimed.clear()
         return left
+
+    def _is_done(self) -> bool:
+        """Tell whether nothing of the replay is queued any more: not here, and not with one that was killed."""
+        asked = Query(replay=self._adapter.replay, service=self._adapter.service, statuses=(Status.queued,))
+        return not self._asked(self._adapter.store.count, asked)
 
     def _claim(self, limit: int) -> None:
         adapter = self._adapter

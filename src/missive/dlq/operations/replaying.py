@@ -3,67 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
-from missive.dlq.contract import Query, Store
+from missive.dlq.contract import Query, Replay, Store
 from missive.dlq.operations.selection import Selection
 from missive.dlq.record import Status
-from missive.dlq.source import ReplayAdapter
+from missive.dlq.source import ReplayAdapter, Tolerance
+from missive.errors import UsageError
 from missive.ids import new_id
 from missive.processor import Processor
 
 
-@dataclass(frozen=True, slots=True)
-class Replayed:
-    """What became of a replay."""
-
-    replay: str
-    chosen: int
-    resolved: int
-    failed: int
-    discarded: int
-    left: int
-    """Not taken up: still queued when the replay was stopped, and dead again."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the counts as JSON would have them."""
-        return {name: getattr(self, name) for name in self.__slots__}
+def start(store: Store, selection: Selection, replay: Replay) -> Replay:
+    """Keep a replay of chosen records, under an id of its own; what arrives later is not in it."""
+    replay = replace(replay, id=new_id())
+    total = store.start_replay(replay, selection.ids)
+    return replace(replay, total=total)
 
 
-def replay(
+def run(
     store: Store,
-    selection: Selection,
+    replay: Replay,
     processor: Processor[Any],
     *,
     concurrency: int | None = None,
     on_settled: Callable[[int], None] | None = None,
-) -> Replayed:
-    """Run chosen records through a processor, here and now, and close those that it handles.
+) -> Replay:
+    """Run what is left of a replay through a processor, here and now, and close what it handles.
 
-    Nothing is republished. Whatever fails again keeps its record, with one more line of history. Raises
-    `MissiveError` when the engine fails or is cut short: what was not handled then is dead as before.
+    Nothing is republished. Whatever fails again keeps its record, with one more line of history. The canaries run
+    first, and the others only when these are resolved. Returns the replay as it is then; `left` are those that were
+    not run, for `resume`. Raises `MissiveError` when the engine fails or is cut short: then also what was not handled
+    is dead as before.
     """
+    services = store.services(Query(replay=replay.id))
+    if replay.rate is not None and len(services) > 1:
+        raise UsageError(f"--rate is for one service at a time: add service:{services[0]}")
+    tolerance = Tolerance(replay.until_failures)
+    status = "stopped"
+    try:
+        before = replay.resolved
+        if replay.canary is None or before >= replay.canary or _canaries(store, replay, processor, on_settled):
+            if store.go_on(replay.id) or store.count(Query(replay=replay.id, statuses=(Status.queued,))):
+                _execute(store, replay, services, processor, tolerance, concurrency, on_settled)
+            status = "done"
+    finally:
+        now = found(store, replay.id)
+        if now.status != "cancelled":
+            whole = status == "done" and not tolerance.is_exceeded and not now.queued and not now.left
+            store.set_replay(replay.id, "done" if whole else "stopped")
+            store.unqueue(replay.id)  # what the engine could not give back, too
+    return found(store, replay.id)
+
+
+def _canaries(
+    store: Store, replay: Replay, processor: Processor[Any], on_settled: Callable[[int], None] | None
+) -> bool:
+    """Run the canaries one after the other, and tell whether all are resolved."""
+    wanted = (replay.canary or 0) - replay.resolved
+    queued = store.count(Query(replay=replay.id, statuses=(Status.queued,)))
+    if queued < wanted:
+        queued += store.go_on(replay.id, wanted - queued)
+    _execute(store, replay, store.services(Query(replay=replay.id)), processor, Tolerance(1), 1, on_settled)
+    return found(store, replay.id).resolved - replay.resolved >= queued
+
+
+def _execute(
+    store: Store,
+    replay: Replay,
+    services: list[str],
+    processor: Processor[Any],
+    tolerance: Tolerance,
+    concurrency: int | None,
+    on_settled: Callable[[int], None] | None,
+) -> None:
     from missive.engine.run import execute  # noqa: PLC0415 - listing dead letters does not load the engine
 
-    name = new_id()
-    chosen = store.queue(selection.ids, name)
     adapters = [
-        ReplayAdapter(processor, store, replay=name, service=service, on_settled=on_settled)
-        for service in selection.services
+        ReplayAdapter(
+            processor,
+            store,
+            replay=replay.id,
+            service=service,
+            on_settled=on_settled,
+            rate_limit=replay.rate,
+            tolerance=tolerance,
+        )
+        for service in services
     ]
-    left = 0
-    if chosen:
-        try:
-            execute(adapters, sink=store, concurrency=concurrency)
-        finally:
-            left = store.unqueue(name)
-    resolved = store.count(Query(replay=name, statuses=(Status.resolved,)))
-    discarded = store.count(Query(replay=name, statuses=(Status.discarded,)))
-    return Replayed(name, chosen, resolved, chosen - resolved - discarded - left, discarded, left)
+    if adapters:
+        execute(adapters, sink=store, concurrency=concurrency)
 
 
-def queue(store: Store, selection: Selection) -> tuple[str, int]:
-    """Leave chosen records to the running workers of their service; returns the replay and how many."""
-    name = new_id()
-    return name, store.queue(selection.ids, name)
+def found(store: Store, replay_id: str) -> Replay:
+    """Return a replay. Raises `UsageError` for an id that is none's."""
+    for replay in store.replays(replay_id):
+        return replay
+    raise UsageError(f"there is no replay {replay_id}: see missive dlq replays")
+
+
+def resume(store: Store, replay_id: str, *, here: bool) -> Replay:
+    """Let a replay run again that was stopped, cancelled or killed; `here` when a processor of ours is to `run` it.
+
+    Only what was not run is left. Raises `UsageError` for an id that is none's, or one that only `run` can run.
+    """
+    replay = found(store, replay_id)
+    if not here and (replay.canary or replay.rate or replay.until_failures):
+        raise UsageError(f"replay {replay_id} has a canary, a rate or a limit of failures: say --with TARGET")
+    store.set_replay(replay_id, "running", here=here)
+    if not here:
+        store.go_on(replay_id)
+    return found(store, replay_id)
+
+
+def cancel(store: Store, replay_id: str) -> Replay:
+    """Make what nobody has taken up yet of a replay dead again; what runs ends as it ends.
+
+    Raises `UsageError` for an id that is none's, or one that is over.
+    """
+    replay = found(store, replay_id)
+    if replay.status != "running":
+        raise UsageError(f"replay {replay_id} is {replay.status}: there is nothing to cancel")
+    store.set_replay(replay_id, "cancelled")
+    return found(store, replay_id)

@@ -94,4 +94,32 @@ notes = sa.Table(
     **table_options,
 )
 
+replays = sa.Table(
+    "missive_replays",
+    metadata,
+    sa.Column("id", sa.String(40), primary_key=True),
+    sa.Column("by", Text(255), nullable=False),
+    sa.Column("query", Text, nullable=False),
+    sa.Column("here", sa.Boolean, nullable=False),
+    sa.Column("canary", sa.Integer),
+    sa.Column("rate", sa.String(40)),
+    sa.Column("until_failures", sa.Integer),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("total", sa.Integer, nullable=False),
+    **table_options,
+)
+
+replayed = sa.Table(
+    "missive_replayed",
+    metadata,
+    sa.Column("replay", sa.String(40), primary_key=True),
+    sa.Column("record", sa.String(40), primary_key=True),
+    # How often it had failed when it was chosen: what has failed more often since is not left, but failed again.
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Index("missive_replayed_record", "record"),
+    **table_options,
+)
+
 leases = define_leases(metadata)

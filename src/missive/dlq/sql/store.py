@@ -15,7 +15,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from missive.dlq.contract import Claim, Group, Note, Query, Store
+from missive.dlq.contract import Claim, Group, Note, Query, Replay, Store
 from missive.dlq.record import Record, Status
 from missive.dlq.rows import from_row, to_row
 from missive.dlq.sql.dialects import connected, in_words, is_known, lock_schema, nulls_first, unlock_schema
@@ -25,6 +25,8 @@ from missive.dlq.sql.schema import attempts as attempts_table
 from missive.dlq.sql.schema import checkpoints as checkpoints_table
 from missive.dlq.sql.schema import notes as notes_table
 from missive.dlq.sql.schema import records as records_table
+from missive.dlq.sql.schema import replayed as replayed_table
+from missive.dlq.sql.schema import replays as replays_table
 from missive.dlq.sql.schema import schema as schema_table
 from missive.dlq.sql_once import SQLOnce
 from missive.errors import StoreError, StoreRefused, UsageError
@@ -264,6 +266,83 @@ class SQLStore(SQLOnce, Store):
         values = {"status": Status.queued, "replay": replay, "claim_token": None, "claim_until": None}
         return self._tried(lambda connection: self._update(connection, ids, values, self._free()))
 
+    @_translated("written")
+    def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
+        """Keep a replay and which records are its."""
+        c, every = records_table.c, sorted(ids)
+        row = {name: getattr(replay, name) for name in _OF_A_REPLAY}
+
+        def start(connection: Connection) -> int:
+            total, mine = 0, {"status": Status.dead, "replay": replay.id, "claim_token": None, "claim_until": None}
+            for start in range(0, len(every), _ROWS_AT_ONCE):
+                chosen = sa.select(c.id, c.attempts).where(c.id.in_(every[start : start + _ROWS_AT_ONCE]), self._free())
+                rows = connection.execute(chosen.order_by(c.id).with_for_update()).all()
+                if rows:
+                    kept = [{"replay": replay.id, "record": one, "attempts": attempts} for one, attempts in rows]
+                    connection.execute(replayed_table.insert(), kept)
+                    total += self._update(connection, [one for one, _ in rows], mine)
+            now = self._clock()
+            connection.execute(replays_table.insert().values({**row, "created_at": now, "total": total}))
+            return total
+
+        return self._tried(start)
+
+    @_translated("written")
+    def go_on(self, replay: str, limit: int | None = None) -> int:
+        """Queue what is left of a replay that runs."""
+        c, kept = records_table.c, replayed_table.c
+        runs = sa.select(replays_table.c.id).where(replays_table.c.id == replay, replays_table.c.status == "running")
+        left = (
+            sa.select(c.id)
+            .join(replayed_table, (kept.record == c.id) & (kept.replay == c.replay))
+            .where(c.replay == replay, c.status == Status.dead, c.attempts == kept.attempts)
+            .order_by(c.id)
+            .limit(limit)
+        )
+
+        def go_on(connection: Connection) -> int:
+            if connection.execute(runs.with_for_update()).first() is None:
+                return 0
+            ids = list(connection.execute(left).scalars())
+            mine = (c.replay == replay) & (c.status == Status.dead)
+            return self._update(connection, ids, {"status": Status.queued, "due": None}, mine)
+
+        return self._tried(go_on)
+
+    @_translated("written")
+    def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
+        """Change a replay's status."""
+        c, over = records_table.c, status != "running"
+        values: dict[str, Any] = {"status": status, "finished_at": self._clock() if over else None}
+        if here is not None:
+            values["here"] = here
+        dead = records_table.update().where(c.replay == replay, c.status == Status.queued, self._free())
+
+        def change(connection: Connection) -> None:
+            connection.execute(replays_table.update().where(replays_table.c.id == replay).values(values))
+            if over:
+                connection.execute(dead.values(status=Status.dead, claim_token=None, claim_until=None))
+
+        self._tried(change)
+
+    @_translated("read")
+    def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
+        """Return replays with their counts, newest first; or the one."""
+        c, kept, of = records_table.c, replayed_table.c, replays_table.c
+        statement = sa.select(replays_table).order_by(of.id.desc()).limit(limit).offset(offset)
+        again = sa.case((c.attempts > kept.attempts, 1), else_=0)
+        counts = (
+            sa.select(c.status, again, sa.func.count())
+            .join(replayed_table, (kept.record == c.id) & (kept.replay == c.replay))
+            .group_by(c.status, again)
+        )
+        with self._engine.connect() as connection:
+            found = connection.execute(statement if replay is None else statement.where(of.id == replay)).all()
+            return [
+                _replay_of(row, connection.execute(counts.where(c.replay == row.id)).all())  # a page of them
+                for row in found
+            ]
+
     def _free(self) -> sa.ColumnElement[bool]:
         """Tell which records nobody works on: dead, or queued and not claimed."""
         c = records_table.c
@@ -278,7 +357,7 @@ class SQLStore(SQLOnce, Store):
             sa.select(records_table)
             .where(_first_of_its_lane(service), sa.func.coalesce(c.claim_until, 0) <= now)
             .where(c.due.is_(None) | (c.due <= now))
-            .where(c.replay == replay if replay else sa.true())
+            .where(c.replay == replay if replay else _for_workers())
             .order_by(nulls_first(c.due, self._engine.dialect), c.id)
             .limit(limit)
         )
@@ -302,7 +381,7 @@ class SQLStore(SQLOnce, Store):
         c, now = records_table.c, self._clock()
         due, until = sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.claim_until, 0.0)
         when = sa.case((due > until, due), else_=until)
-        statement = sa.select(when).where(_first_of_its_lane(service)).order_by(when).limit(1)
+        statement = sa.select(when).where(_first_of_its_lane(service), _for_workers()).order_by(when).limit(1)
         with self._engine.connect() as connection:
             found = connection.execute(statement).scalar()
         return None if found is None else max(float(found), now)
@@ -418,7 +497,8 @@ class SQLStore(SQLOnce, Store):
             ids = list(connection.execute(chosen.with_for_update()).scalars())
             for start in range(0, len(ids), _ROWS_AT_ONCE):
                 some = ids[start : start + _ROWS_AT_ONCE]
-                connection.execute(notes_table.delete().where(notes_table.c.record.in_(some)))
+                for table in (notes_table, replayed_table):
+                    connection.execute(table.delete().where(table.c.record.in_(some)))
                 connection.execute(records_table.delete().where(c.id.in_(some)))
             return len(ids)
 
@@ -627,6 +707,28 @@ def _first_of_its_lane(service: str) -> sa.ColumnElement[bool]:
         before.c.lane == c.lane, before.c.id < c.id, before.c.service == c.service, before.c.status.in_(_WAITING)
     )
     return (c.service == service) & c.status.in_(_WAITING) & (c.lane.is_(None) | ~earlier)
+
+
+def _for_workers() -> sa.ColumnElement[bool]:
+    """Tell which records are of no replay that a command runs."""
+    c, of = records_table.c, replays_table.c
+    elsewhere = sa.exists().where(of.id == c.replay, of.here.is_(sa.true()), of.status == "running")
+    return (c.status == Status.parked) | c.replay.is_(None) | ~elsewhere
+
+
+_OF_A_REPLAY = ("id", "by", "query", "here", "canary", "rate", "until_failures", "status")
+
+
+def _replay_of(row: sa.Row[Any], counted: Sequence[Any]) -> Replay:
+    counts = dict.fromkeys(("queued", "resolved", "discarded", "failed", "left"), 0)
+    for status, again, count in counted:
+        name = ("failed" if again else "left") if status == Status.dead else str(status)
+        counts["failed" if name == Status.parked else name] += int(count)
+    status = row.status
+    if status == "running" and not row.here and not counts["queued"]:
+        status = "done"
+    names = (*_OF_A_REPLAY, "created_at", "finished_at", "total")
+    return Replay(**{**{name: getattr(row, name) for name in names}, **counts, "status": status})
 
 
 def _identity(record: Record) -> str:

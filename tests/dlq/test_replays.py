@@ -1,0 +1,147 @@
+"""Replays in the store and through the engine: a snapshot, canaries, a limit of failures, cancelled and resumed."""
+
+from __future__ import annotations
+
+import pytest
+
+import missive
+from missive.dlq import Query, Replay, Status, Store, operations
+from missive.dlq.operations import Selection
+from missive.dlq.sql import SQLStore
+from missive.errors import UsageError
+from tests.dlq.conftest import Clock
+from tests.dlq.test_sql import on_each, record
+
+
+def letters(count: int, *, bad: tuple[int, ...] = ()) -> list:
+    return [record(id=f"{n:03}", body=b'{"bad": %s}' % (b"true" if n in bad else b"false")) for n in range(count)]
+
+
+def started(store: Store, ids: list[str] | None = None, **terms: object) -> Replay:
+    chosen = tuple(store.ids(Query(statuses=operations.FREE)) if ids is None else ids)
+    return operations.start(store, Selection(chosen, ("shop",)), Replay("", "me@host", "reason:failed", **terms))
+
+
+def by_status(store: Store) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in sorted(store.query(Query()), key=lambda one: one.id):
+        found.setdefault(str(one.status), []).append(one.id)
+    return found
+
+
+@on_each
+def test_only_the_snapshot_is_replayed(store: SQLStore, clock: Clock):
+    """What arrives later is not a replay's; counts say what became of those that are."""
+    store.put(letters(4))
+    replay = started(store)
+    store.put([record(id="later")])
+    assert (replay.total, store.claim("shop", "t", 9, 60)) == (4, [])
+    assert store.go_on(replay.id) == 4
+    claims = store.claim("shop", "t", 9, 60)
+    assert [claim.record.id for claim in claims] == ["000", "001", "002", "003"]
+    store.resolve(["000"], "t", Status.resolved, "x")
+    store.resolve(["001"], "t", Status.discarded, "x")
+    store.put([record(id="002", claim="t")])
+    (now,) = store.replays()
+    assert (now.total, now.resolved, now.discarded, now.failed, now.queued, now.left) == (4, 1, 1, 1, 1, 0)
+    assert (now.by, now.query, now.status, now.created_at) == ("me@host", "reason:failed", "running", clock.now)
+    store.resolve(["003"], "t", Status.resolved, "x")
+    assert store.replays(replay.id)[0].status == "done"
+
+
+@on_each
+def test_a_replay_that_is_cancelled_and_resumed(store: SQLStore):
+    """What nobody has is dead again; what failed since is not run again, and what is elsewhere now is left alone."""
+    store.put(letters(5))
+    replay = started(store)
+    store.go_on(replay.id)
+    store.claim("shop", "t", 2, 60)
+    assert operations.cancel(store, replay.id).left == 3
+    assert by_status(store) == {"dead": ["002", "003", "004"], "queued": ["000", "001"]}
+    with pytest.raises(UsageError, match="is cancelled: there is nothing to cancel"):
+        operations.cancel(store, replay.id)
+    assert store.go_on(replay.id) == 0
+    store.put([record(id="000", claim="t")])
+    store.resolve(["001"], "t", Status.resolved, "x")
+    started(store, ["004"])
+    assert operations.resume(store, replay.id, here=False).queued == 2
+    assert by_status(store) == {"dead": ["000", "004"], "queued": ["002", "003"], "resolved": ["001"]}
+    with pytest.raises(UsageError, match="there is no replay 01NONE"):
+        operations.resume(store, "01NONE", here=False)
+
+
+@on_each
+def test_workers_leave_a_replay_of_a_command_alone(store: SQLStore):
+    """While a command runs it, only that command takes its records up; afterwards they are dead."""
+    store.put(letters(2))
+    replay = started(store, here=True)
+    store.go_on(replay.id)
+    assert store.claim("shop", "w", 9, 60) == []
+    assert store.next_due("shop") is None
+    assert len(store.claim("shop", "t", 1, 60, replay.id)) == 1
+    store.set_replay(replay.id, "stopped")
+    assert by_status(store) == {"dead": ["001"], "queued": ["000"]}
+
+
+def processor(handled: list[str], name: str = "shop") -> missive.Processor:
+    proc = missive.Processor(missive.JSONMessage, name=name)
+
+    @proc.handle_for(lambda message: True, name="handler")
+    def handle(message, context):
+        handled.append(context.native._where)
+        if message.get_json()["bad"]:
+            raise ValueError
+
+    return proc
+
+
+def ran(store: Store, replay: Replay, **settings: object) -> tuple[Replay, int]:
+    handled: list[str] = []
+    done = operations.run(store, replay, processor(handled), **settings)
+    return done, len(handled)
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+def test_a_replay_stops_at_its_limit_of_failures(store: SQLStore, failures: int):
+    """No more fail than it bears, whatever the concurrency; the rest is left, and dead."""
+    store.put(letters(30, bad=tuple(range(5, 30))))
+    done, _ = ran(store, started(store, here=True, until_failures=failures), concurrency=8)
+    assert (done.status, done.failed) == ("stopped", failures)
+    assert done.resolved + done.failed + done.left == 30
+    assert done.queued == 0
+
+
+def test_canaries_go_first(store: SQLStore):
+    """When a canary fails, nothing else runs; when they are resolved, all do."""
+    store.put(letters(10, bad=(1,)))
+    done, handled = ran(store, started(store, here=True, canary=2))
+    assert (done.status, done.resolved, done.failed, done.left, handled) == ("stopped", 1, 1, 8, 2)
+    done, handled = ran(store, operations.resume(store, done.id, here=True))
+    assert (done.status, done.resolved, done.failed, done.left, handled) == ("done", 9, 1, 0, 8)
+
+
+def test_a_replay_of_a_rate(store: SQLStore):
+    """A rate holds, and is for one service."""
+    store.put(letters(3))
+    done, handled = ran(store, started(store, here=True, rate="100/s"))
+    assert (done.status, done.resolved, handled) == ("done", 3, 3)
+    store.put([record(id="x"), record(id="y", service="other")])
+    with pytest.raises(UsageError, match="--rate is for one service at a time: add service:other"):
+        ran(store, started(store, here=True, rate="100/s"))
+
+
+def test_a_replay_that_fails_again_can_be_replayed_and_ends(store: SQLStore):
+    """Each replay runs each record once: what fails is counted, and is no loop."""
+    store.put(letters(2, bad=(0, 1)))
+    for turn in (1, 2):
+        done, handled = ran(store, started(store, here=True))
+        assert (done.status, done.failed, handled) == ("done", 2, 2)
+        assert {one.attempts for one in store.query(Query())} == {1 + turn}
+
+
+def test_resuming_what_only_a_command_can_run(store: SQLStore):
+    """A replay with a canary cannot be left to workers."""
+    store.put(letters(2))
+    replay = started(store, here=True, canary=1)
+    with pytest.raises(UsageError, match="say --with TARGET"):
+        operations.resume(store, replay.id, here=False)
