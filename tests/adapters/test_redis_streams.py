@@ -344,7 +344,7 @@ def test_rights_that_are_missing_are_fatal(redis: RedisServer):
     with redis.client() as client:
         client.acl_setuser("guest", enabled=True, passwords=["+p"], commands=["+ping", "+client"], keys=["*"])
     adapter = from_url(redis.url(stream.name, "g", user="guest:p@"), missive.Processor(name="app"))
-    with pytest.raises(Fatal, match="may not consume"):
+    with pytest.raises(Fatal, match="may not consume it"):
         asyncio.run(adapter.connect(BareHost()))
 
 
@@ -453,6 +453,44 @@ def test_lag_and_age(redis: RedisServer):
     asyncio.run(main())
 
 
+def test_ids_of_a_producer_s_own(redis: RedisServer):
+    """Entries are acked whatever their ids are; where two would have one position, they have none."""
+    stream = Stream(redis)
+
+    async def main() -> None:
+        async with sessions(stream.adapter()) as (session,):
+            with redis.client() as client:
+                for entry in ("1-0", "1-5", "1-1048576", "1-1048577", "2-0"):
+                    client.xadd(stream.name, {"data": b"a"}, id=entry)
+            deliveries = await fetch(session, 5)
+            assert [one.position for one in deliveries] == [1 << 20, (1 << 20) + 5, None, None, 2 << 20]
+            assert await session.settle(items(deliveries[::-1])) == [Result.confirmed] * 5
+
+    asyncio.run(main())
+    assert stream.left() == 0
+
+
+def test_the_doctor_tells_unread_from_read_entries(redis: RedisServer):
+    """Entries that were trimmed are a finding where the group had not read them, and else are not."""
+    stream = Stream(redis)
+
+    async def main(*, read: bool) -> list[str]:
+        adapter = stream.adapter()
+        async with sessions(adapter) as (session,):
+            stream.publish(b"a", b"b", b"c")
+            if read:
+                await session.settle(items(await fetch(session, 3)))
+            with redis.client() as client:
+                client.xtrim(stream.name, maxlen=0)
+            stream.publish(b"d")
+            found = [finding.check for finding in await adapter.diagnose(session)]
+            await session.settle(items(await fetch(session, 1)))
+            return found
+
+    assert "trimming" not in asyncio.run(main(read=True))
+    assert "trimming" in asyncio.run(main(read=False))
+
+
 def test_the_doctor_finds_what_would_lose(tmp_path: Path):
     """A server without an append-only file, or that evicts, is a finding."""
     with RedisServer(tmp_path, "--appendonly", "no", "--maxmemory-policy", "allkeys-lru") as server:
@@ -474,7 +512,8 @@ def test_the_doctor_finds_what_would_lose(tmp_path: Path):
         ("redis://h:1/0?group=g", "needs ?stream="),
         ("redis://h:1/x?stream=s&group=g", "number of a database"),
         ("redis://h:1/0?stream=s&group=g&claim_idel=3", "did you mean claim_idle=?"),
-        ("redis://h:1/0?stream=s&group=g&claim_idle=0", "above zero"),
+        ("redis://h:1/0?stream=s&group=g&claim_idle=0", "from 0.1 to 604800"),
+        ("redis://h:1/0?stream=s&group=g&claim_idle=inf", "from 0.1 to 604800"),
         ("redis:?stream=s&group=g", "names its host"),
     ],
 )

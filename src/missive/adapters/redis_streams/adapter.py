@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from missive.adapters.redis_streams.session import RedisStreamsSession
 
 PORT = 6379
+_SHORTEST, _LONGEST = 0.1, 7 * 86400.0
 REPLY = 10.0
 """Seconds within which the server answers what it need not wait for: longer, and the connection is half open."""
 
@@ -60,8 +61,8 @@ class RedisStreamsAdapter(Adapter):
         super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if find_spec("redis") is None:
             raise MissingExtra("Redis", "redis")
-        if not claim_idle > 0:
-            raise UsageError("claim_idle= is a number of seconds above zero")
+        if not _SHORTEST <= claim_idle <= _LONGEST:
+            raise UsageError(f"claim_idle= is a number of seconds from {_SHORTEST:g} to {_LONGEST:g}")
         self.stream = stream
         self.group = group
         self.body_field = body_field
@@ -131,6 +132,7 @@ class RedisStreamsAdapter(Adapter):
             client_name=name,
             ssl=self.tls,
             ssl_ca_certs=self.ca_file,
+            ssl_check_hostname=True,
         )
         # As the server said it: what is made of it here costs less.
         client.set_response_callback("XREADGROUP", lambda response, **_: response)

@@ -28,7 +28,10 @@ async def examine(client: Any, adapter: RedisStreamsAdapter) -> Sequence[Finding
         findings.append(Finding("warning", "consumers", says))
     ours = next(group for group in groups if group["name"] == adapter.group.encode())
     first, last = info.get("first-entry"), _ms(ours["last-delivered-id"])
-    if first and last and _ms(first[0]) > last:
+    read, added = ours.get("entries-read"), info.get("entries-added")
+    counted = isinstance(read, int) and isinstance(added, int)
+    # Where all that is there is unread, and less than was never read, the rest is gone.
+    if first and _ms(first[0]) > last and counted and added - read > info["length"]:
         says = "entries were trimmed that the group had not read; let the stream be longer"
         findings.append(Finding("warning", "trimming", says))
     findings.append(Finding("ok", "stream", f"{adapter.stream} has {info['length']} entries"))

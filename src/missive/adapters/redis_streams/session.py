@@ -28,6 +28,8 @@ _BLOCK = 1.0
 _LOOK = 1.0
 """Seconds between two looks for entries that nobody works on any more."""
 _AT_ONCE = 1000
+_SEQUENCE = 20
+"""Bits of a position for an entry's number within its millisecond; an id of a producer's own may have a larger one."""
 _FIRST_SIZE = 100_000
 """The size in bytes that a body is taken for before any has come."""
 
@@ -64,7 +66,6 @@ class RedisStreamsSession(Session):
         self._next_look = 0.0
         self._cursor = "0-0"
         self._trimmed_said = False
-        self._stopped = False
 
     async def open(self) -> None:
         """Connect, and see that stream and group are there."""
@@ -159,13 +160,13 @@ class RedisStreamsSession(Session):
         else:
             body, headers = self._parts(fields)
         milliseconds, _, sequence = entry.partition("-")
-        at = int(milliseconds)
+        at, number = int(milliseconds), int(sequence)
         return Delivery(
             body,
             headers=headers,
             native_id=entry,
             timestamp=at / 1000,
-            position=at << 20 | int(sequence),
+            position=at << _SEQUENCE | number if number < 1 << _SEQUENCE else None,
             token=token,
             attempt=delivered,
             redelivered=delivered > 1,
@@ -238,9 +239,8 @@ class RedisStreamsSession(Session):
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Read no more; returns what a read that was waited for in vain brought."""
-        self._stopped = True
         if self._reading is not None and not self._reading.done():
-            with translated(self._adapter):
+            with contextlib.suppress(Transient), translated(self._adapter):  # it ends by itself, in a moment
                 await self.client.client_unblock(self._reader_id)
             await asyncio.wait([self._reading], timeout=_BLOCK + 1)
         left = list(self._arrived)
@@ -268,8 +268,10 @@ def _look_at(read: asyncio.Task[None]) -> None:
         read.exception()
 
 
-def _place(delivery: Delivery) -> int:
-    return delivery.position or 0
+def _place(delivery: Delivery) -> tuple[int, int]:
+    """Return an entry's id as what it is ordered by: its position is for telling entries apart."""
+    milliseconds, _, sequence = (delivery.native_id or "0-0").partition("-")
+    return int(milliseconds), int(sequence)
 
 
 def _text(value: bytes) -> str:

@@ -33,7 +33,7 @@ def _trouble(error: Exception, adapter: RedisStreamsAdapter) -> Exception:
         who = f"of user {adapter.username}" if adapter.username else "of the default user"
         return Fatal(f"{url} refused the credentials {who}")
     if isinstance(error, exceptions.NoPermissionError) or word == "NOPERM":
-        return Fatal(f"{url}: this user may not consume the stream (it needs +@stream, +eval and the key)")
+        return Fatal(f"{url}: this user may not consume it (that is +@stream +@scripting +@connection, and the key)")
     if word == "WRONGTYPE":
         return Fatal(f"{url}: the key {adapter.stream} is there, and is no stream")
     if word == "NOGROUP":
