@@ -64,7 +64,7 @@ class Assignment:
 
     async def lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
         """Let go of lanes: what runs has `deadline` seconds to end and be committed, if it may."""
-        source, lanes = self._source, frozenset(lanes)
+        source, lanes = self._source, dict.fromkeys(lanes)  # in their order, so that a schedule is the same each time
         source.leave(lanes)
         waiting = self._withdraw(lambda job: job.source is source and job.delivery.lane in lanes)
         self._settler.let_go(waiting)
