@@ -242,7 +242,7 @@ proc.add_handler(Field("kind", "ordered"), run, name="ordered", ordered_by=by_fi
 @pytest.mark.timeout(1800)
 def test_killed_while_parking_and_claiming(missive, tmp_path, request, record_property):
     """Killed again and again while it parks and takes up what is parked, it loses nothing and keeps the order."""
-    count, kills = (20_000, 60) if request.config.getoption("--deep") else (1_500, 12)
+    count, kills = (20_000, 60) if request.config.getoption("--deep") else (1_500, 5)
     seed = random.SystemRandom().randrange(10**6)
     chance = random.Random(seed)
     (tmp_path / "app.py").write_text(KILLED)
