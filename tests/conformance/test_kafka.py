@@ -32,10 +32,11 @@ class KafkaHarness(Harness):
         self.topic, self.group = f"t-{uuid.uuid4().hex[:8]}", f"g-{uuid.uuid4().hex[:8]}"
 
     def adapter(self, processor: Processor[Any], **options: Any) -> KafkaAdapter:
-        return KafkaAdapter(processor, self.topic, self.group, servers=self.kafka.servers, settings=QUICK)
+        handover = {"handover": options["handover"]} if "handover" in options else {}
+        return KafkaAdapter(processor, self.topic, self.group, servers=self.kafka.servers, settings=QUICK, **handover)
 
     def create(self) -> None:
-        self.kafka.create(self.topic)
+        self.kafka.create(self.topic, self.lanes)
 
     def publish(self, messages: Sequence[Sent]) -> None:
         from confluent_kafka import Producer
@@ -58,13 +59,15 @@ class KafkaHarness(Harness):
     def remaining(self) -> int:
         from confluent_kafka import Consumer, TopicPartition
 
-        (committed,) = self.kafka.committed(self.topic, self.group)
+        left = 0
         consumer = Consumer({"bootstrap.servers": self.kafka.servers, "group.id": "look", "log_level": 0})
         try:
-            low, high = consumer.get_watermark_offsets(TopicPartition(self.topic, 0), timeout=30)
+            for partition, committed in enumerate(self.kafka.committed(self.topic, self.group, self.lanes)):
+                low, high = consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=30)
+                left += high - max(committed, low)
         finally:
             consumer.close()
-        return int(high - max(committed, low))
+        return left
 
     @property
     def url(self) -> str:
@@ -88,7 +91,7 @@ class KafkaHarness(Harness):
 
 
 class TestKafka(Conformance):
-    """Every case, on a topic of one partition."""
+    """Every case, on a topic of one partition, or more where they move."""
 
     @pytest.fixture
     def harness(self, kafka: Kafka) -> KafkaHarness:

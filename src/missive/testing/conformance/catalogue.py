@@ -34,6 +34,8 @@ class Case:
     run: Run
     created: bool = True
     """Whether the source is made before the case begins."""
+    lanes: int = 1
+    """How many lanes it has, where the transport has lanes that are one consumer's alone."""
 
     def __repr__(self) -> str:
         return f"{self.number:02}-{self.title.replace(',', '').replace(' ', '-')}"
@@ -117,13 +119,13 @@ TITLES: Final[dict[int, str]] = {
 _cases: dict[int, Case] = {}
 
 
-def case(number: int, *, created: bool = True) -> Callable[[Run], Run]:
+def case(number: int, *, created: bool = True, lanes: int = 1) -> Callable[[Run], Run]:
     """Register what runs a case."""
 
     def register(run: Run) -> Run:
         if number in _cases:
             raise ValueError(f"case {number} is there already")
-        _cases[number] = Case(number, TITLES[number], run, created)
+        _cases[number] = Case(number, TITLES[number], run, created, lanes)
         return run
 
     return register

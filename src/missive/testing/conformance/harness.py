@@ -57,6 +57,10 @@ class Harness(ABC):
 
     duplicates: ClassVar[int] = 1000
     """How many messages may be handled twice for each fault: what is in flight at most."""
+    moved: ClassVar[int] = 0
+    """How many messages may be handled twice when a lane goes to another consumer in good order."""
+    lanes: int = 1
+    """How many lanes the source is to have, where they are one consumer's alone; set before `create`."""
 
     @abstractmethod
     def adapter(self, processor: Processor[Any], **options: Any) -> Adapter:
@@ -64,7 +68,8 @@ class Harness(ABC):
 
         The kit may give options:
         `address`: a host and port to connect to in place of the broker's (a fault proxy's);
-        `password`: to log in with, in place of the right one.
+        `password`: to log in with, in place of the right one;
+        `handover`: seconds that handlers have when a lane goes to another consumer, where lanes do.
         """
 
     @abstractmethod

@@ -28,6 +28,7 @@ async def certify(
     bench = Bench(harness, directory, deep=deep, wrap=wrap)
     started, verdict = time.monotonic(), Verdict.failed
     try:
+        harness.lanes = case.lanes
         if case.created:
             await bench.blocking(harness.create)
         verdict = await case.run(bench)

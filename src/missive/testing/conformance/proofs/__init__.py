@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-_GROUPS = ("fidelity", "settlement", "flow", "order", "leases", "lifecycle", "faults", "dead_letters")
+_GROUPS = ("fidelity", "settlement", "flow", "order", "leases", "lifecycle", "faults", "rebalances", "dead_letters")
 
 
 def load() -> None:
