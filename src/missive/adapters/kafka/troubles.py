@@ -14,8 +14,12 @@ if TYPE_CHECKING:
     from missive.adapters.kafka.adapter import KafkaAdapter
 
 # Names with an underscore are the client's own errors, the others the broker's: both are confluent-kafka's public ones.
-FENCED = {E.ILLEGAL_GENERATION, E.UNKNOWN_MEMBER_ID, E._ASSIGNMENT_LOST, E.STALE_MEMBER_EPOCH, E._FENCED}  # noqa: SLF001
-"""The partition is somebody else's by now."""
+FENCED = {E.UNKNOWN_MEMBER_ID, E._ASSIGNMENT_LOST, E._FENCED}  # noqa: SLF001
+"""The partition is somebody else's by now.
+
+Not so for a generation or an epoch that is past: the group has just moved on, and what partitions this member keeps it
+is about to hear.
+"""
 UNANSWERED = {E._TIMED_OUT, E._TRANSPORT, E.REQUEST_TIMED_OUT, E.NETWORK_EXCEPTION}  # noqa: SLF001
 NOT_YET = {E.NOT_COORDINATOR, E.COORDINATOR_LOAD_IN_PROGRESS, E.COORDINATOR_NOT_AVAILABLE, E.UNSTABLE_OFFSET_COMMIT}
 """The coordinator of the group cannot tell yet."""
