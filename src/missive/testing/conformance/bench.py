@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import sys
 import time
+from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +32,7 @@ from missive.errors import MissiveError, Transient
 from missive.processor import Processor
 from missive.testing.conformance.harness import Harness, Sent
 from missive.testing.conformance.proxy import FaultProxy
+from missive.testing.conformance.wrapping import WrappedAdapter
 
 T = TypeVar("T")
 
@@ -157,9 +161,17 @@ class Bench:
         """Call the harness on a thread."""
         return await asyncio.to_thread(fn, *args)
 
-    def adapter(self, processor: Processor[Any] | None = None, **options: Any) -> Adapter:
-        """Make the adapter under test."""
+    def adapter(
+        self,
+        processor: Processor[Any] | None = None,
+        *,
+        inside: Callable[[Session], Session] | None = None,
+        **options: Any,
+    ) -> Adapter:
+        """Make the adapter under test; `inside` makes what goes around its own sessions, within `wrap`."""
         made = self.harness.adapter(processor or Processor(name="conformance"), **options)
+        if inside is not None:
+            made = WrappedAdapter(made, inside)
         return made if self._wrap is None else self._wrap(made)
 
     async def publish(self, *messages: Sent | bytes) -> None:
@@ -315,6 +327,24 @@ class Bench:
         while not condition():
             check(time.monotonic() < deadline, f"waited {seconds:g} s for {what}")
             await asyncio.sleep(POLL_SECONDS)
+
+    async def worker(self, target: str, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
+        """Start `missive run` in the case's directory; what it says is thrown away."""
+        return await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "missive", "run", target, *arguments),
+            cwd=self.directory,
+            env={**os.environ, **(env or {})},
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+
+    async def end(self, process: Process) -> None:
+        """Kill a process that still runs."""
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
     def dead_letters(self) -> list[Record]:
         """Return the dead letters in the case's store."""

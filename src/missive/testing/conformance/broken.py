@@ -3,86 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import ClassVar
 
-from missive.adapters.contract import Adapter, Credit, Delivery, Host, Item, Mark, Result, Session, SessionStatus, Verb
+from missive.adapters.contract import Adapter, Credit, Delivery, Item, Result, Session, Verb
+from missive.testing.conformance.wrapping import WrappedAdapter, WrappedSession
 
 
-class BrokenAdapter(Adapter):
+class BrokenAdapter(WrappedAdapter):
     """Passes everything on to another adapter, but for what its kind breaks."""
 
-    transport = "broken"
     caught_by: ClassVar[int]
     """The case that must fail."""
-    kind: ClassVar[type[BrokenSession]]
+    kind: ClassVar[type[WrappedSession]]
 
     def __init__(self, inner: Adapter) -> None:
-        super().__init__(inner.processor, drain=inner.drain)
-        self.inner = inner
-
-    @property
-    def destination(self) -> str:
-        """As the one inside."""
-        return self.inner.destination
-
-    @property
-    def url(self) -> str:
-        """As the one inside."""
-        return self.inner.url
-
-    async def connect(self, host: Host) -> Session:
-        """Open a session inside a broken one."""
-        return self.kind(await self.inner.connect(host))
+        super().__init__(inner, self.kind)
 
 
-class BrokenSession(Session):
-    """Passes everything on."""
-
-    def __init__(self, inner: Session) -> None:
-        super().__init__()
-        self.inner = inner
-        self.capabilities = inner.capabilities
-        self.client = inner.client
-
-    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Pass it on."""
-        return await self.inner.fetch(credit)
-
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
-        """Pass it on."""
-        return await self.inner.settle(items)
-
-    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
-        """Pass it on."""
-        return await self.inner.commit(marks)
-
-    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
-        """Pass it on."""
-        return await self.inner.extend(deliveries)
-
-    async def pause(self, lanes: Collection[str]) -> None:
-        """Pass it on."""
-        await self.inner.pause(lanes)
-
-    async def resume(self, lanes: Collection[str]) -> None:
-        """Pass it on."""
-        await self.inner.resume(lanes)
-
-    async def status(self) -> SessionStatus:
-        """Pass it on."""
-        return await self.inner.status()
-
-    async def stop_intake(self) -> Sequence[Delivery]:
-        """Pass it on."""
-        return await self.inner.stop_intake()
-
-    async def close(self) -> None:
-        """Pass it on."""
-        await self.inner.close()
-
-
-class _AcksEarly(BrokenSession):
+class _AcksEarly(WrappedSession):
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         deliveries = await self.inner.fetch(credit)
         await self.inner.settle([Item(delivery, Verb.ack) for delivery in deliveries])
@@ -100,7 +39,7 @@ class AcksEarly(BrokenAdapter):
     kind = _AcksEarly
 
 
-class _Forgets(BrokenSession):
+class _Forgets(WrappedSession):
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         while True:
             deliveries = await self.inner.fetch(credit)
@@ -117,7 +56,7 @@ class LosesOnReconnect(BrokenAdapter):
     kind = _Forgets
 
 
-class _MixesUp(BrokenSession):
+class _MixesUp(WrappedSession):
     def __init__(self, inner: Session) -> None:
         super().__init__(inner)
         self._fetched: list[Delivery] = []
@@ -143,7 +82,7 @@ class MixesUpSettlements(BrokenAdapter):
     kind = _MixesUp
 
 
-class _Greedy(BrokenSession):
+class _Greedy(WrappedSession):
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         return await self.inner.fetch(Credit(credit.items * 2, credit.bytes))
 
@@ -155,7 +94,7 @@ class FetchesPastCredit(BrokenAdapter):
     kind = _Greedy
 
 
-class _Leaky(BrokenSession):
+class _Leaky(WrappedSession):
     def __init__(self, inner: Session) -> None:
         super().__init__(inner)
         self._task = asyncio.ensure_future(asyncio.sleep(3600))

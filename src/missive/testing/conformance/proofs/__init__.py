@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import importlib
 
-_GROUPS = ("fidelity", "settlement", "flow", "order", "leases", "lifecycle", "faults", "rebalances", "dead_letters")
+_GROUPS = (
+    "fidelity",
+    "settlement",
+    "flow",
+    "order",
+    "rebalances",
+    "leases",
+    "lifecycle",
+    "faults",
+    "dead_letters",
+    "replays",
+    "privacy",
+)
 
 
 def load() -> None:

@@ -1,11 +1,16 @@
-"""Cases 61 and 63: dead letters."""
+"""Cases 60 to 63: a dead letter is durable, with all that it was, before its original is settled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from missive.adapters.contract import Credit, Delivery, Item, Mark, Result, Session, Verb
 from missive.context import HandlingContext
+from missive.dlq.contract import Query
 from missive.dlq.record import Record
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreError
@@ -15,6 +20,7 @@ from missive.processor import Processor
 from missive.testing.conformance.bench import check
 from missive.testing.conformance.catalogue import Verdict, case
 from missive.testing.conformance.harness import Sent
+from missive.testing.conformance.wrapping import WrappedSession
 
 if TYPE_CHECKING:
     from missive.testing.conformance.bench import Bench
@@ -49,12 +55,134 @@ async def _filed(bench: Bench, sink: _Down, message: Sent) -> None:
         await bench.until(lambda: sink.records, "a dead letter")
 
 
+_SLOW = 0.15
+"""So many seconds a store takes to keep something, in which nothing may be settled."""
+
+
+class _Slow(SQLStore):
+    """A store that takes its time before it keeps anything."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        time.sleep(_SLOW)
+        super().put(records)
+
+
+class _Watched(WrappedSession):
+    """Looks, at each settlement, whether the store has what is settled, as another process would see it."""
+
+    def __init__(self, inner: Session, url: str, settled: dict[bytes, bool]) -> None:
+        super().__init__(inner)
+        self._url = url
+        self._settled = settled
+        self._fetched: list[Delivery] = []
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        deliveries = await self.inner.fetch(credit)
+        self._fetched += deliveries
+        return deliveries
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        if self.capabilities.commit != "cumulative":
+            await self._look({item.delivery.body for item in items if item.verb is Verb.ack})
+        return await self.inner.settle(items)
+
+    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        passed = {
+            one.body for one in self._fetched if one.lane in marks and (one.position or 0) <= marks[one.lane].position
+        }
+        await self._look(passed)
+        return await self.inner.commit(marks)
+
+    async def _look(self, bodies: set[bytes]) -> None:
+        def kept() -> set[bytes]:
+            with contextlib.closing(SQLStore(self._url)) as store:
+                return {record.body for record in store.query(Query())}
+
+        there = await asyncio.to_thread(kept)
+        for body in bodies:
+            self._settled.setdefault(body, body in there)
+
+
+@case(60)
+async def first_filed(bench: Bench) -> Verdict:
+    """When an original is settled its dead letter is in the store already, also where the store is slow."""
+    settled: dict[bytes, bool] = {}
+    processor = Processor(name="conformance", dlq=_Slow(bench.dlq), concurrency=4)
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        raise ValueError("on purpose")
+
+    adapter = bench.adapter(processor, inside=lambda inner: _Watched(inner, bench.dlq, settled))
+    await bench.publish(*(b"%d" % number for number in range(10)))
+    async with bench.serving(adapter):
+        await bench.until(lambda: len(settled) == 10, "all originals settled")
+    early = sum(not kept for kept in settled.values())
+    check(not early, f"{early} originals were settled before their dead letters were kept")
+    return Verdict.passed
+
+
 @case(61)
 async def store_down(bench: Bench) -> Verdict:
     """While the store is down the original is not settled, and is once the store is back."""
     sink = _Down(bench.dlq, 2)
     await _filed(bench, sink, Sent(b"bad"))
     check(sink.left == 0 and len(sink.records) == 1, "it was filed more than once")
+    return Verdict.passed
+
+
+_CRASHES = """
+import os, signal, sys
+import missive
+from missive.dlq.sql import SQLStore
+from missive.matchers import Everything
+
+class Crashes(SQLStore):
+    def put(self, records):
+        super().put(records)
+        if not os.path.exists("crashed"):
+            open("crashed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        open("filed again", "w").close()
+
+proc = missive.Processor(name="conformance", dlq=Crashes(os.environ["CONFORMANCE_DLQ"]))
+
+@proc.handle_for(Everything())
+def handle(message, context):
+    with open("handled", "ab") as out:
+        out.write(message.raw_data + b"\\n")
+    raise ValueError("on purpose")
+"""
+
+
+@case(62)
+async def crashed_between(bench: Bench) -> Verdict:
+    """A worker that is killed between the store and the settlement handles it again, and keeps one record of it."""
+    harness, directory = bench.harness, bench.directory
+    if harness.url is None:
+        return Verdict.refused
+    (directory / "crashing.py").write_text(_CRASHES)
+    await bench.publish(Sent(b"bad", message_id="one" if "producer_id" in harness.keeps else None))
+    for turn in range(2):
+        worker = await bench.worker("crashing.py:proc", "--from", harness.url, env={"CONFORMANCE_DLQ": bench.dlq})
+        try:
+            if turn == 0:
+                await bench.until(lambda: worker.returncode is not None, "the crash")  # noqa: B023 - it ends in this turn
+            else:
+                again = directory / "filed again"
+                await bench.until(again.exists, "it filed again", harness.again_seconds + 30)
+                worker.terminate()
+                async with asyncio.timeout(30):
+                    await worker.wait()
+        finally:
+            await bench.end(worker)
+    bench.ledger.handled.update((directory / "handled").read_bytes().split())
+    check(bench.ledger.handled[b"bad"] == 2, f"it was handled {bench.ledger.handled[b'bad']} times")
+    records = bench.dead_letters()
+    known = "producer_id" in harness.keeps or "native_id" in harness.keeps or harness.lines
+    check(len(records) == 1 or not known, f"there are {len(records)} records of one message")
+    check(len(records) == 2 or records[0].attempts == 2, "its history does not say that it came twice")
     return Verdict.passed
 
 

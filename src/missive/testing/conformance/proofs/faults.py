@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from missive.adapters.contract import Delivery, Item, Mark, Result, Session, Verb
 from missive.context import HandlingContext
@@ -40,7 +39,7 @@ async def _under_load(
 
     handled = bench.ledger.handled
     await bench.publish(*(b"%d" % number for number in range(count)))
-    options = {} if address is None else {"address": address}
+    options: dict[str, Any] = {} if address is None else {"address": address}
     async with bench.serving(bench.adapter(processor, **options)):
         for turn in range(times):
             goal = count * (turn + 1) // (times + 2)
@@ -151,7 +150,6 @@ async def worker_killed(bench: Bench) -> Verdict:
     (bench.directory / "conformance_worker.py").write_text(_WORKER)
     out = bench.directory / "handled.txt"
     await bench.publish(*(b"%d" % number for number in range(count)))
-    command = ("-m", "missive", "run", "conformance_worker.py:proc", "--from", url, "--dlq", bench.dlq)
 
     def lines() -> list[bytes]:
         return out.read_bytes().split() if out.exists() else []
@@ -159,13 +157,7 @@ async def worker_killed(bench: Bench) -> Verdict:
     chance = random.Random(count)  # noqa: S311 - when to kill is no secret
     ended = False
     for turn in range(kills + 1):
-        worker = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *command,
-            cwd=bench.directory,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        worker = await bench.worker("conformance_worker.py:proc", "--from", url, "--dlq", bench.dlq)
         try:
             if turn < kills:
                 was = len(lines())
@@ -178,9 +170,7 @@ async def worker_killed(bench: Bench) -> Verdict:
                     await worker.wait()
                 ended = worker.returncode == 0
         finally:
-            if worker.returncode is None:
-                worker.kill()
-                await worker.wait()
+            await bench.end(worker)
     bench.ledger.handled.update(lines())
     twice = len(lines()) - count
     bench.duplicates = twice

@@ -1,8 +1,10 @@
-"""Cases 26, 27 and 30: order for each key, and none between keys."""
+"""Cases 26 to 28 and 30: order for each key, also through a retry, and none between keys."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ from missive.context import HandlingContext
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.processor import Processor
+from missive.routing.route import OnLaneRetry
 from missive.testing.conformance.bench import check
 from missive.testing.conformance.catalogue import Verdict, case
 
@@ -63,6 +66,70 @@ async def alone(bench: Bench) -> Verdict:
     _, overlaps, _ = await _ordered(bench)
     check(overlaps == 0, f"{overlaps} handlers of one key overlapped")
     return Verdict.passed
+
+
+_WAY = {"block": 0.3, "park": 30.0, "pass": 0.3}
+"""After how many seconds the first message of a lane is tried again; what is due late is parked in the store."""
+_AFTER = 4
+"""So many come after it in its lane."""
+
+
+@case(28)
+async def retried(bench: Bench) -> Verdict:
+    """The rest of a lane waits for a message that is retried, here or in the store, or passes it; as was declared."""
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=4)
+    seen: list[str] = []
+    tried: set[str] = set()
+
+    def register(way: OnLaneRetry) -> None:
+        def mine(message: RawMessage) -> bool:
+            return message.raw_data.startswith(way.encode())
+
+        def lane(message: RawMessage) -> str:
+            return message.raw_data.split(b"-")[1].decode()
+
+        @processor.handle_for(mine, name=way, ordered_by=lane, on_lane_retry=way)
+        async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+            body = message.raw_data.decode()
+            if body.endswith("-a-0") and body not in tried:
+                tried.add(body)
+                context.retry(_WAY[way])
+                return
+            seen.append(body)
+            bench.ledger.handled[message.raw_data] += 1
+
+    ways: tuple[OnLaneRetry, ...] = ("block", "park", "pass")
+    for way in ways:
+        register(way)
+    bodies = [f"{way}-{lane}-{number}" for number in range(_AFTER + 1) for way in _WAY for lane in "ab"]
+    await bench.publish(*(body.encode() for body in bodies))
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(lambda: len(seen) == len(bodies) - _AFTER - 1, "all handled but what is parked")
+        check(not any(body.startswith("park-a") for body in seen), "others of a lane ran while it is parked")
+        await bench.until(lambda: _due_now(bench) == _AFTER + 1, "the lane in the store")
+        if bench.harness.ends:  # it is over, and what is parked is for the next worker
+            expected = [body for body in bodies if not body.startswith("park-a")]
+            bench.ledger.handled.update(body.encode() for body in bodies if body.startswith("park-a"))
+        else:
+            expected = bodies
+        await bench.until(lambda: len(seen) == len(expected), "what was parked")
+    for lane in ("block-a", "block-b", "park-a", "park-b", "pass-b"):
+        check(
+            [body for body in seen if body.startswith(lane)] == sorted(b for b in expected if b.startswith(lane)), lane
+        )
+    passed = [body for body in seen if body.startswith("pass-a")]
+    check(passed == [f"pass-a-{number}" for number in (1, 2, 3, 4, 0)], "others did not pass what is retried")
+    check(seen.index("block-b-4") < seen.index("block-a-0"), "a retry kept other lanes waiting")
+    return Verdict.passed
+
+
+def _due_now(bench: Bench) -> int:
+    """Let what is parked be due, as half a minute later; returns how many records are parked."""
+    with contextlib.closing(sqlite3.connect(bench.directory / "dlq.db", timeout=10)) as connection, connection:
+        parked = connection.execute("SELECT count(*) FROM missive_dead_letters WHERE status = 'parked'").fetchone()[0]
+        if parked == _AFTER + 1:
+            connection.execute("UPDATE missive_dead_letters SET due = 1 WHERE due IS NOT NULL")
+    return int(parked)
 
 
 @case(30)

@@ -1,0 +1,78 @@
+"""What is put around an adapter: it passes everything on, for others to watch or to spoil."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from missive.adapters.contract import Adapter, Credit, Delivery, Host, Item, Mark, Result, Session, SessionStatus
+
+
+class WrappedSession(Session):
+    """Passes everything on to the session inside."""
+
+    def __init__(self, inner: Session) -> None:
+        super().__init__()
+        self.inner = inner
+        self.capabilities = inner.capabilities
+        self.client = inner.client
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Pass it on."""
+        return await self.inner.fetch(credit)
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Pass it on."""
+        return await self.inner.settle(items)
+
+    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        """Pass it on."""
+        return await self.inner.commit(marks)
+
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+        """Pass it on."""
+        return await self.inner.extend(deliveries)
+
+    async def pause(self, lanes: Collection[str]) -> None:
+        """Pass it on."""
+        await self.inner.pause(lanes)
+
+    async def resume(self, lanes: Collection[str]) -> None:
+        """Pass it on."""
+        await self.inner.resume(lanes)
+
+    async def status(self) -> SessionStatus:
+        """Pass it on."""
+        return await self.inner.status()
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Pass it on."""
+        return await self.inner.stop_intake()
+
+    async def close(self) -> None:
+        """Pass it on."""
+        await self.inner.close()
+
+
+class WrappedAdapter(Adapter):
+    """Passes everything on to the adapter inside; `kind` makes what goes around each of its sessions."""
+
+    transport = "wrapped"
+
+    def __init__(self, inner: Adapter, kind: Callable[[Session], Session]) -> None:
+        super().__init__(inner.processor, drain=inner.drain)
+        self.inner = inner
+        self._around = kind
+
+    @property
+    def destination(self) -> str:
+        """As the one inside."""
+        return self.inner.destination
+
+    @property
+    def url(self) -> str:
+        """As the one inside."""
+        return self.inner.url
+
+    async def connect(self, host: Host) -> Session:
+        """Open a session inside another one."""
+        return self._around(await self.inner.connect(host))
