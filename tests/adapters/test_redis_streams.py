@@ -418,6 +418,25 @@ def test_a_half_open_connection_is_noticed(tmp_path: Path, work: Callable[..., R
         assert json.loads(process.line())[0] == "b"
 
 
+def test_a_session_that_is_closed_while_it_settles_is_transient(tmp_path: Path):
+    """What waits for its answer then is told that the connection is gone, and nothing else."""
+
+    async def main(server: RedisServer, stream: Stream) -> None:
+        async with sessions(stream.adapter()) as (session,):
+            settling = asyncio.ensure_future(session.settle(items(await fetch(session, 1))))
+            server.suspend()
+            await asyncio.sleep(0)  # it is sent, and waits
+            await session.close()
+            server.resume()
+            with pytest.raises(Transient):
+                await settling
+
+    with RedisServer(tmp_path / "redis") as server:
+        stream = Stream(server)
+        stream.publish(b"0")
+        asyncio.run(main(server, stream))
+
+
 def test_a_consumer_that_leaves_is_removed(redis: RedisServer):
     """A consumer with nothing pending leaves no name behind; with something it does, so that it can be taken over."""
     stream = Stream(redis)

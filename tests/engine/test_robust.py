@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 import missive as m
-from missive.adapters.contract import Capabilities, Delivery, Result, Session
+from missive.adapters.contract import Capabilities, Delivery, Host, Result, Session
 from missive.dlq.contract import Sink
 from missive.dlq.record import Record
 from missive.dlq.sql import SQLStore
@@ -25,6 +27,7 @@ from missive.engine.run import execute
 from missive.errors import Transient
 from missive.matchers import Everything, Field
 from missive.testing import MemoryAdapter
+from tests.support.broker import Broker, until
 from tests.support.process import Running
 
 Start = Callable[..., Running]
@@ -353,3 +356,26 @@ def test_a_forced_stop_does_not_end_the_program_that_caught_it(tmp_path: Path):
     program = [sys.executable, str(tmp_path / "program.py")]
     done = subprocess.run(program, input=b"1\n", capture_output=True, timeout=30, check=False)
     assert done.stdout == b"cleaned up 1\n"
+
+
+def test_a_cancelled_connect_that_succeeds_all_the_same_does_not_delay_the_drain():
+    """A client that swallows the cancellation of its connecting is not fetched from for the rest of the drain."""
+    proc, connecting = m.Processor(name="t"), threading.Event()
+
+    class Swallows(Broker):
+        async def connect(self, host: Host) -> Session:
+            connecting.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+            return await super().connect(host)
+
+    async def main() -> float:
+        serving = asyncio.create_task(Swallows(proc).serve())
+        await until(connecting.is_set, "a connection")
+        began = time.monotonic()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 10

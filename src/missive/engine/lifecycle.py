@@ -213,9 +213,11 @@ class Engine:
             logger.info("stopping: waiting up to %g s for running work", self._drain_seconds)
 
     async def _finish(self, intakes: Sequence[asyncio.Task[None]]) -> None:
-        for intake in intakes:
-            intake.cancel()
-        await asyncio.gather(*intakes, return_exceptions=True)
+        while waiting := [intake for intake in intakes if not intake.done()]:
+            for intake in waiting:
+                intake.cancel()
+            # Again, for a client that connects may swallow it, and the source then goes on to fetch.
+            await self._runtime.within(_MOMENT, asyncio.wait(waiting))
         self._flow.drain([left for source in self._flow.sources if (left := await self._stop_intake(source))])
         await self._flow.finished()
 

@@ -24,6 +24,8 @@ def translated(adapter: RedisStreamsAdapter) -> Iterator[None]:
         trouble = _trouble(error, adapter)
     except (OSError, TimeoutError) as error:
         trouble = Transient(f"{adapter.url} cannot be reached ({type(error).__name__})")
+    except KeyError:  # the client was closed meanwhile, and knows its connection no more
+        trouble = Transient(f"{adapter.url} lost its connection")
     raise trouble
 
 

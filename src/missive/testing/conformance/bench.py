@@ -328,6 +328,13 @@ class Bench:
             check(time.monotonic() < deadline, f"waited {seconds:g} s for {what}")
             await asyncio.sleep(POLL_SECONDS)
 
+    async def emptied(self) -> None:
+        """Wait until the source holds nothing for us, where it can be told."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        while await self.blocking(self.harness.remaining):
+            check(time.monotonic() < deadline, "something is left at the source")
+            await asyncio.sleep(POLL_SECONDS)
+
     async def worker(self, target: str, *arguments: str, env: Mapping[str, str] | None = None) -> Process:
         """Start `missive run` in the case's directory; what it says is thrown away."""
         return await asyncio.create_subprocess_exec(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -13,8 +14,8 @@ from missive.testing.conformance.wrapping import WrappedAdapter, WrappedSession
 class BrokenAdapter(WrappedAdapter):
     """Passes everything on to another adapter, but for what its kind breaks."""
 
-    caught_by: ClassVar[int]
-    """The case that must fail."""
+    caught_by: ClassVar[tuple[int, ...]]
+    """The cases that must fail."""
     kind: ClassVar[type[WrappedSession]]
 
     def __init__(self, inner: Adapter) -> None:
@@ -35,7 +36,7 @@ class _AcksEarly(WrappedSession):
 class AcksEarly(BrokenAdapter):
     """Acks what it fetches, before anybody has handled it."""
 
-    caught_by = 8
+    caught_by = (8, 60)
     kind = _AcksEarly
 
 
@@ -52,7 +53,7 @@ class _Forgets(WrappedSession):
 class LosesOnReconnect(BrokenAdapter):
     """Takes what comes again after a reconnect for done."""
 
-    caught_by = 8
+    caught_by = (8,)
     kind = _Forgets
 
 
@@ -78,7 +79,7 @@ class _MixesUp(WrappedSession):
 class MixesUpSettlements(BrokenAdapter):
     """Settles the oldest message in place of the one that it is asked to."""
 
-    caught_by = 17
+    caught_by = (17,)
     kind = _MixesUp
 
 
@@ -90,7 +91,7 @@ class _Greedy(WrappedSession):
 class FetchesPastCredit(BrokenAdapter):
     """Fetches twice what it was asked for."""
 
-    caught_by = 18
+    caught_by = (18,)
     kind = _Greedy
 
 
@@ -103,8 +104,23 @@ class _Leaky(WrappedSession):
 class LeaksTask(BrokenAdapter):
     """Starts a task for each session, and never ends it."""
 
-    caught_by = 41
+    caught_by = (41,)
     kind = _Leaky
+
+
+class _Talkative(WrappedSession):
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        deliveries = await self.inner.fetch(credit)
+        for delivery in deliveries:
+            logging.getLogger("missive").debug("fetched %r", delivery.body)
+        return deliveries
+
+
+class LogsBodies(BrokenAdapter):
+    """Logs what it fetches, where only the lowest level shows it."""
+
+    caught_by = (70,)
+    kind = _Talkative
 
 
 BROKEN: tuple[type[BrokenAdapter], ...] = (
@@ -113,5 +129,6 @@ BROKEN: tuple[type[BrokenAdapter], ...] = (
     MixesUpSettlements,
     FetchesPastCredit,
     LeaksTask,
+    LogsBodies,
 )
 """All of them."""

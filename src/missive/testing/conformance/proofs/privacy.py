@@ -126,6 +126,7 @@ async def private(bench: Bench) -> Verdict:
                 if proxy is not None:
                     proxy.reset()
                     await bench.until(lambda: proxy.connections, "a connection after the reset")
+                await bench.emptied()
         if harness.credentials:
             try:
                 await bench.adapter(processor, password=_PASSWORD).serve()
