@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from missive.adapters import rabbitmq
+from missive.adapters.rabbitmq.unacked import Unacked
 
 
 class Channel:
@@ -18,31 +15,48 @@ class Channel:
         self.outstanding = set(range(1, count + 1))
         self.told: set[int] = set()
 
-    def basic_ack(self, tag: int, *, multiple: bool = False) -> None:
+    def ack(self, tag: int, *, multiple: bool = False) -> None:
         assert tag in self.outstanding
         gone = {t for t in self.outstanding if t <= tag} if multiple else {tag}
         assert gone <= self.told
         self.outstanding -= gone
 
+    def nack(self, tag: int) -> None:
+        assert tag in self.outstanding
+        self.outstanding.remove(tag)
 
-ORDERS = st.integers(1, 120).flatmap(lambda n: st.permutations(range(1, n + 1)))
+
+TAGS = st.lists(st.integers(1, 120), min_size=1, max_size=20)
 
 
-@pytest.mark.parametrize("most", [5, 10_000])
-@settings(deadline=None, max_examples=100)
-@given(
-    order=st.integers(1, 120).flatmap(lambda n: st.permutations(range(1, n + 1))), sizes=st.lists(st.integers(1, 20))
-)
-def test_every_order_of_acks_settles_exactly_what_was_told(most: int, order: list[int], sizes: list[int]):
-    """Whatever the order and the batches, all is acked in the end, and nothing before its turn."""
-    session = object.__new__(rabbitmq.RabbitMQSession)
-    session._unacked, session._settled = deque(range(1, len(order) + 1)), set()
-    session.client = channel = Channel(len(order))
-    left = list(order)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rabbitmq, "_MOST_SETTLED", most)
-        for size in [*sizes, len(order)]:
-            batch, left = set(left[:size]), left[size:]
-            channel.told |= batch
-            session._ack(set(batch))
-    assert (channel.outstanding, session._unacked, session._settled) == (set(), deque(), set())
+@settings(deadline=None, max_examples=200)
+@given(calls=st.lists(st.tuples(st.booleans(), TAGS), max_size=30))
+def test_every_order_of_acks_settles_exactly_what_was_told(calls: list[tuple[bool, list[int]]]):
+    """Whatever the order, the batches and repeats, all that was told is settled at once, and no other."""
+    unacked, channel = Unacked(), Channel(120)
+    for tag in range(1, 121):
+        unacked.add(tag)
+    for released, tags in [*calls, (False, list(range(1, 121)))]:
+        channel.told.update(tags)
+        if released:
+            for tag in unacked.take(tags):
+                channel.nack(tag)
+        else:
+            up_to, single = unacked.take_acked(tags)
+            if up_to is not None:
+                channel.ack(up_to, multiple=True)
+            for tag in single:
+                channel.ack(tag)
+        assert channel.outstanding == set(range(1, 121)) - channel.told
+        assert len(unacked) == len(channel.outstanding)
+
+
+def test_an_unbroken_run_takes_one_frame():
+    """What is done from the oldest on is one frame; beyond one that is not done, each has its own."""
+    unacked = Unacked()
+    for tag in range(1, 101):
+        unacked.add(tag)
+    assert unacked.take_acked(range(1, 51)) == (50, [])
+    assert unacked.take_acked(range(52, 55)) == (None, [52, 53, 54])
+    assert unacked.take_acked([51, 56]) == (51, [56])
+    assert unacked.take_acked(range(1, 101)) == (100, [])

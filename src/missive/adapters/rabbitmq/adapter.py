@@ -1,0 +1,164 @@
+"""The RabbitMQ adapter: which queues are consumed, and how the broker is reached."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ssl
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from missive.adapters.contract import Adapter, Finding, Host, Session
+from missive.adapters.registry import AdapterURL, keywords
+from missive.errors import MissingExtra, Transient, UsageError
+from missive.privacy import redact_url
+from missive.processor import Processor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from missive.adapters.rabbitmq.session import RabbitMQSession
+
+_PORT, _TLS_PORT = 5672, 5671
+_CONNECT_SECONDS = 15.0
+_PREFETCH = 250
+_CONSUMER_TIMEOUT = 1800.0
+
+
+class RabbitMQAdapter(Adapter):
+    """Consumes queues: `rabbitmq://user:pass@host:5672/vhost?queue=orders`; `amqps://` speaks TLS.
+
+    `queue` is one, or several with commas or as a list; `context.native.queue` is the one that a message came from.
+    They are the deployment's: they are never declared here, and while one is missing, nothing of the others is consumed
+    either. Dead letters are acked once they are in Missive's store, so a queue's own dead letter exchange does not see
+    them.
+
+    `prefetch` is how many messages of each queue the broker may have here at once, unacked. Each waits for those before
+    it: with slow handlers make it small. `consumer_timeout` is the broker's own, in seconds, which it does not tell: a
+    lease that nobody can renew. A handler's timeout must be below it, and what waits here for so long that its handler
+    might not be done in time is given back. What is given back counts as a delivery on a quorum queue: mind its
+    `x-delivery-limit`.
+
+    The client is pika's channel; `context.native` has the delivery's `method`, `properties` and `queue`.
+    """
+
+    transport = "rabbitmq"
+
+    def __init__(
+        self,
+        processor: Processor[Any],
+        queue: str | Sequence[str],
+        *,
+        prefetch: int = _PREFETCH,
+        consumer_timeout: float = _CONSUMER_TIMEOUT,
+        host: str = "localhost",
+        port: int | None = None,
+        vhost: str = "/",
+        username: str = "guest",
+        password: str = "guest",  # noqa: S107 - RabbitMQ's own default, for loopback only
+        tls: bool = False,
+        drain: float = 25,
+        rate_limit: str | None = None,
+    ) -> None:
+        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        if find_spec("pika") is None:
+            raise MissingExtra("RabbitMQ", "rabbitmq")
+        if prefetch < 1:
+            raise UsageError("prefetch= is a whole number from 1; AMQP's 0, for no limit, is refused")
+        if not consumer_timeout > 0:
+            raise UsageError("consumer_timeout= is a number of seconds above zero, as the broker is configured")
+        self.queues = _queues(queue)
+        self.prefetch = prefetch
+        self.consumer_timeout = consumer_timeout
+        self.host = host
+        self.port = port or (_TLS_PORT if tls else _PORT)
+        self.vhost = vhost
+        self.username = username
+        self.tls = tls
+        self._password = password
+
+    @classmethod
+    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+        """Return the adapter of `rabbitmq://user:pass@host:5672/vhost?queue=orders`."""
+        if not url.authority:
+            raise UsageError("a RabbitMQ URL names its host: rabbitmq://user:${PASSWORD}@host:5672/vhost?queue=orders")
+        plain = dict(url.parameters)
+        if (queue := plain.pop("queue", None)) is None:
+            raise UsageError(f"{redact_url(url.whole)} needs ?queue=…")
+        said_elsewhere = ("host", "port", "vhost", "username", "password", "tls")
+        return cls(
+            processor,
+            queue,
+            **keywords(cls, dataclasses.replace(url, parameters=plain), known=said_elsewhere),
+            host=url.host or "localhost",
+            port=url.port,
+            vhost=url.path[1:] or "/",
+            username=url.username or "guest",
+            password="guest" if url.password is None else url.password,
+            tls=url.scheme == "amqps",
+        )
+
+    @property
+    def destination(self) -> str:
+        """The queue, or the queues with commas between them."""
+        return ",".join(self.queues)
+
+    @property
+    def url(self) -> str:
+        """The broker, virtual host and queues, without credentials."""
+        vhost = "" if self.vhost == "/" else self.vhost
+        return f"{'amqps' if self.tls else 'rabbitmq'}://{self.host}:{self.port}/{vhost}?queue={self.destination}"
+
+    async def connect(self, host: Host) -> RabbitMQSession:
+        """Connect, and see that the queues are there; nothing is consumed before the first fetch.
+
+        Raises `Fatal` for credentials, rights and a queue that is a stream, `Transient` for all else.
+        """
+        from missive.adapters.rabbitmq.session import RabbitMQSession  # noqa: PLC0415 - the client is an extra
+
+        session = RabbitMQSession(self, host)
+        try:
+            await asyncio.wait_for(session.open(), _CONNECT_SECONDS)
+        except TimeoutError:
+            await session.close()
+            trouble = Transient(f"{self.url} does not answer")
+        except BaseException:
+            await session.close()
+            raise
+        else:
+            return session
+        raise trouble
+
+    async def diagnose(self, session: Session) -> Sequence[Finding]:
+        """Look at each queue: who else consumes it, and what AMQP tells of it."""
+        from missive.adapters.rabbitmq.examination import examine  # noqa: PLC0415 - the client is an extra
+        from missive.adapters.rabbitmq.session import RabbitMQSession  # noqa: PLC0415 - as above
+
+        if not isinstance(session, RabbitMQSession):
+            raise Transient(f"{self.url} is not connected")
+        return await examine(session, self)
+
+    def parameters(self, service: str) -> Any:
+        """Return pika's parameters of the connection."""
+        import pika  # noqa: PLC0415 - an extra
+
+        context = ssl.create_default_context() if self.tls else None
+        return pika.ConnectionParameters(
+            self.host,
+            self.port,
+            self.vhost,
+            pika.PlainCredentials(self.username, self._password),
+            ssl_options=None if context is None else pika.SSLOptions(context, self.host),
+            client_properties={"connection_name": f"missive {service}"},
+        )
+
+
+def _queues(queue: str | Sequence[str]) -> tuple[str, ...]:
+    names = [name.strip() for name in queue.split(",")] if isinstance(queue, str) else list(queue)
+    if not names or not all(names):
+        raise UsageError("queue= names a queue, or several: ?queue=orders,refunds, or a list")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"queue= names {twice} twice")
+    return tuple(names)

@@ -1,0 +1,246 @@
+"""One connection to RabbitMQ, on the engine's loop: pushed deliveries in, acks out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pika import exceptions
+from pika.adapters.asyncio_connection import AsyncioConnection
+
+from missive.adapters.contract import Capabilities, Credit, Delivery, Host, Item, Result, Session, SessionStatus, Verb
+from missive.adapters.rabbitmq.envelope import delivery
+from missive.adapters.rabbitmq.troubles import translated, trouble
+from missive.adapters.rabbitmq.unacked import Unacked
+from missive.errors import Fatal, Transient
+
+if TYPE_CHECKING:
+    from missive.adapters.rabbitmq.adapter import RabbitMQAdapter
+
+_CLOSE_SECONDS = 3.0
+_FIRST_WITH_STREAMS = (3, 9)
+_PRECONDITION_FAILED = 406
+
+
+class RabbitMQSession(Session):
+    """One connection with one channel and a consumer for each queue. A delivery's token is its tag on the channel."""
+
+    def __init__(self, adapter: RabbitMQAdapter, host: Host) -> None:
+        super().__init__()
+        self.capabilities = Capabilities(
+            attempts="approximate", lease=adapter.consumer_timeout, renewable=False, replies=False
+        )
+        self._adapter = adapter
+        self._host = host
+        self._connection: Any = None
+        self._consumers: dict[str, str] = {}
+        """The queues by their consumers' tags."""
+        self._asked: str | None = None
+        """The queue that the broker is asked about, so that its refusal can name it."""
+        self._stopped = False
+        self._arrived: deque[tuple[Any, Any, bytes]] = deque()
+        self._arrival = asyncio.Event()
+        self._unacked = Unacked()
+        self._dead: asyncio.Future[None] = self._loop.create_future()
+        self._closed = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open connection and channel, and check that the queues are there, and are none of streams."""
+        logger = logging.getLogger("pika")
+        if logger.level == logging.NOTSET:
+            # pika writes half a dozen lines for what the engine says in one.
+            logger.setLevel(logging.CRITICAL)
+        opened: asyncio.Future[None] = self._loop.create_future()
+        self._connection = AsyncioConnection(
+            self._adapter.parameters(self._host.service),
+            on_open_callback=lambda _: _answer(opened, None),
+            on_open_error_callback=lambda _, error: _answer(opened, trouble(error, self._adapter)),
+            on_close_callback=lambda _, error: self._on_close(error),
+            custom_ioloop=self._loop,
+        )
+        await opened
+        self.client = await self._reply(lambda done: self._connection.channel(on_open_callback=done))
+        self.client.add_on_close_callback(lambda _, error: self._die(error))
+        self.client.add_on_cancel_callback(self._on_cancel)
+        queues = self._adapter.queues
+        for queue in queues:
+            await self.declared(queue)
+            if await self._is_stream(queue):
+                says = f"{queue} is a stream, where an ack settles nothing, so that nothing would come again"
+                raise Fatal(f"{self._adapter.url}: {says}: consume a classic or a quorum queue")
+        # The broker's limit is for each consumer.
+        prefetch = max(1, min(self._adapter.prefetch, self._host.credit.items // len(queues)))
+        await self._reply(lambda done: self.client.basic_qos(prefetch_count=prefetch, callback=done))
+
+    async def _is_stream(self, queue: str) -> bool:
+        """Ask for a consumer that no queue gives, on a channel of its own, which the refusal closes.
+
+        A stream gives none that has no prefetch, and every other queue none that begins at an offset.
+        """
+        server = self._connection.server_properties or {}
+        if server.get("product") != "RabbitMQ" or _version(server.get("version")) < _FIRST_WITH_STREAMS:
+            return False
+        consume = {"queue": queue, "on_message_callback": lambda *_: None, "arguments": {"x-stream-offset": "next"}}
+        refusal = await self.attempt(lambda channel, done: channel.basic_consume(**consume, callback=done))
+        code, text = getattr(refusal, "reply_code", None), getattr(refusal, "reply_text", "")
+        return code == _PRECONDITION_FAILED and "prefetch" in text
+
+    async def attempt(self, ask: Callable[[Any, Any], object]) -> BaseException | None:
+        """Ask the broker something on a channel of its own; returns what closed that, or None where nothing did."""
+        channel = await self._reply(lambda done: self._connection.channel(on_open_callback=done))
+        refused: asyncio.Future[BaseException | None] = self._loop.create_future()
+        channel.add_on_close_callback(lambda _, error: _answer_with(refused, error))
+        with translated(self._adapter):
+            ask(channel, lambda _: _answer(refused, None))
+        await self._answer_or_end(refused)
+        if channel.is_open:
+            channel.close()
+        return refused.result()
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        """Return what the broker pushed; the first time, tell it to."""
+        if len(self._consumers) < len(self._adapter.queues) and not self._stopped:
+            await self._consume()
+        arrived = self._arrived
+        while not arrived:
+            self._raise_if_dead()
+            self._arrival.clear()
+            await self._arrival.wait()
+        self._raise_if_dead()
+        deliveries: list[Delivery] = []
+        left = credit.bytes
+        while arrived and len(deliveries) < credit.items and left > 0:
+            method, properties, body = arrived.popleft()
+            left -= len(body)
+            deliveries.append(delivery(method, properties, body, self._consumers[method.consumer_tag]))
+        return deliveries
+
+    async def _consume(self) -> None:
+        for queue in self._adapter.queues:
+            if queue not in self._consumers.values():  # one that a cancelled fetch began is there already
+                await self._reply(partial(self._begin, queue), queue)
+
+    def _begin(self, queue: str, done: Callable[[object], None]) -> None:
+        tag: str = self.client.basic_consume(queue, self._on_message, callback=done)
+        self._consumers[tag] = queue
+
+    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+        """Ack and requeue. AMQP does not answer an ack, so the results say `sent`."""
+        self._raise_if_dead()
+        released = [item.delivery.token for item in items if item.verb is Verb.release]
+        acked = [item.delivery.token for item in items if item.verb is Verb.ack]
+        with translated(self._adapter):
+            if released:
+                for tag in self._unacked.take(released):
+                    self.client.basic_nack(tag, requeue=True)
+            if acked:
+                up_to, single = self._unacked.take_acked(acked)
+                if up_to is not None:
+                    self.client.basic_ack(up_to, multiple=True)
+                for tag in single:
+                    self.client.basic_ack(tag)
+        return [Result.sent] * len(items)
+
+    async def status(self) -> SessionStatus:
+        """Ask the broker something: an answer is the proof that the connection is not half open.
+
+        Without the number of messages that wait: they may wait for another consumer, where only one is active.
+        """
+        if self._dead.done():
+            return SessionStatus(connected=False)
+        await self.declared(self._adapter.queues[0])
+        return SessionStatus(connected=len(self._consumers) == len(self.client.consumer_tags))
+
+    async def declared(self, queue: str) -> Any:
+        """Return what the broker tells of a queue."""
+        ask = self.client.queue_declare
+        return (await self._reply(lambda done: ask(queue, passive=True, callback=done), queue)).method
+
+    async def stop_intake(self) -> Sequence[Delivery]:
+        """Cancel the consumers and return what was pushed and not fetched."""
+        self._stopped = True
+        if not self._dead.done():
+            for consumer in list(self._consumers):
+                await self._reply(partial(self.client.basic_cancel, consumer))
+        left = [delivery(*arrived, self._consumers[arrived[0].consumer_tag]) for arrived in self._arrived]
+        self._arrived.clear()
+        self._consumers.clear()
+        return left
+
+    async def close(self) -> None:
+        """Close the connection: the broker redelivers what was not settled."""
+        connection = self._connection
+        if connection is None or connection.is_closed:
+            return
+        with contextlib.suppress(exceptions.AMQPError):
+            connection.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), _CLOSE_SECONDS)
+
+    async def _reply(self, ask: Callable[[Any], object], queue: str | None = None) -> Any:
+        """Ask the broker, and wait for its answer or the end of the channel."""
+        answered: asyncio.Future[Any] = self._loop.create_future()
+        self._asked = queue
+        with translated(self._adapter):
+            ask(lambda answer: _answer(answered, answer))
+        await self._answer_or_end(answered)
+        self._asked = None
+        return answered.result()
+
+    async def _answer_or_end(self, answered: asyncio.Future[Any]) -> None:
+        await asyncio.wait([answered, self._dead], return_when=asyncio.FIRST_COMPLETED)
+        self._raise_if_dead()
+
+    # Called by pika, on the engine's loop
+
+    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        self._unacked.add(method.delivery_tag)
+        if not self._arrived:
+            self._arrival.set()
+        self._arrived.append((method, properties, body))
+
+    def _on_cancel(self, frame: Any) -> None:
+        queue = self._consumers.get(frame.method.consumer_tag, self._adapter.destination)
+        self._die(Transient(f"{self._adapter.url}: the queue {queue} is gone"))
+
+    def _on_close(self, error: BaseException) -> None:
+        self._closed.set()
+        self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        if not self._dead.done():
+            self._dead.set_exception(trouble(error, self._adapter, self._asked))
+            self._dead.exception()  # looked at, so that asyncio does not complain when nobody else does
+        self._arrival.set()
+
+    def _raise_if_dead(self) -> None:
+        if self._dead.done():
+            error = self._dead.exception()
+            # A new one each time: raised again, an exception's traceback grows.
+            raise type(error)(str(error)) if error is not None else Transient(f"{self._adapter.url} is closed")
+
+
+def _answer(future: asyncio.Future[Any], answer: object) -> None:
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _answer_with(future: asyncio.Future[Any], answer: object) -> None:
+    """Answer, also with an exception as what is asked for."""
+    if not future.done():
+        future.set_result(answer)
+
+
+def _version(told: object) -> tuple[int, ...]:
+    """Return major and minor of a version such as 3.12.1."""
+    parts = str(told).split(".")[:2]
+    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else (0, 0)

@@ -1,0 +1,276 @@
+"""RabbitMQ, a real broker: several queues for one adapter, streams, and settlements that are asked for twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+import missive
+from missive import Fatal, Transient, UsageError
+from missive.adapters import RabbitMQAdapter, from_url
+from missive.adapters.contract import Credit, Delivery, Item, Session, Verb
+from missive.testing.conformance.bench import KitHost
+from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
+
+pytestmark = pytest.mark.rabbitmq
+SECONDS = 20.0
+APPLICATION = """
+import os, missive
+from missive.matchers import Everything
+
+proc = missive.Processor(name="app")
+
+@proc.handle_for(Everything())
+def handle(message, context):
+    os.write(1, f"{context.native.queue} {message.topic} {message.raw_data.decode()}\\n".encode())
+"""
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test."""
+
+    @functools.wraps(test)
+    def run(**fixtures: Any) -> None:
+        asyncio.run(test(**fixtures))
+
+    return run
+
+
+class Host(KitHost):
+    """A host of as much credit as the broker is asked for."""
+
+    credit = Credit(20_000, 64 << 20)
+
+
+def names(broker: RabbitMQ, *arguments: dict[str, Any]) -> list[str]:
+    """Declare queues, and return their names."""
+    found = [f"q-{uuid.uuid4().hex[:8]}" for _ in arguments]
+    with broker.channel() as channel:
+        for name, one in zip(found, arguments, strict=True):
+            channel.queue_declare(name, durable=True, arguments=one)
+    return found
+
+
+def publish(broker: RabbitMQ, queue: str, *bodies: bytes) -> None:
+    with broker.channel() as channel:
+        for body in bodies:
+            channel.basic_publish("", queue, body)
+
+
+def waiting(broker: RabbitMQ, queue: str) -> int:
+    with broker.channel() as channel:
+        return int(channel.queue_declare(queue, passive=True).method.message_count)
+
+
+def adapter(broker: RabbitMQ, queue: str | Sequence[str], **options: Any) -> RabbitMQAdapter:
+    return RabbitMQAdapter(missive.Processor(name="app"), queue, host="127.0.0.1", port=broker.port, **options)
+
+
+@contextlib.asynccontextmanager
+async def opened(source: RabbitMQAdapter) -> AsyncIterator[Session]:
+    session = await source.connect(Host())
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
+async def take(session: Session, count: int) -> list[Delivery]:
+    """Fetch so many."""
+    taken: list[Delivery] = []
+    async with asyncio.timeout(SECONDS):
+        while len(taken) < count:
+            taken += await session.fetch(Credit(count - len(taken), 1 << 30))
+    return taken
+
+
+def acks(deliveries: Sequence[Delivery]) -> list[Item]:
+    return [Item(one, Verb.ack) for one in deliveries]
+
+
+def test_several_queues_are_consumed(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
+    """One source consumes a classic and a quorum queue; native says which, and all are acked where they came from."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    first, second = names(rabbitmq, {}, {"x-queue-type": "quorum"})
+    publish(rabbitmq, first, b"1", b"2")
+    publish(rabbitmq, second, b"3")
+    process = missive("run", "app:proc", "--from", rabbitmq.url(f"{first},{second}"), "--dlq", "sqlite:///dlq.db")
+    lines = sorted(process.line().strip() for _ in range(3))
+    process.terminate()
+    assert lines == sorted([f"{first} {first} 1", f"{first} {first} 2", f"{second} {second} 3"])
+    assert [waiting(rabbitmq, name) for name in (first, second)] == [0, 0]
+
+
+@on_a_loop
+async def test_a_missing_queue_is_named_and_the_others_wait(rabbitmq: RabbitMQ):
+    """Of several queues the missing one is named, nothing of the others is consumed, and once it is there all are."""
+    (there,) = names(rabbitmq, {})
+    publish(rabbitmq, there, b"1")
+    missing = f"q-{uuid.uuid4().hex[:8]}"
+    source = adapter(rabbitmq, [there, missing])
+    with pytest.raises(Transient, match=f"there is no queue {missing}$"):
+        await source.connect(Host())
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(missing, durable=True)
+    publish(rabbitmq, missing, b"2")
+    async with opened(source) as session:
+        taken = await take(session, 2)
+        assert {one.native.queue: one.body for one in taken} == {there: b"1", missing: b"2"}
+        await session.settle(acks(taken))
+
+
+@on_a_loop
+async def test_a_queue_of_several_that_is_deleted_is_named(rabbitmq: RabbitMQ):
+    """When the broker cancels one of the consumers, the session ends, and says which queue is gone."""
+    first, second = names(rabbitmq, {}, {})
+    async with opened(adapter(rabbitmq, f"{first},{second}")) as session:
+        publish(rabbitmq, first, b"1")
+        await take(session, 1)
+        with rabbitmq.channel() as channel:
+            channel.queue_delete(second)
+        with pytest.raises(Transient, match=f"the queue {second} is gone"):
+            await take(session, 1)
+
+
+@on_a_loop
+async def test_what_was_pushed_from_several_queues_is_given_back(rabbitmq: RabbitMQ):
+    """On a stop all consumers are cancelled, and what was pushed and not fetched is returned with its queue."""
+    first, second = names(rabbitmq, {}, {})
+    publish(rabbitmq, first, b"1", b"2")
+    publish(rabbitmq, second, b"3", b"4")
+    async with opened(adapter(rabbitmq, [first, second])) as session:
+        taken = await take(session, 1)
+        async with asyncio.timeout(SECONDS):
+            while len(session._arrived) < 3:  # type: ignore[attr-defined]
+                await session.status()
+        left = await session.stop_intake()
+        assert sorted(one.body for one in [*taken, *left]) == [b"1", b"2", b"3", b"4"]
+        assert {one.native.queue for one in [*taken, *left]} == {first, second}
+        await session.settle([Item(one, Verb.release) for one in [*taken, *left]])
+        await session.status()
+        assert [waiting(rabbitmq, name) for name in (first, second)] == [2, 2]  # and not delivered here again
+
+
+def test_queues_in_urls_and_keywords():
+    """Several are said with commas or as a list; none, and one that is there twice, are refused with one line."""
+    proc = missive.Processor()
+    source = from_url("rabbitmq://host/v?queue=a,b", proc)
+    assert (source.destination, source.url) == ("a,b", "rabbitmq://host:5672/v?queue=a,b")
+    assert RabbitMQAdapter(proc, ["a,b", "c"]).queues == ("a,b", "c")
+    for wrong, says in {"": "needs \\?queue=", "?queue=": "names a queue", "?queue=a,": "names a queue"}.items():
+        with pytest.raises(UsageError, match=says):
+            from_url(f"rabbitmq://host/v{wrong}", proc)
+    with pytest.raises(UsageError, match="queue= names a twice"):
+        RabbitMQAdapter(proc, "a,b,a")
+
+
+@on_a_loop
+async def test_a_stream_is_refused(rabbitmq: RabbitMQ):
+    """A queue that is a stream is fatal before anything is consumed, also beside others, and keeps its messages."""
+    classic, stream = names(rabbitmq, {}, {"x-queue-type": "stream"})
+    publish(rabbitmq, stream, b"1")
+    publish(rabbitmq, classic, b"2")
+    with pytest.raises(Fatal, match=f"{stream} is a stream, where an ack settles nothing"):
+        await adapter(rabbitmq, [classic, stream]).connect(Host())
+    with rabbitmq.channel() as channel:
+        channel.basic_qos(prefetch_count=1)
+        read = channel.consume(stream, arguments={"x-stream-offset": "first"}, inactivity_timeout=SECONDS)
+        assert next(read)[2] == b"1"
+        channel.cancel()
+        method, _, body = channel.basic_get(classic, auto_ack=True)
+    assert (body, method.redelivered) == (b"2", False)
+
+
+def test_a_stream_is_one_line(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
+    """The worker ends with exit code 1 and one line that names the queue and the way out."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    (stream,) = names(rabbitmq, {"x-queue-type": "stream"})
+    process = missive("run", "app:proc", "--from", rabbitmq.url(stream), "--dlq", "sqlite:///dlq.db")
+    _, err = process.finish()
+    assert (process.code, len(err.splitlines())) == (1, 1)
+    assert f"{stream} is a stream" in err
+    assert "consume a classic or a quorum queue" in err
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@on_a_loop
+async def test_looking_for_streams_takes_nothing(rabbitmq: RabbitMQ, kind: str):
+    """Connecting counts as no delivery on a queue that is no stream."""
+    (queue,) = names(rabbitmq, {"x-queue-type": kind})
+    publish(rabbitmq, queue, b"1")
+    for _ in range(3):
+        async with opened(adapter(rabbitmq, queue)):
+            pass
+    async with opened(adapter(rabbitmq, queue)) as session:
+        (one,) = await take(session, 1)
+        assert (one.attempt, one.redelivered) == (1, False)
+        await session.settle(acks([one]))
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@on_a_loop
+async def test_a_settlement_that_is_repeated_is_harmless(rabbitmq: RabbitMQ, kind: str):
+    """A delivery that is settled twice, in one call or in two, alike or not, never closes the channel."""
+    (queue,) = names(rabbitmq, {"x-queue-type": kind})
+    publish(rabbitmq, queue, *(b"%d" % n for n in range(6)))
+    async with opened(adapter(rabbitmq, queue)) as session:
+        taken = await take(session, 6)
+        await session.settle(acks([taken[2], taken[2]]))
+        await session.settle(acks([taken[2], taken[0], taken[0]]))
+        await session.settle([Item(taken[0], Verb.release), Item(taken[1], Verb.release), Item(taken[1], Verb.ack)])
+        await session.settle(acks(taken[:3]))
+        await session.settle([Item(one, Verb.release) for one in taken[:3]])
+        (again,) = await take(session, 1)
+        assert (again.body, again.redelivered) == (b"1", True)
+        await session.settle(acks([*taken, again, *taken, again]))
+        assert (await session.status()).connected
+    assert waiting(rabbitmq, queue) == 0
+
+
+@on_a_loop
+async def test_one_that_is_held_keeps_thousands_settled(rabbitmq: RabbitMQ):
+    """Behind one that is held, 11,000 are settled one by one and twice; in the end it alone comes again."""
+    (queue,) = names(rabbitmq, {})
+    connection = pika.BlockingConnection(pika.URLParameters(rabbitmq.url()))
+    channel = connection.channel()  # without confirms, which would take long
+    for number in range(11_000):
+        channel.basic_publish("", queue, b"%d" % number)
+    connection.close()
+    async with opened(adapter(rabbitmq, queue, prefetch=11_000)) as session:
+        held, *others = await take(session, 11_000)
+        for start in range(0, len(others), 1000):
+            await session.settle(acks(others[start : start + 1000]))
+            await session.settle(acks(others[max(0, start - 10) : start + 10]))
+        assert (await session.status()).connected
+        assert session._unacked._tags == {held.token: None}  # type: ignore[attr-defined]
+    async with opened(adapter(rabbitmq, queue)) as session:
+        (again,) = await take(session, 1)
+        assert (again.body, again.redelivered) == (b"0", True)
+        await session.settle(acks([again]))
+    assert waiting(rabbitmq, queue) == 0
+
+
+def test_the_doctor_looks_at_each_queue(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
+    """Of several queues the doctor says of each how many messages wait; a stream is an error."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    first, second, stream = names(rabbitmq, {}, {}, {"x-queue-type": "stream"})
+    publish(rabbitmq, second, b"1")
+    command = ("doctor", "app:proc", "--dlq", "sqlite:///dlq.db", "--json", "--from")
+    process = missive(*command, rabbitmq.url(f"{first},{second}"))
+    out, _ = process.finish()
+    says = [finding["says"] for finding in json.loads(out) if finding["check"] == "queue"]
+    assert says == [f"{first} has 0 messages waiting", f"{second} has 1 messages waiting"]
+    process = missive(*command, rabbitmq.url(stream))
+    out, _ = process.finish()
+    assert process.code == 1
+    assert f"{stream} is a stream" in out
