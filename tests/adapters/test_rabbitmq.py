@@ -178,7 +178,7 @@ def test_a_queue_that_is_deleted_is_waited_for(rabbitmq: RabbitMQ, work: Callabl
     process.line()
     with queue.channel() as channel:
         channel.queue_delete(queue.name)
-        assert "the queue is gone" in process.error_line()
+        assert f"the queue {queue.name} is gone" in process.error_line()
         channel.queue_declare(queue.name, durable=True)
     queue.publish(b"2")
     assert json.loads(process.line())["body"] == b"2".hex()
