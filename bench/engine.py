@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import gc
 import math
 import queue
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import orjson
 
 import missive
-from missive.adapters.contract import Delivery, Item
+from missive.adapters.contract import Capabilities, Delivery, Host, Item, Mark, Result
 from missive.context import ProcessingContext
 from missive.engine.batches import compile_async, compile_sync
 from missive.engine.flow import make_job
@@ -24,6 +25,7 @@ from missive.engine.job import Job
 from missive.engine.run import execute
 from missive.matchers import Field
 from missive.testing import MemoryAdapter
+from missive.testing.memory import MemorySession
 
 MESSAGES = 100_000
 ROUNDS = 5
@@ -53,19 +55,54 @@ class Counted(list[Item]):
         self.count += len(items)
 
 
-def per_message(handler: Callable[..., object]) -> tuple[float, float]:
+class Partitions(MemoryAdapter):
+    """A source in lanes, settled by marks, as Kafka is."""
+
+    async def connect(self, host: Host) -> MemorySession:
+        return PartitionsSession(self, host)
+
+
+class PartitionsSession(MemorySession):
+    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+        return dict.fromkeys(marks, Result.confirmed)
+
+    async def pause(self, lanes: Collection[str]) -> None:
+        pass
+
+    async def resume(self, lanes: Collection[str]) -> None:
+        pass
+
+
+def unordered(proc: missive.Processor[Any]) -> MemoryAdapter:
+    adapter = MemoryAdapter(proc, [Delivery(BODY) for _ in range(MESSAGES)])
+    adapter.settled = Counted()
+    return adapter
+
+
+def in_lanes(proc: missive.Processor[Any], lanes: int) -> MemoryAdapter:
+    """Fifty of a lane come in a row, as from a broker."""
+    able = Capabilities(commit="cumulative", max_mark=3000, pauses=True, order="lane", fences=True)
+    places = [divmod(n, 50) for n in range(MESSAGES)]
+    names = [f"bench/{lane}" for lane in range(lanes)]
+    given = [Delivery(BODY, lane=names[at % lanes], position=at * 50 + rest) for at, rest in places]
+    return Partitions(proc, given, capabilities=able)
+
+
+def per_message(
+    handler: Callable[..., object], source: Callable[[missive.Processor[Any]], MemoryAdapter] = unordered
+) -> tuple[float, float]:
     """Return the wall and the CPU seconds of a message."""
     proc = missive.Processor(missive.JSONMessage, name="bench", dlq={})
     proc.add_handler(Field("type", "order.placed"), handler)
-    adapter = MemoryAdapter(proc, [Delivery(BODY) for _ in range(MESSAGES)])
-    adapter.settled = ledger = Counted()
+    adapter = source(proc)
     gc.collect()
     gc.freeze()  # the messages that wait are the bench's, not the engine's
     started, cpu = time.perf_counter(), time.process_time()
     (report,) = execute([adapter])
     elapsed, cpu = time.perf_counter() - started, time.process_time() - cpu
     gc.unfreeze()
-    if report.total_handled != MESSAGES or ledger.count != MESSAGES:
+    ledger = adapter.settled
+    if report.total_handled != MESSAGES or (isinstance(ledger, Counted) and ledger.count != MESSAGES):
         raise SystemExit("not every message was handled and settled")
     return elapsed / MESSAGES, cpu / MESSAGES
 
@@ -157,12 +194,19 @@ class Steps:
 def main() -> None:
     decode = statistics.median(decode_cost() for _ in range(ROUNDS))
     print(f"orjson.loads of the {len(BODY)}-byte body alone: {decode * 1e6:.2f} µs")
-    for name, handler in (("sync", sync_handler), ("async", async_handler)):
-        runs = [per_message(handler) for _ in range(ROUNDS)]
+    one, several = functools.partial(in_lanes, lanes=1), functools.partial(in_lanes, lanes=8)
+    for name, handler, source in (
+        ("sync handler", sync_handler, unordered),
+        ("async handler", async_handler, unordered),
+        ("sync handler, one lane", sync_handler, one),
+        ("async handler, one lane", async_handler, one),
+        ("sync handler, eight lanes", sync_handler, several),
+    ):
+        runs = [per_message(handler, source) for _ in range(ROUNDS)]
         walls = [wall for wall, _ in runs]
         middle, cpu = statistics.median(walls), statistics.median(cpu for _, cpu in runs)
         print(
-            f"engine, {name} handler: {middle * 1e6:.2f} µs a message (min {min(walls) * 1e6:.2f},"
+            f"engine, {name}: {middle * 1e6:.2f} µs a message (min {min(walls) * 1e6:.2f},"
             f" max {max(walls) * 1e6:.2f}), {cpu * 1e6:.2f} µs of CPU; {middle / decode:.1f}× its decoding"
         )
     on_the_reference = 0.7

@@ -9,7 +9,7 @@ import pytest
 
 from missive import ForcedStop, Processor
 from missive.adapters.contract import Capabilities, Delivery, Result, Verb
-from missive.engine.job import Job
+from missive.engine.job import Job, by_lane
 from missive.engine.lifecycle import Engine
 from missive.engine.run import execute
 from missive.engine.runtime import Runtime
@@ -33,7 +33,7 @@ def test_a_mark_passes_what_was_let_go_of_behind_it():
         source = SimpleNamespace(session=session)
         settler = Settler(source, Runtime(), settled=lambda source, jobs, not_ours: settled.extend(jobs))
         jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
-        settler.started(session, jobs)
+        settler.started(session, by_lane(jobs))
         jobs[2].verb = Verb.release
         for job in (jobs[1], jobs[2], jobs[0]):
             settler.add([job])

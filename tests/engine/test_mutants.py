@@ -41,8 +41,8 @@ def watermark_off_by_one(patch):
     """The mark is at the first message that is not done, and not at the last one that is."""
     complete = Watermark.complete
 
-    def mutant(self, job):
-        passed = complete(self, job)
+    def mutant(self, jobs):
+        passed = complete(self, jobs)
         if self._order:
             self.position = self._order[0].delivery.position
         return passed
@@ -65,10 +65,10 @@ def lane_backwards(patch):
     """The last of those who wait in a lane is the next."""
     leave = Lanes.leave
 
-    def mutant(self, key):
+    def mutant(self, key, count=1):
         if lane := self._waiting.get(key):
             lane.rotate(1)
-        return leave(self, key)
+        return leave(self, key, count)
 
     patch.setattr(Lanes, "leave", mutant)
 
@@ -80,7 +80,12 @@ def no_lanes(patch):
         job.lane = None
         self.add_head(job)
 
+    def all_of_them(self, lane, jobs):
+        for job in jobs:
+            mutant(self, job)
+
     patch.setattr(Dispatcher, "add", mutant)
+    patch.setattr(Dispatcher, "add_run", all_of_them)
 
 
 def retry_settled(patch):
@@ -318,7 +323,7 @@ MUTANTS = {
     limit_ignored: {Promise.concurrency},
     leases_not_renewed: {Promise.leases},
     session_unchecked: {Promise.sessions, Promise.stops},
-    marks_outlive_their_session: {Promise.sessions, Promise.durable},
+    marks_outlive_their_session: {Promise.sessions, Promise.durable, Promise.once},
     dead_letters_forgotten: {Promise.progress},
     never_connected_again: {Promise.progress},
     gaps_unread: {Promise.once},

@@ -23,7 +23,7 @@ class Watermark(engine.Watermark):
 
     def start(self, position):
         job = self.jobs[position] = Job(None, None, Delivery(b"", position=position), RawMessage(b""))
-        super().start(job)
+        super().start([job])
 
     def comes(self, position):
         """Tell whether a position has to be handled, and starts."""
@@ -34,7 +34,7 @@ class Watermark(engine.Watermark):
         return True
 
     def complete(self, position):
-        return [job.delivery.position for job in super().complete(self.jobs[position])]
+        return [job.delivery.position for job in super().complete([self.jobs[position]])]
 
 
 def started(*positions, mark=None):

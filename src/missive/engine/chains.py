@@ -146,53 +146,51 @@ async def run_async_after(
         del error  # its traceback has this frame
 
 
-def sync_lane_chain(chains: Mapping[Route, SyncChain], put: Callable[[Job], None], clock: Clock) -> SyncChain:
+def sync_lane_chain(chains: Mapping[Route, SyncChain], clock: Clock) -> SyncChain:
     """Compile what runs several jobs of a lane, each with the chain of its route and in a context of its own."""
 
     def run(work: LaneRun, worker: ProcessingContext[Any]) -> None:
         until = clock() + _SLICE
-        left = work.left
+        left, done, copy_context = work.left, work.ran.append, contextvars.copy_context
         work.current = job = work.first
         while True:
-            contextvars.copy_context().run(chains[job.route], job, worker)  # type: ignore[index]
-            if ends_run(work, job) or clock() > until:
+            copy_context().run(chains[job.route], job, worker)  # type: ignore[index]
+            done(job)
+            if (job.decision is not ACKED and ends_run(work, job)) or clock() > until:
                 return
             try:
-                following = left.popleft()
+                work.current = job = left.popleft()
             except IndexError:
                 return
-            job.member = True
-            put(job)
-            work.current = job = following
 
     return run
 
 
-def async_lane_chain(chains: Mapping[Route, AsyncChain], put: Callable[[Job], None], clock: Clock) -> AsyncChain:
+def async_lane_chain(chains: Mapping[Route, AsyncChain], clock: Clock) -> AsyncChain:
     """Compile what runs several jobs of a lane; it ends early where one left something for the next."""
 
     async def run(work: LaneRun, worker: ProcessingContext[Any]) -> None:
         until = clock() + _SLICE
         clean = contextvars.copy_context()
         task = asyncio.current_task()
-        left = work.left
+        left, done, copy_context = work.left, work.ran.append, contextvars.copy_context
         work.current = job = work.first
         while True:
             await chains[job.route](job, worker)  # type: ignore[index]
-            if ends_run(work, job) or clock() > until or (task is not None and task.cancelling()):
+            done(job)
+            if (job.decision is not ACKED and ends_run(work, job)) or clock() > until:
+                return
+            if task is not None and task.cancelling():
                 return
             try:
-                if contextvars.copy_context() != clean:
+                if copy_context() != clean:
                     return
             except Exception:  # noqa: BLE001 - a value's own __eq__ may raise, or not answer yes or no
                 return
             try:
-                following = left.popleft()
+                work.current = job = left.popleft()
             except IndexError:
                 return
-            job.member = True
-            put(job)
-            work.current = job = following
 
     return run
 
@@ -200,7 +198,7 @@ def async_lane_chain(chains: Mapping[Route, AsyncChain], put: Callable[[Job], No
 def ends_run(work: LaneRun, job: Job) -> bool:
     """Tell whether the rest of a lane may not run yet, because a job is held before it."""
     decision = job.decision
-    if decision is ACKED or decision is None or decision.outcome not in HELD:
+    if decision is None or decision.outcome not in HELD:
         return False
     work.blocked = job.route is not None and job.route.terms.on_lane_retry != "pass"
     return work.blocked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from missive.engine.breakers import BreakerGate, circuits_of
@@ -24,7 +24,7 @@ AnyGate: TypeAlias = Gate | BreakerGate
 
 _AHEAD = 2
 """So many times the concurrency is given out of what has a breaker: more would run before it is known that it opens."""
-_LONGEST_RUN = 64
+_LONGEST_RUN = 256
 """So many messages of one lane are given to a worker at a time."""
 
 
@@ -107,6 +107,17 @@ class Dispatcher:
             if gatherer.has(job.lane) and self._lanes.first(job.lane) is job and not self.is_suspect(job):
                 self._lanes.follow(job.lane)
                 gatherer.add(job)
+
+    def add_run(self, lane: Hashable, jobs: Sequence[Job]) -> None:
+        """Queue jobs of one source at the end of the lane that they have in common."""
+        if not self._plain:
+            for job in jobs:
+                self.add(job)
+            return
+        first = self._lanes.enter_all(lane, jobs)
+        jobs[0].source.put_all_behind(jobs[1:] if first else jobs)
+        if first:
+            self.add_head(jobs[0])
 
     def add_head(self, job: Job) -> None:
         """Queue a job that is the first of its lane."""
@@ -221,15 +232,11 @@ class Dispatcher:
 
     def returned(self, works: Sequence[Work]) -> None:
         """Note what came back from the pools: others may run."""
-        pool_of = self._pool_of
-        for work in works:
-            if type(work) is Job and work.member:  # its run is not over
-                work.member = False
-                if work.follower is not None:
-                    work.source.put_forward(work.follower)
-                    work.follower = None
-            else:
-                pool_of[work.route].outstanding -= 1  # type: ignore[index]
+        if len(self._pools) == 1:
+            self._pools[0].outstanding -= len(works)
+        else:
+            for work in works:
+                self._pool_of[_route(work)].outstanding -= 1
         if not self._plain:
             for work in works:
                 for gate in self._gates_of(work):
@@ -252,6 +259,12 @@ class Dispatcher:
             job.lane = None
             if following is not None:
                 self.add_head(following)
+
+    def leave_lane_together(self, lane: Hashable, count: int) -> None:
+        """Let the next of a lane run, once so many that ran one after the other were the last of its head."""
+        following = self._lanes.leave(lane, count)
+        if following is not None:
+            self.add_head(following)
 
     def step_back(self, jobs: list[Job], *, held: bool) -> None:
         """Let jobs of one lane that came back without having run wait again; behind one that is held, if there is."""
@@ -302,14 +315,19 @@ class Dispatcher:
             return work
         if not self._runs_freely(work):
             return work
-        pool, jobs = self._pool_of[_route(work)], [work]
-        while len(jobs) < _LONGEST_RUN and (following := self._lanes.first(lane)) is not None:
-            if self._pool_of[_route(following)] is not pool or not self._runs_freely(following):
+        pool, route, count = self._pool_of[_route(work)], work.route, 0
+        for following in self._lanes.waiting(lane):
+            if following.route is route and self._plain:
+                if following.due or self.is_suspect(following):
+                    break
+            elif self._pool_of[_route(following)] is not pool or not self._runs_freely(following):
                 break
-            self._lanes.follow(lane)
-            jobs[-1].follower = following
-            jobs.append(following)
-        return work if len(jobs) == 1 else LaneRun(pool.lane_route, work.source, work, deque(jobs[1:]))
+            count += 1
+            if count == _LONGEST_RUN - 1:
+                break
+        if not count:
+            return work
+        return LaneRun(pool.lane_route, work.source, lane, work, deque(self._lanes.follow_all(lane, count)), deque())
 
     def _runs_freely(self, job: Job) -> bool:
         if job.due or self.is_suspect(job):

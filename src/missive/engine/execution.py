@@ -18,6 +18,9 @@ from missive.routing.route import Route
 CHUNK = 64
 """So many results at the most wait in a worker before the engine is told; so many jobs run before a loop is yielded."""
 
+_MANY = 32
+"""So many results of one run of a lane are told at once."""
+
 
 class Outbox:
     """Carries finished jobs to the engine's loop, many at a time."""
@@ -31,7 +34,7 @@ class Outbox:
     def put(self, work: Work) -> None:
         """Add what is finished, from any thread; the engine hears of it at the next `flush`, or by looking."""
         self._done.append(work)
-        if not self._told and len(self._done) >= CHUNK:
+        if not self._told and (len(self._done) >= CHUNK or (type(work) is LaneRun and len(work.ran) >= _MANY)):
             self.flush()
 
     def flush(self) -> None:
@@ -88,6 +91,10 @@ class Pool(ABC):
             if isinstance(work, LaneRun):
                 works += work.withdraw()
         return works
+
+    def runs(self) -> list[LaneRun]:
+        """Return the runs of lanes that go on, and have run something already."""
+        return [work for work in self._current if isinstance(work, LaneRun) and work.ran]
 
     def expire(self, now: float) -> list[Job]:
         """Interrupt what runs past its timeout, as far as that can be done; returns what was found just now."""

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
@@ -20,6 +20,7 @@ from missive.engine.breakers import BreakerGate
 from missive.engine.claims import BUSY_SECONDS, Claims, leased_routes
 from missive.engine.crashes import Crashes
 from missive.engine.decision import (
+    ACKED,
     DEPENDENCY_DOWN,
     DUPLICATE,
     HELD,
@@ -35,7 +36,7 @@ from missive.engine.execution import Outbox, Pool
 from missive.engine.filing import Filing
 from missive.engine.intake import Source, SourceHost
 from missive.engine.isolation import IsolatingDispatcher
-from missive.engine.job import BatchJob, Job, LaneRun, Work
+from missive.engine.job import BatchJob, Job, LaneRun, Work, by_lane
 from missive.engine.leases import Keeper
 from missive.engine.parking import BEHIND, BREAKER_OPEN, HOLD_SECONDS, MOST_HELD, Lot, park_routes
 from missive.engine.pausing import Pauser
@@ -258,24 +259,35 @@ class Flow:
             self.crashes.examine(jobs)
         if session.capabilities.lease is not None:
             self.keepers[source].hold(session, jobs)
-        if session.capabilities.pauses:
-            self.pausers[source].took(jobs)
-        self.settlers[source].started(session, jobs)
-        unordered = []
+        if session.capabilities.pauses or session.capabilities.commit == "cumulative":
+            lanes = by_lane(jobs)
+            if session.capabilities.pauses:
+                self.pausers[source].took(lanes)
+            self.settlers[source].started(session, lanes)
+        self._queue_all(source, jobs)
+        self.dispatcher.dispatch()
+
+    def _queue_all(self, source: Source, jobs: Sequence[Job]) -> None:
+        """Route jobs, and put each into its lane, if it has one."""
+        parked = self.lot is not None and self.lot.lanes
+        unordered: list[Job] = []
+        natural: list[Job] = []
         for job in jobs:
             if (route := self._routed(job)) is None:
                 continue
-            if job.delivery.lane is None and route.terms.ordered_by is None:
+            if route.terms.ordered_by is not None or parked:
+                self._queue(job, route)
+            elif job.delivery.lane is None:
                 unordered.append(job)
             else:
-                self._together = True
-                self._queue(job, route)
+                natural.append(job)
+        if natural:
+            self._queue_natural(source, natural)
         if self.claims is not None:
             for job in unordered:
                 self.dispatcher.add_head(job)
         else:
             self.dispatcher.add_unordered(unordered)
-        self.dispatcher.dispatch()
 
     def _jobs_of(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> list[Job]:
         """Make the jobs of deliveries, which go on with the attempts that were spent on them before."""
@@ -315,11 +327,21 @@ class Flow:
             return None
         return found
 
+    def _queue_natural(self, source: Source, jobs: Sequence[Job]) -> None:
+        """Put routed jobs, which nothing else orders, into the lanes of their transport."""
+        self._together = True
+        for name, of_lane in by_lane(jobs).items():
+            lane = (source, name)
+            for job in of_lane:
+                job.lane = lane
+            self.dispatcher.add_run(lane, of_lane)
+
     def _queue(self, job: Job, route: Route) -> None:
         """Put a routed job into its lane, if it has one."""
         if route.terms.ordered_by is None:
             if job.delivery.lane is not None:
                 job.lane = (job.source, job.delivery.lane)
+                self._together = True
         else:
             try:
                 key = route.terms.key_of(job.message)
@@ -337,6 +359,8 @@ class Flow:
     def look(self) -> None:
         """Look, from now on, at what runs: what is overdue is interrupted, what nobody told of is collected."""
         self._outbox.deliver()
+        if runs := [run for pool in self.pools for run in pool.runs()]:
+            self._collect_early(runs)
         running = self.dispatcher.running
         if running:
             now = self._runtime.monotonic()
@@ -360,11 +384,26 @@ class Flow:
                 threads[0].name,
             )
 
-    def _collect(self, works: Sequence[Work]) -> None:  # noqa: C901 - what runs for each message is one frame
+    def _collect(self, works: Sequence[Work]) -> None:
         self.dispatcher.returned(works)
         done: dict[Source, list[Job]] = {}
         # Where nothing is run together, works are jobs.
-        for job in self._unpacked(works) if self._together else cast("Sequence[Job]", works):
+        self._finish(self._unpacked(works, done) if self._together else cast("Sequence[Job]", works), done)
+
+    def _collect_early(self, runs: Sequence[LaneRun]) -> None:
+        """Go on with what runs of lanes have run, while their workers are at the next."""
+        done: dict[Source, list[Job]] = {}
+        others: list[Job] = []
+        for run in runs:
+            jobs = run.take_early()
+            if jobs and run.current is not None:  # which is what the credit of its lane is for now
+                run.source.put_forward(run.current)
+            others += self._passed(run, jobs, done)
+        self._finish(others, done)
+
+    def _finish(self, jobs: Iterable[Job], done: dict[Source, list[Job]]) -> None:  # noqa: C901 - one frame for each
+        """Go on with jobs as they are decided, and settle those that are `done`."""
+        for job in jobs:
             route, decision = job.route, job.decision
             if route is None or decision is None:
                 raise ProcessingFailed("a job came back from execution undecided")
@@ -438,19 +477,45 @@ class Flow:
         for job in jobs:
             self.settlers[job.source].add([job])
 
-    def _unpacked(self, works: Sequence[Work]) -> Iterator[Job]:
+    def _unpacked(self, works: Sequence[Work], done: dict[Source, list[Job]]) -> Iterator[Job]:
         """Yield jobs, those that came together one by one; what was not run waits again."""
         for work in works:
             if isinstance(work, Job):
                 yield work
                 continue
             if isinstance(work, LaneRun):
-                ran = [] if work.current is None else [work.current]
                 self._step_back(work.withdraw(), held=work.blocked)
+                ran = self._passed(work, work.take(), done)
             else:
                 ran, left = self._sorted(work)
                 self._step_back(left, held=True)
             yield from ran
+
+    def _passed(self, run: LaneRun, jobs: Sequence[Job], done: dict[Source, list[Job]]) -> list[Job]:
+        """Add those of a lane that are handled and nothing else, nearly all, to what is done; returns the others."""
+        source, handled = run.source, self.report.handled
+        acked: list[Job] = []
+        others: list[Job] = []
+        behind, since, route = 0, 0, None
+        for job in jobs:
+            if job.decision is not ACKED or job.session is None:
+                others.append(job)
+                continue
+            if job.behind:
+                job.behind = False
+                behind += 1
+            if job.route is not route:
+                if route is not None:
+                    handled[route.name] += len(acked) - since
+                route, since = job.route, len(acked)
+            job.lane = None
+            acked.append(job)
+        if route is not None:
+            source.behind -= behind
+            handled[route.name] += len(acked) - since
+            done.setdefault(source, []).extend(acked)
+            self.dispatcher.leave_lane_together(run.lane, len(acked))
+        return others
 
     def _sorted(self, work: BatchJob) -> tuple[list[Job], list[Job]]:
         """Return what of a batch is done with or the first held of its lane, and what waits behind such a one."""

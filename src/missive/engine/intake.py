@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from missive.adapters.contract import Adapter, Credit, Delivery, EndOfInput, Mark, Session
@@ -253,6 +253,16 @@ class Source:
             job.behind = True
             self.behind += 1
             self.nudge()
+
+    def put_all_behind(self, jobs: Iterable[Job]) -> None:
+        """Note that jobs wait for something of their own."""
+        behind = 0
+        for job in jobs:
+            if not job.behind:
+                job.behind = True
+                behind += 1
+        self.behind += behind
+        self.nudge()
 
     def put_forward(self, job: Job) -> None:
         """Note that it does no longer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -64,10 +64,6 @@ class Job(msgspec.Struct, eq=False):
     """Seconds that the handler was granted beyond its timeout."""
     overdue: bool = False
     """Its timeout has passed while it ran: whatever its handler says now, that is how it ends."""
-    member: bool = False
-    """It comes back by itself from a run of its lane, which is not over yet."""
-    follower: Job | None = None
-    """Who runs after it in its run, and is behind it until then."""
     behind: bool = False
     """It waits for something of its own, such as its lane, and so does not count against the credit of others."""
     completed: bool = False
@@ -138,18 +134,21 @@ class BatchJob(msgspec.Struct, eq=False):
 class LaneRun(msgspec.Struct, eq=False):
     """Jobs of one lane that a worker runs one after the other, so that not each waits for the engine in between.
 
-    All but the last that was run come back by themselves as they are done. The last comes back with the run. What is
-    `left` is taken by the worker one by one, from the front, and by the engine when it wants it back: it then waits
-    again, or goes back to its transport.
+    What it `ran` the engine takes when the run comes back, or when it looks before that. What is `left` is taken by
+    the worker one by one, from the front, and by the engine when it wants it back: it then waits again, or goes back
+    to its transport.
     """
 
     route: Route
     """The pool's own, for runs of lanes."""
     source: Source
+    lane: Hashable
     first: Job
     left: deque[Job]
+    ran: deque[Job]
+    """Those that are done, and that the engine did not take yet."""
     current: Job | None = None
-    """The one that runs, and in the end the last that did."""
+    """The one that runs."""
     blocked: bool = False
     """Whether it ended because the last is held, and the rest of the lane with it."""
 
@@ -168,6 +167,19 @@ class LaneRun(msgspec.Struct, eq=False):
         """When its first handler began."""
         return self.first.started
 
+    def take(self) -> list[Job]:
+        """Take out what was run, from a run that came back."""
+        ran, self.ran = self.ran, deque()
+        return list(ran)
+
+    def take_early(self) -> list[Job]:
+        """Take out what was run, from a run that goes on: not the last, which may end it."""
+        ran, current = self.ran, self.current
+        jobs: list[Job] = []
+        while ran and ran[0] is not current:
+            jobs.append(ran.popleft())
+        return jobs
+
     def withdraw(self) -> list[Job]:
         """Take out what is left."""
         jobs: list[Job] = []
@@ -180,6 +192,20 @@ class LaneRun(msgspec.Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"<LaneRun: {len(self.left)} left>"
+
+
+def by_lane(jobs: Iterable[Job]) -> dict[str | None, list[Job]]:
+    """Return jobs by the lanes of their transport, which they keep their order in."""
+    lanes: dict[str | None, list[Job]] = {}
+    of_lane: list[Job] = []
+    last: object = lanes  # no lane is that
+    for job in jobs:
+        lane = job.delivery.lane
+        if lane is not last:  # those of one often come one after the other
+            last = lane
+            of_lane = lanes.setdefault(lane, [])
+        of_lane.append(job)
+    return lanes
 
 
 Work: TypeAlias = Job | BatchJob | LaneRun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,6 +27,20 @@ class Lanes:
         lane.append(job)
         return False
 
+    def enter_all(self, key: Hashable, jobs: Sequence[Job]) -> bool:
+        """Queue several jobs; True when their lane was empty, and the first of them may run."""
+        lane = self._waiting.get(key)
+        if lane is None:
+            lane = self._waiting[key] = deque(jobs)
+            lane.popleft()
+            return True
+        lane.extend(jobs)
+        return False
+
+    def waiting(self, key: Hashable) -> Sequence[Job]:
+        """Return those that wait in a lane."""
+        return self._waiting[key]
+
     def first(self, key: Hashable) -> Job | None:
         """Return the first that waits in a lane."""
         lane = self._waiting.get(key)
@@ -34,32 +48,36 @@ class Lanes:
 
     def follow(self, key: Hashable) -> None:
         """Let the first that waits be at the head, beside those that are."""
-        self._waiting[key].popleft()
-        self._together[key] = self._together.get(key, 1) + 1
+        self.follow_all(key, 1)
+
+    def follow_all(self, key: Hashable, count: int) -> list[Job]:
+        """Let the first that wait be at the head, and return them."""
+        lane = self._waiting[key]
+        self._together[key] = self._together.get(key, 1) + count
+        return [lane.popleft() for _ in range(count)]
 
     def step_back(self, key: Hashable, jobs: list[Job]) -> None:
         """Let jobs of the head wait again, before all others, because one beside them holds the lane."""
         self._waiting[key].extendleft(reversed(jobs))
-        for _ in jobs:
-            self._release(key)
+        self._set_together(key, self._together.get(key, 1) - len(jobs))
 
-    def leave(self, key: Hashable) -> Job | None:
-        """End a job at the head of a lane; returns the next that may run."""
-        if self._together and key in self._together:
-            self._release(key)
-            return None
+    def leave(self, key: Hashable, count: int = 1) -> Job | None:
+        """End jobs at the head of a lane; returns the next that may run, when none is left there."""
+        if self._together and (together := self._together.get(key)) is not None:
+            self._set_together(key, together - count)
+            if together > count:
+                return None
         lane = self._waiting[key]
         if lane:
             return lane.popleft()
         del self._waiting[key]
         return None
 
-    def _release(self, key: Hashable) -> None:
-        left = self._together[key] - 1
-        if left > 1:
-            self._together[key] = left
+    def _set_together(self, key: Hashable, count: int) -> None:
+        if count > 1:
+            self._together[key] = count
         else:
-            del self._together[key]
+            self._together.pop(key, None)
 
     def withdraw(self) -> list[Job]:
         """Take out every job that waits behind another."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Session
-from missive.engine.job import Job
+from missive.engine.job import Job, by_lane
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
 from missive.errors import Fatal, StoreError, Transient
@@ -47,22 +47,20 @@ class Pauser:
         self._resting = False
         """Whether the adapter failed, and is left alone for a moment."""
 
-    def took(self, jobs: Sequence[Job]) -> None:
+    def took(self, lanes: Mapping[str | None, Sequence[Job]]) -> None:
         """Count what was fetched."""
-        for job in jobs:
-            lane = job.delivery.lane
+        for lane, jobs in lanes.items():
             if lane is not None:
-                self._items[lane] = self._items.get(lane, 0) + 1
-                self._bytes[lane] = self._bytes.get(lane, 0) + len(job.delivery.body)
+                self._items[lane] = self._items.get(lane, 0) + len(jobs)
+                self._bytes[lane] = self._bytes.get(lane, 0) + sum([len(job.delivery.body) for job in jobs])
 
     def settled(self, jobs: Sequence[Job]) -> None:
         """Count what is done with."""
-        for job in jobs:
-            lane = job.delivery.lane
+        for lane, of_lane in by_lane(jobs).items():
             if lane is None or lane not in self._items:
                 continue
-            self._items[lane] -= 1
-            self._bytes[lane] -= len(job.delivery.body)
+            self._items[lane] -= len(of_lane)
+            self._bytes[lane] -= sum([len(job.delivery.body) for job in of_lane])
             if not self._items[lane]:  # there may be ever new lanes
                 del self._items[lane], self._bytes[lane]
         if any(self._holds(lane) <= _RESUME for lane in self._paused):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Delivery, Item, Mark, Result, Session, Verb
-from missive.engine.job import Job
+from missive.engine.job import Job, by_lane
 from missive.engine.runtime import Runtime
 from missive.engine.trouble import describe
 from missive.engine.watermark import Watermark, decoded
@@ -58,16 +58,15 @@ class Settler:
         self._again: dict[Job, int] = {}
         """How often jobs were tried that are not settled yet, though they were."""
 
-    def started(self, session: Session, jobs: Sequence[Job]) -> None:
-        """Note deliveries in the order they came, where their source is settled by marks."""
+    def started(self, session: Session, lanes: Mapping[str | None, Sequence[Job]]) -> None:
+        """Note deliveries of each lane in the order they came, where their source is settled by marks."""
         if session.capabilities.commit != "cumulative":
             return
-        watermarks = self._watermarks
-        for job in jobs:
-            watermark = watermarks.get(job.delivery.lane)
+        for lane, jobs in lanes.items():
+            watermark = self._watermarks.get(lane)
             if watermark is None:
-                watermark = watermarks[job.delivery.lane] = Watermark()
-            watermark.start(job)
+                watermark = self._watermarks[lane] = Watermark()
+            watermark.start(jobs)
         if self._skipped:
             self._pass_skipped()
 
@@ -256,17 +255,18 @@ class Settler:
         So what a restart sees again is bounded by the credit, however long one message is held before others.
         """
         done: list[Job] = []
-        for job in jobs:
-            watermark = self._watermarks.get(job.delivery.lane)
-            if watermark is None:  # its lane is somebody else's by now
-                self._not_ours([job])
+        for lane, of_lane in by_lane(jobs).items():
+            watermark = self._watermarks.get(lane)
+            if watermark is None:  # it is somebody else's by now
+                self._not_ours(of_lane)
                 continue
-            if job.verb is Verb.release:
+            released = [job for job in of_lane if job.verb is Verb.release]
+            for _ in released:
                 # It was not handled: the mark stays before it for good.
                 watermark.let_go()
-                done.append(job)
-            else:
-                done += watermark.complete(job)
+            done += released
+            ended = [job for job in of_lane if job.verb is not Verb.release] if released else of_lane
+            done += watermark.complete(ended)
             if watermark.stuck:
                 done += watermark.count_complete()
         if done:

@@ -42,7 +42,7 @@ class LoopPool(Pool):
     ) -> None:
         super().__init__(processor, concurrency, outbox, clock)
         self._chains = {route: compile_async(route, clock) for route in routes}
-        self._chains[self.lane_route] = async_lane_chain(self._chains, outbox.put, clock)
+        self._chains[self.lane_route] = async_lane_chain(self._chains, clock)
         self._loop = handlers_loop
         self._works: deque[Work] = deque()
         self._free = list(reversed(range(concurrency)))
@@ -124,7 +124,7 @@ class LoopPool(Pool):
         if self.seats is None or (seat := self.seats.take()) is None:
             return None, self._chains
         chains = seat.around(self._chains)
-        chains[self.lane_route] = async_lane_chain(chains, self._outbox.put, self._clock)
+        chains[self.lane_route] = async_lane_chain(chains, self._clock)
         return seat, chains
 
     async def _run(self, slot: int) -> None:

@@ -51,7 +51,7 @@ class ThreadPool(Pool):
         """What threads wait for that their handlers returned: it runs on the loop, and can be cancelled."""
         self._handlers_loop = handlers_loop
         self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
-        self._chains[self.lane_route] = sync_lane_chain(self._chains, outbox.put, clock)
+        self._chains[self.lane_route] = sync_lane_chain(self._chains, clock)
         self._resolve = resolve
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -125,7 +125,7 @@ class ThreadPool(Pool):
         if self.seats is None or (seat := self.seats.take()) is None:
             return None, self._chains
         chains = seat.around(self._chains)
-        chains[self.lane_route] = sync_lane_chain(chains, self._outbox.put, self._clock)
+        chains[self.lane_route] = sync_lane_chain(chains, self._clock)
         return seat, chains
 
     def _handle(self, slot: int, context: ProcessingContext[Any]) -> None:

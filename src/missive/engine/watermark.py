@@ -6,7 +6,7 @@ import base64
 import binascii
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import merge
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -44,11 +44,11 @@ class Watermark:
         self._last = -1 if mark is None else mark.position
         self._counted: set[Job] = set()
 
-    def start(self, job: Job) -> None:
-        """Note a delivery, in the order of the lane."""
-        self._last = job.delivery.position or 0
-        self._order.append(job)
-        self.open += 1
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Note deliveries, in the order of the lane."""
+        self._last = jobs[-1].delivery.position or 0
+        self._order += jobs
+        self.open += len(jobs)
 
     def skips(self, position: int) -> bool:
         """Tell whether a position, which comes in the order of the lane, is done already, and need not start."""
@@ -61,12 +61,17 @@ class Watermark:
         self._last = max(self._last, position)
         self._pass_done()
 
-    def complete(self, job: Job) -> Sequence[Job]:
-        """Note that a delivery is done; the mark passes it once all before it are. Returns what it passed now."""
-        if job.completed:
+    def complete(self, jobs: Iterable[Job]) -> Sequence[Job]:
+        """Note that deliveries are done; the mark passes each once all before it are. Returns what it passed now."""
+        done = 0
+        for job in jobs:
+            if not job.completed:
+                job.completed = True
+                done += 1
+        if not done:
             return ()
-        job.completed = self.moved = True
-        self.open -= 1
+        self.moved = True
+        self.open -= done
         order = self._order
         if not order[0].completed:
             return ()

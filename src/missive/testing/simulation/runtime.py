@@ -124,11 +124,10 @@ class InlinePool(Pool):
         run.current = job
 
         def done() -> None:
+            run.ran.append(job)
             if ends_run(run, job) or not run.left or self._life.either():
                 self._done(slot, run)
             else:
-                job.member = True
-                self._outbox.put(job)
                 self._next_of(slot, run, run.left.popleft())
 
         self._start(slot, job, done)
@@ -183,7 +182,7 @@ class WatchedPool(LoopPool):
         super().__init__(*arguments)
         chains = {route: _watched(chain, life) for route, chain in self._chains.items()}
         # A run of a lane tells of each of its jobs.
-        chains[self.lane_route] = async_lane_chain(chains, self._outbox.put, self._clock)
+        chains[self.lane_route] = async_lane_chain(chains, self._clock)
         self._chains = chains
 
 
