@@ -399,16 +399,12 @@ def test_a_broker_that_is_not_there_is_waited_for(missive: Callable[..., Running
 
 def test_a_position_that_is_gone_is_said_aloud(kafka: Kafka, caplog: pytest.LogCaptureFixture):
     """Messages that were deleted before they were read are one error line, and the rest is handled."""
-    from confluent_kafka import TopicPartition
-
     topic, seen = Topic(kafka), []
     topic.publish([b"%d" % n for n in range(10)])
     with member(topic, lambda message, context: seen.append(message.raw_data)):
         wait_until(lambda: len(seen) == 10, "the first ten")
     topic.publish([b"%d" % n for n in range(10, 30)])
-    admin = kafka.admin()
-    (deleted,) = admin.delete_records([TopicPartition(topic.name, 0, 20)]).values()
-    deleted.result(30)
+    kafka.trim(topic.name, 20)
     with member(topic, lambda message, context: seen.append(message.raw_data)):
         wait_until(lambda: b"29" in seen, "the rest")
     assert seen[10:] == [b"%d" % n for n in range(20, 30)]
@@ -435,13 +431,9 @@ def test_compaction_gaps_do_not_hold_the_commit(kafka: Kafka):
 
 def test_metadata_of_other_tools_is_ignored_with_a_warning(kafka: Kafka, caplog: pytest.LogCaptureFixture):
     """What somebody else wrote beside the offset says nothing about what is done."""
-    from confluent_kafka import Consumer, TopicPartition
-
     topic, seen = Topic(kafka), []
     topic.publish([b"%d" % n for n in range(5)])
-    consumer = Consumer({"bootstrap.servers": kafka.servers, "group.id": topic.group, "log_level": 0})
-    consumer.commit(offsets=[TopicPartition(topic.name, 0, 2, "reset by hand")], asynchronous=False)
-    consumer.close()
+    kafka.commit(topic.name, topic.group, 2, "reset by hand")
     with member(topic, lambda message, context: seen.append(message.raw_data)):
         wait_until(lambda: len(seen) == 3, "the rest")
     assert seen == [b"2", b"3", b"4"]

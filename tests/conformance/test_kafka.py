@@ -25,6 +25,7 @@ class KafkaHarness(Harness):
     headers = frozenset({"text", "bytes", "duplicate"})
     broker = True
     largest = 900_000
+    trims = True
     again_seconds = 20.0
     moved = 4  # where the last commit of one that leaves falls into a rebalance that takes a second
 
@@ -85,6 +86,12 @@ class KafkaHarness(Harness):
 
     def start(self) -> None:
         self.kafka.start()
+
+    def trim(self, position: int) -> None:
+        self.kafka.trim(self.topic, position)
+
+    def overrun(self, position: int) -> None:
+        self.kafka.commit(self.topic, self.group, position)
 
     def close(self) -> None:
         if self.kafka.pid is None:

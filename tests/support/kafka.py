@@ -185,6 +185,24 @@ class Kafka:
         finally:
             consumer.close()
 
+    def commit(self, topic: str, group: str, offset: int, metadata: str = "") -> None:
+        """Commit for a group that has no members."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, "log_level": 0})
+        try:
+            consumer.commit(offsets=[TopicPartition(topic, 0, offset, metadata)], asynchronous=False)
+        finally:
+            consumer.close()
+
+    def trim(self, topic: str, offset: int) -> None:
+        """Delete what is before an offset, as retention does."""
+        from confluent_kafka import TopicPartition
+
+        admin = self.admin()
+        (deleted,) = admin.delete_records([TopicPartition(topic, 0, offset)]).values()
+        deleted.result(REPLY_SECONDS)
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -55,6 +55,9 @@ class Harness(ABC):
     ends: ClassVar[bool] = False
     """Whether a session ends with the last message there is, as at the end of a file."""
 
+    trims: ClassVar[bool] = False
+    """Whether what was not read can be deleted, and the position be lost: `trim` and `overrun` work."""
+
     duplicates: ClassVar[int] = 1000
     """How many messages may be handled twice for each fault: what is in flight at most."""
     moved: ClassVar[int] = 0
@@ -104,6 +107,14 @@ class Harness(ABC):
 
     def start(self) -> None:
         """Start the broker again, with its data, and return when it answers."""
+        raise NotImplementedError
+
+    def trim(self, position: int) -> None:
+        """Delete all messages before a position, read or not."""
+        raise NotImplementedError
+
+    def overrun(self, position: int) -> None:
+        """Commit a position that is beyond the end, as if the rest had been truncated."""
         raise NotImplementedError
 
     def close(self) -> None:  # noqa: B027 - most leave nothing

@@ -1,14 +1,19 @@
-"""Cases 29 and 53 to 55: lanes that go from one consumer to another, and come back."""
+"""Cases 29 and 52 to 57: lanes and leases that go to another consumer, and positions that are behind or gone."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
 import random
+import re
+import signal
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Adapter, Delivery, Mark, Result, Session
@@ -17,7 +22,7 @@ from missive.errors import ForcedStop
 from missive.matchers import Everything, by_key
 from missive.messages import RawMessage
 from missive.processor import Processor
-from missive.testing.conformance.bench import WAIT_SECONDS, check
+from missive.testing.conformance.bench import POLL_SECONDS, WAIT_SECONDS, check
 from missive.testing.conformance.catalogue import Verdict, case
 from missive.testing.conformance.harness import Sent
 
@@ -29,6 +34,8 @@ _KEYS = 24
 _STORM, _DEEP_STORM = 12.0, 120.0
 _MEMBERS = 3
 _HANDOVER = 0.5
+_LATE = 1.5
+"""Seconds in which a late ack would be seen."""
 
 
 async def _without_lanes(bench: Bench) -> Verdict:
@@ -258,3 +265,212 @@ async def _borrow(bench: Bench) -> bytes:
         async with bench.serving(adapter):
             await bench.until(started.is_set, "the lane to go to the second")
     return bodies[0]
+
+
+@case(56)
+async def racing(bench: Bench) -> Verdict:
+    """Commits that race completions never pass an incomplete message, and what is done beyond it is not done again."""
+    session = await bench.open()
+    capabilities = session.capabilities
+    if capabilities.commit != "cumulative":
+        return await _without_marks(bench, session)
+    await bench.close(session)
+    count, stuck = 400, b"7"
+    await bench.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count)))
+    for last in (False, True):
+        processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
+        _race(bench, processor, None if last else stuck)
+        adapter = bench.adapter(processor)
+        adapter.drain = 0.5
+        goal = count if last else count // 2
+        with contextlib.suppress(ForcedStop):
+            async with bench.serving(adapter):
+                await _watched(bench, count, goal)
+    twice = [body for body, times in bench.ledger.handled.items() if times > 1]
+    bench.duplicates = len(twice)
+    check(not twice or not capabilities.max_mark, f"{len(twice)} messages that were done beyond the mark came again")
+    return Verdict.passed
+
+
+def _race(bench: Bench, processor: Processor[RawMessage], stuck: bytes | None) -> None:
+    """Handle messages that each take another time, and one that is never done."""
+    chance = random.Random(_KEYS)  # noqa: S311 - how long they take is no secret
+
+    @processor.handle_for(Everything(), ordered_by=lambda message: message.raw_data)
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        await asyncio.sleep(3600 if message.raw_data == stuck else chance.random() / 20)
+        bench.ledger.handled[message.raw_data] += 1
+
+
+async def _watched(bench: Bench, count: int, goal: int) -> None:
+    """Look what is committed until so many messages are handled: never more than what is done without a gap."""
+    handled = bench.ledger.handled
+    deadline = time.monotonic() + WAIT_SECONDS
+    looks = 0
+    while len(handled) < goal or not looks:
+        check(time.monotonic() < deadline, f"waited {WAIT_SECONDS:g} s for {goal} to be handled")
+        left = await bench.blocking(bench.harness.remaining)
+        looks += 1
+        # What is done by now is at least what was done when it was committed.
+        done = next(number for number in range(count + 1) if not handled[b"%d" % number])
+        check(left is None or count - left <= done, "a commit passed a message that is not done")
+        await asyncio.sleep(POLL_SECONDS)
+
+
+async def _without_marks(bench: Bench, session: Session) -> Verdict:
+    """Prove that where deliveries are settled one by one, nothing is committed."""
+    await bench.publish(b"0")
+    with contextlib.suppress(NotImplementedError):
+        await session.commit({None: Mark(0)})
+        check(condition=False, what="commits are not declared, and not refused")
+    await bench.settle(session, await bench.take(session, 1))
+    return Verdict.refused
+
+
+@case(57)
+async def position_gone(bench: Bench) -> Verdict:
+    """A position that is gone is one line that says from where to where, and all that is still there is handled."""
+    harness = bench.harness
+    session = await bench.open()
+    if session.capabilities.commit != "cumulative":
+        return await _without_marks(bench, session)
+    await bench.publish(*(b"%d" % number for number in range(10)))
+    await bench.settle(session, await bench.take(session, 10))
+    await bench.close(session)
+    if not harness.trims:
+        return Verdict.refused
+    await bench.publish(*(b"%d" % number for number in range(10, 30)))
+    await bench.blocking(harness.trim, 20)
+    bench.ledger.published -= {b"%d" % number for number in range(10, 20)}
+    await _loudly(bench, ("10", "20"), range(20, 30))
+    await bench.blocking(harness.overrun, 1000)
+    await _loudly(bench, ("1000", "30"), range(30, 40))
+    return Verdict.passed
+
+
+async def _loudly(bench: Bench, says: tuple[str, str], numbers: range) -> None:
+    """Handle what is there, or is published once the line was said; fails unless there is one line that says it."""
+    processor = Processor(name="conformance", dlq=bench.dlq)
+    handled = bench.ledger.handled
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        handled[message.raw_data] += 1
+
+    with _errors() as lines:
+        async with bench.serving(bench.adapter(processor)):
+            await bench.until(lambda: lines, "a line that says it")
+            if b"%d" % numbers[0] not in bench.ledger.published:
+                await bench.publish(*(b"%d" % number for number in numbers))
+            await bench.until(lambda: all(handled[b"%d" % number] for number in numbers), "the rest")
+    check(len(lines) == 1 and "\n" not in lines[0], f"{len(lines)} lines say it")
+    words = re.findall(r"\w+", lines[0])
+    check(all(one in words for one in says), f"the line does not say from {says[0]} to {says[1]}")
+    check(sum(handled[b"%d" % number] for number in numbers) == len(numbers), "messages were handled twice")
+
+
+class _Errors(logging.Handler):
+    """Keeps what Missive says at the level ERROR."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one."""
+        self.lines.append(record.getMessage())
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[list[str]]:
+    handler, logger = _Errors(), logging.getLogger("missive")
+    logger.addHandler(handler)
+    try:
+        yield handler.lines
+    finally:
+        logger.removeHandler(handler)
+
+
+_WORKER = """
+import os, time
+from pathlib import Path
+import missive
+from missive.matchers import Everything
+
+proc = missive.Processor(name="conformance")
+name = os.environ["WORKER"]
+out = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@proc.handle_for(Everything())
+def handle(message, context):
+    body = message.raw_data.decode()
+    os.write(out, f"{name} begins {body}\\n".encode())
+    while body == "0" and not Path(name).exists():
+        time.sleep(0.01)
+    os.write(out, f"{name} ends {body}\\n".encode())
+"""
+
+
+@case(52)
+async def stood_still(bench: Bench) -> Verdict:
+    """A worker that stood still for too long has lost what it had: its late ack is fenced, and nothing is lost."""
+    url = bench.harness.url
+    session = await bench.open()
+    leased = session.capabilities.lease is not None and session.capabilities.renewable
+    if url is None or not (leased or _exclusive(bench)):
+        # What was delivered stays with whoever is connected, for as long as that is.
+        await bench.publish(b"0")
+        await bench.settle(session, await bench.take(await bench.open() if bench.harness.ends else session, 1))
+        return Verdict.refused
+    await bench.close(session)
+    (bench.directory / "conformance_worker.py").write_text(_WORKER)
+    out = bench.directory / "handled.txt"
+
+    def lines() -> list[str]:
+        return out.read_text().splitlines() if out.exists() else []
+
+    await bench.publish(b"0")
+    async with _worker(bench, url, "first") as first, contextlib.AsyncExitStack() as second:
+        await bench.until(lambda: "first begins 0" in lines(), "the first at work")
+        first.send_signal(signal.SIGSTOP)
+        await second.enter_async_context(_worker(bench, url, "second"))
+        await bench.until(lambda: "second begins 0" in lines(), "another to take over", bench.harness.again_seconds)
+        (bench.directory / "first").touch()
+        first.send_signal(signal.SIGCONT)
+        await bench.until(lambda: "first ends 0" in lines(), "the first to go on")
+        deadline = time.monotonic() + _LATE
+        while time.monotonic() < deadline:
+            left = await bench.blocking(bench.harness.remaining)
+            check(left in (None, 1), "the late ack of a worker that stood still was taken")
+        (bench.directory / "second").touch()
+        await bench.publish(*(b"%d" % number for number in range(1, 20)))
+        await bench.until(lambda: len({line.split()[2] for line in lines() if " ends " in line}) == 20, "all handled")
+    ends = [line.split()[2].encode() for line in lines() if " ends " in line]
+    bench.ledger.handled.update(ends)
+    bench.duplicates = len(ends) - 20
+    check(bench.duplicates <= bench.harness.duplicates, f"{bench.duplicates} duplicates")
+    return Verdict.passed
+
+
+@contextlib.asynccontextmanager
+async def _worker(bench: Bench, url: str, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run a worker process; it ends well, also when it stood still."""
+    command = ("-m", "missive", "run", "conformance_worker.py:proc", "--from", url, "--dlq", bench.dlq)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *command,
+        cwd=bench.directory,
+        env={**os.environ, "WORKER": name},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        yield worker
+        worker.terminate()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await worker.wait()
+        check(worker.returncode == 0, f"the {name} worker ended with {worker.returncode}")
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()
