@@ -22,7 +22,7 @@ from missive.adapters import KafkaAdapter, from_url
 from missive.adapters.contract import Mark
 from missive.engine.lifecycle import Engine
 from missive.engine.run import loop_factory
-from missive.engine.watermark import decoded
+from missive.engine.watermark import decoded, encoded
 from missive.matchers import Everything, by_key
 from tests.conftest import wait_until
 from tests.support.kafka import Kafka
@@ -409,6 +409,20 @@ def test_a_position_that_is_gone_is_said_aloud(kafka: Kafka, caplog: pytest.LogC
         wait_until(lambda: b"29" in seen, "the rest")
     assert seen[10:] == [b"%d" % n for n in range(20, 30)]
     assert f"the position of {topic.name}/0, 10, is gone" in caplog.text
+
+
+def test_what_is_written_to_a_truncated_log_is_handled(kafka: Kafka, caplog: pytest.LogCaptureFixture):
+    """A position beyond the end, and what was done beyond it, says nothing of the messages that come there later."""
+    topic, seen = Topic(kafka), []
+    topic.publish([b"%d" % n for n in range(10)])
+    kafka.commit(topic.name, topic.group, 20, encoded(19, [(25, 27)]).decode())
+    with member(topic, lambda message, context: seen.append(int(message.raw_data))):
+        wait_until(lambda: f"the position of {topic.name}/0, 20, is gone" in caplog.text, "it to be said")
+        wait_until(lambda: topic.committed == [10], "the position to be committed")
+        topic.publish([b"%d" % n for n in range(10, 30)])
+        wait_until(lambda: 29 in seen, "the last")
+    assert seen == list(range(10, 30))
+    assert topic.committed == [30]
 
 
 def test_compaction_gaps_do_not_hold_the_commit(kafka: Kafka):

@@ -181,10 +181,14 @@ class KafkaConsumer(ClientThread):
     def _hand_over(self, messages: Sequence[Any]) -> None:
         lanes, kept = self._lanes, self._kept
         deliveries: list[Delivery] = []
+        gone: list[tuple[str, int]] = []
         size = 0
         for message in messages:
             if message.error() is not None:
-                self._on_message_error(message)
+                if message.error().code() in troubles.RESET:
+                    gone.append((message.topic(), message.partition()))
+                else:
+                    self._on_message_error(message)
                 continue
             lane = lanes.get((message.topic(), message.partition()))
             if lane is None:  # it was taken away while this waited in the client's queue
@@ -212,6 +216,8 @@ class KafkaConsumer(ClientThread):
                 size += len(body)
                 deliveries.append(delivery)
         self._give(deliveries, size)
+        for topic, partition in gone:  # behind what came before it
+            self._reset(topic, partition)
 
     def _give(self, deliveries: list[Delivery], size: int) -> None:
         if deliveries:
@@ -459,9 +465,7 @@ class KafkaConsumer(ClientThread):
 
     def _on_message_error(self, message: Any) -> None:
         error = message.error()
-        if error.code() in troubles.RESET:
-            self._reset(message.topic(), message.partition())
-        elif (trouble := self._trouble(error)) is not None:
+        if (trouble := self._trouble(error)) is not None:
             self._die(trouble)
         else:
             self._say(f"{self._adapter.url}: {troubles.in_words(error, message.topic())}; trying again")
@@ -473,24 +477,48 @@ class KafkaConsumer(ClientThread):
         here = TopicPartition(topic, partition)
         at = self.client.position([here])[0].offset
         if at < 0:
-            at = self.client.committed([here], timeout=_REPLY)[0].offset
+            at = self._committed(self.client, [here])[0].offset
+        if at < 0:  # there was none yet: where to begin could not be found
+            self._begin_at(self._starts(self.client, [here])[0])
+            return
         low, high = self.client.get_watermark_offsets(here, timeout=_REPLY)
-        to = low if at < low else high
-        what = "what was there was deleted unread" if at < low else "the log ends before it: it was truncated"
+        truncated = at >= low
+        to = min(at, high) if truncated else low
+        what = "the log ends before it: it was truncated" if truncated else "what was there was deleted unread"
         url = self._adapter.url
         logger.error("%s: the position of %s, %d, is gone (%s); going on at %d", url, lane.name, at, what, to)
-        self._begin_at(TopicPartition(topic, partition, to))
+        if not truncated or self._take_up_again(lane, to):
+            self._begin_at(TopicPartition(topic, partition, to))
+
+    def _take_up_again(self, lane: Lane, to: int) -> bool:
+        """Take a lane up as if it were new, where its log ends now; False when the session is closing.
+
+        What was committed beyond it, and what was marked there as done, says nothing of the messages that come there.
+        """
+        place = TopicPartition(lane.topic, lane.partition, to)
+        if not self._leaving:
+            self._wait_for(self._lost([lane.name], may_commit=True))
+        if self._leaving:
+            return False
+        self._forget([place])
+        again = self._lanes[lane.topic, lane.partition] = Lane(lane.topic, lane.partition)
+        self.client.commit(offsets=[place], asynchronous=False)
+        self._wait_for(_as_coroutine(self._host.lanes_gained({again.name: Mark(to - 1)})))
+        return not self._leaving
 
     def _begin_at(self, place: Any) -> None:
-        """Consume a partition from elsewhere; it cannot be sought, for it stopped."""
+        """Consume a partition from elsewhere; it cannot be sought, for it stopped. What was paused stays so."""
         if self._adapter.cooperative:
             self.client.incremental_unassign([place])
             self.client.incremental_assign([place])
-            return
-        others = [
-            one for one in self.client.assignment() if (one.topic, one.partition) != (place.topic, place.partition)
-        ]
-        self.client.assign([*self.client.position(others), place])
+        else:
+            others = [
+                one for one in self.client.assignment() if (one.topic, one.partition) != (place.topic, place.partition)
+            ]
+            self.client.assign([*self.client.position(others), place])
+        paused = self._throttled or self._stopped
+        if lanes := {lane.name for lane in self._lanes.values()} if paused else self._held:
+            self.client.pause(self._partitions(lanes))
 
     def _say(self, line: str) -> None:
         if line != self._said:
