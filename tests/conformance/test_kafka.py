@@ -84,6 +84,9 @@ class KafkaHarness(Harness):
     def kill(self) -> None:
         self.kafka.kill()
 
+    def stop(self) -> None:
+        self.kafka.stop()
+
     def start(self) -> None:
         self.kafka.start()
 

@@ -25,6 +25,7 @@ class RabbitMQHarness(Harness):
     broker = True
     credentials = True
     again_seconds = 8.0
+    duplicates = 250  # the prefetch
 
     def __init__(self, node: RabbitMQ, queue: str | None = None) -> None:
         self.node = node
@@ -72,6 +73,9 @@ class RabbitMQHarness(Harness):
 
     def kill(self) -> None:
         self.node.kill()
+
+    def stop(self) -> None:
+        self.node.stop()
 
     def start(self) -> None:
         self.node.start()

@@ -67,6 +67,9 @@ class RedisStreamsHarness(Harness):
     def kill(self) -> None:
         self.server.kill()
 
+    def stop(self) -> None:
+        self.server.stop()
+
     def start(self) -> None:
         self.server.start()
 

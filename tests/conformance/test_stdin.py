@@ -17,6 +17,7 @@ from missive.testing.conformance import Conformance, Harness, Sent
 class StdinHarness(Harness):
     name = "stdin"
     lines = True
+    duplicates = 0
     reads_once = True
     creatable = False
     largest = 30_000  # what fits into a pipe that nobody reads yet

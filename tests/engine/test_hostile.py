@@ -297,7 +297,7 @@ def test_paused_lanes_are_a_reason():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake, "CREDIT", Credit(50, 100_000))
         patch.setattr(intake, "MOST_ITEMS", 500)
-        patch.setattr(watchdog, "_EVERY", 0.02)
+        patch.setattr(watchdog, "EVERY", 0.02)
         patch.setattr(watchdog, "_STALLED", 0.15)
         _, report = run(broker, beside=beside)
     assert (len(broker.sessions), report.redelivered) == (1, 0)
@@ -330,7 +330,7 @@ def test_a_close_that_hangs(found_by):  # noqa: C901 - three ways to find it
 
         broker.meddle["fetch"] = deaf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watchdog, "_EVERY", 0.02)
+        patch.setattr(watchdog, "EVERY", 0.02)
         if found_by == "settle":
 
             async def close(session):

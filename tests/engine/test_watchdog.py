@@ -22,8 +22,8 @@ CANARY = "canary-4711"
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """It looks fifty times a second, and has little patience."""
-    monkeypatch.setattr(watchdog, "_EVERY", 0.02)
-    monkeypatch.setattr(watchdog, "_ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(watchdog, "EVERY", 0.02)
+    monkeypatch.setattr(watchdog, "ANSWERS_WITHIN", 0.1)
     monkeypatch.setattr(watchdog, "_STALLED", 0.15)
 
 
@@ -267,7 +267,7 @@ def test_draining_is_a_reason():
 
 def test_a_slow_answer_is_an_answer(monkeypatch):
     """A status that takes a while is waited for."""
-    monkeypatch.setattr(watchdog, "_ANSWERS_WITHIN", 5)
+    monkeypatch.setattr(watchdog, "ANSWERS_WITHIN", 5)
     proc = processor()
     proc.add_handler(Everything(), lambda message, context: None)
 

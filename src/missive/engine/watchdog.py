@@ -15,8 +15,9 @@ from missive.errors import StoreError, Transient
 if TYPE_CHECKING:
     from missive.engine.intake import Source
 
-_EVERY = 5.0
-_ANSWERS_WITHIN = 20.0
+EVERY = 5.0
+"""Seconds between two looks."""
+ANSWERS_WITHIN = 20.0
 """Seconds: to drop a session costs redeliveries, and a broker may be slow for a while."""
 _STALLED = 30.0
 """Seconds without a delivery, though messages wait and there is credit, after which a consumer is made anew."""
@@ -42,7 +43,7 @@ class Watchdog:
     async def run(self) -> None:
         """Look, every few seconds, until cancelled."""
         while True:
-            await self._runtime.sleep(_EVERY)
+            await self._runtime.sleep(EVERY)
             session = self._source.session
             if session is None or self._source.ended:
                 continue
@@ -67,7 +68,7 @@ class Watchdog:
     async def _status(self, session: Session) -> SessionStatus | None:
         """Ask a session how it is; None where it did not answer."""
         asking = asyncio.ensure_future(self._asked(session.status()))
-        return asking.result() if await self._runtime.within(_ANSWERS_WITHIN, asking) else None
+        return asking.result() if await self._runtime.within(ANSWERS_WITHIN, asking) else None
 
     async def _asked(self, question: Coroutine[Any, Any, SessionStatus]) -> SessionStatus:
         try:

@@ -179,8 +179,13 @@ class RabbitMQSession(Session):
             return
         with contextlib.suppress(exceptions.AMQPError):
             connection.close()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._closed.wait(), _CLOSE_SECONDS)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closed.wait(), _CLOSE_SECONDS)
+        finally:
+            # One that is half open never answers, and the broker would keep what was delivered over it.
+            if not self._closed.is_set() and (transport := connection._transport) is not None:  # noqa: SLF001 - no other way
+                transport.abort()
 
     async def _reply(self, ask: Callable[[Any], object], queue: str | None = None) -> Any:
         """Ask the broker, and wait for its answer or the end of the channel."""

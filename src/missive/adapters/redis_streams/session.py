@@ -27,6 +27,8 @@ _BLOCK = 1.0
 """Seconds that a read waits for new entries."""
 _LOOK = 1.0
 """Seconds between two looks for entries that nobody works on any more."""
+_LEAVE = 0.5
+"""Seconds to leave the group in, before the connections are closed."""
 _AT_ONCE = 1000
 _SEQUENCE = 20
 """Bits of a position for an entry's number within its millisecond; an id of a producer's own may have a larger one."""
@@ -255,7 +257,8 @@ class RedisStreamsSession(Session):
             await asyncio.wait([self._reading], timeout=1)
         if client is not None and self._adapter.consumer is None and not self._out:
             with contextlib.suppress(Exception):  # it is only tidying up, and what is left of it is a name
-                await client.eval(scripts.LEAVE, 1, self._adapter.stream, self._adapter.group, self._name)
+                leaving = client.eval(scripts.LEAVE, 1, self._adapter.stream, self._adapter.group, self._name)
+                await asyncio.wait_for(leaving, _LEAVE)  # a connection that is half open never answers
         for one in (client, self._reader):
             if one is not None:
                 with contextlib.suppress(Exception):  # the connection is gone, or was never there

@@ -152,7 +152,9 @@ class Bench:
         self.capabilities: Capabilities | None = None
         """What the last session declared."""
         self.duplicates = 0
-        """How many messages were handled twice after faults."""
+        """How many messages were handled twice, or came again though they were handled, after faults."""
+        self.faults = 0
+        """How many faults there were, after each of which the harness says how many may be handled again."""
         self._wrap = wrap
         self._sessions: list[Session] = []
         self._lanes: dict[Session, dict[str | None, list[tuple[Delivery, list[bool]]]]] = {}
@@ -377,9 +379,10 @@ class Bench:
                 left = await self.take(session, len(out), seconds, least=len(sure))
                 await self.settle(session, left)
             while extra := await self.take(session, 1, await self._quiet(session), least=0):
-                # What was handled and not committed comes again where a transport is cumulative, and nowhere else.
-                uncommitted = session.capabilities.commit == "cumulative" and self._is_again(extra[0])
-                check(uncommitted, "something is left over")
+                # What was handled and not committed comes again where a transport is cumulative, and else after faults.
+                again = self._is_again(extra[0])
+                check(again and (session.capabilities.commit == "cumulative" or self.faults), "something is left over")
+                self.duplicates += bool(self.faults)
                 await self.settle(session, extra)
             await self.close(session)
             left_there = await self.blocking(self.harness.remaining)
@@ -390,6 +393,8 @@ class Bench:
             check(not left_there, f"{left_there} messages are still at the broker")
         lost = {body for body in ledger.published if not ledger.delivered[body] and not ledger.handled[body]}
         check(not lost, f"{len(lost)} messages are lost")
+        most = self.faults * self.harness.duplicates
+        check(self.duplicates <= most, f"{self.duplicates} duplicates after {self.faults} faults")
 
     async def _quiet(self, session: Session) -> float:
         """Return how many seconds nothing must come for there to be nothing left."""

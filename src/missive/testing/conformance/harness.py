@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from missive.adapters.contract import Adapter
+from missive.engine.intake import CREDIT
 from missive.processor import Processor
 
 
@@ -58,8 +59,9 @@ class Harness(ABC):
     trims: ClassVar[bool] = False
     """Whether what was not read can be deleted, and the position be lost: `trim` and `overrun` work."""
 
-    duplicates: ClassVar[int] = 1000
-    """How many messages may be handled twice for each fault: what is in flight at most."""
+    duplicates: ClassVar[int] = CREDIT.items
+    """How many messages may be handled twice for each fault: what is in flight at most, which is the engine's credit,
+    or a prefetch that is smaller."""
     moved: ClassVar[int] = 0
     """How many messages may be handled twice when a lane goes to another consumer in good order."""
     lanes: int = 1
@@ -104,6 +106,10 @@ class Harness(ABC):
     def kill(self) -> None:
         """Send the broker SIGKILL, and return when it is gone."""
         raise NotImplementedError
+
+    def stop(self) -> None:
+        """Stop the broker in good order, and return when it is gone; killed where nothing else is said."""
+        self.kill()
 
     def start(self) -> None:
         """Start the broker again, with its data, and return when it answers."""

@@ -40,6 +40,7 @@ class FaultProxy:
         self._latency = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._hung: set[asyncio.StreamWriter] = set()
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="fault-proxy", daemon=True)
@@ -66,6 +67,10 @@ class FaultProxy:
         """Reset every connection that is open."""
         asyncio.run_coroutine_threadsafe(self._reset(), self._loop).result()
 
+    def hang(self) -> None:
+        """Leave every connection that is open half open, for good: it takes data and passes none on. New ones work."""
+        self._loop.call_soon_threadsafe(lambda: self._hung.update(self._writers))
+
     @property
     def connections(self) -> int:
         """How many connections of clients are open."""
@@ -85,9 +90,10 @@ class FaultProxy:
         await self._stop.wait()
         server.close()
         await self._reset()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def _reset(self) -> None:
         for writer in list(self._writers):
@@ -114,6 +120,7 @@ class FaultProxy:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.difference_update(tasks)
         self._writers -= {writer, onward[1]}
+        self._hung -= {writer, onward[1]}
 
     async def _pass(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, from_server: bool = False
@@ -122,7 +129,7 @@ class FaultProxy:
             while data := await reader.read(_CHUNK):
                 if self._latency:
                     await asyncio.sleep(self._latency)
-                if self._fault is Fault.half_open:
+                if self._fault is Fault.half_open or writer in self._hung:
                     continue
                 if self._fault is Fault.truncate and from_server:
                     self._fault = Fault.none

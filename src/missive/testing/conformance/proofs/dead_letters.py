@@ -178,6 +178,7 @@ async def crashed_between(bench: Bench) -> Verdict:
         finally:
             await bench.end(worker)
     bench.ledger.handled.update((directory / "handled").read_bytes().split())
+    bench.duplicates = bench.faults = 1
     check(bench.ledger.handled[b"bad"] == 2, f"it was handled {bench.ledger.handled[b'bad']} times")
     records = bench.dead_letters()
     known = "producer_id" in harness.keeps or "native_id" in harness.keeps or harness.lines
