@@ -101,23 +101,17 @@ class Dispatcher:
             self.add_head(job)
             return
         job.source.put_behind(job)
-        route = _route(job)
-        if route.batched:
-            gatherer = self._gatherer(route, job.source)
-            if gatherer.has(job.lane) and self._lanes.first(job.lane) is job and not self.is_suspect(job):
-                self._lanes.follow(job.lane)
-                gatherer.add(job)
+        if not self._plain:
+            self._follow_batch(job.lane, job)
 
     def add_run(self, lane: Hashable, jobs: Sequence[Job]) -> None:
         """Queue jobs of one source at the end of the lane that they have in common."""
-        if not self._plain:
-            for job in jobs:
-                self.add(job)
-            return
         first = self._lanes.enter_all(lane, jobs)
         jobs[0].source.put_all_behind(jobs[1:] if first else jobs)
         if first:
             self.add_head(jobs[0])
+        elif not self._plain:
+            self._follow_batch(lane, jobs[0])
 
     def add_head(self, job: Job) -> None:
         """Queue a job that is the first of its lane."""
@@ -148,15 +142,27 @@ class Dispatcher:
             return
         gatherer = self._gatherer(route, job.source)
         job.source.put_behind(job)
-        gatherer.add(job)
-        if (lane := job.lane) is None:
-            return
-        # Those behind it in its lane come along, as far as they are for the same batch.
-        while gatherer.has(lane) and (following := self._lanes.first(lane)) is not None and following.route is route:
-            if following.due or following.source is not job.source or self.is_suspect(following):
-                break
-            self._lanes.follow(lane)
-            gatherer.add(following)
+        gatherer.add([job])
+        if job.lane is not None:
+            self._take_along(gatherer, job.lane)
+
+    def _follow_batch(self, lane: Hashable, job: Job) -> None:
+        """Let what begins to wait in a lane join the batch that those before it are being gathered for."""
+        route = _route(job)
+        if route.batched and self._lanes.waiting(lane)[0] is job:
+            self._take_along(self._gatherer(route, job.source), lane)
+
+    def _take_along(self, gatherer: Gatherer, lane: Hashable) -> None:
+        """Let those that wait in a lane join those of it in a batch, as far as they are for the same."""
+        while gatherer.has(lane):
+            room, count = gatherer.room, 0
+            for job in self._lanes.waiting(lane):
+                if count == room or not gatherer.suits(job) or job.due or self.is_suspect(job):
+                    break
+                count += 1
+            if not count:
+                return
+            gatherer.add(self._lanes.follow(lane, count))
 
     def _gatherer(self, route: Route, source: Source) -> Gatherer:
         gatherer = self._gatherers.get((route, source))
@@ -185,17 +191,14 @@ class Dispatcher:
     def _pass(self, work: Work, gates: Sequence[AnyGate]) -> None:
         for gate in gates:
             gate.enter(work)
-        for job in work.jobs:
-            if job.behind:
-                job.source.put_forward(job)
+        work.source.put_all_forward(work.jobs)
         self._ready.append(work)
 
     def _wait(self, work: Work, gate: AnyGate) -> None:
         if isinstance(gate, BreakerGate) and isinstance(work, Job) and self.overflow(work, gate):
             return
         gate.waiting.append(work)
-        for job in work.jobs:
-            job.source.put_behind(job)
+        work.source.put_all_behind(work.jobs)
         self._arm(gate)
 
     def _open(self, gate: AnyGate) -> None:
@@ -262,8 +265,7 @@ class Dispatcher:
 
     def leave_lane_together(self, lane: Hashable, count: int) -> None:
         """Let the next of a lane run, once so many that ran one after the other were the last of its head."""
-        following = self._lanes.leave(lane, count)
-        if following is not None:
+        if lane is not None and (following := self._lanes.leave(lane, count)) is not None:
             self.add_head(following)
 
     def step_back(self, jobs: list[Job], *, held: bool) -> None:
@@ -327,7 +329,7 @@ class Dispatcher:
                 break
         if not count:
             return work
-        return LaneRun(pool.lane_route, work.source, lane, work, deque(self._lanes.follow_all(lane, count)), deque())
+        return LaneRun(pool.lane_route, work.source, work, deque(self._lanes.follow(lane, count)), deque())
 
     def _runs_freely(self, job: Job) -> bool:
         if job.due or self.is_suspect(job):

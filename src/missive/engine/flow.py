@@ -398,7 +398,7 @@ class Flow:
             jobs = run.take_early()
             if jobs and run.current is not None:  # which is what the credit of its lane is for now
                 run.source.put_forward(run.current)
-            others += self._passed(run, jobs, done)
+            others += self._passed(run.source, jobs, done)
         self._finish(others, done)
 
     def _finish(self, jobs: Iterable[Job], done: dict[Source, list[Job]]) -> None:  # noqa: C901 - one frame for each
@@ -485,18 +485,19 @@ class Flow:
                 continue
             if isinstance(work, LaneRun):
                 self._step_back(work.withdraw(), held=work.blocked)
-                ran = self._passed(work, work.take(), done)
+                ran = work.take()
             else:
                 ran, left = self._sorted(work)
                 self._step_back(left, held=True)
-            yield from ran
+            yield from self._passed(work.source, ran, done)
 
-    def _passed(self, run: LaneRun, jobs: Sequence[Job], done: dict[Source, list[Job]]) -> list[Job]:
-        """Add those of a lane that are handled and nothing else, nearly all, to what is done; returns the others."""
-        source, handled = run.source, self.report.handled
+    def _passed(self, source: Source, jobs: Sequence[Job], done: dict[Source, list[Job]]) -> list[Job]:
+        """Add those that are handled and nothing else, nearly all, to what is done; returns the others."""
+        handled = self.report.handled
         acked: list[Job] = []
         others: list[Job] = []
-        behind, since, route = 0, 0, None
+        behind = since = entered = 0
+        route, lane = None, None
         for job in jobs:
             if job.decision is not ACKED or job.session is None:
                 others.append(job)
@@ -508,17 +509,22 @@ class Flow:
                 if route is not None:
                     handled[route.name] += len(acked) - since
                 route, since = job.route, len(acked)
+            if job.lane is not lane:
+                self.dispatcher.leave_lane_together(lane, len(acked) - entered)
+                lane, entered = job.lane, len(acked)
             job.lane = None
             acked.append(job)
         if route is not None:
             source.behind -= behind
             handled[route.name] += len(acked) - since
             done.setdefault(source, []).extend(acked)
-            self.dispatcher.leave_lane_together(run.lane, len(acked))
+            self.dispatcher.leave_lane_together(lane, len(acked) - entered)
         return others
 
     def _sorted(self, work: BatchJob) -> tuple[list[Job], list[Job]]:
         """Return what of a batch is done with or the first held of its lane, and what waits behind such a one."""
+        if not [job for job in work.jobs if job.decision is not ACKED]:
+            return work.jobs, []
         ran: list[Job] = []
         left: list[Job] = []
         lanes: set[Hashable] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
 from missive.engine.job import BatchJob, Job
@@ -35,11 +35,20 @@ class Gatherer:
         self._lanes: set[Hashable] = set()
         self._cancel: Callable[[], None] | None = None
 
-    def add(self, job: Job) -> None:
-        """Take in a job that may run."""
-        self._jobs.append(job)
-        if job.lane is not None:
-            self._lanes.add(job.lane)
+    @property
+    def room(self) -> int:
+        """How many more are wanted."""
+        return self._terms.size - len(self._jobs)
+
+    def suits(self, job: Job) -> bool:
+        """Tell whether a job is for the same handler, and of the same source."""
+        return job.route is self._route and job.source is self._source
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Take in jobs of one lane that may run, no more than there is room for."""
+        self._jobs += jobs
+        if (lane := jobs[0].lane) is not None:
+            self._lanes.add(lane)
         if len(self._jobs) >= self._terms.size:
             self._close()
         elif self._cancel is None:

@@ -270,6 +270,13 @@ class Source:
             job.behind = False
             self.behind -= 1
 
+    def put_all_forward(self, jobs: Iterable[Job]) -> None:
+        """Note that jobs do no longer."""
+        for job in jobs:
+            if job.behind:
+                job.behind = False
+                self.behind -= 1
+
     def took(self, deliveries: Sequence[Delivery]) -> None:
         """Take credit for deliveries that came."""
         self.items += len(deliveries)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -142,7 +142,6 @@ class LaneRun(msgspec.Struct, eq=False):
     route: Route
     """The pool's own, for runs of lanes."""
     source: Source
-    lane: Hashable
     first: Job
     left: deque[Job]
     ran: deque[Job]
@@ -194,14 +193,16 @@ class LaneRun(msgspec.Struct, eq=False):
         return f"<LaneRun: {len(self.left)} left>"
 
 
-def by_lane(jobs: Iterable[Job]) -> dict[str | None, list[Job]]:
+def by_lane(jobs: Sequence[Job]) -> Mapping[str | None, Sequence[Job]]:
     """Return jobs by the lanes of their transport, which they keep their order in."""
+    names = [job.delivery.lane for job in jobs]
+    if names and names.count(names[0]) == len(names):  # nearly all that come at once often are of one
+        return {names[0]: jobs}
     lanes: dict[str | None, list[Job]] = {}
     of_lane: list[Job] = []
     last: object = lanes  # no lane is that
-    for job in jobs:
-        lane = job.delivery.lane
-        if lane is not last:  # those of one often come one after the other
+    for lane, job in zip(names, jobs, strict=True):
+        if lane is not last:
             last = lane
             of_lane = lanes.setdefault(lane, [])
         of_lane.append(job)

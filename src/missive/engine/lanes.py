@@ -46,12 +46,8 @@ class Lanes:
         lane = self._waiting.get(key)
         return lane[0] if lane else None
 
-    def follow(self, key: Hashable) -> None:
-        """Let the first that waits be at the head, beside those that are."""
-        self.follow_all(key, 1)
-
-    def follow_all(self, key: Hashable, count: int) -> list[Job]:
-        """Let the first that wait be at the head, and return them."""
+    def follow(self, key: Hashable, count: int) -> list[Job]:
+        """Let the first that wait be at the head, beside those that are, and return them."""
         lane = self._waiting[key]
         self._together[key] = self._together.get(key, 1) + count
         return [lane.popleft() for _ in range(count)]
