@@ -12,6 +12,7 @@ from missive import Processor
 from missive.adapters.kafka import KafkaAdapter
 from missive.testing.conformance import Conformance, Harness, Sent
 from tests.support.kafka import Kafka
+from tests.support.ports import HOST
 
 pytestmark = pytest.mark.kafka
 
@@ -19,11 +20,11 @@ QUICK = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 300, "topic.metada
 
 
 class KafkaHarness(Harness):
-    # Without an address for the fault proxy: a client goes on to where the broker says it is, around any proxy.
     name = "kafka"
     keeps = frozenset({"key", "timestamp", "native_id"})
     headers = frozenset({"text", "bytes", "duplicate"})
     broker = True
+    credentials = True
     largest = 900_000
     trims = True
     again_seconds = 20.0
@@ -34,8 +35,12 @@ class KafkaHarness(Harness):
         self.topic, self.group = f"t-{uuid.uuid4().hex[:8]}", f"g-{uuid.uuid4().hex[:8]}"
 
     def adapter(self, processor: Processor[Any], **options: Any) -> KafkaAdapter:
-        handover = {"handover": options["handover"]} if "handover" in options else {}
-        return KafkaAdapter(processor, self.topic, self.group, servers=self.kafka.servers, settings=QUICK, **handover)
+        servers = self.kafka.servers
+        if "address" in options:
+            servers = "{}:{}".format(*options.pop("address"))
+        if "password" in options:
+            servers, options["username"] = self.kafka.sasl_servers, "worker"
+        return KafkaAdapter(processor, self.topic, self.group, servers=servers, settings=QUICK, **options)
 
     def create(self) -> None:
         self.kafka.create(self.topic, self.lanes)
@@ -70,6 +75,14 @@ class KafkaHarness(Harness):
         finally:
             consumer.close()
         return left
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return (HOST, self.kafka.proxied_port)
+
+    @property
+    def proxy_port(self) -> int:
+        return self.kafka.proxy_port
 
     @property
     def url(self) -> str:

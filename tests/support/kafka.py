@@ -15,7 +15,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.support.ports import HOST, free_port
+from tests.support.ports import HOST, free_ports
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -38,11 +38,15 @@ class KafkaError(Exception):
 
 
 class Kafka:
-    """One private broker under ``directory``, at the same address and with the same data at every start."""
+    """One private broker under ``directory``, at the same addresses and with the same data at every start.
+
+    Beside ``port`` it listens where one logs in, and behind a fault proxy: there it tells clients to come to
+    ``proxy_port``, which is the proxy's.
+    """
 
     def __init__(self, directory: Path, **settings: str) -> None:
         self.directory = directory.resolve()
-        self.port, self._controller_port = free_port(), free_port()
+        self.port, self._controller_port, self.proxied_port, self.proxy_port, self._sasl_port = free_ports(5)
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.RLock()
@@ -62,6 +66,11 @@ class Kafka:
     def servers(self) -> str:
         """The broker's address."""
         return f"{HOST}:{self.port}"
+
+    @property
+    def sasl_servers(self) -> str:
+        """Where the user ``worker`` logs in, with the password ``right``."""
+        return f"{HOST}:{self._sasl_port}"
 
     @property
     def pid(self) -> int | None:
@@ -220,10 +229,16 @@ class Kafka:
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@{HOST}:{self._controller_port}",
-            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port}",
+            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{self._controller_port}"
+            f",PROXIED://{HOST}:{self.proxied_port},SASL://{HOST}:{self._sasl_port}",
+            "advertised.listeners": f"PLAINTEXT://{HOST}:{self.port},PROXIED://{HOST}:{self.proxy_port}"
+            f",SASL://{HOST}:{self._sasl_port}",
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+            ",PROXIED:PLAINTEXT,SASL:SASL_PLAINTEXT",
+            "listener.name.sasl.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain.PlainLoginModule"
+            ' required user_worker="right";',
             "log.dirs": str(self.directory / "data"),
             "offsets.topic.num.partitions": "4",
             "offsets.topic.replication.factor": "1",

@@ -16,8 +16,17 @@ PORTS: Final = range(10_240, 32_768)
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
+    (port,) = free_ports(1)
+    return port
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many different ports that nobody listens on."""
+    found: list[int] = []
     for port in random.SystemRandom().sample(PORTS, 200):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
-            return port
-    raise RuntimeError(f"no free port on {HOST} between {PORTS.start} and {PORTS.stop - 1}")
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"no {count} free ports on {HOST} between {PORTS.start} and {PORTS.stop - 1}")

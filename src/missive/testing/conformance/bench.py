@@ -283,7 +283,7 @@ class Bench:
         address = self.harness.address
         if address is None:
             raise ConformanceError("the harness has no address to put a proxy before")
-        with FaultProxy(*address) as proxy:
+        with FaultProxy(*address, listen=self.harness.proxy_port) as proxy:
             yield proxy
 
     async def drop(self, session: Session) -> None:

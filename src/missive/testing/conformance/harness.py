@@ -95,6 +95,11 @@ class Harness(ABC):
         return None
 
     @property
+    def proxy_port(self) -> int:
+        """The port of 127.0.0.1 for the proxy, where clients go on to what the broker names as its own; 0 for any."""
+        return 0
+
+    @property
     def url(self) -> str | None:
         """The URL of this case's source for `missive run --from`; None where a worker process cannot reach it."""
         return None

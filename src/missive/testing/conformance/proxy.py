@@ -32,9 +32,9 @@ class Fault(StrEnum):
 
 
 class FaultProxy:
-    """Forwards a port of its own to `host` and `port`, on a thread; a context manager."""
+    """Forwards a port of its own (`listen`, or any) to `host` and `port`, on a thread; a context manager."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
         self._target = (host, port)
         self._fault = Fault.none
         self._latency = 0.0
@@ -44,7 +44,7 @@ class FaultProxy:
         self._ready = threading.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="fault-proxy", daemon=True)
-        self.address = ("127.0.0.1", 0)
+        self.address = ("127.0.0.1", listen)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -84,7 +84,7 @@ class FaultProxy:
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, *self.address)
         self.address = ("127.0.0.1", server.sockets[0].getsockname()[1])
         self._ready.set()
         await self._stop.wait()
