@@ -102,6 +102,7 @@ def test_the_names_of_the_facade():
         "Retry",
         "RetryLater",
         "SettlementConflict",
+        "StoreConflict",
         "StoreError",
         "StoreRefused",
         "StructuredMessage",

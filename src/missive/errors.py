@@ -18,6 +18,7 @@
     ├── ResourceError                    a resource that cannot be had so, or is no generator of one value
     ├── StoreError                       the dead letter store cannot be read or written now
     │   └── StoreRefused                 it never will: a newer schema, another kind of file, a sink
+    │       └── StoreConflict            somebody else changed the record meanwhile
     ├── AdapterError
     │   ├── Transient                    worth another try: connection lost, queue not there yet
     │   └── Fatal                        not worth one: wrong credentials, wrong type
@@ -126,6 +127,10 @@ class StoreError(MissiveError):
 
 class StoreRefused(StoreError):
     """The dead letter store will not do this: a newer schema, a file of another kind, a sink asked to list."""
+
+
+class StoreConflict(StoreRefused):
+    """A record is not as it was when it was looked at: somebody else has changed it, or works on it."""
 
 
 class AdapterError(MissiveError):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
+from missive.dlq import Replay, Store
 from missive.dlq.sql import SQLStore
 
 
@@ -36,3 +37,9 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def store(url: str, clock: Clock) -> Iterator[SQLStore]:
     with contextlib.closing(SQLStore(url, clock=clock)) as opened:
         yield opened
+
+
+def queued(store: Store, ids: Collection[str], replay: str) -> int:
+    """Choose records for a replay that running workers run; returns how many were."""
+    store.start_replay(Replay(replay, "me", "chosen"), ids)
+    return store.go_on(replay)

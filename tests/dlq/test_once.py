@@ -5,20 +5,16 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 
 from missive.dlq.once import Asked, MemoryOnce, OnceStore, State
 from missive.dlq.sql import SQLStore
-from missive.dlq.sql_once import SQLOnce, define_leases
 from missive.errors import StoreError
 
 LEASE, TTL = 60.0, 1000.0
@@ -42,26 +38,6 @@ def sql(path: Path, clock: Callable[[], float]) -> Any:
     return SQLStore(f"sqlite:///{path / 'dlq.db'}", clock=clock)
 
 
-class Bare(SQLOnce):
-    """The claims alone, in any database that SQLAlchemy opens."""
-
-    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        metadata = sa.MetaData()
-        self._leases = define_leases(metadata)
-        self.engine = sa.create_engine(url)
-        metadata.create_all(self.engine)
-
-    def _write(self) -> AbstractContextManager[sa.Connection]:
-        return self.engine.begin()
-
-
-def bare_url(server: Any) -> str:
-    """Return the URL of a new database of a server's, as SQLAlchemy writes it."""
-    scheme, _, rest = server.url(server.database()).partition("://")
-    return f"{scheme}+{'psycopg' if scheme == 'postgresql' else 'pymysql'}://{rest}"
-
-
 SERVERS = [
     pytest.param("postgres", marks=pytest.mark.postgres),
     pytest.param("mariadb", marks=pytest.mark.mariadb),
@@ -77,9 +53,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Itera
         elif request.param == "sqlite":
             yield opened.enter_context(contextlib.closing(sql(tmp_path, clock)))
         else:
-            bare = Bare(bare_url(request.getfixturevalue(request.param)), clock)
-            opened.callback(bare.engine.dispose)
-            yield bare
+            server = request.getfixturevalue(request.param)
+            yield opened.enter_context(contextlib.closing(SQLStore(server.url(server.database()), clock=clock)))
 
 
 def begin(store: OnceStore, *asked: Asked, owner: str = "me", service: str = "app") -> list[str]:
@@ -215,14 +190,14 @@ def test_of_several_processes_one_has_a_claim(tmp_path: Path):
 @pytest.mark.parametrize("name", SERVERS)
 def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureRequest, name: str):
     """Six clients that claim, end and give up the same effects all the time: each happens once, and no call fails."""
-    url = bare_url(request.getfixturevalue(name))
-    engines = [Bare(url).engine]
+    server = request.getfixturevalue(name)
+    url = server.url(server.database())
+    SQLStore(url).close()
     had: list[tuple[str, str]] = []
     failed: list[str] = []
 
     def work(number: int) -> None:
-        random, store = Random(number), Bare(url)
-        engines.append(store.engine)
+        random, store = Random(number), SQLStore(url)
         for _ in range(60):
             asked = [Asked("handler", f"{key:064x}", "a" * 64) for key in random.sample(range(100), 10)]
             try:
@@ -234,14 +209,13 @@ def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureR
                     had.extend(store.once_done("app", ours, f"{number}", TTL))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is one too many
                 failed.append(type(error).__name__)
+        store.close()
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    for engine in engines:
-        engine.dispose()
     assert failed == []
     assert len(had) == len(set(had)) == 100
 

@@ -139,9 +139,10 @@ def test_a_replay_that_fails_again_can_be_replayed_and_ends(store: SQLStore):
         assert {one.attempts for one in store.query(Query())} == {1 + turn}
 
 
-def test_resuming_what_only_a_command_can_run(store: SQLStore):
-    """A replay with a canary cannot be left to workers."""
-    store.put(letters(2))
+def test_a_commands_replay_is_left_to_workers(store: SQLStore):
+    """A replay that a command began with a canary goes on at that pace in the workers."""
+    store.put(letters(3))
     replay = started(store, here=True, canary=1)
-    with pytest.raises(UsageError, match="say --with TARGET"):
-        operations.resume(store, replay.id, here=False)
+    store.set_replay(replay.id, "stopped")
+    assert operations.resume(store, replay.id, here=False).queued == 1
+    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["000"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from missive.dlq.rows import from_json, to_json
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
 from missive.matchers import Field
-from tests.dlq.conftest import Clock
+from tests.dlq.conftest import Clock, queued
 from tests.dlq.test_sql import on_each, record
 
 
@@ -38,7 +37,7 @@ def test_what_is_closed_is_restored(store: SQLStore, clock: Clock):
     assert store.notes("a") == [(77.0, "ann@host", "restored: it was resolved")]
     assert store.notes("b") == [(77.0, "ann@host", "restored: it was discarded")]
     assert store.notes("c") == []
-    assert store.queue(["a"], "again") == 1
+    assert queued(store, ["a"], "again") == 1
 
 
 @on_each
@@ -169,15 +168,3 @@ def test_a_dry_run_runs_no_handler(store: SQLStore):
     ]
     assert {(one["was"], one["handler_was"]) for one in found} == {("failed", "old")}
     assert (ran, list(store.query(Query()))) == ([], before)
-
-
-def test_a_store_without_notes_gets_them(tmp_path: Path):
-    """A store that an earlier Missive made has a table for notes when it is opened."""
-    path = f"sqlite:///{tmp_path}/old.db"
-    SQLStore(path).close()
-    connection = sqlite3.connect(tmp_path / "old.db")
-    connection.execute("DROP TABLE missive_notes")
-    connection.close()
-    with contextlib.closing(SQLStore(path)) as opened:
-        opened.put([record(id="a")])
-        assert opened.note(["a"], "me", "x") == 1

@@ -15,6 +15,7 @@ from missive.dlq.sql import SQLStore
 from missive.engine import flow
 from missive.matchers import Everything, Field, by_field
 from missive.testing import MemoryAdapter
+from tests.dlq.conftest import queued
 from tests.support.broker import Broker, run, until
 
 RETRY = Retry(attempts=4, immediate=0, delays=constant(0.2))
@@ -113,7 +114,7 @@ def test_a_replay_of_a_dead_letter_begins_anew(store):
     broker = Broker(processor(store, handler), bodies(1))
     run_with_store(broker, store)
     (record,) = store.query(Query())
-    assert store.queue([record.id], "r1") == 1
+    assert queued(store, [record.id], "r1") == 1
     run_with_store(Broker(processor(store, handler), []), store)
     assert [attempt for _, attempt in handler.runs] == [1, 2, 3, 4, 1, 2]
     assert handler.done == [0]

@@ -99,6 +99,10 @@ class Running:
         """Return the next line of its standard output."""
         return self._line("output", seconds)
 
+    def any_line(self, seconds: float) -> str | None:
+        """Return the next line of its standard output, or None where none comes in time."""
+        return self._streams["output"].take(seconds)
+
     def error_line(self, seconds: float = SECONDS) -> str:
         """Return the next line of its standard error."""
         return self._line("error", seconds)

@@ -81,6 +81,20 @@ def query_of(words: Sequence[str], wanted: dict[str, Any], anything: Sequence[St
     return query
 
 
+class QueryCommand(click.Command):
+    """A command that takes a query: `-field:value`, which must not hold, is no option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take terms for what they are."""
+        from missive.dlq.query import is_term  # noqa: PLC0415 - `missive --help` stays quick
+
+        if any(arg.startswith("-") for arg in args) and "--" not in args:
+            terms = [arg for arg in args if arg.startswith("-") and is_term(arg)]
+            if terms:
+                args = [*(arg for arg in args if arg not in terms), "--", *terms]
+        return super().parse_args(ctx, args)
+
+
 query_words = click.argument("words", metavar="[QUERY]…", nargs=-1)
 names = click.argument("names", metavar="[ID|GROUP|QUERY]…", nargs=-1)
 

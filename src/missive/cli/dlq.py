@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from missive.cli import choosing, options, upkeep
+from missive.cli import choosing, editing, options, replaying, upkeep
 from missive.cli.choosing import CHOOSABLE, STATUSES, choose, filters, open_named, query_of, user
 from missive.cli.output import ago, pairs, say, show_json, show_table, when
 from missive.errors import UsageError
-from missive.rates import Rate
 
 if TYPE_CHECKING:
-    from missive.dlq import Replay, Store
     from missive.dlq.record import Record
-    from missive.processor import Processor
 
 
 @click.group()
@@ -46,7 +39,7 @@ def stats(dlq_url: str | None, as_json: bool) -> None:
         )
 
 
-@dlq.command()
+@dlq.command(cls=choosing.QueryCommand)
 @choosing.query_words
 @options.dlq
 @filters(STATUSES)
@@ -60,7 +53,7 @@ def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int,
         show_json([{name: getattr(group, name) for name in group.__slots__} for group in found])
         return
     show_table(
-        ["GROUP", "COUNT", "REASON", "LABEL", "HANDLER", "ERROR", "STATUS", "FIRST", "LAST"],
+        ["GROUP", "COUNT", "REASON", "LABEL", "HANDLER", "ERROR", "STATUS", "FIRST", "LAST", "7 DAYS", ""],
         [
             (
                 g.fingerprint,
@@ -72,13 +65,15 @@ def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int,
                 g.status,
                 ago(g.first_at),
                 ago(g.last_at),
+                " ".join(map(str, g.trend)),
+                "regressed" if g.regressed else "",
             )
             for g in found
         ],
     )
 
 
-@dlq.command("list")
+@dlq.command("list", cls=choosing.QueryCommand)
 @choosing.query_words
 @options.dlq
 @filters(STATUSES)
@@ -139,7 +134,10 @@ def _show_head(record: Record, shown: dict[str, Any]) -> None:
     say(f"{'first':<10} {when(record.first_at)}\n{'last':<10} {when(record.last_at)}")
     say(f"{'body':<10} {record.size} bytes, masked, sha256 {record.sha256[:16]}…")
     if record.closed_at is not None:
-        say(f"{'closed':<10} {when(record.closed_at)} by {record.closed_by}")
+        why = f": {record.closed_why}" if record.closed_why else ""
+        say(f"{'closed':<10} {when(record.closed_at)} by {record.closed_by}{why}")
+    if record.edited_from is not None:
+        say(f"{'edited':<10} from {record.edited_from}")
     for name, value in shown["message"]["headers"].items():
         say(f"{'header':<10} {name}: {value}")
     for name, value in record.public.items():
@@ -163,187 +161,26 @@ def _show_why(record: Record) -> None:
         say(f"{'history':<10} {when(attempt.at)}  attempt {attempt.attempt}: {attempt.error or attempt.reason}")
 
 
-@dlq.command()
+@dlq.command(cls=choosing.QueryCommand)
 @choosing.names
 @options.dlq
 @filters(CHOOSABLE)
-@click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
-@options.option("--concurrency", type=click.IntRange(min=1), help="How many are handled at once.")
-@click.option("--canary", type=click.IntRange(min=1), metavar="N", help="First N, and others when these are resolved.")
-@click.option("--rate", metavar="N/s", help="At most so many in a time, such as 5/s or 100/min.")
-@click.option("--until-failures", type=click.IntRange(min=1), metavar="N", help="Stop when N have failed.")
+@click.option("--why", metavar="TEXT", help="A word or a sentence; `show` shows it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.as_json
-@options.factory
-def replay(
-    names: tuple[str, ...],
-    dlq_url: str | None,
-    target: str | None,
-    concurrency: int | None,
-    canary: int | None,
-    rate: str | None,
-    until_failures: int | None,
-    yes: bool,
-    as_json: bool,
-    factory: bool,
-    **wanted: Any,
+def discard(
+    names: tuple[str, ...], dlq_url: str | None, why: str | None, yes: bool, as_json: bool, **wanted: Any
 ) -> None:
-    """Run dead letters again: by id, by group, or by query. Nothing is published.
-
-    With --with, they run here, through today's code of TARGET, and what is handled is resolved. Without it, they
-    are queued, and the running workers of their service take them up.
-    """
-    from missive.dlq import Replay, operations  # noqa: PLC0415 - `missive --help` stays quick
-
-    if target is None and (canary or rate or until_failures):
-        raise UsageError("--canary, --rate and --until-failures go with --with TARGET: workers take up what they can")
-    _check_rate(rate)
-    processor = None if target is None else _processor(target, factory=factory)
-    store, selection = choose(dlq_url, names, wanted, "replay", yes=yes)
-    if not selection.ids:
-        return
-    words = " ".join([*names, *(f"--{name} {value}" for name, value in wanted.items() if value is not None)])
-    started = operations.start(
-        store,
-        selection,
-        Replay("", user(), words, processor is not None, canary, rate, until_failures),
-    )
-    if processor is None:
-        store.go_on(started.id)
-    _carry_out(store, started, processor, concurrency, as_json=as_json)
-
-
-def _check_rate(rate: str | None) -> None:
-    try:
-        if rate is not None:
-            Rate.parse(rate)
-    except UsageError:
-        raise UsageError(f"--rate is messages in a time, such as 5/s or 100/min, and not {rate!r}") from None
-
-
-def _processor(target: str, *, factory: bool) -> Processor[Any]:
-    from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
-
-    logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return load_processor(target, factory=factory)
-
-
-def _carry_out(
-    store: Store, replay: Replay, processor: Processor[Any] | None, concurrency: int | None, *, as_json: bool
-) -> None:
-    """Run a replay here, or say who will; exits 1 where one failed or was left."""
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
-
-    if processor is None:
-        now = operations.found(store, replay.id)
-        if as_json:
-            show_json(now.to_dict())
-        else:
-            from missive.dlq import Query  # noqa: PLC0415 - as above
-
-            services = ", ".join(store.services(Query(replay=replay.id)))
-            say(f"{now.queued} queued: the running workers of {services} take them up")
-        return
-    with _progress(replay.total) as settled:
-        done = operations.run(store, replay, processor, concurrency=concurrency, on_settled=settled)
-    if as_json:
-        show_json(done.to_dict())
-    else:
-        parts = [f"{done.resolved} resolved", f"{done.failed} failed again"]
-        parts += [f"{count} {what}" for count, what in ((done.discarded, "discarded"), (done.left, "left")) if count]
-        say(f"{done.total} replayed: {', '.join(parts)}")
-        if done.left:
-            click.echo(f"missive: {done.status}; to go on: missive dlq resume {done.id} --with TARGET", err=True)
-    if done.failed or done.left:
-        sys.exit(1)
-
-
-@dlq.command()
-@options.dlq
-@options.limit
-@options.offset
-@options.as_json
-def replays(dlq_url: str | None, limit: int, offset: int, as_json: bool) -> None:
-    """List replays and what became of them, the newest first."""
-    found = open_named(dlq_url).replays(limit=limit, offset=offset)
-    if as_json:
-        show_json([replay.to_dict() for replay in found])
-        return
-    columns = ("total", "queued", "resolved", "failed", "discarded", "left")
-    show_table(
-        ["REPLAY", "STATUS", *(name.upper() for name in columns), "STARTED", "BY", "OF"],
-        [(r.id, r.status, *(getattr(r, name) for name in columns), ago(r.created_at), r.by, r.query) for r in found],
-    )
-
-
-@dlq.command()
-@click.argument("replay_id", metavar="REPLAY")
-@options.dlq
-@options.as_json
-def cancel(replay_id: str, dlq_url: str | None, as_json: bool) -> None:
-    """Make what nobody has taken up yet of a replay dead again."""
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
-
-    done = operations.cancel(open_named(dlq_url), replay_id)
-    if as_json:
-        show_json(done.to_dict())
-    else:
-        say(f"cancelled: {done.left} of {done.total} are left")
-
-
-@dlq.command()
-@click.argument("replay_id", metavar="REPLAY")
-@options.dlq
-@click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
-@options.option("--concurrency", type=click.IntRange(min=1), help="How many are handled at once.")
-@options.as_json
-@options.factory
-def resume(
-    replay_id: str, dlq_url: str | None, target: str | None, concurrency: int | None, as_json: bool, factory: bool
-) -> None:
-    """Go on with a replay that was stopped, cancelled or killed: with what was not run, and nothing else.
-
-    What a killed command had taken up is free again after a minute.
-    """
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
-
-    processor = None if target is None else _processor(target, factory=factory)
-    store = open_named(dlq_url)
-    replay = operations.resume(store, replay_id, here=processor is not None)
-    _carry_out(store, replay, processor, concurrency, as_json=as_json)
-
-
-@dlq.command()
-@choosing.names
-@options.dlq
-@filters(CHOOSABLE)
-@click.option("--yes", is_flag=True, help="Do not ask.")
-@options.as_json
-def discard(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **wanted: Any) -> None:
     """Give dead letters up: by id, by group, or by query. They stay in the store, as discarded."""
     store, selection = choose(dlq_url, names, wanted, "discard", yes=yes)
     if not selection.ids:
         return
-    count = store.discard(selection.ids, user())
+    count = store.discard(selection.ids, user(), why)
     if as_json:
         show_json({"discarded": count})
     else:
         say(f"{count} discarded")
 
 
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None] | None]:
-    """Show a bar on a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console  # noqa: PLC0415 - only where somebody is watching
-    from rich.progress import Progress  # noqa: PLC0415 - as above
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("replaying", total=total)
-        yield lambda count: bar.update(task, advance=count)
-
-
-for _command in upkeep.COMMANDS:
+for _command in (*replaying.COMMANDS, *upkeep.COMMANDS, *editing.COMMANDS):
     dlq.add_command(_command)

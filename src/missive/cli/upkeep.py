@@ -27,7 +27,7 @@ _LONGEST_NOTE = 2000
 _yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
-@click.command()
+@click.command(cls=choosing.QueryCommand)
 @choosing.names
 @click.option("--with", "target", metavar="TARGET", required=True, help="The processor to ask.")
 @options.dlq
@@ -54,7 +54,7 @@ def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool
     )
 
 
-@click.command()
+@click.command(cls=choosing.QueryCommand)
 @choosing.names
 @options.dlq
 @filters(CLOSED, default="any")
@@ -70,7 +70,7 @@ def restore(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: boo
         say(f"{count} restored")
 
 
-@click.command()
+@click.command(cls=choosing.QueryCommand)
 @choosing.names
 @click.option("--text", required=True, help="What to write; `show` shows it.")
 @options.dlq
@@ -88,7 +88,7 @@ def note(names: tuple[str, ...], text: str, dlq_url: str | None, as_json: bool, 
         say(f"{count} noted")
 
 
-@click.command()
+@click.command(cls=choosing.QueryCommand)
 @choosing.query_words
 @options.dlq
 @filters(STATUSES)
@@ -131,7 +131,7 @@ def import_(file: Path, dlq_url: str | None, as_json: bool) -> None:
         say(f"{new} imported, {there} there already")
 
 
-@click.command()
+@click.command(cls=choosing.QueryCommand)
 @choosing.names
 @options.dlq
 @filters(PURGEABLE, default="any")

@@ -78,6 +78,19 @@ class Query:
     first_before: float | None = None
     last_after: float | None = None
     last_before: float | None = None
+    without: tuple[Query, ...] = ()
+    """Records of which one of these holds are left out."""
+
+    @property
+    def is_of_groups(self) -> bool:
+        """Whether all records of a group, service and status are meant, or none."""
+        own = (self.ids, self.replay, self.topic, self.source, self.text, self.min_attempts, self.max_attempts)
+        times = (self.first_after, self.first_before, self.last_after, self.last_before)
+        return (
+            not any(own[:1] + own[4:5])
+            and all(value is None for value in (*own[1:4], *own[5:], *times))
+            and all(query.is_of_groups for query in self.without)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +105,18 @@ class Group:
     status: str
     count: int
     first_at: float
+    """When one of them was first seen, whatever became of that one."""
     last_at: float
     sample_id: str
+    """The one that failed last."""
+    trend: tuple[int, ...] = ()
+    """How many failed on each of the last seven days in UTC, today the last."""
+    regressed: bool = False
+    """Whether it was resolved before, and has failed since."""
+
+
+DAY = 86400
+DAYS = 7
 
 
 class Note(NamedTuple):
@@ -122,6 +145,8 @@ class Replay:
     status: str = "running"
     """`running`, `done`, `stopped` or `cancelled`; those of running workers are `running` while one is queued."""
     created_at: float = 0.0
+    paced_until: float = 0.0
+    """Up to when its rate is used up, in running workers; in seconds since 1970, as all times."""
     finished_at: float | None = None
     total: int = 0
     queued: int = 0
@@ -178,10 +203,6 @@ class Store(Sink):
         """Return counts by service, status and reason, with the oldest of each."""
 
     @abstractmethod
-    def queue(self, ids: Collection[str], replay: str) -> int:
-        """Choose records for a replay that are dead, or queued and not taken up; returns how many were."""
-
-    @abstractmethod
     def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
         """Keep a replay and which records are its, all at once; returns how many are dead, or queued and not taken up.
 
@@ -191,6 +212,10 @@ class Store(Sink):
     @abstractmethod
     def go_on(self, replay: str, limit: int | None = None) -> int:
         """Queue what is left of a replay that runs, oldest first; returns how many. Others are not its any more."""
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Let replays go on that running workers run, as far as `pacing.pace` says of each."""
 
     @abstractmethod
     def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
@@ -221,7 +246,7 @@ class Store(Sink):
         """Keep claimed records for `lease` more seconds; returns those still ours."""
 
     @abstractmethod
-    def resolve(self, ids: Collection[str], token: str, status: Status, by: str) -> set[str]:
+    def resolve(self, ids: Collection[str], token: str, status: Status, by: str, why: str | None = None) -> set[str]:
         """Close claimed records as resolved or discarded; returns those that were still ours."""
 
     @abstractmethod
@@ -233,12 +258,23 @@ class Store(Sink):
         """Make what is left of a replay dead again; returns how many."""
 
     @abstractmethod
-    def discard(self, ids: Collection[str], by: str) -> int:
+    def discard(self, ids: Collection[str], by: str, why: str | None = None) -> int:
         """Give records up that are dead, or queued and not taken up; returns how many."""
 
     @abstractmethod
     def restore(self, ids: Collection[str], by: str) -> int:
         """Make records dead again that were resolved or discarded, and note that; returns how many."""
+
+    @abstractmethod
+    def edit(self, record_id: str, version: int, changed: Record, by: str) -> None:
+        """Keep `changed`, which is a new dead record made of one, and discard that one, both or nothing.
+
+        Raises `StoreConflict` where the one is not of this version any more, or is not dead.
+        """
+
+    @abstractmethod
+    def expire(self, limit: int = 1000) -> int:
+        """Delete at most `limit` records that were closed longer ago than the store keeps them; returns how many."""
 
     @abstractmethod
     def note(self, ids: Collection[str], by: str, text: str) -> int:

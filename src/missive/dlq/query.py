@@ -1,7 +1,8 @@
 """The words in which an operator says which dead letters: `reason:failed handler:billing age>1h`.
 
 A query is terms with spaces between them, and every one must hold: a field, `:`, `<` or `>`, and a value, in double
-quotes where a space or a quote is in it; or a word, which is looked for in what is shown of a record.
+quotes where a space or a quote is in it; or a word, which is looked for in what is shown of a record. A term or word
+with a minus before it must not hold: `-handler:billing`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from missive.errors import UsageError
 from missive.outcome import Reason
 
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-_TOKEN = re.compile(rf"(?:({_QUOTED})|(-?)([A-Za-z_]+)([:<>])({_QUOTED}|[^\s\"]*)|([^\s\"]+))(?=\s|\Z)", re.DOTALL)
+_VALUED = rf"([A-Za-z_]+)([:<>])({_QUOTED}|[^\s\"]*)"
+_TOKEN = re.compile(rf"(-?)(?:({_QUOTED})|{_VALUED}|([^\s\"]+))(?=\s|\Z)", re.DOTALL)
 _TERM = re.compile(r"-?[A-Za-z_]+[:<>]")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|min|m|h|d|w)", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -43,23 +45,32 @@ def parse(text: str, now: float) -> Query:
     """
     found: dict[str, Any] = {}
     words: list[str] = []
+    without: list[Query] = []
     for token in _tokens(text):
-        quoted, minus, name, operator, value, bare = token.groups()
+        minus, quoted, name, operator, value, bare = token.groups()
         if name is None:
-            words.append(_word(quoted, bare))
+            word = _word(quoted, bare)
+            if minus:
+                without.append(Query(text=(word,)))
+            else:
+                words.append(word)
             continue
         term = token[0]
-        if minus or name == "not":
-            raise UsageError(f"{_shown(term)}: a term cannot be negated")
+        if name == "not":
+            raise UsageError(f"{_shown(term)}: what must not hold has a minus before it, such as -reason:failed")
         _check(term, name, operator)
         value = _unquoted(value) if value.startswith('"') else value
         if not value:
             raise UsageError(f"{_shown(term)}: it has no value")
-        for key, said in _said(term, name, operator, value, now).items():
+        terms = _said(term, name, operator, value, now)
+        if minus:
+            without.append(Query(**terms))
+            continue
+        for key, said in terms.items():
             if key in found:
                 raise UsageError(f"{_shown(term)}: {name} is said before; a record has one")
             found[key] = said
-    return Query(text=tuple(words), **found)
+    return Query(text=tuple(words), without=tuple(without), **found)
 
 
 def _tokens(text: str) -> Iterator[re.Match[str]]:
@@ -79,8 +90,8 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
 def _word(quoted: str | None, bare: str) -> str:
     """Return a word to look for."""
     if quoted is None:
-        if bare.startswith("-"):
-            raise UsageError(f'{_shown(bare)}: a term cannot be negated; "{_shown(bare)}" looks for it')
+        if bare == "-":
+            raise UsageError('- stands before what must not hold, without a space: to look for it, quote it: "-"')
         return bare
     if not (word := _unquoted(quoted)).strip():
         raise UsageError('"" is looked for nowhere: leave it out')
@@ -162,7 +173,8 @@ def printed(query: Query) -> str:
         for which in ("first", "last"):
             at = getattr(query, f"{which}_{name}")
             terms += [] if at is None else [f"{which}{operator}{_moment(at)}"]
-    return " ".join([*terms, *(_quoted(word, _BARE) for word in query.text)])
+    terms += [_quoted(word, _BARE) for word in query.text]
+    return " ".join([*terms, *(f"-{printed(one)}" for one in query.without)])
 
 
 def _moment(at: float) -> str:

@@ -46,6 +46,8 @@ class Origin:
     """Without credentials."""
     lane: str | None = None
     position: int | None = None
+    native_id: str | None = None
+    """The transport's own id of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,18 @@ class Record:
     """What it is parked in order with: a digest of the key, and never the key itself."""
     closed_at: float | None = None
     closed_by: str | None = None
+    closed_why: str | None = None
+    """A word or a sentence of whoever closed it."""
+    edited_from: str | None = None
+    """The id of the record whose message this one's is, changed by an operator."""
+    correlation_id: str | None = None
+    """The header `correlation-id`; as confidential as the other headers."""
+    trace: str | None = None
+    """The header `traceparent`; the same."""
+    idempotency_key: str | None = None
+    """The header `idempotency-key`; the same."""
+    version: int = 1
+    """Counts its changes: by operators, and by failing again. Being claimed is none."""
     claim: str | None = field(default=None, compare=False)
     """The token under which it was taken up, for `put`: a record that somebody else has by now is left as it is."""
     again: bool = field(default=False, compare=False)
@@ -151,6 +165,8 @@ class Record:
             attempts=self.attempts + 1,
             history=history,
             replay=newer.replay or self.replay,
+            edited_from=self.edited_from,
+            version=self.version + 1,
         )
 
     def __repr__(self) -> str:

@@ -15,6 +15,7 @@ _SAME = (
     "id", "service", "label", "detail", "handler", "error_type", "error_text", "fingerprint", "identity", "first_at",
     "last_at", "attempts", "message_id", "topic", "content_type", "sent_at", "body", "sha256", "explanation",
     "public", "runtime", "replay", "due", "lane", "closed_at", "closed_by",
+    "closed_why", "edited_from", "correlation_id", "trace", "idempotency_key", "version",
 )  # fmt: skip
 """The fields that a row holds as they are."""
 _TEXT, _TIME = (str, NoneType), (int, float, NoneType)
@@ -23,8 +24,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("first_at", "last_at"), (int, float)),
     **dict.fromkeys(("label", "detail", "handler", "error_type", "error_text", "identity", "message_id"), _TEXT),
     **dict.fromkeys(("topic", "content_type", "replay", "lane", "closed_by"), _TEXT),
+    **dict.fromkeys(("closed_why", "edited_from", "correlation_id", "trace", "idempotency_key"), _TEXT),
     **dict.fromkeys(("sent_at", "due", "closed_at"), _TIME),
-    "attempts": (int,),
+    **dict.fromkeys(("attempts", "version"), (int,)),
     "public": (dict,),
     "runtime": (dict,),
     "explanation": (dict, NoneType),

@@ -29,6 +29,8 @@ from missive.processor import Processor
 _POLL, _LEAST_POLL = 1.0, 0.01
 _LEASE = 60.0
 _AT_ONCE = 100
+_EXPIRE_EVERY = 60.0
+"""In seconds: what is kept no longer is deleted by the running workers, a thousand at a time."""
 _FILED = frozenset({Outcome.dead_lettered, Outcome.retried, Outcome.nacked})
 
 
@@ -115,6 +117,7 @@ class ReplaySession(ThreadedSession):
         self._token = new_id()
         self._claimed: deque[Delivery] = deque()
         self._patience = _POLL
+        self._expire_at = host.time() + _EXPIRE_EVERY
         self._more = asyncio.Event()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
@@ -173,6 +176,11 @@ class ReplaySession(ThreadedSession):
 
     def _claim(self, limit: int) -> None:
         adapter = self._adapter
+        if adapter.replay is None:
+            self._asked(adapter.store.advance)
+            if (now := self._host.time()) >= self._expire_at:
+                more = self._asked(adapter.store.expire)
+                self._expire_at = now if more else now + _EXPIRE_EVERY
         claims = self._asked(adapter.store.claim, adapter.service, self._token, limit, _LEASE, adapter.replay)
         self._claimed.extend(map(_delivery, claims))
         self._patience = _POLL

@@ -245,7 +245,14 @@ def make_record(
         identity=identity(adapter.url, delivery, sha256),
         body=delivery.body,
         headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
-        origin=Origin(adapter.transport, adapter.destination, adapter.url, delivery.lane, delivery.position),
+        origin=Origin(
+            adapter.transport,
+            adapter.destination,
+            adapter.url,
+            delivery.lane,
+            delivery.position,
+            _storable(delivery.native_id),
+        ),
         first_at=now,
         last_at=now,
         fingerprint=fingerprint(reason, decision.label, handler, failure),
@@ -266,6 +273,9 @@ def make_record(
         error_text=None if failure is None else _storable(failure.text),
         history=(*job.history, attempt),
         runtime={**_RUNTIME, "pid": os.getpid()},
+        correlation_id=_header(message, "correlation-id"),
+        trace=_header(message, "traceparent"),
+        idempotency_key=_header(message, "idempotency-key"),
         again=delivery.position is not None or delivery.redelivered,
         message=message,
     )
@@ -343,6 +353,12 @@ def _explanation(
     misrouted = Misrouted(decision.reason or Reason.unmatched, decision.candidates)
     explanation = explain(tuple(islice(concerned, most)), message, public, misrouted)
     return msgspec.structs.replace(explanation, considered=explanation.considered[:_MOST_EXPLAINED]).to_dict()
+
+
+def _header(message: Message, name: str) -> str | None:
+    """Return a header's value, or the first of them."""
+    value = message.headers.get(name)
+    return _storable(value[0] if isinstance(value, tuple) else value)
 
 
 def _storable(text: str | bytes | None) -> str | None:

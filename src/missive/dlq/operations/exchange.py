@@ -26,13 +26,13 @@ def export(store: Store, query: Query, *, content: bool) -> Iterator[str]:
 
 
 @contextmanager
-def private_file(path: Path) -> Iterator[IO[str]]:
+def private_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
     """Open a new file of mode 0600. Raises `UsageError` where one is there already, or it cannot be made."""
     try:
         number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except OSError as error:
         raise UsageError(f"{path} cannot be made: {error.strerror}") from None
-    with os.fdopen(number, "w", encoding="ascii") as file:
+    with os.fdopen(number, "wb") if binary else os.fdopen(number, "w", encoding="ascii") as file:
         yield file
 
 

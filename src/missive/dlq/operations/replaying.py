@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -106,15 +108,33 @@ def found(store: Store, replay_id: str) -> Replay:
 def resume(store: Store, replay_id: str, *, here: bool) -> Replay:
     """Let a replay run again that was stopped, cancelled or killed; `here` when a processor of ours is to `run` it.
 
-    Only what was not run is left. Raises `UsageError` for an id that is none's, or one that only `run` can run.
+    Only what was not run is left. Raises `UsageError` for an id that is none's, or one that workers would stop at once.
     """
     replay = found(store, replay_id)
-    if not here and (replay.canary or replay.rate or replay.until_failures):
-        raise UsageError(f"replay {replay_id} has a canary, a rate or a limit of failures: say --with TARGET")
+    if not here and replay.failed and replay.failed >= (replay.until_failures or (1 if replay.canary else math.inf)):
+        raise UsageError(f"replay {replay_id} has failed as often as it may: say --with TARGET, or start another")
     store.set_replay(replay_id, "running", here=here)
     if not here:
-        store.go_on(replay_id)
+        set_off(store, replay)
     return found(store, replay_id)
+
+
+def set_off(store: Store, replay: Replay) -> None:
+    """Leave what is left of a replay to the running workers, at its pace."""
+    if replay.canary is None and replay.rate is None and replay.until_failures is None:
+        store.go_on(replay.id)
+    else:
+        store.advance()
+
+
+def followed(store: Store, replay_id: str, seconds: float) -> Iterator[Replay]:
+    """Yield how far a replay has come that running workers run, about every `seconds`, until it is over."""
+    while True:
+        replay = found(store, replay_id)
+        yield replay
+        if replay.status != "running":
+            return
+        time.sleep(seconds)
 
 
 def cancel(store: Store, replay_id: str) -> Replay:

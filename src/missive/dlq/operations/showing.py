@@ -56,5 +56,8 @@ def details(record: Record, notes: Sequence[Note] = ()) -> dict[str, Any]:
         "replay": record.replay,
         "closed_at": record.closed_at,
         "closed_by": record.closed_by,
+        "closed_why": record.closed_why,
+        "edited_from": record.edited_from,
+        "version": record.version,
         "notes": [note._asdict() for note in notes],
     }

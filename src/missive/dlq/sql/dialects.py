@@ -22,6 +22,10 @@ _DRIVERS = {
     "mysql": ("mysql+pymysql", "pymysql", "mysql"),
     "mariadb": ("mysql+pymysql", "pymysql", "mysql"),
 }
+_DEADLOCKS = frozenset({"40P01", "40001", "23505", 1213, 1062})
+"""What PostgreSQL and MySQL say of a transaction that may be tried again at once.
+
+The last of each: another one was first to insert the same row, which is found there the next time."""
 _UNREACHABLE = frozenset({1044, 1045, 1049, 2003})
 
 LongText = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
@@ -121,6 +125,12 @@ def unlock_schema(connection: Connection) -> None:
 def nulls_first(column: sa.ColumnElement[Any], dialect: Dialect) -> sa.ColumnElement[Any]:
     """Order by a column, what has no value first."""
     return column.nulls_first() if dialect.name == "postgresql" else column.asc()
+
+
+def is_deadlock(error: sa.exc.DBAPIError) -> bool:
+    """Tell whether a transaction that failed may be tried again at once."""
+    codes = getattr(error.orig, "sqlstate", None), next(iter(getattr(error.orig, "args", ())), None)
+    return not _DEADLOCKS.isdisjoint(codes)
 
 
 def in_words(error: sa.exc.SQLAlchemyError) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from missive.dlq.sql.dialects import JSON, Bytes, Text, table_options
-from missive.dlq.sql_once import define_leases
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SOURCE_LENGTH = 500
 """How much of a source's name fits into a key on MySQL, with the service."""
 
@@ -49,17 +48,59 @@ records = sa.Table(
     sa.Column("runtime", JSON, nullable=False),
     sa.Column("replay", sa.String(40)),
     sa.Column("due", sa.Double),
+    # When it may be claimed: when it is due, or the claim on it ends. FAR for what a command replays.
+    sa.Column("ready", sa.Double, nullable=False, server_default="0"),
+    # Of what waits to be taken up only.
     sa.Column("lane", sa.String(64)),
     sa.Column("claim_token", sa.String(80)),
     sa.Column("claim_until", sa.Double),
     sa.Column("closed_at", sa.Double),
     sa.Column("closed_by", Text),
-    sa.Index("missive_dead_letters_identity", "service", "identity"),
-    sa.Index("missive_dead_letters_status", "status", "last_at"),
-    sa.Index("missive_dead_letters_replay", "replay"),
-    sa.Index("missive_dead_letters_group", "fingerprint", "status"),
-    sa.Index("missive_dead_letters_due", "service", "status", "due"),
-    sa.Index("missive_dead_letters_lane", "lane", "id"),
+    sa.Column("closed_why", Text),
+    sa.Column("edited_from", sa.String(40)),
+    sa.Column("correlation_id", Text),
+    sa.Column("trace", Text),
+    sa.Column("idempotency_key", Text),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    # A digest of service and identity, of the newest record that has them: so that two processes make one record.
+    sa.Column("arrival", sa.String(64)),
+    sa.Index("missive_dead_letters_arrival", "arrival", unique=True),
+    sa.Index("missive_dead_letters_status", "status", "last_at", "id"),
+    sa.Index("missive_dead_letters_last", "last_at", "id"),
+    sa.Index("missive_dead_letters_replay", "replay", "status"),
+    sa.Index("missive_dead_letters_group", "fingerprint", "status", "last_at"),
+    sa.Index("missive_dead_letters_oldest", "service", "status", "reason", "first_at"),
+    sa.Index("missive_dead_letters_ready", "service", "status", "lane", "ready", "id"),
+    sa.Index("missive_dead_letters_lane", "service", "lane", "id"),
+    sa.Index("missive_dead_letters_closed", "status", "closed_at"),
+    **table_options,
+)
+
+groups = sa.Table(
+    "missive_groups",
+    metadata,
+    # Of all that follows but the numbers.
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("fingerprint", sa.String(32), nullable=False),
+    sa.Column("service", Text(255), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("reason", sa.String(32), nullable=False),
+    sa.Column("label", Text(255)),
+    sa.Column("handler", Text(255)),
+    sa.Column("error_type", Text(255)),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("first_at", sa.Double, nullable=False),
+    sa.Column("closed_at", sa.Double),
+    sa.Index("missive_groups_fingerprint", "fingerprint"),
+    **table_options,
+)
+
+days = sa.Table(
+    "missive_days",
+    metadata,
+    sa.Column("fingerprint", sa.String(32), primary_key=True),
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False),
     **table_options,
 )
 
@@ -106,8 +147,10 @@ replays = sa.Table(
     sa.Column("until_failures", sa.Integer),
     sa.Column("status", sa.String(16), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("paced_until", sa.Double, nullable=False, server_default="0"),
     sa.Column("finished_at", sa.Double),
     sa.Column("total", sa.Integer, nullable=False),
+    sa.Index("missive_replays_status", "status"),
     **table_options,
 )
 
@@ -122,4 +165,18 @@ replayed = sa.Table(
     **table_options,
 )
 
-leases = define_leases(metadata)
+leases = sa.Table(
+    "missive_once_leases",
+    metadata,
+    sa.Column("service", sa.String(255), primary_key=True),
+    sa.Column("handler", sa.String(255), primary_key=True),
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("body", sa.String(64), nullable=False),
+    sa.Column("owner", sa.String(80), nullable=False),
+    sa.Column("fence", sa.Integer, nullable=False),
+    sa.Column("until", sa.Double, nullable=False),
+    sa.Column("done", sa.Boolean, nullable=False),
+    sa.Column("expires_at", sa.Double, nullable=False),
+    sa.Index("missive_once_leases_expires", "expires_at"),
+    **table_options,
+)

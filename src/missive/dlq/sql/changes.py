@@ -1,0 +1,191 @@
+"""What operators do with records: give them up, take them back, write to them, change a message, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from missive.dlq.contract import Note, Query
+from missive.dlq.record import Record, Status
+from missive.dlq.rows import to_row
+from missive.dlq.sql.conditions import conditions
+from missive.dlq.sql.database import Database, portions, translated
+from missive.dlq.sql.schema import notes as notes_table
+from missive.dlq.sql.schema import records as records_table
+from missive.dlq.sql.schema import replayed as replayed_table
+from missive.dlq.sql.tally import NAMES, Tally, forget_days
+from missive.errors import StoreConflict
+from missive.ids import new_id
+
+_WAITING = (str(Status.queued), str(Status.parked))
+_CLOSED = (str(Status.resolved), str(Status.discarded))
+UNCLAIMED: dict[str, Any] = {"claim_token": None, "claim_until": None}
+_NO_LANE = {"lane": None, **UNCLAIMED}
+
+
+class Changes(Database):
+    """Records change in transactions, and the counts of their groups with them."""
+
+    def _changing(self, work: Callable[[Connection, Tally], Any]) -> Any:
+        """Do something in a transaction, and count it at its end."""
+
+        def change(connection: Connection) -> Any:
+            tally = Tally(connection, self._clock())
+            done = work(connection, tally)
+            tally.write()
+            return done
+
+        return self._tried(change)
+
+    def _free(self) -> sa.ColumnElement[bool]:
+        """Tell which records nobody works on: dead, or queued and not claimed."""
+        c = records_table.c
+        unclaimed = sa.func.coalesce(c.claim_until, 0) <= self._clock()
+        return (c.status == Status.dead) | ((c.status == Status.queued) & unclaimed)
+
+    def _move(
+        self,
+        connection: Connection,
+        tally: Tally,
+        ids: Collection[str],
+        values: dict[str, Any],
+        *where: sa.ColumnElement[bool],
+    ) -> list[sa.Row[Any]]:
+        """Change the records among `ids` of which all of `where` holds; returns their ids and what they were."""
+        c, moved = records_table.c, list[sa.Row[Any]]()
+        status = values.get("status")
+        values = {**values, "version": c.version + 1}
+        for some in portions(sorted(ids)):
+            chosen = sa.select(c.id, c.attempts, *NAMES).where(c.id.in_(some), *where).order_by(c.id)
+            rows = connection.execute(chosen.with_for_update()).all()
+            if rows:
+                connection.execute(records_table.update().where(c.id.in_([row.id for row in rows])).values(values))
+                if status is not None:
+                    tally.move(rows, status)
+                moved += rows
+        return moved
+
+    @translated("written")
+    def discard(self, ids: Collection[str], by: str, why: str | None = None) -> int:
+        """Give records up that nobody works on."""
+        values = {
+            "status": Status.discarded,
+            "closed_at": self._clock(),
+            "closed_by": by,
+            "closed_why": why,
+            **_NO_LANE,
+        }
+
+        def discard(connection: Connection, tally: Tally) -> int:
+            return len(self._move(connection, tally, ids, values, self._free()))
+
+        return int(self._changing(discard))
+
+    @translated("written")
+    def restore(self, ids: Collection[str], by: str) -> int:
+        """Make records dead again that were resolved or discarded."""
+        c, every, count = records_table.c, sorted(ids), 0
+        opened = {"closed_at": None, "closed_by": None, "closed_why": None, "due": None}
+        values = {"status": Status.dead, **opened}
+
+        for some in portions(every):  # in transactions of their own: there may be very many
+
+            def restore(connection: Connection, tally: Tally, some: Sequence[str] = some) -> int:
+                rows = self._move(connection, tally, some, values, c.status.in_(_CLOSED))
+                self._note(connection, [(row.id, f"restored: it was {row.status}") for row in rows], by)
+                return len(rows)
+
+            count += int(self._changing(restore))
+        return count
+
+    @translated("written")
+    def edit(self, record_id: str, version: int, changed: Record, by: str) -> None:
+        """Keep a record made of another one, and discard that one."""
+        c = records_table.c
+        why = f"edited as {changed.id}"
+        values = {
+            "status": Status.discarded,
+            "closed_at": self._clock(),
+            "closed_by": by,
+            "closed_why": why,
+            **_NO_LANE,
+        }
+
+        def edit(connection: Connection, tally: Tally) -> bool:
+            same = (c.version == version, c.status == Status.dead)
+            if not self._move(connection, tally, [record_id], values, *same):
+                return False
+            connection.execute(records_table.insert().values({**to_row(changed), "ready": 0.0}))
+            tally.add(changed)
+            self._note(connection, [(record_id, why), (changed.id, f"edited from {record_id}")], by)
+            return True
+
+        if not self._changing(edit):
+            raise StoreConflict(
+                f"dead letter {record_id} was changed meanwhile, or is not dead any more: see missive dlq show"
+            )
+
+    @translated("written")
+    def note(self, ids: Collection[str], by: str, text: str) -> int:
+        """Write a note to records."""
+        c = records_table.c
+
+        def note(connection: Connection) -> int:
+            count = 0
+            for some in portions(sorted(ids)):
+                found = list(connection.execute(sa.select(c.id).where(c.id.in_(some))).scalars())
+                self._note(connection, [(one, text) for one in found], by)
+                count += len(found)
+            return count
+
+        return self._tried(note)
+
+    def _note(self, connection: Connection, texts: Sequence[tuple[str, str]], by: str) -> None:
+        now = self._clock()
+        rows = [{"id": new_id(), "record": one, "at": now, "by": by, "text": text} for one, text in texts]
+        if rows:
+            connection.execute(notes_table.insert(), rows)
+
+    @translated("read")
+    def notes(self, record_id: str) -> list[Note]:
+        """Return what was noted of a record, oldest first."""
+        c = notes_table.c
+        statement = sa.select(c.at, c.by, c.text).where(c.record == record_id).order_by(c.at, c.id)
+        with self._read() as connection:
+            return [Note(*row) for row in connection.execute(statement)]
+
+    # Deleting
+
+    @translated("written")
+    def purge(self, query: Query, limit: int = 1000) -> int:
+        """Delete closed records, or dead ones where the query says so."""
+        allowed = [str(status) for status in query.statuses or _CLOSED if str(status) not in _WAITING]
+        return self._delete([*conditions(query), records_table.c.status.in_(allowed)], limit)
+
+    @translated("written")
+    def expire(self, limit: int = 1000) -> int:
+        """Delete records that were closed longer ago than they are kept."""
+        c, now, count = records_table.c, self._clock(), 0
+        for status, before in self.retention.over(now):
+            count += self._delete([c.status == status, c.closed_at < before], limit - count)
+        if not count:
+            self._tried(lambda connection: forget_days(connection, now))
+        return count
+
+    def _delete(self, where: list[sa.ColumnElement[bool]], limit: int) -> int:
+        c = records_table.c
+
+        def delete(connection: Connection, tally: Tally) -> int:
+            chosen = sa.select(c.id, *NAMES).where(*where).order_by(c.id).limit(limit)
+            rows = connection.execute(chosen.with_for_update()).all()
+            for some in portions([row.id for row in rows]):
+                for table in (notes_table, replayed_table):
+                    connection.execute(table.delete().where(table.c.record.in_(some)))
+                connection.execute(records_table.delete().where(c.id.in_(some)))
+            tally.move(rows, None)
+            return len(rows)
+
+        return int(self._changing(delete)) if limit > 0 else 0

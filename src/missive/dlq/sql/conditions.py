@@ -1,0 +1,77 @@
+"""From a query to what a database is asked."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import sqlalchemy as sa
+
+from missive.dlq.contract import Query
+from missive.dlq.sql.schema import groups, records
+
+
+def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+    """Return what must hold of records."""
+    c = records.c
+    found = _of_groups(query, c)
+    if query.ids:
+        found.append(c.id.in_(query.ids))
+    for column, value in ((c.replay, query.replay), (c.topic, query.topic)):
+        if value is not None:
+            found.append(column == value)
+    for condition, bound in (
+        (c.attempts.__ge__, query.min_attempts),
+        (c.attempts.__le__, query.max_attempts),
+        (c.first_at.__gt__, query.first_after),
+        (c.first_at.__lt__, query.first_before),
+        (c.last_at.__gt__, query.last_after),
+        (c.last_at.__lt__, query.last_before),
+    ):
+        if bound is not None:
+            found.append(condition(bound))
+    if query.source is not None:
+        origin, value = sa.type_coerce(c.origin, sa.Text()), json.dumps(query.source)
+        members = (f'"{name}": {value}' for name in ("url", "destination"))
+        found.append(sa.or_(*(origin.contains(member, autoescape=True) for member in members)))
+    found += [_mentions(word) for word in query.text]
+    return found + [_fails(conditions(left_out)) for left_out in query.without]
+
+
+def group_conditions(query: Query) -> list[sa.ColumnElement[bool]]:
+    """Return what must hold of the groups' counts, for a query that `is_of_groups`."""
+    c = groups.c
+    return [c["count"] > 0, *_of_groups(query, c), *(_fails(_of_groups(one, c)) for one in query.without)]
+
+
+def _of_groups(query: Query, c: Any) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    if query.statuses:
+        found.append(c.status.in_([str(status) for status in query.statuses]))
+    for column, value in (
+        (c.fingerprint, query.group),
+        (c.service, query.service),
+        (c.reason, query.reason),
+        (c.handler, query.handler),
+        (c.label, query.label),
+        (c.error_type, query.error),
+    ):
+        if value is not None:
+            found.append(column == value)
+    return found
+
+
+def _fails(every: list[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
+    """Tell of what not all of it holds: what has no value is not left out for it."""
+    return ~sa.func.coalesce(sa.and_(sa.true(), *every), sa.false())
+
+
+def _mentions(word: str) -> sa.ColumnElement[bool]:
+    """Tell which records have a word in what a list shows of them."""
+    c = records.c
+    shown = [sa.func.lower(column).contains(word.lower(), autoescape=True) for column in (c.label, c.handler)]
+    shown.append(sa.func.lower(c.error_type).contains(word.lower(), autoescape=True))
+    # JSON in ASCII: only what is a letter there is the same in either case.
+    public = sa.func.lower(sa.type_coerce(c.public, sa.Text()))
+    shown.append(public.contains(json.dumps(word)[1:-1].lower(), autoescape=True))
+    return sa.or_(*shown)

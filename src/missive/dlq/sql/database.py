@@ -1,0 +1,134 @@
+"""A database that holds a dead letter store: opened and migrated, its transactions, and its errors in words."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Engine
+
+from missive.dlq.retention import Retention
+from missive.dlq.sql.dialects import connected, in_words, is_deadlock, is_known
+from missive.dlq.sql.disks import network_disk
+from missive.dlq.sql.migrations import migrate
+from missive.errors import StoreError, StoreRefused, UsageError
+from missive.privacy import redact_url
+
+AT_ONCE = 500
+"""How many rows, or values, go into one statement."""
+_TRIES = 20
+_PAUSE = 0.01
+
+D = TypeVar("D", bound="Database")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def translated(what: str) -> Callable[[Callable[Concatenate[D, P], T]], Callable[Concatenate[D, P], T]]:
+    """Make a method raise `StoreError` for what the database raises, in words that hold no value."""
+
+    def decorate(method: Callable[Concatenate[D, P], T]) -> Callable[Concatenate[D, P], T]:
+        @functools.wraps(method)
+        def call(store: D, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return method(store, *args, **kwargs)
+            except sa.exc.SQLAlchemyError as caught:
+                why = in_words(caught)
+                kind = StoreRefused if "not a database" in why else StoreError
+            except OSError as caught:
+                why, kind = caught.strerror or type(caught).__name__, StoreError
+            # Outside the except blocks: chained, the statement's parameters would come with it.
+            raise kind(f"the dead letter store {store.url} cannot be {what}: {why}")
+
+        return call
+
+    return decorate
+
+
+class Database:
+    """One database, on which the parts of the store are built."""
+
+    def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
+        self.url = redact_url(url)
+        self._clock = clock
+        try:
+            parsed = sa.make_url(url)
+        except sa.exc.ArgumentError:
+            raise UsageError(f"{self.url} is not a database URL: write sqlite:///path/to/file.db") from None
+        if not is_known(parsed):
+            raise UsageError(f"{self.url}: dead letters go to sqlite:///path/to/file.db, postgresql:// or mysql://")
+        self.retention, others = Retention.parse(dict(parsed.query))
+        parsed = parsed.set(query=others)
+        if parsed.get_backend_name() != "sqlite":
+            if not parsed.database:
+                raise UsageError(f"{self.url} names no database: end it with /database")
+        elif not parsed.database or parsed.database == ":memory:":
+            raise UsageError(f"{self.url}: a dead letter store is sqlite:///path/to/file.db")
+        elif others:
+            raise UsageError(f"{self.url}: {Retention.unknown(min(others))}")
+        self._open(parsed, create=create)
+
+    @translated("opened")
+    def _open(self, parsed: sa.URL, *, create: bool) -> None:
+        if parsed.get_backend_name() == "sqlite":
+            path = Path(str(parsed.database))
+            if (disk := network_disk(path)) is not None:
+                raise StoreRefused(f"{self.url} is on a network disk ({disk}), where SQLite loses data: use another")
+            if create:
+                _create_private(path)
+            elif not path.exists():
+                raise UsageError(f"there is no dead letter store {self.url}")
+        self._engine: Engine = connected(parsed)
+        try:
+            migrate(self._engine, self._write, self.url, create=create)
+        except BaseException:
+            self._engine.dispose()
+            raise
+
+    def close(self) -> None:
+        """Close the database's connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def _write(self) -> Iterator[Connection]:
+        """Begin a transaction that will write, and commit it in the end."""
+        with self._engine.connect() as connection:
+            connection = connection.execution_options(missive_write=True)  # noqa: PLW2901 - it is the same connection
+            with connection.begin():
+                yield connection
+
+    def _tried(self, work: Callable[[Connection], T]) -> T:
+        """Do something in a transaction, again where the database chose that one to end a deadlock."""
+        for tried in range(_TRIES):
+            try:
+                with self._write() as connection:
+                    return work(connection)
+            except sa.exc.DBAPIError as error:
+                if not is_deadlock(error):
+                    raise
+            time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same do not meet again
+        with self._write() as connection:
+            return work(connection)
+
+
+def portions(things: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut what is too much for one statement."""
+    for start in range(0, len(things), AT_ONCE):
+        yield things[start : start + AT_ONCE]
+
+
+def _create_private(path: Path) -> None:
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

@@ -1,0 +1,76 @@
+"""What is kept beside the records: checkpoints of sources, and attempts at what stays unsettled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from missive.dlq.sql.database import AT_ONCE, Database, translated
+from missive.dlq.sql.schema import SOURCE_LENGTH
+from missive.dlq.sql.schema import attempts as attempts_table
+from missive.dlq.sql.schema import checkpoints as checkpoints_table
+
+
+class Kept(Database):
+    """A few bytes by service and source, and counts by service and identity."""
+
+    @translated("read")
+    def recall(self, service: str, source: str) -> str | None:
+        """Return what `remember` kept, or None."""
+        c, source = checkpoints_table.c, _key_of(source)
+        statement = sa.select(c.value).where(c.service == service, c.source == source)
+        with self._read() as connection:
+            return connection.execute(statement).scalar()
+
+    @translated("written")
+    def remember(self, service: str, source: str, value: str) -> None:
+        """Keep a value for a service and source."""
+        c, source = checkpoints_table.c, _key_of(source)
+        with self._write() as connection:
+            update = checkpoints_table.update().where(c.service == service, c.source == source).values(value=value)
+            if not connection.execute(update).rowcount:
+                connection.execute(checkpoints_table.insert().values(service=service, source=source, value=value))
+
+    # Attempts at what stays unsettled
+
+    @translated("written")
+    def count_attempts(self, service: str, spent: Mapping[str, int]) -> None:
+        """Keep how many attempts were spent, by identity."""
+        with self._write() as connection:
+            self._drop_attempts(connection, service, spent)
+            now = self._clock()
+            rows = [{"service": service, "identity": one, "attempt": n, "at": now} for one, n in spent.items()]
+            if rows:
+                connection.execute(attempts_table.insert(), rows)
+
+    @translated("read")
+    def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
+        """Return how many attempts were spent on some."""
+        c, every, found = attempts_table.c, list(identities), dict[str, int]()
+        with self._read() as connection:
+            for start in range(0, len(every), AT_ONCE):
+                some = c.identity.in_(every[start : start + AT_ONCE])
+                statement = sa.select(c.identity, c.attempt).where(c.service == service, some)
+                found.update((one, int(attempt)) for one, attempt in connection.execute(statement))
+        return found
+
+    @translated("written")
+    def drop_attempts(self, service: str, identities: Collection[str]) -> None:
+        """Forget how many attempts were spent on some."""
+        with self._write() as connection:
+            self._drop_attempts(connection, service, identities)
+
+    @staticmethod
+    def _drop_attempts(connection: Connection, service: str, identities: Collection[str]) -> None:
+        c, every = attempts_table.c, list(identities)
+        for start in range(0, len(every), AT_ONCE):
+            some = c.identity.in_(every[start : start + AT_ONCE])
+            connection.execute(attempts_table.delete().where(c.service == service, some))
+
+
+def _key_of(source: str) -> str:
+    """Return what a source is kept under: its name, or a digest of one that fits into no key."""
+    return source if len(source) <= SOURCE_LENGTH else hashlib.sha256(source.encode()).hexdigest()

@@ -1,0 +1,165 @@
+"""Replays: which records are each one's, and how far it has come."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from missive.dlq.contract import Replay
+from missive.dlq.pacing import pace
+from missive.dlq.record import Status
+from missive.dlq.sql.changes import UNCLAIMED
+from missive.dlq.sql.claims import FAR, Claims
+from missive.dlq.sql.database import translated
+from missive.dlq.sql.schema import records as records_table
+from missive.dlq.sql.schema import replayed as replayed_table
+from missive.dlq.sql.schema import replays as replays_table
+from missive.dlq.sql.tally import Tally
+
+_OF_A_REPLAY = ("id", "by", "query", "here", "canary", "rate", "until_failures", "status")
+_QUEUED = {"status": Status.queued, "due": None, **UNCLAIMED}
+_DEAD = {"status": Status.dead, **UNCLAIMED}
+
+
+class Replays(Claims):
+    """A replay keeps the ids that it was started with: what fails later is not swept in."""
+
+    @translated("written")
+    def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
+        """Keep a replay and which records are its."""
+        row = {name: getattr(replay, name) for name in _OF_A_REPLAY}
+
+        def start(connection: Connection, tally: Tally) -> int:
+            mine = {**_DEAD, "replay": replay.id}
+            rows = self._move(connection, tally, ids, mine, self._free())
+            kept = [{"replay": replay.id, "record": row.id, "attempts": row.attempts} for row in rows]
+            if kept:
+                connection.execute(replayed_table.insert(), kept)
+            now = self._clock()
+            connection.execute(replays_table.insert().values({**row, "created_at": now, "total": len(rows)}))
+            return len(rows)
+
+        return int(self._changing(start))
+
+    @translated("written")
+    def go_on(self, replay: str, limit: int | None = None) -> int:
+        """Queue what is left of a replay that runs."""
+        of = replays_table.c
+        runs = sa.select(of.here).where(of.id == replay, of.status == "running").with_for_update()
+
+        def go_on(connection: Connection, tally: Tally) -> int:
+            here = connection.execute(runs).scalar()
+            return 0 if here is None else self._queue_left(connection, tally, replay, limit, here=here)
+
+        return int(self._changing(go_on))
+
+    def _queue_left(self, connection: Connection, tally: Tally, replay: str, limit: int | None, *, here: bool) -> int:
+        c, kept = records_table.c, replayed_table.c
+        left = (
+            sa.select(c.id)
+            .join(replayed_table, (kept.record == c.id) & (kept.replay == c.replay))
+            .where(c.replay == replay, c.status == Status.dead, c.attempts == kept.attempts)
+            .order_by(c.id)
+            .limit(limit)
+        )
+        ids = list(connection.execute(left).scalars())
+        mine = (c.replay == replay) & (c.status == Status.dead)
+        return len(self._move(connection, tally, ids, {**_QUEUED, "ready": FAR if here else 0.0}, mine))
+
+    @translated("written")
+    def advance(self) -> None:
+        """Let replays that running workers run go on, as far as their canaries, rates and failures allow."""
+        of = replays_table.c
+        paced = of.canary.is_not(None) | of.rate.is_not(None) | of.until_failures.is_not(None)
+        runs = sa.select(replays_table).where(of.status == "running", of.here.is_(sa.false()), paced)
+        with self._read() as connection:
+            ids = [row.id for row in connection.execute(runs)]
+
+        def advance(connection: Connection, tally: Tally, one: str) -> None:
+            row = connection.execute(runs.where(of.id == one).with_for_update(skip_locked=True)).first()
+            if row is None:  # another worker is at it
+                return
+            replay = _replay_of(row, self._counted(connection, one))
+            now = self._clock()
+            step = pace(replay, now)
+            values: dict[str, Any] = {"status": step.status, "paced_until": step.paced_until}
+            if step.status != "running":
+                values["finished_at"] = now
+                self._give_up(connection, tally, one)
+            elif step.queue is None or step.queue:
+                self._queue_left(connection, tally, one, step.queue, here=False)
+            connection.execute(replays_table.update().where(of.id == one).values(values))
+
+        for one in ids:
+            self._changing(functools.partial(advance, one=one))
+
+    @translated("written")
+    def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
+        """Change a replay's status."""
+        over = status != "running"
+        values: dict[str, Any] = {"status": status, "finished_at": self._clock() if over else None}
+        if here is not None:
+            values["here"] = here
+
+        def change(connection: Connection, tally: Tally) -> None:
+            connection.execute(replays_table.update().where(replays_table.c.id == replay).values(values))
+            if over:
+                self._give_up(connection, tally, replay)
+
+        self._changing(change)
+
+    def _give_up(self, connection: Connection, tally: Tally, replay: str) -> int:
+        """Make dead again what is queued and not taken up."""
+        return self._unqueue(connection, tally, replay, self._free())
+
+    @translated("written")
+    def unqueue(self, replay: str) -> int:
+        """Make what is left of a replay dead again."""
+        return int(self._changing(lambda connection, tally: self._unqueue(connection, tally, replay)))
+
+    def _unqueue(self, connection: Connection, tally: Tally, replay: str, *where: sa.ColumnElement[bool]) -> int:
+        c = records_table.c
+        queued = (c.replay == replay, c.status == Status.queued, *where)
+        ids = list(connection.execute(sa.select(c.id).where(*queued)).scalars())
+        return len(self._move(connection, tally, ids, _DEAD, *queued))
+
+    @translated("read")
+    def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
+        """Return replays with their counts, newest first; or the one."""
+        of = replays_table.c
+        statement = sa.select(replays_table).order_by(of.id.desc()).limit(limit).offset(offset)
+        with self._read() as connection:
+            found = connection.execute(statement if replay is None else statement.where(of.id == replay)).all()
+            return [_replay_of(row, self._counted(connection, row.id)) for row in found]  # a page of them
+
+    @staticmethod
+    def _counted(connection: Connection, replay: str) -> Sequence[Any]:
+        c, kept = records_table.c, replayed_table.c
+        again = sa.case((c.attempts > kept.attempts, 1), else_=0)
+        counts = (
+            sa.select(c.status, again, sa.func.count())
+            .join(replayed_table, (kept.record == c.id) & (kept.replay == c.replay))
+            .where(c.replay == replay)
+            .group_by(c.status, again)
+        )
+        return connection.execute(counts).all()
+
+
+def _replay_of(row: sa.Row[Any], counted: Sequence[Any]) -> Replay:
+    counts = dict.fromkeys(("queued", "resolved", "discarded", "failed", "left"), 0)
+    for status, again, count in counted:
+        name = ("failed" if again else "left") if status == Status.dead else str(status)
+        counts["failed" if name == Status.parked else name] += int(count)
+    status = row.status
+    if status == "running" and not row.here and not counts["queued"] and not (_is_paced(row) and counts["left"]):
+        status = "done"
+    names = (*_OF_A_REPLAY, "created_at", "paced_until", "finished_at", "total")
+    return Replay(**{**{name: getattr(row, name) for name in names}, **counts, "status": status})
+
+
+def _is_paced(row: sa.Row[Any]) -> bool:
+    return any(value is not None for value in (row.canary, row.rate, row.until_failures))

@@ -1,0 +1,155 @@
+"""The groups, counted as records change: a page of them reads no record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from missive.dlq.contract import DAY
+from missive.dlq.record import Record, Status
+from missive.dlq.sql.dialects import Text
+from missive.dlq.sql.schema import days, groups, records
+
+_OF = ("fingerprint", "service", "status", "reason", "label", "handler", "error_type")
+NAMES = tuple(records.c[name] for name in (*_OF, "first_at"))
+"""The columns of a record that its group is told by."""
+_CLOSED = (str(Status.resolved), str(Status.discarded))
+_KEPT_DAYS = 90
+
+
+class Tally:
+    """What one transaction changes in the groups: written at its end, so that all take their locks in one order."""
+
+    def __init__(self, connection: Connection, now: float) -> None:
+        self._connection = connection
+        self._now = now
+        self._counts: Counter[tuple[Any, ...]] = Counter()
+        self._first: dict[tuple[Any, ...], float] = {}
+        self._days: Counter[tuple[str, int]] = Counter()
+
+    def add(self, record: Record) -> None:
+        """Count a record that is new, or is as it is now."""
+        self._count([getattr(record, name) for name in _OF], record.first_at, 1)
+        if record.status is Status.dead:
+            self._days[record.fingerprint, int(record.last_at // DAY)] += 1
+
+    def remove(self, record: Record) -> None:
+        """Count a record no more, as it was."""
+        self._count([getattr(record, name) for name in _OF], record.first_at, -1)
+
+    def move(self, rows: Iterable[Any], status: Status | None) -> None:
+        """Count rows that have `NAMES` under another status; or no more, for None."""
+        for row in rows:
+            values = [getattr(row, name) for name in _OF]
+            self._count(values, row.first_at, -1)
+            if status is not None:
+                values[2] = status
+                self._count(values, row.first_at, 1)
+
+    def _count(self, values: Iterable[Any], first_at: float, by: int) -> None:
+        key = tuple(values)
+        self._counts[key] += by
+        self._first[key] = min(first_at, self._first.get(key, first_at))
+
+    def _kept(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return values as the database has them, where they are too long or have signs that it does not know."""
+        dialect = self._connection.dialect
+        kept = (None if value is None else str(value) for value in values)
+        return tuple(
+            type_.process_bind_param(value, dialect) if isinstance(type_ := groups.c[name].type, Text) else value
+            for name, value in zip(_OF, kept, strict=True)
+        )
+
+    def write(self) -> None:
+        """Add what changed to the counts."""
+        changed: dict[str, dict[str, Any]] = {}
+        for values, by in self._counts.items():
+            if not by and values[2] not in _CLOSED:
+                continue
+            key = self._kept(values)
+            row = changed.setdefault(_digest(key), {**dict(zip(_OF, key, strict=True)), "count": 0})
+            row["count"] += by
+            row["first_at"] = min(self._first[values], row.get("first_at", self._first[values]))
+            row["closed_at"] = self._now if key[2] in _CLOSED else None
+        if changed:
+            self._write_groups(changed)
+        if self._days:
+            self._write_days()
+
+    def _write_groups(self, changed: dict[str, dict[str, Any]]) -> None:
+        c, connection = groups.c, self._connection
+        there = sa.select(c.digest).where(c.digest.in_(sorted(changed))).order_by(c.digest).with_for_update()
+        known = set(connection.execute(there).scalars())
+        rows = [{"digest": digest, **changed[digest]} for digest in sorted(changed)]
+        update = (
+            groups.update()
+            .where(c.digest == sa.bindparam("of"))
+            .values(
+                count=c.count + sa.bindparam("more"),
+                first_at=sa.case((c.first_at > sa.bindparam("first"), sa.bindparam("first")), else_=c.first_at),
+                closed_at=sa.func.coalesce(sa.bindparam("closed", type_=sa.Double), c.closed_at),
+            )
+        )
+        old = [
+            {"of": row["digest"], "more": row["count"], "first": row["first_at"], "closed": row["closed_at"]}
+            for row in rows
+            if row["digest"] in known
+        ]
+        new = [row for row in rows if row["digest"] not in known]
+        if old:
+            connection.execute(update, old)
+        if new:
+            connection.execute(groups.insert(), new)
+
+    def _write_days(self) -> None:
+        c, connection = days.c, self._connection
+        wanted = sorted(self._days)
+        there = (
+            sa.select(c.fingerprint, c.day)
+            .where(sa.tuple_(c.fingerprint, c.day).in_(wanted))
+            .order_by(c.fingerprint, c.day)
+            .with_for_update()
+        )
+        known = {tuple(row) for row in connection.execute(there)}
+        old = [{"of": one[0], "on": one[1], "more": self._days[one]} for one in wanted if one in known]
+        new = [{"fingerprint": one[0], "day": one[1], "count": self._days[one]} for one in wanted if one not in known]
+        if old:
+            same = (c.fingerprint == sa.bindparam("of")) & (c.day == sa.bindparam("on"))
+            connection.execute(days.update().where(same).values(count=c.count + sa.bindparam("more")), old)
+        if new:
+            connection.execute(days.insert(), new)
+
+
+def forget_days(connection: Connection, now: float) -> None:
+    """Delete counts of days that nobody is shown any more."""
+    connection.execute(days.delete().where(days.c.day < int(now // DAY) - _KEPT_DAYS))
+
+
+def recount(connection: Connection) -> None:
+    """Count all groups anew, as when they were not counted before."""
+    c = records.c
+    of = [c[name] for name in _OF]
+    counted = sa.select(*of, sa.func.count(), sa.func.min(c.first_at), sa.func.max(c.closed_at)).group_by(*of)
+    rows = [
+        {
+            **dict(zip(_OF, row, strict=False)),
+            "digest": _digest(tuple(row[: len(_OF)])),
+            "count": row[-3],
+            "first_at": row[-2],
+            "closed_at": row[-1],
+        }
+        for row in connection.execute(counted)
+    ]
+    connection.execute(groups.delete())
+    if rows:
+        connection.execute(groups.insert(), rows)
+
+
+def _digest(key: tuple[Any, ...]) -> str:
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()

@@ -1,0 +1,115 @@
+"""Editing, watching, and how long what is closed is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from missive.dlq import Query, Status, operations
+from missive.dlq.retention import Retention
+from missive.dlq.sql import SQLStore
+from missive.errors import StoreConflict, UsageError
+from missive.ids import new_id
+from tests.dlq.conftest import Clock
+from tests.dlq.test_sql import on_each, record
+
+
+@on_each
+def test_an_edit_makes_another_record(store: SQLStore):
+    """The original stays to the byte, as discarded; each says what became of it, or of what."""
+    old = record(identity="i", again=True, headers=(("Kind", "a"), ("keep", "1")))
+    store.put([old])
+    new = operations.edit(store, old.id, "me", body=b"new", headers={"kind": "b", "more": "2", "keep": None})
+    kept, there = store.get(old.id), store.get(new.id)
+    assert (kept.body, kept.headers, kept.status) == (old.body, old.headers, Status.discarded)
+    assert (kept.closed_by, kept.closed_why) == ("me", f"edited as {new.id}")
+    assert (there.body, there.status, there.edited_from) == (b"new", Status.dead, old.id)
+    assert there.headers == (("kind", "b"), ("more", "2"))
+    assert [note.text for note in store.notes(new.id)] == [f"edited from {old.id}"]
+    assert operations.difference(old, new)["headers"] == ["keep", "kind", "more"]
+    store.put([replace(old, id=new_id(), last_at=20.0)])
+    assert store.get(old.id).attempts == 2, "the message itself, once more, is the original"
+
+
+@on_each
+def test_two_operators_at_one_record(store: SQLStore):
+    """The second one is told, and changes nothing."""
+    old = record()
+    store.put([old])
+    operations.edit(store, old.id, "first", body=b"one")
+    with pytest.raises(StoreConflict, match="is discarded"):
+        operations.edit(store, old.id, "second", body=b"two")
+    with pytest.raises(StoreConflict, match="changed meanwhile"):
+        store.edit(old.id, old.version, record(), "third")
+    store.restore([old.id], "first")
+    with pytest.raises(StoreConflict, match="at version 3, and not 1"):
+        operations.edit(store, old.id, "second", body=b"two", version=1)
+    assert store.count(Query()) == 2
+
+
+def test_a_change_that_is_none(store: SQLStore):
+    """It is refused, and so is an id that is nothing's."""
+    old = record()
+    store.put([old])
+    with pytest.raises(UsageError, match="has already"):
+        operations.edit(store, old.id, "me", body=old.body)
+    with pytest.raises(UsageError, match="there is no dead letter nothing"):
+        operations.edit(store, "nothing", "me", body=b"")
+
+
+def test_watching(store: SQLStore, clock: Clock):
+    """Each failure from now on once, the oldest first, also what comes in late; and a record that fails again."""
+    store.put([record(last_at=clock.now - 1)])
+    one, late = record(last_at=clock.now + 3, identity="i", again=True), record(last_at=clock.now + 1)
+    again = replace(one, id=new_id(), last_at=clock.now + 4)
+    steps = iter([[one], [late, record(last_at=clock.now + 3, service="other")], [], [again], None])
+
+    class Over(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if (records := next(steps)) is None:
+            raise Over
+        store.put(records)
+
+    seen = []
+
+    def watch() -> None:
+        found = operations.watch(store, Query(service="shop"), 1.0, clock=clock, sleep=sleep)
+        seen.extend((each.id, each.attempts) for each in found)
+
+    with pytest.raises(Over):
+        watch()
+    assert seen == [(one.id, 1), (late.id, 1), (one.id, 2)]
+
+
+@on_each
+def test_what_is_closed_is_kept_for_a_while(url: str, clock: Clock):
+    """Resolved and discarded records go when their time is over, in portions; what is dead or waits stays."""
+    store = SQLStore(f"{url}?keep_resolved=1h&keep_discarded=2h", clock=clock)
+    closed = [
+        record(id=f"{status}{n}", status=Status(status), closed_at=900.0 + n)
+        for status in ("resolved", "discarded")
+        for n in range(3)
+    ]
+    store.put([*closed, record(id="dead"), record(id="parked", status=Status.parked)])
+    assert store.expire() == 0
+    clock.now = 902.5 + 3600
+    assert [store.expire(2), store.expire(2), store.expire(2)] == [2, 1, 0]
+    clock.now += 36000
+    assert store.expire() == 3
+    assert store.ids(Query()) == ["dead", "parked"]
+    store.close()
+
+
+def test_how_retention_is_said():
+    """Thirty days where nothing is said; what is no time is refused, and other parameters are left."""
+    assert Retention.parse({})[0] == (2_592_000.0, 2_592_000.0)
+    kept, others = Retention.parse({"keep_resolved": "forever", "keep_discarded": "90min", "sslmode": "require"})
+    assert (kept, others) == ((None, 5400.0), {"sslmode": "require"})
+    with pytest.raises(UsageError, match="keep_resolved is how long, such as 90min"):
+        Retention.parse({"keep_resolved": "soon"})
+    with pytest.raises(UsageError, match="did you mean keep_resolved"):
+        SQLStore("sqlite:///x.db?keep_resolvd=1h")

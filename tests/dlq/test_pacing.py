@@ -1,0 +1,144 @@
+"""Replays that running workers run: canaries, rates and limits of failures."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from missive.dlq import Replay, Status, operations
+from missive.dlq.pacing import pace
+from missive.dlq.sql import SQLStore
+from missive.errors import UsageError
+from tests.dlq.conftest import Clock
+from tests.dlq.test_replays import letters, started
+from tests.dlq.test_sql import on_each, record
+
+counts = st.integers(0, 20)
+
+
+@given(
+    counts,
+    counts,
+    counts,
+    counts,
+    st.none() | st.integers(1, 5),
+    st.none() | st.integers(1, 5),
+    st.sampled_from([None, "5/s", "1/10s", "600/min"]),
+    st.floats(0, 30),
+)
+def test_no_step_is_too_far(left, under_way, resolved, failed, canary, until, rate, since):
+    """Never more are under way than may fail, than there are canaries, than the rate allows; and none is forgotten."""
+    now = 1000.0
+    replay = Replay(
+        "r", "me", "q", False, canary, rate, until, paced_until=now - since,
+        left=left, queued=under_way, resolved=resolved, failed=failed,
+    )  # fmt: skip
+    step = pace(replay, now)
+    if step.status == "stopped":
+        assert failed >= (until or 1)
+        return
+    if step.status == "done":
+        assert left == under_way == 0
+        return
+    begun = left if step.queue is None else min(step.queue, left)
+    if until is not None:
+        assert failed < until
+        assert begun == 0 or failed + under_way + begun <= until
+    if canary is not None and resolved < canary:
+        assert begun == 0 or resolved + under_way + begun <= canary
+    if rate is not None:
+        assert step.paced_until <= now + 1e-6
+    elif left and not under_way:
+        assert begun > 0, "it would wait for ever"
+
+
+@pytest.mark.parametrize(("rate", "least", "most"), [("5/s", 48, 56), ("100/s", 980, 1110), ("1/10s", 1, 2)])
+def test_a_rate_is_kept(rate: str, least: int, most: int):
+    """Looked at once a second for ten seconds, as many begin as the rate says."""
+    now, until, begun = 1000.0, 0.0, 0
+    for _ in range(10):
+        step = pace(Replay("r", "me", "q", rate=rate, paced_until=until, left=10_000 - begun, resolved=begun), now)
+        begun, until, now = begun + (step.queue or 0), step.paced_until, now + 1.0
+    assert least <= begun <= most
+
+
+def handle(store: SQLStore, *, bad: int = 0) -> list[str]:
+    claims = store.claim("shop", "t", 100, 60)
+    for n, (one, _) in enumerate(claims):
+        if n < bad:
+            store.put([record(id=one.id, claim="t")])
+        else:
+            store.resolve([one.id], "t", Status.resolved, "t")
+    return [claim.record.id for claim in claims]
+
+
+@on_each
+def test_canaries_go_first(store: SQLStore):
+    """Others wait until the canaries are resolved, and then all go."""
+    store.put(letters(5))
+    replay = started(store, canary=2)
+    operations.set_off(store, replay)
+    store.advance()
+    assert handle(store) == ["000", "001"]
+    store.advance()
+    assert handle(store) == ["002", "003", "004"]
+    store.advance()
+    assert store.replays(replay.id)[0].status == "done"
+
+
+@on_each
+def test_a_canary_that_fails_stops_the_replay(store: SQLStore):
+    """The others are dead as before, and nothing takes them up."""
+    store.put(letters(5))
+    replay = started(store, canary=1)
+    operations.set_off(store, replay)
+    handle(store, bad=1)
+    store.advance()
+    now = store.replays(replay.id)[0]
+    assert (now.status, now.failed, now.left, now.finished_at) == ("stopped", 1, 4, 1000.0)
+    assert handle(store) == []
+    with pytest.raises(UsageError, match="as often as it may"):
+        operations.resume(store, replay.id, here=False)
+
+
+@on_each
+def test_failures_stop_a_replay(store: SQLStore):
+    """No more are under way than may still fail, so that no more do."""
+    store.put(letters(9))
+    replay = started(store, until_failures=3)
+    operations.set_off(store, replay)
+    failed = []
+    for _ in range(5):
+        failed.append(len(handle(store, bad=1)))
+        store.advance()
+    now = store.replays(replay.id)[0]
+    assert (failed[:3], now.failed, now.status) == ([3, 2, 1], 3, "stopped")
+    assert now.left == 3
+
+
+@on_each
+def test_a_rate_holds_in_the_store(store: SQLStore, clock: Clock):
+    """Asked by several workers in one second, no more are let out than asked once."""
+    store.put(letters(40))
+    operations.set_off(store, started(store, rate="5/s"))
+    first = len(handle(store))
+    for _ in range(3):
+        store.advance()
+    assert (first, handle(store)) == (6, [])
+    clock.now += 1.0
+    store.advance()
+    assert len(handle(store)) == 5
+
+
+@on_each
+def test_a_plain_replay_is_not_held_back(store: SQLStore):
+    """Without canary, rate or limit all go at once; a cancelled one goes on when it is resumed."""
+    store.put(letters(3))
+    replay = started(store)
+    operations.set_off(store, replay)
+    operations.cancel(store, replay.id)
+    store.advance()
+    assert handle(store) == []
+    operations.resume(store, replay.id, here=False)
+    assert len(handle(store)) == 3
