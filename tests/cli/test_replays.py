@@ -95,7 +95,6 @@ def test_a_queued_replay_is_cancelled_and_resumed(run: Run):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["replay", "reason:failed", "--canary", "1", "--yes"], "go with --with TARGET"),
         (["replay", "reason:failed", "--rate", "x", "--with", "app:proc"], "--rate is messages in a time"),
         (["replay", "reason:failed", "--canary", "0"], "Invalid value for '--canary'"),
         (["cancel", "01NONE"], "there is no replay 01NONE: see missive dlq replays"),

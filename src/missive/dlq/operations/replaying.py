@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 
 from missive.dlq.contract import Query, Replay, Store
 from missive.dlq.operations.selection import Selection
+from missive.dlq.pacing import pace
 from missive.dlq.record import Status
 from missive.dlq.source import ReplayAdapter, Tolerance
 from missive.errors import UsageError
@@ -111,7 +111,7 @@ def resume(store: Store, replay_id: str, *, here: bool) -> Replay:
     Only what was not run is left. Raises `UsageError` for an id that is none's, or one that workers would stop at once.
     """
     replay = found(store, replay_id)
-    if not here and replay.failed and replay.failed >= (replay.until_failures or (1 if replay.canary else math.inf)):
+    if not here and pace(replay, 0.0).status == "stopped":
         raise UsageError(f"replay {replay_id} has failed as often as it may: say --with TARGET, or start another")
     store.set_replay(replay_id, "running", here=here)
     if not here:
