@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -191,3 +192,16 @@ def test_a_batch_that_is_stopped_by_force_runs_no_other_half():
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize(("before", "meanwhile"), [(700, 10_000), (5000, 5000)])
+def test_the_garbage_collector_looks_less_often_unless_it_was_told_when(before, meanwhile):
+    """While processing runs, the collector looks every ten thousand objects; what somebody else has set stays."""
+    proc, seen, earlier = Processor(RawMessage, name="t", dlq={}), [], gc.get_threshold()
+    proc.add_handler(Everything(), lambda message, context: seen.append(gc.get_threshold()[0]))
+    gc.set_threshold(before)
+    try:
+        execute([MemoryAdapter(proc, [b""])])
+        assert (seen, gc.get_threshold()[0]) == ([meanwhile], before)
+    finally:
+        gc.set_threshold(*earlier)

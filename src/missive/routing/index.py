@@ -77,6 +77,12 @@ class Index:
             (p[0], p[-1], None if by_message else self._places.get(p)) for p in slots if p[0] not in {"field", "event"}
         ]
         self._shapes = [(tuple(slots[place] for place in shape), table) for shape, table in self._tables.items()]
+        self._lone: tuple[str, PlaceIndex] | None = None
+        """The one field of the body that all are looked up by, where that is so."""
+        if len(slots) == len(self._fields) == 1 and not (self._shapes or self.residual or by_message):
+            (path, index), *_ = self._fields
+            if len(path) == 1 and index is not None and len(self._places) == 1:
+                self._lone = (path[0], index)
         self._event: _EventNode | None = None
         self._trie: _Node | None = None
         self._headers: dict[str, PlaceIndex] = {}
@@ -117,6 +123,8 @@ class Index:
 
         Raises `DecodingError` where that depends on a body that cannot be decoded.
         """
+        if self._lone is not None:
+            return self._by_lone_field(*self._lone, message.content)  # type: ignore[attr-defined]  # as below
         found = list(self.residual)
         values: list[Any] = []
         if self._reads_content:
@@ -134,6 +142,13 @@ class Index:
                 continue
             if items is not None:
                 take(items, found)
+        return sorted(set(found)) if len(found) > 1 else found
+
+    @staticmethod
+    def _by_lone_field(name: str, index: PlaceIndex, content: Any) -> list[int]:
+        found: list[int] = []
+        if isinstance(content, dict) and (value := content.get(name, MISSING)) is not MISSING:
+            index.find(value, found)
         return sorted(set(found)) if len(found) > 1 else found
 
     def _look_at_fields(self, content: Any, values: list[Any], found: list[int]) -> None:

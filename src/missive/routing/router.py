@@ -60,7 +60,14 @@ class Router:
         route: Route | None = None
         routes = self.routes
         try:
-            for number in self._candidates(message):
+            candidates = self._candidates(message)
+            if len(candidates) == 1:  # nearly always
+                route = routes[candidates[0]]
+                verdict = route.matcher.evaluate(message)
+                if verdict:
+                    return route
+                return self._unmatched if verdict is not None else Misrouted(Reason.unreadable, (route.name,))
+            for number in candidates:
                 route = routes[number]
                 verdict = route.matcher.evaluate(message)
                 if verdict:
