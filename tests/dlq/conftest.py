@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from missive.dlq import Replay, Store
+from missive.dlq.redis import RedisStore
 from missive.dlq.sql import SQLStore
+from tests.support.redis_store import check
 
 
 class Clock:
@@ -30,13 +34,22 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if (kind := getattr(request, "param", "sqlite")) == "sqlite":
         return f"sqlite:///{tmp_path}/dlq.db"
     server = request.getfixturevalue(kind)
+    if kind == "redis":
+        return str(server.store())
     return str(server.url(server.database()))
 
 
 @pytest.fixture
-def store(url: str, clock: Clock) -> Iterator[SQLStore]:
-    with contextlib.closing(SQLStore(url, clock=clock)) as opened:
+def store(url: str, clock: Clock) -> Iterator[Any]:
+    with contextlib.closing(opened_at(url, clock)) as opened:
         yield opened
+        if isinstance(opened, RedisStore):
+            check(opened)
+
+
+def opened_at(url: str, clock: Callable[[], float] = time.time) -> Any:
+    """Open the store of a URL, by a clock."""
+    return (RedisStore if url.startswith("redis") else SQLStore)(url, clock=clock)
 
 
 def queued(store: Store, ids: Collection[str], replay: str) -> int:

@@ -11,8 +11,8 @@ from missive.dlq.retention import Retention
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreConflict, UsageError
 from missive.ids import new_id
-from tests.dlq.conftest import Clock
-from tests.dlq.test_sql import on_each, record
+from tests.dlq.conftest import Clock, opened_at
+from tests.dlq.test_store import on_each, record
 
 
 @on_each
@@ -88,7 +88,7 @@ def test_watching(store: SQLStore, clock: Clock):
 @on_each
 def test_what_is_closed_is_kept_for_a_while(url: str, clock: Clock):
     """Resolved and discarded records go when their time is over, in portions; what is dead or waits stays."""
-    store = SQLStore(f"{url}?keep_resolved=1h&keep_discarded=2h", clock=clock)
+    store = opened_at(f"{url}{'&' if '?' in url else '?'}keep_resolved=1h&keep_discarded=2h", clock)
     closed = [
         record(id=f"{status}{n}", status=Status(status), closed_at=900.0 + n)
         for status in ("resolved", "discarded")

@@ -18,7 +18,7 @@ from missive.dlq.sql import SQLStore
 from missive.ids import new_id
 from missive.outcome import Reason
 from tests.dlq.conftest import Clock, queued
-from tests.dlq.test_sql import on_each, on_servers, record
+from tests.dlq.test_store import on_each, on_servers, record
 
 
 def counted(store: Store) -> Counter[tuple[str, str]]:
@@ -181,6 +181,9 @@ def test_a_group_that_fails_after_it_was_resolved_regressed(store: SQLStore, clo
     assert [group.regressed for group in store.groups(Query(statuses=(Status.dead,)))] == [False]
     store.put([record(last_at=clock.now + 1)])
     assert [group.regressed for group in store.groups(Query(statuses=(Status.dead,)))] == [True]
+    clock.now += 100
+    assert store.purge(Query()) == 1
+    assert [group.regressed for group in store.groups(Query())] == [True], "deleting what was resolved hides nothing"
 
 
 @on_servers

@@ -12,7 +12,7 @@ from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
 from tests.dlq.conftest import Clock
 from tests.dlq.test_replays import letters, started
-from tests.dlq.test_sql import on_each, record
+from tests.dlq.test_store import on_each, record
 
 counts = st.integers(0, 20)
 

@@ -10,7 +10,7 @@ from missive.dlq.operations import Selection
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
 from tests.dlq.conftest import Clock
-from tests.dlq.test_sql import on_each, record
+from tests.dlq.test_store import on_each, record
 
 
 def letters(count: int, *, bad: tuple[int, ...] = ()) -> list:

@@ -15,7 +15,7 @@ from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
 from missive.matchers import Field
 from tests.dlq.conftest import Clock, queued
-from tests.dlq.test_sql import on_each, record
+from tests.dlq.test_store import on_each, record
 
 
 def statuses(store: Store) -> dict[str, str]:

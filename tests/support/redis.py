@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -47,6 +48,12 @@ class RedisServer:
         more = "".join(f"&{name}={value}" for name, value in parameters.items())
         scheme = "rediss" if self.tls else "redis"
         return f"{scheme}://{user}{HOST}:{self.port}/0?stream={stream}&group={group}{more}"
+
+    def store(self, user: str = "", **parameters: object) -> str:
+        """Return the URL of a dead letter store of its own."""
+        more = "".join(f"&{name}={value}" for name, value in parameters.items())
+        scheme = "rediss" if self.tls else "redis"
+        return f"{scheme}://{user}{HOST}:{self.port}/0?prefix={secrets.token_hex(6)}{more}"
 
     @property
     def pid(self) -> int | None:
@@ -136,13 +143,15 @@ class RedisServer:
 
     def _wait_until_ready(self) -> None:
         import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
 
-        deadline = time.monotonic() + START_SECONDS
+        deadline, at_once = time.monotonic() + START_SECONDS, Retry(NoBackoff(), 0)
         while True:
             if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                 raise RedisError((self.directory / "output.log").read_text(errors="replace")[-2000:])
             try:
-                with self.client() as client:
+                with self.client(retry=at_once) as client:
                     client.ping()
                 return
             except redis.AuthenticationError:

@@ -86,14 +86,18 @@ def from_url(url: str, processor: Processor[Any]) -> Adapter:
     if ":" not in url or (target := _find(scheme)) is None:
         raise UsageError(f"no adapter is known by the URL {redact_url(written)}: {_nearest(scheme)}")
     try:
-        parsed = _parsed(url)
+        parts = parsed(url)
     except ValueError as error:
         raise UsageError(f"the URL {redact_url(url)} cannot be read: {_without_quotes(error)}") from None
     adapter: type[Adapter] = _load(target)
-    return adapter.from_parts(parsed, processor)
+    return adapter.from_parts(parts, processor)
 
 
-def _parsed(url: str) -> AdapterURL:
+def parsed(url: str) -> AdapterURL:
+    """Return a URL in its parts, each with what the environment has for it.
+
+    Raises `ValueError`, which may quote the URL, for one that cannot be read, and `UsageError` for a missing variable.
+    """
     parts = urlsplit(url)
     credentials, at, authority = parts.netloc.rpartition("@")
     username, colon, password = credentials.partition(":")

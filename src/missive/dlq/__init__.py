@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from missive.dlq.contract import Claim, DictSink, Group, Note, Query, Replay, Sink, Store
 from missive.dlq.record import Attempt, Origin, Record, Status
-from missive.errors import UsageError
+from missive.errors import MissingExtra, UsageError
 from missive.privacy import expand_environment, redact_url
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ __all__ = [
 ]
 
 _SQL = frozenset({"sqlite", "postgresql", "mysql", "mariadb"})
+_REDIS = frozenset({"redis", "rediss"})
 
 
 def open_dlq(dlq: DLQ) -> Sink | None:
@@ -48,11 +51,29 @@ def open_dlq(dlq: DLQ) -> Sink | None:
 def open_store(url: str, *, create: bool = True) -> Store:
     """Open the dead letter store of a URL, such as `sqlite:///dlq.db`; without `create`, only one that is there.
 
-    Raises `UsageError` for an unknown URL, and `StoreError` when it cannot be opened.
+    A scheme that is not Missive's own is looked for among the entry points of the group `missive.dlqs`: what is named
+    there is called with the URL and `create=`, and returns the store. Raises `UsageError` for an unknown URL, and
+    `StoreError` when it cannot be opened.
     """
-    expanded = expand_environment(url)
-    if expanded.partition(":")[0].partition("+")[0] in _SQL:
+    written, url = url, expand_environment(url) if url.startswith("${") else url
+    scheme = url.partition(":")[0].partition("+")[0].lower() if ":" in url else ""
+    if scheme in _SQL:
         from missive.dlq.sql import SQLStore  # noqa: PLC0415 - SQLAlchemy takes a while to import
 
-        return SQLStore(expanded, create=create)
-    raise UsageError(f"no dead letter store is known by the URL {redact_url(url)}: write sqlite:///path/to/file.db")
+        return SQLStore(expand_environment(url), create=create)
+    if scheme in _REDIS:
+        if find_spec("redis") is None:
+            raise MissingExtra("a dead letter store in Redis", "redis")
+        from missive.dlq.redis import RedisStore  # noqa: PLC0415 - the client is an extra
+
+        return RedisStore(url, create=create)  # which looks into the environment for each part of its own
+    points = entry_points(group="missive.dlqs")
+    for point in points:
+        if point.name == scheme:
+            opened: Store = point.load()(expand_environment(url), create=create)
+            return opened
+    known = ", ".join(sorted({*_SQL, *_REDIS, *points.names}))
+    raise UsageError(
+        f"no dead letter store is known by the URL {redact_url(written)}: write sqlite:///path/to/file.db"
+        f" (there are {known})"
+    )

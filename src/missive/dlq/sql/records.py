@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,6 +33,7 @@ class Records(Database):
             lost = self._lost(connection, records)
             new: dict[str, Record] = {}
             found: dict[str, str] = {}
+            own: set[str] = set()
             for record in records:
                 if record.id in lost:
                     continue
@@ -41,8 +42,11 @@ class Records(Database):
                 merged = record if earlier is None else earlier.joined_by(record)
                 known[merged.id] = merged
                 if where and earlier is None:
-                    known[where] = merged
                     found[where] = merged.id
+                    if not record.again:
+                        own.add(where)
+                if (kept := _arrival(merged)) and (earlier is None or known.get(kept) is earlier):
+                    known[kept] = merged
                 if earlier is not None:
                     tally.remove(earlier)
                 tally.add(merged)
@@ -51,18 +55,19 @@ class Records(Database):
                 else:
                     connection.execute(records_table.update().where(records_table.c.id == merged.id), _changed(merged))
             if new:
-                self._insert(connection, list(new.values()), found)
+                self._insert(connection, list(new.values()), found, own)
             tally.write()
 
         self._tried(put)
 
-    def _insert(self, connection: Connection, new: Sequence[Record], found: dict[str, str]) -> None:
-        """Insert records; `found` says which of them is found by an arrival from now on."""
+    def _insert(
+        self, connection: Connection, new: Sequence[Record], found: dict[str, str], own: Collection[str] = ()
+    ) -> None:
+        """Insert records; `found` says which of them is found by an arrival from now on, `own` takes from others."""
         c = records_table.c
         # A message that is no redelivery is found from now on, and not another one that looked the same. Of one that
         # is, somebody else may make a record in this moment: then the database refuses ours, and we join theirs.
-        own = sorted({where for one in new if not one.again and (where := _arrival(one))})
-        for some in portions(own):
+        for some in portions(sorted(own)):
             connection.execute(records_table.update().where(c.arrival.in_(some)).values(arrival=None))
         rows = []
         for record in new:

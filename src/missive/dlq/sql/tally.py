@@ -31,6 +31,7 @@ class Tally:
         self._now = now
         self._counts: Counter[tuple[Any, ...]] = Counter()
         self._first: dict[tuple[Any, ...], float] = {}
+        self._closed: set[tuple[Any, ...]] = set()
         self._days: Counter[tuple[str, int]] = Counter()
 
     def add(self, record: Record) -> None:
@@ -56,6 +57,8 @@ class Tally:
         key = tuple(values)
         self._counts[key] += by
         self._first[key] = min(first_at, self._first.get(key, first_at))
+        if by > 0 and key[2] in _CLOSED:  # what goes, or is deleted, was not closed now
+            self._closed.add(key)
 
     def _kept(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return values as the database has them, where they are too long or have signs that it does not know."""
@@ -76,7 +79,7 @@ class Tally:
             row = changed.setdefault(_digest(key), {**dict(zip(_OF, key, strict=True)), "count": 0})
             row["count"] += by
             row["first_at"] = min(self._first[values], row.get("first_at", self._first[values]))
-            row["closed_at"] = self._now if key[2] in _CLOSED else None
+            row["closed_at"] = self._now if values in self._closed else row.get("closed_at")
         if changed:
             self._write_groups(changed)
         if self._days:

@@ -1,0 +1,201 @@
+"""A Redis server that holds a dead letter store: its connections, its schema, and its errors in words."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from redis import Redis, exceptions
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from missive.adapters.registry import AdapterURL, parsed
+from missive.dlq.redis.scripts import SCRIPTS
+from missive.dlq.retention import Retention
+from missive.errors import StoreError, StoreRefused, UsageError
+from missive.privacy import redact_url
+
+logger = logging.getLogger("missive")
+
+SCHEMA_VERSION = 1
+AT_ONCE = 500
+"""How many records go into one step of the server's."""
+_PORT = 6379
+_CONNECT, _REPLY = 5.0, 30.0
+"""Seconds within which the server takes a connection, and answers."""
+_TRIES = 50
+_PAUSE = 0.005
+_EXAMPLE = "redis://:${PASSWORD}@host:6379/0?prefix=missive"
+
+D = TypeVar("D", bound="Database")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def translated(what: str) -> Callable[[Callable[Concatenate[D, P], T]], Callable[Concatenate[D, P], T]]:
+    """Make a method raise `StoreError` for what the client raises, in words that hold no value."""
+
+    def decorate(method: Callable[Concatenate[D, P], T]) -> Callable[Concatenate[D, P], T]:
+        @functools.wraps(method)
+        def call(store: D, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return method(store, *args, **kwargs)
+            except (exceptions.RedisError, OSError) as caught:
+                why = _in_words(caught)
+            # Outside the except block: chained, what the server quotes would come with it.
+            raise StoreError(f"the dead letter store {store.url} cannot be {what}: {why}")
+
+        return call
+
+    return decorate
+
+
+class Database:
+    """One server, on which the parts of the store are built."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client: Redis | None = None,
+        create: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.url = redact_url(url)
+        self._clock = clock
+        try:
+            parts = parsed(url)
+        except ValueError:
+            raise UsageError(f"{self.url} cannot be read: a dead letter store in Redis is {_EXAMPLE}") from None
+        self.retention, others = Retention.parse(dict(parts.parameters))
+        prefix = others.pop("prefix", "missive")
+        ca_file = others.pop("ca_file", None)
+        if others:
+            raise UsageError(f"{self.url}: {Retention.unknown(min(others))}, prefix and ca_file")
+        if not prefix or not prefix.isprintable() or set(prefix) & set("{} "):
+            raise UsageError(f"{self.url}: prefix= is a word that the names of all keys begin with")
+        # In braces: the names of one store belong together, wherever names are spread over servers.
+        self._prefix = f"{{{prefix}}}"
+        self._owned = client is None
+        self._client: Any = _connected(parts, self.url, ca_file) if client is None else client
+        if self._client.connection_pool.connection_kwargs.get("decode_responses"):
+            raise UsageError("the client of a dead letter store has bytes: make it without decode_responses")
+        self._scripts = {name: self._client.register_script(body) for name, body in SCRIPTS.items()}
+        try:
+            self._open(create=create)
+        except BaseException:
+            self.close()
+            raise
+
+    @translated("opened")
+    def _open(self, *, create: bool) -> None:
+        key = self._key("schema")
+        if create:
+            self._client.set(key, SCHEMA_VERSION, nx=True)
+        version = self._client.get(key)
+        if version is None:
+            raise UsageError(f"there is no dead letter store {self.url}")
+        if not version.isdigit() or int(version) > SCHEMA_VERSION:
+            raise StoreRefused(
+                f"the dead letter store {self.url} has a schema that this Missive does not know ({SCHEMA_VERSION}):"
+                " upgrade Missive"
+            )
+        for trouble in self.troubles():
+            logger.warning("the dead letter store %s: %s", self.url, trouble)
+
+    @translated("read")
+    def troubles(self) -> list[str]:
+        """Return what of the server's settings would lose dead letters; nothing where it does not tell them."""
+        try:
+            told = self._client.config_get("appendonly", "maxmemory-policy")
+        except exceptions.ResponseError:  # hosted servers do not
+            return []
+        settings = {_text(name): _text(value) for name, value in told.items()}
+        found = []
+        if settings.get("appendonly") == "no":
+            found.append("the server has no append-only file, and loses dead letters when it is killed; set it to yes")
+        if settings.get("maxmemory-policy", "noeviction") != "noeviction":
+            found.append(f"maxmemory-policy {settings['maxmemory-policy']} may evict them; set it to noeviction")
+        return found
+
+    def close(self) -> None:
+        """Close the connections, where they are the store's own."""
+        if self._owned:
+            self._client.close()
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:{name}"
+
+    def _run(self, script: str, *arguments: str | bytes | float) -> Any:
+        """Run a script: one step of the server's, all of it or nothing."""
+        return self._scripts[script](keys=[self._prefix], args=arguments)
+
+    def _pipeline(self) -> Any:
+        return self._client.pipeline(transaction=False)
+
+    @staticmethod
+    def _tried(work: Callable[[], T | None]) -> T:
+        """Do something again, for which somebody else was quicker, until it is done."""
+        for tried in range(_TRIES):
+            if (done := work()) is not None:
+                return done
+            time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same do not meet again
+        raise exceptions.WatchError
+
+
+def _connected(parts: AdapterURL, url: str, ca_file: str | None) -> Redis:
+    """Return a client of a server's; it connects when it is asked something."""
+    if not parts.authority:
+        raise UsageError(f"{url} names no host: a dead letter store in Redis is {_EXAMPLE}")
+    db = parts.path.strip("/") or "0"
+    if not (db.isascii() and db.isdecimal()):
+        raise UsageError(f"{url}: the path is the number of a database, as in {_EXAMPLE}")
+    return Redis(
+        host=parts.host or "localhost",
+        port=parts.port or _PORT,
+        db=int(db),
+        username=parts.username or None,
+        password=parts.password,
+        protocol=2,
+        socket_connect_timeout=_CONNECT,
+        socket_timeout=_REPLY,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),  # nothing is done twice that may have been done
+        client_name="missive-dlq",
+        ssl=parts.scheme == "rediss",
+        ssl_ca_certs=ca_file,
+        ssl_check_hostname=True,
+    )
+
+
+def portions(things: Iterable[T], size: int = AT_ONCE) -> Iterator[Sequence[T]]:
+    """Cut what is too much for one step."""
+    rest = iter(things)
+    while some := list(islice(rest, size)):
+        yield some
+
+
+def _in_words(error: Exception) -> str:
+    """Say what the client raised, without a value: the server quotes those in its messages."""
+    word = str(error).partition(" ")[0]
+    word = word if word.isupper() and word.isalpha() else ""
+    if isinstance(error, exceptions.AuthenticationError) or word in ("WRONGPASS", "NOAUTH"):
+        return "it refuses the user, or the password"
+    if isinstance(error, exceptions.NoPermissionError) or word == "NOPERM":
+        return "this user may not (that is +@all -@dangerous, and the keys {PREFIX}:*)"
+    if isinstance(error, exceptions.BusyLoadingError) or word == "LOADING":
+        return "the server is loading its data"
+    if isinstance(error, exceptions.WatchError):
+        return "others are always quicker"
+    if isinstance(error, exceptions.ResponseError):
+        return f"the server says {word or 'no'}"
+    return f"it cannot be reached ({type(error).__name__})"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,136 @@
+"""Replays: which records are each one's, and how far it has come."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from missive.dlq.contract import Replay
+from missive.dlq.pacing import pace
+from missive.dlq.redis.claiming import Claiming
+from missive.dlq.redis.database import AT_ONCE, portions, translated
+from missive.dlq.redis.fields import encoded, number
+from missive.ids import new_id
+
+_COUNTS = ("queued", "resolved", "discarded", "failed", "left")
+_STAGED = 3600
+"""Seconds after which the ids of a replay are forgotten that was never started."""
+_TRIES = 20
+
+
+class Replaying(Claiming):
+    """A replay keeps the ids that it was started with: what fails later is not swept in."""
+
+    @translated("written")
+    def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
+        """Keep a replay and which records are its; one step, however many they are."""
+        list_of = new_id()
+        key = self._key(f"stage:{list_of}")
+        for some in portions(sorted(set(ids))):
+            self._client.rpush(key, *some)
+            self._client.expire(key, _STAGED)
+        said: dict[str, str | bytes] = {
+            "by": encoded(replay.by),
+            "query": encoded(replay.query),
+            "here": str(int(replay.here)),
+            "canary": _said(replay.canary),
+            "rate": _said(replay.rate),
+            "until_failures": _said(replay.until_failures),
+            "status": replay.status,
+        }
+        arguments = [argument for pair in said.items() for argument in pair]
+        return int(self._run("start_replay", replay.id, list_of, number(self._clock()), *arguments))
+
+    @translated("written")
+    def go_on(self, replay: str, limit: int | None = None) -> int:
+        """Queue what is left of a replay that runs; a few hundred in a step, and the next call goes on."""
+        count = 0
+        while limit is None or count < limit:
+            size = AT_ONCE if limit is None else min(AT_ONCE, limit - count)
+            queued = int(self._run("go_on", replay, size))
+            count += queued
+            if queued < size:
+                break
+        return count
+
+    @translated("written")
+    def advance(self) -> None:
+        """Let replays that running workers run go on, as far as their canaries, rates and failures allow."""
+        for one in sorted(self._client.smembers(self._key("paced"))):
+            for _ in range(_TRIES):  # another worker that is at it does the same
+                if self._step(one.decode()):
+                    break
+
+    def _step(self, replay_id: str) -> bool:
+        fields, counts = self._replay(replay_id)
+        now = self._clock()
+        replay = _made(replay_id, fields, counts)
+        if fields.get(b"status") != b"running":
+            return True
+        step = pace(replay, now)
+        count = replay.left if step.queue is None else step.queue
+        changed = {"paced_until": number(step.paced_until)}
+        if step.status != "running":
+            changed |= {"status": step.status, "finished_at": number(now)}
+        elif not count and step.paced_until == replay.paced_until:
+            return True
+        arguments = [argument for pair in changed.items() for argument in pair]
+        was = (fields[b"rev"].decode(), *(str(counts[name]) for name in _COUNTS))
+        return bool(self._run("step", replay_id, *was, number(now), count, *arguments))
+
+    @translated("written")
+    def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
+        """Change a replay's status."""
+        now = number(self._clock())
+        changed = ["status", status, "finished_at", "" if status == "running" else now]
+        self._run("set_replay", replay, now, *changed, *([] if here is None else ["here", str(int(here))]))
+
+    @translated("written")
+    def unqueue(self, replay: str) -> int:
+        """Make what is left of a replay dead again."""
+        return int(self._run("unqueue", replay))
+
+    @translated("read")
+    def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
+        """Return replays with their counts, newest first; or the one."""
+        ids = [replay]
+        if replay is None:
+            last = -1 if limit is None else offset + limit - 1
+            ids = [one.decode() for one in self._client.zrevrange(self._key("replays"), offset, last)] if last else []
+        told = [(one, *self._replay(one)) for one in ids if one is not None]
+        return [_made(one, fields, counts) for one, fields, counts in told if fields]
+
+    def _replay(self, replay_id: str) -> tuple[dict[bytes, bytes], dict[str, int]]:
+        pipeline = self._client.pipeline(transaction=True)  # counts of the same moment
+        pipeline.hgetall(self._key(f"replay:{replay_id}"))
+        pipeline.hmget(self._key(f"counts:{replay_id}"), _COUNTS)
+        fields, counts = pipeline.execute()
+        return fields, {name: int(count or 0) for name, count in zip(_COUNTS, counts, strict=True)}
+
+
+def _said(value: object) -> bytes:
+    return b"" if value is None else encoded(str(value))
+
+
+def _made(replay_id: str, fields: Mapping[bytes, bytes], counts: dict[str, int]) -> Replay:
+    text = {name.decode(): value.decode() for name, value in fields.items()}
+    numbers: dict[str, Any] = {name: int(text[name]) if name in text else None for name in ("canary", "until_failures")}
+    replay = Replay(
+        replay_id,
+        text.get("by", ""),
+        text.get("query", ""),
+        here=text.get("here") == "1",
+        rate=text.get("rate"),
+        status=text.get("status", ""),
+        created_at=float(text.get("created_at", 0)),
+        paced_until=float(text.get("paced_until", 0)),
+        finished_at=float(text["finished_at"]) if "finished_at" in text else None,
+        total=int(text.get("total", 0)),
+        **numbers,
+        **counts,
+    )
+    paced = replay.canary is not None or replay.rate is not None or replay.until_failures is not None
+    waits = replay.queued or (paced and replay.left)
+    if replay.status == "running" and not replay.here and not waits:
+        return Replay(**{**replay.to_dict(), "status": "done"})
+    return replay

@@ -1,0 +1,59 @@
+"""From a URL to a store: schemes of Missive's own, and those of third parties."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from missive.dlq import open_dlq, open_store
+from missive.dlq.sql import SQLStore
+from missive.errors import UsageError
+
+
+@pytest.fixture
+def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """Install a distribution that brings a store for `probe:`; returns what it was asked to open."""
+    info = tmp_path / "probe_store-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: probe-store\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[missive.dlqs]\nprobe = probe_store:opened\n")
+    asked: list[tuple[str, bool]] = []
+
+    def opened(url: str, *, create: bool) -> SQLStore:
+        asked.append((url, create))
+        return SQLStore(f"sqlite:///{tmp_path}/probe.db")
+
+    module = types.ModuleType("probe_store")
+    module.opened = opened  # type: ignore[attr-defined]
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "probe_store", module)
+    return asked
+
+
+def test_a_third_partys_store_is_found_by_its_entry_point(third_party, monkeypatch):
+    """A scheme of the group `missive.dlqs` is opened by what is named there, with the environment in its URL."""
+    monkeypatch.setenv("PROBE_PASSWORD", "hunter2")
+    with_password = "probe://:${PROBE_PASSWORD}@host/letters"
+    for store in (open_store("probe://host/letters", create=False), open_dlq(with_password)):
+        assert isinstance(store, SQLStore)
+        store.close()
+    assert third_party == [("probe://host/letters", False), ("probe://:hunter2@host/letters", True)]
+
+
+@pytest.mark.parametrize("bad", ["prob://host", "nothing", "", "mongodb://u:hunter2@host/db"])
+def test_an_unknown_scheme_names_those_that_exist(third_party, bad: str):
+    """One line says what to write, and which schemes there are; no password is in it."""
+    with pytest.raises(UsageError, match=r"sqlite:///path/to/file\.db") as raised:
+        open_dlq(bad)
+    assert "(there are mariadb, mysql, postgresql, probe, redis, rediss, sqlite)" in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_variable_can_be_the_whole_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`${MISSIVE_TEST_URL}` is the URL that it holds."""
+    monkeypatch.setenv("MISSIVE_TEST_URL", f"sqlite:///{tmp_path}/dlq.db")
+    open_store("${MISSIVE_TEST_URL}").close()
+    assert (tmp_path / "dlq.db").exists()

@@ -1,0 +1,445 @@
+"""The store in Redis: what only it does, and that it does what the SQL store does, whatever is done with both."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from missive.dlq import Claim, Query, Record, Replay, Status, open_store
+from missive.dlq.redis import RedisStore
+from missive.dlq.redis.database import SCHEMA_VERSION
+from missive.dlq.rows import to_json
+from missive.dlq.sql import SQLStore
+from missive.errors import StoreConflict, StoreError, StoreRefused, UsageError
+from tests.dlq.conftest import Clock
+from tests.dlq.test_store import parked, record
+from tests.support.redis import RedisServer
+from tests.support.redis_store import check, indexes
+
+pytestmark = pytest.mark.redis
+DAY = 86400.0
+SECRET = "hunter2"
+
+
+@pytest.fixture
+def store(redis: RedisServer, clock: Clock) -> Iterator[RedisStore]:
+    with contextlib.closing(RedisStore(redis.store(), clock=clock)) as opened:
+        yield opened
+        check(opened)
+
+
+# Whatever is done
+
+
+def shown(answer: Any) -> Any:
+    """Return an answer so that it can be read what differs."""
+    if isinstance(answer, Record):
+        return to_json(answer)
+    if isinstance(answer, list):
+        return [shown(one) for one in answer]
+    return (shown(answer.record), answer.token) if isinstance(answer, Claim) else answer
+
+
+class Both:
+    """The same done with both stores: the answers are the same, and so is what is there in the end."""
+
+    def __init__(self, redis: RedisStore, sql: SQLStore, clock: Clock, seed: int) -> None:
+        self.stores, self.clock, self.random = (redis, sql), clock, Random(seed)
+        self.ids: list[str] = []
+        self.replays: list[str] = []
+        self.claimed: dict[str, list[str]] = {}
+
+    def do(self, verb: str, *arguments: Any, **named: Any) -> Any:
+        """Do something with both."""
+        answers = []
+        for store in self.stores:
+            try:
+                answer = getattr(store, verb)(*arguments, **named)
+            except StoreConflict:
+                answer = "conflict"
+            answers.append(list(answer) if verb == "query" else answer)
+        assert shown(answers[0]) == shown(answers[1]), (verb, arguments)
+        return answers[0]
+
+    def some(self, most: int = 4) -> list[str]:
+        """Return some ids, one of them nobody's now and then."""
+        ids = self.random.sample(self.ids, min(len(self.ids), self.random.randint(0, most)))
+        return [*ids, "nobody"] if self.random.random() < 0.1 else ids
+
+    def new(self) -> Record:
+        """Return a record that failed now: another one, one of before again, or one that waits."""
+        chance, now = self.random, self.clock.now
+        changes: dict[str, object] = {
+            "id": f"{len(self.ids):06}",
+            "service": chance.choice(["shop", "till"]),
+            "fingerprint": chance.choice("abc") * 16,
+            "handler": chance.choice([None, "one", "two"]),
+            "error_type": chance.choice([None, "KeyError"]),
+            "first_at": now,
+            "last_at": now,
+            "identity": chance.choice([None, "i", "j", "k"]),
+            "again": chance.random() < 0.5,
+        }
+        if chance.random() < 0.3:
+            changes |= {"status": Status.parked, "due": chance.choice([None, now - 5, now + 5])}
+            changes["lane"] = chance.choice([None, "x", "y"])
+        self.ids.append(str(changes["id"]))
+        return record(**changes)
+
+    def failed(self, token: str) -> Record | None:
+        """Return what a worker files of a record that it took up, or would have liked to."""
+        ids = self.claimed.get(token, [])
+        there = self.stores[0].get(self.random.choice(ids)) if ids else None
+        if there is None:
+            return None
+        now, park = self.clock.now, self.random.random() < 0.5
+        status, lane = (Status.parked, self.random.choice([None, "x"])) if park else (Status.dead, None)
+        return replace(there, status=status, last_at=now, claim=token, lane=lane, due=now + 3 if park else None)
+
+    def step(self) -> None:
+        """Do one thing or another, of which some come more often."""
+        self.clock.now += self.random.choice([0, 0.25, 1, 7, DAY])
+        token = self.random.choice(["t1", "t2"])
+        often = [self.put, self.put, self.put, self.fail, self.claim, self.claim, self.start, self.go_on, self.advance]
+        self.random.choice([*often, self.settle, self.settle, self.change, self.change, self.delete, self.edit])(token)
+
+    def put(self, _: str) -> None:
+        """Put some records, or import some, one of them with an id that may be there."""
+        if self.random.random() < 0.8:
+            self.do("put", [self.new() for _ in range(self.random.randint(1, 4))])
+        else:
+            self.do("import_", [replace(self.new(), again=False), replace(self.new(), id=self.random.choice(self.ids))])
+
+    def fail(self, token: str) -> None:
+        """Put what was claimed, once more."""
+        if (one := self.failed(token)) is not None:
+            self.do("put", [one])
+
+    def claim(self, token: str) -> None:
+        """Claim some of a service, or all of a replay: those are in another order there."""
+        replay = self.random.choice([None, None, *self.replays[-1:]])
+        limit, service = 100 if replay else self.random.randint(1, 4), self.random.choice(["shop", "till"])
+        claims = self.do("claim", service, token, limit, 10.0, replay)
+        self.claimed.setdefault(token, []).extend(claim.record.id for claim in claims)
+
+    def settle(self, token: str) -> None:
+        """Close, keep or give back all that was ever claimed."""
+        chance, mine = self.random, self.claimed.get(token, [])
+        verb, more = chance.choice(
+            [
+                ("resolve", (chance.choice([Status.resolved, Status.discarded]), "me", "why")),
+                ("extend", (chance.choice([5.0, 20.0]),)),
+                ("unclaim", (chance.choice([None, 3.5]),)),
+            ]
+        )
+        self.do(verb, mine, token, *more)
+
+    def change(self, _: str) -> None:
+        """Do what an operator does."""
+        verb, *more = self.random.choice([("discard", "me", "why"), ("restore", "me"), ("note", "me", "text")])
+        self.do(verb, self.some(), *more)
+
+    def start(self, _: str) -> None:
+        """Start a replay of some."""
+        self.replays.append(f"r{len(self.replays):03}")
+        paced = self.random.choice([{}, {"canary": 1}, {"rate": "2/s"}, {"until_failures": 2}])
+        self.do("start_replay", Replay(self.replays[-1], "me", "words", **paced), self.some(10))
+
+    def go_on(self, _: str) -> None:
+        """Let a replay go on, or not."""
+        if self.replays:
+            one, status = self.random.choice(self.replays), self.random.choice(["running", "stopped", "cancelled"])
+            moves = [("go_on", one), ("go_on", one, 1), ("unqueue", one), ("set_replay", one, status)]
+            self.do(*self.random.choice(moves))
+
+    def advance(self, _: str) -> None:
+        """Let all replays go on."""
+        self.do("advance")
+
+    def delete(self, _: str) -> None:
+        """Delete what was closed long ago, or some of these."""
+        statuses = self.random.choice([(), (Status.dead, Status.queued)])
+        some = Query(statuses=statuses, ids=("x", *self.some()))
+        self.do(*self.random.choice([("purge", some), ("expire", 2)]))
+
+    def edit(self, _: str) -> None:
+        """Change a message."""
+        if (there := self.stores[0].get(self.random.choice(self.ids or ["none"]))) is not None:
+            made = replace(self.new(), status=Status.dead, lane=None, due=None, edited_from=there.id, identity=None)
+            self.do("edit", there.id, there.version - self.random.choice([0, 0, 1]), made, "me")
+
+    def compare(self) -> None:
+        """See that all that can be asked is answered the same."""
+        dead, chance = (Status.dead,), self.random
+        of_groups = [Query(), Query(service="shop", statuses=dead), Query(group="a" * 16), Query(handler="one")]
+        of_groups.append(Query(error="KeyError", without=(Query(handler="two"), Query(statuses=dead))))
+        others = [Query(replay=one) for one in self.replays[-2:]] + [Query(min_attempts=2), Query(topic="none")]
+        others += [Query(last_after=self.clock.now - 5), Query(last_before=self.clock.now - 5, statuses=dead)]
+        others += [Query(ids=tuple(self.some())), Query(text=("KEY",)), Query(source="memory:m", max_attempts=1)]
+        others.append(Query(service="till", without=(Query(min_attempts=2), Query(first_after=self.clock.now - 9))))
+        for query in [*of_groups, *others]:
+            for verb in ("query", "ids", "services", "count", "groups"):
+                self.do(verb, query)
+            self.do("query", query, limit=chance.randint(0, 4), offset=chance.randint(0, 4))
+        self.do("groups", Query(), limit=2, offset=1)
+        self.do("replays", limit=3)
+        for service in ("shop", "till"):
+            self.do("stats", service)
+            self.do("lanes", service)
+            self.do("next_due", service)
+        for one in self.some():
+            self.do("notes", one)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_both_stores_are_the_same(
+    redis: RedisServer, tmp_path: Path, clock: Clock, seed: int, request: pytest.FixtureRequest
+):
+    """Whatever is done in whatever order, the store in Redis answers as the one in SQL, and its indexes follow."""
+    rounds = 100 if request.config.getoption("--deep") else 4
+    clock.now = 1_800_000_000.123
+    with (
+        contextlib.closing(RedisStore(redis.store(), clock=clock)) as one,
+        contextlib.closing(SQLStore(f"sqlite:///{tmp_path}/dlq.db", clock=clock)) as other,
+    ):
+        both = Both(one, other, clock, seed)
+        for _ in range(rounds):
+            for _ in range(20):
+                both.step()
+            both.compare()
+            check(one)
+
+
+def test_of_several_processes_that_file_the_same_one_makes_the_record(redis: RedisServer, clock: Clock):
+    """The same redelivery filed by four at the same time is one record with all their lines; none is lost."""
+    url = redis.store()
+    barrier, every = threading.Barrier(4), [f"i{n}" for n in range(40)]
+
+    def file() -> None:
+        with contextlib.closing(RedisStore(url, clock=clock)) as one:
+            for identity in every:
+                barrier.wait(30)
+                one.put([record(identity=identity, again=True), record(identity=f"{identity}'", again=True)])
+
+    threads = [threading.Thread(target=file) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    with contextlib.closing(RedisStore(url, clock=clock)) as store:
+        assert [one.attempts for one in store.query(Query())] == [4] * 80
+        assert store.count(Query()) == 80
+        check(store)
+
+
+def test_only_one_of_several_workers_paces_a_replay(redis: RedisServer, clock: Clock):
+    """However many look at it in the same moment, no more are queued than its rate has room for."""
+    url = redis.store()
+    stores = [RedisStore(url, clock=clock) for _ in range(4)]
+    stores[0].put([record() for _ in range(100)])
+    stores[0].start_replay(Replay("r", "me", "words", rate="10/s"), stores[0].ids(Query()))
+    for _ in range(3):
+        clock.now += 1
+        threads = [threading.Thread(target=one.advance) for one in stores]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    (replay,) = stores[0].replays("r")
+    assert (replay.queued, replay.left) == (31, 69)  # one at once, and ten a second
+    for one in stores:
+        one.close()
+
+
+def test_a_replay_of_a_command_and_its_workers(store: RedisStore, clock: Clock):
+    """What a command runs is given to workers when it is left to them, and taken from them when it is not."""
+    kept = [record(id=one) for one in "abc"]
+    store.put(kept)
+    store.start_replay(Replay("r", "me", "words", here=True), [one.id for one in kept])
+    assert store.go_on("r", 2) == 2
+    assert (store.claim("shop", "w", 9, 60), store.next_due("shop")) == ([], None)
+    assert len(store.claim("shop", "c", 1, 60, "r")) == 1
+    store.set_replay("r", "running", here=False)
+    check(store)
+    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == [kept[1].id]
+    assert store.next_due("shop") == clock.now + 60
+    store.set_replay("r", "running", here=True)
+    assert store.next_due("shop") is None
+    store.set_replay("r", "stopped")
+    assert store.unqueue("r") == 2
+    assert {str(one.status) for one in store.query(Query())} == {"dead"}
+
+
+def test_more_than_go_into_one_call(store: RedisStore):
+    """A replay of thousands is kept as one, queued in the order of the ids, and counted; so is what is discarded."""
+    kept = [record(id=f"{n:06}", fingerprint=f"{n % 150:016}") for n in range(2500)]
+    store.put(kept)
+    assert store.start_replay(Replay("r", "me", "words"), [one.id for one in kept]) == 2500
+    assert store.go_on("r", 700) == 700
+    assert [claim.record.id for claim in store.claim("shop", "t", 3, 60)] == ["000000", "000001", "000002"]
+    assert store.go_on("r") == 1800
+    (replay,) = store.replays()
+    assert (replay.total, replay.queued, replay.left) == (2500, 2500, 0)
+    assert store.unqueue("r") == 2500
+    # More groups than are walked along side by side.
+    found = [one.id for one in store.query(Query(service="shop", statuses=(Status.dead,)), limit=1200, offset=100)]
+    assert found == [f"{n:06}" for n in range(2399, 1199, -1)]
+    assert len(store.groups(Query(), limit=20)) == 20
+    assert store.discard([one.id for one in kept], "me") == 2500
+    assert [store.purge(Query()), store.purge(Query()), store.purge(Query())] == [1000, 1000, 500]
+    there, _ = indexes(store)
+    assert there == {}
+
+
+# The server
+
+
+def test_a_newer_schema_is_refused(redis: RedisServer):
+    """An older Missive does not touch a store of a newer one; and a command that only looks makes none."""
+    url = redis.store()
+    with pytest.raises(UsageError, match="there is no dead letter store redis://"):
+        open_store(url, create=False)
+    with contextlib.closing(RedisStore(url)) as store:
+        store._client.set(store._key("schema"), SCHEMA_VERSION + 1)
+    with pytest.raises(StoreRefused, match="upgrade Missive"):
+        open_store(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://", "names no host"),
+        ("redis://h/dlq", "the path is the number of a database"),
+        ("redis://h/0?prefix=", "prefix= is a word"),
+        ("redis://h/0?prefix=a{b}", "prefix= is a word"),
+        ("redis://h/0?prefx=a", "there is no parameter prefx"),
+        ("redis://h/0?keep_resolved=soon", "keep_resolved is how long"),
+        ("redis://u:hunter2@h:port/0", "has no host and port that can be read"),
+        ("redis://u:hunter2@[h/0", "cannot be read"),
+    ],
+)
+def test_a_url_that_names_no_store_is_refused(url: str, said: str):
+    """A slip is told in one line, without the password, and with what to write."""
+    with pytest.raises(UsageError, match=re.escape(said)) as raised:
+        open_store(url)
+    assert "hunter2" not in "".join(traceback.format_exception(raised.value))
+
+
+def test_stores_with_prefixes_share_a_server(redis: RedisServer):
+    """Two stores in one database see nothing of each other, and all of their keys begin with their prefix."""
+    with contextlib.closing(RedisStore(redis.store())) as one, contextlib.closing(RedisStore(redis.store())) as other:
+        one.put([record(id="a")])
+        assert (one.count(Query()), other.count(Query()), other.get("a")) == (1, 0, None)
+
+
+def test_no_key_has_content(store: RedisStore, redis: RedisServer):
+    """What is of a message, and what operators write, stands in no key's name."""
+    odd = record(
+        body=b"hunter2", key="hunter2", identity="hunter2", topic="hunter2", label="hunter2", handler="hunter2"
+    )
+    store.put([odd, parked(None, "lane", message_id="hunter2", service="hunter2")])
+    store.note([odd.id], "hunter2", "hunter2")
+    store.remember("hunter2", "hunter2", "hunter2")
+    store.count_attempts("hunter2", {"hunter2": 1})
+    assert not list(store._client.scan_iter("*hunter2*"))
+    names = {key.partition(b"}:")[2].partition(b":")[0] for key in store._client.scan_iter(f"{store._prefix}:*")}
+    assert {b"r", b"status", b"bucket", b"lane", b"ready", b"notes", b"checkpoints", b"attempts"} <= names
+
+
+def test_text_comes_back_as_it_was(store: RedisStore):
+    """NUL, half a surrogate and long names are kept to the character, and found."""
+    odd = record(detail="a\0b\ud800", message_id="\0", handler="h" * 300, public={"a": ["\xc9t\xe9"]}, body=b"")
+    store.put([odd])
+    assert store.get(odd.id) == odd
+    assert store.ids(Query(handler=odd.handler, text=("\xe9T\xc9",))) == [odd.id]
+    store.discard([odd.id], "a\ud800", "b\ud800")
+    assert (store.get(odd.id).closed_by, store.get(odd.id).closed_why) == ("a\\ud800", "b\\ud800")
+
+
+def test_a_client_of_ones_own(redis: RedisServer):
+    """A live client is used and left open; one that decodes what it reads is refused."""
+    with redis.client() as client:
+        with contextlib.closing(RedisStore(redis.store(), client=client)) as store:
+            store.put([record()])
+            assert store.count(Query()) == 1
+        assert client.ping()
+    with redis.client(decode_responses=True) as client, pytest.raises(UsageError, match="without decode_responses"):
+        RedisStore(redis.store(), client=client)
+
+
+def test_errors_hold_no_content(redis: RedisServer):
+    """A write that the server refuses says the server's code, and neither its words nor an exception that has them."""
+    with contextlib.closing(RedisStore(redis.store())) as store:
+        store._client.set(store._key("status:dead"), SECRET)
+        with pytest.raises(StoreError, match=r"cannot be written: the server says WRONGTYPE$") as raised:
+            store.put([record(body=SECRET.encode(), detail=SECRET)])
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    assert (raised.value.__cause__, raised.value.__context__) == (None, None)
+
+
+def test_users_passwords_and_settings(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A wrong password and missing rights are one line each; a server that keeps nothing on its disk is warned of."""
+    options = "--appendonly no --maxmemory-policy allkeys-lru --user default on >hunter2 ~* &* +@all"
+    reader = "--user reader on >hunter2 ~* +@read +@connection"
+    with RedisServer(tmp_path / "redis", *options.split(), *reader.split()) as server:
+        with pytest.raises(StoreError, match=r"^the dead letter store redis://127.0.0.1.* opened: it refuses the user"):
+            open_store(server.store("default:hunter3@"))
+        with pytest.raises(StoreError, match="cannot be opened: this user may not"):
+            open_store(server.store("reader:hunter2@"))
+        with contextlib.closing(open_store(server.store("default:hunter2@"))) as store:
+            store.put([record()])
+        said = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+        assert len(said) == 2
+        assert "no append-only file" in said[0]
+        assert "allkeys-lru may evict" in said[1]
+        assert "hunter2" not in "".join(said)
+    with pytest.raises(StoreError, match="it cannot be reached"):
+        open_store(server.store("default:hunter2@"))
+
+
+def test_tls(tmp_path: Path):
+    """`rediss://` speaks TLS, to a server whose certificate is signed by somebody known; no other is told anything."""
+    with RedisServer(tmp_path / "redis", tls=True) as server:
+        with contextlib.closing(open_store(server.store(ca_file=server.certificate))) as store:
+            store.put([record()])
+            assert store.count(Query()) == 1
+        with pytest.raises(StoreError, match="it cannot be reached"):
+            open_store(server.store())
+
+
+def test_a_server_that_dies_keeps_what_was_put(tmp_path: Path, clock: Clock):
+    """What `put` returned from is there after SIGKILL, and whole, whenever that came; until it is back, put fails."""
+    chance, returned = Random(), list[str]()
+    with (
+        RedisServer(tmp_path / "redis") as server,
+        contextlib.closing(RedisStore(server.store(), clock=clock)) as store,
+    ):
+        for _ in range(3):
+            killer = threading.Timer(chance.uniform(0, 0.02), server.kill)
+            enough = len(returned) + chance.randint(20, 100)
+            with contextlib.suppress(StoreError):
+                while True:
+                    some = [record(lane="x", status=Status.parked), record(identity="i", again=True), record()]
+                    store.put(some)
+                    returned += [some[0].id, some[2].id]
+                    if len(returned) >= enough and killer.ident is None:
+                        killer.start()  # at any moment of what comes now
+                    ids = [claim.record.id for claim in store.claim("shop", "t", 2, 60.0)]
+                    store.resolve(ids, "t", Status.resolved, "me")
+            killer.join()
+            with pytest.raises(StoreError):
+                store.put([record()])
+            server.start()
+            assert set(returned) <= set(store.ids(Query()))
+            check(store)
+    assert len(returned) >= 60
