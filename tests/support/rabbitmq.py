@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
 from tests.support.ports import HOST, free_port
@@ -50,6 +50,16 @@ class RabbitMQError(Exception):
     """The node could not be started or stopped; the message ends with the tail of its log."""
 
 
+class TLS(NamedTuple):
+    """The certificates of a node that also speaks TLS, at ``tls_port``."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    asks_clients: bool
+    """Whether a client must show a certificate that ``ca`` signed."""
+
+
 class RabbitMQ:
     """One private RabbitMQ node under ``directory``, at the same URL and with the same data at every start.
 
@@ -58,9 +68,11 @@ class RabbitMQ:
     the others wait for it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tls: TLS | None = None) -> None:
         self.directory = directory.resolve()
         self.port = free_port()
+        self.tls = tls
+        self.tls_port = free_port() if tls is not None else None
         self.name = f"missive-{secrets.token_hex(6)}@localhost"
         self._cookie = secrets.token_hex(16)
         self._node: subprocess.Popen[bytes] | None = None
@@ -197,9 +209,21 @@ class RabbitMQ:
         (self.directory / "inetrc").write_text('{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n')
         # Erlang terms are read as they are; a rabbitmq.conf would be translated first, which takes longer.
         (self.directory / "advanced.config").write_text(
-            f'[{{rabbit, [{{tcp_listeners, [{{"{HOST}", {self.port}}}]}},'
+            f'[{{rabbit, [{{tcp_listeners, [{{"{HOST}", {self.port}}}]}},{self._tls_settings()}'
             # An alarm for a machine that is full of other things would block publishers, and say so nowhere.
             " {disk_free_limit, 0}, {vm_memory_high_watermark, 1.0}]}].\n"
+        )
+
+    def _tls_settings(self) -> str:
+        if self.tls is None:
+            return ""
+        files = (
+            f'{{cacertfile, "{self.tls.ca}"}}, {{certfile, "{self.tls.certificate}"}}, {{keyfile, "{self.tls.key}"}}'
+        )
+        asked = "true" if self.tls.asks_clients else "false"
+        return (
+            f' {{ssl_listeners, [{{"{HOST}", {self.tls_port}}}]}},'
+            f" {{ssl_options, [{files}, {{verify, verify_peer}}, {{fail_if_no_peer_cert, {asked}}}]}},"
         )
 
     def _environment(self, epmd_port: int, distribution_port: int) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import ssl
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from missive.adapters.contract import Adapter, Finding, Host, Session
+from missive.adapters.rabbitmq.address import Address, TLSFiles, given_address
 from missive.adapters.registry import AdapterURL, keywords
 from missive.errors import MissingExtra, Transient, UsageError
 from missive.privacy import redact_url
@@ -40,6 +40,11 @@ class RabbitMQAdapter(Adapter):
     might not be done in time is given back. What is given back counts as a delivery on a quorum queue: mind its
     `x-delivery-limit`.
 
+    With TLS the broker's certificate is checked against the machine's authorities, or those in `ca_file`, unless
+    `verify` is false, and `cert_file` with `key_file` is what the client shows. `heartbeat`, in seconds, is asked of
+    the broker, else it is what the broker proposes: a connection on which nothing came for twice as long is given up.
+    `connection_parameters`, a `pika.ConnectionParameters` or `pika.URLParameters`, takes the place of all that.
+
     The client is pika's channel; `context.native` has the delivery's `method`, `properties` and `queue`.
     """
 
@@ -58,6 +63,12 @@ class RabbitMQAdapter(Adapter):
         username: str = "guest",
         password: str = "guest",  # noqa: S107 - RabbitMQ's own default, for loopback only
         tls: bool = False,
+        ca_file: str | None = None,
+        cert_file: str | None = None,
+        key_file: str | None = None,
+        verify: bool = True,
+        heartbeat: int | None = None,
+        connection_parameters: Any = None,
         drain: float = 25,
         rate_limit: str | None = None,
     ) -> None:
@@ -71,12 +82,22 @@ class RabbitMQAdapter(Adapter):
         self.queues = _queues(queue)
         self.prefetch = prefetch
         self.consumer_timeout = consumer_timeout
-        self.host = host
-        self.port = port or (_TLS_PORT if tls else _PORT)
-        self.vhost = vhost
-        self.username = username
-        self.tls = tls
-        self._password = password
+        if connection_parameters is None:
+            tls_files = TLSFiles(ca_file, cert_file, key_file, verify) if tls else None
+            if not tls and (ca_file or cert_file or key_file or not verify):
+                raise UsageError(
+                    "ca_file=, cert_file=, key_file= and verify= are for TLS: amqps:// in a URL, or tls=True"
+                )
+            port = port or (_TLS_PORT if tls else _PORT)
+            self.address = Address(host, port, vhost, username, password, tls_files, heartbeat)
+        else:
+            given = (host, port, vhost, username, password, tls, ca_file, cert_file, key_file, verify, heartbeat)
+            if given != ("localhost", None, "/", "guest", "guest", False, None, None, None, True, None):
+                raise UsageError(
+                    "connection_parameters= says how the broker is reached: leave out host=, port=, vhost=, username=,"
+                    " password=, heartbeat= and what is said of TLS"
+                )
+            self.address = given_address(connection_parameters)
 
     @classmethod
     def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
@@ -107,8 +128,7 @@ class RabbitMQAdapter(Adapter):
     @property
     def url(self) -> str:
         """The broker, virtual host and queues, without credentials."""
-        vhost = "" if self.vhost == "/" else self.vhost
-        return f"{'amqps' if self.tls else 'rabbitmq'}://{self.host}:{self.port}/{vhost}?queue={self.destination}"
+        return f"{self.address.url}?queue={self.destination}"
 
     async def connect(self, host: Host) -> RabbitMQSession:
         """Connect, and see that the queues are there; nothing is consumed before the first fetch.
@@ -138,20 +158,6 @@ class RabbitMQAdapter(Adapter):
         if not isinstance(session, RabbitMQSession):
             raise Transient(f"{self.url} is not connected")
         return await examine(session, self)
-
-    def parameters(self, service: str) -> Any:
-        """Return pika's parameters of the connection."""
-        import pika  # noqa: PLC0415 - an extra
-
-        context = ssl.create_default_context() if self.tls else None
-        return pika.ConnectionParameters(
-            self.host,
-            self.port,
-            self.vhost,
-            pika.PlainCredentials(self.username, self._password),
-            ssl_options=None if context is None else pika.SSLOptions(context, self.host),
-            client_properties={"connection_name": f"missive {service}"},
-        )
 
 
 def _queues(queue: str | Sequence[str]) -> tuple[str, ...]:

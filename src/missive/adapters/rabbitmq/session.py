@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 _CLOSE_SECONDS = 3.0
 _FIRST_WITH_STREAMS = (3, 9)
 _PRECONDITION_FAILED = 406
+_LOOKS = 4
+"""How often in a heartbeat it is looked whether something came."""
+_SILENT = 1.4
+"""After so many heartbeats of silence a connection is half open. That is seen within two."""
 
 
 class RabbitMQSession(Session):
@@ -46,6 +50,9 @@ class RabbitMQSession(Session):
         self._arrived: deque[tuple[Any, Any, bytes]] = deque()
         self._arrival = asyncio.Event()
         self._unacked = Unacked()
+        self._heard = (0, self._loop.time())
+        """How many bytes had come, and when that was seen to be more than before."""
+        self._listening: asyncio.TimerHandle | None = None
         self._dead: asyncio.Future[None] = self._loop.create_future()
         self._closed = asyncio.Event()
 
@@ -57,13 +64,14 @@ class RabbitMQSession(Session):
             logger.setLevel(logging.CRITICAL)
         opened: asyncio.Future[None] = self._loop.create_future()
         self._connection = AsyncioConnection(
-            self._adapter.parameters(self._host.service),
+            self._adapter.address.of_pika(self._host.service),
             on_open_callback=lambda _: _answer(opened, None),
             on_open_error_callback=lambda _, error: _answer(opened, trouble(error, self._adapter)),
             on_close_callback=lambda _, error: self._on_close(error),
             custom_ioloop=self._loop,
         )
         await opened
+        self._listen()
         self.client = await self._reply(lambda done: self._connection.channel(on_open_callback=done))
         self.client.add_on_close_callback(lambda _, error: self._die(error))
         self.client.add_on_cancel_callback(self._on_cancel)
@@ -213,7 +221,28 @@ class RabbitMQSession(Session):
         queue = self._consumers.get(frame.method.consumer_tag, self._adapter.destination)
         self._die(Transient(f"{self._adapter.url}: the queue {queue} is gone"))
 
+    def _listen(self) -> None:
+        """Give a connection up on which nothing came for twice the heartbeat; pika would wait for five seconds more.
+
+        The broker sends something at least once in a heartbeat.
+        """
+        beat = self._connection.params.heartbeat
+        if not beat or self._dead.done():
+            return
+        (before, since), now = self._heard, self._loop.time()
+        received = self._connection.bytes_received
+        if received != before or (self._listening is not None and now - self._listening.when() > beat / _LOOKS):
+            # More came, or may have: this loop was not free to read it.
+            self._heard = received, now
+        elif now - since >= _SILENT * beat:
+            # As pika's own would do it, which has nothing public for it.
+            self._connection._terminate_stream(exceptions.AMQPHeartbeatTimeout("nothing came"))  # noqa: SLF001
+            return
+        self._listening = self._loop.call_later(beat / _LOOKS, self._listen)
+
     def _on_close(self, error: BaseException) -> None:
+        if self._listening is not None:
+            self._listening.cancel()
         self._closed.set()
         self._die(error)
 
