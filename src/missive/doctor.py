@@ -128,7 +128,8 @@ def _examine_sink(sink: Sink) -> list[Finding]:
             says = "are kept in this process only: they are lost with it"
             return [Finding("warning", "dead letters", says)]
         sink.put([])
-        return [Finding("ok", "dead letters", f"{getattr(sink, 'url', type(sink).__name__)} can be written")]
+        works = Finding("ok", "dead letters", f"{getattr(sink, 'url', type(sink).__name__)} can be written")
+        return [works, *(Finding("warning", "dead letters", trouble) for trouble in sink.troubles())]
     except StoreError as trouble:
         return [Finding("error", "dead letters", str(trouble))]
     finally:

@@ -152,3 +152,15 @@ def test_a_network_disk(tmp_path: Path):
     assert network_disk(tmp_path / "local" / "queue.db", mounts) is None
     assert network_disk(Path("/x"), mounts) is None
     assert network_disk(Path("/x"), tmp_path / "none") is None
+
+
+@pytest.mark.redis
+def test_a_store_in_redis(doctor, tmp_path, redis):
+    """A store in a server that keeps what it has is sound; of one that does not, the doctor warns."""
+    url = "sqlite:///queue.db?queue=q&create=true"
+    code, found, _ = doctor(url, "--dlq", redis.store())
+    assert (code, [one[0] for one in found if one[1] == "dead letters"]) == (0, ["ok"])
+    with RedisServer(tmp_path / "redis", "--appendonly", "no") as server:
+        _, found, _ = doctor(url, "--dlq", server.store())
+    assert [one[0] for one in found if one[1] == "dead letters"] == ["ok", "warning"]
+    assert "no append-only file" in str(found)

@@ -16,6 +16,8 @@ import pytest
 from missive.dlq.once import Asked, MemoryOnce, OnceStore, State
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreError
+from tests.dlq.conftest import opened_at
+from tests.support.redis import RedisServer
 
 LEASE, TTL = 60.0, 1000.0
 ONE, TWO = Asked("handler", "1" * 64, "a" * 64), Asked("handler", "2" * 64, "a" * 64)
@@ -41,7 +43,13 @@ def sql(path: Path, clock: Callable[[], float]) -> Any:
 SERVERS = [
     pytest.param("postgres", marks=pytest.mark.postgres),
     pytest.param("mariadb", marks=pytest.mark.mariadb),
+    pytest.param("redis", marks=pytest.mark.redis),
 ]
+
+
+def new_url(server: Any) -> str:
+    """Return the URL of a store of its own on a server."""
+    return str(server.store() if isinstance(server, RedisServer) else server.url(server.database()))
 
 
 @pytest.fixture(params=["memory", "sqlite", *SERVERS])
@@ -53,8 +61,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Itera
         elif request.param == "sqlite":
             yield opened.enter_context(contextlib.closing(sql(tmp_path, clock)))
         else:
-            server = request.getfixturevalue(request.param)
-            yield opened.enter_context(contextlib.closing(SQLStore(server.url(server.database()), clock=clock)))
+            url = new_url(request.getfixturevalue(request.param))
+            yield opened.enter_context(contextlib.closing(opened_at(url, clock)))
 
 
 def begin(store: OnceStore, *asked: Asked, owner: str = "me", service: str = "app") -> list[str]:
@@ -190,14 +198,13 @@ def test_of_several_processes_one_has_a_claim(tmp_path: Path):
 @pytest.mark.parametrize("name", SERVERS)
 def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureRequest, name: str):
     """Six clients that claim, end and give up the same effects all the time: each happens once, and no call fails."""
-    server = request.getfixturevalue(name)
-    url = server.url(server.database())
-    SQLStore(url).close()
+    url = new_url(request.getfixturevalue(name))
+    opened_at(url).close()
     had: list[tuple[str, str]] = []
     failed: list[str] = []
 
     def work(number: int) -> None:
-        random, store = Random(number), SQLStore(url)
+        random, store = Random(number), opened_at(url)
         for _ in range(60):
             asked = [Asked("handler", f"{key:064x}", "a" * 64) for key in random.sample(range(100), 10)]
             try:

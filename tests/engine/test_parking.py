@@ -10,6 +10,7 @@ import pytest
 from missive import Breaker, JSONMessage, Processor, RawMessage, Retry, UsageError, constant
 from missive.adapters.contract import Capabilities, Delivery, Verb
 from missive.dlq import Query, Status
+from missive.dlq.redis import RedisStore
 from missive.dlq.source import ReplayAdapter
 from missive.dlq.sql import SQLStore
 from missive.engine import flow
@@ -17,15 +18,24 @@ from missive.matchers import Everything, Field, by_field
 from missive.testing import MemoryAdapter
 from tests.dlq.conftest import queued
 from tests.support.broker import Broker, run, until
+from tests.support.redis_store import check
 
 RETRY = Retry(attempts=4, immediate=0, delays=constant(0.2))
 
 
+on_both = pytest.mark.parametrize("store", ["sqlite", pytest.param("redis", marks=pytest.mark.redis)], indirect=True)
+
+
 @pytest.fixture
-def store(tmp_path):
-    """Yield a store, closed in the end."""
-    made = SQLStore(f"sqlite:///{tmp_path}/dlq.db")
-    yield made
+def store(request, tmp_path):
+    """Yield a store, closed in the end, when one in Redis has to hold together."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        made = SQLStore(f"sqlite:///{tmp_path}/dlq.db")
+        yield made
+    else:
+        made = RedisStore(request.getfixturevalue("redis").store())
+        yield made
+        check(made)
     made.close()
 
 
@@ -84,6 +94,7 @@ def run_with_store(broker, store, *, beside=None, runtime=None, **options):
     return run(broker, ReplayAdapter(broker.processor, store), beside=done, runtime=runtime, **options)
 
 
+@on_both
 def test_a_long_delay_is_parked_and_its_attempts_go_on(store):
     """The source is settled once the record is durable; the message comes back from the store as its next attempt."""
     handler = Flaky(2)
@@ -97,6 +108,7 @@ def test_a_long_delay_is_parked_and_its_attempts_go_on(store):
     assert {r.error_type for r in records} == {"ConnectionError"}
 
 
+@on_both
 def test_after_the_last_attempt_a_parked_message_is_a_dead_letter(store):
     """It is the same record, with the history of all its attempts."""
     handler = Flaky(100)
@@ -108,6 +120,7 @@ def test_after_the_last_attempt_a_parked_message_is_a_dead_letter(store):
     assert [attempt for _, attempt in handler.runs] == [1, 2, 3, 4]
 
 
+@on_both
 def test_a_replay_of_a_dead_letter_begins_anew(store):
     """An operator's replay has all its attempts again."""
     handler = Flaky(5)
@@ -120,6 +133,7 @@ def test_a_replay_of_a_dead_letter_begins_anew(store):
     assert handler.done == [0]
 
 
+@on_both
 def test_what_is_parked_is_taken_up_by_the_next_start(store):
     """A worker that is gone left it in the store, where the next one finds it when it is due."""
     first = Flaky(1)
@@ -200,6 +214,7 @@ def in_order(handler, keys, count):
         assert mine == sorted(mine)
 
 
+@on_both
 def test_park_parks_the_rest_of_the_lane_behind(store):
     """The held message, what is behind it and what comes later of its lane are parked, and handled in order."""
     handler = Flaky(2, lambda n: n < 3)
@@ -218,6 +233,7 @@ def test_park_parks_the_rest_of_the_lane_behind(store):
     assert store.lanes("app") == {}
 
 
+@on_both
 def test_a_parked_lane_is_remembered_by_the_next_start(store):
     """What comes after a restart waits behind what was parked before it."""
     first = Flaky(1, lambda n: n == 0)
@@ -240,6 +256,7 @@ def test_a_natural_lane_can_be_parked(store):
     assert store.count(Query()) == 10
 
 
+@on_both
 def test_a_lane_goes_on_when_its_first_is_a_dead_letter(store):
     """The message that fails for good is dead, and the others of its lane are handled."""
     handler = Flaky(100, lambda n: n == 0)
@@ -281,6 +298,7 @@ def test_a_key_that_cannot_be_remembered_is_a_failure(store):
 # Attempts
 
 
+@on_both
 def test_attempts_outlive_a_process_that_holds_the_message(store):
     """What was spent while the message stayed unsettled is counted in the store, and not begun anew."""
     policy = Retry(attempts=4, immediate=0, delays=constant(0.3))
@@ -302,6 +320,10 @@ def test_attempts_outlive_a_process_that_holds_the_message(store):
 
 
 def spent(store):
+    if isinstance(store, RedisStore):
+        return [
+            int(count) for key in store._client.keys(store._key("attempts:*")) for count in store._client.hvals(key)
+        ]
     import sqlalchemy as sa
 
     with store._engine.connect() as connection:

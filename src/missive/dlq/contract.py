@@ -29,6 +29,10 @@ class Sink(ABC):
         A record whose `id` or `identity` is there already joins that one's history.
         """
 
+    def troubles(self) -> Sequence[str]:
+        """Return what of its settings may lose dead letters, in words for `missive doctor`. Raises `StoreError`."""
+        return ()
+
     def close(self) -> None:  # noqa: B027 - most have nothing open
         """Close what is open. Idempotent."""
 

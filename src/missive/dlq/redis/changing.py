@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from missive.dlq.contract import DAY, Note, Query
 from missive.dlq.record import Record, Status
-from missive.dlq.redis.database import portions, translated
+from missive.dlq.redis.database import SCHEMA_VERSION, portions, translated
 from missive.dlq.redis.fields import encoded, number, to_arguments, to_record
 from missive.dlq.redis.keys import arrival_of
 from missive.dlq.redis.reading import Reading
@@ -35,6 +35,8 @@ class Changing(Reading):
     @translated("written")
     def put(self, records: Sequence[Record]) -> None:
         """Keep records, in one step; where the server writes each step to its disk, it is there when this returns."""
+        if not records:  # is it one that can be written?
+            self._client.set(self._key("schema"), SCHEMA_VERSION, nx=True)
         self._tried(lambda: self._put(records))
 
     def _put(self, records: Sequence[Record]) -> bool | None:

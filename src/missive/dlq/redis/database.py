@@ -112,7 +112,11 @@ class Database:
     def troubles(self) -> list[str]:
         """Return what of the server's settings would lose dead letters; nothing where it does not tell them."""
         try:
-            told = self._client.config_get("appendonly", "maxmemory-policy")
+            told = {
+                name: value
+                for setting in ("appendonly", "maxmemory-policy")
+                for name, value in self._client.config_get(setting).items()
+            }
         except exceptions.ResponseError:  # hosted servers do not
             return []
         settings = {_text(name): _text(value) for name, value in told.items()}
