@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -40,9 +41,19 @@ class RabbitMQHarness(Harness):
             channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
 
     def publish(self, messages: Sequence[Sent]) -> None:
+        """Publish all, and wait for all confirmations at once: one after the other each waits for the disk."""
         import pika
 
-        with self.node.channel() as channel:
+        open_tags = set(range(1, len(messages) + 1))
+
+        def answered(frame: Any) -> None:
+            assert isinstance(frame.method, pika.spec.Basic.Ack)
+            tag = frame.method.delivery_tag
+            open_tags.difference_update([one for one in open_tags if one <= tag] if frame.method.multiple else [tag])
+
+        with self.node.channel() as confirming:
+            channel = confirming.connection.channel()
+            channel._impl.confirm_delivery(answered)
             for sent in messages:
                 properties = pika.BasicProperties(
                     delivery_mode=2,
@@ -51,6 +62,10 @@ class RabbitMQHarness(Harness):
                     timestamp=None if sent.timestamp is None else int(sent.timestamp),
                 )
                 channel.basic_publish("", self.queue, sent.body, properties)
+            deadline = time.monotonic() + 60
+            while open_tags:
+                assert time.monotonic() < deadline, f"{len(open_tags)} messages are not confirmed"
+                channel.connection.process_data_events(0.005)
 
     def remaining(self) -> int:
         with self.node.channel() as channel:

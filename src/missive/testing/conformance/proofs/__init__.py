@@ -8,6 +8,7 @@ _GROUPS = (
     "fidelity",
     "settlement",
     "flow",
+    "pressure",
     "order",
     "rebalances",
     "leases",

@@ -1,4 +1,4 @@
-"""Cases 18 to 25: no more than was asked for, and no less."""
+"""Cases 22 to 25: nothing for nothing, and no more than was asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from missive.adapters.contract import Credit, Delivery, Verb
+from missive.adapters.contract import Credit, Verb
 from missive.context import HandlingContext
 from missive.matchers import Everything
 from missive.messages import RawMessage
@@ -20,24 +20,6 @@ if TYPE_CHECKING:
 
 _IDLE_SECONDS = 1.0
 _IDLE_CPU = 0.4
-
-
-@case(18)
-async def credit(bench: Bench) -> Verdict:
-    """A fetch returns no more deliveries than its credit, and starts none when the bytes are used up."""
-    await bench.publish(*(b"%04d" % number * 250 for number in range(20)))
-    session = await bench.open()
-    taken: list[Delivery] = []
-    while len(taken) < 6:
-        taken += await bench.fetch(session, Credit(3, 64 << 20))
-    while len(taken) < 12:
-        got = await bench.fetch(session, Credit(20, 2500))
-        check(sum(len(one.body) for one in got) <= 2500 + 1000, "a fetch went over its bytes by more than one message")
-        taken += got
-    while len(taken) < 20:
-        taken += await bench.fetch(session, Credit(1, 1))
-    await bench.settle(session, taken)
-    return Verdict.passed
 
 
 @case(22)
