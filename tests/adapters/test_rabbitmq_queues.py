@@ -269,7 +269,7 @@ def test_the_doctor_looks_at_each_queue(rabbitmq: RabbitMQ, missive: Callable[..
     process = missive(*command, rabbitmq.url(f"{first},{second}"))
     out, _ = process.finish()
     says = [finding["says"] for finding in json.loads(out) if finding["check"] == "queue"]
-    assert says == [f"{first} has 0 messages waiting", f"{second} has 1 messages waiting"]
+    assert says == [f"{first} (classic, 0 messages waiting)", f"{second} (classic, 1 messages waiting)"]
     process = missive(*command, rabbitmq.url(stream))
     out, _ = process.finish()
     assert process.code == 1

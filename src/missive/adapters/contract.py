@@ -173,11 +173,12 @@ class Finding(NamedTuple):
     """What `missive doctor` found about a deployment. It holds no message content and no secret."""
 
     level: str
-    """`ok`, `warning` (it works, and will hurt) or `error` (it does not work, or loses messages)."""
+    """`ok`, `unknown` (the transport does not tell: look elsewhere), `warning` (it works, and will hurt) or `error` (it
+    does not work, or loses messages)."""
     check: str
     """What was looked at, in a word or two."""
     says: str
-    """What was found, and for a warning or an error what to do about it; one line."""
+    """What was found, and unless it is ok what to do about it; one line."""
 
 
 class EndOfInput(Exception):

@@ -15,7 +15,7 @@ from missive.cli.output import say, show_json
 if TYPE_CHECKING:
     from missive.adapters.contract import Finding
 
-_SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
+_SIGNS = {"ok": ("✓", "green"), "unknown": ("?", "blue"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
 @click.command()
@@ -30,8 +30,8 @@ def doctor(
 ) -> int:
     """Look whether a deployment is sound: sources, timeouts, order, dead letters.
 
-    It opens each source, consumes nothing and changes nothing. ✓ is sound, ! works and will hurt, ✗ does not work or
-    loses messages. Exit code: 0 when there is no ✗, else 1; 2 for wrong usage.
+    It opens each source, consumes nothing and changes nothing. ✓ is sound, ? is for you to look at, ! works and
+    will hurt, ✗ does not work or loses messages. Exit code: 0 when there is no ✗, else 1; 2 for wrong usage.
 
     \b
       missive doctor app:proc --from 'kafka://host:9092?topic=orders&group=billing' --dlq sqlite:///dlq.db

@@ -1,0 +1,142 @@
+"""RabbitMQ, a real broker: what the doctor finds out about queues, and that it changes none."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+import pytest
+
+import missive
+from missive.adapters import RabbitMQAdapter
+from missive.adapters.contract import Finding
+from missive.adapters.rabbitmq.declaration import Declaration, declaration
+from missive.adapters.rabbitmq.session import RabbitMQSession
+from missive.doctor import Visitor, examine
+from missive.matchers import Everything
+from tests.support.rabbitmq import RabbitMQ
+
+pytestmark = pytest.mark.rabbitmq
+EVERYTHING: dict[str, Any] = {
+    "x-message-ttl": 60_000,
+    "x-expires": 3_600_000,
+    "x-max-length": 10,
+    "x-max-length-bytes": 10_000,
+    "x-dead-letter-exchange": "nowhere",
+    "x-dead-letter-routing-key": "it's 'here'",
+    "x-max-priority": 3,
+    "x-overflow": "drop-head",
+    "x-single-active-consumer": True,
+}
+
+
+def queue(broker: RabbitMQ, arguments: dict[str, Any], **properties: Any) -> str:
+    name = f"q-{uuid.uuid4().hex[:8]}"
+    with broker.channel() as channel:
+        channel.queue_declare(name, **{"durable": True, "arguments": arguments} | properties)
+    return name
+
+
+def adapter(broker: RabbitMQ, *queues: str, **options: Any) -> RabbitMQAdapter:
+    proc = missive.Processor(missive.RawMessage, name="app", concurrency=4)
+
+    @proc.handle_for(Everything(), timeout=60)
+    def handle(message: missive.RawMessage, context: missive.HandlingContext) -> None:
+        """Do nothing."""
+
+    return RabbitMQAdapter(proc, queues, host="127.0.0.1", port=broker.port, **options)
+
+
+def found(source: RabbitMQAdapter) -> dict[str, Finding]:
+    """Return what was found about one queue, by what was looked at."""
+    return {finding.check: finding for finding in asyncio.run(examine(source))}
+
+
+def declared(broker: RabbitMQ, name: str, **options: Any) -> Declaration | None:
+    async def ask() -> Declaration | None:
+        source = adapter(broker, *options.pop("queues", (name,)), **options)
+        session = await source.connect(Visitor("app"))
+        try:
+            assert isinstance(session, RabbitMQSession)
+            return await declaration(session, name)
+        finally:
+            await session.close()
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "properties"),
+    [
+        ({}, {}),
+        ({}, {"durable": False, "auto_delete": True}),
+        ({"x-queue-type": "classic"}, {}),
+        (EVERYTHING, {}),
+        ({"x-queue-type": "quorum"}, {}),
+        ({"x-queue-type": "quorum", "x-delivery-limit": 3, "x-dead-letter-exchange": ""}, {}),
+    ],
+    ids=lambda value: ",".join(value) or "plain",
+)
+def test_a_declaration_is_found_out(rabbitmq: RabbitMQ, arguments: dict[str, Any], properties: dict[str, bool]):
+    """Whatever a queue was declared with is found out, to the value, and declaring it so again is accepted."""
+    name = queue(rabbitmq, arguments, **properties)
+    flags = {"durable": True, "auto_delete": False} | properties
+    assert declared(rabbitmq, name) == Declaration(**flags, arguments=arguments)
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(name, **flags, arguments=arguments)
+
+
+def test_a_queue_that_is_gone_is_not_made(rabbitmq: RabbitMQ):
+    """Asking how a queue was declared that is not there any more finds nothing, and makes no queue."""
+    there, gone = queue(rabbitmq, {}), f"q-{uuid.uuid4().hex[:8]}"
+    assert declared(rabbitmq, gone, queues=(there,)) is None
+    with rabbitmq.channel() as channel, pytest.raises(Exception, match="NOT_FOUND"):
+        channel.queue_declare(gone, passive=True)
+
+
+def test_a_sound_queue(rabbitmq: RabbitMQ):
+    """A durable queue without limits has no warning; policies, which AMQP does not tell, are unknown and not ok."""
+    findings = found(adapter(rabbitmq, queue(rabbitmq, {}), prefetch=10))
+    assert {check: finding.level for check, finding in findings.items()} == {
+        "connection": "ok",
+        "timeouts": "ok",
+        "prefetch": "ok",
+        "queue": "ok",
+        "policies": "unknown",
+    }
+
+
+def test_what_loses_messages(rabbitmq: RabbitMQ):
+    """Each argument that drops messages is a warning that says which, and so is a missing dead letter exchange."""
+    name = queue(rabbitmq, EVERYTHING, durable=False, auto_delete=True)
+    findings = found(adapter(rabbitmq, name))
+    warnings = {check: finding.says for check, finding in findings.items() if finding.level == "warning"}
+    assert set(warnings) == {"durable", "auto-delete", "expiry", "length", "dead letter exchange"}
+    assert "waits for over 60 s is sent to its dead letter exchange" in warnings["expiry"]
+    assert "beyond 10 messages or 10000 bytes the oldest is sent to" in warnings["length"]
+    assert "there is no exchange nowhere" in warnings["dead letter exchange"]
+    dropped = found(adapter(rabbitmq, queue(rabbitmq, {"x-max-length": 5, "x-dead-letter-exchange": "amq.direct"})))
+    assert "dead letter exchange" not in dropped
+    assert "length" in dropped
+    full = found(adapter(rabbitmq, queue(rabbitmq, {"x-max-length": 5, "x-overflow": "reject-publish"})))
+    assert "length" not in full
+
+
+def test_delivery_limits(rabbitmq: RabbitMQ):
+    """A quorum queue's own delivery limit is a warning; without one, the broker's default is unknown."""
+    limited = found(adapter(rabbitmq, queue(rabbitmq, {"x-queue-type": "quorum", "x-delivery-limit": 3})))
+    assert limited["delivery limit"].level == "warning"
+    assert "comes back over 3 times is dropped" in limited["delivery limit"].says
+    unlimited = found(adapter(rabbitmq, queue(rabbitmq, {"x-queue-type": "quorum"})))
+    assert unlimited["delivery limit"].level == "unknown"
+    assert "(quorum, 0 messages waiting)" in unlimited["queue"].says
+
+
+def test_a_prefetch_that_does_not_suit_the_consumer_timeout(rabbitmq: RabbitMQ):
+    """Where even quick handlers could not keep prefetched messages from being given back, that is a warning."""
+    name = queue(rabbitmq, {})
+    sound = found(adapter(rabbitmq, name, prefetch=250))["prefetch"]
+    assert (sound.level, "take over 28 s on average" in sound.says) == ("ok", True)
+    tight = found(adapter(rabbitmq, name, prefetch=250, consumer_timeout=100))["prefetch"]
+    assert (tight.level, "take over 0.64 s on average" in tight.says) == ("warning", True)
