@@ -25,6 +25,8 @@ class KafkaHarness(Harness):
     headers = frozenset({"text", "bytes", "duplicate"})
     broker = True
     credentials = True
+    groups = True
+    ahead = 2000
     largest = 900_000
     trims = True
     again_seconds = 20.0
@@ -40,7 +42,8 @@ class KafkaHarness(Harness):
             servers = "{}:{}".format(*options.pop("address"))
         if "password" in options:
             servers, options["username"] = self.kafka.sasl_servers, "worker"
-        return KafkaAdapter(processor, self.topic, self.group, servers=servers, settings=QUICK, **options)
+        group = options.pop("group", self.group)
+        return KafkaAdapter(processor, self.topic, group, servers=servers, settings=QUICK, **options)
 
     def create(self) -> None:
         self.kafka.create(self.topic, self.lanes)
@@ -62,6 +65,19 @@ class KafkaHarness(Harness):
             producer.poll(0)
         assert producer.flush(30) == 0
         assert failed == []
+
+    def skip(self) -> bool:
+        from confluent_kafka import Producer
+
+        settings = {"bootstrap.servers": self.kafka.servers, "transactional.id": uuid.uuid4().hex, "log_level": 0}
+        producer = Producer(settings)
+        producer.init_transactions(30)
+        producer.begin_transaction()
+        for number in range(3):
+            producer.produce(self.topic, b"aborted-%d" % number)
+        producer.flush(30)
+        producer.abort_transaction(30)
+        return True
 
     def remaining(self) -> int:
         from confluent_kafka import Consumer, TopicPartition

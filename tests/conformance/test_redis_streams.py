@@ -23,6 +23,7 @@ class RedisStreamsHarness(Harness):
     headers = frozenset({"text", "bytes"})
     broker = True
     credentials = True
+    groups = True
     again_seconds = 8.0
 
     def __init__(self, server: RedisServer) -> None:
@@ -32,7 +33,11 @@ class RedisStreamsHarness(Harness):
     def adapter(self, processor: Processor[Any], **options: Any) -> RedisStreamsAdapter:
         host, port = options.get("address", self.address)
         login = {"username": "worker", "password": options["password"]} if "password" in options else {}
-        return RedisStreamsAdapter(processor, self.stream, "g", host=host, port=port, claim_idle=self.lease, **login)
+        if group := options.get("group"):
+            with self.server.client() as client:
+                client.xgroup_create(self.stream, group, "0")
+        wanted = {"host": host, "port": port, "claim_idle": self.lease, **login}
+        return RedisStreamsAdapter(processor, self.stream, group or "g", **wanted)
 
     def create(self) -> None:
         with self.server.client() as client:
@@ -47,7 +52,7 @@ class RedisStreamsHarness(Harness):
 
     def remaining(self) -> int:
         with self.server.client() as client:
-            (group,) = client.xinfo_groups(self.stream)
+            (group,) = [group for group in client.xinfo_groups(self.stream) if group["name"] == b"g"]
             return int(group["pending"]) + int(group["lag"] or 0)
 
     @property

@@ -23,6 +23,7 @@ from missive.adapters.contract import (
     Mark,
     Result,
     Session,
+    SessionStatus,
     Verb,
 )
 from missive.dlq.contract import Query
@@ -355,9 +356,20 @@ class Bench:
                 process.kill()
             await process.wait()
 
-    def dead_letters(self) -> list[Record]:
-        """Return the dead letters in the case's store."""
-        with contextlib.closing(SQLStore(self.dlq)) as store:
+    async def told(
+        self, session: Session, enough: Callable[[SessionStatus], bool], seconds: float = WAIT_SECONDS
+    ) -> SessionStatus:
+        """Ask a session how it is until that is enough, or for so many seconds; returns what it said last."""
+        deadline = time.monotonic() + seconds
+        while True:
+            status = await session.status()
+            if enough(status) or time.monotonic() > deadline:
+                return status
+            await asyncio.sleep(POLL_SECONDS)
+
+    def dead_letters(self, url: str | None = None) -> list[Record]:
+        """Return the dead letters in the case's store, or another one."""
+        with contextlib.closing(SQLStore(url or self.dlq)) as store:
             return list(store.query(Query()))
 
     # The end

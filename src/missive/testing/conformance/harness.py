@@ -56,9 +56,14 @@ class Harness(ABC):
     ends: ClassVar[bool] = False
     """Whether a session ends with the last message there is, as at the end of a file."""
 
+    groups: ClassVar[bool] = False
+    """Whether several groups each get all messages: `adapter` then takes `group`, which is another one."""
+
     trims: ClassVar[bool] = False
     """Whether what was not read can be deleted, and the position be lost: `trim` and `overrun` work."""
 
+    ahead: ClassVar[int] = 0
+    """How many messages a session may have read that nobody fetched, so that they wait at the transport no more."""
     duplicates: ClassVar[int] = CREDIT.items
     """How many messages may be handled twice for each fault: what is in flight at most, which is the engine's credit,
     or a prefetch that is smaller."""
@@ -74,6 +79,7 @@ class Harness(ABC):
         The kit may give options:
         `address`: a host and port to connect to in place of the broker's (a fault proxy's);
         `password`: to log in with, in place of the right one;
+        `group`: consume as another group, which is made here and begins with the first message;
         `handover`: seconds that handlers have when a lane goes to another consumer, where lanes do.
         """
 
@@ -84,6 +90,10 @@ class Harness(ABC):
     @abstractmethod
     def publish(self, messages: Sequence[Sent]) -> None:
         """Publish with a bare client, and return when the broker has confirmed them."""
+
+    def skip(self) -> bool:
+        """Leave a gap in the positions, such as an aborted transaction does; False where there can be none."""
+        return False
 
     def remaining(self) -> int | None:
         """Return how many messages the source still holds for us, delivered or not; None where nobody can tell."""

@@ -17,6 +17,7 @@ _GROUPS = (
     "dead_letters",
     "replays",
     "privacy",
+    "honesty",
 )
 
 

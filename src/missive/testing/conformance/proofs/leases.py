@@ -1,13 +1,15 @@
-"""Cases 32 to 37: leases are kept as long as the work takes."""
+"""Cases 32 to 37 and 58: leases are kept as long as the work takes, whatever the clock says."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Result, Session
 from missive.context import HandlingContext
+from missive.engine.runtime import Runtime
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.processor import Processor
@@ -126,3 +128,54 @@ async def batches(bench: Bench) -> Verdict:
 async def queued(bench: Bench) -> Verdict:
     """What waits behind a running handler is renewed, or given back: none is handled twice."""
     return await _once(bench, 4, 1)
+
+
+@contextlib.contextmanager
+def _jumping() -> Iterator[Callable[[float], None]]:
+    """Let engines have a wall clock that can be put forward and back; yields what puts it, in seconds off."""
+    off = 0.0
+
+    def jump(seconds: float) -> None:
+        nonlocal off
+        off = seconds
+
+    truth = Runtime.time
+    Runtime.time = lambda self: truth(self) + off  # type: ignore[method-assign]
+    try:
+        yield jump
+    finally:
+        Runtime.time = truth  # type: ignore[method-assign]
+
+
+@case(58)
+async def clock(bench: Bench) -> Verdict:
+    """A wall clock that jumps an hour forward, and two back, loses nothing, and stops neither work nor retries."""
+    session = await bench.open()
+    lease = (session.capabilities.lease or 0.0) if _leased(session) else 0.2
+    await bench.close(session)
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=4)
+    handled, tried = bench.ledger.handled, set[bytes]()
+    count = 120
+
+    @processor.handle_for(Everything(), ordered_by=lambda _: None)
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        number = int(message.raw_data)
+        if number % 10 == 0 and message.raw_data not in tried:
+            tried.add(message.raw_data)
+            context.retry(0.1)
+            return
+        await asyncio.sleep(1.5 * lease if number in (count // 3, 2 * count // 3) else 0.003)
+        handled[message.raw_data] += 1
+
+    await bench.publish(*(b"%d" % number for number in range(count)))
+    with _jumping() as jump:
+        async with bench.serving(bench.adapter(processor)):
+            for goal, seconds in ((count // 4, 3600.0), (count // 2, -3600.0), (3 * count // 4, 0.0)):
+                await bench.until(lambda goal=goal: len(handled) >= goal, "progress")  # type: ignore[misc]
+                jump(seconds)
+            await bench.until(lambda: len(handled) == count, "all handled")
+            await bench.emptied()
+    # Leases that are reckoned by the wall clock are over after a jump: what was in flight then comes again.
+    bench.duplicates, bench.faults = sum(handled.values()) - count, 3
+    check(not bench.dead_letters(), "there are dead letters")
+    return Verdict.passed

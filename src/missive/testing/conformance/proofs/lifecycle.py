@@ -6,17 +6,19 @@ import asyncio
 import contextlib
 import os
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from missive.adapters.contract import Credit
+from missive.adapters.contract import Adapter, Credit, Item, Mark, Verb
 from missive.context import HandlingContext
 from missive.errors import Fatal, ForcedStop, Transient
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.processor import Processor
-from missive.testing.conformance.bench import ConformanceError, KitHost, check
+from missive.testing.conformance.bench import WAIT_SECONDS, ConformanceError, KitHost, check
 from missive.testing.conformance.catalogue import Verdict, case
+from missive.testing.conformance.harness import Sent
 
 if TYPE_CHECKING:
     from missive.testing.conformance.bench import Bench
@@ -164,3 +166,82 @@ async def credentials(bench: Bench) -> Verdict:
         raise ConformanceError("wrong credentials would be tried for ever") from None
     await session.close()
     raise ConformanceError("wrong credentials were accepted")
+
+
+@case(44, created=False)
+async def groups(bench: Bench) -> Verdict:
+    """Two groups each get all there is; the members of one share it, and nobody gets what another one has."""
+    harness, verdict = bench.harness, Verdict.refused
+    harness.lanes = 2
+    await bench.blocking(harness.create)
+    if harness.groups:
+        verdict = Verdict.passed
+        bodies = {b"group-%d" % number for number in range(20)}
+        await bench.publish(*bodies)
+        session = await bench.open()
+        await bench.settle(session, await bench.take(session, 20))
+        await bench.close(session)
+        await _other_group(bench, bodies)
+    if bench.adapter().shareable:
+        verdict = Verdict.passed
+        await _members(bench)
+    elif not harness.groups:
+        await bench.publish(b"0")
+        session = await bench.open()
+        await bench.settle(session, await bench.take(session, 1))
+    return verdict
+
+
+async def _other_group(bench: Bench, bodies: set[bytes]) -> None:
+    """Take everything as another group, which is none of the ledger's."""
+    seen: list[bytes] = []
+    session = await bench.adapter(group="other").connect(KitHost(bench.dlq))
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(seen) < len(bodies):
+                deliveries = await session.fetch(Credit(100, 1 << 20))
+                seen += [one.body for one in deliveries]
+                if session.capabilities.commit == "cumulative":
+                    await session.commit({one.lane: Mark(one.position or 0) for one in deliveries})
+                else:
+                    await session.settle([Item(one, Verb.ack) for one in deliveries])
+    finally:
+        await session.close()
+    check(sorted(seen) == sorted(bodies), "the other group did not get all, once")
+
+
+async def _members(bench: Bench) -> None:
+    """Let two members work at once."""
+    shares: Counter[str] = Counter()
+
+    def member(name: str) -> Adapter:
+        processor = Processor(name="conformance", dlq=bench.dlq)
+
+        @processor.handle_for(Everything(), ordered_by=lambda _: None)
+        async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+            await asyncio.sleep(0.005)
+            shares[name] += 1
+            bench.ledger.handled[message.raw_data] += 1
+
+        return bench.adapter(processor)
+
+    one, two = member("one"), member("two")
+    async with bench.serving(one), bench.serving(two):
+        await bench.until(lambda: _connected(one) and _connected(two), "two members")
+        count = 0
+        while len(shares) < 2:
+            check(count < 2000, "one of the members gets nothing")
+            await bench.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count, count + 40)))
+            count += 40
+            await bench.until(lambda: sum(shares.values()) >= count - 20, "progress")  # noqa: B023 - it is now
+        await bench.until(lambda: sum(shares.values()) >= count, "all handled")
+        await bench.emptied()
+    twice = sum(shares.values()) - count
+    check(twice <= bench.harness.moved, f"{twice} messages were given to both members")
+
+
+def _connected(adapter: Adapter) -> bool:
+    try:
+        return adapter.session is not None
+    except Transient:
+        return False

@@ -1,4 +1,4 @@
-"""Cases 26 to 28 and 30: order for each key, also through a retry, and none between keys."""
+"""Cases 26 to 28, 30 and 31: order for each key, also through a retry, none between keys, and positions with gaps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import sqlite3
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
+from missive.adapters.contract import Mark
 from missive.context import HandlingContext
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.processor import Processor
 from missive.routing.route import OnLaneRetry
-from missive.testing.conformance.bench import check
+from missive.testing.conformance.bench import ConformanceError, check
 from missive.testing.conformance.catalogue import Verdict, case
 
 if TYPE_CHECKING:
@@ -137,4 +138,37 @@ async def overlap(bench: Bench) -> Verdict:
     """Handlers of different keys do run at once."""
     _, _, most = await _ordered(bench)
     check(most > 1, "different keys never overlapped")
+    return Verdict.passed
+
+
+@case(31)
+async def gaps(bench: Bench) -> Verdict:
+    """Positions that hold no message, as an aborted transaction's or a compacted one's, do not hold a mark up."""
+    session = await bench.open()
+    if session.capabilities.commit == "each":
+        await bench.publish(b"0")
+        taken = await bench.take(session, 1)
+        await bench.settle(session, taken)
+        try:
+            await session.commit({taken[0].lane: Mark(taken[0].position or 0)})
+        except NotImplementedError:
+            return Verdict.refused
+        raise ConformanceError("it is settled one by one, and takes marks")
+    await bench.close(session)
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
+
+    @processor.handle_for(Everything(), ordered_by=lambda _: None)
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        await asyncio.sleep(0.02 * (int(message.raw_data) % 3))  # so that they end out of order
+        bench.ledger.handled[message.raw_data] += 1
+
+    for turn in range(4):
+        await bench.publish(*(b"%d" % number for number in range(5 * turn, 5 * turn + 5)))
+        if turn < 3:
+            await bench.blocking(bench.harness.skip)
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(lambda: len(bench.ledger.handled) == 20, "all handled")
+        await bench.emptied()
+    session = await bench.open()
+    check(not await bench.take(session, 1, 1.0, least=0), "the mark did not pass a gap: what was handled comes again")
     return Verdict.passed
