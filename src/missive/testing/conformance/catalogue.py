@@ -20,6 +20,8 @@ class Verdict(StrEnum):
     failed = "failed"
     pending = "pending"
     """The kit has no test of it yet."""
+    missing = "missing"
+    """The kit has a test of it, which was not run."""
 
 
 Run = Callable[["Bench"], Awaitable[Verdict]]

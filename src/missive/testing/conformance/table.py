@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from missive.adapters.contract import Capabilities
-from missive.testing.conformance.catalogue import TITLES, Verdict
+from missive.testing.conformance.catalogue import TITLES, Verdict, cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ def enter(name: str, versions: str, capabilities: Capabilities | None, row: Row)
 
 def render() -> str:
     """Return the table of all that was entered, as Markdown."""
-    names = sorted(_columns)
+    names, there = sorted(_columns), {one.number for one in cases()}
     lines = [
         "# Conformance of the adapters",
         "",
         "Made by `scripts/conformance-table` from a run of the suite; see [the kit](conformance.md). `passed`: proved",
         "on the real transport. `refused`: the capability is not declared, and proved refused or absent.",
-        "`pending`: the kit does not have the case yet.",
+        "`pending`: the kit does not have the case yet. `missing`: it has, and the case was not run.",
         "",
         _line("", names),
         _line("---", ["---"] * len(names)),
@@ -60,7 +60,8 @@ def render() -> str:
         lines.append(_line(f"`{capability.name}`", [str(value) for value in values]))
     for number, title in TITLES.items():
         found = [_columns[name].rows.get(number) for name in names]
-        lines.append(_line(f"{number} {title}", [_shown(row) for row in found]))
+        absent = Verdict.missing if number in there else Verdict.pending
+        lines.append(_line(f"{number} {title}", [(absent if row is None else row.verdict).value for row in found]))
     return "\n".join(lines) + "\n"
 
 
@@ -71,7 +72,3 @@ def write(path: Path) -> None:
 
 def _line(first: str, rest: list[str]) -> str:
     return f"| {' | '.join([first, *rest])} |"
-
-
-def _shown(row: Row | None) -> str:
-    return Verdict.pending.value if row is None else row.verdict.value
