@@ -24,6 +24,7 @@ from missive.engine.flow import make_job
 from missive.engine.job import Job
 from missive.engine.run import execute
 from missive.matchers import Field
+from missive.messages import maker
 from missive.testing import MemoryAdapter
 from missive.testing.memory import MemorySession
 
@@ -135,7 +136,8 @@ class Steps:
 
     def make(self) -> None:
         source: Any = self  # it has what jobs want of one
-        self.jobs = [make_job(source, None, delivery, missive.JSONMessage, 0.0) for delivery in self.deliveries]
+        make = maker(missive.JSONMessage)
+        self.jobs = [make_job(source, None, delivery, make, 0.0) for delivery in self.deliveries]
 
     def route(self) -> None:
         find = self.find

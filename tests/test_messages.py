@@ -11,13 +11,35 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage, Message, RawMessage, StructuredMessage
+from missive.adapters.contract import Delivery
 from missive.errors import DecodingError
 from missive.ids import new_id
-from missive.messages import Headers
+from missive.messages import Headers, maker
 from tests.support import strategies
 
 CANARY = "canary-4711"
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+
+
+class Upper(RawMessage):
+    """A message that is made in a way of its own."""
+
+    def __init__(self, raw_data, **envelope):
+        super().__init__(raw_data.upper(), **envelope)
+
+
+@pytest.mark.parametrize(("message_cls", "body"), [(JSONMessage, b"body"), (RawMessage, b"body"), (Upper, b"BODY")])
+def test_a_message_is_made_of_a_delivery(message_cls, body):
+    """What a transport delivered is in the message, which is made as its class says."""
+    given = Delivery(
+        b"body", headers={"a": "1"}, topic="t", key=b"k", native_id="n", timestamp=1.5, content_type="text/plain"
+    )
+    message = maker(message_cls)(given)
+    assert type(message) is message_cls
+    assert (message.raw_data, message.topic, message.key, message.message_id) == (body, "t", b"k", "n")
+    assert (message.timestamp, message.content_type, dict(message.headers)) == (1.5, "text/plain", {"a": "1"})
+    given.producer_id = "p"
+    assert maker(message_cls)(given).message_id == "p"
 
 
 def test_the_envelope_is_what_was_given():

@@ -246,6 +246,27 @@ def test_what_comes_again_to_the_same_consumer_fences_what_was_before(redis: Red
     asyncio.run(main())
 
 
+def test_what_was_read_ahead_and_went_to_somebody_else_is_not_handed_out(redis: RedisServer):
+    """What was read ahead has its lease begun anew when it is handed out; what another took over is left to him."""
+    stream, credit = Stream(redis), Credit(100, 10**9)
+
+    async def main() -> None:
+        async with sessions(stream.adapter(claim_idle=2)) as (session,):
+            stream.publish(*(b"%d" % number for number in range(300)))
+            first = await session.fetch(credit)
+            await asyncio.to_thread(wait_until, lambda: stream.pending() == 300, "the rest to be read ahead")
+            with redis.client() as client:
+                ids = [entry["message_id"] for entry in client.xpending_range(stream.name, stream.group, "-", "+", 300)]
+                client.xclaim(stream.name, stream.group, "thief", 0, ids[250:], justid=True)
+            session._arrived_at -= 1  # as if a second had passed
+            rest = [*await session.fetch(credit), *await session.fetch(credit)]
+            assert [one.body for one in (*first, *rest)] == [b"%d" % number for number in range(250)]
+            assert await session.settle(items([*first, *rest])) == [Result.confirmed] * 250
+
+    asyncio.run(main())
+    assert stream.pending() == 50
+
+
 def test_leases_are_renewed(redis: RedisServer, work: Callable[..., Running]):
     """A handler that takes three leases is run once, though another consumer looks for what is idle."""
     stream = Stream(redis)

@@ -45,7 +45,7 @@ from missive.engine.runtime import Runtime
 from missive.engine.settlement import Settler
 from missive.engine.watchdog import Watchdog
 from missive.errors import Fatal, MissiveError, NotSettled, ProcessingFailed
-from missive.messages import Message, RawMessage
+from missive.messages import Message, RawMessage, maker
 from missive.outcome import Outcome, Reason
 from missive.processor import Processor
 from missive.routing.route import Route
@@ -57,18 +57,12 @@ _LOOK = 0.02
 logger = logging.getLogger("missive")
 
 
-def make_job(source: Source, session: Session, delivery: Delivery, message_cls: type[Message], arrived: float) -> Job:
+def make_job(
+    source: Source, session: Session, delivery: Delivery, make: Callable[[Delivery], Message], arrived: float
+) -> Job:
     """Make the message of a delivery, and the job that takes it through the rooms."""
     try:
-        message = message_cls(
-            delivery.body,
-            headers=delivery.headers,
-            topic=delivery.topic,
-            key=delivery.key,
-            message_id=delivery.producer_id or delivery.native_id,
-            timestamp=delivery.timestamp,
-            content_type=delivery.content_type,
-        )
+        message = make(delivery)
     except Exception as error:  # noqa: BLE001 - a message class of the user's may raise anything
         message = RawMessage(delivery.body, headers=delivery.headers)
         job = Job(source, session, delivery, message, delivery.attempt, arrived=arrived)
@@ -103,7 +97,7 @@ class Flow:
     ) -> None:
         self.report = Report()
         self.changed = asyncio.Event()
-        self._message_cls = processor.message_cls
+        self._make = maker(processor.message_cls)
         self._runtime = runtime
         self._fail = fail
         self._draining = False
@@ -291,8 +285,8 @@ class Flow:
 
     def _jobs_of(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> list[Job]:
         """Make the jobs of deliveries, which go on with the attempts that were spent on them before."""
-        message_cls, now = self._message_cls, self._runtime.monotonic()
-        jobs = [make_job(source, session, delivery, message_cls, now) for delivery in deliveries]
+        make, now = self._make, self._runtime.monotonic()
+        jobs = [make_job(source, session, delivery, make, now) for delivery in deliveries]
         if self.attempts is not None:
             self.attempts.take(jobs)
         if jobs and jobs[0].delivery.record is not None:
@@ -387,8 +381,11 @@ class Flow:
     def _collect(self, works: Sequence[Work]) -> None:
         self.dispatcher.returned(works)
         done: dict[Source, list[Job]] = {}
-        # Where nothing is run together, works are jobs.
-        self._finish(self._unpacked(works, done) if self._together else cast("Sequence[Job]", works), done)
+        if self._together:
+            self._finish(self._unpacked(works, done), done)
+        else:  # works are jobs
+            jobs = cast("Sequence[Job]", works)
+            self._finish(self._passed(self.sources[0], jobs, done) if len(self.sources) == 1 else jobs, done)
 
     def _collect_early(self, runs: Sequence[LaneRun]) -> None:
         """Go on with what runs of lanes have run, while their workers are at the next."""
@@ -827,7 +824,7 @@ class Flow:
         now = self._runtime.monotonic()
         for source, session, deliveries in left:
             source.took(deliveries)
-            jobs += [make_job(source, session, delivery, self._message_cls, now) for delivery in deliveries]
+            jobs += [make_job(source, session, delivery, self._make, now) for delivery in deliveries]
         self._give_back(jobs)
         self.dispatcher.go_on()
 
