@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 import threading
 import time
@@ -65,6 +66,10 @@ class Topic:
         return self.broker.url(self.name, self.group, **parameters)
 
     @property
+    def lag(self) -> int:
+        return self.broker.lag(self.name, self.group, self.partitions)
+
+    @property
     def committed(self) -> list[int]:
         return self.broker.committed(self.name, self.group, self.partitions)
 
@@ -93,6 +98,8 @@ class Member:
             self.error = error
 
     def stop(self) -> None:
+        if self.handlers.is_closed():
+            return
         self.engine.stop_once()
         self._threads[1].join(30)
         self.handlers.call_soon_threadsafe(self.handlers.stop)
@@ -104,10 +111,10 @@ class Member:
 @contextmanager
 def member(topic: Topic, handle: Callable[..., Any], concurrency: int = 1, **settings: Any) -> Iterator[Member]:
     """Run a processor with one handler on a topic."""
-    parameters = settings.pop("parameters", QUICK)
+    parameters, drain = settings.pop("parameters", QUICK), settings.pop("drain", 10)
     proc = missive.Processor(name="app", concurrency=concurrency)
     proc.add_handler(Everything(), handle, **settings)
-    running = Member(proc, from_url(topic.url(**parameters), proc), concurrency)
+    running = Member(proc, from_url(topic.url(**parameters), proc), concurrency, drain)
     try:
         yield running
     finally:
@@ -119,8 +126,10 @@ def work(missive: Callable[..., Running], tmp_path: Path) -> Callable[..., Runni
     """Start a worker process on a topic."""
     (tmp_path / "app.py").write_text(APPLICATION)
 
-    def start(topic: Topic, parameters: dict[str, Any] | None = None, **env: str) -> Running:
+    def start(topic: Topic, parameters: dict[str, Any] | None = None, login: str | None = None, **env: str) -> Running:
         url = topic.url(**QUICK, **(parameters or {}))
+        if login is not None:
+            url = url.replace(topic.broker.servers, f"{login}@{topic.broker.sasl_servers}")
         return missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db", env=env)
 
     return start
@@ -234,8 +243,10 @@ def test_a_handler_may_take_longer_than_the_poll_interval(kafka: Kafka):
     assert topic.committed == [3000]
 
 
-def test_a_second_member_gets_partitions_and_nothing_twice(kafka: Kafka):
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_a_second_member_gets_partitions_and_nothing_twice(kafka: Kafka, strategy: str):
     """When a member joins, what runs ends and is committed before its partition goes: nothing is handled twice."""
+    parameters = {**QUICK, "partition__assignment__strategy": strategy}
     topic, seen = Topic(kafka, 4), {"a": [], "b": []}
 
     def handler(name):
@@ -246,14 +257,114 @@ def test_a_second_member_gets_partitions_and_nothing_twice(kafka: Kafka):
         return handle
 
     topic.publish([b"%d" % n for n in range(4000)], partition=lambda n: n % 4)
-    with member(topic, handler("a"), concurrency=4):
+    with member(topic, handler("a"), concurrency=4, parameters=parameters):
         wait_until(lambda: len(seen["a"]) > 200, "the first to be at work")
-        with member(topic, handler("b"), concurrency=4):
+        with member(topic, handler("b"), concurrency=4, parameters=parameters):
             wait_until(lambda: len(seen["b"]) > 200, "the second to be at work")
             wait_until(lambda: len(seen["a"]) + len(seen["b"]) >= 2500, "most of them")
         wait_until(lambda: len(set(seen["a"]) | set(seen["b"])) == 4000, "all of them, after the second left")
     assert len(seen["a"]) + len(seen["b"]) == 4000
     assert topic.committed == [1000] * 4
+
+
+def test_a_static_member_that_restarts_in_time_has_its_partitions_again(kafka: Kafka):
+    """With `instance_id` a restart within the session timeout moves no partition, and what came meanwhile waits."""
+    topic = Topic(kafka, 4)
+    seen: dict[str, list[int]] = {"a": [], "b": []}
+
+    def handler(name):
+        return lambda message, context: seen[name].append(context.native.partition())
+
+    def parameters(name):
+        return {"session__timeout__ms": 15000, "heartbeat__interval__ms": 300, "instance_id": name}
+
+    def publish():
+        before = len(seen["a"]) + len(seen["b"])
+        topic.publish([b"x"] * 4, partition=lambda n: n)
+        return before
+
+    with member(topic, handler("b"), parameters=parameters("b")):
+        with member(topic, handler("a"), parameters=parameters("a")):
+            wait_until(lambda: publish() and len(set(seen["a"][-20:])) == 2, "both to have two partitions")
+            wait_until(lambda: topic.lag == 0, "what was published")
+            mine, seen["a"][:], seen["b"][:] = set(seen["a"][-20:]), [], []
+        away = time.monotonic()
+        while time.monotonic() < away + 1.5:  # in which the other would be given the rest
+            before = len(seen["b"])
+            publish()
+            wait_until(lambda before=before: len(seen["b"]) >= before + 2, "the other to go on with its own")
+        with member(topic, handler("a"), parameters=parameters("a")):
+            wait_until(lambda: len(seen["a"]) == len(seen["b"]), "the rest to be handled after the restart", 10)
+    assert set(seen["a"]) == mine
+    assert set(seen["b"]) == set(range(4)) - mine
+
+
+def test_a_group_of_another_kind_is_left_alone(kafka: Kafka, work: Callable[..., Running]):
+    """Where the group's members share partitions in another way it is one line with a way out, and exit code 1."""
+    from confluent_kafka import Consumer
+
+    topic = Topic(kafka)
+    settings = {"group.id": topic.group, "partition.assignment.strategy": "range", "log_level": 0}
+    consumer = Consumer({"bootstrap.servers": kafka.servers, **settings})
+    try:
+        consumer.subscribe([topic.name])
+        wait_until(lambda: consumer.poll(0.1) or consumer.assignment(), "the other's assignment")
+        _, err = work(topic).finish()
+    finally:
+        consumer.close()
+    assert err.count("\n") == 1
+    assert f"the group {topic.group} is of consumers of another type" in err
+    assert "use another group" in err
+
+
+@pytest.mark.parametrize("strategy", ["cooperative-sticky", "range"])
+def test_stopping_in_the_middle_of_a_rebalance(kafka: Kafka, strategy: str):
+    """A member that is told to stop while it hands over a partition stops at its own deadline, and nothing is lost."""
+    topic, seen = Topic(kafka, 2), {"a": [], "b": []}
+    parameters = {**QUICK, "handover": 60, "partition__assignment__strategy": strategy}
+
+    async def slow(message, context):
+        seen["a"].append(message.message_id)
+        await asyncio.sleep(60)
+
+    topic.publish([b"0", b"1"], partition=lambda n: n)
+    with member(topic, slow, concurrency=2, parameters=parameters, drain=1) as first:
+        wait_until(lambda: len(seen["a"]) == 2, "both to run")
+        with member(topic, lambda message, context: seen["b"].append(message.message_id), parameters=parameters):
+            wait_until(lambda: first.engine._sources[0].leaving, "the handover to begin")
+            began = time.monotonic()
+            first.stop()
+            assert time.monotonic() - began < 10
+            wait_until(lambda: len(seen["b"]) == 2, "the other to handle both", 20)
+    assert sorted(seen["b"]) == sorted(seen["a"])
+    assert topic.committed == [1, 1]
+
+
+def test_a_message_larger_than_what_is_read_ahead(kafka: Kafka):
+    """A message of more bytes than the client reads ahead, or than may wait between it and the engine, is handled."""
+    topic, seen = Topic(kafka, max_message_bytes="30000000"), []
+    topic.publish([bytes(10), bytes(20_000_000)], message_max_bytes=30_000_000)
+    with member(topic, lambda message, context: seen.append(len(message.raw_data))):
+        wait_until(lambda: len(seen) == 2, "it")
+        topic.publish([bytes(5)])
+        wait_until(lambda: len(seen) == 3, "what comes behind it")
+    assert seen == [10, 20_000_000, 5]
+
+
+def test_closing_does_not_wait_for_a_broker_that_hangs(kafka: Kafka):
+    """A member stops in good time, also when the broker keeps the connection and answers nothing."""
+    topic, seen = Topic(kafka), []
+    topic.publish([b"0"])
+    with member(topic, lambda message, context: seen.append(message.raw_data)) as running:
+        wait_until(lambda: topic.committed == [1], "the message")
+        kafka.suspend()
+        try:
+            began = time.monotonic()
+            running.stop()
+            took = time.monotonic() - began
+        finally:
+            kafka.resume()
+    assert took < 12, took
 
 
 def test_what_is_revoked_in_the_middle_is_fenced(kafka: Kafka):
@@ -483,6 +594,39 @@ def test_a_setting_that_librdkafka_does_not_know_is_named(work: Callable[..., Ru
     assert process.code == 1
     assert "librdkafka does not take the setting no.such.setting" in err
     assert "secret-value" not in err
+
+
+def test_a_wrong_password_is_one_line_without_it(kafka: Kafka, work: Callable[..., Running]):
+    """Where one logs in, wrong credentials are one line and exit code 1, and the right ones work."""
+    topic = Topic(kafka)
+    topic.publish([b"here"])
+    wrong = work(topic, login="worker:canary-pass")
+    out, err = wrong.finish()
+    assert wrong.code == 1
+    assert "refused the credentials of user worker" in err
+    assert "canary" not in out + err
+    right = work(topic, login="worker:right")
+    assert json.loads(right.line())[0] == "here"
+
+
+def test_the_client_writes_no_password(kafka: Kafka, caplog: pytest.LogCaptureFixture):
+    """Whatever the client is told to write to its log, the password is not in it."""
+    topic, seen = Topic(kafka), []
+    topic.publish([b"here"])
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "confluent_kafka")
+    proc = missive.Processor(name="app")
+    proc.add_handler(Everything(), lambda message, context: seen.append(message.raw_data))
+    loud = {"debug": "all", "log_level": 7}
+    for password in ("canary-pass", "right"):
+        login = {"username": "worker", "password": password, "settings": loud}
+        running = Member(proc, KafkaAdapter(proc, topic.name, topic.group, servers=kafka.sasl_servers, **login))
+        wait_until(lambda running=running: seen or running.error, "an end, or the message")
+        running.stop()
+    assert seen == [b"here"]
+    assert "confluent_kafka" in {record.name for record in caplog.records}
+    assert "canary" not in caplog.text
+    assert "right" not in caplog.text.replace("copyright", "")
 
 
 def test_the_password_is_nowhere():

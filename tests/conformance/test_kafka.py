@@ -80,17 +80,7 @@ class KafkaHarness(Harness):
         return True
 
     def remaining(self) -> int:
-        from confluent_kafka import Consumer, TopicPartition
-
-        left = 0
-        consumer = Consumer({"bootstrap.servers": self.kafka.servers, "group.id": "look", "log_level": 0})
-        try:
-            for partition, committed in enumerate(self.kafka.committed(self.topic, self.group, self.lanes)):
-                low, high = consumer.get_watermark_offsets(TopicPartition(self.topic, partition), timeout=30)
-                left += high - max(committed, low)
-        finally:
-            consumer.close()
-        return left
+        return self.kafka.lag(self.topic, self.group, self.lanes)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -149,11 +149,15 @@ class Kafka:
         (created,) = admin.create_topics([NewTopic(topic, partitions, 1, config=named)]).values()
         created.result(REPLY_SECONDS)
 
-    def publish(self, topic: str, bodies: Any, *, key: Any = None, partition: Any = None, headers: Any = None) -> None:
+    def publish(
+        self, topic: str, bodies: Any, *, key: Any = None, partition: Any = None, headers: Any = None, **settings: Any
+    ) -> None:
         """Publish bodies, durably; `key` and `partition` may be functions of the number."""
         from confluent_kafka import Producer
 
-        producer = Producer({"bootstrap.servers": self.servers, "acks": "all", "linger.ms": 5, "log_level": 0})
+        settings = {name.replace("_", "."): value for name, value in settings.items()}
+        base = {"bootstrap.servers": self.servers, "acks": "all", "linger.ms": 5, "log_level": 0}
+        producer = Producer({**base, **settings})
         failed: list[Any] = []
         for number, body in enumerate(bodies):
             options: dict[str, Any] = {}
@@ -193,6 +197,20 @@ class Kafka:
                         raise
         finally:
             consumer.close()
+
+    def lag(self, topic: str, group: str, partitions: int = 1) -> int:
+        """Return how many messages a group has not committed; those that are gone do not count."""
+        from confluent_kafka import Consumer, TopicPartition
+
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": "look", "log_level": 0})
+        try:
+            lag = 0
+            for partition, committed in enumerate(self.committed(topic, group, partitions)):
+                low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=REPLY_SECONDS)
+                lag += high - max(committed, low)
+        finally:
+            consumer.close()
+        return lag
 
     def commit(self, topic: str, group: str, offset: int, metadata: str = "") -> None:
         """Commit for a group that has no members."""
