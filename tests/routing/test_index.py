@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage
-from missive.matchers import Field, Header, Matcher, Predicate
+from missive.matchers import Field, Header, Matcher, OneOf, Predicate
 from missive.routing.route import Route
 from missive.routing.router import Router
 from tests.support.strategies import event_matchers, examples, matchers, messages, names, scalars
@@ -53,6 +55,25 @@ def test_the_index_is_the_linear_scan(found: list[Matcher[JSONMessage]], asked: 
     indexed, linear = routers(found)
     for message in asked:
         same_answers(indexed, linear, message)
+
+
+LITERALS = ("x", "y", 1, True, 1.0, None, "")
+
+
+@examples(300)
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(LITERALS), st.lists(st.sampled_from(LITERALS), min_size=1, max_size=3)), max_size=6
+    ),
+    st.lists(st.sampled_from([*LITERALS, "z", [], {}, ["x"]]), min_size=1, max_size=5),
+)
+def test_one_field_tells_them_apart(wanted: list[Any], values: list[Any]):
+    """Where all is looked up by one field, and most is found without being asked, the answers are the same."""
+    indexed, linear = routers([Field("a", OneOf(*one) if isinstance(one, list) else one) for one in wanted])
+    for value in values:
+        same_answers(indexed, linear, JSONMessage.of({"a": value}))
+    for other in (b'{"b":1}', b"[]", b"null", b"{"):
+        same_answers(indexed, linear, JSONMessage(other))
 
 
 @examples(100)

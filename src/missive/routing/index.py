@@ -118,6 +118,11 @@ class Index:
 
     # Asking
 
+    @property
+    def lone(self) -> tuple[str, dict[str, int]] | None:
+        """The field of the body that all are looked up by, if there is one, and what leads to one of them alone."""
+        return None if self._lone is None else (self._lone[0], self._lone[1].sole)
+
     def candidates(self, message: Message) -> list[int]:
         """Return the numbers of those that could match, in order, perhaps with some that do not.
 

@@ -116,6 +116,13 @@ class PlaceIndex:
             yield from by_length.values()
 
     @property
+    def sole(self) -> dict[str, int]:
+        """What leads to one item and to no other: those strings; none where anything but literals is looked for."""
+        if self._more:
+            return {}
+        return {key: item for key, item in self._equal.items() if type(key) is str and isinstance(item, int)}
+
+    @property
     def largest_bucket(self) -> int:
         """The most items that one literal, range, network, pattern, or presence alone, leads to."""
         sizes = [len(items) if isinstance(items, list) else 1 for table in self._tables() for items in table.values()]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from missive.errors import MatcherFailed, RegistrationError
+from missive.matchers.selectors import Field
+from missive.matchers.tests import Equals
 from missive.outcome import Reason
 from missive.routing.index import Index
 from missive.routing.route import Route
@@ -39,6 +41,22 @@ class Router:
         self._unmatched = next((route for route in routes if route.is_fallback), _UNMATCHED)
         self._all = range(len(self.routes))
         self._index = Index([route.matcher for route in self.routes]) if indexed else None
+        self._field, self._sure = self._without_asking()
+
+    def _without_asking(self) -> tuple[str, dict[str, Route]]:
+        """Return a field of the body, and the routes that its being a string is all there is to.
+
+        To be found by it, a string is equal to the one that is wanted: such a matcher need not be asked.
+        """
+        lone = None if self._index is None else self._index.lone
+        if lone is None:
+            return "", {}
+        sure = {}
+        for literal, number in lone[1].items():
+            matcher = self.routes[number].matcher
+            if type(matcher) is Field and type(matcher.test) is Equals and matcher.path == (lone[0],):
+                sure[literal] = self.routes[number]
+        return lone[0], sure
 
     def _candidates(self, message: Message) -> Sequence[int]:
         if self._index is None:
@@ -49,12 +67,26 @@ class Router:
             # What can be told without the body, what cannot, and what raises, each matcher says.
             return self._all
 
+    def _find_sure(self, message: Message) -> Route | None:
+        try:
+            content = message.content  # type: ignore[attr-defined]  # registration saw to it
+        except Exception:  # noqa: BLE001 - what comes of that, each matcher says
+            return None
+        if type(content) is dict and type(value := content.get(self._field)) is str:
+            return self._sure.get(value)
+        return None
+
     def find(self, message: Message) -> Route | Misrouted:
         """Return the one route whose matcher is true, or else the one for what is unmatched, or why there is none.
 
         One true is enough, whatever cannot be known because the body cannot be decoded. None true and
         something unknown: unreadable.
         """
+        if self._sure and (sure := self._find_sure(message)) is not None:
+            return sure
+        return self._ask(message)
+
+    def _ask(self, message: Message) -> Route | Misrouted:
         found: list[Route] | None = None
         unknown: list[str] | None = None
         route: Route | None = None
