@@ -126,10 +126,9 @@ class Both:
             self.do("put", [one])
 
     def claim(self, token: str) -> None:
-        """Claim some of a service, or all of a replay: those are in another order there."""
-        replay = self.random.choice([None, None, *self.replays[-1:]])
-        limit, service = 100 if replay else self.random.randint(1, 4), self.random.choice(["shop", "till"])
-        claims = self.do("claim", service, token, limit, 10.0, replay)
+        """Claim some of a service."""
+        service = self.random.choice(["shop", "till"])
+        claims = self.do("claim", service, token, self.random.randint(1, 4), 10.0)
         self.claimed.setdefault(token, []).extend(claim.record.id for claim in claims)
 
     def settle(self, token: str) -> None:

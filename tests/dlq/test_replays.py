@@ -83,6 +83,33 @@ def test_workers_leave_a_replay_of_a_command_alone(store: SQLStore):
     assert by_status(store) == {"dead": ["001"], "queued": ["000"]}
 
 
+@on_each
+def test_what_a_killed_command_had_queued_is_taken_up_by_workers(store: SQLStore, clock: Clock):
+    """Once the replay is left to them: at once what nobody had, and what the command had when its lease is over."""
+    store.put(letters(3))
+    replay = started(store, here=True)
+    store.go_on(replay.id)
+    assert len(store.claim("shop", "killed", 1, 60, replay.id)) == 1
+    assert operations.resume(store, replay.id, here=False).queued == 3
+    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == ["001", "002"]
+    assert store.next_due("shop") == clock.now + 60
+    clock.now += 60
+    assert "000" in [claim.record.id for claim in store.claim("shop", "w", 9, 60)]
+
+
+@on_each
+def test_what_a_killed_command_had_is_not_stuck(store: SQLStore, clock: Clock):
+    """When its replay is cancelled, what it had taken up is taken up by workers after its lease."""
+    store.put(letters(2))
+    replay = started(store, here=True)
+    store.go_on(replay.id)
+    store.claim("shop", "killed", 1, 60, replay.id)
+    operations.cancel(store, replay.id)
+    assert store.claim("shop", "w", 9, 60) == []
+    clock.now += 60
+    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == ["000"]
+
+
 def processor(handled: list[str], name: str = "shop") -> missive.Processor:
     proc = missive.Processor(missive.JSONMessage, name=name)
 

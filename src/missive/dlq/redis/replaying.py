@@ -10,11 +10,8 @@ from missive.dlq.pacing import pace
 from missive.dlq.redis.claiming import Claiming
 from missive.dlq.redis.database import AT_ONCE, portions, translated
 from missive.dlq.redis.fields import encoded, number
-from missive.ids import new_id
 
 _COUNTS = ("queued", "resolved", "discarded", "failed", "left")
-_STAGED = 3600
-"""Seconds after which the ids of a replay are forgotten that was never started."""
 _TRIES = 20
 
 
@@ -23,12 +20,7 @@ class Replaying(Claiming):
 
     @translated("written")
     def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
-        """Keep a replay and which records are its; one step, however many they are."""
-        list_of = new_id()
-        key = self._key(f"stage:{list_of}")
-        for some in portions(sorted(set(ids))):
-            self._client.rpush(key, *some)
-            self._client.expire(key, _STAGED)
+        """Keep a replay and which records are its; with very many it is kept by the last step, and no replay before."""
         said: dict[str, str | bytes] = {
             "by": encoded(replay.by),
             "query": encoded(replay.query),
@@ -38,8 +30,13 @@ class Replaying(Claiming):
             "until_failures": _said(replay.until_failures),
             "status": replay.status,
         }
-        arguments = [argument for pair in said.items() for argument in pair]
-        return int(self._run("start_replay", replay.id, list_of, number(self._clock()), *arguments))
+        row = [argument for pair in said.items() for argument in pair]
+        steps = list(portions(sorted(set(ids)))) or [()]
+        now, total = number(self._clock()), 0
+        for place, some in enumerate(steps, 1):
+            last = str(int(place == len(steps)))
+            total = int(self._run("start_replay", replay.id, now, last, total, len(row), *row, *some))
+        return total
 
     @translated("written")
     def go_on(self, replay: str, limit: int | None = None) -> int:
@@ -82,13 +79,20 @@ class Replaying(Claiming):
     def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
         """Change a replay's status."""
         now = number(self._clock())
+        if status != "running":  # of very many, most before: the server does nothing else in a step
+            _, counts = self._replay(replay)
+            for _ in range(counts["queued"] // AT_ONCE):
+                self._run("unqueue", replay, now, AT_ONCE)
         changed = ["status", status, "finished_at", "" if status == "running" else now]
         self._run("set_replay", replay, now, *changed, *([] if here is None else ["here", str(int(here))]))
 
     @translated("written")
     def unqueue(self, replay: str) -> int:
         """Make what is left of a replay dead again."""
-        return int(self._run("unqueue", replay))
+        count = 0
+        while done := int(self._run("unqueue", replay, "", AT_ONCE)):
+            count += done
+        return count
 
     @translated("read")
     def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:

@@ -193,9 +193,9 @@ local function queue_left(replay, count)
   return #left
 end
 
-local function unqueue(replay, now)
+local function unqueue(replay, now, most)
   local count = 0
-  for _, id in ipairs(call('ZRANGE', P .. 'of:' .. replay .. ':queued', 0, -1)) do
+  for _, id in ipairs(call('ZRANGE', P .. 'of:' .. replay .. ':queued', 0, most - 1)) do
     local r = read(id)
     if now == '' or is_free(r, now) then dead(r); count = count + 1 end
   end
@@ -389,40 +389,37 @@ for _, id in ipairs(over) do erase(read(id)) end
 return #over
 """
 
-# The ids are in a list that was made before: there may be more than go into one call.
+# The last of the steps that a replay begins with makes it one. ARGV: the replay, when it is, whether this is the last,
+# how many the steps before had, what the replay is, and ids.
 _START_REPLAY = """
-local replay, list, now, total = ARGV[1], P .. 'stage:' .. ARGV[2], ARGV[3], 0
-local replayed, at = P .. 'replayed:' .. replay, 0
-repeat
-  local ids = call('LRANGE', list, at, at + 999)
-  for _, id in ipairs(ids) do
-    local r = read(id)
-    if r and is_free(r, now) then
-      local before = r.replay
-      call('HSET', replayed, id, r.attempts)
-      change(r, {status = 'dead', replay = replay, token = '', leased = ''})
-      if before then call('HDEL', P .. 'replayed:' .. before, id) end
-      total = total + 1
-    end
+local replay, now, total, from = ARGV[1], ARGV[2], tonumber(ARGV[4]), 6 + tonumber(ARGV[5])
+for n = from, #ARGV do
+  local r = read(ARGV[n])
+  if r and is_free(r, now) then
+    local before = r.replay
+    call('HSET', P .. 'replayed:' .. replay, r.id, r.attempts)
+    change(r, {status = 'dead', replay = replay, token = '', leased = ''})
+    if before and before ~= replay then call('HDEL', P .. 'replayed:' .. before, r.id) end
+    total = total + 1
   end
-  at = at + #ids
-until #ids == 0
-call('DEL', list)
-call('ZADD', P .. 'replays', 0, replay)
-set_replay(replay, {'total', tostring(total), 'created_at', now, unpack(ARGV, 4)})
+end
+if ARGV[3] == '1' then
+  call('ZADD', P .. 'replays', 0, replay)
+  set_replay(replay, {'total', tostring(total), 'created_at', now, unpack(ARGV, 6, from - 1)})
+end
 return total
 """
 _GO_ON = """
 if call('HGET', P .. 'replay:' .. ARGV[1], 'status') ~= 'running' then return 0 end
 return queue_left(ARGV[1], tonumber(ARGV[2]))
 """
-_UNQUEUE = "return unqueue(ARGV[1], '')"
+_UNQUEUE = "return unqueue(ARGV[1], ARGV[2], tonumber(ARGV[3]))"
 
 # ARGV: the replay, when it is, and what changes.
 _SET_REPLAY = """
 if call('EXISTS', P .. 'replay:' .. ARGV[1]) == 0 then return 0 end
 set_replay(ARGV[1], {unpack(ARGV, 3)})
-if call('HGET', P .. 'replay:' .. ARGV[1], 'status') ~= 'running' then unqueue(ARGV[1], ARGV[2]) end
+if call('HGET', P .. 'replay:' .. ARGV[1], 'status') ~= 'running' then unqueue(ARGV[1], ARGV[2], 0) end
 for _, id in ipairs(call('ZRANGE', P .. 'of:' .. ARGV[1] .. ':queued', 0, -1)) do
   local r = read(id)
   if is_first(r) then offer(r) end
@@ -439,7 +436,7 @@ local counts = call('HMGET', P .. 'counts:' .. replay, 'queued', 'resolved', 'di
 for n = 1, 5 do if (counts[n] or '0') ~= ARGV[2 + n] then return 0 end end
 set_replay(replay, {unpack(ARGV, 10)})
 if call('HGET', P .. 'replay:' .. replay, 'status') ~= 'running' then
-  unqueue(replay, ARGV[8])
+  unqueue(replay, ARGV[8], 0)
 else
   queue_left(replay, tonumber(ARGV[9]))
 end

@@ -109,8 +109,18 @@ class Replays(Claims):
             connection.execute(replays_table.update().where(replays_table.c.id == replay).values(values))
             if over:
                 self._give_up(connection, tally, replay)
+            self._offer(connection, replay)
 
         self._changing(change)
+
+    def _offer(self, connection: Connection, replay: str) -> None:
+        """Say from when on running workers may claim what is queued of a replay: never, while a command runs it."""
+        c, of = records_table.c, replays_table.c
+        elsewhere = sa.select(of.id).where(of.id == replay, of.status == "running", of.here.is_(sa.true()))
+        due, until = sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.claim_until, 0.0)
+        ready = sa.case((due > until, due), else_=until)
+        queued = records_table.update().where(c.replay == replay, c.status == Status.queued)
+        connection.execute(queued.values(ready=FAR if connection.execute(elsewhere).first() else ready))
 
     def _give_up(self, connection: Connection, tally: Tally, replay: str) -> int:
         """Make dead again what is queued and not taken up."""
