@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from types import NoneType, SimpleNamespace
 from typing import Any
 
@@ -18,6 +18,7 @@ _SAME = (
     "closed_why", "edited_from", "correlation_id", "trace", "idempotency_key", "version",
 )  # fmt: skip
 """The fields that a row holds as they are."""
+_ORIGIN, _ATTEMPT = (tuple(one.name for one in fields(kind)) for kind in (Origin, Attempt))
 _TEXT, _TIME = (str, NoneType), (int, float, NoneType)
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "service", "fingerprint", "sha256"), (str,)),
@@ -43,10 +44,10 @@ def to_row(record: Record) -> dict[str, Any]:
         "key": None if record.key is None else _packed(record.key),
         "size": record.size,
         "headers": [[name, _packed(value)] for name, value in record.headers],
-        "origin": asdict(record.origin),
+        "origin": {name: getattr(record.origin, name) for name in _ORIGIN},
         "candidates": list(record.candidates),
         "error_chain": list(record.error_chain),
-        "history": [asdict(attempt) for attempt in record.history],
+        "history": [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in record.history],
     }
 
 

@@ -90,7 +90,7 @@ def connected(url: sa.URL) -> Engine:
         return engine
     driver, library, extra = _DRIVERS[url.get_backend_name()]
     try:
-        return sa.create_engine(
+        engine = sa.create_engine(
             url.set(drivername=driver),
             hide_parameters=True,
             connect_args={"connect_timeout": BUSY_SECONDS},
@@ -99,6 +99,10 @@ def connected(url: sa.URL) -> Engine:
         )
     except ModuleNotFoundError:
         missing = f"{url.get_backend_name()} needs {library}: pip install 'missive[{extra}]'"
+    else:
+        if library == "psycopg":
+            sa.event.listen(engine, "connect", _configure_postgresql)
+        return engine
     raise UsageError(missing)
 
 
@@ -156,6 +160,13 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, and not by the driver's guess
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _configure_postgresql(connection: Any, _record: object) -> None:
+    # A plan that was made while a table was empty reads all of it, and is kept for as long as the connection is.
+    with connection.cursor() as cursor:
+        cursor.execute("SET plan_cache_mode = force_custom_plan")
+    connection.commit()
 
 
 def _begin_sqlite(connection: Connection) -> None:

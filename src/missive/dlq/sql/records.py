@@ -95,9 +95,14 @@ class Records(Database):
         known: dict[str, Record] = {}
         c = records_table.c
         for some in portions(records):
-            arrivals = sorted({where for record in some if record.again and (where := _arrival(record))})
-            condition = c.id.in_([record.id for record in some]) | c.arrival.in_(arrivals)
-            there = sa.select(records_table).where(condition).order_by(c.id).with_for_update()
+            arrivals = {where for record in some if record.again and (where := _arrival(record))}
+            # First which, each by its index, and then whole records in one order: that is how locks are taken.
+            ids: set[str] = set()
+            for column, values in ((c.id, {record.id for record in some}), (c.arrival, arrivals)):
+                ids.update(connection.execute(sa.select(c.id).where(column.in_(sorted(values)))).scalars())
+            if not ids:
+                continue
+            there = sa.select(records_table).where(c.id.in_(sorted(ids))).order_by(c.id).with_for_update()
             for row in connection.execute(there):
                 record = from_row(row)
                 known[record.id] = record
