@@ -27,7 +27,7 @@ RECORDS = int(os.environ.get("MISSIVE_BENCH_RECORDS", "1000000"))
 STORES = os.environ.get("MISSIVE_BENCH_STORES", "sqlite,postgresql").split(",")
 BATCH = 500
 GROUPS, LANES = 500, 1000
-PAIRS, ROWS = 7, 20_000
+PAIRS, BATCHES = 7, 6
 PAGE_BAR, GROUPS_BAR, CLAIM_BAR, WRITE_BAR = 0.1, 0.3, 0.02, 0.5
 BODY = b'{"type":"order.placed","customer":"c-000001","total":129.95,"currency":"EUR"}' + b" " * 120
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -99,7 +99,9 @@ def writing(store: SQLStore) -> None:
         now = time.time()
         took = []
         for bare in (False, True):
-            batches = [[record(n, now) for n in itertools.islice(numbers, BATCH)] for _ in range(ROWS // BATCH // PAIRS + 1)]
+            batches = [
+                [record(n, now) for n in itertools.islice(numbers, BATCH)] for _ in range(ROWS // BATCH // PAIRS + 1)
+            ]
             rows = [[{**to_row(one), "arrival": None} for one in batch] for batch in batches]
             began = time.perf_counter()
             for batch, of_batch in zip(batches, rows, strict=True):
@@ -112,12 +114,14 @@ def writing(store: SQLStore) -> None:
         ratios.append(took[1] / took[0])
         ours.append(took[0])
     rate = 1 / statistics.median(ours)
-    print(f"  put: {rate:,.0f} records/s, {statistics.median(ratios):.2f} × a bare INSERT (bar {WRITE_BAR})", flush=True)
+    print(
+        f"  put: {rate:,.0f} records/s, {statistics.median(ratios):.2f} × a bare INSERT (bar {WRITE_BAR})", flush=True
+    )
 
 
 def reading(store: SQLStore) -> None:
     """Print how long pages take."""
-    dead = (Status.dead,)
+    dead, old = (Status.dead,), time.time() - 9e5
 
     def page(query: Query, offset: int = 0) -> Callable[[], object]:
         return lambda: list(store.query(query, limit=100, offset=offset))
@@ -128,7 +132,11 @@ def reading(store: SQLStore) -> None:
         ("page of list, offset 100,000", Query(statuses=dead), 100_000),
         ("page of list, one group", Query(statuses=dead, group=f"{7:016x}"), 0),
         ("page of list, one handler", Query(statuses=dead, handler="shop:handler_7"), 0),
-        ("page of list, a reason and an age", Query(statuses=dead, reason="rejected", last_before=time.time() - 9e5), 0),
+        (
+            "page of list, a reason and an age",
+            Query(statuses=dead, reason="rejected", last_before=time.time() - 9e5),
+            0,
+        ),
         ("page of list, a service without a group", Query(service="service-1", without=(Query(group="0" * 16),)), 0),
     ):
         say(what, median(page(query, offset)), PAGE_BAR)
@@ -165,7 +173,7 @@ def exporting(store: SQLStore) -> None:
         next(lines)
     tracemalloc.start()
     began, count, most = time.perf_counter(), 0, min(RECORDS - 5000, 200_000)
-    for count, _ in enumerate(lines, 1):  # noqa: B007 - counted
+    for count, _ in enumerate(lines, 1):
         if count == most:
             break
     peak = tracemalloc.get_traced_memory()[1]

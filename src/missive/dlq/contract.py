@@ -86,15 +86,16 @@ class Query:
     """Records of which one of these holds are left out."""
 
     @property
+    def shared(self) -> Query:
+        """That part of it which is the same for all records of a group, service and status."""
+        names = ("group", "service", "reason", "handler", "statuses", "label", "error")
+        without = tuple(query for query in self.without if query.is_of_groups)
+        return Query(**{name: getattr(self, name) for name in names}, without=without)
+
+    @property
     def is_of_groups(self) -> bool:
         """Whether all records of a group, service and status are meant, or none."""
-        own = (self.ids, self.replay, self.topic, self.source, self.text, self.min_attempts, self.max_attempts)
-        times = (self.first_after, self.first_before, self.last_after, self.last_before)
-        return (
-            not any(own[:1] + own[4:5])
-            and all(value is None for value in (*own[1:4], *own[5:], *times))
-            and all(query.is_of_groups for query in self.without)
-        )
+        return self == self.shared
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from missive.dlq.contract import Note, Query
 from missive.dlq.record import Record, Status
 from missive.dlq.rows import to_row
-from missive.dlq.sql.conditions import conditions
+from missive.dlq.sql.conditions import conditions, status_of_chosen
 from missive.dlq.sql.database import Database, portions, translated
 from missive.dlq.sql.schema import notes as notes_table
 from missive.dlq.sql.schema import records as records_table
@@ -44,7 +44,7 @@ class Changes(Database):
         """Tell which records nobody works on: dead, or queued and not claimed."""
         c = records_table.c
         unclaimed = sa.func.coalesce(c.claim_until, 0) <= self._clock()
-        return (c.status == Status.dead) | ((c.status == Status.queued) & unclaimed)
+        return (status_of_chosen == Status.dead) | ((status_of_chosen == Status.queued) & unclaimed)
 
     def _move(
         self,
@@ -87,14 +87,14 @@ class Changes(Database):
     @translated("written")
     def restore(self, ids: Collection[str], by: str) -> int:
         """Make records dead again that were resolved or discarded."""
-        c, every, count = records_table.c, sorted(ids), 0
+        every, count = sorted(ids), 0
         opened = {"closed_at": None, "closed_by": None, "closed_why": None, "due": None}
         values = {"status": Status.dead, **opened}
 
         for some in portions(every):  # in transactions of their own: there may be very many
 
             def restore(connection: Connection, tally: Tally, some: Sequence[str] = some) -> int:
-                rows = self._move(connection, tally, some, values, c.status.in_(_CLOSED))
+                rows = self._move(connection, tally, some, values, status_of_chosen.in_(_CLOSED))
                 self._note(connection, [(row.id, f"restored: it was {row.status}") for row in rows], by)
                 return len(rows)
 
@@ -115,7 +115,7 @@ class Changes(Database):
         }
 
         def edit(connection: Connection, tally: Tally) -> bool:
-            same = (c.version == version, c.status == Status.dead)
+            same = (c.version == version, status_of_chosen == Status.dead)
             if not self._move(connection, tally, [record_id], values, *same):
                 return False
             connection.execute(records_table.insert().values({**to_row(changed), "ready": 0.0}))
@@ -163,7 +163,9 @@ class Changes(Database):
     def purge(self, query: Query, limit: int = 1000) -> int:
         """Delete closed records, or dead ones where the query says so."""
         allowed = [str(status) for status in query.statuses or _CLOSED if str(status) not in _WAITING]
-        return self._delete([*conditions(query), records_table.c.status.in_(allowed)], limit)
+        return self._delete(
+            [*conditions(query), (status_of_chosen if query.ids else records_table.c.status).in_(allowed)], limit
+        )
 
     @translated("written")
     def expire(self, limit: int = 1000) -> int:

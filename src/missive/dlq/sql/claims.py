@@ -12,6 +12,7 @@ from missive.dlq.contract import Claim
 from missive.dlq.record import Record, Status
 from missive.dlq.rows import from_row
 from missive.dlq.sql.changes import UNCLAIMED, Changes
+from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import portions, translated
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.tally import Tally
@@ -76,8 +77,8 @@ class Claims(Changes):
     def _rows(ids: Collection[str], now: float, replay: str | None) -> sa.Select[Any]:
         """Return whole records, locked, that may be claimed still: those of lanes were found without a lock."""
         c = records_table.c
-        free = c.ready <= now if replay is None else sa.func.coalesce(c.claim_until, 0) <= now
-        chosen = sa.select(records_table).where(c.id.in_(ids), c.status.in_(_WAITING), free)
+        free = sa.func.coalesce(c.ready, 0) <= now if replay is None else sa.func.coalesce(c.claim_until, 0) <= now
+        chosen = sa.select(records_table).where(c.id.in_(ids), status_of_chosen.in_(_WAITING), free)
         return chosen.with_for_update(skip_locked=True)
 
     @translated("read")

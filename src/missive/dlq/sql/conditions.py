@@ -6,15 +6,20 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from missive.dlq.contract import Query
 from missive.dlq.sql.schema import groups, records
+
+_FEW = 5000
+status_of_chosen = sa.func.coalesce(records.c.status, "")
+"""The status of records that are chosen by their ids: the column itself tempts SQLite to walk its index instead."""
 
 
 def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
     """Return what must hold of records."""
     c = records.c
-    found = _of_groups(query, c)
+    found = _of_groups(query, c, status_of_chosen if query.ids else c.status)
     if query.ids:
         found.append(c.id.in_(query.ids))
     for column, value in ((c.replay, query.replay), (c.topic, query.topic)):
@@ -41,16 +46,34 @@ def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
 def group_conditions(query: Query) -> list[sa.ColumnElement[bool]]:
     """Return what must hold of the groups' counts, for a query that `is_of_groups`."""
     c = groups.c
-    return [c["count"] > 0, *_of_groups(query, c), *(_fails(_of_groups(one, c)) for one in query.without)]
+    every = (_of_groups(one, c, c.status) for one in query.without)
+    return [c["count"] > 0, *_of_groups(query, c, c.status), *map(_fails, every)]
 
 
-def _of_groups(query: Query, c: Any) -> list[sa.ColumnElement[bool]]:
+def narrowed(connection: Connection, query: Query) -> list[sa.ColumnElement[bool]]:
+    """Return what must hold of records, for a page of the newest: by their groups, where these have few.
+
+    Of what most records have, a hundred are soon found among the newest; for what few have, all would be read.
+    """
+    where, shared = conditions(query), query.shared
+    if query.ids or query.replay is not None or shared == Query(statuses=query.statuses):
+        return where
+    g = groups.c
+    counted = sa.select(g.fingerprint, sa.func.sum(g["count"])).where(*group_conditions(shared)).group_by(g.fingerprint)
+    found = connection.execute(counted).all()
+    if sum(int(count) for _, count in found) > _FEW:
+        return where
+    return [*where, records.c.fingerprint.in_([fingerprint for fingerprint, _ in found])]
+
+
+def _of_groups(query: Query, c: Any, status: sa.ColumnElement[str]) -> list[sa.ColumnElement[bool]]:
     found: list[sa.ColumnElement[bool]] = []
     if query.statuses:
-        found.append(c.status.in_([str(status) for status in query.statuses]))
+        found.append(status.in_([str(status) for status in query.statuses]))
     for column, value in (
         (c.fingerprint, query.group),
-        (c.service, query.service),
+        # As with the status: its index is for claims, and its order for no page.
+        (sa.func.coalesce(c.service, ""), query.service),
         (c.reason, query.reason),
         (c.handler, query.handler),
         (c.label, query.label),

@@ -14,6 +14,8 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from missive.errors import UsageError
 
 BUSY_SECONDS = 5
+_CACHE_KIB = 32768
+"""What SQLite may keep of a file in memory: with its own 2 MiB, changes to many records read most pages again."""
 _LOCK = 0x4D495353
 """The number, and for MySQL the name, of the lock under which a schema is made or migrated."""
 _LOCK_SECONDS = 60
@@ -158,7 +160,7 @@ def _is_code(code: object) -> bool:
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, and not by the driver's guess
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"cache_size=-{_CACHE_KIB}"):
         connection.execute(f"PRAGMA {pragma}")
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 from missive.dlq.contract import DAY, DAYS, Group, Query
 from missive.dlq.record import Record, Status
 from missive.dlq.rows import from_row, to_row
-from missive.dlq.sql.conditions import conditions, group_conditions
+from missive.dlq.sql.conditions import conditions, group_conditions, narrowed
 from missive.dlq.sql.database import AT_ONCE, Database, portions, translated
 from missive.dlq.sql.migrations import arrival
 from missive.dlq.sql.schema import days as days_table
@@ -158,14 +158,16 @@ class Records(Database):
     @translated("read")
     def _page(self, query: Query, limit: int, offset: int, after: Record | None) -> list[Record]:
         c = records_table.c
-        chosen = sa.select(c.id).where(*conditions(query)).order_by(c.last_at.desc(), c.id.desc())
-        if after is not None:
-            # The first half is for the index, which knows no tuples.
-            chosen = chosen.where(c.last_at <= after.last_at, sa.tuple_(c.last_at, c.id) < (after.last_at, after.id))
-        # Whole records are read of the page only, however far down it is.
-        page = chosen.limit(limit).offset(offset).subquery()
-        statement = sa.select(records_table).join(page, page.c.id == c.id).order_by(c.last_at.desc(), c.id.desc())
+        newest = (c.last_at.desc(), c.id.desc())
         with self._read() as connection:
+            chosen = sa.select(c.id).where(*narrowed(connection, query)).order_by(*newest)
+            if after is not None:
+                # The first half is for the index, which knows no tuples.
+                after_it = sa.tuple_(c.last_at, c.id) < (after.last_at, after.id)
+                chosen = chosen.where(c.last_at <= after.last_at, after_it)
+            # Whole records are read of the page only, however far down it is.
+            page = chosen.limit(limit).offset(offset).subquery()
+            statement = sa.select(records_table).join(page, page.c.id == c.id).order_by(*newest)
             return [from_row(row) for row in connection.execute(statement)]
 
     @translated("read")

@@ -14,6 +14,7 @@ from missive.dlq.pacing import pace
 from missive.dlq.record import Status
 from missive.dlq.sql.changes import UNCLAIMED
 from missive.dlq.sql.claims import FAR, Claims
+from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import translated
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
@@ -67,7 +68,7 @@ class Replays(Claims):
             .limit(limit)
         )
         ids = list(connection.execute(left).scalars())
-        mine = (c.replay == replay) & (c.status == Status.dead)
+        mine = (sa.func.coalesce(c.replay, "") == replay) & (status_of_chosen == Status.dead)
         return len(self._move(connection, tally, ids, {**_QUEUED, "ready": FAR if here else 0.0}, mine))
 
     @translated("written")
@@ -135,7 +136,8 @@ class Replays(Claims):
         c = records_table.c
         queued = (c.replay == replay, c.status == Status.queued, *where)
         ids = list(connection.execute(sa.select(c.id).where(*queued)).scalars())
-        return len(self._move(connection, tally, ids, _DEAD, *queued))
+        still = (sa.func.coalesce(c.replay, "") == replay, status_of_chosen == Status.queued, *where)
+        return len(self._move(connection, tally, ids, _DEAD, *still))
 
     @translated("read")
     def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:

@@ -67,7 +67,7 @@ records = sa.Table(
     sa.Index("missive_dead_letters_arrival", "arrival", unique=True),
     sa.Index("missive_dead_letters_status", "status", "last_at", "id"),
     sa.Index("missive_dead_letters_last", "last_at", "id"),
-    sa.Index("missive_dead_letters_replay", "replay", "status"),
+    sa.Index("missive_dead_letters_replay", "replay", "status", "id"),
     sa.Index("missive_dead_letters_group", "fingerprint", "status", "last_at"),
     sa.Index("missive_dead_letters_oldest", "service", "status", "reason", "first_at"),
     sa.Index("missive_dead_letters_ready", "service", "status", "lane", "ready", "id"),
