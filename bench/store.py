@@ -99,9 +99,7 @@ def writing(store: SQLStore) -> None:
         now = time.time()
         took = []
         for bare in (False, True):
-            batches = [
-                [record(n, now) for n in itertools.islice(numbers, BATCH)] for _ in range(ROWS // BATCH // PAIRS + 1)
-            ]
+            batches = [[record(n, now) for n in itertools.islice(numbers, BATCH)] for _ in range(BATCHES)]
             rows = [[{**to_row(one), "arrival": None} for one in batch] for batch in batches]
             began = time.perf_counter()
             for batch, of_batch in zip(batches, rows, strict=True):
@@ -132,11 +130,8 @@ def reading(store: SQLStore) -> None:
         ("page of list, offset 100,000", Query(statuses=dead), 100_000),
         ("page of list, one group", Query(statuses=dead, group=f"{7:016x}"), 0),
         ("page of list, one handler", Query(statuses=dead, handler="shop:handler_7"), 0),
-        (
-            "page of list, a reason and an age",
-            Query(statuses=dead, reason="rejected", last_before=time.time() - 9e5),
-            0,
-        ),
+        ("page of list, a reason and an age", Query(statuses=dead, reason="rejected", last_before=old), 0),
+        ("page of list, a handler of nothing", Query(statuses=dead, handler="none"), 0),
         ("page of list, a service without a group", Query(service="service-1", without=(Query(group="0" * 16),)), 0),
     ):
         say(what, median(page(query, offset)), PAGE_BAR)
