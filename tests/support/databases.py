@@ -82,21 +82,27 @@ class DatabaseServer(ABC):
         """Start the server, and return when it answers. Raises `DatabaseError`."""
         if not (self._directory / "data").exists():
             self._prepare()
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [*_as_nobody(), *self._command], stdout=log, stderr=log, cwd=self._directory, start_new_session=True
-            )
+        self._spawn()
         deadline = time.monotonic() + SECONDS
         while True:
             try:
                 self.connect(self._home).close()
             except Exception:  # noqa: BLE001 - each client has its own
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                ended, late = self._process.poll() is not None, time.monotonic() > deadline
+                if ended and not late and "memory block" in self._with_log(""):
+                    self._spawn()  # processes of one that was killed have not noticed yet
+                elif ended or late:
                     self.kill()
                     raise DatabaseError(self._with_log(f"{self.name} does not start")) from None
                 time.sleep(0.05)
             else:
                 return
+
+    def _spawn(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*_as_nobody(), *self._command], stdout=log, stderr=log, cwd=self._directory, start_new_session=True
+            )
 
     def stop(self) -> None:
         """Shut down in good order."""

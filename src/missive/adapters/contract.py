@@ -85,6 +85,8 @@ class Verb(StrEnum):
     """It is done with: handled, discarded, or kept elsewhere."""
     delay = "delay"
     """It is to come again after a while, where `capabilities.max_delay` allows for that."""
+    reject = "reject"
+    """It goes to the transport's own dead letter facility, where `capabilities.rejects` says that there is one."""
     release = "release"
     """It was not started: give it back at once, to whoever asks next."""
 
@@ -154,6 +156,8 @@ class Capabilities:
     """How exactly deliveries are counted: `exact`, `approximate` or `none`."""
     max_delay: float = 0.0
     """For how many seconds a message can be sent back with `Verb.delay`; 0 for not at all."""
+    rejects: bool = False
+    """Whether what is rejected goes to a dead letter facility of the transport's own, and is not dropped."""
     durable: bool = True
     """Whether messages survive the transport's restart."""
 

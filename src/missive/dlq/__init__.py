@@ -8,8 +8,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from missive.dlq.contract import Claim, DictSink, Group, Note, Query, Replay, Sink, Store
+from missive.dlq.facility import URL as BROKER
+from missive.dlq.facility import Facility, refusal
 from missive.dlq.record import Attempt, Origin, Record, Status
-from missive.errors import MissingExtra, UsageError
+from missive.errors import MissingExtra, StoreRefused, UsageError
 from missive.privacy import expand_environment, redact_url
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ __all__ = [
     "Attempt",
     "Claim",
     "DictSink",
+    "Facility",
     "Group",
     "Note",
     "Origin",
@@ -39,12 +42,15 @@ _REDIS = frozenset({"redis", "rediss"})
 def open_dlq(dlq: DLQ) -> Sink | None:
     """Return the place for dead letters that a processor or a command named.
 
-    Raises `UsageError` for a URL that names none, and `StoreError` when it cannot be opened.
+    `broker:` leaves dead letters to the broker. Raises `UsageError` for a URL that names none, and `StoreError` when it
+    cannot be opened.
     """
     if dlq is None or isinstance(dlq, Sink):
         return dlq
     if isinstance(dlq, MutableMapping):
         return DictSink(dlq)
+    if dlq == BROKER:
+        return Facility()
     return open_store(dlq)
 
 
@@ -55,6 +61,8 @@ def open_store(url: str, *, create: bool = True) -> Store:
     there is called with the URL and `create=`, and returns the store. Raises `UsageError` for an unknown URL, and
     `StoreError` when it cannot be opened.
     """
+    if url == BROKER:
+        raise StoreRefused(refusal("list or replay them"))
     written, url = url, expand_environment(url) if url.startswith("${") else url
     scheme = url.partition(":")[0].partition("+")[0].lower() if ":" in url else ""
     if scheme in _SQL:

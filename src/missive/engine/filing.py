@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from missive.adapters.contract import Verb
 from missive.dlq.contract import Sink, Store
+from missive.dlq.facility import Facility
 from missive.dlq.record import Attempt, Origin, Record, Status, fingerprint
 from missive.engine.decision import Decision
 from missive.engine.job import Job
@@ -84,6 +86,10 @@ class Filing:
         """File a job that was decided to be a dead letter, or is to be parked."""
         if self.sink is None:
             self._refused(job, _not_settled(job))
+            return
+        if isinstance(self.sink, Facility):
+            job.verb = Verb.reject
+            self._filed([job])
             return
         self._pending.append(job)
         self._wake.set()

@@ -32,7 +32,8 @@ class RabbitMQAdapter(Adapter):
     `queue` is one, or several with commas or as a list; `context.native.queue` is the one that a message came from.
     They are the deployment's: they are never declared here, and while one is missing, nothing of the others is consumed
     either. Dead letters are acked once they are in Missive's store, so a queue's own dead letter exchange does not see
-    them.
+    them. With `dlq="broker:"` they are rejected instead, and go to that exchange. Name it in `dead_letter_exchange`: a
+    queue that has none would drop them, and its policy is not told by AMQP.
 
     `prefetch` is how many messages of each queue the broker may have here at once, unacked. Each waits for those before
     it: with slow handlers make it small. `consumer_timeout` is the broker's own, in seconds, which it does not tell: a
@@ -57,6 +58,7 @@ class RabbitMQAdapter(Adapter):
         *,
         prefetch: int = _PREFETCH,
         consumer_timeout: float = _CONSUMER_TIMEOUT,
+        dead_letter_exchange: str | None = None,
         host: str = "localhost",
         port: int | None = None,
         vhost: str = "/",
@@ -82,6 +84,7 @@ class RabbitMQAdapter(Adapter):
         self.queues = _queues(queue)
         self.prefetch = prefetch
         self.consumer_timeout = consumer_timeout
+        self.dead_letter_exchange = dead_letter_exchange
         if connection_parameters is None:
             tls_files = TLSFiles(ca_file, cert_file, key_file, verify) if tls else None
             if not tls and (ca_file or cert_file or key_file or not verify):

@@ -31,6 +31,7 @@ async def examine(session: RabbitMQSession, adapter: RabbitMQAdapter) -> Sequenc
             findings.append(Finding("unknown", "declaration", says))
         else:
             findings += _loses(name, known)
+            findings += _rejects(name, known, adapter)
             findings += await _dead_letters(session, name, known)
         single = known is not None and known.arguments.get("x-single-active-consumer")
         if queue.consumer_count and ordered and not single:
@@ -88,20 +89,25 @@ def _loses(name: str, known: Declaration) -> Iterator[Finding]:
 _LENGTHS = {"x-max-length": "messages", "x-max-length-bytes": "bytes"}
 
 
+def _rejects(name: str, known: Declaration, adapter: RabbitMQAdapter) -> Iterator[Finding]:
+    """Hold the exchange that dead letters are left to against the declared one."""
+    told, declared = adapter.dead_letter_exchange, known.arguments.get("x-dead-letter-exchange")
+    if told is not None and declared is not None and declared != told:
+        says = f"{name} sends what is rejected to {declared}, and dead_letter_exchange= says {told}"
+        yield Finding("error", "dead letter exchange", says)
+    elif told is not None and declared is None:
+        says = f"{name} declares none; only a policy can send what is rejected to {told}, else it is dropped: {_LOOK}"
+        yield Finding("unknown", "dead letter exchange", says)
+
+
 async def _dead_letters(session: RabbitMQSession, name: str, known: Declaration) -> Sequence[Finding]:
     exchange = known.arguments.get("x-dead-letter-exchange")
     if not exchange:  # there is none, or it is the default one, which is always there
         return ()
-    refusal = await session.attempt(
-        lambda channel, done: channel.exchange_declare(exchange, passive=True, callback=done)
-    )
-    if getattr(refusal, "reply_code", None) != _NOT_FOUND:
+    if await session.has_exchange(exchange):
         return ()
     says = f"{name}: there is no exchange {exchange}, so that what goes to it is dropped; declare it"
     return (Finding("warning", "dead letter exchange", says),)
-
-
-_NOT_FOUND = 404
 
 
 def _seconds(milliseconds: object) -> str:

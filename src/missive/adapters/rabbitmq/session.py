@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _CLOSE_SECONDS = 3.0
 _FIRST_WITH_STREAMS = (3, 9)
 _PRECONDITION_FAILED = 406
+_NOT_FOUND = 404
 _LOOKS = 4
 """How often in a heartbeat it is looked whether something came."""
 _SILENT = 1.4
@@ -37,7 +38,11 @@ class RabbitMQSession(Session):
     def __init__(self, adapter: RabbitMQAdapter, host: Host) -> None:
         super().__init__()
         self.capabilities = Capabilities(
-            attempts="approximate", lease=adapter.consumer_timeout, renewable=False, replies=False
+            attempts="approximate",
+            lease=adapter.consumer_timeout,
+            renewable=False,
+            replies=False,
+            rejects=adapter.dead_letter_exchange is not None,
         )
         self._adapter = adapter
         self._host = host
@@ -81,6 +86,9 @@ class RabbitMQSession(Session):
             if await self._is_stream(queue):
                 says = f"{queue} is a stream, where an ack settles nothing, so that nothing would come again"
                 raise Fatal(f"{self._adapter.url}: {says}: consume a classic or a quorum queue")
+        if (exchange := self._adapter.dead_letter_exchange) is not None and not await self.has_exchange(exchange):
+            says = f"there is no exchange {exchange}, so that dead letters would be dropped"
+            raise Transient(f"{self._adapter.url}: {says}")
         # The broker's limit is for each consumer.
         prefetch = max(1, min(self._adapter.prefetch, self._host.credit.items // len(queues)))
         await self._reply(lambda done: self.client.basic_qos(prefetch_count=prefetch, callback=done))
@@ -97,6 +105,13 @@ class RabbitMQSession(Session):
         refusal = await self.attempt(lambda channel, done: channel.basic_consume(**consume, callback=done))
         code, text = getattr(refusal, "reply_code", None), getattr(refusal, "reply_text", "")
         return code == _PRECONDITION_FAILED and "prefetch" in text
+
+    async def has_exchange(self, exchange: str) -> bool:
+        """Tell whether the broker has an exchange."""
+        refusal = await self.attempt(
+            lambda channel, done: channel.exchange_declare(exchange, passive=True, callback=done)
+        )
+        return getattr(refusal, "reply_code", None) != _NOT_FOUND
 
     async def attempt(self, ask: Callable[[Any, Any], object]) -> BaseException | None:
         """Ask the broker something on a channel of its own; returns what closed that, or None where nothing did."""
@@ -138,14 +153,17 @@ class RabbitMQSession(Session):
         self._consumers[tag] = queue
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
-        """Ack and requeue. AMQP does not answer an ack, so the results say `sent`."""
+        """Ack, requeue and reject. AMQP does not answer an ack, so the results say `sent`."""
         self._raise_if_dead()
         released = [item.delivery.token for item in items if item.verb is Verb.release]
+        rejected = [item.delivery.token for item in items if item.verb is Verb.reject]
         acked = [item.delivery.token for item in items if item.verb is Verb.ack]
         with translated(self._adapter):
             if released:
                 for tag in self._unacked.take(released):
                     self.client.basic_nack(tag, requeue=True)
+            for tag in self._unacked.take(rejected) if rejected else ():
+                self.client.basic_reject(tag, requeue=False)
             if acked:
                 up_to, single = self._unacked.take_acked(acked)
                 if up_to is not None:

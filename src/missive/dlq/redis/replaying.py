@@ -100,11 +100,8 @@ class Replaying(Claiming):
         ids = [replay]
         if replay is None:
             last = -1 if limit is None else offset + limit - 1
-            ids = (
-                [one.decode() for one in self._client.zrevrange(self._key("replays"), offset, last)]
-                if limit != 0
-                else []
-            )
+            found = self._client.zrevrange(self._key("replays"), offset, last) if limit != 0 else []
+            ids = [one.decode() for one in found]
         told = [(one, *self._replay(one)) for one in ids if one is not None]
         return [_made(one, fields, counts) for one, fields, counts in told if fields]
 

@@ -1,0 +1,114 @@
+"""Dead letters left to the broker (`broker:`): rejected, and refused where nothing would take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import missive as missive_package
+from missive.adapters.contract import Capabilities, Delivery, Verb
+from missive.dlq import Facility, open_dlq, open_store
+from missive.engine.run import execute
+from missive.errors import Fatal, MissiveError, StoreRefused
+from missive.matchers import Field
+from missive.testing import MemoryAdapter
+from tests.adapters.test_rabbitmq import Queue
+from tests.conftest import wait_until
+from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
+
+APPLICATION = """
+import missive
+from missive.matchers import Field
+
+proc = missive.Processor(missive.JSONMessage, name="app", dlq="broker:")
+
+@proc.handle_for(Field("type", "ok"))
+def handle(message, context): ...
+
+@proc.handle_for(Field("type", "bad"))
+def broken(message, context):
+    raise ValueError("hunter2")
+"""
+
+
+def processor() -> missive_package.Processor:
+    proc = missive_package.Processor(missive_package.JSONMessage, name="app", dlq="broker:")
+    proc.add_handler(Field("type", "ok"), lambda message, context: None, name="h")
+    return proc
+
+
+def test_dead_letters_are_rejected():
+    """What is handled is acked, and what nobody handles rejected; nothing is filed."""
+    adapter = MemoryAdapter(
+        processor(),
+        [Delivery(b'{"type":"ok"}'), Delivery(b'{"type":"odd"}'), Delivery(b"no json")],
+        capabilities=Capabilities(rejects=True),
+    )
+    (report,) = execute([adapter])
+    told = {bytes(item.delivery.body): item.verb for item in adapter.settled}
+    assert told == {b'{"type":"ok"}': Verb.ack, b'{"type":"odd"}': Verb.reject, b"no json": Verb.reject}
+    assert dict(report.dead) == {"unmatched": 1, "unreadable": 1}
+
+
+def test_a_transport_without_a_facility_is_refused():
+    """Before anything is fetched, with the way out, since what is rejected would be gone."""
+    adapter = MemoryAdapter(processor(), [Delivery(b"{}")])
+    with pytest.raises((Fatal, MissiveError), match="has no dead letter facility of its own"):
+        execute([adapter])
+    assert adapter.settled == []
+
+
+def test_what_the_broker_keeps_is_not_listed():
+    """Commands that look at dead letters say why they cannot."""
+    assert isinstance(open_dlq("broker:"), Facility)
+    with pytest.raises(StoreRefused, match="cannot list or replay them"):
+        open_store("broker:")
+    with pytest.raises(StoreRefused, match="cannot keep a record"):
+        Facility().put([])
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_rabbitmq_has_them_in_its_dead_letter_queue(
+    rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path, kind: str
+):
+    """Byte for byte, with the broker's own header that says where from; what was handled is not among them."""
+    letters = Queue(rabbitmq)
+    exchange = f"dlx-{letters.name}"
+    with letters.channel() as channel:
+        channel.exchange_declare(exchange, "fanout", durable=True)
+        channel.queue_bind(letters.name, exchange)
+    queue = Queue(rabbitmq, {"x-dead-letter-exchange": exchange, "x-queue-type": kind})
+    queue.publish(b'{"type":"ok"}', b'{"type":"bad"}', b'{"type":"odd"}', b"\xff")
+    (tmp_path / "app.py").write_text(APPLICATION)
+    url = f"{queue.url}&dead_letter_exchange={exchange}"
+    worker = missive("run", "app:proc", "--from", url)
+    wait_until(lambda: letters.waiting() == 3, "three dead letters")
+    _, err = worker.terminate()
+    assert (worker.code, queue.waiting()) == (0, 0)
+    assert "1 handled, 3 dead-lettered" in err
+    assert "hunter2" not in err
+    with letters.channel() as channel:
+        got = [channel.basic_get(letters.name, auto_ack=True) for _ in range(3)]
+    assert sorted(body for _, _, body in got) == sorted([b'{"type":"bad"}', b'{"type":"odd"}', b"\xff"])
+    assert {properties.headers["x-death"][0]["queue"] for _, properties, _ in got} == {queue.name}
+
+
+@pytest.mark.rabbitmq
+def test_rabbitmq_without_its_exchange(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
+    """Not named, it is refused; named and not there, it is waited for, and nothing is consumed meanwhile."""
+    queue = Queue(rabbitmq)
+    queue.publish(b'{"type":"odd"}')
+    (tmp_path / "app.py").write_text(APPLICATION)
+    worker = missive("run", "app:proc", "--from", queue.url)
+    _, err = worker.finish()
+    assert worker.code == 1
+    assert "has no dead letter facility of its own" in err
+    worker = missive("run", "app:proc", "--from", f"{queue.url}&dead_letter_exchange=nowhere-{queue.name}")
+    while "there is no exchange nowhere-" not in worker.error_line():
+        pass
+    worker.terminate()
+    assert queue.waiting() == 1
