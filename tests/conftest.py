@@ -38,7 +38,6 @@ SERVERS: dict[str, tuple[str, Callable[[], bool]]] = {
 }
 """What a marker asks for, and whether it is there."""
 
-_missing: dict[str, int] = {}
 _started = pytest.StashKey[list[Running]]()
 
 
@@ -85,17 +84,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.get_closest_marker(marker) is not None and not is_there():
             if REQUIRED:
                 pytest.fail(f"{what} is required here and was not found: scripts/install-brokers", pytrace=False)
-            _missing[what] = _missing.get(what, 0) + 1
-            pytest.skip(f"{what} was not found")
+                pytest.skip(f"{what} was not found")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
-    if _missing:
+    # From the reports, which come from every process of pytest-xdist's.
+    skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    missing = {what: sum(f"{what} was not found" in why for why in skipped) for what, _ in SERVERS.values()}
+    if any(missing.values()):
         terminalreporter.section("brokers that were not found")
-        for name, count in _missing.items():
+        for name, count in missing.items():
+            if not count:
+                continue
             terminalreporter.write_line(f"{name}: {count} tests were skipped")
         terminalreporter.write_line("scripts/install-brokers installs them")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import uuid
 from collections.abc import Callable
@@ -164,3 +165,19 @@ def test_a_store_in_redis(doctor, tmp_path, redis):
         _, found, _ = doctor(url, "--dlq", server.store())
     assert [one[0] for one in found if one[1] == "dead letters"] == ["ok", "warning"]
     assert "no append-only file" in str(found)
+
+
+def test_files_and_standard_input(doctor, tmp_path):
+    """How large a file is, and what of it may be half written; who would have to type."""
+    for name, body, expected in (
+        ("whole.jsonl", b"{}\n", [("ok", "file")]),
+        ("half.jsonl", b"{}\n{", [("ok", "file"), ("warning", "last line")]),
+        ("empty.jsonl", b"", [("warning", "file")]),
+        ("a.jsonl.gz", gzip.compress(b"{}\n"), [("ok", "file"), ("unknown", "last line")]),
+    ):
+        (tmp_path / name).write_bytes(body)
+        code, found, err = doctor(f"file:{name}", "--dlq", "sqlite:///dlq.db")
+        assert (code, err) == (0, "")
+        assert [one for one in levels(found) if one[1] in ("file", "last line")] == expected
+    code, found, _ = doctor("stdin:", "--dlq", "sqlite:///dlq.db")
+    assert ("ok", "standard input") in levels(found)

@@ -122,6 +122,13 @@ def test_a_bad_line_imports_nothing(store: SQLStore, tmp_path: Path, change: dic
     assert statuses(store) == {}
 
 
+def test_an_export_of_a_newer_missive_is_not_imported(store: SQLStore, tmp_path: Path):
+    """It says to upgrade, and keeps nothing."""
+    with pytest.raises(UsageError, match="line 2: a newer Missive has written it: upgrade Missive"):
+        operations.import_file(store, exported(tmp_path / "x.jsonl", {}, {"format": 2}))
+    assert statuses(store) == {}
+
+
 def test_a_masked_export_is_not_imported(store: SQLStore, tmp_path: Path):
     """What was exported without its content says so, and how to export it."""
     store.put([record(id="a", body=b"hunter2")])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import hashlib
 import json
+import os
 import sys
 import zlib
 from collections import deque
@@ -19,10 +21,12 @@ from missive.adapters.contract import (
     Credit,
     Delivery,
     EndOfInput,
+    Finding,
     Host,
     Item,
     Mark,
     Result,
+    Session,
 )
 from missive.adapters.registry import AdapterURL, keywords
 from missive.adapters.threaded import ClientThread, ThreadedSession
@@ -97,6 +101,25 @@ class FileAdapter(Adapter):
             await session.close()
             raise
         return session
+
+    async def diagnose(self, session: Session) -> Sequence[Finding]:
+        """Say how large the file is, and whether its end is there: a line that is being written is half a message."""
+        return list(await asyncio.wrap_future(session.submit(lambda: list(_findings(self.path, session.client)))))
+
+
+def _findings(path: Path, file: IO[bytes]) -> Iterator[Finding]:
+    size = path.stat().st_size
+    if not size:
+        yield Finding("warning", "file", f"{path} is empty: processing ends at once")
+        return
+    yield Finding("ok", "file", f"{path} has {size} bytes")
+    if path.suffix == ".gz":
+        yield Finding("unknown", "last line", f"{path} is compressed: whether it is whole shows when it is read")
+        return
+    file.seek(-1, os.SEEK_END)
+    if file.read(1) != b"\n":
+        says = f"{path} does not end with a newline: where somebody is still writing, half a message would be read"
+        yield Finding("warning", "last line", says)
 
 
 class FileSession(ThreadedSession):

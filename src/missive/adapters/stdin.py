@@ -9,7 +9,18 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from missive.adapters.contract import Adapter, Capabilities, Credit, Delivery, EndOfInput, Host, Item, Result
+from missive.adapters.contract import (
+    Adapter,
+    Capabilities,
+    Credit,
+    Delivery,
+    EndOfInput,
+    Finding,
+    Host,
+    Item,
+    Result,
+    Session,
+)
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.errors import Fatal
 from missive.processor import Processor
@@ -45,6 +56,12 @@ class StdinAdapter(Adapter):
     def default_store(self) -> bool:
         """A person at a shell has a working directory."""
         return True
+
+    async def diagnose(self, session: Session) -> Sequence[Finding]:
+        """Say whether somebody would have to type."""
+        if os.isatty(session.client):
+            return [Finding("warning", "standard input", "is a terminal: pipe messages in, one a line")]
+        return [Finding("ok", "standard input", "is a pipe or a file")]
 
     async def connect(self, host: Host) -> StdinSession:  # noqa: ARG002 - there is nothing to ask of it
         """Start reading. Raises `Fatal` when there is no standard input."""

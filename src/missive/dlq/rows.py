@@ -9,8 +9,11 @@ from types import NoneType, SimpleNamespace
 from typing import Any
 
 from missive.dlq.record import Attempt, Origin, Record, Status
+from missive.errors import UsageError
 from missive.outcome import Reason
 
+FORMAT = 1
+"""The version of a record as JSON."""
 _SAME = (
     "id", "service", "label", "detail", "handler", "error_type", "error_text", "fingerprint", "identity", "first_at",
     "last_at", "attempts", "message_id", "topic", "content_type", "sent_at", "body", "sha256", "explanation",
@@ -77,14 +80,17 @@ def _unpacked(value: Any) -> str | bytes:
 
 def to_json(record: Record) -> dict[str, Any]:
     """Return a whole record as JSON can hold it, body included."""
-    return {**to_row(record), "body": _packed(record.body)}
+    return {"format": FORMAT, **to_row(record), "body": _packed(record.body)}
 
 
 def from_json(value: dict[str, Any]) -> Record:
     """Return the record that `to_json` was given; dead, where that one waited to be taken up.
 
-    Raises ValueError, TypeError, KeyError or AttributeError for what it never returned.
+    Raises ValueError, TypeError, KeyError or AttributeError for what it never returned, and `UsageError` for what a
+    newer Missive's did.
     """
+    if value["format"] > FORMAT:
+        raise UsageError("a newer Missive has written it: upgrade Missive")
     body = _unpacked(value["body"])
     if not isinstance(body, bytes) or hashlib.sha256(body).hexdigest() != value["sha256"]:
         raise ValueError("the body is not the one that was exported")

@@ -71,6 +71,8 @@ def _record(where: str, line: bytes) -> Record:
             complaint = _WITHOUT
         else:
             return from_json(value)
+    except UsageError as newer:
+        complaint = str(newer)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         complaint = "it is no dead letter"
     # Outside the except block: what json raises holds the line.
