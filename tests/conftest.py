@@ -84,7 +84,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if item.get_closest_marker(marker) is not None and not is_there():
             if REQUIRED:
                 pytest.fail(f"{what} is required here and was not found: scripts/install-brokers", pytrace=False)
-                pytest.skip(f"{what} was not found")
+            pytest.skip(f"{what} was not found")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
