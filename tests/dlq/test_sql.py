@@ -46,6 +46,19 @@ def test_a_url_that_names_no_store_is_refused(bad: str):
         open_dlq(bad)
 
 
+def test_a_damaged_file_is_refused(tmp_path: Path, store: SQLStore):
+    """One line says so and how to save what is left, and the file stays as it is."""
+    store.put([record(body=b"x" * 3000) for _ in range(200)])
+    store.close()
+    path = tmp_path / "dlq.db"
+    damaged = bytearray(path.read_bytes())
+    damaged[4096 * 20 :] = bytes(len(damaged) - 4096 * 20)
+    path.write_bytes(damaged)
+    with pytest.raises(StoreRefused, match=r"malformed; keep the file.*\.recover"):
+        list(SQLStore(f"sqlite:///{path}").query(Query()))
+    assert path.read_bytes() == damaged
+
+
 def test_errors_hold_no_content(store: SQLStore):
     """A failing write says what SQLite says, and neither the statement's values nor an exception that has them."""
     kept = record(body=b"hunter2", detail="hunter2")

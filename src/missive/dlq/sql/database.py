@@ -42,6 +42,8 @@ def translated(what: str) -> Callable[[Callable[Concatenate[D, P], T]], Callable
             except sa.exc.SQLAlchemyError as caught:
                 why = in_words(caught)
                 kind = StoreRefused if "not a database" in why else StoreError
+                if "malformed" in why:
+                    kind, why = StoreRefused, f"{why}; keep the file, and see what is left of it: sqlite3 FILE .recover"
             except OSError as caught:
                 why, kind = caught.strerror or type(caught).__name__, StoreError
             # Outside the except blocks: chained, the statement's parameters would come with it.
