@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sqlite3
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Mark
 from missive.context import HandlingContext
+from missive.dlq.sql import SQLStore
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.processor import Processor
@@ -78,7 +78,9 @@ _AFTER = 4
 @case(28)
 async def retried(bench: Bench) -> Verdict:
     """The rest of a lane waits for a message that is retried, here or in the store, or passes it; as was declared."""
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=4)
+    later = 0.0
+    store = SQLStore(bench.dlq, clock=lambda: time.time() + later)
+    processor = Processor(name="conformance", dlq=store, concurrency=4)
     seen: list[str] = []
     tried: set[str] = set()
 
@@ -107,7 +109,8 @@ async def retried(bench: Bench) -> Verdict:
     async with bench.serving(bench.adapter(processor)):
         await bench.until(lambda: len(seen) == len(bodies) - _AFTER - 1, "all handled but what is parked")
         check(not any(body.startswith("park-a") for body in seen), "others of a lane ran while it is parked")
-        await bench.until(lambda: _due_now(bench) == _AFTER + 1, "the lane in the store")
+        await bench.until(lambda: sum(store.lanes("conformance").values()) == _AFTER + 1, "the lane in the store")
+        later = 2 * _WAY["park"]
         if bench.harness.ends:  # it is over, and what is parked is for the next worker
             expected = [body for body in bodies if not body.startswith("park-a")]
             bench.ledger.handled.update(body.encode() for body in bodies if body.startswith("park-a"))
@@ -122,15 +125,6 @@ async def retried(bench: Bench) -> Verdict:
     check(passed == [f"pass-a-{number}" for number in (1, 2, 3, 4, 0)], "others did not pass what is retried")
     check(seen.index("block-b-4") < seen.index("block-a-0"), "a retry kept other lanes waiting")
     return Verdict.passed
-
-
-def _due_now(bench: Bench) -> int:
-    """Let what is parked be due, as half a minute later; returns how many records are parked."""
-    with contextlib.closing(sqlite3.connect(bench.directory / "dlq.db", timeout=10)) as connection, connection:
-        parked = connection.execute("SELECT count(*) FROM missive_dead_letters WHERE status = 'parked'").fetchone()[0]
-        if parked == _AFTER + 1:
-            connection.execute("UPDATE missive_dead_letters SET due = 1 WHERE due IS NOT NULL")
-    return int(parked)
 
 
 @case(30)
