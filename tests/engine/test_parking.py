@@ -14,7 +14,7 @@ from missive.dlq.redis import RedisStore
 from missive.dlq.source import ReplayAdapter
 from missive.dlq.sql import SQLStore
 from missive.engine import flow
-from missive.matchers import Everything, Field, by_field
+from missive.matchers import Everything, Field, Range, by_field
 from missive.testing import MemoryAdapter
 from tests.dlq.conftest import queued
 from tests.support.broker import Broker, run, until
@@ -387,6 +387,41 @@ def test_a_nack_is_parked_where_the_transport_cannot_redeliver(store):
 
 
 # Breakers
+
+
+@on_both
+def test_lanes_that_an_open_breaker_cannot_hold_are_parked(store):
+    """Where lanes are parked, more of them than are held wait in the store, in their order; others go on meanwhile."""
+    down = threading.Event()
+    down.set()
+    done, others = [], []
+
+    def handle(message, context):
+        if down.is_set():
+            raise ConnectionError("down")
+        done.append(message.get_json()["n"])
+
+    proc = Processor(JSONMessage, name="app", dlq=store, concurrency=4)
+    terms = {"ordered_by": by_field("k"), "on_lane_retry": "park", "retry": Retry(attempts=20)}
+    proc.add_handler(Field("k", Range(ge=0)), handle, name="h", breaker=Breaker("b", after=3, probe=0.3), **terms)
+    proc.add_handler(Field("k", -1), lambda message, context: others.append(message.get_json()["n"]), name="other")
+    keys, count = 150, 450
+    made = [b'{"n":%d,"k":%d}' % (n, n % keys) for n in range(count)]
+    broker = Broker(proc, [*made, *(b'{"n":%d,"k":-1}' % n for n in range(count, count + 20))])
+
+    async def mend(engine):
+        await until(lambda: len(others) == 20, "others to be handled", 20)
+        assert done == []
+        parked = Query(statuses=(Status.parked,))
+        await until(lambda: store.count(parked) >= keys - 100, "lanes to be parked", 20)
+        down.clear()
+
+    run_with_store(broker, store, beside=mend)
+    assert sorted(set(done)) == list(range(count))
+    first = list(dict.fromkeys(done))
+    for key in range(keys):
+        assert (mine := [n for n in first if n % keys == key]) == sorted(mine), "in order by key"
+    assert store.count(Query(statuses=(Status.dead,))) == 0
 
 
 def test_what_an_open_breaker_cannot_hold_is_parked(store):

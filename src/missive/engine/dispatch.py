@@ -263,6 +263,15 @@ class Dispatcher:
             if following is not None:
                 self.add_head(following)
 
+    def end_lane(self, head: Job) -> list[Job]:
+        """Take the head of a lane out, and all that wait behind it, which are returned in their order."""
+        lane, head.lane = head.lane, None
+        behind = self._lanes.end(lane)
+        for job in behind:
+            job.lane = None
+            job.source.put_forward(job)
+        return behind
+
     def leave_lane_together(self, lane: Hashable, count: int) -> None:
         """Let the next of a lane run, once so many that ran one after the other were the last of its head."""
         if lane is not None and (following := self._lanes.leave(lane, count)) is not None:

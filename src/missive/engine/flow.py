@@ -656,15 +656,30 @@ class Flow:
 
     def _overflow(self, job: Job, gate: BreakerGate) -> bool:
         """Park what would wait for an open breaker with many others; tells whether it is."""
-        circuit, route = gate.circuit, job.route
-        if self.lot is None or circuit.up or len(gate.waiting) < MOST_HELD or route is None or not job.ours:
+        circuit, route, lot = gate.circuit, job.route, self.lot
+        if (
+            lot is None
+            or circuit.up
+            or len(gate.waiting) < MOST_HELD
+            or route is None
+            or not job.ours
+            or self._draining
+        ):
             return False
-        if job.lane is not None or self._draining:
-            return False
-        name = circuit.breaker.name
+        lane, behind = None, list[Job]()
+        if job.lane is not None:
+            if route.terms.on_lane_retry != "park":
+                return False
+            try:
+                lane = lot.lane_of(job, route)
+            except Exception:  # noqa: BLE001 - a key that has no name in the store: it is said when it is to be parked
+                return False
+            behind = self.dispatcher.end_lane(job)
         job.decision = BREAKER_OPEN
         job.source.put_forward(job)
-        self.lot.park(job, self.lot.spread(name, circuit.opens_in), None)
+        lot.park(job, lot.spread(circuit.breaker.name, circuit.opens_in), lane)
+        for other in behind:
+            self._park_behind(other, str(lane))
         return True
 
     def _tally(self, decision: Decision) -> None:

@@ -69,6 +69,10 @@ class Lanes:
         del self._waiting[key]
         return None
 
+    def end(self, key: Hashable) -> list[Job]:
+        """Forget a lane, whose head is one job; returns those that waited behind it."""
+        return list(self._waiting.pop(key))
+
     def _set_together(self, key: Hashable, count: int) -> None:
         if count > 1:
             self._together[key] = count
