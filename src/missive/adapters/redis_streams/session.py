@@ -8,14 +8,24 @@ import json
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from redis.exceptions import ResponseError
 
-from missive.adapters.contract import Capabilities, Credit, Delivery, Host, Item, Result, Session, SessionStatus, Verb
+from missive.adapters.contract import (
+    Capabilities,
+    Credit,
+    Delivery,
+    Host,
+    Item,
+    Result,
+    Session,
+    SessionStatus,
+    Verb,
+)
 from missive.adapters.redis_streams import scripts
 from missive.adapters.redis_streams.adapter import REPLY
 from missive.adapters.redis_streams.troubles import code, translated
@@ -32,7 +42,7 @@ _LOOK = 1.0
 _LEAVE = 0.5
 """Seconds to leave the group in, before the connections are closed."""
 _AT_ONCE = 1000
-_AHEAD, _AHEAD_BYTES = 500, 16 * 1024 * 1024
+_AHEAD = Credit(500, 16 * 1024 * 1024)
 """So much is read ahead while the engine works, where the last read left more behind."""
 _MUCH = 100
 """A read that was for so many and got them may have left more behind."""
@@ -120,10 +130,13 @@ class RedisStreamsSession(Session):
             if self._loop.time() - self._arrived_at <= _STALE * self._adapter.claim_idle:
                 break
             await self._renew_arrived()
-        deliveries = self._first(credit)
-        if self._more and not self._arrived and self._reading is None:
-            self._start_reading(Credit(_AHEAD, min(_AHEAD_BYTES, self._host.credit.bytes)))
-        return deliveries
+        if self._reading is not None and self._reading.done():  # it brought what is here
+            self._reading = None
+        count = _within(credit, self._arrived)
+        if self._more and count == len(self._arrived) and self._reading is None:
+            self._start_reading(_AHEAD)
+            await asyncio.sleep(0)  # so that the server begins before the engine is busy with these
+        return [self._arrived.popleft() for _ in range(count)]
 
     def _start_reading(self, credit: Credit) -> asyncio.Task[None]:
         self._reading = reading = asyncio.ensure_future(self._read(credit))
@@ -136,19 +149,6 @@ class RedisStreamsSession(Session):
         results = await self.extend(waited)
         self._arrived = deque([one for one, result in zip(waited, results, strict=True) if result is Result.confirmed])
         self._arrived_at = asked
-
-    def _first(self, credit: Credit) -> Sequence[Delivery]:
-        """Take as much of what arrived as there is credit for."""
-        arrived, deliveries, left = self._arrived, [], credit.bytes
-        if len(arrived) <= credit.items and sum([len(one.body) for one in arrived]) <= left:
-            deliveries = list(arrived)
-            arrived.clear()
-            return deliveries
-        while arrived and len(deliveries) < credit.items and left > 0:
-            delivery = arrived.popleft()
-            left -= len(delivery.body)
-            deliveries.append(delivery)
-        return deliveries
 
     async def _read(self, credit: Credit) -> None:
         adapter = self._adapter
@@ -297,6 +297,18 @@ class RedisStreamsSession(Session):
             if one is not None:
                 with contextlib.suppress(Exception):  # the connection is gone, or was never there
                     await one.aclose()
+
+
+def _within(credit: Credit, deliveries: Collection[Delivery]) -> int:
+    """Return how many of the first of some deliveries there is credit for."""
+    if len(deliveries) <= credit.items and sum([len(one.body) for one in deliveries]) <= credit.bytes:
+        return len(deliveries)
+    count, left = 0, credit.bytes
+    for one in deliveries:
+        if count >= credit.items or left <= 0:
+            break
+        count, left = count + 1, left - len(one.body)
+    return count
 
 
 def _look_at(read: asyncio.Task[None]) -> None:
