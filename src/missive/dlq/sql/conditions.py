@@ -61,6 +61,8 @@ def narrowed(connection: Connection, query: Query) -> list[sa.ColumnElement[bool
     g = groups.c
     counted = sa.select(g.fingerprint, sa.func.sum(g["count"])).where(*group_conditions(shared)).group_by(g.fingerprint)
     found = connection.execute(counted).all()
+    if not found:
+        return [sa.false()]
     if sum(int(count) for _, count in found) > _FEW:
         return where
     return [*where, records.c.fingerprint.in_([fingerprint for fingerprint, _ in found])]
