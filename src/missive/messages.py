@@ -210,21 +210,16 @@ class StructuredMessage(Message):
         """What `decode` returned, decoded once. Raises `DecodingError`, each time, when it cannot be."""
         content = self._content
         if content is _NOT_YET:
-            self._content = content = self._decoded()
+            try:
+                content = self.decode()
+            except NotImplementedError:
+                raise
+            except Exception as error:  # noqa: BLE001 - a decoder may raise anything, holding the body or parts of it
+                content = _undecodable(self, error)
+            self._content = content
         if type(content) is _Undecodable:
             raise DecodingError(content.why)
         return content
-
-    def _decoded(self) -> object:
-        """Decode, or say why that cannot be, without the exception that would hold the body."""
-        try:
-            return self.decode()
-        except NotImplementedError:
-            raise
-        except DecodingError as error:
-            return _Undecodable(str(error))
-        except Exception as error:  # noqa: BLE001 - a decoder may raise anything, holding the body or parts of it
-            return _Undecodable(f"the body is not a {type(self).__name__} ({type(error).__name__} while decoding)")
 
 
 class _Undecodable:
@@ -234,6 +229,13 @@ class _Undecodable:
 
     def __init__(self, why: str) -> None:
         self.why = why
+
+
+def _undecodable(message: Message, error: Exception) -> _Undecodable:
+    """Return why a body cannot be decoded, without the exception that would hold the body."""
+    if isinstance(error, DecodingError):
+        return _Undecodable(str(error))
+    return _Undecodable(f"the body is not a {type(message).__name__} ({type(error).__name__} while decoding)")
 
 
 class JSONMessage(StructuredMessage):

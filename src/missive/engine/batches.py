@@ -61,7 +61,7 @@ def sync_batch_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error
                     resolve(returned)
             except BaseException as raised:  # noqa: BLE001 - as above
                 error = raised
-            search.ran([item for item in ready if closed(item, error, search)], error)
+            search.ran([item for item in ready if item[1].opened is None or closed(item, error, search)], error)
             for item in items if after else ():
                 search.conclude(item, error)
                 search.hooked(item, run_after(after, worker, item[1], resolve))
@@ -99,7 +99,8 @@ def async_batch_chain(  # noqa: C901 - three small functions
                 await resolved(handler(Batch([context for _, context in ready], worker)) if ready else None)
             except BaseException as raised:  # noqa: BLE001 - as above
                 error = raised
-            search.ran([item for item in ready if await closed(item, error, search)], error)
+            undecided = [item for item in ready if item[1].opened is None or await closed(item, error, search)]
+            search.ran(undecided, error)
             for item in items if after else ():
                 search.conclude(item, error)
                 search.hooked(item, await run_async_after(after, worker, item[1]))

@@ -272,9 +272,13 @@ class Flow:
         parked = self.lot is not None and self.lot.lanes
         unordered: list[Job] = []
         natural: list[Job] = []
+        find = self._find
         for job in jobs:
-            if (route := self._routed(job)) is None:
+            route = None if job.decision is not None else find(job.message)
+            if route is None or isinstance(route, Misrouted) or route.discards is not None:
+                self._end_at_once(job, route)
                 continue
+            job.route = route
             if route.terms.ordered_by is not None or parked:
                 self._queue(job, route)
             elif job.delivery.lane is None:
@@ -311,21 +315,23 @@ class Flow:
 
     def _routed(self, job: Job) -> Route | None:
         """Find the route of a job; None where there is nothing to run, and the job is on its way already."""
-        if job.decision is not None:  # it could not even be made a message
-            self.filing.add(job)
+        route = None if job.decision is not None else self._find(job.message)
+        if route is None or isinstance(route, Misrouted) or route.discards is not None:
+            self._end_at_once(job, route)
             return None
-        found = self._find(job.message)
-        if isinstance(found, Misrouted):
-            job.decision = decide_misrouted(found)
-            self.filing.add(job)
-            return None
-        job.route = found
-        if found.discards is not None:
-            job.decision = decide_discarded(found)
+        job.route = route
+        return route
+
+    def _end_at_once(self, job: Job, found: Route | Misrouted | None) -> None:
+        """Go on with a job of which there is nothing to run."""
+        if isinstance(found, Route):
+            job.route, job.decision = found, decide_discarded(found)
             self.report.discarded[found.name] += 1
             self.settlers[job.source].add([job])
-            return None
-        return found
+            return
+        if found is not None:
+            job.decision = decide_misrouted(found)
+        self.filing.add(job)  # also what could not even be made a message
 
     def _queue_natural(self, source: Source, jobs: Sequence[Job]) -> None:
         """Put routed jobs, which nothing else orders, into the lanes of their transport."""
