@@ -173,3 +173,15 @@ def test_a_commands_replay_is_left_to_workers(store: SQLStore):
     store.set_replay(replay.id, "stopped")
     assert operations.resume(store, replay.id, here=False).queued == 1
     assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["000"]
+
+
+def test_a_replay_of_more_than_one_step(store: SQLStore):
+    """It is begun, queued and cancelled in several transactions, and none of its records is forgotten."""
+    store.put([record(id=f"{n:05}") for n in range(5001)])
+    replay = started(store)
+    assert (replay.total, store.go_on(replay.id, 4500), store.go_on(replay.id)) == (5001, 4500, 501)
+    assert operations.cancel(store, replay.id).left == 5001
+    assert store.count(Query(statuses=(Status.queued,))) == 0
+    assert operations.resume(store, replay.id, here=False).queued == 5001
+    assert store.unqueue(replay.id) == 5001
+    assert (store.discard(store.ids(Query()), "me"), store.restore(store.ids(Query()), "me")) == (5001, 5001)

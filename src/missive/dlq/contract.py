@@ -209,9 +209,10 @@ class Store(Sink):
 
     @abstractmethod
     def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
-        """Keep a replay and which records are its, all at once; returns how many are dead, or queued and not taken up.
+        """Keep a replay and which records are its; returns how many are dead, or queued and not taken up.
 
-        They are dead, and wait for `go_on`.
+        They are dead, and wait for `go_on`. With very many it is done in steps that let others write, and the last one
+        keeps the replay: cut short before, there is none.
         """
 
     @abstractmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from missive.dlq.contract import Note, Query
 from missive.dlq.record import Record, Status
 from missive.dlq.rows import to_row
 from missive.dlq.sql.conditions import conditions, status_of_chosen
-from missive.dlq.sql.database import Database, portions, translated
+from missive.dlq.sql.database import Database, in_steps, portions, translated
 from missive.dlq.sql.schema import notes as notes_table
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
@@ -79,27 +80,23 @@ class Changes(Database):
             **_NO_LANE,
         }
 
-        def discard(connection: Connection, tally: Tally) -> int:
-            return len(self._move(connection, tally, ids, values, self._free()))
+        def discard(connection: Connection, tally: Tally, some: Sequence[str]) -> int:
+            return len(self._move(connection, tally, some, values, self._free()))
 
-        return int(self._changing(discard))
+        return sum(int(self._changing(functools.partial(discard, some=some))) for some in in_steps(ids))
 
     @translated("written")
     def restore(self, ids: Collection[str], by: str) -> int:
         """Make records dead again that were resolved or discarded."""
-        every, count = sorted(ids), 0
         opened = {"closed_at": None, "closed_by": None, "closed_why": None, "due": None}
         values = {"status": Status.dead, **opened}
 
-        for some in portions(every):  # in transactions of their own: there may be very many
+        def restore(connection: Connection, tally: Tally, some: Sequence[str]) -> int:
+            rows = self._move(connection, tally, some, values, status_of_chosen.in_(_CLOSED))
+            self._note(connection, [(row.id, f"restored: it was {row.status}") for row in rows], by)
+            return len(rows)
 
-            def restore(connection: Connection, tally: Tally, some: Sequence[str] = some) -> int:
-                rows = self._move(connection, tally, some, values, status_of_chosen.in_(_CLOSED))
-                self._note(connection, [(row.id, f"restored: it was {row.status}") for row in rows], by)
-                return len(rows)
-
-            count += int(self._changing(restore))
-        return count
+        return sum(int(self._changing(functools.partial(restore, some=some))) for some in in_steps(ids))
 
     @translated("written")
     def edit(self, record_id: str, version: int, changed: Record, by: str) -> None:

@@ -6,7 +6,7 @@ import functools
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -23,6 +23,8 @@ from missive.privacy import redact_url
 
 AT_ONCE = 500
 """How many rows, or values, go into one statement."""
+STEP = 2000
+"""How many records are changed in one transaction: others wait for it, on SQLite for all of it."""
 _TRIES = 20
 _PAUSE = 0.01
 
@@ -123,6 +125,13 @@ class Database:
             time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same do not meet again
         with self._write() as connection:
             return work(connection)
+
+
+def in_steps(ids: Collection[str]) -> Iterator[Sequence[str]]:
+    """Cut ids into what one transaction changes, in their order; one that is empty for none."""
+    every = sorted(set(ids))
+    for start in range(0, len(every) or 1, STEP):
+        yield every[start : start + STEP]
 
 
 def portions(things: Sequence[Any]) -> Iterator[Sequence[Any]]:

@@ -15,7 +15,7 @@ from missive.dlq.record import Status
 from missive.dlq.sql.changes import UNCLAIMED
 from missive.dlq.sql.claims import FAR, Claims
 from missive.dlq.sql.conditions import status_of_chosen
-from missive.dlq.sql.database import translated
+from missive.dlq.sql.database import STEP, in_steps, translated
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
 from missive.dlq.sql.schema import replays as replays_table
@@ -33,18 +33,24 @@ class Replays(Claims):
     def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
         """Keep a replay and which records are its."""
         row = {name: getattr(replay, name) for name in _OF_A_REPLAY}
+        mine = {**_DEAD, "replay": replay.id}
+        steps = list(in_steps(ids))
 
-        def start(connection: Connection, tally: Tally) -> int:
-            mine = {**_DEAD, "replay": replay.id}
-            rows = self._move(connection, tally, ids, mine, self._free())
+        def start(connection: Connection, tally: Tally, some: Sequence[str], total: int) -> int:
+            rows = self._move(connection, tally, some, mine, self._free())
             kept = [{"replay": replay.id, "record": row.id, "attempts": row.attempts} for row in rows]
             if kept:
                 connection.execute(replayed_table.insert(), kept)
-            now = self._clock()
-            connection.execute(replays_table.insert().values({**row, "created_at": now, "total": len(rows)}))
-            return len(rows)
+            total += len(rows)
+            if some is steps[-1]:
+                now = self._clock()
+                connection.execute(replays_table.insert().values({**row, "created_at": now, "total": total}))
+            return total
 
-        return int(self._changing(start))
+        total = 0
+        for some in steps:
+            total = int(self._changing(functools.partial(start, some=some, total=total)))
+        return total
 
     @translated("written")
     def go_on(self, replay: str, limit: int | None = None) -> int:
@@ -52,11 +58,17 @@ class Replays(Claims):
         of = replays_table.c
         runs = sa.select(of.here).where(of.id == replay, of.status == "running").with_for_update()
 
-        def go_on(connection: Connection, tally: Tally) -> int:
+        def go_on(connection: Connection, tally: Tally, size: int) -> int:
             here = connection.execute(runs).scalar()
-            return 0 if here is None else self._queue_left(connection, tally, replay, limit, here=here)
+            return 0 if here is None else self._queue_left(connection, tally, replay, size, here=here)
 
-        return int(self._changing(go_on))
+        count = 0
+        while size := STEP if limit is None else min(STEP, limit - count):
+            done = int(self._changing(functools.partial(go_on, size=size)))
+            count += done
+            if done < size:
+                break
+        return count
 
     def _queue_left(self, connection: Connection, tally: Tally, replay: str, limit: int | None, *, here: bool) -> int:
         c, kept = records_table.c, replayed_table.c
@@ -90,7 +102,7 @@ class Replays(Claims):
             values: dict[str, Any] = {"status": step.status, "paced_until": step.paced_until}
             if step.status != "running":
                 values["finished_at"] = now
-                self._give_up(connection, tally, one)
+                self._unqueue(connection, tally, one, None, self._free())
             elif step.queue is None or step.queue:
                 self._queue_left(connection, tally, one, step.queue, here=False)
             connection.execute(replays_table.update().where(of.id == one).values(values))
@@ -109,9 +121,11 @@ class Replays(Claims):
         def change(connection: Connection, tally: Tally) -> None:
             connection.execute(replays_table.update().where(replays_table.c.id == replay).values(values))
             if over:
-                self._give_up(connection, tally, replay)
+                self._unqueue(connection, tally, replay, None, self._free())
             self._offer(connection, replay)
 
+        if over:  # of very many, most before, so that others can write meanwhile
+            self._unqueue_most(replay, self._free())
         self._changing(change)
 
     def _offer(self, connection: Connection, replay: str) -> None:
@@ -123,19 +137,28 @@ class Replays(Claims):
         queued = records_table.update().where(c.replay == replay, c.status == Status.queued)
         connection.execute(queued.values(ready=FAR if connection.execute(elsewhere).first() else ready))
 
-    def _give_up(self, connection: Connection, tally: Tally, replay: str) -> int:
-        """Make dead again what is queued and not taken up."""
-        return self._unqueue(connection, tally, replay, self._free())
-
     @translated("written")
     def unqueue(self, replay: str) -> int:
         """Make what is left of a replay dead again."""
-        return int(self._changing(lambda connection, tally: self._unqueue(connection, tally, replay)))
+        return self._unqueue_most(replay)
 
-    def _unqueue(self, connection: Connection, tally: Tally, replay: str, *where: sa.ColumnElement[bool]) -> int:
+    def _unqueue_most(self, replay: str, *where: sa.ColumnElement[bool]) -> int:
+        """Make dead again what is queued, until there is less than a step of it."""
+        count = 0
+        while done := int(
+            self._changing(lambda connection, tally: self._unqueue(connection, tally, replay, STEP, *where))
+        ):
+            count += done
+            if done < STEP:
+                break
+        return count
+
+    def _unqueue(
+        self, connection: Connection, tally: Tally, replay: str, limit: int | None, *where: sa.ColumnElement[bool]
+    ) -> int:
         c = records_table.c
         queued = (c.replay == replay, c.status == Status.queued, *where)
-        ids = list(connection.execute(sa.select(c.id).where(*queued)).scalars())
+        ids = list(connection.execute(sa.select(c.id).where(*queued).order_by(c.id).limit(limit)).scalars())
         still = (sa.func.coalesce(c.replay, "") == replay, status_of_chosen == Status.queued, *where)
         return len(self._move(connection, tally, ids, _DEAD, *still))
 
