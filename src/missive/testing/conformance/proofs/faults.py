@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.contract import Delivery, Item, Mark, Result, Session, Verb
+from missive.adapters.contract import Credit, Delivery, Item, Mark, Result, Session, Verb
 from missive.context import HandlingContext
 from missive.engine import watchdog
 from missive.errors import Transient
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _ANSWER = 5.0
 _LOAD = 600
 _DEEP_LOAD = 5000
+_CREDIT = 100
+"""How much an engine has in flight: what may be handled again after a fault, of a load that is larger."""
 
 
 async def _under_load(
@@ -42,13 +44,14 @@ async def _under_load(
     handled = bench.ledger.handled
     await bench.publish(*(b"%d" % number for number in range(count)))
     options: dict[str, Any] = {} if address is None else {"address": address}
-    async with bench.serving(bench.adapter(processor, **options)):
-        for turn in range(times):
-            goal = count * (turn + 1) // (times + 2)
-            await bench.until(lambda goal=goal: len(handled) >= goal, "progress", 60)  # type: ignore[misc]
-            await hurt(turn)
-        await bench.until(lambda: len(handled) == count, "all handled", 90)
-        await bench.emptied()
+    with bench.limited(Credit(_CREDIT, 64 << 20)):
+        async with bench.serving(bench.adapter(processor, **options)):
+            for turn in range(times):
+                goal = count * (turn + 1) // (times + 2)
+                await bench.until(lambda goal=goal: len(handled) >= goal, "progress", 60)  # type: ignore[misc]
+                await hurt(turn)
+            await bench.until(lambda: len(handled) == count, "all handled", 90)
+            await bench.emptied()
     bench.duplicates, bench.faults = sum(handled.values()) - count, times
     return Verdict.passed
 
@@ -216,7 +219,11 @@ async def refused(bench: Bench) -> Verdict:
 _WORKER = """
 import os, time
 import missive
+from missive.adapters.contract import Credit
+from missive.engine import intake
 from missive.matchers import Everything
+
+intake.CREDIT = Credit(%d, 64 << 20)
 
 proc = missive.Processor(name="conformance")
 out = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -235,7 +242,7 @@ async def worker_killed(bench: Bench) -> Verdict:
     if url is None:
         return Verdict.refused
     kills, count = (100, 20_000) if bench.deep else (3, 1500)
-    (bench.directory / "conformance_worker.py").write_text(_WORKER)
+    (bench.directory / "conformance_worker.py").write_text(_WORKER % _CREDIT)
     out = bench.directory / "handled.txt"
     await bench.publish(*(b"%d" % number for number in range(count)))
 
@@ -260,6 +267,6 @@ async def worker_killed(bench: Bench) -> Verdict:
         finally:
             await bench.end(worker)
     bench.ledger.handled.update(lines())
-    bench.duplicates, bench.faults = len(lines()) - count, kills
+    bench.duplicates, bench.faults, bench.credit = len(lines()) - count, kills, _CREDIT
     check(ended, "the last worker did not end well")
     return Verdict.passed

@@ -42,20 +42,20 @@ async def idle(bench: Bench) -> Verdict:
 
 @case(23)
 async def rate(bench: Bench) -> Verdict:
-    """No stretch of a second begins more handlings than the rate limit."""
+    """No stretch of half a second begins more handlings than the rate limit."""
     processor = Processor(name="conformance", dlq=bench.dlq)
     begun: list[float] = []
 
-    @processor.handle_for(Everything(), rate_limit="20/s")
+    @processor.handle_for(Everything(), rate_limit="10/500ms")
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         begun.append(time.monotonic())
         bench.ledger.handled[message.raw_data] += 1
 
-    await bench.publish(*(b"%d" % number for number in range(50)))
+    await bench.publish(*(b"%d" % number for number in range(30)))
     async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: len(begun) >= 50, "all handled")
-    most = max(sum(1 for later in begun if first <= later < first + 0.95) for first in begun)
-    check(most <= 20, f"{most} began within a second")
+        await bench.until(lambda: len(begun) >= 30, "all handled")
+    most = max(sum(1 for later in begun if first <= later < first + 0.475) for first in begun)
+    check(most <= 10, f"{most} began within half a second")
     return Verdict.passed
 
 

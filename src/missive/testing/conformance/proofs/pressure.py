@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import tracemalloc
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.contract import Credit, Delivery, Item, Result, Session
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _SIZE = 1000
 _BACKLOG, _DEEP_BACKLOG = 10_000, 100_000
-_SOAK, _DEEP_SOAK = 3.0, 300.0
+_SOAK, _DEEP_SOAK = 2.0, 300.0
 _PROGRESS = 2.0
 """Seconds within which something must be handled while there is a backlog."""
 
@@ -62,17 +62,6 @@ class _Readings:
         self.items += items
         self.bytes += size
         self.most_items, self.most_bytes = max(self.most_items, self.items), max(self.most_bytes, self.bytes)
-
-
-@contextlib.contextmanager
-def _limited(credit: Credit) -> Iterator[None]:
-    """Let the engine have a small credit, so that little is needed to use it up."""
-    earlier = intake.CREDIT
-    intake.CREDIT = credit
-    try:
-        yield
-    finally:
-        intake.CREDIT = earlier
 
 
 @contextlib.asynccontextmanager
@@ -113,7 +102,7 @@ async def _stalled(bench: Bench, credit: Credit, count: int, name: str) -> None:
     ledger, readings = bench.ledger, _Readings()
     before = len(ledger.handled)
     processor, gate = _gated(bench)
-    with _limited(credit):
+    with bench.limited(credit):
         adapter = bench.adapter(processor, inside=lambda inner: _Meter(inner, readings))
         publishing = await _publishing(bench, _bodies(name, count))
         async with bench.serving(adapter), _opened(gate):
@@ -203,7 +192,7 @@ async def not_starved(bench: Bench) -> Verdict:
 
     await bench.publish(*_bodies("slow", 60, 20), *_bodies("fast", 30, 20))
     # Where marks settle, what is done beyond the mark keeps its credit: the fast ones fit into it.
-    with _limited(Credit(40, 64 << 20)):
+    with bench.limited(Credit(40, 64 << 20)):
         async with bench.serving(bench.adapter(processor)), _opened(gate):
             await bench.until(lambda: len(bench.ledger.handled) == 30, "the other lane")
             check(all(body.startswith(b"fast") for body in bench.ledger.handled), "the slow lane did not stand still")
