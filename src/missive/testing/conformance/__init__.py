@@ -8,6 +8,7 @@ from missive.testing.conformance.catalogue import TITLES, Case, Verdict, case, c
 from missive.testing.conformance.harness import Harness, Sent
 from missive.testing.conformance.proxy import Fault, FaultProxy
 from missive.testing.conformance.suite import Conformance, certify
+from missive.testing.conformance.wrapping import WrappedAdapter, WrappedSession
 
 __all__ = [
     "TITLES",
@@ -21,6 +22,8 @@ __all__ = [
     "Ledger",
     "Sent",
     "Verdict",
+    "WrappedAdapter",
+    "WrappedSession",
     "case",
     "cases",
     "certify",

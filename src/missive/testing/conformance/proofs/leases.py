@@ -149,7 +149,7 @@ def _jumping() -> Iterator[Callable[[float], None]]:
 
 @case(58)
 async def clock(bench: Bench) -> Verdict:
-    """A wall clock that jumps an hour forward, and two back, loses nothing, and stops neither work nor retries."""
+    """A wall clock that jumps an hour forward, and two back, loses nothing, and stops no work, retry or rate."""
     session = await bench.open()
     lease = (session.capabilities.lease or 0.0) if _leased(session) else 0.2
     await bench.close(session)
@@ -157,7 +157,7 @@ async def clock(bench: Bench) -> Verdict:
     handled, tried = bench.ledger.handled, set[bytes]()
     count = 120
 
-    @processor.handle_for(Everything(), ordered_by=lambda _: None)
+    @processor.handle_for(Everything(), ordered_by=lambda _: None, rate_limit="20/100ms")
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         number = int(message.raw_data)
         if number % 10 == 0 and message.raw_data not in tried:
