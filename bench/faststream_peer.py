@@ -10,6 +10,7 @@ import asyncio
 import logging
 import sys
 import time
+import uuid
 from typing import Any
 
 import orjson
@@ -31,7 +32,7 @@ def broker_of(transport: str, url: str, handle: Any) -> Any:
         redis.subscriber(stream=StreamSub("bench", group="faststream", consumer="c", max_records=500))(handle)
         return redis
     kafka = KafkaBroker(url, **options)
-    kafka.subscriber("bench", group_id="faststream", auto_offset_reset="earliest")(handle)
+    kafka.subscriber("bench", group_id=uuid.uuid4().hex, auto_offset_reset="earliest")(handle)
     return kafka
 
 
