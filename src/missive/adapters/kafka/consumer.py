@@ -93,6 +93,12 @@ class KafkaConsumer(ClientThread):
         self._throttled = False
         """Whether all lanes are paused, because there is no room."""
         self._said = ""
+        self._down = False
+        """Whether it was said that no broker can be reached, and nothing came since."""
+        self._inside = False
+        """Whether the client is in a call that waits for the engine."""
+        self._left: Future[None] = Future()
+        self._left.set_running_or_notify_cancel()  # so that whoever waits for it cannot cancel it
         super().__init__("missive-kafka")
 
     # On the engine's loop
@@ -109,11 +115,18 @@ class KafkaConsumer(ClientThread):
         return {lane.name: lane for lane in list(self._lanes.values())}
 
     async def leave(self) -> None:
-        """Leave the group."""
+        """Leave the group, once the client is in no call. Idempotent."""
         self._leaving = True
-        await self.run(self._leave)
+        self.wake()
+        await asyncio.wrap_future(self._left)
 
     # The thread
+
+    def serve_mail(self) -> None:
+        """Make the calls that wait, and leave if that is asked for: not inside a call of the client, which frees it."""
+        super().serve_mail()
+        if self._leaving and not self._inside and not self._left.done():
+            self._leave()
 
     def pump(self) -> None:
         """Poll once, or wait for mail while there is nothing to poll."""
@@ -221,23 +234,31 @@ class KafkaConsumer(ClientThread):
 
     def _give(self, deliveries: list[Delivery], size: int) -> None:
         if deliveries:
+            self._down = False
             self._given_items += len(deliveries)
             self._given_bytes += size
             self._loop.call_soon_threadsafe(self._arrived, deliveries, size)
 
     def _serve(self, until: Future[Any]) -> None:
-        """Serve the mailbox until something is done, inside a call of the client's."""
+        """Serve the mailbox until something is done, or the session closes, inside a call of the client's."""
         until.add_done_callback(lambda _: self.wake())
-        while not until.done():
-            self._mail.clear()
-            self.serve_mail()
-            if not until.done():
-                self._mail.wait(_POLL)
+        self._inside = True
+        try:
+            while not until.done() and not self._leaving:
+                self._mail.clear()
+                self.serve_mail()
+                if not until.done() and not self._leaving:
+                    self._mail.wait(_POLL)
+        finally:
+            self._inside = False
 
     def _wait_for(self, asked: Coroutine[Any, Any, None]) -> None:
-        """Wait for the engine, and serve it meanwhile: it commits what is done."""
+        """Wait for the engine, and serve it meanwhile: it commits what is done. One that closes needs no answer."""
         future = asyncio.run_coroutine_threadsafe(asked, self._loop)
         self._serve(future)
+        if not future.done():
+            future.cancel()
+            return
         future.result()
 
     # Its life
@@ -302,9 +323,14 @@ class KafkaConsumer(ClientThread):
 
     def _leave(self) -> None:
         self._polling = False
-        if self.client is not None:
-            client, self.client = self.client, None
-            client.close()
+        try:
+            if self.client is not None:
+                client, self.client = self.client, None
+                client.close()
+        except Exception as error:  # noqa: BLE001 - whoever closes gets it
+            self._left.set_exception(error)
+        else:
+            self._left.set_result(None)
 
     # Lanes that come and go; called by the client, inside poll
 
@@ -318,7 +344,8 @@ class KafkaConsumer(ClientThread):
                 begun = one.offset >= 0
                 marks[lane.name] = Mark(one.offset - 1, (one.metadata or "").encode()) if begun else None
             self._wait_for(_as_coroutine(self._host.lanes_gained(marks)))
-            starts = self._starts(consumer, committed)
+            if not self._leaving:
+                starts = self._starts(consumer, committed)
         if self._adapter.cooperative:
             consumer.incremental_assign(starts)
         else:
@@ -349,6 +376,8 @@ class KafkaConsumer(ClientThread):
         if isinstance(start, float):
             asked = [TopicPartition(one.topic, one.partition, int(start * 1000)) for one in fresh]
             found = consumer.offsets_for_times(asked, timeout=_REPLY) if asked else []
+            if (error := next((one.error for one in found if one.error is not None), None)) is not None:
+                raise KafkaException(error)
             fresh = [TopicPartition(o.topic, o.partition, o.offset if o.offset >= 0 else OFFSET_END) for o in found]
         else:
             at = OFFSET_BEGINNING if start == "earliest" else OFFSET_END
@@ -388,7 +417,7 @@ class KafkaConsumer(ClientThread):
         offsets = []
         for name, mark in marks.items():
             lane = lives.get(name or "")
-            if lane is None or self._lanes.get((lane.topic, lane.partition)) is not lane or self.client is None:
+            if lane is None or not self._has(lane) or self.client is None:
                 results[name] = Result.fenced
                 continue
             offset = TopicPartition(lane.topic, lane.partition, mark.position + 1)
@@ -406,6 +435,10 @@ class KafkaConsumer(ClientThread):
             results[f"{one.topic}/{one.partition}"] = self._result(error or one.error)
         return results
 
+    def _has(self, lane: Lane | None) -> bool:
+        """Tell whether a lane was not taken away since, also when it is back."""
+        return lane is not None and self._lanes.get((lane.topic, lane.partition)) is lane
+
     def _result(self, error: Any) -> Result:
         if error is None:
             return Result.confirmed
@@ -415,10 +448,11 @@ class KafkaConsumer(ClientThread):
             raise trouble
         return Result.unknown if error.code() in troubles.UNANSWERED else Result.failed
 
-    def pause(self, lanes: set[str]) -> None:
-        """Hand over no more of these lanes."""
-        for lane in lanes:
-            self._kept.setdefault(lane, [])
+    def pause(self, lanes: set[str], lives: Mapping[str, Lane]) -> None:
+        """Hand over no more of these lanes, but for those that were lost since: nobody would resume them."""
+        for name in lanes:
+            if self._has(lives.get(name)):
+                self._kept.setdefault(name, [])
 
     def resume(self, lanes: set[str]) -> None:
         """Hand over what was kept of these lanes, and what comes."""
@@ -460,8 +494,9 @@ class KafkaConsumer(ClientThread):
         trouble = self._trouble(error)
         if trouble is not None or error.fatal():
             self._die(trouble or self._failed(error))
-        elif error.code() == troubles.ALL_DOWN and not self._leaving:
-            self._say(f"{self._adapter.url}: no broker can be reached; trying again")
+        elif error.code() == troubles.ALL_DOWN and not self._leaving and not self._down:
+            self._down = True
+            logger.warning("%s: no broker can be reached; trying again", self._adapter.url)
 
     def _on_message_error(self, message: Any) -> None:
         error = message.error()

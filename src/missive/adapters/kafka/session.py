@@ -102,7 +102,7 @@ class KafkaSession(ThreadedSession):
 
     async def pause(self, lanes: Collection[str]) -> None:
         """Consume no more of these partitions."""
-        await self.thread.run(self._consumer.pause, set(lanes))
+        await self.thread.run(self._consumer.pause, set(lanes), self._consumer.lives())
 
     async def resume(self, lanes: Collection[str]) -> None:
         """Consume these partitions again."""
@@ -127,6 +127,8 @@ class KafkaSession(ThreadedSession):
         self._closed = True
         leaving = asyncio.ensure_future(self._consumer.leave())
         await asyncio.wait([leaving], timeout=_CLOSING)
+        if leaving.done():
+            leaving.exception()  # one that fails to leave is gone all the same
         await super().close()
 
     def _raise_if_dead(self) -> None:
