@@ -434,7 +434,7 @@ def test_a_matcher_cannot_be_made_again():
         JSONMessage(b'{"a": 1}', key=""),
         Given.holding({"a": [float("inf"), {"b": -float("inf")}]}),
     ],
-    ids=repr,
+    ids=["headers", "key", "infinite"],
 )
 def test_what_is_shown_is_the_message(message):
     """The expression of a witness gives the message itself: empty texts, bodies as they are, infinities."""

@@ -180,7 +180,6 @@ def test_nobodys_code_is_run_for_a_witness(matcher):
         (Decoded(b"a"), "Decoded(b'a')"),
         (Decoded.holding({"a": b"x"}), "Decoded.holding({'a': b'x'})"),
     ],
-    ids=repr,
 )
 def test_a_message_is_shown_as_an_expression(message, expected):
     """What is shown can be run, and gives a message of the same content and envelope."""
