@@ -38,7 +38,7 @@ MISTAKES = [
     (["run", "app:proc", "--from", "sqlite:///q.db?queue=q"], 2, "needs a dead letter store"),
     (["run", "app:proc", "--from", "rabbitmq://${NOT_SET}@h/?queue=q"], 2, "names ${NOT_SET}"),
     (
-        ["run", "app:proc", "--from", "file:in.jsonl", "--dlq", "redis://h"],
+        ["run", "app:proc", "--from", "file:in.jsonl", "--dlq", "mongodb://h"],
         2,
         "no dead letter store is known by the URL",
     ),
@@ -81,7 +81,7 @@ def test_a_broken_application_is_one_line(run: Run, tmp_path: Path, source: str,
 
 def test_a_missing_extra_says_what_to_install(run: Run, tmp_path: Path):
     """An adapter whose client is not installed names the extra."""
-    (tmp_path / "pika.py").write_text("raise ImportError")
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pika'] = None")
     arguments = ("run", "app:proc", "--from", "rabbitmq://h/?queue=q", "--dlq", "sqlite:///d.db")
     code, _, err = run(*arguments, env={"PYTHONPATH": str(tmp_path)})
     assert (code, err.splitlines()[-1]) == (2, "missive: RabbitMQ needs an extra: pip install 'missive[rabbitmq]'")
