@@ -34,8 +34,7 @@ TAGS = st.lists(st.integers(1, 120), min_size=1, max_size=20)
 def test_every_order_of_acks_settles_exactly_what_was_told(calls: list[tuple[bool, list[int]]]):
     """Whatever the order, the batches and repeats, all that was told is settled at once, and no other."""
     unacked, channel = Unacked(), Channel(120)
-    for tag in range(1, 121):
-        unacked.add(tag)
+    unacked.add(range(1, 121))
     for released, tags in [*calls, (False, list(range(1, 121)))]:
         channel.told.update(tags)
         if released:
@@ -54,8 +53,7 @@ def test_every_order_of_acks_settles_exactly_what_was_told(calls: list[tuple[boo
 def test_an_unbroken_run_takes_one_frame():
     """What is done from the oldest on is one frame; beyond one that is not done, each has its own."""
     unacked = Unacked()
-    for tag in range(1, 101):
-        unacked.add(tag)
+    unacked.add(range(1, 101))
     assert unacked.take_acked(range(1, 51)) == (50, [])
     assert unacked.take_acked(range(52, 55)) == (None, [52, 53, 54])
     assert unacked.take_acked([51, 56]) == (51, [56])

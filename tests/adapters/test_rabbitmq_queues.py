@@ -18,6 +18,7 @@ import missive
 from missive import Fatal, Transient, UsageError
 from missive.adapters import RabbitMQAdapter, from_url
 from missive.adapters.contract import Credit, Delivery, Item, Session, Verb
+from missive.adapters.rabbitmq.reader import Connection
 from missive.testing.conformance.bench import KitHost
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
@@ -258,6 +259,36 @@ async def test_one_that_is_held_keeps_thousands_settled(rabbitmq: RabbitMQ):
         assert (again.body, again.redelivered) == (b"0", True)
         await session.settle(acks([again]))
     assert waiting(rabbitmq, queue) == 0
+
+
+@on_a_loop
+async def test_a_pika_that_delivers_otherwise_is_refused(rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch):
+    """Where pika does not give its bytes to be read, that is one line and not silence."""
+    monkeypatch.delattr(Connection, "_on_data_available")
+    (queue,) = names(rabbitmq, {})
+    publish(rabbitmq, queue, b"1")
+    async with opened(adapter(rabbitmq, queue)) as session:
+        with pytest.raises(Fatal, match=f"pika {pika.__version__} delivers otherwise than is known here"):
+            await take(session, 1)
+    assert waiting(rabbitmq, queue) == 1
+
+
+@on_a_loop
+async def test_a_message_of_many_frames(rabbitmq: RabbitMQ):
+    """Bodies of no byte, of one frame to the byte, and of many frames, arrive as they were, also side by side."""
+    first, second = names(rabbitmq, {}, {})
+    bodies = [b"", b"x" * (131_072 - 8), b"y" * (131_072 - 7), bytes(range(256)) * 12_000]
+    publish(rabbitmq, first, *bodies)
+    publish(rabbitmq, second, *bodies)
+    async with opened(adapter(rabbitmq, [first, second])) as session:
+        taken = await take(session, 8)
+        assert [one.body for one in taken if one.native.queue == first] == bodies
+        assert [one.body for one in taken if one.native.queue == second] == bodies
+        # Which are a sign of life, also where nothing else comes.
+        assert session._connection.bytes_received > 2 * sum(map(len, bodies))  # type: ignore[attr-defined]
+        await session.settle(acks(taken))
+        assert (await session.status()).connected
+    assert [waiting(rabbitmq, name) for name in (first, second)] == [0, 0]
 
 
 def test_the_doctor_looks_at_each_queue(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):

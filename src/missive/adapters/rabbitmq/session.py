@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import pika
 from pika import exceptions
-from pika.adapters.asyncio_connection import AsyncioConnection
 
 from missive.adapters.contract import Capabilities, Credit, Delivery, Host, Item, Result, Session, SessionStatus, Verb
-from missive.adapters.rabbitmq.envelope import delivery
+from missive.adapters.rabbitmq.reader import Connection, Reader
 from missive.adapters.rabbitmq.troubles import translated, trouble
 from missive.adapters.rabbitmq.unacked import Unacked
 from missive.errors import Fatal, Transient
@@ -52,7 +52,8 @@ class RabbitMQSession(Session):
         self._asked: str | None = None
         """The queue that the broker is asked about, so that its refusal can name it."""
         self._stopped = False
-        self._arrived: deque[tuple[Any, Any, bytes]] = deque()
+        self._reader: Reader | None = None
+        self._arrived: deque[Delivery] = deque()
         self._arrival = asyncio.Event()
         self._unacked = Unacked()
         self._heard = (0, self._loop.time())
@@ -68,7 +69,7 @@ class RabbitMQSession(Session):
             # pika writes half a dozen lines for what the engine says in one.
             logger.setLevel(logging.CRITICAL)
         opened: asyncio.Future[None] = self._loop.create_future()
-        self._connection = AsyncioConnection(
+        self._connection = Connection(
             self._adapter.address.of_pika(self._host.service),
             on_open_callback=lambda _: _answer(opened, None),
             on_open_error_callback=lambda _, error: _answer(opened, trouble(error, self._adapter)),
@@ -137,10 +138,14 @@ class RabbitMQSession(Session):
         self._raise_if_dead()
         deliveries: list[Delivery] = []
         left = credit.bytes
+        if len(arrived) <= credit.items and sum([len(one.body) for one in arrived]) <= left:
+            deliveries = list(arrived)
+            arrived.clear()
+            return deliveries
         while arrived and len(deliveries) < credit.items and left > 0:
-            method, properties, body = arrived.popleft()
-            left -= len(body)
-            deliveries.append(delivery(method, properties, body, self._consumers[method.consumer_tag]))
+            delivery = arrived.popleft()
+            left -= len(delivery.body)
+            deliveries.append(delivery)
         return deliveries
 
     async def _consume(self) -> None:
@@ -149,8 +154,10 @@ class RabbitMQSession(Session):
                 await self._reply(partial(self._begin, queue), queue)
 
     def _begin(self, queue: str, done: Callable[[object], None]) -> None:
-        tag: str = self.client.basic_consume(queue, self._on_message, callback=done)
-        self._consumers[tag] = queue
+        if self._reader is None:
+            self._reader = self._connection.read(self.client.channel_number, self._take)
+        tag: str = self.client.basic_consume(queue, self._not_read, callback=done)
+        self._consumers[tag] = self._reader.queues[tag.encode()] = queue
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
         """Ack, requeue and reject. AMQP does not answer an ack, so the results say `sent`."""
@@ -193,7 +200,7 @@ class RabbitMQSession(Session):
         if not self._dead.done():
             for consumer in list(self._consumers):
                 await self._reply(partial(self.client.basic_cancel, consumer))
-        left = [delivery(*arrived, self._consumers[arrived[0].consumer_tag]) for arrived in self._arrived]
+        left = list(self._arrived)
         self._arrived.clear()
         self._consumers.clear()
         return left
@@ -229,11 +236,14 @@ class RabbitMQSession(Session):
 
     # Called by pika, on the engine's loop
 
-    def _on_message(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        self._unacked.add(method.delivery_tag)
-        if not self._arrived:
-            self._arrival.set()
-        self._arrived.append((method, properties, body))
+    def _take(self, deliveries: list[Delivery]) -> None:
+        self._unacked.add([one.token for one in deliveries])
+        self._arrived += deliveries
+        self._arrival.set()
+
+    def _not_read(self, *_: object) -> None:
+        says = f"pika {pika.__version__} delivers otherwise than is known here: install another"
+        self._die(Fatal(f"{self._adapter.url}: {says}"))
 
     def _on_cancel(self, frame: Any) -> None:
         queue = self._consumers.get(frame.method.consumer_tag, self._adapter.destination)

@@ -18,9 +18,9 @@ class Unacked:
     def __len__(self) -> int:
         return len(self._tags)
 
-    def add(self, tag: int) -> None:
-        """Enter a delivery; each has a higher tag than the one before."""
-        self._tags[tag] = None
+    def add(self, tags: Iterable[int]) -> None:
+        """Enter deliveries; each has a higher tag than the one before."""
+        self._tags.update(dict.fromkeys(tags))
 
     def take(self, tags: Iterable[int]) -> list[int]:
         """Take out those of the tags that are still here, each once, in their order."""

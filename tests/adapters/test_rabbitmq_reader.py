@@ -1,0 +1,135 @@
+"""What is read of a stream of frames is what pika reads of it, in whatever pieces it comes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pika = pytest.importorskip("pika")
+from pika import frame, spec  # noqa: E402 - as above
+
+from missive.adapters.contract import Delivery  # noqa: E402
+from missive.adapters.rabbitmq.reader import Reader  # noqa: E402
+
+CHANNEL, OTHER, TAG = 3, 4, "ctag3.x"
+SHORT = st.text(max_size=20)
+VALUES = st.one_of(
+    SHORT, st.integers(-(1 << 62), 1 << 62), st.booleans(), st.none(), st.lists(st.integers(0, 9), max_size=3)
+)
+PROPERTIES = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(["content_type", "content_encoding", "correlation_id", "reply_to", "expiration"], SHORT),
+        **dict.fromkeys(["message_id", "type", "user_id", "app_id", "cluster_id"], SHORT),
+        "headers": st.dictionaries(st.text(min_size=1, max_size=20), VALUES, max_size=3),
+        "delivery_mode": st.sampled_from([1, 2]),
+        "priority": st.integers(0, 255),
+        "timestamp": st.integers(0, 1 << 40),
+    },
+)
+METHODS = st.fixed_dictionaries({"redelivered": st.booleans(), "exchange": SHORT, "routing_key": SHORT})
+MESSAGES = st.tuples(METHODS, PROPERTIES, st.lists(st.binary(min_size=1, max_size=50), max_size=3))
+
+
+def content(method: Any, properties: dict[str, Any], parts: list[bytes], channel: int = CHANNEL) -> list[bytes]:
+    header = frame.Header(channel, sum(map(len, parts)), pika.BasicProperties(**properties))
+    frames = [frame.Method(channel, method), header, *(frame.Body(channel, part) for part in parts)]
+    return [one.marshal() for one in frames]
+
+
+def others() -> list[list[bytes]]:
+    """Frames that are not for the reader: of other channels, of other methods, and those that tell of nothing."""
+    got = spec.Basic.GetOk(delivery_tag=9, redelivered=False, exchange="", routing_key="q", message_count=0)
+    elsewhere = spec.Basic.Deliver("other", 1, False, "", "q")
+    return [
+        [frame.Heartbeat().marshal()],
+        content(got, {"message_id": "got"}, [b"got"]),
+        content(elsewhere, {}, [b"elsewhere"], OTHER),
+        [frame.Method(CHANNEL, spec.Basic.ConsumeOk(TAG)).marshal()],
+    ]
+
+
+def read(data: bytes, sizes: list[int]) -> tuple[list[Delivery], bytes, int]:
+    """Read in pieces of these sizes; returns the deliveries, what was passed on, and how many bytes were not."""
+    taken: list[Delivery] = []
+    passed: list[bytes] = []
+    reader = Reader(CHANNEL, taken.extend, passed.append, data[:1])
+    reader.queues[TAG.encode()] = "orders"
+    own, left, sizes = 0, data[1:], [*sizes, len(data)]
+    while left:
+        own += reader.read(left[: sizes[0]])
+        left, sizes = left[sizes[0] :], [*sizes[1:], len(data)]
+    return taken, b"".join(passed), own
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    messages=st.lists(st.tuples(MESSAGES, st.lists(st.sampled_from(range(4)), max_size=2)), max_size=5),
+    sizes=st.lists(st.integers(1, 100), max_size=50),
+)
+def test_deliveries_are_read_as_pika_reads_them(messages: list[Any], sizes: list[int]):
+    """All properties and bodies of several frames arrive; what is not a delivery of this channel is passed on whole."""
+    stream, foreign = [], []
+    for tag, ((method, properties, parts), between) in enumerate(messages, 1):
+        deliver = spec.Basic.Deliver(TAG, tag, method["redelivered"], method["exchange"], method["routing_key"])
+        stream += content(deliver, properties, parts)
+        for which in between:
+            stream += others()[which]
+            foreign += others()[which]
+    data = b"".join(stream)
+    taken, passed, own = read(data, sizes) if data else ([], b"", 0)
+    assert passed == b"".join(foreign)
+    assert own == len(data) - len(passed)
+    assert len(taken) == len(messages)
+    for tag, (one, ((method, properties, parts), _)) in enumerate(zip(taken, messages, strict=True), 1):
+        # Of a table pika itself makes other types than were put into it: what it reads is what counts.
+        table = one.native.properties.headers
+        assert one.body == b"".join(parts)
+        assert (one.token, one.topic, one.redelivered) == (tag, method["routing_key"], method["redelivered"])
+        assert one.attempt == 1 + method["redelivered"]
+        wanted = [properties.get(name) for name in ("message_id", "content_type", "timestamp")]
+        assert [one.producer_id, one.content_type, one.timestamp] == wanted
+        assert (table or {}) == properties.get("headers", {})
+        assert list(one.headers) == [
+            (name, value if isinstance(value, str) else json.dumps(value)) for name, value in (table or {}).items()
+        ]
+        for name, value in properties.items():
+            assert getattr(one.native.properties, name) == value
+        assert one.native.queue == "orders"
+        assert one.native.method.exchange == method["exchange"]
+        assert (one.native.method.routing_key, one.native.method.delivery_tag) == (method["routing_key"], tag)
+
+
+def test_text_that_is_none_and_counts():
+    """Bytes that are no text are escaped, and the count of a quorum queue is the attempt."""
+    deliver = spec.Basic.Deliver(TAG, 1, True, "", "key")
+    frames = content(deliver, {"message_id": "#", "headers": {"x-delivery-count": 4}}, [])
+    data = b"".join(frames).replace(b"#", b"\xff").replace(b"key", b"k\xfe!")
+    (one,), _, _ = read(data, [])
+    assert (one.producer_id, one.topic, one.attempt) == ("\\xff", "k\\xfe!", 5)
+
+
+def test_a_frame_that_does_not_end_is_passed_on():
+    """What is no frame is pika's to refuse."""
+    deliver = frame.Method(CHANNEL, spec.Basic.Deliver(TAG, 1, False, "", "q")).marshal()
+    broken = deliver[:-1] + b"X"
+    taken, passed, own = read(broken, [])
+    assert (taken, passed, own) == ([], broken, 0)
+
+
+def test_topics_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch):
+    """Many routing keys are all read, and only so many are kept."""
+    monkeypatch.setattr("missive.adapters.rabbitmq.reader._MOST_TOPICS", 3)
+    frames: list[bytes] = []
+    for tag in range(1, 11):
+        frames += content(spec.Basic.Deliver(TAG, tag, False, "x", f"t{tag % 5}"), {}, [])
+    taken: list[Delivery] = []
+    reader = Reader(CHANNEL, taken.extend, lambda _: None)
+    reader.queues[TAG.encode()] = "orders"
+    reader.read(b"".join(frames))
+    assert [one.topic for one in taken] == [f"t{tag % 5}" for tag in range(1, 11)]
+    assert len(reader._topics) == 3
