@@ -7,16 +7,19 @@ import logging
 import re
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from redis.connection import Connection
+from redis.exceptions import ConnectionError  # noqa: A004 - Redis's own
 
 from missive.dlq import Claim, Query, Record, Replay, Status, open_store
-from missive.dlq.redis import RedisStore
+from missive.dlq.once import Asked
+from missive.dlq.redis import RedisStore, replaying
 from missive.dlq.redis.database import SCHEMA_VERSION
 from missive.dlq.rows import to_json
 from missive.dlq.sql import SQLStore
@@ -184,6 +187,8 @@ class Both:
         of_groups.append(Query(error="KeyError", without=(Query(handler="two"), Query(statuses=dead))))
         others = [Query(replay=one) for one in self.replays[-2:]] + [Query(min_attempts=2), Query(topic="none")]
         others += [Query(last_after=self.clock.now - 5), Query(last_before=self.clock.now - 5, statuses=dead)]
+        moments = [one.last_at for one in self.stores[0].query(Query(), limit=1, offset=1)]
+        others += [Query(last_after=at) for at in moments] + [Query(last_before=at, handler="one") for at in moments]
         others += [Query(ids=tuple(self.some())), Query(text=("KEY",)), Query(source="memory:m", max_attempts=1)]
         others.append(Query(service="till", without=(Query(min_attempts=2), Query(first_after=self.clock.now - 9))))
         for query in [*of_groups, *others]:
@@ -258,6 +263,85 @@ def test_only_one_of_several_workers_paces_a_replay(redis: RedisServer, clock: C
     assert (replay.queued, replay.left) == (31, 69)  # one at once, and ten a second
     for one in stores:
         one.close()
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, target: object, name: str, act: Callable[[], object]) -> None:
+    """Let something happen when a function is called for the first time, before it does what it does."""
+    done, there = [], getattr(target, name)
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if not done:
+            done.append(act)
+            act()
+        return there(*arguments, **named)
+
+    monkeypatch.setattr(target, name, call)
+
+
+def test_a_step_of_a_replay_that_changed_meanwhile_is_thought_of_anew(
+    store: RedisStore, monkeypatch: pytest.MonkeyPatch, clock: Clock
+):
+    """What another worker did between the look at a replay and the step counts: the rate holds."""
+    store.put([record() for _ in range(40)])
+    store.start_replay(Replay("r1", "me", "words", rate="10/s"), store.ids(Query()))
+    meanwhile(monkeypatch, replaying, "pace", store.advance)
+    store.advance()
+    assert store.replays("r1")[0].queued == 11
+
+
+def test_what_changed_since_it_was_chosen_is_not_purged(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+    """A record that was restored and given up once more is another one's choice, though its status is the same."""
+    store.put([record(id="a")])
+    store.discard(["a"], "me")
+    run = store._run
+
+    def late(script: str, *arguments: Any) -> Any:
+        if script == "delete":
+            monkeypatch.undo()
+            store.restore(["a"], "other")
+            store.discard(["a"], "other")
+        return run(script, *arguments)
+
+    monkeypatch.setattr(store, "_run", late)
+    assert store.purge(Query()) == 0
+    assert store.purge(Query()) == 1
+
+
+def test_a_claim_that_is_taken_again_is_not_forgotten(store: RedisStore, monkeypatch: pytest.MonkeyPatch, clock: Clock):
+    """An effect whose time was over, and that somebody claims while it is being forgotten, is claimed."""
+    asked = Asked("handler", "1" * 64, "a" * 64)
+    store.once_begin("app", [asked], "me", 60.0, 100.0)
+    store.once_done("app", [asked.effect], "me", 100.0)
+    clock.now += 101
+    replaced = store._replace
+
+    def late(*arguments: Any) -> None:
+        monkeypatch.undo()
+        store.once_begin("app", [asked], "other", 60.0, 100.0)
+        replaced(*arguments)
+
+    monkeypatch.setattr(store, "_replace", late)
+    assert store.once_purge() == 0
+    assert [str(one.state) for one in store.once_begin("app", [asked], "me", 60.0, 100.0)] == ["busy"]
+
+
+def test_nothing_is_sent_twice(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+    """A connection that breaks before the answer is an error, for the server may have done what was asked."""
+    kept = record()
+    asked = []
+    there = Connection.read_response
+
+    def broken(connection: Connection, *arguments: Any, **named: Any) -> Any:
+        answer = there(connection, *arguments, **named)
+        if not asked and answer == 1:  # what the script says that put
+            asked.append(answer)
+            raise ConnectionError
+        return answer
+
+    monkeypatch.setattr(Connection, "read_response", broken)
+    with pytest.raises(StoreError, match="it cannot be reached"):
+        store.put([kept])
+    assert store.get(kept.id) == kept
 
 
 def test_a_replay_of_a_command_and_its_workers(store: RedisStore, clock: Clock):

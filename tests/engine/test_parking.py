@@ -108,7 +108,6 @@ def test_a_long_delay_is_parked_and_its_attempts_go_on(store):
     assert {r.error_type for r in records} == {"ConnectionError"}
 
 
-@on_both
 def test_after_the_last_attempt_a_parked_message_is_a_dead_letter(store):
     """It is the same record, with the history of all its attempts."""
     handler = Flaky(100)
@@ -120,7 +119,6 @@ def test_after_the_last_attempt_a_parked_message_is_a_dead_letter(store):
     assert [attempt for _, attempt in handler.runs] == [1, 2, 3, 4]
 
 
-@on_both
 def test_a_replay_of_a_dead_letter_begins_anew(store):
     """An operator's replay has all its attempts again."""
     handler = Flaky(5)
@@ -256,7 +254,6 @@ def test_a_natural_lane_can_be_parked(store):
     assert store.count(Query()) == 10
 
 
-@on_both
 def test_a_lane_goes_on_when_its_first_is_a_dead_letter(store):
     """The message that fails for good is dead, and the others of its lane are handled."""
     handler = Flaky(100, lambda n: n == 0)

@@ -86,3 +86,5 @@ def check(store: RedisStore) -> None:
     wrong = {name: (there.get(name), followed.get(name)) for name in {*there, *followed}}
     wrong = {name: both for name, both in wrong.items() if both[0] != both[1]}
     assert not wrong, wrong
+    found = store._client.hgetall(store._key("arrivals"))
+    assert all(store._client.hget(store._key(f"r:{one.decode()}"), "arrival") == of for of, one in found.items())
