@@ -59,7 +59,7 @@ class Claims(Changes):
             every = [
                 sa.select(c.ready, c.id)
                 .where(c.service == service, c.status == status, c.lane.is_(None), c.ready <= now)
-                .order_by(c.ready, c.id)
+                .order_by(c.lane, c.ready, c.id)  # PostgreSQL knows an index by all of its columns only
                 for status in (Status.queued, Status.parked)
             ]
         found: list[tuple[float, str]] = []
@@ -89,7 +89,10 @@ class Claims(Changes):
         with self._read() as connection:
             found = [
                 connection.execute(
-                    sa.select(sa.func.min(c.ready)).where(*of_service, c.status == status, c.lane.is_(None))
+                    sa.select(c.ready)
+                    .where(*of_service, c.status == status, c.lane.is_(None))
+                    .order_by(c.lane, c.ready, c.id)
+                    .limit(1)
                 ).scalar()
                 for status in (Status.queued, Status.parked)
             ]
