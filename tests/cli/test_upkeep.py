@@ -67,9 +67,31 @@ def test_a_query_on_the_command_line(filed: Run):
     assert filed("dlq", "purge", "reason:failed", "status:dead", "--yes")[1] == "1 purged\n"
 
 
+def test_what_is_said_beside_a_name_holds(run: Run, tmp_path: Path):
+    """Of a group, only records of the status that is said are restored or purged; a filter holds of an id too."""
+    (tmp_path / "in.jsonl").write_text('{"type": "bad"}\n' * 3)
+    run("run", "app:proc", "--from", "file:in.jsonl")
+    rows = listed(run)
+    group, (first, second, third) = rows[0]["group"], (row["id"] for row in rows)
+    run("dlq", "discard", first, "--yes")
+    assert run("dlq", "discard", second, "handler:app:other", "--yes")[2] == "there is nothing among them to discard\n"
+    assert run("dlq", "purge", group, "--status", "resolved", "--yes")[1] == ""
+    assert run("dlq", "purge", group, "status:resolved", "--yes")[1] == ""
+    assert run("dlq", "restore", group, "--status", "resolved", "--yes")[1] == ""
+    assert run("dlq", "purge", group, "--status", "dead", "--yes")[1] == "2 purged\n"
+    assert [row["id"] for row in listed(run, "--status", "any")] == [first]
+    assert run("dlq", "note", first, "--status", "dead", "--text", "x")[1] == ""
+    assert run("dlq", "restore", group, "--yes")[1] == "1 restored\n"
+    assert third not in run("dlq", "list")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
+        (["list", "status:dead", "--status", "any"], "--status and status: say the same thing"),
+        (["list", "-label:not today"], "a value with a space in it is quoted twice: '-label:\"not today\"'"),
+        (["discard", "reason:failed today", "--yes"], "is quoted twice: 'reason:\"failed today\"'"),
+        (["discard", "01NOTHING", "id:01OTHER", "--yes"], "01NOTHING is named, and a query says which id or group"),
         (["restore", "--yes"], "say which to restore"),
         (["restore", "--reason", "failed", "--status", "dead", "--yes"], "'dead' is not one of"),
         (["purge", "--yes"], "say which to purge"),

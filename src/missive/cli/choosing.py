@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ CLOSED = ("resolved", "discarded", "any")
 """What can be restored: any of the two."""
 PURGEABLE = ("resolved", "discarded", "dead", "any")
 """What can be deleted; any is not the dead ones."""
+_SAID_TWICE = ("group", "service", "reason", "handler")
+"""What there is a flag for, and a term."""
 
 
 def open_named(url: str | None) -> Store:
@@ -50,7 +53,7 @@ def filters(statuses: Sequence[str], default: str = "dead") -> Callable[[F], F]:
             click.option("--service", help="Only those of this service."),
             click.option("--reason", help="Only those with this reason, such as unmatched or failed."),
             click.option("--handler", help="Only those of this handler."),
-            click.option("--status", type=click.Choice(statuses), default=default, show_default=True),
+            click.option("--status", type=click.Choice(statuses), show_default=default),
         ):
             command = decorate(command)
         return command
@@ -58,27 +61,41 @@ def filters(statuses: Sequence[str], default: str = "dead") -> Callable[[F], F]:
     return add
 
 
-def query_of(words: Sequence[str], wanted: dict[str, Any], anything: Sequence[Status] = ()) -> Query:
-    """Return the query that words and the options of `filters` make; `anything` is what the status `any` means here.
+def query_of(
+    words: Sequence[str], wanted: dict[str, Any], default: str | None = "dead", anything: Sequence[Status] = ()
+) -> Query:
+    """Return the query that words and the options of `filters` make.
 
-    Raises `UsageError` for a word that says nothing, and for what is said twice.
+    Where nothing says a status it is the `default`; `anything` is what the status `any` means here. Raises `UsageError`
+    for a word that says nothing, and for what is said twice.
     """
     from missive.dlq import Status  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq.query import parse  # noqa: PLC0415 - as above
     from missive.outcome import Reason  # noqa: PLC0415 - as above
 
+    for word in words:
+        _check_spaces(word)
     query = parse(" ".join(words), time.time())
     reason, status = wanted["reason"], wanted["status"]
     if reason is not None and reason not in set(Reason):
         raise UsageError(f"there is no reason {reason!r}: it is one of {', '.join(Reason)}")
-    for name in ("group", "service", "reason", "handler"):
-        if wanted[name] is not None:
-            if getattr(query, name) is not None:
-                raise UsageError(f"--{name} and {name}: say the same thing: leave one out")
-            query = replace(query, **{name: wanted[name]})
-    if not query.statuses:
+    for name, said in (("status", query.statuses), *((name, getattr(query, name)) for name in _SAID_TWICE)):
+        if wanted[name] is not None and said not in (None, ()):
+            raise UsageError(f"--{name} and {name}: say the same thing: leave one out")
+    query = replace(query, **{name: wanted[name] for name in _SAID_TWICE if wanted[name] is not None})
+    if not query.statuses and (status := status or default):
         query = replace(query, statuses=tuple(anything) if status == "any" else (Status(status),))
     return query
+
+
+def _check_spaces(word: str) -> None:
+    """Refuse a term of which the shell took the quotes: its second half would be looked for as a word."""
+    from missive.dlq.query import is_term  # noqa: PLC0415 - `missive --help` stays quick
+
+    first, *others = word.split() or [""]
+    if '"' not in word and is_term(first) and not all(map(is_term, others)):
+        name, sign, value = re.split("([:<>])", word, maxsplit=1)
+        raise UsageError(f"{word}: a value with a space in it is quoted twice: '{name}{sign}\"{value}\"'")
 
 
 class QueryCommand(click.Command):
@@ -127,15 +144,16 @@ def choose(
 
     words = [name for name in names if is_term(name)]
     names = tuple(name for name in names if name not in words)
+    unsaid = "any" if "any" in among else "dead"
     if (
         not names
         and not words
-        and not any(value for name, value in wanted.items() if name != "status" or value != _unsaid(among))
+        and not any(value for name, value in wanted.items() if name != "status" or value != unsaid)
     ):
         raise UsageError(f"say which to {what}: ids, groups, or a query such as reason:failed")
     statuses = [Status(one) for one in among if one != "any"]
     anything = () if among is STATUSES else (Status.resolved, Status.discarded)
-    query = query_of(words, wanted, anything)
+    query = query_of(words, wanted, None if names else unsaid, anything)
     if among is not STATUSES and (wrong := set(query.statuses) - set(statuses)):
         raise UsageError(f"status:{min(wrong)}: what can be chosen to {what} is {' or '.join(statuses)}")
     store = open_named(dlq_url)
@@ -146,10 +164,6 @@ def choose(
     elif not yes:
         ask(f"{what} {count} dead letters?", f"{count} dead letters would be chosen to {what}")
     return store, selection
-
-
-def _unsaid(among: Sequence[str]) -> str:
-    return "any" if "any" in among else "dead"
 
 
 def ask(question: str, otherwise: str) -> None:

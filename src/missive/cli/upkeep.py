@@ -145,11 +145,10 @@ def purge(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool,
     from missive.dlq import Status, operations  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq.query import is_term  # noqa: PLC0415 - as above
 
-    said = query_of([name for name in names if is_term(name)], wanted, operations.CLOSED).statuses
+    said = query_of([name for name in names if is_term(name)], wanted, "any", operations.CLOSED).statuses
     among = PURGEABLE if Status.dead in said else CLOSED
     store, selection = choose(dlq_url, names, wanted, "purge", yes=yes, among=among)
-    statuses = tuple(Status(one) for one in among if one != "any")
-    count = operations.purge(store, statuses, selection.ids)
+    count = operations.purge(store, said, selection.ids)
     if as_json:
         show_json({"purged": count})
     elif selection.ids:
