@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.cli.conftest import FIXED, Run, Start
@@ -49,6 +51,7 @@ def test_what_cannot_be_edited(run: Run):
         ((), "say what to change"),
         (("--body", "nowhere"), "nowhere cannot be read: No such file"),
         (("--header", "x"), "--header is NAME=VALUE"),
+        (("--header", "x=1", "--without-header", "X"), "both name x: leave one out"),
         (("--save", "a", "--body", "in.jsonl"), "--save changes nothing"),
         (("--without-header", "x"), "has already"),
     ):
@@ -57,6 +60,24 @@ def test_what_cannot_be_edited(run: Run):
     code, _, err = run("dlq", "edit", record["id"], "--body", "in.jsonl", "--version", "7")
     assert (code, "at version 1, and not 7" in err) == (1, True)
     assert [one["id"] for one in listed(run, "reason:unmatched")] == [record["id"]]
+    assert run("dlq", "watch", "--every", "nan")[2] == "missive: --every is a number of seconds\n"
+    assert run("dlq", "watch", "--every", "inf")[0] == 2
+
+
+def test_a_header_that_is_given_twice_has_two_values(run: Run, tmp_path: Path):
+    """It is as long as both, whatever the case of its name; and nothing is read where there is no standard input."""
+    run("run", "app:proc", "--from", "file:in.jsonl")
+    (record,) = listed(run, "reason:unmatched")
+    script = f"exec {sys.executable} -m missive dlq edit {record['id']} --body - <&-"
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "missive: there is no standard input to read the body from\n")
+    run("dlq", "edit", record["id"], "--header", "who=1", "--header", "Who=2")
+    with sqlite3.connect(tmp_path / "missive-dlq.db") as connection:
+        (headers,) = connection.execute(
+            "SELECT headers FROM missive_dead_letters WHERE edited_from IS NOT NULL"
+        ).fetchone()
+    connection.close()
+    assert json.loads(headers) == [["who", "1"], ["who", "2"]]
 
 
 def test_watching_prints_what_comes(run: Run, missive: Start, tmp_path: Path):
@@ -96,6 +117,7 @@ def test_workers_keep_a_replays_pace(run: Run, missive: Start, tmp_path: Path):
     code, out, err = run(
         "dlq", "replay", "reason:failed", "--canary", "1", "--rate", "50/s", "--until-failures", "2", "--wait", "--yes"
     )
-    assert (code, out, err) == (0, "5 replayed: 5 resolved, 0 failed again\n", "")
+    assert (code, out) == (0, "5 replayed: 5 resolved, 0 failed again\n")
+    assert err.startswith("missive: waiting for running workers of shop; Ctrl-C leaves replay 01")
     worker.finish()
     assert worker.code == 0

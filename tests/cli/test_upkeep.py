@@ -85,6 +85,25 @@ def test_what_is_said_beside_a_name_holds(run: Run, tmp_path: Path):
     assert third not in run("dlq", "list")[1]
 
 
+def test_nothing_chosen_is_json_too(filed: Run):
+    """Where nothing is among what is said, a script still reads an object."""
+    said = "reason:poison", "--json", "--yes"
+    assert json.loads(filed("dlq", "discard", *said)[1]) == {"discarded": 0}
+    replay = json.loads(filed("dlq", "replay", *said)[1])
+    assert (replay["id"], replay["total"], replay["status"]) == (None, 0, "done")
+
+
+def test_what_no_database_takes(filed: Run):
+    """Bytes that are no text, and numbers that are too large, are one line."""
+    for arguments in (("show", b"\xff"), ("list", b"\xff"), ("list", b"id:\xff"), ("cancel", b"\xff")):
+        code, out, err = filed("dlq", *arguments)
+        assert (code, out, err.count("\n")) == (1, "", 1), err
+        assert "a text or a number that no database takes" in err
+    for option in ("--limit", "--offset"):
+        code, out, err = filed("dlq", "list", option, str(2**64))
+        assert (code, out, "is not in the range 0<=x<=1000000000" in err) == (2, "", True), err
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

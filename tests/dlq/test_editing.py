@@ -32,6 +32,19 @@ def test_an_edit_makes_another_record(store: SQLStore):
     assert store.get(old.id).attempts == 2, "the message itself, once more, is the original"
 
 
+def test_headers_that_are_repeated(store: SQLStore):
+    """A name may get several values; what had several is changed as a whole, and is said to be, whichever differs."""
+    old = record(
+        headers=(("a", "1"), ("A", b"\xff"), ("b", "1"), ("b", "2"), ("Correlation-Id", "x")), correlation_id="x"
+    )
+    store.put([old])
+    new = operations.edit(store, old.id, "me", headers={"B": ["3", "2"], "correlation-id": "y", "traceparent": "t"})
+    assert new.headers == (*old.headers[:2], ("B", "3"), ("B", "2"), ("correlation-id", "y"), ("traceparent", "t"))
+    assert (new.correlation_id, new.trace) == ("y", "t")
+    assert operations.difference(old, new)["headers"] == ["b", "correlation-id", "traceparent"]
+    assert store.get(new.id) == new
+
+
 @on_each
 def test_two_operators_at_one_record(store: SQLStore):
     """The second one is told, and changes nothing."""

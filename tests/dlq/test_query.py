@@ -137,6 +137,8 @@ def test_terms_are_told_from_ids():
         ("source:memory:m", "ab"),
         ("source:m", "ab"),
         ("source:memory", ""),
+        ("source:Memory:M", ""),
+        ("ÄRGER", "b"),
         ("attempts>1", "b"),
         ("attempts<2", "a"),
         ("first<1970-01-01T00:00:15", "a"),
@@ -165,6 +167,12 @@ def test_what_a_store_finds(store: SQLStore, text: str, found: str | None):
             parse(text, NOW)
         return
     first = {"id": "a", "label": "late", "topic": "orders", "public": {"city": "München"}, "last_at": 30.0}
-    second = {"id": "b", "error_type": "ValueError", "handler": "shop:placed", "public": {"part": "100%"}}
+    second = {
+        "id": "b",
+        "error_type": "ValueError",
+        "handler": "shop:placed",
+        "label": "ÄRGER",
+        "public": {"part": "100%"},
+    }
     store.put([record(**first), record(**second, attempts=2, first_at=20.0, last_at=40.0)])
     assert sorted(one.id for one in store.query(parse(text, NOW))) == list(found)

@@ -19,7 +19,9 @@ def letters(count: int, *, bad: tuple[int, ...] = ()) -> list:
 
 def started(store: Store, ids: list[str] | None = None, **terms: object) -> Replay:
     chosen = tuple(store.ids(Query(statuses=operations.FREE)) if ids is None else ids)
-    return operations.start(store, Selection(chosen, ("shop",)), Replay("", "me@host", "reason:failed", **terms))
+    return operations.start(
+        store, Selection(chosen, tuple(store.services(Query()))), Replay("", "me@host", "reason:failed", **terms)
+    )
 
 
 def by_status(store: Store) -> dict[str, list[str]]:
@@ -154,7 +156,12 @@ def test_a_replay_of_a_rate(store: SQLStore):
     assert (done.status, done.resolved, handled) == ("done", 3, 3)
     store.put([record(id="x"), record(id="y", service="other")])
     with pytest.raises(UsageError, match="--rate is for one service at a time: add service:other"):
-        ran(store, started(store, here=True, rate="100/s"))
+        started(store, here=True, rate="100/s")
+    assert [replay.status for replay in store.replays()] == ["done"], "none was begun"
+    left = started(store, rate="100/s")
+    with pytest.raises(UsageError, match="--rate is for one service"):
+        operations.resume(store, left.id, here=True)
+    assert [replay.here for replay in store.replays(left.id)] == [False], "it is still the workers'"
 
 
 def test_a_replay_that_fails_again_can_be_replayed_and_ends(store: SQLStore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,27 @@ def test_a_record_is_the_same_as_json():
     waiting = record(status=Status.parked, due=3.0, lane="l")
     back = from_json(json.loads(json.dumps(to_json(waiting))))
     assert (back.status, back.due, back.lane) == (Status.dead, None, None)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_that_is_not_written_to_its_end_is_deleted(tmp_path: Path, error: BaseException):
+    """What is in it is confidential, and no whole; a full disk is one line."""
+
+    def write() -> None:
+        with operations.private_file(tmp_path / "out") as file:
+            file.write("half")
+            raise error
+
+    with pytest.raises((UsageError, KeyboardInterrupt), match=r"out cannot be written: No space|^$"):
+        write()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_is_not_imported(store: SQLStore, tmp_path: Path):
+    """It is read twice, and empty the second time: said, and not counted as nothing."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe is no file: what is imported is read twice"):
+        operations.import_file(store, tmp_path / "pipe")
 
 
 def exported(path: Path, *changes: dict[str, object]) -> Path:

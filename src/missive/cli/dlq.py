@@ -100,7 +100,7 @@ def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, 
             for r in rows
         ],
     )  # fmt: skip
-    if len(rows) == limit:
+    if rows and len(rows) == limit:
         click.echo(f"the first {limit}; more with --limit and --offset", err=True)
 
 
@@ -173,12 +173,10 @@ def discard(
 ) -> None:
     """Give dead letters up: by id, by group, or by query. They stay in the store, as discarded."""
     store, selection = choose(dlq_url, names, wanted, "discard", yes=yes)
-    if not selection.ids:
-        return
     count = store.discard(selection.ids, user(), why)
     if as_json:
         show_json({"discarded": count})
-    else:
+    elif selection.ids:
         say(f"{count} discarded")
 
 

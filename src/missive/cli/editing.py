@@ -18,7 +18,9 @@ from missive.errors import UsageError
 @click.command()
 @click.argument("record_id", metavar="ID")
 @click.option("--body", type=click.Path(path_type=Path), metavar="FILE|-", help="What the body is from now on.")
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header's new value.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header's new value; again for another."
+)
 @click.option("--without-header", "dropped", multiple=True, metavar="NAME", help="A header to leave out.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Only write its body to a new file.")
 @click.option("--version", type=click.IntRange(min=1), metavar="N", help="Only if it is still at this version.")
@@ -53,12 +55,7 @@ def edit(
         click.echo(f"missive: the body is in {save}, with all that is confidential in it", err=True)
         say(f"to change it: missive dlq edit {record_id} --body {save} --version {record.version}")
         return
-    changes: dict[str, str | None] = dict.fromkeys(dropped)
-    for header in headers:
-        name, found, value = header.partition("=")
-        if not found or not name:
-            raise UsageError("--header is NAME=VALUE")
-        changes[name] = value
+    changes = _changes(headers, dropped)
     if body is None and not changes:
         raise UsageError("say what to change: --body FILE, --header NAME=VALUE or --without-header NAME")
     new = operations.edit(
@@ -77,8 +74,24 @@ def edit(
     say(f"to run it: missive dlq replay {new.id}")
 
 
+def _changes(headers: tuple[str, ...], dropped: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the values that headers are given, by name in any case: none, one, or several."""
+    changes: dict[str, list[str]] = {name: [] for name in dropped}
+    names = {name.lower(): name for name in dropped}
+    for header in headers:
+        name, found, value = header.partition("=")
+        if not found or not name:
+            raise UsageError("--header is NAME=VALUE")
+        if name.lower() in map(str.lower, dropped):
+            raise UsageError(f"--header and --without-header both name {name}: leave one out")
+        changes.setdefault(names.setdefault(name.lower(), name), []).append(value)
+    return changes
+
+
 def _read(path: Path) -> bytes:
     if str(path) == "-":
+        if sys.stdin is None:
+            raise UsageError("there is no standard input to read the body from")
         return sys.stdin.buffer.read()
     try:
         return path.read_bytes()
@@ -90,13 +103,15 @@ def _read(path: Path) -> bytes:
 @choosing.query_words
 @options.dlq
 @filters(STATUSES)
-@click.option("--every", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="In seconds.")
+@click.option("--every", type=click.FloatRange(0.1, 86400), default=1.0, show_default=True, help="In seconds.")
 @options.as_json
 def watch(words: tuple[str, ...], dlq_url: str | None, every: float, as_json: bool, **wanted: Any) -> None:
     """Print dead letters as they come, until Ctrl-C; with --json a line of JSON for each."""
     from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
 
     query = query_of(words, wanted)
+    if not every > 0:
+        raise UsageError("--every is a number of seconds")
     try:
         for record in operations.watch(open_named(dlq_url), query, every):
             row = operations.summary(record)

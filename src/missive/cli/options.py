@@ -10,6 +10,10 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+MOST = 1_000_000_000
+"""What every database takes for a number."""
+
+
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     """Declare an option that can also be given as MISSIVE_NAME in the environment."""
     flag = next(name for name in names if name.startswith("--"))
@@ -21,5 +25,5 @@ def option(*names: str, **settings: Any) -> Callable[[F], F]:
 factory = option("--factory", is_flag=True, help="TARGET is a function that makes a processor or an adapter.")
 as_json = option("--json", "as_json", is_flag=True, help="Print JSON: a list as one array, a summary as one object.")
 dlq = option("--dlq", "dlq_url", metavar="URL", help="The dead letter store, such as sqlite:///dlq.db.")
-limit = option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show at most so many.")
-offset = option("--offset", type=click.IntRange(min=0), default=0, help="Leave out so many at the beginning.")
+limit = option("--limit", type=click.IntRange(0, MOST), default=100, show_default=True, help="Show at most so many.")
+offset = option("--offset", type=click.IntRange(0, MOST), default=0, help="Leave out so many at the beginning.")

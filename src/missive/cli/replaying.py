@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,7 +14,7 @@ import click
 from missive.cli import choosing, options
 from missive.cli.choosing import CHOOSABLE, choose, filters, open_named, user
 from missive.cli.output import ago, say, show_json, show_table
-from missive.errors import UsageError
+from missive.errors import MissiveError, UsageError
 from missive.rates import Rate
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ _LOOK = 0.5
 @filters(CHOOSABLE)
 @click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
 @options.option("--concurrency", type=click.IntRange(min=1), help="How many are handled at once.")
-@click.option("--canary", type=click.IntRange(min=1), metavar="N", help="First N, and others when these are resolved.")
+@click.option(
+    "--canary", type=click.IntRange(1, options.MOST), metavar="N", help="First N, and others when these are resolved."
+)
 @click.option("--rate", metavar="N/s", help="At most so many in a time, such as 5/s or 100/min.")
-@click.option("--until-failures", type=click.IntRange(min=1), metavar="N", help="Stop when N have failed.")
+@click.option("--until-failures", type=click.IntRange(1, options.MOST), metavar="N", help="Stop when N have failed.")
 @click.option("--wait", is_flag=True, help="Without --with: wait until the workers are done with them.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @options.as_json
@@ -61,14 +64,13 @@ def replay(
     _check_rate(rate)
     processor = None if target is None else _processor(target, factory=factory)
     store, selection = choose(dlq_url, names, wanted, "replay", yes=yes)
-    if not selection.ids:
-        return
     words = " ".join([*names, *(f"--{name} {value}" for name, value in wanted.items() if value is not None)])
-    started = operations.start(
-        store,
-        selection,
-        Replay("", user(), words, processor is not None, canary, rate, until_failures),
-    )
+    planned = Replay("", user(), words, processor is not None, canary, rate, until_failures, "done")
+    if not selection.ids:
+        if as_json:
+            show_json({**planned.to_dict(), "id": None})
+        return
+    started = operations.start(store, selection, replace(planned, status="running"))
     if processor is None:
         operations.set_off(store, started)
     _carry_out(store, started, processor, concurrency, as_json=as_json, wait=wait)
@@ -99,25 +101,32 @@ def _carry_out(
     wait: bool,
 ) -> None:
     """Run a replay here, or wait for it, or say who will; exits 1 where one failed or was left."""
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.dlq import Query, operations  # noqa: PLC0415 - `missive --help` stays quick
 
     if processor is None and not wait:
         _leave(store, operations.found(store, replay.id), as_json=as_json)
         return
+    if processor is None:
+        services = ", ".join(store.services(Query(replay=replay.id)))
+        click.echo(
+            f"missive: waiting for running workers of {services}; Ctrl-C leaves replay {replay.id} to them", err=True
+        )
     with _progress(replay.total) as settled:
         if processor is None:
             done = _wait(store, replay, settled)
         else:
             done = operations.run(store, replay, processor, concurrency=concurrency, on_settled=settled)
+    gone = done.total - done.queued - done.resolved - done.failed - done.discarded - done.left
     if as_json:
         show_json(done.to_dict())
     else:
         parts = [f"{done.resolved} resolved", f"{done.failed} failed again"]
-        parts += [f"{count} {what}" for count, what in ((done.discarded, "discarded"), (done.left, "left")) if count]
+        more = (done.discarded, "discarded"), (done.left, "left"), (gone, "in another replay by now, or deleted")
+        parts += [f"{count} {what}" for count, what in more if count]
         say(f"{done.total} replayed: {', '.join(parts)}")
         if done.left:
             click.echo(f"missive: {done.status}; to go on: missive dlq resume {done.id} --with TARGET", err=True)
-    if done.failed or done.left:
+    if done.failed or done.left or gone:
         sys.exit(1)
 
 
@@ -146,7 +155,7 @@ def _wait(store: Store, replay: Replay, settled: Callable[[int], None] | None) -
                 settled(done - over)
             over, replay = max(over, done), now
     except KeyboardInterrupt:
-        raise UsageError(f"replay {replay.id} goes on without this command: missive dlq replays") from None
+        raise MissiveError(f"replay {replay.id} goes on without this command: missive dlq replays") from None
     return replay
 
 

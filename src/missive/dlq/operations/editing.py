@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from missive.dlq.contract import Store
 from missive.dlq.record import Record, Status
 from missive.errors import StoreConflict, UsageError
 from missive.ids import new_id
+
+Headers: TypeAlias = tuple[tuple[str, str | bytes], ...]
+_FIELDS = {"correlation-id": "correlation_id", "traceparent": "trace", "idempotency-key": "idempotency_key"}
+"""The headers that a record has as fields of their own, too."""
 
 
 def edit(
@@ -19,10 +23,10 @@ def edit(
     by: str,
     *,
     body: bytes | None = None,
-    headers: Mapping[str, str | None] | None = None,
+    headers: Mapping[str, str | Sequence[str] | None] | None = None,
     version: int | None = None,
 ) -> Record:
-    """Keep a new dead letter with another body, or other values of headers (None for none); returns it.
+    """Keep a new dead letter with another body, or other values of headers (several, or None for none); returns it.
 
     It is not another arrival of the message: when that comes again it joins the original's history. Raises
     `UsageError` for an id that is none's or a change that is none, `StoreConflict` where the record is not dead, or not
@@ -39,9 +43,13 @@ def edit(
             " look at it again"
         )
     new_body = record.body if body is None else body
-    new_headers = _with(record.headers, headers or {})
+    values = {name: _several(said) for name, said in (headers or {}).items()}
+    new_headers = _with(record.headers, values)
     if (new_body, new_headers) == (record.body, record.headers):
         raise UsageError(f"that is what dead letter {record_id} has already")
+    fields: dict[str, Any] = {
+        field: said[0] if said else None for name, said in values.items() if (field := _FIELDS.get(name.lower()))
+    }
     changed = replace(
         record,
         id=new_id(),
@@ -50,6 +58,7 @@ def edit(
         headers=new_headers,
         sha256=hashlib.sha256(new_body).hexdigest(),
         public={},  # of the message as it was
+        **fields,
         attempts=1,
         replay=None,
         edited_from=record.id,
@@ -61,16 +70,25 @@ def edit(
 
 def difference(old: Record, new: Record) -> dict[str, Any]:
     """Return what an edit changed, without a word of either message."""
-    before, after = ({name.lower(): value for name, value in one.headers} for one in (old, new))
+    before, after = _by_name(old.headers), _by_name(new.headers)
     return {
         "body": None if old.body == new.body else {"size": [old.size, new.size], "sha256": [old.sha256, new.sha256]},
         "headers": sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name)),
     }
 
 
-def _with(
-    headers: tuple[tuple[str, str | bytes], ...], changes: Mapping[str, str | None]
-) -> tuple[tuple[str, str | bytes], ...]:
+def _by_name(headers: Headers) -> dict[str, list[str | bytes]]:
+    found: dict[str, list[str | bytes]] = {}
+    for name, value in headers:
+        found.setdefault(name.lower(), []).append(value)
+    return found
+
+
+def _several(said: str | Sequence[str] | None) -> Sequence[str]:
+    return () if said is None else (said,) if isinstance(said, str) else said
+
+
+def _with(headers: Headers, changes: Mapping[str, Sequence[str]]) -> Headers:
     lower = {name.lower() for name in changes}
     kept = tuple((name, value) for name, value in headers if name.lower() not in lower)
-    return kept + tuple((name, value) for name, value in changes.items() if value is not None)
+    return kept + tuple((name, value) for name, values in changes.items() for value in values)

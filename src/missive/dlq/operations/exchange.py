@@ -27,21 +27,35 @@ def export(store: Store, query: Query, *, content: bool) -> Iterator[str]:
 
 @contextmanager
 def private_file(path: Path, *, binary: bool = False) -> Iterator[IO[Any]]:
-    """Open a new file of mode 0600. Raises `UsageError` where one is there already, or it cannot be made."""
+    """Open a new file of mode 0600, which is deleted again where not all of it is written.
+
+    Raises `UsageError` where one is there already, or it cannot be made or written.
+    """
     try:
         number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except OSError as error:
         raise UsageError(f"{path} cannot be made: {error.strerror}") from None
-    with os.fdopen(number, "wb") if binary else os.fdopen(number, "w", encoding="ascii") as file:
-        yield file
+    try:
+        with os.fdopen(number, "wb") if binary else os.fdopen(number, "w", encoding="ascii") as file:
+            yield file
+    except BaseException as error:
+        path.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        complaint = f"{path} cannot be written: {error.strerror}"
+    else:
+        return
+    raise UsageError(complaint)
 
 
 def import_file(store: Store, path: Path) -> tuple[int, int]:
     """Keep the records of a file that was exported whole; returns how many were new, and how many are there already.
 
     Records that waited to be taken up are dead: their workers and replays are those of another store. Raises
-    `UsageError` for a line that is no record, before anything is imported.
+    `UsageError` for a line that is no record, before anything is imported; and for a pipe, which cannot be read twice.
     """
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no file: what is imported is read twice")
     for _ in _records(path):
         pass
     new = seen = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,10 +18,19 @@ from missive.processor import Processor
 
 
 def start(store: Store, selection: Selection, replay: Replay) -> Replay:
-    """Keep a replay of chosen records, under an id of its own; what arrives later is not in it."""
+    """Keep a replay of chosen records, under an id of its own; what arrives later is not in it.
+
+    Raises `UsageError` for a rate of several services, which a command cannot keep.
+    """
+    _check_rate(replay, selection.services)
     replay = replace(replay, id=new_id())
     total = store.start_replay(replay, selection.ids)
     return replace(replay, total=total)
+
+
+def _check_rate(replay: Replay, services: Sequence[str]) -> None:
+    if replay.here and replay.rate is not None and len(services) > 1:
+        raise UsageError(f"--rate is for one service at a time: add service:{services[0]}")
 
 
 def run(
@@ -40,8 +49,6 @@ def run(
     is dead as before.
     """
     services = store.services(Query(replay=replay.id))
-    if replay.rate is not None and len(services) > 1:
-        raise UsageError(f"--rate is for one service at a time: add service:{services[0]}")
     tolerance = Tolerance(replay.until_failures)
     status = "stopped"
     try:
@@ -113,6 +120,7 @@ def resume(store: Store, replay_id: str, *, here: bool) -> Replay:
     replay = found(store, replay_id)
     if not here and pace(replay, 0.0).status == "stopped":
         raise UsageError(f"replay {replay_id} has failed as often as it may: say --with TARGET, or start another")
+    _check_rate(replace(replay, here=here), store.services(Query(replay=replay_id)))
     store.set_replay(replay_id, "running", here=here)
     if not here:
         set_off(store, replay)

@@ -38,7 +38,8 @@ def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
     if query.source is not None:
         origin, value = sa.type_coerce(c.origin, sa.Text()), json.dumps(query.source)
         members = (f'"{name}": {value}' for name in ("url", "destination"))
-        found.append(sa.or_(*(origin.contains(member, autoescape=True) for member in members)))
+        # LIKE, on SQLite, does not mind the case.
+        found.append(sa.or_(*(sa.func.replace(origin, member, "") != origin for member in members)))
     found += [_mentions(word) for word in query.text]
     return found + [_fails(conditions(left_out)) for left_out in query.without]
 
@@ -94,8 +95,11 @@ def _fails(every: list[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
 def _mentions(word: str) -> sa.ColumnElement[bool]:
     """Tell which records have a word in what a list shows of them."""
     c = records.c
-    shown = [sa.func.lower(column).contains(word.lower(), autoescape=True) for column in (c.label, c.handler)]
-    shown.append(sa.func.lower(c.error_type).contains(word.lower(), autoescape=True))
+    shown = []
+    for column in (c.label, c.handler, c.error_type):
+        # As it stands, too: what is lower case beyond ASCII, not all databases know.
+        shown += [sa.func.lower(column).contains(word.lower(), autoescape=True)]
+        shown += [] if word.isascii() else [column.contains(word, autoescape=True)]
     # JSON in ASCII: only what is a letter there is the same in either case.
     public = sa.func.lower(sa.type_coerce(c.public, sa.Text()))
     shown.append(public.contains(json.dumps(word)[1:-1].lower(), autoescape=True))

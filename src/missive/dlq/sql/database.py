@@ -48,6 +48,8 @@ def translated(what: str) -> Callable[[Callable[Concatenate[D, P], T]], Callable
                     kind, why = StoreRefused, f"{why}; keep the file, and see what is left of it: sqlite3 FILE .recover"
             except OSError as caught:
                 why, kind = caught.strerror or type(caught).__name__, StoreError
+            except (UnicodeEncodeError, OverflowError):  # of a driver, before the database is asked
+                why, kind = "there is a text or a number that no database takes", StoreError
             # Outside the except blocks: chained, the statement's parameters would come with it.
             raise kind(f"the dead letter store {store.url} cannot be {what}: {why}")
 
