@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 import missive as m
+from missive.adapters.contract import Credit, Host, Item, Result, Verb
 from missive.adapters.sqlite import SCHEMA, SQLiteAdapter
 from missive.engine.lifecycle import Engine
 from missive.matchers import Everything
@@ -169,6 +172,38 @@ def test_an_expired_lease_is_redelivered_and_fenced(missive: Start, queue: sqlit
     second = missive(*command)
     wait_until(lambda: count(queue) == 0, "an empty queue")
     assert second.terminate()[0] == "1\n"
+
+
+class Clock(Host):
+    """A host of which only the time is asked."""
+
+    def time(self) -> float:
+        """Return the time."""
+        return time.time()
+
+
+@pytest.mark.parametrize("left", [1, 2, 3, 4])
+def test_only_what_is_ours_is_settled(queue: sqlite3.Connection, tmp_path: Path, left: int):
+    """Of what is settled together, what somebody else has since is fenced; what was not named stays leased."""
+    enqueue(queue, *"1234")
+    stolen = left % 4 + 1
+
+    async def consume() -> dict[int, Result]:
+        adapter = SQLiteAdapter(m.Processor(m.JSONMessage, name="app", dlq={}), tmp_path / "queue.db", "q")
+        session = await adapter.connect(Clock())
+        try:
+            found = await session.fetch(Credit(4, 1000))
+            assert [one.attempt for one in found] == [1] * 4
+            queue.execute("UPDATE missive_queue SET lease = 'another' WHERE id = ?", (stolen,))
+            items = [Item(one, Verb.ack) for one in found if one.native != left]
+            results = await session.settle(items)
+            return {item.delivery.native: result for item, result in zip(items, results, strict=True)}
+        finally:
+            await session.close()
+
+    results = asyncio.run(consume())
+    assert results == {n: Result.fenced if n == stolen else Result.confirmed for n in range(1, 5) if n != left}
+    assert [row[0] for row in queue.execute("SELECT id FROM missive_queue")] == sorted([left, stolen])
 
 
 STUBBORN = """

@@ -55,27 +55,19 @@ CREATE INDEX IF NOT EXISTS missive_queue_next ON missive_queue (queue, visible_a
 _POLL = 0.05
 _BUSY_SECONDS = 30
 _MOST_DELAY = 366 * 86400.0
-_LEASE_ROWS = """\
-UPDATE missive_queue SET visible_at = ?, lease = ?, deliveries = deliveries + 1
-WHERE id IN (SELECT value FROM json_each(?))
-RETURNING id, body, headers, key, topic, message_id, content_type, sent_at, deliveries
+_FIND = """\
+SELECT id, body, headers, key, topic, message_id, content_type, sent_at, deliveries + 1 FROM missive_queue
+WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?
 """
-
+_LEASE = "UPDATE missive_queue SET visible_at = :until, lease = :lease, deliveries = deliveries + 1 WHERE "
 _SETTLE = {
-    Verb.ack: """\
-DELETE FROM missive_queue
-WHERE id IN (SELECT value FROM json_each(:ids)) AND lease = :lease RETURNING id
-""",
+    Verb.ack: "DELETE FROM missive_queue WHERE ",
     # Deliveries are counted as attempts, and several may have been spent in one.
-    Verb.delay: """\
-UPDATE missive_queue SET lease = NULL, deliveries = :attempt, visible_at = :now + :delay
-WHERE id IN (SELECT value FROM json_each(:ids)) AND lease = :lease RETURNING id
-""",
+    Verb.delay: ("UPDATE missive_queue SET lease = NULL, deliveries = :attempt, visible_at = :now + :delay WHERE "),
     # In its old place, but never in the future: sent_at is the producer's, and its clock may be wrong.
-    Verb.release: """\
-UPDATE missive_queue SET lease = NULL, deliveries = deliveries - 1, visible_at = min(sent_at, :now)
-WHERE id IN (SELECT value FROM json_each(:ids)) AND lease = :lease RETURNING id
-""",
+    Verb.release: (
+        "UPDATE missive_queue SET lease = NULL, deliveries = deliveries - 1, visible_at = min(sent_at, :now) WHERE "
+    ),
 }
 
 
@@ -212,40 +204,54 @@ class SQLiteSession(ThreadedSession):
         now, queue = self._host.time(), self._adapter.queue
         with self._troubles():
             # Looked for before it is locked, so that an idle consumer never writes.
-            find = (
-                "SELECT id, length(body) FROM missive_queue WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id"
-            )
-            if self.client.execute(f"{find} LIMIT 1", (queue, now)).fetchone() is None:
+            there = "SELECT 1 FROM missive_queue WHERE queue = ? AND visible_at <= ? LIMIT 1"
+            if self.client.execute(there, (queue, now)).fetchone() is None:
                 return
             self._claims += 1
             token = f"{self._owner}:{self._claims}"
+            found, size = [], 0
             with self._transaction():
-                chosen, size = [], 0
-                for row_id, length in self.client.execute(f"{find} LIMIT ?", (queue, now, credit.items)):
-                    if size >= credit.bytes:
-                        break
-                    size += length
-                    chosen.append(row_id)
-                leased = (now + self._adapter.lease, token, json.dumps(chosen))
-                rows = self.client.execute(_LEASE_ROWS, leased).fetchall()
-        # RETURNING keeps no order of its own.
-        order = {row_id: place for place, row_id in enumerate(chosen)}
-        rows.sort(key=lambda row: order[row[0]])
-        self._fetched.extend(_delivery(row, token) for row in rows)
+                with contextlib.closing(self.client.execute(_FIND, (queue, now, credit.items))) as rows:
+                    for row in rows:
+                        found.append(delivery := _delivery(row, token))
+                        size += len(delivery.body)
+                        if size >= credit.bytes:
+                            break
+                if found:
+                    which, given = _rows([delivery.native for delivery in found])
+                    given |= {"until": now + self._adapter.lease, "lease": token}
+                    self.client.execute(_LEASE + which, given)
+        self._fetched.extend(found)
 
     def _settle(self, items: Sequence[Item]) -> list[Result]:
         verbs: dict[tuple[Verb, str, float, int], list[int]] = {}
         for item in items:
-            told = (item.verb, item.delivery.token, item.delay, item.attempt)
-            verbs.setdefault(told, []).append(item.delivery.native)
-        done: set[int] = set()
-        with self._troubles(), self._transaction():
-            for (verb, token, delay, attempt), ids in verbs.items():
-                given = {"ids": json.dumps(ids), "lease": token, "now": self._host.time()}
-                if verb is Verb.delay:
-                    given |= {"delay": delay, "attempt": attempt}
-                done.update(row[0] for row in self.client.execute(_SETTLE[verb], given))
-        return [Result.confirmed if item.delivery.native in done else Result.fenced for item in items]
+            delivery = item.delivery
+            told = (item.verb, delivery.token, item.delay, item.attempt)
+            if (ids := verbs.get(told)) is None:
+                ids = verbs[told] = []
+            ids.append(delivery.native)
+        with self._troubles():
+            try:
+                with self._transaction():
+                    for told, ids in verbs.items():
+                        # Counted, which is cheaper than to have SQLite name each.
+                        if self._tell(told, ids).rowcount != len(ids):
+                            raise _SomeFencedError  # noqa: TRY301 - it undoes the transaction
+            except _SomeFencedError:
+                done: set[int] = set()
+                with self._transaction():
+                    for told, ids in verbs.items():
+                        done.update(row[0] for row in self._tell(told, ids, " RETURNING id").fetchall())
+                return [Result.confirmed if item.delivery.native in done else Result.fenced for item in items]
+        return [Result.confirmed] * len(items)
+
+    def _tell(self, told: tuple[Verb, str, float, int], ids: list[int], returning: str = "") -> sqlite3.Cursor:
+        verb, token, delay, attempt = told
+        which, given = _rows(ids)
+        given |= {"lease": token, "now": self._host.time(), "delay": delay, "attempt": attempt}
+        cursor: sqlite3.Cursor = self.client.execute(f"{_SETTLE[verb]}{which} AND lease = :lease{returning}", given)
+        return cursor
 
     def _extend(self, deliveries: Sequence[Delivery]) -> list[Result]:
         claims: dict[str, list[int]] = {}
@@ -284,6 +290,18 @@ class SQLiteSession(ThreadedSession):
         except sqlite3.DatabaseError as trouble:
             error = Fatal(f"{self._adapter.url}: {trouble}")
         raise error
+
+
+class _SomeFencedError(Exception):
+    """Not all that was to be settled is ours."""
+
+
+def _rows(ids: list[int]) -> tuple[str, dict[str, Any]]:
+    """Return a condition for these rows and what it is given: a range, which is walked faster, if they are one."""
+    first, last = min(ids), max(ids)
+    if last - first + 1 == len(ids) == len(set(ids)):
+        return "id BETWEEN :first AND :last", {"first": first, "last": last}
+    return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
 
 
 def _delivery(row: tuple[Any, ...], token: str) -> Delivery:
