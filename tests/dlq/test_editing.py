@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pytest
 
-from missive.dlq import Query, Status, operations
+from missive.dlq import Query, Replay, Status, operations
 from missive.dlq.retention import Retention
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreConflict, UsageError
 from missive.ids import new_id
 from tests.dlq.conftest import Clock, opened_at
-from tests.dlq.test_store import on_each, record
+from tests.dlq.test_store import on_each, on_each_sql, record
 
 
 @on_each
@@ -115,6 +116,25 @@ def test_what_is_closed_is_kept_for_a_while(url: str, clock: Clock):
     assert store.expire() == 3
     assert store.ids(Query()) == ["dead", "parked"]
     store.close()
+
+
+@on_each_sql
+def test_what_a_replay_counts_is_kept_until_it_is_over(url: str, clock: Clock):
+    """A replay that outlasts the time that resolved records are kept does not begin with its canaries again."""
+    with contextlib.closing(opened_at(f"{url}?keep_resolved=1h", clock)) as store:
+        store.put([record(id="old", status=Status.resolved, closed_at=900.0), *(record(id=f"{n}") for n in range(3))])
+        replay = operations.start(
+            store, operations.Selection(("0", "1", "2"), ("shop",)), Replay("", "me", "q", canary=1)
+        )
+        store.advance()
+        (claim,) = store.claim("shop", "t", 9, 60)
+        store.resolve([claim.record.id], "t", Status.resolved, "x")
+        clock.now += 36000
+        assert (store.expire(), store.expire()) == (1, 0), "the other is its canary"
+        store.advance()
+        assert store.replays(replay.id)[0].queued == 2
+        store.set_replay(replay.id, "cancelled")
+        assert store.expire() == 1
 
 
 def test_how_retention_is_said():

@@ -173,6 +173,28 @@ def test_a_replay_that_fails_again_can_be_replayed_and_ends(store: SQLStore):
         assert {one.attempts for one in store.query(Query())} == {1 + turn}
 
 
+@on_each
+def test_what_is_restored_is_not_run_again_by_its_replay(store: SQLStore, clock: Clock):
+    """A replay that is still going on at its pace leaves what an operator has taken out of it alone."""
+    store.put(letters(3))
+    replay = started(store, canary=1)
+    store.advance()
+    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["000"]
+    store.resolve(["000"], "t", Status.resolved, "x")
+    store.restore(["000"], "me")
+    clock.now += 1
+    store.advance()
+    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["001"]
+    store.resolve(["001"], "t", Status.resolved, "x")
+    store.advance()
+    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["002"]
+    store.resolve(["002"], "t", Status.resolved, "x")
+    store.advance()
+    (now,) = store.replays(replay.id)
+    assert (now.status, now.total, now.resolved, now.left, now.failed) == ("done", 3, 2, 0, 0)
+    assert store.get("000").replay is None
+
+
 def test_a_commands_replay_is_left_to_workers(store: SQLStore):
     """A replay that a command began with a canary goes on at that pace in the workers."""
     store.put(letters(3))

@@ -121,7 +121,7 @@ def _carry_out(
         show_json(done.to_dict())
     else:
         parts = [f"{done.resolved} resolved", f"{done.failed} failed again"]
-        more = (done.discarded, "discarded"), (done.left, "left"), (gone, "in another replay by now, or deleted")
+        more = (done.discarded, "discarded"), (done.left, "left"), (gone, "its no more: another's, restored or deleted")
         parts += [f"{count} {what}" for count, what in more if count]
         say(f"{done.total} replayed: {', '.join(parts)}")
         if done.left:

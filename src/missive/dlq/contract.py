@@ -269,7 +269,10 @@ class Store(Sink):
 
     @abstractmethod
     def restore(self, ids: Collection[str], by: str) -> int:
-        """Make records dead again that were resolved or discarded, and note that; returns how many."""
+        """Make records dead again that were resolved or discarded, and note that; returns how many.
+
+        They are of no replay any more.
+        """
 
     @abstractmethod
     def edit(self, record_id: str, version: int, changed: Record, by: str) -> None:

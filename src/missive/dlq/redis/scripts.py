@@ -346,8 +346,10 @@ _RESTORE = (
     + """
 return each(3, function(r)
   if not is_closed(r) then return false end
+  local before = r.replay
   note(r.id, r.status == 'resolved' and ARGV[1] or ARGV[2])
-  change(r, {status = 'dead', closed = '', by = '', why = '', due = ''})
+  change(r, {status = 'dead', replay = '', closed = '', by = '', why = '', due = ''})
+  if before then call('HDEL', P .. 'replayed:' .. before, r.id) end
   return true
 end)
 """

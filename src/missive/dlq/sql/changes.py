@@ -15,8 +15,10 @@ from missive.dlq.rows import to_row
 from missive.dlq.sql.conditions import conditions, status_of_chosen
 from missive.dlq.sql.database import Database, in_steps, portions, translated
 from missive.dlq.sql.schema import notes as notes_table
+from missive.dlq.sql.schema import paced
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
+from missive.dlq.sql.schema import replays as replays_table
 from missive.dlq.sql.tally import NAMES, Tally, forget_days
 from missive.errors import StoreConflict
 from missive.ids import new_id
@@ -89,7 +91,8 @@ class Changes(Database):
     def restore(self, ids: Collection[str], by: str) -> int:
         """Make records dead again that were resolved or discarded."""
         opened = {"closed_at": None, "closed_by": None, "closed_why": None, "due": None}
-        values = {"status": Status.dead, **opened}
+        # No replay's: one that still runs would run it again.
+        values = {"status": Status.dead, "replay": None, **opened}
 
         def restore(connection: Connection, tally: Tally, some: Sequence[str]) -> int:
             rows = self._move(connection, tally, some, values, status_of_chosen.in_(_CLOSED))
@@ -167,9 +170,14 @@ class Changes(Database):
     @translated("written")
     def expire(self, limit: int = 1000) -> int:
         """Delete records that were closed longer ago than they are kept."""
-        c, now, count = records_table.c, self._clock(), 0
+        c, of, now, count = records_table.c, replays_table.c, self._clock(), 0
+        # A replay that goes on by its counts, those of its canaries say, keeps what is counted.
+        counted = sa.select(of.id).where(of.status == "running", of.here.is_(sa.false()), paced)
+        with self._read() as connection:
+            running = list(connection.execute(counted).scalars())
+        kept = [sa.func.coalesce(c.replay, "").not_in(running)] if running else []
         for status, before in self.retention.over(now):
-            count += self._delete([c.status == status, c.closed_at < before], limit - count)
+            count += self._delete([c.status == status, c.closed_at < before, *kept], limit - count)
         if not count:
             self._tried(lambda connection: forget_days(connection, now))
         return count

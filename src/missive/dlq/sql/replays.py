@@ -16,6 +16,7 @@ from missive.dlq.sql.changes import UNCLAIMED
 from missive.dlq.sql.claims import FAR, Claims
 from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import STEP, in_steps, translated
+from missive.dlq.sql.schema import paced
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
 from missive.dlq.sql.schema import replays as replays_table
@@ -87,7 +88,6 @@ class Replays(Claims):
     def advance(self) -> None:
         """Let replays that running workers run go on, as far as their canaries, rates and failures allow."""
         of = replays_table.c
-        paced = of.canary.is_not(None) | of.rate.is_not(None) | of.until_failures.is_not(None)
         runs = sa.select(replays_table).where(of.status == "running", of.here.is_(sa.false()), paced)
         with self._read() as connection:
             ids = [row.id for row in connection.execute(runs)]

@@ -154,6 +154,9 @@ replays = sa.Table(
     **table_options,
 )
 
+paced = replays.c.canary.is_not(None) | replays.c.rate.is_not(None) | replays.c.until_failures.is_not(None)
+"""Tells which replays go on step by step, as their counts allow."""
+
 replayed = sa.Table(
     "missive_replayed",
     metadata,
