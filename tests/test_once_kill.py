@@ -229,7 +229,7 @@ def test_a_stopped_process_begins_nothing_that_others_have(missive: Callable[...
     os.kill(first.pid, signal.SIGSTOP)
     before = lines(tmp_path / "first.txt")
     second = missive(*command, env={"EFFECTS": "second.txt"})
-    wait_until(lambda: not left(tmp_path), "the other to handle everything", 60)
+    wait_until(lambda: not left(tmp_path), "the other to handle everything", 120)
     os.kill(first.pid, signal.SIGCONT)
     for worker in (first, second):
         worker.terminate(30)
