@@ -213,12 +213,12 @@ proc = missive.Processor(missive.JSONMessage, name="app", concurrency=2)
 
 @proc.handle_for(Field("kind", "blocks"))
 async def blocks(message, context):
-    os.write(1, b"blocks\n")
+    os.write(1, b"blocks\\n")
     time.sleep(2)  # on the loop of the handlers, as nobody should
 
 @proc.handle_for(Field("kind", "computes"))
 def computes(message, context):
-    os.write(1, b"computes\n")
+    os.write(1, b"computes\\n")
     until = time.monotonic() + 2
     while time.monotonic() < until:
         sum(range(1000))
