@@ -8,7 +8,7 @@ import missive
 from missive.dlq import Query, Replay, Status, Store, operations
 from missive.dlq.operations import Selection
 from missive.dlq.sql import SQLStore
-from missive.errors import UsageError
+from missive.errors import ProcessingFailed, UsageError
 from tests.dlq.conftest import Clock
 from tests.dlq.test_store import on_each, record
 
@@ -147,6 +147,34 @@ def test_canaries_go_first(store: SQLStore):
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("stopped", 1, 1, 8, 2)
     done, handled = ran(store, operations.resume(store, done.id, here=True))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("done", 9, 1, 0, 8)
+
+
+def test_what_another_command_has_in_hand_is_left_to_it(store: SQLStore):
+    """Of two that run one replay, the first to stop makes dead what nobody runs, and no more."""
+    store.put(letters(5, bad=(2,)))
+    replay = started(store, here=True, until_failures=1)
+    store.go_on(replay.id)
+    store.claim("shop", "other", 2, 60, replay.id)
+    done, handled = ran(store, replay)
+    assert (done.status, done.failed, handled, done.queued, done.left) == ("stopped", 1, 1, 2, 2)
+    assert store.resolve(["000", "001"], "other", Status.resolved, "x") == {"000", "001"}
+
+
+def test_what_an_engine_cannot_give_back_is_given_back(store: SQLStore, monkeypatch: pytest.MonkeyPatch):
+    """A replay that is cut short leaves nothing that it had in hand queued."""
+    store.put(letters(5))
+    replay = started(store, here=True)
+
+    def cut_short(adapters, **_: object) -> None:
+        for adapter in adapters:
+            adapter.hold(store.claim(adapter.service, "t", 3, 60, adapter.replay))
+            adapter.let_go(store.resolve(["000"], "t", Status.resolved, "x"))
+        raise ProcessingFailed
+
+    monkeypatch.setattr("missive.engine.run.execute", cut_short)
+    with pytest.raises(ProcessingFailed):
+        ran(store, replay)
+    assert by_status(store) == {"resolved": ["000"], "dead": ["001", "002", "003", "004"]}
 
 
 def test_a_replay_of_a_rate(store: SQLStore):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from missive.adapters.contract import (
@@ -88,6 +88,23 @@ class ReplayAdapter(Adapter):
         self.replay = replay
         self.service = service or processor.name
         self.on_settled = on_settled
+        self._held: dict[str, str] = {}
+
+    def hold(self, claims: Sequence[Claim]) -> None:
+        """Remember what was taken up, and under which token."""
+        if self.replay is not None:
+            self._held |= {claim.record.id: claim.token for claim in claims}
+
+    def let_go(self, ids: Iterable[str]) -> None:
+        """Forget what was settled."""
+        for one in ids:
+            self._held.pop(one, None)
+
+    def give_back(self) -> None:
+        """Give back what the engine did not, when it was cut short. Raises `StoreError`."""
+        for token in set(self._held.values()):
+            self.store.unclaim([one for one, held in self._held.items() if held == token], token)
+        self._held.clear()
 
     @property
     def background(self) -> bool:  # type: ignore[override]
@@ -182,6 +199,7 @@ class ReplaySession(ThreadedSession):
                 more = self._asked(adapter.store.expire)
                 self._expire_at = now if more else now + _EXPIRE_EVERY
         claims = self._asked(adapter.store.claim, adapter.service, self._token, limit, _LEASE, adapter.replay)
+        adapter.hold(claims)
         self._claimed.extend(map(_delivery, claims))
         self._patience = _POLL
         if not claims and (due := self._asked(adapter.store.next_due, adapter.service)) is not None:
@@ -198,6 +216,7 @@ class ReplaySession(ThreadedSession):
             done |= self._asked(self._adapter.store.unclaim, released, self._token)
         # What failed again is dead or parked in the store by now.
         done |= {str(i.delivery.record_id) for i in items if i.verb is Verb.ack and i.outcome in _FILED}
+        self._adapter.let_go(str(item.delivery.record_id) for item in items)
         return [Result.confirmed if str(item.delivery.record_id) in done else Result.fenced for item in items]
 
     @staticmethod

@@ -59,10 +59,9 @@ def run(
             status = "done"
     finally:
         now = found(store, replay.id)
-        if now.status != "cancelled":
-            whole = status == "done" and not tolerance.is_exceeded and not now.queued and not now.left
-            store.set_replay(replay.id, "done" if whole else "stopped")
-            store.unqueue(replay.id)  # what the engine could not give back, too
+        whole = status == "done" and not tolerance.is_exceeded and not now.queued and not now.left
+        # What another command has in hand that resumed it, too, is that one's.
+        store.set_replay(replay.id, now.status if now.status == "cancelled" else "done" if whole else "stopped")
     return found(store, replay.id)
 
 
@@ -101,8 +100,13 @@ def _execute(
         )
         for service in services
     ]
-    if adapters:
+    if not adapters:
+        return
+    try:
         execute(adapters, sink=store, concurrency=concurrency)
+    finally:
+        for adapter in adapters:
+            adapter.give_back()
 
 
 def found(store: Store, replay_id: str) -> Replay:
