@@ -101,7 +101,7 @@ def test_what_a_killed_command_had_queued_is_taken_up_by_workers(store: SQLStore
 
 @on_each
 def test_what_a_killed_command_had_is_not_stuck(store: SQLStore, clock: Clock):
-    """When its replay is cancelled, what it had taken up is taken up by workers after its lease."""
+    """When its replay is cancelled, what it had taken up is dead after its lease, and no worker runs it."""
     store.put(letters(2))
     replay = started(store, here=True)
     store.go_on(replay.id)
@@ -109,7 +109,12 @@ def test_what_a_killed_command_had_is_not_stuck(store: SQLStore, clock: Clock):
     operations.cancel(store, replay.id)
     assert store.claim("shop", "w", 9, 60) == []
     clock.now += 60
-    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == ["000"]
+    assert store.claim("shop", "w", 9, 60) == []
+    assert by_status(store) == {"dead": ["000", "001"]}
+    assert [(group.status, group.count) for group in store.groups(Query())] == [("dead", 2)]
+    assert store.next_due("shop") is None
+    assert operations.resume(store, replay.id, here=False).queued == 2
+    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == ["000", "001"]
 
 
 def processor(handled: list[str], name: str = "shop") -> missive.Processor:

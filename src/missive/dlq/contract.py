@@ -236,7 +236,8 @@ class Store(Sink):
         """Take up records of a service for `lease` seconds: queued and parked ones that are due, the oldest due first.
 
         Of a lane only the first, by id, is taken up: the next when that one is parked or queued no more. Those of a
-        replay that a command runs are taken up only for that replay.
+        replay that a command runs are taken up only for that replay; what one that was stopped or cancelled has left
+        queued, as somebody had it then, is dead instead.
         """
 
     @abstractmethod

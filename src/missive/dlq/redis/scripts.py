@@ -267,11 +267,16 @@ _CLAIM = """
 local set, found = P .. 'ready:' .. ARGV[1], {}
 if ARGV[2] ~= '' then set = set .. ':' .. ARGV[2] end
 for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', ARGV[4], 'LIMIT', 0, ARGV[6])) do
-  local key = P .. 'r:' .. id
-  call('HSET', key, 'token', ARGV[3], 'leased', ARGV[5])
-  call('HINCRBY', key, 'rev', 1)
-  offer(read(id))
-  found[#found + 1] = {id, call('HGETALL', key)}
+  local key, r = P .. 'r:' .. id, read(id)
+  local of = ARGV[2] == '' and r.status == 'queued' and r.replay and call('HGET', P .. 'replay:' .. r.replay, 'status')
+  if of == 'stopped' or of == 'cancelled' then
+    change(r, {status = 'dead', token = '', leased = ''})
+  else
+    call('HSET', key, 'token', ARGV[3], 'leased', ARGV[5])
+    call('HINCRBY', key, 'rev', 1)
+    offer(read(id))
+    found[#found + 1] = {id, call('HGETALL', key)}
+  end
 end
 return found
 """

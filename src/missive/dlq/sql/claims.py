@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,6 +15,7 @@ from missive.dlq.sql.changes import UNCLAIMED, Changes
 from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import portions, translated
 from missive.dlq.sql.schema import records as records_table
+from missive.dlq.sql.schema import replays as replays_table
 from missive.dlq.sql.tally import Tally
 
 FAR = 1e18
@@ -33,10 +34,13 @@ class Claims(Changes):
             if not self._claimable(connection, service, now, 1, replay):
                 return []
 
-        def take(connection: Connection) -> list[Record]:
+        def take(connection: Connection, tally: Tally) -> list[Record]:
             found = self._claimable(connection, service, now, limit, replay, lock=True)
             ids = [one for _, one in sorted(found)[:limit]]
             rows = {row.id: row for some in portions(ids) for row in connection.execute(self._rows(some, now, replay))}
+            if replay is None and (over := self._of_replays_that_are_over(connection, rows.values())):
+                self._move(connection, tally, over, {"status": Status.dead, **UNCLAIMED})
+                rows = {one: row for one, row in rows.items() if one not in over}
             until = {"claim_token": token, "claim_until": now + lease}
             if replay is None:
                 until["ready"] = now + lease
@@ -44,7 +48,18 @@ class Claims(Changes):
                 connection.execute(records_table.update().where(c.id.in_(some)).values(until))
             return [from_row(rows[one]) for one in ids if one in rows]
 
-        return [Claim(record, token) for record in self._tried(take)]
+        return [Claim(record, token) for record in self._changing(take)]
+
+    @staticmethod
+    def _of_replays_that_are_over(connection: Connection, rows: Iterable[sa.Row[Any]]) -> set[str]:
+        """Return which records a stopped replay left queued, as somebody had them then: they are not run any more."""
+        queued = {row.id: row.replay for row in rows if row.status == Status.queued and row.replay is not None}
+        if not queued:
+            return set()
+        of = replays_table.c
+        stopped = sa.select(of.id).where(of.id.in_(sorted(set(queued.values()))), of.status.in_(_OVER))
+        over = set(connection.execute(stopped).scalars())
+        return {one for one, replay in queued.items() if replay in over}
 
     def _claimable(
         self, connection: Connection, service: str, now: float, limit: int, replay: str | None, *, lock: bool = False
@@ -157,6 +172,7 @@ class Claims(Changes):
         return self._tried(update)
 
 
+_OVER = ("stopped", "cancelled")
 _WAITING = (str(Status.queued), str(Status.parked))
 
 
