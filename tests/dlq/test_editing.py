@@ -99,6 +99,18 @@ def test_watching(store: SQLStore, clock: Clock):
     assert seen == [(one.id, 1), (late.id, 1), (one.id, 2)]
 
 
+def test_watching_while_the_clock_is_set_back(store: SQLStore, clock: Clock):
+    """What fails by the new time is shown, too."""
+    late = record(last_at=clock.now - 500)
+
+    def sleep(seconds: float) -> None:
+        clock.now -= 600
+        store.put([late])
+
+    watched = operations.watch(store, Query(), 1.0, clock=clock, sleep=sleep)
+    assert next(watched).id == late.id
+
+
 @on_each
 def test_what_is_closed_is_kept_for_a_while(url: str, clock: Clock):
     """Resolved and discarded records go when their time is over, in portions; what is dead or waits stays."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,14 @@ from tests.dlq.test_replays import letters, started
 from tests.dlq.test_store import on_each, record
 
 counts = st.integers(0, 20)
+
+
+def test_a_clock_that_is_set_back_does_not_stop_a_replay():
+    """What a rate has used up far in the future is forgotten; a few seconds may be another machine's clock."""
+    ahead = Replay("r", "me", "q", rate="5/s", paced_until=1000.0, left=9)
+    assert pace(ahead, 970.0) == ("running", 0, 1000.0)
+    assert pace(ahead, 500.0) == ("running", 0, 500.0)
+    assert pace(replace(ahead, paced_until=500.0), 501.0).queue == 5
 
 
 @given(

@@ -88,7 +88,7 @@ def test_import_keeps_what_is_there(store: SQLStore):
 
 def test_a_record_is_the_same_as_json():
     """Bytes, text and times come back as they were; what waited to be taken up is dead."""
-    one = closed("a", key=b"\xff", public={"type": "x"}, error_chain=({"type": "E"},), detail="d")
+    one = closed("a", key=b"\xff", public={"type": "x"}, error_chain=({"type": "E", "frames": []},), detail="d")
     assert from_json(json.loads(json.dumps(to_json(one)))) == one
     waiting = record(status=Status.parked, due=3.0, lane="l")
     back = from_json(json.loads(json.dumps(to_json(waiting))))
@@ -131,6 +131,14 @@ def exported(path: Path, *changes: dict[str, object]) -> Path:
         {"attempts": "x"},
         {"id": None},
         {"history": [{}]},
+        {"history": [{"at": "x", "reason": "failed", "attempt": 1}]},
+        {"error_chain": [{"type": "E"}]},
+        {"error_chain": [{"type": "E", "frames": [{}]}]},
+        {"explanation": {}},
+        {"first_at": float("inf")},
+        {"last_at": float("nan")},
+        {"attempts": 10**30},
+        {"id": "x" * 41},
         {"headers": 3},
     ],
 )

@@ -12,6 +12,10 @@ _BURST = 1.0
 """In seconds: workers look about once a second, and what a longer pause left out is not made up for."""
 
 
+_SKEW = 60.0
+"""In seconds: that far ahead of now, a rate is used up by the clock of another machine, or by one that was set back."""
+
+
 class Step(NamedTuple):
     """What is done with a replay now."""
 
@@ -29,7 +33,7 @@ def pace(replay: Replay, now: float) -> Step:
     One that reached its limit of failures is `stopped`, and so is one with a canary that failed. No more are under way
     at once than may still fail.
     """
-    paced_until = replay.paced_until
+    paced_until = replay.paced_until if replay.paced_until <= now + _SKEW else now
     stopped, done = Step("stopped", 0, paced_until), Step("done", 0, paced_until)
     if replay.until_failures is not None and replay.failed >= replay.until_failures:
         return stopped

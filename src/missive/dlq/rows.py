@@ -36,6 +36,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "explanation": (dict, NoneType),
 }
 """The types of those that are not made anew, for what comes from a file."""
+_LAST_TIME = 253402300800  # the end of the year 9999
+_MOST = 2**31 - 1
 
 
 def to_row(record: Record) -> dict[str, Any]:
@@ -83,6 +85,20 @@ def to_json(record: Record) -> dict[str, Any]:
     return {"format": FORMAT, **to_row(record), "body": _packed(record.body)}
 
 
+def _is_kept_and_shown(record: Record) -> bool:
+    times = [getattr(record, name) for name in ("first_at", "last_at", "sent_at", "due", "closed_at")]
+    times += [attempt.at for attempt in record.history]
+    frames = [frame for link in record.error_chain for frame in link["frames"] if link["type"]]
+    considered = [] if record.explanation is None else record.explanation["considered"]
+    return (
+        all(time is None or abs(time) < _LAST_TIME for time in times)
+        and all(len(text) <= most for text, most in ((record.id, 40), (record.fingerprint, 32), (record.sha256, 64)))
+        and max(record.attempts, record.version) <= _MOST
+        and all({"file", "line", "function"} <= frame.keys() for frame in frames)
+        and all({"handler", "verdict", "because"} <= one.keys() for one in considered)
+    )
+
+
 def from_json(value: dict[str, Any]) -> Record:
     """Return the record that `to_json` was given; dead, where that one waited to be taken up.
 
@@ -97,6 +113,8 @@ def from_json(value: dict[str, Any]) -> Record:
     record = from_row(SimpleNamespace(**{**value, "body": body}))
     if any(not isinstance(getattr(record, name), kinds) for name, kinds in _KINDS.items()):
         raise TypeError("a field is of another type")
+    if not _is_kept_and_shown(record):
+        raise ValueError("a field is larger, or of another shape, than a store keeps and a page shows")
     if record.status in (Status.queued, Status.parked):
         return replace(record, status=Status.dead, replay=None, due=None, lane=None)
     return record

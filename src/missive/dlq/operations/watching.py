@@ -26,6 +26,7 @@ def watch(
     seen: dict[tuple[str, int], float] = {}
     while True:
         now = clock()
+        began = min(began, now)  # it may be set back
         after = max(began, now - _LATE - seconds)
         if query.last_after is not None:
             after = max(after, query.last_after)
