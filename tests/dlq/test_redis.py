@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import threading
 import traceback
@@ -526,3 +527,29 @@ def test_a_server_that_dies_keeps_what_was_put(tmp_path: Path, clock: Clock):
             assert set(returned) <= set(store.ids(Query()))
             check(store)
     assert len(returned) >= 60
+
+
+@pytest.mark.parametrize("cut", [3, 100, 300])
+def test_a_change_that_was_torn_in_the_file_is_left_out(tmp_path: Path, clock: Clock, cut: int):
+    """A server killed while it wrote a change holds together, then and after the next kill, once its file is anew."""
+    with (
+        RedisServer(tmp_path / "redis") as server,
+        contextlib.closing(RedisStore(server.store(), clock=clock)) as store,
+    ):
+        (file,) = (tmp_path / "redis").glob("appendonlydir/*.incr.aof")
+        kept = parked(None, "x")
+        store.put([kept])
+        before = file.stat().st_size
+        store.put([parked(None, "x")])
+        server.kill()
+        os.truncate(file, file.stat().st_size - cut)
+        assert file.stat().st_size > before
+        server.start()
+        assert store.ids(Query()) == [kept.id]
+        check(store)
+        later = record()
+        store.put([later])
+        server.kill()
+        server.start()
+        assert sorted(store.ids(Query())) == sorted([kept.id, later.id])
+        check(store)

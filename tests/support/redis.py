@@ -36,6 +36,7 @@ class RedisServer:
         self.tls = tls
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self._lock = threading.RLock()
 
     @staticmethod
@@ -61,7 +62,10 @@ class RedisServer:
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the server, with its data after a stop or kill, and return when it answers."""
+        """Start the server, with its data after a stop or kill, and return when it answers.
+
+        After a kill its file is written anew, as docs/dead-letters.md tells operators to do.
+        """
         with self._lock:
             self.directory.mkdir(parents=True, exist_ok=True)
             ports = ["--port", str(self.port)]
@@ -77,6 +81,8 @@ class RedisServer:
                 )
             try:
                 self._wait_until_ready()
+                if self._killed:
+                    self._rewrite()
             except BaseException:
                 self.kill()
                 raise
@@ -94,6 +100,7 @@ class RedisServer:
         """End it with SIGKILL; does nothing while it is down."""
         with self._lock:
             if self._process is not None:
+                self._killed = self._process.poll() is None
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait(STOP_SECONDS)
@@ -140,6 +147,17 @@ class RedisServer:
         command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
         command += ["-addext", f"subjectAltName=IP:{HOST}", "-keyout", str(self.directory / "key.pem")]
         subprocess.run([*command, "-out", str(self.certificate)], check=True, capture_output=True, timeout=60)
+
+    def _rewrite(self) -> None:
+        with self.client() as client:
+            client.bgrewriteaof()
+            deadline = time.monotonic() + START_SECONDS
+            while (state := client.info("persistence"))["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"]:
+                if time.monotonic() > deadline:
+                    raise RedisError("its append-only file is not written anew")
+                time.sleep(0.005)
+            if state["aof_last_bgrewrite_status"] != "ok":
+                raise RedisError("its append-only file cannot be written anew")
 
     def _wait_until_ready(self) -> None:
         import redis
