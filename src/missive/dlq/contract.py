@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 
 
 class Sink(ABC):
-    """Takes dead letters. `durable` says whether one that `put` returned from survives this process."""
+    """Takes dead letters. `durable` says whether one that `put` returned from survives this process.
+
+    Where `rejects` is true nothing is put: the engine rejects the message, for the transport's own dead letter
+    facility, and refuses a transport without one at start.
+    """
 
     durable = False
+    rejects = False
 
     @abstractmethod
     def put(self, records: Sequence[Record]) -> None:

@@ -18,7 +18,7 @@ class Facility(Sink):
     record is lost with that: what the broker keeps is the message, and not why it is a dead letter.
     """
 
-    durable = True
+    durable = rejects = True
 
     def put(self, records: Sequence[Record]) -> None:  # noqa: ARG002 - the contract's signature
         """Refuse: nothing is filed here. Raises `StoreRefused`."""

@@ -17,7 +17,6 @@ import msgspec
 
 from missive.adapters.contract import Verb
 from missive.dlq.contract import Sink, Store
-from missive.dlq.facility import Facility
 from missive.dlq.record import Attempt, Origin, Record, Status, fingerprint
 from missive.engine.decision import Decision
 from missive.engine.job import Job
@@ -87,7 +86,7 @@ class Filing:
         if self.sink is None:
             self._refused(job, _not_settled(job))
             return
-        if isinstance(self.sink, Facility):
+        if self.sink.rejects:
             job.verb = Verb.reject
             self._filed([job])
             return

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from missive.adapters.contract import Adapter, Delivery, Session, Verb
 from missive.dlq.contract import Sink, Store
-from missive.dlq.facility import Facility
 from missive.dlq.failure import capture
 from missive.dlq.once import OnceStore
 from missive.dlq.record import Attempt
@@ -235,7 +234,7 @@ class Flow:
 
     def _accept(self, source: Source, session: Session) -> None:
         """Refuse a session that cannot do what the handlers, and the dead letter queue, ask. Raises `Fatal`."""
-        if isinstance(self.filing.sink, Facility) and not session.capabilities.rejects:
+        if self.filing.sink is not None and self.filing.sink.rejects and not session.capabilities.rejects:
             raise Fatal(
                 f"{source.adapter.url} has no dead letter facility of its own, or was not told of one, and dead letters"
                 " are left to the broker (broker:): say another store with dlq= or --dlq"
