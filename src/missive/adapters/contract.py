@@ -38,6 +38,17 @@ class Credit(NamedTuple):
     bytes: int
     """None starts without bytes left; the last one may go over."""
 
+    def covers(self, deliveries: Collection[Delivery]) -> int:
+        """Return how many of the first of some deliveries it is enough for."""
+        if len(deliveries) <= self.items and sum([len(one.body) for one in deliveries]) <= self.bytes:
+            return len(deliveries)
+        count, left = 0, self.bytes
+        for one in deliveries:
+            if count >= self.items or left <= 0:
+                break
+            count, left = count + 1, left - len(one.body)
+        return count
+
 
 class Delivery(msgspec.Struct, eq=False, gc=False):
     """One message as its transport delivered it. Everything but the body is optional.

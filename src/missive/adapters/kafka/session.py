@@ -78,15 +78,11 @@ class KafkaSession(ThreadedSession):
 
     def _first(self, credit: Credit) -> tuple[list[Delivery], int]:
         """Take as much of the first chunk as there is credit for."""
-        deliveries, whole = self._chunks[0]
-        size = count = 0
-        while count < min(credit.items, len(deliveries)) and size < credit.bytes:
-            size += len(deliveries[count].body)
-            count += 1
-        if count == len(deliveries):
-            self._chunks.popleft()
-        else:
-            self._chunks[0] = (deliveries[count:], whole - size)
+        deliveries, whole = self._chunks.popleft()
+        count = credit.covers(deliveries)
+        size = sum([len(one.body) for one in deliveries[:count]])
+        if count < len(deliveries):
+            self._chunks.appendleft((deliveries[count:], whole - size))
         return deliveries[:count], size
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:

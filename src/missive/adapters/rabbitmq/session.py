@@ -136,17 +136,7 @@ class RabbitMQSession(Session):
             self._arrival.clear()
             await self._arrival.wait()
         self._raise_if_dead()
-        deliveries: list[Delivery] = []
-        left = credit.bytes
-        if len(arrived) <= credit.items and sum([len(one.body) for one in arrived]) <= left:
-            deliveries = list(arrived)
-            arrived.clear()
-            return deliveries
-        while arrived and len(deliveries) < credit.items and left > 0:
-            delivery = arrived.popleft()
-            left -= len(delivery.body)
-            deliveries.append(delivery)
-        return deliveries
+        return [arrived.popleft() for _ in range(credit.covers(arrived))]
 
     async def _consume(self) -> None:
         for queue in self._adapter.queues:

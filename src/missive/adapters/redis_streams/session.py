@@ -8,7 +8,7 @@ import json
 import os
 import socket
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +132,7 @@ class RedisStreamsSession(Session):
             await self._renew_arrived()
         if self._reading is not None and self._reading.done():  # it brought what is here
             self._reading = None
-        count = _within(credit, self._arrived)
+        count = credit.covers(self._arrived)
         if self._more and count == len(self._arrived) and self._reading is None:
             self._start_reading(_AHEAD)
             await asyncio.sleep(0)  # so that the server begins before the engine is busy with these
@@ -297,18 +297,6 @@ class RedisStreamsSession(Session):
             if one is not None:
                 with contextlib.suppress(Exception):  # the connection is gone, or was never there
                     await one.aclose()
-
-
-def _within(credit: Credit, deliveries: Collection[Delivery]) -> int:
-    """Return how many of the first of some deliveries there is credit for."""
-    if len(deliveries) <= credit.items and sum([len(one.body) for one in deliveries]) <= credit.bytes:
-        return len(deliveries)
-    count, left = 0, credit.bytes
-    for one in deliveries:
-        if count >= credit.items or left <= 0:
-            break
-        count, left = count + 1, left - len(one.body)
-    return count
 
 
 def _look_at(read: asyncio.Task[None]) -> None:
