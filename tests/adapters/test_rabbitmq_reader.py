@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pika
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pika import frame, spec
 
-pika = pytest.importorskip("pika")
-from pika import frame, spec  # noqa: E402 - as above
-
-from missive.adapters.contract import Delivery  # noqa: E402
-from missive.adapters.rabbitmq.reader import Reader  # noqa: E402
+from missive.adapters.contract import Delivery
+from missive.adapters.rabbitmq.reader import Reader
 
 CHANNEL, OTHER, TAG = 3, 4, "ctag3.x"
 SHORT = st.text(max_size=20)

@@ -154,7 +154,6 @@ def test_psycopg_in_a_loop(postgres: Any):
 @pytest.mark.postgres
 def test_sqlalchemy_in_a_loop(postgres: Any):
     """SQLAlchemy's AsyncConnection and AsyncSession are claimed with in a loop, by an async handler."""
-    pytest.importorskip("greenlet")
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     url = postgres.url(postgres.database()).replace("postgresql", "postgresql+psycopg")
