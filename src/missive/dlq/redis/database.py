@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from redis import Redis, exceptions
 from redis.backoff import NoBackoff
@@ -17,6 +16,7 @@ from redis.retry import Retry
 from missive.adapters.registry import AdapterURL, parsed
 from missive.dlq.redis.scripts import SCRIPTS
 from missive.dlq.retention import Retention
+from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
 
@@ -32,27 +32,14 @@ _TRIES = 50
 _PAUSE = 0.005
 _EXAMPLE = "redis://:${PASSWORD}@host:6379/0?prefix=missive"
 
-D = TypeVar("D", bound="Database")
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def translated(what: str) -> Callable[[Callable[Concatenate[D, P], T]], Callable[Concatenate[D, P], T]]:
-    """Make a method raise `StoreError` for what the client raises, in words that hold no value."""
+def _words(error: Exception) -> tuple[type[StoreError], str]:
+    return StoreError, _in_words(error)
 
-    def decorate(method: Callable[Concatenate[D, P], T]) -> Callable[Concatenate[D, P], T]:
-        @functools.wraps(method)
-        def call(store: D, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            try:
-                return method(store, *args, **kwargs)
-            except (exceptions.RedisError, OSError) as caught:
-                why = _in_words(caught)
-            # Outside the except block: chained, what the server quotes would come with it.
-            raise StoreError(f"the dead letter store {store.url} cannot be {what}: {why}")
 
-        return call
-
-    return decorate
+translated = Translation((exceptions.RedisError, OSError), _words)
 
 
 class Database:

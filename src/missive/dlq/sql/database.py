@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -18,6 +17,7 @@ from missive.dlq.retention import Retention
 from missive.dlq.sql.dialects import connected, in_words, is_deadlock, is_known
 from missive.dlq.sql.disks import network_disk
 from missive.dlq.sql.migrations import migrate
+from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
 
@@ -28,34 +28,21 @@ STEP = 2000
 _TRIES = 20
 _PAUSE = 0.01
 
-D = TypeVar("D", bound="Database")
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def translated(what: str) -> Callable[[Callable[Concatenate[D, P], T]], Callable[Concatenate[D, P], T]]:
-    """Make a method raise `StoreError` for what the database raises, in words that hold no value."""
+def _words(error: Exception) -> tuple[type[StoreError], str]:
+    if isinstance(error, sa.exc.SQLAlchemyError):
+        why = in_words(error)
+        if "malformed" in why:
+            return StoreRefused, f"{why}; keep the file, and see what is left of it: sqlite3 FILE .recover"
+        return (StoreRefused if "not a database" in why else StoreError), why
+    if isinstance(error, OSError):
+        return StoreError, error.strerror or type(error).__name__
+    return StoreError, "there is a text or a number that no database takes"  # of a driver, before the database is asked
 
-    def decorate(method: Callable[Concatenate[D, P], T]) -> Callable[Concatenate[D, P], T]:
-        @functools.wraps(method)
-        def call(store: D, /, *args: P.args, **kwargs: P.kwargs) -> T:
-            try:
-                return method(store, *args, **kwargs)
-            except sa.exc.SQLAlchemyError as caught:
-                why = in_words(caught)
-                kind = StoreRefused if "not a database" in why else StoreError
-                if "malformed" in why:
-                    kind, why = StoreRefused, f"{why}; keep the file, and see what is left of it: sqlite3 FILE .recover"
-            except OSError as caught:
-                why, kind = caught.strerror or type(caught).__name__, StoreError
-            except (UnicodeEncodeError, OverflowError):  # of a driver, before the database is asked
-                why, kind = "there is a text or a number that no database takes", StoreError
-            # Outside the except blocks: chained, the statement's parameters would come with it.
-            raise kind(f"the dead letter store {store.url} cannot be {what}: {why}")
 
-        return call
-
-    return decorate
+translated = Translation((sa.exc.SQLAlchemyError, OSError, UnicodeEncodeError, OverflowError), _words)
 
 
 class Database:
