@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import FIXED, Run, Start
+from tests.conftest import wait_until
 from tests.support.rabbitmq import RabbitMQ
 
 HEAD = "import missive\np = missive.Processor()\n"
@@ -308,3 +309,23 @@ def test_what_cannot_be_explained_is_one_line(run: Run, tmp_path: Path):
     assert (code, err.strip()) == (2, "missive: Own cannot be made of that: TypeError")
     code, _, err = run("explain", "app:proc", "/proc/self/mem")
     assert (code, err.strip()) == (2, "missive: /proc/self/mem cannot be read: Input/output error")
+
+
+def test_a_signal_after_the_end(missive: Start, tmp_path: Path):
+    """A worker that has done all, and gets SIGTERM while its interpreter ends, has ended well."""
+    (tmp_path / "in.jsonl").write_text('{"type":"ok"}\n')
+    ends = """
+import time
+
+class Late:
+    def __del__(self, touch=Path("late").touch, sleep=time.sleep):
+        touch()
+        sleep(0.5)
+
+late = Late()
+"""
+    (tmp_path / "app.py").write_text(f"from pathlib import Path\n{HEAD}{ends}")
+    running = missive("run", "app:p", "--from", "file:in.jsonl")
+    wait_until((tmp_path / "late").exists, "its last moments")
+    running.terminate()
+    assert running.code == 0

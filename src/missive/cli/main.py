@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +88,8 @@ def run(
     from missive.engine.run import execute  # noqa: PLC0415 - as above
     from missive.engine.worker import Worker  # noqa: PLC0415 - as above
 
+    # What is over is over: a signal that comes while the interpreter ends does not change the exit code.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     worker = Worker.inherited()
     # Several workers say things on the same standard error.
     name = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
