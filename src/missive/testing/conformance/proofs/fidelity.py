@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING
 
 from missive.context import HandlingContext
@@ -65,7 +66,8 @@ def _pairs(given: object) -> list[tuple[str, str | bytes]]:
 async def envelope(bench: Bench) -> Verdict:
     """Key, timestamp and ids arrive where the transport keeps them, and are None where it does not."""
     keeps = bench.harness.keeps
-    given = Sent(b"a", key="k-1", message_id="id-1", timestamp=1_700_000_000.0)
+    hour_ago = float(int(time.time()) - 3600)  # not so old that the transport's retention deletes it
+    given = Sent(b"a", key="k-1", message_id="id-1", timestamp=hour_ago)
     carried = Sent(
         b"a",
         key=given.key if "key" in keeps else None,
