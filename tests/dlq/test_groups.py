@@ -84,7 +84,6 @@ class Life(RuleBasedStateMachine):
     def cancel(self):
         for replay in self.store.replays(limit=1):
             self.store.set_replay(replay.id, "cancelled")
-            self.store.unqueue(replay.id)
 
     @rule(numbers=chosen)
     def discard(self, numbers: list[int]):

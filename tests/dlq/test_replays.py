@@ -245,5 +245,7 @@ def test_a_replay_of_more_than_one_step(store: SQLStore):
     assert operations.cancel(store, replay.id).left == 5001
     assert store.count(Query(statuses=(Status.queued,))) == 0
     assert operations.resume(store, replay.id, here=False).queued == 5001
-    assert store.unqueue(replay.id) == 5001
+    store.set_replay(replay.id, "stopped")
+    (replay,) = store.replays()
+    assert (replay.queued, replay.left) == (0, 5001)
     assert (store.discard(store.ids(Query()), "me"), store.restore(store.ids(Query()), "me")) == (5001, 5001)

@@ -204,7 +204,7 @@ def test_a_record_that_failed_again_is_dead_and_free(store: Store):
 
 @on_each
 def test_what_is_left_of_a_replay_is_dead_again(store: Store):
-    """Unqueueing touches the records of that replay that are still queued, and no other."""
+    """Stopping a replay touches the records of that replay that are still queued, and no other."""
     one, two, three = record(), record(), record()
     store.put([one, two, three])
     queued(store, [one.id, two.id], "r1")
@@ -212,7 +212,7 @@ def test_what_is_left_of_a_replay_is_dead_again(store: Store):
     ((taken, _),) = store.claim("shop", "t", 1, lease=60, replay="r1")
     (other,) = {one.id, two.id} - {taken.id}
     store.resolve([taken.id], "t", Status.resolved, "t")
-    assert store.unqueue("r1") == 1
+    store.set_replay("r1", "stopped")
     statuses = {r.id: str(r.status) for r in store.query(Query())}
     assert statuses == {taken.id: "resolved", other: "dead", three.id: "queued"}
 

@@ -266,10 +266,6 @@ class Store(Sink):
         """Give claimed records back, as they were, due at `due` if given; returns those that were still ours."""
 
     @abstractmethod
-    def unqueue(self, replay: str) -> int:
-        """Make what is left of a replay dead again; returns how many."""
-
-    @abstractmethod
     def discard(self, ids: Collection[str], by: str, why: str | None = None) -> int:
         """Give records up that are dead, or queued and not taken up; returns how many."""
 

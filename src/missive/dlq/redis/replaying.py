@@ -86,14 +86,6 @@ class Replaying(Claiming):
         changed = ["status", status, "finished_at", "" if status == "running" else now]
         self._run("set_replay", replay, now, *changed, *([] if here is None else ["here", str(int(here))]))
 
-    @translated("written")
-    def unqueue(self, replay: str) -> int:
-        """Make what is left of a replay dead again."""
-        count = 0
-        while done := int(self._run("unqueue", replay, "", AT_ONCE)):
-            count += done
-        return count
-
     @translated("read")
     def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
         """Return replays with their counts, newest first; or the one."""

@@ -197,7 +197,7 @@ local function unqueue(replay, now, most)
   local count = 0
   for _, id in ipairs(call('ZRANGE', P .. 'of:' .. replay .. ':queued', 0, most - 1)) do
     local r = read(id)
-    if now == '' or is_free(r, now) then dead(r); count = count + 1 end
+    if is_free(r, now) then dead(r); count = count + 1 end
   end
   return count
 end

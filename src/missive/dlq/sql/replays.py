@@ -102,7 +102,7 @@ class Replays(Claims):
             values: dict[str, Any] = {"status": step.status, "paced_until": step.paced_until}
             if step.status != "running":
                 values["finished_at"] = now
-                self._unqueue(connection, tally, one, None, self._free())
+                self._unqueue(connection, tally, one, None)
             elif step.queue is None or step.queue:
                 self._queue_left(connection, tally, one, step.queue, here=False)
             connection.execute(replays_table.update().where(of.id == one).values(values))
@@ -121,11 +121,12 @@ class Replays(Claims):
         def change(connection: Connection, tally: Tally) -> None:
             connection.execute(replays_table.update().where(replays_table.c.id == replay).values(values))
             if over:
-                self._unqueue(connection, tally, replay, None, self._free())
+                self._unqueue(connection, tally, replay, None)
             self._offer(connection, replay)
 
         if over:  # of very many, most before, so that others can write meanwhile
-            self._unqueue_most(replay, self._free())
+            while self._changing(lambda connection, tally: self._unqueue(connection, tally, replay, STEP)) == STEP:
+                pass
         self._changing(change)
 
     def _offer(self, connection: Connection, replay: str) -> None:
@@ -137,29 +138,12 @@ class Replays(Claims):
         queued = records_table.update().where(c.replay == replay, c.status == Status.queued)
         connection.execute(queued.values(ready=FAR if connection.execute(elsewhere).first() else ready))
 
-    @translated("written")
-    def unqueue(self, replay: str) -> int:
-        """Make what is left of a replay dead again."""
-        return self._unqueue_most(replay)
-
-    def _unqueue_most(self, replay: str, *where: sa.ColumnElement[bool]) -> int:
-        """Make dead again what is queued, until there is less than a step of it."""
-        count = 0
-        while done := int(
-            self._changing(lambda connection, tally: self._unqueue(connection, tally, replay, STEP, *where))
-        ):
-            count += done
-            if done < STEP:
-                break
-        return count
-
-    def _unqueue(
-        self, connection: Connection, tally: Tally, replay: str, limit: int | None, *where: sa.ColumnElement[bool]
-    ) -> int:
+    def _unqueue(self, connection: Connection, tally: Tally, replay: str, limit: int | None) -> int:
+        """Make dead again what is queued and not taken up."""
         c = records_table.c
-        queued = (c.replay == replay, c.status == Status.queued, *where)
+        queued = (c.replay == replay, c.status == Status.queued, self._free())
         ids = list(connection.execute(sa.select(c.id).where(*queued).order_by(c.id).limit(limit)).scalars())
-        still = (sa.func.coalesce(c.replay, "") == replay, status_of_chosen == Status.queued, *where)
+        still = (sa.func.coalesce(c.replay, "") == replay, status_of_chosen == Status.queued, self._free())
         return len(self._move(connection, tally, ids, _DEAD, *still))
 
     @translated("read")
