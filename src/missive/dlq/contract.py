@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from missive.dlq.record import Record, Status, classic_reason
@@ -166,6 +166,17 @@ class Replay:
     """Failed again, or waiting to be tried again."""
     left: int = 0
     """Not taken up, and dead as before: `resume` goes on with them."""
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether it goes on bit by bit in running workers: its canaries first, at its rate, while few fail."""
+        return self.canary is not None or self.rate is not None or self.until_failures is not None
+
+    def with_counts(self, *, queued: int, resolved: int, discarded: int, failed: int, left: int) -> Replay:
+        """Return it with what became of its records; one of running workers is done when nothing is left to do."""
+        counted = replace(self, queued=queued, resolved=resolved, discarded=discarded, failed=failed, left=left)
+        goes_on = self.here or queued or (self.is_paced and left)
+        return counted if goes_on or counted.status != "running" else replace(counted, status="done")
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON would have it."""

@@ -19,6 +19,8 @@ _FIRST_ATTEMPTS = 3
 _LAST_ATTEMPTS = 17
 _WAITED = frozenset({Outcome.retried, Outcome.nacked})
 """What the history says of attempts after which it waited, and was no dead letter."""
+HEADER_FIELDS = {"correlation-id": "correlation_id", "traceparent": "trace", "idempotency-key": "idempotency_key"}
+"""The headers that a record has as fields of their own, too."""
 
 
 class Status(StrEnum):

@@ -17,7 +17,7 @@ import msgspec
 
 from missive.adapters.contract import Verb
 from missive.dlq.contract import Sink, Store
-from missive.dlq.record import Attempt, Origin, Record, Status, fingerprint
+from missive.dlq.record import HEADER_FIELDS, Attempt, Origin, Record, Status, fingerprint
 from missive.engine.decision import Decision
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
@@ -230,6 +230,7 @@ def make_record(
     misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
     sha256 = hashlib.sha256(delivery.body).hexdigest()
     error_type = None if failure is None else failure.type
+    headers: dict[str, Any] = {field: _header(message, name) for name, field in HEADER_FIELDS.items()}
     attempt = Attempt(
         at=now,
         reason=str(reason if parked is None else decision.outcome),
@@ -278,9 +279,7 @@ def make_record(
         error_text=None if failure is None else _storable(failure.text),
         history=(*job.history, attempt),
         runtime={**_RUNTIME, "pid": os.getpid()},
-        correlation_id=_header(message, "correlation-id"),
-        trace=_header(message, "traceparent"),
-        idempotency_key=_header(message, "idempotency-key"),
+        **headers,
         again=delivery.position is not None or delivery.redelivered,
         message=message,
     )

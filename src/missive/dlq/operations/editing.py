@@ -8,13 +8,11 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from missive.dlq.contract import Store
-from missive.dlq.record import Record, Status
+from missive.dlq.record import HEADER_FIELDS, Record, Status
 from missive.errors import StoreConflict, UsageError
 from missive.ids import new_id
 
 Headers: TypeAlias = tuple[tuple[str, str | bytes], ...]
-_FIELDS = {"correlation-id": "correlation_id", "traceparent": "trace", "idempotency-key": "idempotency_key"}
-"""The headers that a record has as fields of their own, too."""
 
 
 def edit(
@@ -48,7 +46,7 @@ def edit(
     if (new_body, new_headers) == (record.body, record.headers):
         raise UsageError(f"that is what dead letter {record_id} has already")
     fields: dict[str, Any] = {
-        field: said[0] if said else None for name, said in values.items() if (field := _FIELDS.get(name.lower()))
+        field: said[0] if said else None for name, said in values.items() if (field := HEADER_FIELDS.get(name.lower()))
     }
     changed = replace(
         record,

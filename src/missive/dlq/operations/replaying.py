@@ -133,10 +133,10 @@ def resume(store: Store, replay_id: str, *, here: bool) -> Replay:
 
 def set_off(store: Store, replay: Replay) -> None:
     """Leave what is left of a replay to the running workers, at its pace."""
-    if replay.canary is None and replay.rate is None and replay.until_failures is None:
-        store.go_on(replay.id)
-    else:
+    if replay.is_paced:
         store.advance()
+    else:
+        store.go_on(replay.id)
 
 
 def followed(store: Store, replay_id: str, seconds: float) -> Iterator[Replay]:

@@ -124,10 +124,5 @@ def _made(replay_id: str, fields: Mapping[bytes, bytes], counts: dict[str, int])
         finished_at=float(text["finished_at"]) if "finished_at" in text else None,
         total=int(text.get("total", 0)),
         **numbers,
-        **counts,
     )
-    paced = replay.canary is not None or replay.rate is not None or replay.until_failures is not None
-    waits = replay.queued or (paced and replay.left)
-    if replay.status == "running" and not replay.here and not waits:
-        return Replay(**{**replay.to_dict(), "status": "done"})
-    return replay
+    return replay.with_counts(**counts)

@@ -173,12 +173,5 @@ def _replay_of(row: sa.Row[Any], counted: Sequence[Any]) -> Replay:
     for status, again, count in counted:
         name = ("failed" if again else "left") if status == Status.dead else str(status)
         counts["failed" if name == Status.parked else name] += int(count)
-    status = row.status
-    if status == "running" and not row.here and not counts["queued"] and not (_is_paced(row) and counts["left"]):
-        status = "done"
     names = (*_OF_A_REPLAY, "created_at", "paced_until", "finished_at", "total")
-    return Replay(**{**{name: getattr(row, name) for name in names}, **counts, "status": status})
-
-
-def _is_paced(row: sa.Row[Any]) -> bool:
-    return any(value is not None for value in (row.canary, row.rate, row.until_failures))
+    return Replay(**{name: getattr(row, name) for name in names}).with_counts(**counts)
