@@ -13,7 +13,7 @@ from missive.dlq.sql import SQLStore
 from missive.errors import StoreConflict, UsageError
 from missive.ids import new_id
 from tests.dlq.conftest import Clock, opened_at
-from tests.dlq.test_store import on_each, on_each_sql, record
+from tests.dlq.test_store import on_each, record
 
 
 @on_each
@@ -130,10 +130,10 @@ def test_what_is_closed_is_kept_for_a_while(url: str, clock: Clock):
     store.close()
 
 
-@on_each_sql
+@on_each
 def test_what_a_replay_counts_is_kept_until_it_is_over(url: str, clock: Clock):
     """A replay that outlasts the time that resolved records are kept does not begin with its canaries again."""
-    with contextlib.closing(opened_at(f"{url}?keep_resolved=1h", clock)) as store:
+    with contextlib.closing(opened_at(f"{url}{'&' if '?' in url else '?'}keep_resolved=1h", clock)) as store:
         store.put([record(id="old", status=Status.resolved, closed_at=900.0), *(record(id=f"{n}") for n in range(3))])
         replay = operations.start(
             store, operations.Selection(("0", "1", "2"), ("shop",)), Replay("", "me", "q", canary=1)

@@ -390,10 +390,24 @@ for n = 2, #ARGV, 2 do
 end
 return count
 """
+# A replay that goes on by its counts, those of its canaries say, keeps what is counted. ARGV: a status, before when it
+# was closed, and how many at the most; of those that are kept, ten times as many are walked past.
 _EXPIRE = """
-local over = call('ZRANGEBYSCORE', P .. 'closed:' .. ARGV[1], '-inf', '(' .. ARGV[2], 'LIMIT', 0, ARGV[3])
-for _, id in ipairs(over) do erase(read(id)) end
-return #over
+local most, count, kept = tonumber(ARGV[3]), 0, 0
+while count < most and kept < 10 * most do
+  local over = call('ZRANGEBYSCORE', P .. 'closed:' .. ARGV[1], '-inf', '(' .. ARGV[2], 'LIMIT', kept, most - count)
+  if #over == 0 then break end
+  for _, id in ipairs(over) do
+    local r = read(id)
+    if r.replay and call('SISMEMBER', P .. 'paced', r.replay) == 1 then
+      kept = kept + 1
+    else
+      erase(r)
+      count = count + 1
+    end
+  end
+end
+return count
 """
 
 # The last of the steps that a replay begins with makes it one. ARGV: the replay, when it is, whether this is the last,
