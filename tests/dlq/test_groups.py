@@ -167,6 +167,9 @@ def test_the_trend_of_a_group(store: SQLStore, clock: Clock):
     store.put([again, replace(again, id=new_id(), last_at=100 * DAY + 2.0)])
     (group,) = store.groups(Query())
     assert group.trend == (2, 0, 0, 0, 0, 1, 5)
+    operations.edit(store, store.ids(Query())[-1], "me", body=b"new")
+    (dead,) = store.groups(Query(statuses=(Status.dead,)))
+    assert dead.trend == group.trend, "an edit is no failure"
 
 
 @on_each

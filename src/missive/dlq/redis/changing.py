@@ -116,8 +116,7 @@ class Changing(Reading):
         why = f"edited as {changed.id}"
         said = (record_id, str(version), number(self._clock()), encoded(by), why)
         notes = self._noted(by, why), self._noted(by, f"edited from {record_id}")
-        days = _flat({(changed.fingerprint, int(changed.last_at // DAY)): 1})
-        if not self._run("edit", *said, *notes, *to_arguments(changed), *days):
+        if not self._run("edit", *said, *notes, *to_arguments(changed)):
             raise StoreConflict(
                 f"dead letter {record_id} was changed meanwhile, or is not dead any more: see missive dlq show"
             )

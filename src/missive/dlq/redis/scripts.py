@@ -376,7 +376,6 @@ change(r, {status = 'discarded', closed = ARGV[3], by = ARGV[4], why = ARGV[5], 
 write(8)
 note(r.id, ARGV[6])
 note(ARGV[8], ARGV[7])
-count_days(8 + WIDTH)
 return 1
 """
 

@@ -119,7 +119,7 @@ class Changes(Database):
             if not self._move(connection, tally, [record_id], values, *same):
                 return False
             connection.execute(records_table.insert().values({**to_row(changed), "ready": 0.0}))
-            tally.add(changed)
+            tally.add(changed, failed=False)
             self._note(connection, [(record_id, why), (changed.id, f"edited from {record_id}")], by)
             return True
 

@@ -34,10 +34,10 @@ class Tally:
         self._closed: set[tuple[Any, ...]] = set()
         self._days: Counter[tuple[str, int]] = Counter()
 
-    def add(self, record: Record) -> None:
-        """Count a record that is new, or is as it is now."""
+    def add(self, record: Record, *, failed: bool = True) -> None:
+        """Count a record that is new, or is as it is now; `failed` unless it is another's message, edited."""
         self._count([getattr(record, name) for name in _OF], record.first_at, 1)
-        if record.status is Status.dead:
+        if failed and record.status is Status.dead:
             self._days[record.fingerprint, int(record.last_at // DAY)] += 1
 
     def remove(self, record: Record) -> None:
