@@ -13,7 +13,7 @@ from missive.dlq.contract import Note, Query
 from missive.dlq.record import Record, Status
 from missive.dlq.rows import to_row
 from missive.dlq.sql.conditions import conditions, status_of_chosen
-from missive.dlq.sql.database import Database, in_steps, portions, translated
+from missive.dlq.sql.database import Database, T, in_steps, portions, translated
 from missive.dlq.sql.schema import notes as notes_table
 from missive.dlq.sql.schema import paced
 from missive.dlq.sql.schema import records as records_table
@@ -32,10 +32,10 @@ _NO_LANE = {"lane": None, **UNCLAIMED}
 class Changes(Database):
     """Records change in transactions, and the counts of their groups with them."""
 
-    def _changing(self, work: Callable[[Connection, Tally], Any]) -> Any:
+    def _changing(self, work: Callable[[Connection, Tally], T]) -> T:
         """Do something in a transaction, and count it at its end."""
 
-        def change(connection: Connection) -> Any:
+        def change(connection: Connection) -> T:
             tally = Tally(connection, self._clock())
             done = work(connection, tally)
             tally.write()
@@ -85,7 +85,7 @@ class Changes(Database):
         def discard(connection: Connection, tally: Tally, some: Sequence[str]) -> int:
             return len(self._move(connection, tally, some, values, self._free()))
 
-        return sum(int(self._changing(functools.partial(discard, some=some))) for some in in_steps(ids))
+        return sum(self._changing(functools.partial(discard, some=some)) for some in in_steps(ids))
 
     @translated("written")
     def restore(self, ids: Collection[str], by: str) -> int:
@@ -99,7 +99,7 @@ class Changes(Database):
             self._note(connection, [(row.id, f"restored: it was {row.status}") for row in rows], by)
             return len(rows)
 
-        return sum(int(self._changing(functools.partial(restore, some=some))) for some in in_steps(ids))
+        return sum(self._changing(functools.partial(restore, some=some)) for some in in_steps(ids))
 
     @translated("written")
     def edit(self, record_id: str, version: int, changed: Record, by: str) -> None:
@@ -195,4 +195,4 @@ class Changes(Database):
             tally.move(rows, None)
             return len(rows)
 
-        return int(self._changing(delete)) if limit > 0 else 0
+        return self._changing(delete) if limit > 0 else 0

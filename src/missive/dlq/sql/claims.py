@@ -147,7 +147,7 @@ class Claims(Changes):
             rows = self._move(connection, tally, ids, closed, records_table.c.claim_token == token)
             return {row.id for row in rows}
 
-        return set(self._changing(close))
+        return self._changing(close)
 
     @translated("written")
     def unclaim(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -10,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from missive.dlq.sql.dialects import lock_schema, unlock_schema
-from missive.dlq.sql.schema import SCHEMA_VERSION, metadata, records, replays, schema
+from missive.dlq.sql.schema import SCHEMA_VERSION, arrival, metadata, records, replays, schema
 from missive.dlq.sql.tally import recount
 from missive.errors import StoreRefused, UsageError
 
@@ -83,8 +82,3 @@ def _fill(connection: Connection) -> None:
     for start in range(0, len(rows), _AT_ONCE):
         some = [{"of": one, "is": arrival(service, identity)} for one, service, identity in rows[start:][:_AT_ONCE]]
         connection.execute(records.update().where(c.id == sa.bindparam("of")).values(arrival=sa.bindparam("is")), some)
-
-
-def arrival(service: str, identity: str) -> str:
-    """Return what arrivals of one message at one service are found by."""
-    return hashlib.sha256(f"{service}\0{identity}".encode("utf-8", "backslashreplace")).hexdigest()

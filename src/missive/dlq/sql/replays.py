@@ -50,7 +50,7 @@ class Replays(Claims):
 
         total = 0
         for some in steps:
-            total = int(self._changing(functools.partial(start, some=some, total=total)))
+            total = self._changing(functools.partial(start, some=some, total=total))
         return total
 
     @translated("written")
@@ -65,7 +65,7 @@ class Replays(Claims):
 
         count = 0
         while size := STEP if limit is None else min(STEP, limit - count):
-            done = int(self._changing(functools.partial(go_on, size=size)))
+            done = self._changing(functools.partial(go_on, size=size))
             count += done
             if done < size:
                 break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import sqlalchemy as sa
 
 from missive.dlq.sql.dialects import JSON, Bytes, Text, table_options
@@ -183,3 +185,8 @@ leases = sa.Table(
     sa.Index("missive_once_leases_expires", "expires_at"),
     **table_options,
 )
+
+
+def arrival(service: str, identity: str) -> str:
+    """Return what `arrival` holds: what arrivals of one message at one service are found by."""
+    return hashlib.sha256(f"{service}\0{identity}".encode("utf-8", "backslashreplace")).hexdigest()
