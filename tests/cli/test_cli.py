@@ -177,6 +177,7 @@ def test_dead_letters_from_end_to_end(run: Run, tmp_path: Path):
         (["replay", "--yes"], "say which to replay"),
         (["replay", "01NOTHING", "--yes"], "01NOTHING is neither the id of a dead letter nor a group"),
         (["replay", "--reason", "odd", "--yes"], "there is no reason 'odd'"),
+        (["replay", "--reason", "failed"], "1 dead letter of shop would be chosen to replay: say --yes"),
         (["discard", "--status", "any", "--yes"], "'any' is not one of 'dead', 'queued'"),
         (["show", "01NOTHING"], "there is no dead letter 01NOTHING"),
     ],

@@ -26,6 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 STATUSES = ("dead", "parked", "queued", "resolved", "discarded", "any")
 CHOOSABLE = ("dead", "queued")
 """What can be replayed or given up."""
+_NAMED = 3
+"""So many services are named in a question."""
 CLOSED = ("resolved", "discarded", "any")
 """What can be restored: any of the two."""
 PURGEABLE = ("resolved", "discarded", "dead", "any")
@@ -162,7 +164,10 @@ def choose(
     if not count:
         click.echo(f"there is nothing among them to {what}", err=True)
     elif not yes:
-        ask(f"{what} {count} dead letters?", f"{count} dead letters would be chosen to {what}")
+        first, more = selection.services[:_NAMED], len(selection.services) - _NAMED
+        letters = f"{count} dead letter{'' if count == 1 else 's'} of {', '.join(first)}"
+        letters += f" and {more} more" if more > 0 else ""
+        ask(f"{what} {letters}?", f"{letters} would be chosen to {what}")
     return store, selection
 
 
