@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from bench.loop import BODY, decode
 from confluent_kafka import Consumer, TopicPartition
 
 import missive
@@ -31,11 +31,6 @@ ROUNDS = int(os.environ.get("MISSIVE_BENCH_ROUNDS", "7"))
 MESSAGES = int(os.environ.get("MISSIVE_BENCH_MESSAGES", "600000"))
 KEYED = max(2000, MESSAGES // 15)
 KEYS, CONCURRENCY = 1000, 100
-BODY = (
-    b'{"type":"order.placed","id":"7f9c24e8-3b12-4fef-91d0-56a2d5a4f1c8","customer":"c-1029384756",'
-    b'"total":129.95,"currency":"SEK","lines":[{"sku":"A-1000","qty":2},{"sku":"B-2000","qty":1}],"x":1}'
-)
-decode = msgspec.json.Decoder().decode
 
 
 def bare(kafka: Kafka, topic: str, messages: int) -> float:

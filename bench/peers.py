@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import kafka, rabbitmq, redis_streams
+from bench import kafka, loop, rabbitmq, redis_streams
 
 from tests.support.kafka import Kafka
 from tests.support.ports import HOST
@@ -93,7 +93,7 @@ def on_kafka(directory: Path) -> Iterator[Callable[[str, int], tuple[float, floa
             return here(lambda: run(broker, "bench", MESSAGES))
 
         broker.create("bench")
-        broker.publish("bench", (kafka.BODY for _ in range(MESSAGES)))
+        broker.publish("bench", (loop.BODY for _ in range(MESSAGES)))
         yield side
 
 

@@ -17,25 +17,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pika
+from bench import loop
+from bench.loop import BODY, decode
 from pika.adapters.asyncio_connection import AsyncioConnection
 
-import missive
-from missive.adapters import from_url
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute, loop_factory
-from missive.matchers import Field
+from missive.engine.run import loop_factory
 from tests.support.rabbitmq import RabbitMQ
 
 ROUNDS = int(os.environ.get("MISSIVE_BENCH_ROUNDS", "7"))
 MESSAGES = int(os.environ.get("MISSIVE_BENCH_MESSAGES", "100000"))
 BATCH, PREFETCH = 100, 1000
-BODY = (
-    b'{"type":"order.placed","id":"7f9c24e8-3b12-4fef-91d0-56a2d5a4f1c8","customer":"c-1029384756",'
-    b'"total":129.95,"currency":"SEK","lines":[{"sku":"A-1000","qty":2},{"sku":"B-2000","qty":1}],"x":1}'
-)
-decode = msgspec.json.Decoder().decode
 
 
 def publish(url: str) -> None:
@@ -125,35 +117,7 @@ def bare_asyncio(url: str) -> float:
 
 
 def with_missive(url: str, parameters: str = f"&prefetch={PREFETCH}") -> float:
-    """The same by Missive: a field matcher and a sync handler; stopped when the last is handled, and so drained."""
-    proc = missive.Processor(missive.JSONMessage, name="bench", dlq={})
-    engines: list[Engine] = []
-    started, seen = 0.0, 0
-
-    @proc.handle_for(Field("type", "order.placed"))
-    def handle(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-        nonlocal started, seen
-        if not seen:
-            started = time.perf_counter()
-        seen += 1
-        if seen == MESSAGES:
-            engines[0].stop()
-
-    original = Engine.__init__
-
-    def noted(engine: Engine, *arguments: Any, **options: Any) -> None:
-        original(engine, *arguments, **options)
-        engines.append(engine)
-
-    Engine.__init__ = noted  # type: ignore[method-assign]
-    try:
-        (report,) = execute([from_url(f"{url}?queue=bench{parameters}", proc)])
-    finally:
-        Engine.__init__ = original  # type: ignore[method-assign]
-    elapsed = time.perf_counter() - started
-    if report.total_handled != MESSAGES:
-        raise SystemExit("not every message was handled")
-    return elapsed
+    return loop.with_missive(f"{url}?queue=bench{parameters}", MESSAGES)
 
 
 def main() -> None:

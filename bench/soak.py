@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import rabbitmq, redis_streams, sqlite
-from bench.kafka import BODY
+from bench.loop import BODY
 
 import missive
 from missive.adapters import from_url

@@ -17,23 +17,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
+from bench import loop
+from bench.loop import BODY, decode
 
-import missive
-from missive.adapters import from_url
 from missive.adapters.sqlite import SCHEMA
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute
-from missive.matchers import Field
 
 ROUNDS = int(os.environ.get("MISSIVE_BENCH_ROUNDS", "7"))
 MESSAGES = int(os.environ.get("MISSIVE_BENCH_MESSAGES", "200000"))
 DIRECTORY = os.environ.get("MISSIVE_BENCH_DIRECTORY", ".")
-BODY = (
-    b'{"type":"order.placed","id":"7f9c24e8-3b12-4fef-91d0-56a2d5a4f1c8","customer":"c-1029384756",'
-    b'"total":129.95,"currency":"SEK","lines":[{"sku":"A-1000","qty":2},{"sku":"B-2000","qty":1}],"x":1}'
-)
-decode = msgspec.json.Decoder().decode
 
 CLAIM = """\
 UPDATE missive_queue SET visible_at = ?, lease = ?, deliveries = deliveries + 1 WHERE id IN (
@@ -82,23 +73,7 @@ def bare(path: Path, count: int) -> float:
 
 
 def with_missive(path: Path) -> float:
-    proc = missive.Processor(missive.JSONMessage, name="bench", dlq={})
-    engines: list[Engine] = []
-    started, seen = 0.0, 0
-
-    @proc.handle_for(Field("type", "order.placed"))
-    def handle(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-        nonlocal started, seen
-        started = started or time.perf_counter()
-        seen += 1
-        if seen == MESSAGES:
-            engines[0].stop()
-
-    (report,) = execute([from_url(f"sqlite:///{path}?queue=bench", proc)], watch=engines.extend)
-    elapsed = time.perf_counter() - started
-    if report.total_handled != MESSAGES:
-        raise SystemExit("not every message was handled")
-    return elapsed
+    return loop.with_missive(f"sqlite:///{path}?queue=bench", MESSAGES)
 
 
 def main() -> None:
