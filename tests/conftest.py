@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import certificates
 from tests.support.databases import MariaDB, PostgreSQL
 from tests.support.kafka import Kafka
 from tests.support.process import Running
@@ -35,6 +36,7 @@ SERVERS: dict[str, tuple[str, Callable[[], bool]]] = {
     "redis": ("redis-server", RedisServer.available),
     "postgres": ("postgresql", PostgreSQL.available),
     "mariadb": ("mariadb-server", MariaDB.available),
+    "openssl": ("openssl", certificates.available),
 }
 """What a marker asks for, and whether it is there."""
 

@@ -19,8 +19,6 @@ from missive.adapters import RabbitMQAdapter, from_url
 from missive.adapters.contract import Credit, Item, Verb
 from missive.testing.conformance.bench import KitHost
 from missive.testing.conformance.proxy import Fault, FaultProxy
-from tests.conftest import REQUIRED
-from tests.support import certificates
 from tests.support.certificates import Authority
 from tests.support.process import Running
 from tests.support.rabbitmq import TLS, RabbitMQ
@@ -33,8 +31,6 @@ SECRET = "hunter2"
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """Who signs in these tests."""
-    if not certificates.available() and not REQUIRED:
-        pytest.skip("openssl was not found")
     return Authority(tmp_path_factory.mktemp("certificates") / "ours")
 
 
@@ -108,6 +104,7 @@ def refused(source: RabbitMQAdapter) -> str:
     return str(failed.value).removeprefix(f"{source.address.url}?queue=q")
 
 
+@pytest.mark.openssl
 def test_the_right_authority(broker: RabbitMQ, authority: Authority):
     """With the authority that signed the broker's certificate, by URL and by keyword, messages come over TLS."""
     source = tls(broker, ca_file=str(authority.certificate))
@@ -119,6 +116,7 @@ def test_the_right_authority(broker: RabbitMQ, authority: Authority):
     assert consumed(by_url, broker) == b"secret"
 
 
+@pytest.mark.openssl
 def test_a_wrong_authority(broker: RabbitMQ, other: Authority, missive: Any, tmp_path: Path):
     """A certificate that nobody trusted signed is fatal: one line with the way out, no password in it, exit code 1."""
     for source in (tls(broker), tls(broker, ca_file=str(other.certificate), username="u", password=SECRET)):
@@ -133,6 +131,7 @@ def test_a_wrong_authority(broker: RabbitMQ, other: Authority, missive: Any, tmp
     assert "Traceback" not in err
 
 
+@pytest.mark.openssl
 def test_a_wrong_host_name(broker: RabbitMQ, authority: Authority):
     """A certificate for another host is fatal, whoever signed it; unless it is not to be checked."""
     source = tls(broker, host="127.0.0.1", ca_file=str(authority.certificate))
@@ -140,6 +139,7 @@ def test_a_wrong_host_name(broker: RabbitMQ, authority: Authority):
     assert consumed(tls(broker, host="127.0.0.1", verify=False), broker) == b"secret"
 
 
+@pytest.mark.openssl
 def test_a_client_certificate(strict: RabbitMQ, authority: Authority, other: Authority):
     """Where the broker asks for a client's certificate, the right one is taken, and none and another's are fatal."""
     trusted = {"ca_file": str(authority.certificate)}
@@ -155,6 +155,7 @@ def test_a_client_certificate(strict: RabbitMQ, authority: Authority, other: Aut
         assert says.endswith("): cert_file= and key_file= name it")
 
 
+@pytest.mark.openssl
 def test_files_that_cannot_be_read(authority: Authority, other: Authority, tmp_path: Path):
     """A file that is missing, is no certificate, or is not the key of one is named, in one line."""
     certificate, _ = map(str, authority.sign("lonely"))
@@ -241,6 +242,7 @@ def test_a_half_open_connection_is_closed(rabbitmq: RabbitMQ):
         asyncio.run(run(proxy))
 
 
+@pytest.mark.openssl
 def test_live_parameters(broker: RabbitMQ, rabbitmq: RabbitMQ, authority: Authority):
     """Pika's own parameters take the place of the address, are not changed, and are not shown."""
     with rabbitmq.channel() as channel:

@@ -376,6 +376,7 @@ def test_nobody_there_is_transient():
         asyncio.run(adapter.connect(BareHost()))
 
 
+@pytest.mark.openssl
 def test_tls(tmp_path: Path):
     """`rediss://` speaks TLS, and takes no certificate that it does not know."""
     with RedisServer(tmp_path, tls=True) as server:

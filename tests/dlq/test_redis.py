@@ -496,6 +496,7 @@ def test_users_passwords_and_settings(tmp_path: Path, caplog: pytest.LogCaptureF
         open_store(server.store("default:hunter2@"))
 
 
+@pytest.mark.openssl
 def test_tls(tmp_path: Path):
     """`rediss://` speaks TLS, to a server whose certificate is signed by somebody known; no other is told anything."""
     with RedisServer(tmp_path / "redis", tls=True) as server:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import shutil
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from tests.support.certificates import Authority
 from tests.support.ports import HOST, free_port
 
 if TYPE_CHECKING:
@@ -71,8 +73,7 @@ class RedisServer:
             ports = ["--port", str(self.port)]
             if self.tls:
                 ports = ["--port", "0", "--tls-port", str(self.port), "--tls-auth-clients", "no"]
-                ports += ["--tls-cert-file", str(self.certificate), "--tls-key-file", str(self.directory / "key.pem")]
-                self._certify()
+                ports += ["--tls-cert-file", str(self._files[0]), "--tls-key-file", str(self._files[1])]
             command = ["redis-server", *ports, "--bind", HOST, "--dir", str(self.directory), "--save", ""]
             command += ["--appendonly", "yes", "--appendfsync", "always", *self._options]
             with (self.directory / "output.log").open("ab") as output:
@@ -116,8 +117,8 @@ class RedisServer:
 
     @property
     def certificate(self) -> Path:
-        """The certificate that it shows, which is its own authority."""
-        return self.directory / "certificate.pem"
+        """The certificate of the authority that signed its own."""
+        return self._authority.certificate
 
     @contextlib.contextmanager
     def client(self, **options: Any) -> Any:
@@ -141,12 +142,13 @@ class RedisServer:
     ) -> None:
         self.kill()
 
-    def _certify(self) -> None:
-        if self.certificate.exists():
-            return
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-        command += ["-addext", f"subjectAltName=IP:{HOST}", "-keyout", str(self.directory / "key.pem")]
-        subprocess.run([*command, "-out", str(self.certificate)], check=True, capture_output=True, timeout=60)
+    @functools.cached_property
+    def _authority(self) -> Authority:
+        return Authority(self.directory / "certificates")
+
+    @functools.cached_property
+    def _files(self) -> tuple[Path, Path]:
+        return self._authority.sign("server", f"IP:{HOST}", "DNS:localhost")
 
     def _rewrite(self) -> None:
         with self.client() as client:
