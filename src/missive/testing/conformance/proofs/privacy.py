@@ -125,6 +125,7 @@ async def private(bench: Bench) -> Verdict:
                 await bench.until(lambda: len(bench.dead_letters()) == len(bodies), "all filed")
                 if proxy is not None:
                     proxy.reset()
+                    bench.faults = 1
                     await bench.until(lambda: proxy.connections, "a connection after the reset")
                 await bench.emptied()
         if harness.credentials:
