@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import missive as m
-from missive.adapters.contract import Credit, Host, Item, Result, Verb
+from missive.adapters.contract import Credit, Host, Item, Result, Session, Verb
 from missive.adapters.sqlite import SCHEMA, SQLiteAdapter
 from missive.engine.lifecycle import Engine
 from missive.matchers import Everything
@@ -182,6 +184,17 @@ class Clock(Host):
         return time.time()
 
 
+@contextlib.asynccontextmanager
+async def consuming(path: Path, lease: float = 30) -> AsyncIterator[Session]:
+    """Hold a session of the queue's."""
+    adapter = SQLiteAdapter(m.Processor(m.JSONMessage, name="app", dlq={}), path, "q", lease=lease)
+    session = await adapter.connect(Clock())
+    try:
+        yield session
+    finally:
+        await session.close()
+
+
 @pytest.mark.parametrize("left", [1, 2, 3, 4])
 def test_only_what_is_ours_is_settled(queue: sqlite3.Connection, tmp_path: Path, left: int):
     """Of what is settled together, what somebody else has since is fenced; what was not named stays leased."""
@@ -189,21 +202,97 @@ def test_only_what_is_ours_is_settled(queue: sqlite3.Connection, tmp_path: Path,
     stolen = left % 4 + 1
 
     async def consume() -> dict[int, Result]:
-        adapter = SQLiteAdapter(m.Processor(m.JSONMessage, name="app", dlq={}), tmp_path / "queue.db", "q")
-        session = await adapter.connect(Clock())
-        try:
+        async with consuming(tmp_path / "queue.db") as session:
             found = await session.fetch(Credit(4, 1000))
             assert [one.attempt for one in found] == [1] * 4
             queue.execute("UPDATE missive_queue SET lease = 'another' WHERE id = ?", (stolen,))
             items = [Item(one, Verb.ack) for one in found if one.native != left]
             results = await session.settle(items)
             return {item.delivery.native: result for item, result in zip(items, results, strict=True)}
-        finally:
-            await session.close()
 
     results = asyncio.run(consume())
     assert results == {n: Result.fenced if n == stolen else Result.confirmed for n in range(1, 5) if n != left}
     assert [row[0] for row in queue.execute("SELECT id FROM missive_queue")] == sorted([left, stolen])
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1, 1), (1000, 1), (1001, 2), (2500, 3), (10_000, 10), (10_001, 10)])
+def test_a_claim_ends_with_the_message_that_is_over_the_credit(
+    queue: sqlite3.Connection, tmp_path: Path, size: int, expected: int
+):
+    """As many are claimed as have bytes of the credit left to begin with; the others stay free."""
+    enqueue(queue, *["x" * 1000] * 10)
+
+    async def claim() -> int:
+        async with consuming(tmp_path / "queue.db") as session:
+            return len(await session.fetch(Credit(100, size)))
+
+    assert asyncio.run(claim()) == expected
+    assert queue.execute("SELECT count(lease) FROM missive_queue").fetchone() == (expected,)
+
+
+def test_what_is_settled_makes_room_for_as_much(queue: sqlite3.Connection, tmp_path: Path):
+    """While there is more, a settlement leases as many as it settles for the next fetch; a stop gives them back."""
+    enqueue(queue, *map(str, range(20)))
+    leased = "SELECT group_concat(body) FROM missive_queue WHERE lease IS NOT NULL"
+
+    async def consume() -> None:
+        async with consuming(tmp_path / "queue.db") as session:
+            first = await session.fetch(Credit(4, 1000))
+            await session.settle([Item(one, Verb.ack) for one in first[:3]])
+            assert queue.execute(leased).fetchone() == ("3,4,5,6",)
+            second = await session.fetch(Credit(3, 1000))
+            assert [one.body for one in second] == [b"4", b"5", b"6"]
+            await session.settle([Item(one, Verb.ack) for one in second])
+            left = await session.stop_intake()
+            assert [one.body for one in left] == [b"7", b"8", b"9"]
+            await session.settle([Item(one, Verb.release) for one in [*left, first[3]]])
+            assert queue.execute(leased).fetchone() == (None,)
+
+    asyncio.run(consume())
+    assert [row[0] for row in queue.execute("SELECT body FROM missive_queue WHERE deliveries = 0")] == [
+        str(number) for number in (3, *range(7, 20))
+    ]
+
+
+def test_what_waited_to_be_fetched_is_asked_for_anew(queue: sqlite3.Connection, tmp_path: Path):
+    """What was claimed with a settlement and fetched late is leased anew, but for what somebody else has by now."""
+    enqueue(queue, *"12345678")
+
+    async def consume() -> tuple[float, list[bytes]]:
+        async with consuming(tmp_path / "queue.db", lease=0.6) as session:
+            await session.settle([Item(one, Verb.ack) for one in await session.fetch(Credit(3, 1000))])
+            queue.execute("UPDATE missive_queue SET lease = 'another' WHERE body = '5'")
+            await asyncio.sleep(0.3)
+            return time.time(), [one.body for one in await session.fetch(Credit(3, 1000))]
+
+    at, found = asyncio.run(consume())
+    assert found == [b"4", b"6"]
+    (until,) = queue.execute("SELECT min(visible_at) FROM missive_queue WHERE body IN ('4', '6')").fetchone()
+    assert at + 0.6 <= until
+
+
+def test_a_settlement_that_fails_settles_nothing(queue: sqlite3.Connection, tmp_path: Path):
+    """Where the claim beside it fails, a settlement is undone and says so: its messages come again."""
+    enqueue(queue, *"12345678")
+
+    async def consume() -> None:
+        async with consuming(tmp_path / "queue.db") as session:
+            found = await session.fetch(Credit(3, 1000))
+            queue.execute(
+                "CREATE TRIGGER broken BEFORE UPDATE ON missive_queue BEGIN SELECT RAISE(ABORT, 'broken'); END"
+            )
+            busy = threading.Event()
+            session.submit(busy.wait)
+            asking = asyncio.ensure_future(session.fetch(Credit(3, 1000)))
+            settling = asyncio.ensure_future(session.settle([Item(one, Verb.ack) for one in found]))
+            await asyncio.sleep(0)
+            busy.set()
+            for failing in (asking, settling):
+                with pytest.raises(m.MissiveError, match="broken"):
+                    await failing
+
+    asyncio.run(consume())
+    assert queue.execute("SELECT count(*), count(lease) FROM missive_queue").fetchone() == (8, 3)
 
 
 STUBBORN = """

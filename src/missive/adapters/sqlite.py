@@ -7,7 +7,7 @@ import contextlib
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ CREATE INDEX IF NOT EXISTS missive_queue_next ON missive_queue (queue, visible_a
 """The queue's table. Enqueueing is one INSERT: `INSERT INTO missive_queue (queue, body) VALUES (?, ?)`."""
 
 _POLL = 0.05
+_STALE = 0.25
+"""After this share of its lease, what was claimed ahead is leased anew before it is handed out."""
 _BUSY_SECONDS = 30
 _MOST_DELAY = 366 * 86400.0
 _FIND = """\
@@ -150,25 +152,49 @@ class SQLiteSession(ThreadedSession):
         self._owner = new_id()
         self._claims = 0
         self._fetched: deque[Delivery] = deque()
+        self._fetched_at = 0.0
+        self._more = False
+        """Whether the last claim left something behind."""
+        self._stopped = False
+        # What is to be done in the next transaction.
+        self._wanted: Credit | None = None
+        self._settlements: deque[_Settlement] = deque()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Claim the oldest visible messages; look again every so often while there are none."""
-        while not self._fetched:
-            await self.thread.run(self._claim, credit)
-            if not self._fetched:
-                await self._host.sleep(_POLL)
-        return [self._fetched.popleft() for _ in range(min(credit.items, len(self._fetched)))]
+        """Return what was claimed with the last settlement, or claim now; look again every so often."""
+        while True:
+            while not self._fetched:
+                self._wanted = credit
+                await self.thread.run(self._work)
+                if not self._fetched:
+                    await self._host.sleep(_POLL)
+            if self._host.time() - self._fetched_at <= _STALE * self._adapter.lease:
+                return [self._fetched.popleft() for _ in range(credit.covers(self._fetched))]
+            await self._renew_fetched()
+
+    async def _renew_fetched(self) -> None:
+        """Begin the leases anew of what has waited to be fetched, and forget what is somebody else's by now."""
+        asked, waited = self._host.time(), list(self._fetched)
+        results = await self.extend(waited)
+        self._fetched = deque([one for one, result in zip(waited, results, strict=True) if result is Result.confirmed])
+        self._fetched_at = asked
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
-        """Delete what is done with, and make visible what is released, in one transaction."""
-        return await self.thread.run(self._settle, items)
+        """Delete what is done with, and make visible what is released, in one transaction with the next claim."""
+        settlement = _Settlement(items)
+        self._settlements.append(settlement)
+        await self.thread.run(self._work)
+        if settlement.trouble is not None:
+            raise settlement.trouble
+        return settlement.results
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Move the end of the leases, in one transaction."""
         return await self.thread.run(self._extend, deliveries)
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Return what a cancelled fetch had claimed."""
+        """Return what was claimed and not fetched."""
+        self._stopped = True
         await self.quiesce()
         left = list(self._fetched)
         self._fetched.clear()
@@ -200,51 +226,79 @@ class SQLiteSession(ThreadedSession):
         if there is None:
             raise Transient(f"{url}: the file has no table missive_queue (create=true makes it)")
 
-    def _claim(self, credit: Credit) -> None:
-        now, queue = self._host.time(), self._adapter.queue
-        with self._troubles():
-            # Looked for before it is locked, so that an idle consumer never writes.
-            there = "SELECT 1 FROM missive_queue WHERE queue = ? AND visible_at <= ? LIMIT 1"
-            if self.client.execute(there, (queue, now)).fetchone() is None:
-                return
-            self._claims += 1
-            token = f"{self._owner}:{self._claims}"
-            found, size = [], 0
+    def _work(self) -> None:
+        """Settle what is to be settled, and claim what is wanted: together, for each transaction waits for the disk.
+
+        What is settled makes room for as much again, which is claimed before it is asked for.
+        """
+        settlements: list[_Settlement] = []
+        while self._settlements:
+            settlements.append(self._settlements.popleft())
+        wanted, self._wanted = self._wanted, None
+        if wanted is None and self._more and not self._fetched:
+            wanted = _room(settlements)
+        try:
+            with self._troubles():
+                if settlements or (wanted is not None and not self._stopped and self._is_any()):
+                    self._settle_and_claim(settlements, None if self._stopped else wanted)
+        except Exception as trouble:
+            for settlement in settlements:
+                settlement.trouble = trouble
+            raise
+
+    def _is_any(self) -> bool:
+        """Tell whether there is anything to claim: looked for before, so that an idle consumer never locks."""
+        there = "SELECT 1 FROM missive_queue WHERE queue = ? AND visible_at <= ? LIMIT 1"
+        return self.client.execute(there, (self._adapter.queue, self._host.time())).fetchone() is not None
+
+    def _settle_and_claim(self, settlements: Sequence[_Settlement], wanted: Credit | None) -> None:
+        try:
             with self._transaction():
-                with contextlib.closing(self.client.execute(_FIND, (queue, now, credit.items))) as rows:
-                    for row in rows:
-                        found.append(delivery := _delivery(row, token))
-                        size += len(delivery.body)
-                        if size >= credit.bytes:
-                            break
-                if found:
-                    which, given = _rows([delivery.native for delivery in found])
-                    given |= {"until": now + self._adapter.lease, "lease": token}
-                    self.client.execute(_LEASE + which, given)
+                for settlement in settlements:
+                    self._settle(settlement)
+                found = self._claim(wanted) if wanted else ()
+        except _SomeFencedError:
+            with self._transaction():
+                for settlement in settlements:
+                    self._settle_ours(settlement)
+                found = self._claim(wanted) if wanted else ()
+        if wanted:
+            self._more = len(found) == wanted.items
         self._fetched.extend(found)
 
-    def _settle(self, items: Sequence[Item]) -> list[Result]:
-        verbs: dict[tuple[Verb, str, float, int], list[int]] = {}
-        for item in items:
-            delivery = item.delivery
-            told = (item.verb, delivery.token, item.delay, item.attempt)
-            if (ids := verbs.get(told)) is None:
-                ids = verbs[told] = []
-            ids.append(delivery.native)
-        with self._troubles():
-            try:
-                with self._transaction():
-                    for told, ids in verbs.items():
-                        # Counted, which is cheaper than to have SQLite name each.
-                        if self._tell(told, ids).rowcount != len(ids):
-                            raise _SomeFencedError  # noqa: TRY301 - it undoes the transaction
-            except _SomeFencedError:
-                done: set[int] = set()
-                with self._transaction():
-                    for told, ids in verbs.items():
-                        done.update(row[0] for row in self._tell(told, ids, " RETURNING id").fetchall())
-                return [Result.confirmed if item.delivery.native in done else Result.fenced for item in items]
-        return [Result.confirmed] * len(items)
+    def _claim(self, wanted: Credit) -> Sequence[Delivery]:
+        """Lease as many as are wanted, and of those that have the bytes that are wanted, the one that is over too."""
+        now = self._fetched_at = self._host.time()
+        self._claims += 1
+        token = f"{self._owner}:{self._claims}"
+        found, size = [], 0
+        with contextlib.closing(self.client.execute(_FIND, (self._adapter.queue, now, wanted.items))) as rows:
+            for row in rows:
+                found.append(delivery := _delivery(row, token))
+                size += len(delivery.body)
+                if size >= wanted.bytes:
+                    break
+        if found:
+            which, given = _rows([delivery.native for delivery in found])
+            given |= {"until": now + self._adapter.lease, "lease": token}
+            self.client.execute(_LEASE + which, given)
+        return found
+
+    def _settle(self, settlement: _Settlement) -> None:
+        """Settle what should all be ours: counted, which is cheaper than to have SQLite name each."""
+        for told, ids in settlement.by_verb():
+            if self._tell(told, ids).rowcount != len(ids):
+                raise _SomeFencedError
+        settlement.results = [Result.confirmed] * len(settlement.items)
+
+    def _settle_ours(self, settlement: _Settlement) -> None:
+        """Settle what is ours."""
+        done: set[int] = set()
+        for told, ids in settlement.by_verb():
+            done.update(row[0] for row in self._tell(told, ids, " RETURNING id").fetchall())
+        settlement.results = [
+            Result.confirmed if item.delivery.native in done else Result.fenced for item in settlement.items
+        ]
 
     def _tell(self, told: tuple[Verb, str, float, int], ids: list[int], returning: str = "") -> sqlite3.Cursor:
         verb, token, delay, attempt = told
@@ -290,6 +344,32 @@ class SQLiteSession(ThreadedSession):
         except sqlite3.DatabaseError as trouble:
             error = Fatal(f"{self._adapter.url}: {trouble}")
         raise error
+
+
+class _Settlement:
+    """What is to be settled, and what became of it."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self.items = items
+        self.results: Sequence[Result] = ()
+        self.trouble: Exception | None = None
+
+    def by_verb(self) -> Iterable[tuple[tuple[Verb, str, float, int], list[int]]]:
+        """Return the rows that are told the same: a verb, their claim, a delay, and attempts."""
+        verbs: dict[tuple[Verb, str, float, int], list[int]] = {}
+        for item in self.items:
+            delivery = item.delivery
+            told = (item.verb, delivery.token, item.delay, item.attempt)
+            if (ids := verbs.get(told)) is None:
+                ids = verbs[told] = []
+            ids.append(delivery.native)
+        return verbs.items()
+
+
+def _room(settlements: Sequence[_Settlement]) -> Credit | None:
+    """Return how much room settlements make."""
+    items = [item for settlement in settlements for item in settlement.items]
+    return Credit(len(items), sum([len(item.delivery.body) for item in items]) or 1) if items else None
 
 
 class _SomeFencedError(Exception):
