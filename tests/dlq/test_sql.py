@@ -6,17 +6,43 @@ import contextlib
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from missive.dlq import Query, Status, open_dlq, open_store
+from missive.dlq import Query, Replay, Status, open_dlq, open_store
 from missive.dlq.sql import SCHEMA_VERSION, SQLStore
 from missive.dlq.sql.disks import network_disk
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.ids import new_id
 from tests.dlq.test_store import SERVERS, on_each_sql, on_servers, parked, record
 from tests.support.databases import DatabaseServer, MariaDB, PostgreSQL
+
+
+@pytest.mark.parametrize("url", SERVERS[:1], indirect=True)
+def test_claims_sort_nothing(store: SQLStore):
+    """PostgreSQL walks along an index for what is due, and queued, also where its statistics know of none yet."""
+    store.put([record() for _ in range(3000)])
+    with store._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(sa.text("ANALYZE missive_dead_letters"))
+    store.put([record(status=Status.parked, due=900.0) for _ in range(1000)])
+    replay = Replay(new_id(), "me", "chosen", here=True)
+    store.start_replay(replay, store.ids(Query(statuses=(Status.dead,))))
+    store.go_on(replay.id)
+    plans: list[str] = []
+
+    def explain(connection: sa.Connection, cursor: Any, statement: str, given: Any, *_: object) -> None:
+        if statement.startswith("SELECT") and "LIMIT" in statement and "ORDER BY" in statement:
+            cursor.execute(f"EXPLAIN {statement}", given)
+            plans.append("\n".join(line for (line,) in cursor.fetchall()))
+
+    sa.event.listen(store._engine, "before_cursor_execute", explain)
+    assert len(store.claim("shop", "t", 10, 60.0)) == 10
+    assert len(store.claim("shop", "t", 10, 60.0, replay.id)) == 10
+    store.next_due("shop")
+    assert len(plans) > 6
+    assert [plan for plan in plans if "Sort" in plan] == []
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path):
