@@ -27,6 +27,7 @@ class RabbitMQHarness(Harness):
     credentials = True
     again_seconds = 8.0
     duplicates = 250  # the prefetch
+    forgets = 32_768  # the journal of a classic queue's acks, which is written when it is full, or the queue is idle
 
     def __init__(self, node: RabbitMQ, queue: str | None = None) -> None:
         self.node = node
@@ -105,6 +106,7 @@ class RabbitMQHarness(Harness):
 class QuorumHarness(RabbitMQHarness):
     name = "rabbitmq (quorum)"
     arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
+    forgets = 0
 
 
 def declared(node: RabbitMQ, arguments: dict[str, Any]) -> list[str]:

@@ -157,6 +157,8 @@ class Bench:
         """How many messages were handled twice, or came again though they were handled, after faults."""
         self.faults = 0
         """How many faults there were, after each of which the harness says how many may be handled again."""
+        self.forgotten = 0
+        """How many settlements the broker may have forgotten in all, by what the harness says."""
         self.credit = intake.CREDIT.items
         """How many messages an engine has in flight at most, where each is settled by itself."""
         self._wrap = wrap
@@ -422,7 +424,7 @@ class Bench:
         # Where acks are answered only what the engine had in flight comes again; else all that are on their way may.
         if able is not None and able.commit == "each" and able.replies:
             bound = min(bound, self.credit)
-        most = self.faults * bound
+        most = self.faults * bound + self.forgotten
         check(self.duplicates <= most, f"{self.duplicates} duplicates after {self.faults} faults")
 
     async def _quiet(self, session: Session) -> float:

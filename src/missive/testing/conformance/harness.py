@@ -67,6 +67,8 @@ class Harness(ABC):
     duplicates: ClassVar[int] = CREDIT.items
     """How many messages may be handled twice for each fault: what is in flight at most, which is the engine's credit,
     or a prefetch that is smaller."""
+    forgets: ClassVar[int] = 0
+    """How many settlements that it took the broker may forget when it is killed, because it writes them later."""
     moved: ClassVar[int] = 0
     """How many messages may be handled twice when a lane goes to another consumer in good order."""
     lanes: int = 1

@@ -81,7 +81,9 @@ async def broker_killed(bench: Bench) -> Verdict:
         await bench.blocking(harness.kill)
         await bench.blocking(harness.start)
 
-    return await _under_load(bench, hurt, 10 if bench.deep else 1)
+    times = 10 if bench.deep else 1
+    bench.forgotten = times * harness.forgets
+    return await _under_load(bench, hurt, times)
 
 
 @case(47)
