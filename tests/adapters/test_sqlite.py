@@ -8,14 +8,14 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import missive as m
-from missive.adapters.contract import Credit, Host, Item, Result, Session, Verb
+from missive.adapters.contract import Credit, Delivery, Host, Item, Result, Session, Verb
 from missive.adapters.sqlite import SCHEMA, SQLiteAdapter
 from missive.engine.lifecycle import Engine
 from missive.matchers import Everything
@@ -230,45 +230,59 @@ def test_a_claim_ends_with_the_message_that_is_over_the_credit(
     assert queue.execute("SELECT count(lease) FROM missive_queue").fetchone() == (expected,)
 
 
+def acked(deliveries: Sequence[Delivery]) -> list[Item]:
+    return [Item(one, Verb.ack) for one in deliveries]
+
+
+LEASED = "SELECT min(body), max(body), count(*) FROM missive_queue WHERE lease IS NOT NULL"
+
+
 def test_what_is_settled_makes_room_for_as_much(queue: sqlite3.Connection, tmp_path: Path):
-    """While there is more, a settlement leases as many as it settles for the next fetch; a stop gives them back."""
-    enqueue(queue, *map(str, range(20)))
-    leased = "SELECT group_concat(body) FROM missive_queue WHERE lease IS NOT NULL"
+    """While there is more, many settlements lease as many for the next fetch; few lease none; a stop returns them."""
+    enqueue(queue, *map(str, range(1000, 2000)))
 
     async def consume() -> None:
         async with consuming(tmp_path / "queue.db") as session:
-            first = await session.fetch(Credit(4, 1000))
-            await session.settle([Item(one, Verb.ack) for one in first[:3]])
-            assert queue.execute(leased).fetchone() == ("3,4,5,6",)
-            second = await session.fetch(Credit(3, 1000))
-            assert [one.body for one in second] == [b"4", b"5", b"6"]
-            await session.settle([Item(one, Verb.ack) for one in second])
+            first = await session.fetch(Credit(300, 10_000))
+            await session.settle(acked(first[:250]))
+            assert queue.execute(LEASED).fetchone() == ("1250", "1549", 300)
+            second = await session.fetch(Credit(250, 10_000))
+            assert [one.body for one in second] == [b"%d" % number for number in range(1300, 1550)]
+            await session.settle(acked(second[:249]))
+            assert queue.execute(LEASED).fetchone() == ("1250", "1549", 51)
+            third = await session.fetch(Credit(249, 10_000))
+            await session.settle(acked([*third, second[249]]))
             left = await session.stop_intake()
-            assert [one.body for one in left] == [b"7", b"8", b"9"]
-            await session.settle([Item(one, Verb.release) for one in [*left, first[3]]])
-            assert queue.execute(leased).fetchone() == (None,)
+            assert [one.body for one in left] == [b"%d" % number for number in range(1799, 2000)]
+            await session.settle([Item(one, Verb.release) for one in [*left, *first[250:]]])
+            assert queue.execute(LEASED).fetchone() == (None, None, 0)
 
     asyncio.run(consume())
-    assert [row[0] for row in queue.execute("SELECT body FROM missive_queue WHERE deliveries = 0")] == [
-        str(number) for number in (3, *range(7, 20))
-    ]
+    assert queue.execute("SELECT count(*), max(deliveries) FROM missive_queue").fetchone() == (251, 0)
 
 
-def test_what_waited_to_be_fetched_is_asked_for_anew(queue: sqlite3.Connection, tmp_path: Path):
-    """What was claimed with a settlement and fetched late is leased anew, but for what somebody else has by now."""
-    enqueue(queue, *"12345678")
+@pytest.mark.parametrize("how", ["fetch", "extend"])
+def test_what_is_not_fetched_in_time_is_given_back(queue: sqlite3.Connection, tmp_path: Path, how: str):
+    """What was claimed with a settlement goes back when leases are renewed, or at a late fetch, as if it never came."""
+    enqueue(queue, *map(str, range(1000, 2000)))
 
-    async def consume() -> tuple[float, list[bytes]]:
+    async def consume() -> None:
         async with consuming(tmp_path / "queue.db", lease=0.6) as session:
-            await session.settle([Item(one, Verb.ack) for one in await session.fetch(Credit(3, 1000))])
-            queue.execute("UPDATE missive_queue SET lease = 'another' WHERE body = '5'")
+            first = await session.fetch(Credit(400, 10_000))
+            await session.settle(acked(first[:250]))
+            queue.execute("UPDATE missive_queue SET lease = 'another' WHERE body = '1500'")
             await asyncio.sleep(0.3)
-            return time.time(), [one.body for one in await session.fetch(Credit(3, 1000))]
+            if how == "fetch":
+                found = await session.fetch(Credit(10, 10_000))
+                assert [(one.body, one.attempt) for one in found[:2]] == [(b"1400", 1), (b"1401", 1)]
+                await session.settle([Item(one, Verb.release) for one in found])
+            else:
+                await session.extend(first[250:])
+            assert queue.execute(LEASED).fetchone() == ("1250", "1500", 151)
 
-    at, found = asyncio.run(consume())
-    assert found == [b"4", b"6"]
-    (until,) = queue.execute("SELECT min(visible_at) FROM missive_queue WHERE body IN ('4', '6')").fetchone()
-    assert at + 0.6 <= until
+    asyncio.run(consume())
+    free = "SELECT min(body), count(*), max(deliveries) FROM missive_queue WHERE lease IS NULL"
+    assert queue.execute(free).fetchone() == ("1400", 599, 0)
 
 
 def test_a_settlement_that_fails_settles_nothing(queue: sqlite3.Connection, tmp_path: Path):

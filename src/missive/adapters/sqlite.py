@@ -54,7 +54,9 @@ CREATE INDEX IF NOT EXISTS missive_queue_next ON missive_queue (queue, visible_a
 
 _POLL = 0.05
 _STALE = 0.25
-"""After this share of its lease, what was claimed ahead is leased anew before it is handed out."""
+"""What was claimed ahead is given back after this share of its lease: somebody else may have time for it."""
+_MUCH = 250
+"""Only beside so many settlements is as much claimed ahead: then the engine is about to ask for it."""
 _BUSY_SECONDS = 30
 _MOST_DELAY = 366 * 86400.0
 _FIND = """\
@@ -149,7 +151,7 @@ class SQLiteSession(ThreadedSession):
         self.capabilities = Capabilities(lease=adapter.lease, fences=True, attempts="exact", max_delay=_MOST_DELAY)
         self._adapter = adapter
         self._host = host
-        self._owner = new_id()
+        self._owner = new_id()[-12:]  # 60 random bits: what is short makes rows short
         self._claims = 0
         self._fetched: deque[Delivery] = deque()
         self._fetched_at = 0.0
@@ -168,16 +170,16 @@ class SQLiteSession(ThreadedSession):
                 await self.thread.run(self._work)
                 if not self._fetched:
                     await self._host.sleep(_POLL)
-            if self._host.time() - self._fetched_at <= _STALE * self._adapter.lease:
+            if not await self._give_back_stale():
                 return [self._fetched.popleft() for _ in range(credit.covers(self._fetched))]
-            await self._renew_fetched()
 
-    async def _renew_fetched(self) -> None:
-        """Begin the leases anew of what has waited to be fetched, and forget what is somebody else's by now."""
-        asked, waited = self._host.time(), list(self._fetched)
-        results = await self.extend(waited)
-        self._fetched = deque([one for one, result in zip(waited, results, strict=True) if result is Result.confirmed])
-        self._fetched_at = asked
+    async def _give_back_stale(self) -> bool:
+        """Give back what has waited too long to be fetched; tells whether there was anything."""
+        if not self._fetched or self._host.time() - self._fetched_at <= _STALE * self._adapter.lease:
+            return False
+        stale, self._fetched, self._more = list(self._fetched), deque(), False
+        await self.settle([Item(one, Verb.release) for one in stale])
+        return True
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
         """Delete what is done with, and make visible what is released, in one transaction with the next claim."""
@@ -190,6 +192,7 @@ class SQLiteSession(ThreadedSession):
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Move the end of the leases, in one transaction."""
+        await self._give_back_stale()
         return await self.thread.run(self._extend, deliveries)
 
     async def stop_intake(self) -> Sequence[Delivery]:
@@ -367,9 +370,9 @@ class _Settlement:
 
 
 def _room(settlements: Sequence[_Settlement]) -> Credit | None:
-    """Return how much room settlements make."""
+    """Return how much room settlements make, where they are many."""
     items = [item for settlement in settlements for item in settlement.items]
-    return Credit(len(items), sum([len(item.delivery.body) for item in items]) or 1) if items else None
+    return None if len(items) < _MUCH else Credit(len(items), sum([len(item.delivery.body) for item in items]) or 1)
 
 
 class _SomeFencedError(Exception):
