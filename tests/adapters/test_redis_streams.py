@@ -246,12 +246,13 @@ def test_what_comes_again_to_the_same_consumer_fences_what_was_before(redis: Red
     asyncio.run(main())
 
 
-def test_what_was_read_ahead_and_went_to_somebody_else_is_not_handed_out(redis: RedisServer):
-    """What was read ahead has its lease begun anew when it is handed out; what another took over is left to him."""
+@pytest.mark.parametrize("how", ["fetch", "extend"])
+def test_what_was_read_ahead_and_is_not_fetched_in_time_is_given_back(redis: RedisServer, how: str):
+    """What a busy consumer read ahead is free for others when leases are renewed, or at a late fetch, uncounted."""
     stream, credit = Stream(redis), Credit(100, 10**9)
 
     async def main() -> None:
-        async with sessions(stream.adapter(claim_idle=2)) as (session,):
+        async with sessions(stream.adapter(claim_idle=2), stream.adapter(claim_idle=2)) as (session, other):
             stream.publish(*(b"%d" % number for number in range(300)))
             first = await session.fetch(credit)
             await asyncio.to_thread(wait_until, lambda: stream.pending() == 300, "the rest to be read ahead")
@@ -259,9 +260,16 @@ def test_what_was_read_ahead_and_went_to_somebody_else_is_not_handed_out(redis: 
                 ids = [entry["message_id"] for entry in client.xpending_range(stream.name, stream.group, "-", "+", 300)]
                 client.xclaim(stream.name, stream.group, "thief", 0, ids[250:], justid=True)
             session._arrived_at -= 1  # as if a second had passed
-            rest = [*await session.fetch(credit), *await session.fetch(credit)]
-            assert [one.body for one in (*first, *rest)] == [b"%d" % number for number in range(250)]
-            assert await session.settle(items([*first, *rest])) == [Result.confirmed] * 250
+            mine: list[Delivery] = []
+            if how == "extend":
+                assert await session.extend(first) == [Result.confirmed] * 100
+            else:
+                mine = await fetch(session, 50)
+            rest = [*mine, *await fetch(other, 150 - len(mine))]
+            assert sorted(int(one.body) for one in rest) == list(range(100, 250))
+            assert {one.attempt for one in rest} == {1}
+            assert await session.settle(items([*first, *mine])) == [Result.confirmed] * (100 + len(mine))
+            assert await other.settle(items(rest[len(mine) :])) == [Result.confirmed] * (150 - len(mine))
 
     asyncio.run(main())
     assert stream.pending() == 50

@@ -47,7 +47,7 @@ _AHEAD = Credit(500, 16 * 1024 * 1024)
 _MUCH = 100
 """A read that was for so many and got them may have left more behind."""
 _STALE = 0.25
-"""After this share of its lease, what was read ahead is asked for anew before it is handed out."""
+"""What was read ahead is given back after this share of its lease: somebody else may have time for it."""
 _SEQUENCE = 20
 """Bits of a position for an entry's number within its millisecond; an id of a producer's own may have a larger one."""
 _FIRST_SIZE = 100_000
@@ -127,9 +127,8 @@ class RedisStreamsSession(Session):
             while not self._arrived:
                 await asyncio.shield(self._reading or self._start_reading(credit))
                 self._reading = None
-            if self._loop.time() - self._arrived_at <= _STALE * self._adapter.claim_idle:
+            if not await self._give_back_stale():
                 break
-            await self._renew_arrived()
         if self._reading is not None and self._reading.done():  # it brought what is here
             self._reading = None
         count = credit.covers(self._arrived)
@@ -143,12 +142,14 @@ class RedisStreamsSession(Session):
         reading.add_done_callback(_look_at)
         return reading
 
-    async def _renew_arrived(self) -> None:
-        """Begin the leases anew of what has waited to be fetched, and forget what is somebody else's by now."""
-        asked, waited = self._loop.time(), list(self._arrived)
-        results = await self.extend(waited)
-        self._arrived = deque([one for one, result in zip(waited, results, strict=True) if result is Result.confirmed])
-        self._arrived_at = asked
+    async def _give_back_stale(self) -> bool:
+        """Give back what has waited too long to be fetched; tells whether there was anything."""
+        if not self._arrived or self._loop.time() - self._arrived_at <= _STALE * self._adapter.claim_idle:
+            return False
+        stale = list(self._arrived)
+        self._arrived.clear()
+        await self.settle([Item(one, Verb.release) for one in stale])
+        return True
 
     async def _read(self, credit: Credit) -> None:
         adapter = self._adapter
@@ -234,6 +235,7 @@ class RedisStreamsSession(Session):
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Begin the leases anew of what is still this consumer's."""
+        await self._give_back_stale()
         gone = await self._run(self._extend, deliveries)
         results = []
         for one in deliveries:
