@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from missive.disks import network_disk
 from tests.support.kafka import Kafka
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
@@ -143,16 +142,6 @@ def test_kafka(doctor, kafka: Kafka):
     code, found, _ = doctor(kafka.url(name, "g"), "--dlq", "sqlite:///dlq.db")
     assert code == 0
     assert levels(found)[-3:] == [("ok", "connection"), ("ok", "topic"), ("warning", "copies")]
-
-
-def test_a_network_disk(tmp_path: Path):
-    """The kind of the disk that a file is on is that of the longest mount point above it."""
-    mounts = tmp_path / "mounts"
-    mounts.write_text(f"d / ext4 rw 0 0\nd {tmp_path} nfs4 rw 0 0\nd {tmp_path}/local xfs rw 0 0\n")
-    assert network_disk(tmp_path / "queue.db", mounts) == "nfs4"
-    assert network_disk(tmp_path / "local" / "queue.db", mounts) is None
-    assert network_disk(Path("/x"), mounts) is None
-    assert network_disk(Path("/x"), tmp_path / "none") is None
 
 
 @pytest.mark.redis

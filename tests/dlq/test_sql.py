@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from missive.disks import keep_journal, network_disk
 from missive.dlq import Query, Replay, Status, open_dlq, open_store
 from missive.dlq.sql import SCHEMA_VERSION, SQLStore
-from missive.dlq.sql.disks import network_disk
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.ids import new_id
 from tests.dlq.test_store import SERVERS, on_each_sql, on_servers, parked, record
@@ -43,6 +45,28 @@ def test_claims_sort_nothing(store: SQLStore):
     store.next_due("shop")
     assert len(plans) >= 5
     assert [plan for plan in plans if "Sort" in plan] == []
+
+
+def test_several_may_open_a_new_file_at_once(tmp_path: Path):
+    """Workers that start together on a store that is not there yet all open it."""
+    together, opened = threading.Barrier(4), Counter[str]()
+
+    def open_each() -> None:
+        for number in range(40):
+            together.wait(30)
+            try:
+                with contextlib.closing(sqlite3.connect(tmp_path / f"{number}.db", isolation_level=None)) as connection:
+                    keep_journal(connection, 5)
+                    opened[connection.execute("PRAGMA journal_mode").fetchone()[0]] += 1
+            except sqlite3.Error as error:
+                opened[str(error)] += 1
+
+    threads = [threading.Thread(target=open_each) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert opened == {"wal": 160}
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path):

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
+from missive.disks import network_disk
 from missive.dlq.retention import Retention
 from missive.dlq.sql.dialects import connected, in_words, is_deadlock, is_known
-from missive.dlq.sql.disks import network_disk
 from missive.dlq.sql.migrations import migrate
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
