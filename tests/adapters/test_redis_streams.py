@@ -252,14 +252,15 @@ def test_what_was_read_ahead_and_is_not_fetched_in_time_is_given_back(redis: Red
     stream, credit = Stream(redis), Credit(100, 10**9)
 
     async def main() -> None:
-        async with sessions(stream.adapter(claim_idle=2), stream.adapter(claim_idle=2)) as (session, other):
+        async with sessions(stream.adapter(claim_idle=20), stream.adapter(claim_idle=20)) as (session, other):
             stream.publish(*(b"%d" % number for number in range(300)))
             first = await session.fetch(credit)
             await asyncio.to_thread(wait_until, lambda: stream.pending() == 300, "the rest to be read ahead")
             with redis.client() as client:
                 ids = [entry["message_id"] for entry in client.xpending_range(stream.name, stream.group, "-", "+", 300)]
                 client.xclaim(stream.name, stream.group, "thief", 0, ids[250:], justid=True)
-            session._arrived_at -= 1  # as if a second had passed
+            session._arrived_at -= 6  # as if so many seconds had passed
+            session._next_look = 0.0
             mine: list[Delivery] = []
             if how == "extend":
                 assert await session.extend(first) == [Result.confirmed] * 100
@@ -273,6 +274,54 @@ def test_what_was_read_ahead_and_is_not_fetched_in_time_is_given_back(redis: Red
 
     asyncio.run(main())
     assert stream.pending() == 50
+
+
+def test_a_stop_waits_for_what_is_just_given_back(redis: RedisServer):
+    """A fetch that is cancelled while it gives back what is stale ends, and nothing of it stays here or is counted."""
+    stream, credit = Stream(redis), Credit(100, 10**9)
+
+    async def main() -> None:
+        async with sessions(stream.adapter()) as (session,):
+            stream.publish(*(b"%d" % number for number in range(300)))
+            first = await session.fetch(credit)
+            await asyncio.to_thread(wait_until, lambda: stream.pending() == 300, "the rest to be read ahead")
+            session._arrived_at -= 1000
+            fetching = asyncio.ensure_future(session.fetch(credit))
+            await asyncio.sleep(0)
+            fetching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await fetching
+            assert await session.stop_intake() == []
+            assert await session.settle([Item(one, Verb.release) for one in first]) == [Result.confirmed] * 100
+        async with sessions(stream.adapter()) as (session,):
+            again = await fetch(session, 300)
+            assert {one.attempt for one in again} == {1}
+
+    asyncio.run(main())
+
+
+def test_what_cannot_be_given_back_is_returned_by_a_stop(redis: RedisServer):
+    """What is stale while the server answers nothing is not forgotten."""
+    stream, credit = Stream(redis), Credit(100, 10**9)
+
+    async def main() -> None:
+        async with sessions(stream.adapter()) as (session,):
+            stream.publish(*(b"%d" % number for number in range(300)))
+            await session.fetch(credit)
+            await asyncio.to_thread(wait_until, lambda: stream.pending() == 300, "the rest to be read ahead")
+            session._arrived_at -= 1000
+            await session.client.aclose()
+            with redis.client() as client:
+                client.client_kill_filter(skipme=True)
+                client.config_set("maxclients", 1)
+                try:
+                    with pytest.raises(missive.Transient):
+                        await session.fetch(credit)
+                finally:
+                    client.config_set("maxclients", 1000)
+            assert len(await session.stop_intake()) == 200
+
+    asyncio.run(main())
 
 
 def test_leases_are_renewed(redis: RedisServer, work: Callable[..., Running]):

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -243,22 +242,22 @@ def test_what_is_settled_makes_room_for_as_much(queue: sqlite3.Connection, tmp_p
 
     async def consume() -> None:
         async with consuming(tmp_path / "queue.db") as session:
-            first = await session.fetch(Credit(300, 10_000))
-            await session.settle(acked(first[:250]))
-            assert queue.execute(LEASED).fetchone() == ("1250", "1549", 300)
-            second = await session.fetch(Credit(250, 10_000))
-            assert [one.body for one in second] == [b"%d" % number for number in range(1300, 1550)]
-            await session.settle(acked(second[:249]))
-            assert queue.execute(LEASED).fetchone() == ("1250", "1549", 51)
-            third = await session.fetch(Credit(249, 10_000))
-            await session.settle(acked([*third, second[249]]))
+            first = await session.fetch(Credit(350, 10_000))
+            await session.settle(acked(first[:300]))
+            assert queue.execute(LEASED).fetchone() == ("1300", "1649", 350)
+            second = await session.fetch(Credit(300, 10_000))
+            assert [one.body for one in second] == [b"%d" % number for number in range(1350, 1650)]
+            await session.settle(acked(second[:299]))
+            assert queue.execute(LEASED).fetchone() == ("1300", "1649", 51)
+            third = await session.fetch(Credit(299, 10_000))
+            await session.settle(acked([*third, second[299]]))
             left = await session.stop_intake()
-            assert [one.body for one in left] == [b"%d" % number for number in range(1799, 2000)]
-            await session.settle([Item(one, Verb.release) for one in [*left, *first[250:]]])
+            assert [one.body for one in left] == [b"%d" % number for number in range(1949, 2000)]
+            await session.settle([Item(one, Verb.release) for one in [*left, *first[300:]]])
             assert queue.execute(LEASED).fetchone() == (None, None, 0)
 
     asyncio.run(consume())
-    assert queue.execute("SELECT count(*), max(deliveries) FROM missive_queue").fetchone() == (251, 0)
+    assert queue.execute("SELECT count(*), max(deliveries) FROM missive_queue").fetchone() == (101, 0)
 
 
 @pytest.mark.parametrize("how", ["fetch", "extend"])
@@ -267,46 +266,78 @@ def test_what_is_not_fetched_in_time_is_given_back(queue: sqlite3.Connection, tm
     enqueue(queue, *map(str, range(1000, 2000)))
 
     async def consume() -> None:
-        async with consuming(tmp_path / "queue.db", lease=0.6) as session:
+        async with consuming(tmp_path / "queue.db", lease=4) as session:
             first = await session.fetch(Credit(400, 10_000))
-            await session.settle(acked(first[:250]))
-            queue.execute("UPDATE missive_queue SET lease = 'another' WHERE body = '1500'")
-            await asyncio.sleep(0.3)
+            await session.settle(acked(first[:300]))
+            queue.execute("UPDATE missive_queue SET lease = 'another' WHERE body = '1600'")
+            await asyncio.sleep(1.1)
             if how == "fetch":
                 found = await session.fetch(Credit(10, 10_000))
                 assert [(one.body, one.attempt) for one in found[:2]] == [(b"1400", 1), (b"1401", 1)]
                 await session.settle([Item(one, Verb.release) for one in found])
             else:
-                await session.extend(first[250:])
-            assert queue.execute(LEASED).fetchone() == ("1250", "1500", 151)
+                await session.extend(first[300:])
+            assert queue.execute(LEASED).fetchone() == ("1300", "1600", 101)
 
     asyncio.run(consume())
     free = "SELECT min(body), count(*), max(deliveries) FROM missive_queue WHERE lease IS NULL"
     assert queue.execute(free).fetchone() == ("1400", 599, 0)
 
 
-def test_a_settlement_that_fails_settles_nothing(queue: sqlite3.Connection, tmp_path: Path):
-    """Where the claim beside it fails, a settlement is undone and says so: its messages come again."""
-    enqueue(queue, *"12345678")
+def test_what_cannot_be_given_back_is_kept(queue: sqlite3.Connection, tmp_path: Path):
+    """What was claimed ahead, and could not be given back in time, is returned by a stop all the same."""
+    enqueue(queue, *map(str, range(1000, 2000)))
+
+    async def consume() -> None:
+        async with consuming(tmp_path / "queue.db", lease=4) as session:
+            first = await session.fetch(Credit(400, 10_000))
+            await session.settle(acked(first[:300]))
+            queue.execute(
+                "CREATE TRIGGER broken BEFORE UPDATE OF deliveries ON missive_queue"
+                " BEGIN SELECT RAISE(ABORT, 'broken'); END"
+            )
+            await asyncio.sleep(1.1)
+            with pytest.raises(m.MissiveError, match="broken"):
+                await session.extend(first[300:])
+            assert len(await session.stop_intake()) == 300
+            renewed = "SELECT count(*) FROM missive_queue WHERE visible_at > ? AND body < '1400'"
+            assert queue.execute(renewed, (time.time() + 3,)).fetchone() == (100,)
+
+    asyncio.run(consume())
+
+
+def test_a_claim_that_fails_undoes_no_settlement(queue: sqlite3.Connection, tmp_path: Path):
+    """Where what comes next cannot be claimed, what was handled is settled all the same; the next fetch says why."""
+    enqueue(queue, *map(str, range(1000, 2000)))
 
     async def consume() -> None:
         async with consuming(tmp_path / "queue.db") as session:
-            found = await session.fetch(Credit(3, 1000))
+            found = await session.fetch(Credit(300, 10_000))
             queue.execute(
-                "CREATE TRIGGER broken BEFORE UPDATE ON missive_queue BEGIN SELECT RAISE(ABORT, 'broken'); END"
+                "CREATE TRIGGER broken BEFORE UPDATE ON missive_queue WHEN new.body = '1400'"
+                " BEGIN SELECT RAISE(ABORT, 'broken'); END"
             )
-            busy = threading.Event()
-            session.submit(busy.wait)
-            asking = asyncio.ensure_future(session.fetch(Credit(3, 1000)))
-            settling = asyncio.ensure_future(session.settle([Item(one, Verb.ack) for one in found]))
-            await asyncio.sleep(0)
-            busy.set()
-            for failing in (asking, settling):
-                with pytest.raises(m.MissiveError, match="broken"):
-                    await failing
+            assert list(await session.settle(acked(found))) == [Result.confirmed] * 300
+            assert queue.execute("SELECT count(*), count(lease) FROM missive_queue").fetchone() == (700, 0)
+            with pytest.raises(m.MissiveError, match="broken"):
+                await session.fetch(Credit(300, 10_000))
 
     asyncio.run(consume())
-    assert queue.execute("SELECT count(*), count(lease) FROM missive_queue").fetchone() == (8, 3)
+
+
+def test_what_a_producer_wrote_wrong_keeps_no_other_back(queue: sqlite3.Connection, tmp_path: Path):
+    """Text that is no UTF-8, a number for a body, headers that are too deep: each is delivered, and what follows."""
+    latin = "CAST(x'e9ff' AS TEXT)"
+    queue.execute(f"INSERT INTO missive_queue (queue, body, key) VALUES ('q', {latin}, {latin})")
+    queue.execute("INSERT INTO missive_queue (queue, body, headers) VALUES ('q', 7, ?)", ("[" * 200_000,))
+    enqueue(queue, "last")
+
+    async def consume() -> list[tuple[object, ...]]:
+        async with consuming(tmp_path / "queue.db") as session:
+            found = await session.fetch(Credit(10, 1000))
+            return [(one.body, one.key, len(one.headers)) for one in found]
+
+    assert asyncio.run(consume()) == [(b"\xe9\xff", "\ufffd\ufffd", 0), (b"7", None, 1), (b"last", None, 0)]
 
 
 STUBBORN = """

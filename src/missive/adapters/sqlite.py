@@ -7,7 +7,7 @@ import contextlib
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from missive.adapters.contract import (
 )
 from missive.adapters.registry import AdapterURL, keywords
 from missive.adapters.threaded import ClientThread, ThreadedSession
-from missive.disks import network_disk
+from missive.disks import keep_journal, network_disk
 from missive.errors import Fatal, Transient, UsageError
 from missive.ids import new_id
 from missive.processor import Processor
@@ -54,13 +54,13 @@ CREATE INDEX IF NOT EXISTS missive_queue_next ON missive_queue (queue, visible_a
 
 _POLL = 0.05
 _STALE = 0.25
-"""What was claimed ahead is given back after this share of its lease: somebody else may have time for it."""
-_MUCH = 250
+"""What was claimed ahead is not handed out after this share of its lease: somebody else may have time for it."""
+_MUCH = 300
 """Only beside so many settlements is as much claimed ahead: then the engine is about to ask for it."""
 _BUSY_SECONDS = 30
 _MOST_DELAY = 366 * 86400.0
 _FIND = """\
-SELECT id, body, headers, key, topic, message_id, content_type, sent_at, deliveries + 1 FROM missive_queue
+SELECT id, CAST(body AS BLOB), headers, key, topic, message_id, content_type, sent_at, deliveries + 1 FROM missive_queue
 WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?
 """
 _LEASE = "UPDATE missive_queue SET visible_at = :until, lease = :lease, deliveries = deliveries + 1 WHERE "
@@ -158,42 +158,35 @@ class SQLiteSession(ThreadedSession):
         self._more = False
         """Whether the last claim left something behind."""
         self._stopped = False
-        # What is to be done in the next transaction.
-        self._wanted: Credit | None = None
-        self._settlements: deque[_Settlement] = deque()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Return what was claimed with the last settlement, or claim now; look again every so often."""
-        while True:
-            while not self._fetched:
-                self._wanted = credit
-                await self.thread.run(self._work)
-                if not self._fetched:
-                    await self._host.sleep(_POLL)
-            if not await self._give_back_stale():
-                return [self._fetched.popleft() for _ in range(credit.covers(self._fetched))]
-
-    async def _give_back_stale(self) -> bool:
-        """Give back what has waited too long to be fetched; tells whether there was anything."""
-        if not self._fetched or self._host.time() - self._fetched_at <= _STALE * self._adapter.lease:
-            return False
-        stale, self._fetched, self._more = list(self._fetched), deque(), False
-        await self.settle([Item(one, Verb.release) for one in stale])
-        return True
+        """Return what was claimed with the last settlements, or claim now; look again every so often."""
+        await self._give_back_stale()
+        while not self._fetched:
+            await self.thread.run(self._claim, credit)
+            if not self._fetched:
+                await self._host.sleep(_POLL)
+        return [self._fetched.popleft() for _ in range(credit.covers(self._fetched))]
 
     async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
         """Delete what is done with, and make visible what is released, in one transaction with the next claim."""
-        settlement = _Settlement(items)
-        self._settlements.append(settlement)
-        await self.thread.run(self._work)
-        if settlement.trouble is not None:
-            raise settlement.trouble
-        return settlement.results
+        return await self.thread.run(self._settle, items)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Move the end of the leases, in one transaction."""
+        results = await self.thread.run(self._extend, deliveries)
         await self._give_back_stale()
-        return await self.thread.run(self._extend, deliveries)
+        return results
+
+    async def _give_back_stale(self) -> None:
+        """Give back what has waited too long to be fetched."""
+        if self._fetched and self._host.time() - self._fetched_at > _STALE * self._adapter.lease:
+            stale, self._fetched = self._fetched, deque()
+            try:
+                await self.settle([Item(one, Verb.release) for one in stale])
+            except BaseException:
+                self._fetched.extend(stale)  # for `stop_intake`, or the next try
+                raise
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Return what was claimed and not fetched."""
@@ -221,87 +214,81 @@ class SQLiteSession(ThreadedSession):
             raise Transient(f"{url}: the file does not exist (create=true makes it)")
         with self._troubles():
             self.client = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            self.client.execute("PRAGMA journal_mode=WAL")
-            self.client.execute("PRAGMA synchronous=FULL")
+            self.client.text_factory = _text
+            keep_journal(self.client, _BUSY_SECONDS)
             if self._adapter.create:
                 self.client.executescript(SCHEMA)
             there = self.client.execute("SELECT 1 FROM sqlite_master WHERE name = 'missive_queue'").fetchone()
         if there is None:
             raise Transient(f"{url}: the file has no table missive_queue (create=true makes it)")
 
-    def _work(self) -> None:
-        """Settle what is to be settled, and claim what is wanted: together, for each transaction waits for the disk.
-
-        What is settled makes room for as much again, which is claimed before it is asked for.
-        """
-        settlements: list[_Settlement] = []
-        while self._settlements:
-            settlements.append(self._settlements.popleft())
-        wanted, self._wanted = self._wanted, None
-        if wanted is None and self._more and not self._fetched:
-            wanted = _room(settlements)
-        try:
-            with self._troubles():
-                if settlements or (wanted is not None and not self._stopped and self._is_any()):
-                    self._settle_and_claim(settlements, None if self._stopped else wanted)
-        except Exception as trouble:
-            for settlement in settlements:
-                settlement.trouble = trouble
-            raise
-
-    def _is_any(self) -> bool:
-        """Tell whether there is anything to claim: looked for before, so that an idle consumer never locks."""
+    def _claim(self, credit: Credit) -> None:
+        # Looked for before it is locked, so that an idle consumer never writes.
         there = "SELECT 1 FROM missive_queue WHERE queue = ? AND visible_at <= ? LIMIT 1"
-        return self.client.execute(there, (self._adapter.queue, self._host.time())).fetchone() is not None
-
-    def _settle_and_claim(self, settlements: Sequence[_Settlement], wanted: Credit | None) -> None:
-        try:
+        with self._troubles():
+            if self.client.execute(there, (self._adapter.queue, self._host.time())).fetchone() is None:
+                return
             with self._transaction():
-                for settlement in settlements:
-                    self._settle(settlement)
-                found = self._claim(wanted) if wanted else ()
-        except _SomeFencedError:
-            with self._transaction():
-                for settlement in settlements:
-                    self._settle_ours(settlement)
-                found = self._claim(wanted) if wanted else ()
-        if wanted:
-            self._more = len(found) == wanted.items
+                found = self._lease_next(credit)
         self._fetched.extend(found)
 
-    def _claim(self, wanted: Credit) -> Sequence[Delivery]:
-        """Lease as many as are wanted, and of those that have the bytes that are wanted, the one that is over too."""
-        now = self._fetched_at = self._host.time()
+    def _lease_next(self, credit: Credit) -> Sequence[Delivery]:
+        now = self._host.time()
         self._claims += 1
         token = f"{self._owner}:{self._claims}"
         found, size = [], 0
-        with contextlib.closing(self.client.execute(_FIND, (self._adapter.queue, now, wanted.items))) as rows:
+        with contextlib.closing(self.client.execute(_FIND, (self._adapter.queue, now, credit.items))) as rows:
             for row in rows:
                 found.append(delivery := _delivery(row, token))
                 size += len(delivery.body)
-                if size >= wanted.bytes:
+                if size >= credit.bytes:
                     break
         if found:
             which, given = _rows([delivery.native for delivery in found])
             given |= {"until": now + self._adapter.lease, "lease": token}
             self.client.execute(_LEASE + which, given)
+        self._fetched_at, self._more = now, len(found) == credit.items or size >= credit.bytes
         return found
 
-    def _settle(self, settlement: _Settlement) -> None:
-        """Settle what should all be ours: counted, which is cheaper than to have SQLite name each."""
-        for told, ids in settlement.by_verb():
-            if self._tell(told, ids).rowcount != len(ids):
-                raise _SomeFencedError
-        settlement.results = [Result.confirmed] * len(settlement.items)
+    def _settle(self, items: Sequence[Item]) -> list[Result]:
+        verbs: dict[tuple[Verb, str, float, int], list[int]] = {}
+        for item in items:
+            delivery = item.delivery
+            told = (item.verb, delivery.token, item.delay, item.attempt)
+            if (ids := verbs.get(told)) is None:
+                ids = verbs[told] = []
+            ids.append(delivery.native)
+        ahead: Sequence[Delivery] = ()
+        with self._troubles():
+            try:
+                with self._transaction():
+                    for told, ids in verbs.items():
+                        # Counted, which is cheaper than to have SQLite name each.
+                        if self._tell(told, ids).rowcount != len(ids):
+                            raise _SomeFencedError  # noqa: TRY301 - it undoes the transaction
+                    if len(items) >= _MUCH:
+                        ahead = self._claim_ahead(items)
+            except _SomeFencedError:
+                done: set[int] = set()
+                with self._transaction():
+                    for told, ids in verbs.items():
+                        done.update(row[0] for row in self._tell(told, ids, " RETURNING id").fetchall())
+                return [Result.confirmed if item.delivery.native in done else Result.fenced for item in items]
+        self._fetched.extend(ahead)
+        return [Result.confirmed] * len(items)
 
-    def _settle_ours(self, settlement: _Settlement) -> None:
-        """Settle what is ours."""
-        done: set[int] = set()
-        for told, ids in settlement.by_verb():
-            done.update(row[0] for row in self._tell(told, ids, " RETURNING id").fetchall())
-        settlement.results = [
-            Result.confirmed if item.delivery.native in done else Result.fenced for item in settlement.items
-        ]
+    def _claim_ahead(self, settled: Sequence[Item]) -> Sequence[Delivery]:
+        """Claim as much as was settled, where there is more, in the same transaction: each waits for the disk."""
+        if not self._more or self._fetched or self._stopped:
+            return ()
+        room = Credit(len(settled), max(1, sum([len(item.delivery.body) for item in settled])))
+        self.client.execute("SAVEPOINT ahead")
+        try:
+            return self._lease_next(room)
+        except Exception:  # noqa: BLE001 - what is settled stays settled; the next fetch says what is wrong
+            self.client.execute("ROLLBACK TO ahead")
+            self._more = False
+            return ()
 
     def _tell(self, told: tuple[Verb, str, float, int], ids: list[int], returning: str = "") -> sqlite3.Cursor:
         verb, token, delay, attempt = told
@@ -349,32 +336,6 @@ class SQLiteSession(ThreadedSession):
         raise error
 
 
-class _Settlement:
-    """What is to be settled, and what became of it."""
-
-    def __init__(self, items: Sequence[Item]) -> None:
-        self.items = items
-        self.results: Sequence[Result] = ()
-        self.trouble: Exception | None = None
-
-    def by_verb(self) -> Iterable[tuple[tuple[Verb, str, float, int], list[int]]]:
-        """Return the rows that are told the same: a verb, their claim, a delay, and attempts."""
-        verbs: dict[tuple[Verb, str, float, int], list[int]] = {}
-        for item in self.items:
-            delivery = item.delivery
-            told = (item.verb, delivery.token, item.delay, item.attempt)
-            if (ids := verbs.get(told)) is None:
-                ids = verbs[told] = []
-            ids.append(delivery.native)
-        return verbs.items()
-
-
-def _room(settlements: Sequence[_Settlement]) -> Credit | None:
-    """Return how much room settlements make, where they are many."""
-    items = [item for settlement in settlements for item in settlement.items]
-    return None if len(items) < _MUCH else Credit(len(items), sum([len(item.delivery.body) for item in items]) or 1)
-
-
 class _SomeFencedError(Exception):
     """Not all that was to be settled is ours."""
 
@@ -390,7 +351,7 @@ def _rows(ids: list[int]) -> tuple[str, dict[str, Any]]:
 def _delivery(row: tuple[Any, ...], token: str) -> Delivery:
     row_id, body, headers, key, topic, message_id, content_type, sent_at, deliveries = row
     return Delivery(
-        body if isinstance(body, bytes) else str(body).encode(),
+        body,
         headers=() if headers is None else _headers(headers),
         native_id=str(row_id),
         producer_id=message_id,
@@ -406,11 +367,16 @@ def _delivery(row: tuple[Any, ...], token: str) -> Delivery:
     )
 
 
+def _text(value: bytes) -> str:
+    """Return text that a producer wrote in another encoding too: it must not keep the others from being read."""
+    return value.decode("utf-8", "replace")
+
+
 def _headers(text: str) -> list[tuple[str, str]]:
     """Return the pairs of a headers column; what a producer wrote wrong is one header, and loses no message."""
     try:
         pairs = json.loads(text)
         pairs = pairs.items() if isinstance(pairs, dict) else pairs
         return [(str(name), str(value)) for name, value in pairs]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return [("headers", text)]

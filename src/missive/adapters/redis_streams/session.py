@@ -47,7 +47,7 @@ _AHEAD = Credit(500, 16 * 1024 * 1024)
 _MUCH = 100
 """A read that was for so many and got them may have left more behind."""
 _STALE = 0.25
-"""What was read ahead is given back after this share of its lease: somebody else may have time for it."""
+"""What was read ahead is not handed out after this share of its lease: somebody else may have time for it."""
 _SEQUENCE = 20
 """Bits of a position for an entry's number within its millisecond; an id of a producer's own may have a larger one."""
 _FIRST_SIZE = 100_000
@@ -78,6 +78,7 @@ class RedisStreamsSession(Session):
         self._reader: Any = None
         self._reader_id = 0
         self._reading: asyncio.Task[None] | None = None
+        self._returning: asyncio.Task[None] | None = None
         self._arrived: deque[Delivery] = deque()
         self._arrived_at = 0.0
         """When the oldest of these came."""
@@ -123,33 +124,42 @@ class RedisStreamsSession(Session):
         The read goes on when this is cancelled, and what it brings is for the next fetch. While there is much to read,
         the next read is begun before it is asked for.
         """
-        while True:
-            while not self._arrived:
-                await asyncio.shield(self._reading or self._start_reading(credit))
-                self._reading = None
-            if not await self._give_back_stale():
-                break
+        await self._give_back_stale()
+        while not self._arrived:
+            await asyncio.shield(self._reading or self._start_reading(credit))
+            self._reading = None
         if self._reading is not None and self._reading.done():  # it brought what is here
             self._reading = None
-        count = credit.covers(self._arrived)
-        if self._more and count == len(self._arrived) and self._reading is None:
+        fetched = [self._arrived.popleft() for _ in range(credit.covers(self._arrived))]
+        if self._more and not self._arrived and self._reading is None:
             self._start_reading(_AHEAD)
-            await asyncio.sleep(0)  # so that the server begins before the engine is busy with these
-        return [self._arrived.popleft() for _ in range(count)]
+            try:
+                await asyncio.sleep(0)  # so that the server begins before the engine is busy with these
+            except asyncio.CancelledError:
+                self._arrived.extendleft(reversed(fetched))
+                raise
+        return fetched
 
     def _start_reading(self, credit: Credit) -> asyncio.Task[None]:
         self._reading = reading = asyncio.ensure_future(self._read(credit))
         reading.add_done_callback(_look_at)
         return reading
 
-    async def _give_back_stale(self) -> bool:
-        """Give back what has waited too long to be fetched; tells whether there was anything."""
-        if not self._arrived or self._loop.time() - self._arrived_at <= _STALE * self._adapter.claim_idle:
-            return False
-        stale = list(self._arrived)
-        self._arrived.clear()
-        await self.settle([Item(one, Verb.release) for one in stale])
-        return True
+    async def _give_back_stale(self) -> None:
+        """Give back what has waited too long to be fetched, to the end also when this is cancelled."""
+        if self._arrived and self._loop.time() - self._arrived_at > _STALE * self._adapter.claim_idle:
+            # Not awaited itself: the client may swallow that it is cancelled.
+            self._returning = asyncio.ensure_future(self._give_back(list(self._arrived)))
+            self._returning.add_done_callback(_look_at)
+            self._arrived.clear()
+            await asyncio.shield(self._returning)
+
+    async def _give_back(self, stale: Sequence[Delivery]) -> None:
+        try:
+            await self.settle([Item(one, Verb.release) for one in stale])
+        except BaseException:
+            self._arrived.extendleft(reversed(stale))  # for `stop_intake`, or the next try
+            raise
 
     async def _read(self, credit: Credit) -> None:
         adapter = self._adapter
@@ -235,7 +245,6 @@ class RedisStreamsSession(Session):
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Begin the leases anew of what is still this consumer's."""
-        await self._give_back_stale()
         gone = await self._run(self._extend, deliveries)
         results = []
         for one in deliveries:
@@ -244,6 +253,7 @@ class RedisStreamsSession(Session):
             if ours and entry in gone:
                 del self._out[entry]
             results.append(Result.confirmed if ours and entry not in gone else Result.fenced)
+        await self._give_back_stale()
         return results
 
     async def _run(self, script: Any, deliveries: Sequence[Delivery]) -> set[str]:
@@ -281,6 +291,8 @@ class RedisStreamsSession(Session):
             with contextlib.suppress(Transient), translated(self._adapter):  # it ends by itself, in a moment
                 await self.client.client_unblock(self._reader_id)
             await asyncio.wait([self._reading], timeout=_BLOCK + 1)
+        if self._returning is not None and not self._returning.done():
+            await asyncio.wait([self._returning], timeout=REPLY)
         left = list(self._arrived)
         self._arrived.clear()
         return left
