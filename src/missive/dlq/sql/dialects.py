@@ -127,7 +127,7 @@ def nothing_sorted(connection: Connection) -> Iterator[None]:
         return
     connection.execute(sa.text("SET LOCAL enable_sort = off"))
     yield
-    connection.execute(sa.text("SET LOCAL enable_sort = on"))
+    connection.execute(sa.text("SET LOCAL enable_sort TO DEFAULT"))
 
 
 def lock_schema(connection: Connection) -> None:

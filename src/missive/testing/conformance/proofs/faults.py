@@ -14,7 +14,7 @@ from missive.errors import Transient
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.processor import Processor
-from missive.testing.conformance.bench import check
+from missive.testing.conformance.bench import WAIT_SECONDS, check
 from missive.testing.conformance.catalogue import Verdict, case
 from missive.testing.conformance.proxy import Fault
 from missive.testing.conformance.wrapping import WrappedSession
@@ -78,12 +78,11 @@ async def broker_killed(bench: Bench) -> Verdict:
         return Verdict.refused
 
     async def hurt(_turn: int) -> None:
+        bench.forgotten += min(harness.forgets, sum(bench.ledger.handled.values()))
         await bench.blocking(harness.kill)
         await bench.blocking(harness.start)
 
-    times = 10 if bench.deep else 1
-    bench.forgotten = times * harness.forgets
-    return await _under_load(bench, hurt, times)
+    return await _under_load(bench, hurt, 10 if bench.deep else 1)
 
 
 @case(47)
@@ -220,7 +219,9 @@ async def refused(bench: Bench) -> Verdict:
             await bench.until(lambda: len(seen) == settled, "a connection that dies over a settlement")
             if bench.capabilities and bench.capabilities.commit == "each":
                 # A broker counts what is on its way to nobody as gone: that it came again is seen here only.
-                await bench.until(lambda: bench.ledger.handled[b"10"] > 1, "what was settled by a dead connection")
+                seconds = WAIT_SECONDS + bench.harness.again_seconds
+                again = "what was settled by a dead connection"
+                await bench.until(lambda: bench.ledger.handled[b"10"] > 1, again, seconds)
             await bench.emptied()
     check(len(bench.ledger.handled) == len(bench.ledger.published), "not all were handled")
     return Verdict.passed
