@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from dataclasses import fields, replace
+from operator import attrgetter
 from types import NoneType, SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,7 @@ _SAME = (
     "closed_why", "edited_from", "correlation_id", "trace", "idempotency_key", "version",
 )  # fmt: skip
 """The fields that a row holds as they are."""
+_same = attrgetter(*_SAME)
 _ORIGIN, _ATTEMPT = (tuple(one.name for one in fields(kind)) for kind in (Origin, Attempt))
 _TEXT, _TIME = (str, NoneType), (int, float, NoneType)
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -59,7 +61,7 @@ def to_row(record: Record) -> dict[str, Any]:
 def from_row(row: Any) -> Record:
     """Return the record of what has these columns as attributes."""
     return Record(
-        **{name: getattr(row, name) for name in _SAME},
+        **dict(zip(_SAME, _same(row), strict=True)),
         status=Status(row.status),
         reason=Reason(row.reason),
         key=None if row.key is None else _unpacked(row.key),

@@ -14,7 +14,7 @@ from missive.dlq.rows import from_row
 from missive.dlq.sql.changes import UNCLAIMED, Changes
 from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import portions, translated
-from missive.dlq.sql.dialects import nothing_sorted
+from missive.dlq.sql.dialects import sort_nothing
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replays as replays_table
 from missive.dlq.sql.tally import Tally
@@ -80,15 +80,15 @@ class Claims(Changes):
                 for status in (Status.queued, Status.parked)
             ]
         found: list[tuple[float, str]] = []
-        with nothing_sorted(connection):
-            for statement in every:
-                chosen = statement.limit(limit)
-                # What another process is just taking up is passed over.
-                found += map(tuple, connection.execute(chosen.with_for_update(skip_locked=True) if lock else chosen))
         if replay is None:
             first = _first_of_lanes(service)
             of_lanes = sa.select(c.ready, c.id).join(first, first.c.id == c.id).where(c.ready <= now)
             found += map(tuple, connection.execute(of_lanes.order_by(c.ready, c.id).limit(limit)))
+        sort_nothing(connection)
+        for statement in every:
+            chosen = statement.limit(limit)
+            # What another process is just taking up is passed over.
+            found += map(tuple, connection.execute(chosen.with_for_update(skip_locked=True) if lock else chosen))
         return found
 
     @staticmethod
@@ -105,19 +105,19 @@ class Claims(Changes):
         c = records_table.c
         of_service = (c.service == service, c.ready < FAR)
         with self._read() as connection:
-            with nothing_sorted(connection):
-                found = [
-                    connection.execute(
-                        sa.select(c.ready)
-                        .where(*of_service, c.status == status, c.lane.is_(None))
-                        .order_by(c.lane, c.ready, c.id)
-                        .limit(1)
-                    ).scalar()
-                    for status in (Status.queued, Status.parked)
-                ]
             first = _first_of_lanes(service)
             of_lanes = sa.select(sa.func.min(c.ready)).join(first, first.c.id == c.id)
-            found.append(connection.execute(of_lanes).scalar())
+            found = [connection.execute(of_lanes).scalar()]
+            sort_nothing(connection)
+            found += [
+                connection.execute(
+                    sa.select(c.ready)
+                    .where(*of_service, c.status == status, c.lane.is_(None))
+                    .order_by(c.lane, c.ready, c.id)
+                    .limit(1)
+                ).scalar()
+                for status in (Status.queued, Status.parked)
+            ]
         times = [float(at) for at in found if at is not None]
         return max(min(times), self._clock()) if times else None
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -115,19 +114,14 @@ def is_known(url: sa.URL) -> bool:
     return url.get_backend_name() in {"sqlite", *_DRIVERS}
 
 
-@contextmanager
-def nothing_sorted(connection: Connection) -> Iterator[None]:
-    """Have what is asked in an index's order walk that index, for as long as this is entered in a transaction.
+def sort_nothing(connection: Connection) -> None:
+    """Have what is asked in an index's order walk that index, from here to the end of the transaction.
 
     PostgreSQL sorts where it expects few rows, and of what changed within the last minute its statistics tell nothing:
     of two hundred thousand records that a replay queued it expects one.
     """
-    if connection.dialect.name != "postgresql":
-        yield
-        return
-    connection.execute(sa.text("SET LOCAL enable_sort = off"))
-    yield
-    connection.execute(sa.text("SET LOCAL enable_sort TO DEFAULT"))
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SET LOCAL enable_sort = off"))
 
 
 def lock_schema(connection: Connection) -> None:
