@@ -175,7 +175,8 @@ class SQLiteSession(ThreadedSession):
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
         """Move the end of the leases, in one transaction."""
         results = await self.thread.run(self._extend, deliveries)
-        await self._give_back_stale()
+        with contextlib.suppress(Transient):  # it is tried again, and these are renewed
+            await self._give_back_stale()
         return results
 
     async def _give_back_stale(self) -> None:

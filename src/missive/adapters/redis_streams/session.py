@@ -253,7 +253,8 @@ class RedisStreamsSession(Session):
             if ours and entry in gone:
                 del self._out[entry]
             results.append(Result.confirmed if ours and entry not in gone else Result.fenced)
-        await self._give_back_stale()
+        with contextlib.suppress(Transient):  # it is tried again, and these are renewed
+            await self._give_back_stale()
         return results
 
     async def _run(self, script: Any, deliveries: Sequence[Delivery]) -> set[str]:
