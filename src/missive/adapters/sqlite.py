@@ -267,7 +267,8 @@ class SQLiteSession(ThreadedSession):
                         # Counted, which is cheaper than to have SQLite name each.
                         if self._tell(told, ids).rowcount != len(ids):
                             raise _SomeFencedError  # noqa: TRY301 - it undoes the transaction
-                    if len(items) >= _MUCH:
+                    # What is given back is not taken again at once.
+                    if len(items) >= _MUCH and not any(verb is Verb.release for verb, *_ in verbs):
                         ahead = self._claim_ahead(items)
             except _SomeFencedError:
                 done: set[int] = set()
