@@ -26,7 +26,7 @@ def keep_journal(connection: sqlite3.Connection, seconds: float) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as trouble:
-            if trouble.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if trouble.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
         time.sleep(random.random() * _PAUSE)  # noqa: S311 - so that the same do not meet again
     connection.execute("PRAGMA synchronous=FULL")

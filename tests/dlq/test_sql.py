@@ -70,6 +70,18 @@ def test_several_may_open_a_new_file_at_once(tmp_path: Path):
     assert opened == {"wal": 160}
 
 
+def test_a_damaged_text_is_not_quoted(tmp_path: Path, store: SQLStore):
+    """Of a text that is no UTF-8 any more, the error says where it is, and not what it is."""
+    kept = record()
+    store.put([kept])
+    with contextlib.closing(sqlite3.connect(tmp_path / "dlq.db")) as connection:
+        connection.execute("UPDATE missive_dead_letters SET label = CAST(x'ff' || 'secret' AS TEXT)")
+        connection.commit()
+    with pytest.raises(StoreError, match="Could not decode") as raised:
+        store.get(kept.id)
+    assert "secret" not in f"{raised.value!r} {raised.value.__context__!r}"
+
+
 def test_a_newer_schema_is_refused(tmp_path: Path):
     """An older Missive does not touch a store of a newer one, and says to upgrade."""
     url = f"sqlite:///{tmp_path}/dlq.db"

@@ -154,7 +154,8 @@ def in_words(error: sa.exc.SQLAlchemyError) -> str:
     """Say what a database raised, without a value: servers quote those in their messages."""
     original = getattr(error, "orig", None)
     if isinstance(original, sqlite3.Error):
-        return str(original)  # names the trouble and never a value
+        # It names the trouble and never a value, but for a text that is no UTF-8, as in a damaged file.
+        return str(original).partition(" with text ")[0]
     if original is None:
         return type(error).__name__
     code = next(iter(getattr(original, "args", ())), None)
