@@ -17,16 +17,16 @@ from typing import Any
 import orjson
 
 import missive
-from missive.adapters.contract import Capabilities, Delivery, Host, Item, Mark, Result
-from missive.context import ProcessingContext
-from missive.engine.batches import compile_async, compile_sync
+from missive.app.context import ProcessingContext
 from missive.engine.flow import make_job
+from missive.engine.intake.factory import message_factory
 from missive.engine.job import Job
-from missive.engine.run import execute
+from missive.engine.runner import execute
+from missive.engine.workers.batches import compile_async, compile_sync
 from missive.matchers import Field
-from missive.messages import maker
 from missive.testing import MemoryAdapter
 from missive.testing.memory import MemorySession
+from missive.transport import Capabilities, Delivery, Host, Settlement, SettlementResult, Watermark
 
 MESSAGES = 100_000
 ROUNDS = 5
@@ -46,7 +46,7 @@ async def async_handler(message: missive.JSONMessage, context: missive.HandlingC
     pass
 
 
-class Counted(list[Item]):
+class Counted(list[Settlement]):
     """A ledger that only counts: a hundred thousand kept items would be measured as garbage collection."""
 
     def __init__(self) -> None:
@@ -64,8 +64,8 @@ class Partitions(MemoryAdapter):
 
 
 class PartitionsSession(MemorySession):
-    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
-        return dict.fromkeys(marks, Result.confirmed)
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+        return dict.fromkeys(marks, SettlementResult.confirmed)
 
     async def pause(self, lanes: Collection[str]) -> None:
         pass
@@ -82,7 +82,7 @@ def unordered(proc: missive.Processor[Any]) -> MemoryAdapter:
 
 def in_lanes(proc: missive.Processor[Any], lanes: int) -> MemoryAdapter:
     """Fifty of a lane come in a row, as from a broker."""
-    able = Capabilities(commit="cumulative", max_mark=3000, pauses=True, order="lane", fences=True)
+    able = Capabilities(commit="cumulative", max_watermark=3000, pauses=True, order="lane", fences=True)
     places = [divmod(n, 50) for n in range(MESSAGES)]
     names = [f"bench/{lane}" for lane in range(lanes)]
     given = [Delivery(BODY, lane=names[at % lanes], position=at * 50 + rest) for at, rest in places]
@@ -136,7 +136,7 @@ class Steps:
 
     def make(self) -> None:
         source: Any = self  # it has what jobs want of one
-        make = maker(missive.JSONMessage)
+        make = message_factory(missive.JSONMessage)
         self.jobs = [make_job(source, None, delivery, make, 0.0) for delivery in self.deliveries]
 
     def route(self) -> None:
@@ -171,7 +171,11 @@ class Steps:
             outbox.popleft()
 
     def settle(self) -> None:
-        [Item(job.delivery, job.verb, job.decision.outcome, job.decision.label) for job in self.jobs if job.decision]
+        [
+            Settlement(job.delivery, job.disposition, job.decision.outcome, job.decision.label)
+            for job in self.jobs
+            if job.decision
+        ]
 
     def costs(self) -> Iterator[tuple[str, float]]:
         """Yield what each costs, in seconds a message."""

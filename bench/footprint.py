@@ -17,12 +17,12 @@ from bench.engine import BODY
 
 import missive
 from missive.adapters import SQLiteAdapter
-from missive.adapters.contract import Credit, Delivery
 from missive.adapters.sqlite import SCHEMA
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.matchers import Everything, Field, by_field
 from missive.testing import MemoryAdapter
 from missive.testing.memory import MemorySession
+from missive.transport import Credit, Delivery
 
 WAITING = 1_000_000
 BAR_MIB = 20

@@ -22,8 +22,8 @@ from confluent_kafka import Consumer, TopicPartition
 
 import missive
 from missive.adapters import from_url
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute
+from missive.engine.engine import Engine
+from missive.engine.runner import execute
 from missive.matchers import Field, by_key
 from tests.support.kafka import Kafka
 

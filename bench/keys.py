@@ -14,10 +14,10 @@ from typing import Any
 from bench.engine import Counted
 
 import missive
-from missive.adapters.contract import Delivery
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.matchers import Everything, by_header
 from missive.testing import MemoryAdapter
+from missive.transport import Delivery
 
 ROUNDS = 5
 CONCURRENCY = 100

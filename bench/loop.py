@@ -8,8 +8,8 @@ import msgspec
 
 import missive
 from missive.adapters import from_url
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute
+from missive.engine.engine import Engine
+from missive.engine.runner import execute
 from missive.matchers import Field
 
 BODY = (

@@ -22,7 +22,7 @@ from bench import loop
 from bench.loop import BODY, decode
 from pika.adapters.asyncio_connection import AsyncioConnection
 
-from missive.engine.run import loop_factory
+from missive.engine.runner import loop_factory
 from tests.support.rabbitmq import RabbitMQ
 
 ROUNDS = int(os.environ.get("MISSIVE_BENCH_ROUNDS", "7"))

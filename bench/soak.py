@@ -23,11 +23,12 @@ from bench.loop import BODY
 
 import missive
 from missive.adapters import from_url
-from missive.adapters.contract import Adapter, Delivery
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute
+from missive.adapters.base import Adapter
+from missive.engine.engine import Engine
+from missive.engine.runner import execute
 from missive.matchers import Field
 from missive.testing import MemoryAdapter
+from missive.transport import Delivery
 from tests.support.kafka import Kafka
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import RedisServer

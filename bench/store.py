@@ -15,7 +15,8 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
-from missive.dlq import Attempt, Origin, Query, Record, Replay, Status, operations
+from missive import operations
+from missive.dlq import Attempt, Origin, Query, Record, Replay, Status
 from missive.dlq.rows import to_row
 from missive.dlq.sql import SQLStore
 from missive.dlq.sql.schema import records as records_table

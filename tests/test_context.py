@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from missive import HandlingContext, JSONMessage, Outcome, ProcessingContext, Processor, RawMessage, SettlementConflict
-from missive.context import seconds
+from missive.durations import seconds
 
 CANARY = "canary-4711"
 RECORDING = {

@@ -165,9 +165,7 @@ def test_a_detail_is_in_no_text():
 
 def test_importing_missive_loads_neither_engine_nor_clients():
     """`import missive` leaves the engine, the stores, and what they need, for later."""
-    heavy = (
-        "asyncio.runners sqlalchemy click rich pika sqlite3 missive.engine.run missive.dlq.sql missive.testing.client"
-    )
+    heavy = "asyncio.runners sqlalchemy click rich pika sqlite3 missive.engine missive.dlq.sql missive.testing.client"
     code = f"import sys, missive; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 import missive as m
-from missive.adapters.contract import Delivery, Item, Verb
 from missive.dlq.contract import Sink
 from missive.dlq.record import Record
 from missive.dlq.sql import SQLStore
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.errors import StoreError
 from missive.matchers import Field, Present, by_field
 from missive.once import create_table
 from missive.testing import MemoryAdapter
+from missive.transport import Delivery, Disposition, Settlement
 from tests.support.process import Running
 
 CANARY = "canary-7f3a91"
@@ -101,7 +101,7 @@ def test_reprs_keep_content_to_themselves():
     with proc.test_client() as client:
         result = client.send(m.JSONMessage.of({"kind": "fail", "v": CANARY}))
     assert CANARY in str(result.exception)
-    shown = [message, message.headers, delivery, result, Item(delivery, Verb.ack), client.dead_lettered]
+    shown = [message, message.headers, delivery, result, Settlement(delivery, Disposition.ack), client.dead_lettered]
     assert not [text for text in map(repr, shown) if CANARY in text]
 
 

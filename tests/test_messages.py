@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage, Message, RawMessage, StructuredMessage
-from missive.adapters.contract import Delivery
+from missive.engine.intake.factory import message_factory
 from missive.errors import DecodingError
 from missive.ids import new_id
-from missive.messages import Headers, maker
+from missive.messages import Headers
+from missive.transport import Delivery
 from tests.support import strategies
 
 CANARY = "canary-4711"
@@ -34,12 +35,12 @@ def test_a_message_is_made_of_a_delivery(message_cls, body):
     given = Delivery(
         b"body", headers={"a": "1"}, topic="t", key=b"k", native_id="n", timestamp=1.5, content_type="text/plain"
     )
-    message = maker(message_cls)(given)
+    message = message_factory(message_cls)(given)
     assert type(message) is message_cls
     assert (message.raw_data, message.topic, message.key, message.message_id) == (body, "t", b"k", "n")
     assert (message.timestamp, message.content_type, dict(message.headers)) == (1.5, "text/plain", {"a": "1"})
     given.producer_id = "p"
-    assert maker(message_cls)(given).message_id == "p"
+    assert message_factory(message_cls)(given).message_id == "p"
 
 
 def test_the_envelope_is_what_was_given():

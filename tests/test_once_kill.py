@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from missive.adapters.sqlite import SCHEMA
-from missive.engine.claims import _AHEAD
+from missive.engine.completion.idempotency import _AHEAD
 from missive.once import create_table
 from tests.conftest import wait_until
 from tests.support.process import Running

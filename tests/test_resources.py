@@ -31,8 +31,8 @@ from missive import (
     UsageError,
 )
 from missive.dlq.contract import Sink
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute
+from missive.engine.engine import Engine
+from missive.engine.runner import execute
 from missive.matchers import Everything
 from missive.testing import MemoryAdapter
 

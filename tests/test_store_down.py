@@ -18,11 +18,11 @@ import pytest
 import sqlalchemy as sa
 
 import missive as m
-from missive.adapters.contract import Delivery
 from missive.dlq.sql import SQLStore
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.matchers import Field
 from missive.testing import MemoryAdapter
+from missive.transport import Delivery
 from tests.conftest import wait_until
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 APPLICATION = """
 import os, time
 import missive
-from missive.dlq import source
+from missive.adapters import replay as source
 from missive.engine import flow
 from missive.matchers import Everything, by_field
 
@@ -64,7 +64,7 @@ def handle(message, context):
 
 PURGE = """
 import time
-from missive.dlq.operations import purging
+from missive.operations import purging
 from missive.cli import main
 
 query = purging.Query

@@ -1,9 +1,12 @@
 """Missive: a framework for message handlers."""
 
 from missive import adapters, matchers
-from missive.batch import Batch
-from missive.breaker import Breaker
-from missive.context import HandlingContext, ProcessingContext
+from missive.adapters.running import run, serve
+from missive.app.batch import Batch
+from missive.app.breaker import Breaker
+from missive.app.context import HandlingContext, ProcessingContext
+from missive.app.processor import Processor
+from missive.app.retry import Retry, constant, exponential
 from missive.errors import (
     AdapterError,
     AmbiguousError,
@@ -36,10 +39,7 @@ from missive.errors import (
 from missive.messages import JSONMessage, Message, RawMessage, StructuredMessage
 from missive.once import Once
 from missive.outcome import Outcome, Reason
-from missive.processor import Processor
-from missive.resources import ResourceKey
-from missive.retry import Retry, constant, exponential
-from missive.running import run, serve
+from missive.resources.key import ResourceKey
 from missive.version import VERSION as __version__  # noqa: N811 - Python's name for it
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
@@ -13,7 +13,6 @@ from missive.ids import new_id
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from missive.adapters.contract import Delivery
 
 HeaderValue: TypeAlias = str | bytes | tuple[str | bytes, ...]
 """One header's value: a `str`, `bytes` where it is not UTF-8, a tuple where the header is repeated."""
@@ -21,7 +20,7 @@ HeaderValue: TypeAlias = str | bytes | tuple[str | bytes, ...]
 HeadersInput: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
 """What a message's headers can be given as: a mapping, or pairs where a name may be repeated."""
 
-_NOT_YET: Any = object()
+NOT_YET: Any = object()
 """Stands for the content of a body that nobody asked for."""
 
 _decode_json = msgspec.json.Decoder().decode
@@ -109,7 +108,7 @@ class Message:
         self.topic = topic
         self.key = key
         self._message_id = message_id
-        self._content: object = _NOT_YET
+        self._content: object = NOT_YET
         self.timestamp = timestamp
         self.content_type = content_type
 
@@ -145,41 +144,6 @@ class Message:
         return f"<{type(self).__name__} id#{digest}, {len(self.raw_data)} bytes>"
 
 
-def maker(message_cls: type[Message]) -> Callable[[Delivery], Message]:
-    """Return what makes a message of a class out of what a transport delivered.
-
-    A class that is made as `Message` is has its slots filled here: a call with eight keywords costs four times as much,
-    which for small messages is a tenth of all that is done for one.
-    """
-    new, not_yet = message_cls.__new__, _NOT_YET
-
-    def make(delivery: Delivery) -> Message:
-        message = new(message_cls)
-        message.raw_data = delivery.body
-        message._headers = delivery.headers  # noqa: SLF001 - as in `__init__`
-        message.topic = delivery.topic
-        message.key = delivery.key
-        message._message_id = delivery.producer_id or delivery.native_id  # noqa: SLF001 - the same
-        message._content = not_yet  # noqa: SLF001 - the same
-        message.timestamp = delivery.timestamp
-        message.content_type = delivery.content_type
-        return message
-
-    def call(delivery: Delivery) -> Message:
-        return message_cls(
-            delivery.body,
-            headers=delivery.headers,
-            topic=delivery.topic,
-            key=delivery.key,
-            message_id=delivery.producer_id or delivery.native_id,
-            timestamp=delivery.timestamp,
-            content_type=delivery.content_type,
-        )
-
-    plain = message_cls.__init__ is Message.__init__ and new is object.__new__
-    return make if plain and type(message_cls).__call__ is type.__call__ else call
-
-
 class RawMessage(Message):
     """A message whose body stays bytes."""
 
@@ -209,7 +173,7 @@ class StructuredMessage(Message):
     def content(self) -> object:
         """What `decode` returned, decoded once. Raises `DecodingError`, each time, when it cannot be."""
         content = self._content
-        if content is _NOT_YET:
+        if content is NOT_YET:
             try:
                 content = self.decode()
             except NotImplementedError:

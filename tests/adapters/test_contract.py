@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from missive.adapters.contract import Credit, Delivery
+from missive.transport import Credit, Delivery
 
 
 @given(st.lists(st.integers(0, 9), max_size=9), st.integers(0, 9), st.integers(0, 40))

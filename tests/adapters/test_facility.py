@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import missive as missive_package
-from missive.adapters.contract import Capabilities, Delivery, Verb
 from missive.dlq import Facility, open_dlq, open_store
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.errors import Fatal, MissiveError, StoreRefused
 from missive.matchers import Field
 from missive.testing import MemoryAdapter
+from missive.transport import Capabilities, Delivery, Disposition
 from tests.adapters.test_rabbitmq import Queue
 from tests.conftest import wait_until
 from tests.support.process import Running
@@ -48,8 +48,12 @@ def test_dead_letters_are_rejected():
         capabilities=Capabilities(rejects=True),
     )
     (report,) = execute([adapter])
-    told = {bytes(item.delivery.body): item.verb for item in adapter.settled}
-    assert told == {b'{"type":"ok"}': Verb.ack, b'{"type":"odd"}': Verb.reject, b"no json": Verb.reject}
+    told = {bytes(item.delivery.body): item.disposition for item in adapter.settled}
+    assert told == {
+        b'{"type":"ok"}': Disposition.ack,
+        b'{"type":"odd"}': Disposition.reject,
+        b"no json": Disposition.reject,
+    }
     assert dict(report.dead) == {"unmatched": 1, "unreadable": 1}
 
 

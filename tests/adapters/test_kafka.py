@@ -21,13 +21,13 @@ import pytest
 import missive
 from missive import UsageError
 from missive.adapters import KafkaAdapter, from_url
-from missive.adapters.contract import Credit, Mark, Session
-from missive.engine.lifecycle import Engine
-from missive.engine.run import loop_factory
-from missive.engine.watermark import decoded, encoded
+from missive.engine.completion.watermark import decoded, encoded
+from missive.engine.engine import Engine
+from missive.engine.runner import loop_factory
 from missive.matchers import Everything, by_key
 from missive.testing.conformance import Fault, FaultProxy
-from missive.testing.conformance.bench import KitHost
+from missive.testing.conformance.driver import KitHost
+from missive.transport import Credit, Session, Watermark
 from tests.conftest import wait_until
 from tests.support.kafka import Kafka
 from tests.support.ports import HOST
@@ -218,7 +218,7 @@ def test_what_was_done_out_of_order_is_not_done_again_after_a_kill(kafka: Kafka,
 
     def gaps() -> int:
         (one,) = kafka.commits(topic.name, topic.group)
-        done = decoded(Mark(one.offset - 1, (one.metadata or "").encode())) or []
+        done = decoded(Watermark(one.offset - 1, (one.metadata or "").encode())) or []
         return sum(last - first + 1 for first, last in done)
 
     wait_until(lambda: gaps() == 96, "all that is done beyond offset 3 to be committed")

@@ -16,9 +16,9 @@ import pytest
 import missive
 from missive import Fatal, Transient, UsageError
 from missive.adapters import RabbitMQAdapter, from_url
-from missive.adapters.contract import Credit, Item, Verb
-from missive.testing.conformance.bench import KitHost
+from missive.testing.conformance.driver import KitHost
 from missive.testing.conformance.proxy import Fault, FaultProxy
+from missive.transport import Credit, Disposition, Settlement
 from tests.support.certificates import Authority
 from tests.support.process import Running
 from tests.support.rabbitmq import TLS, RabbitMQ
@@ -78,7 +78,7 @@ def consumed(source: RabbitMQAdapter, broker: RabbitMQ) -> bytes:
         async with asyncio.timeout(SECONDS):
             session = await source.connect(KitHost())
             (one,) = await session.fetch(Credit(1, 1000))
-            await session.settle([Item(one, Verb.ack)])
+            await session.settle([Settlement(one, Disposition.ack)])
             await session.close()
         return one.body
 

@@ -10,11 +10,11 @@ import pytest
 
 import missive
 from missive.adapters import RabbitMQAdapter
-from missive.adapters.contract import Finding
+from missive.adapters.base import Finding
 from missive.adapters.rabbitmq.declaration import Declaration, declaration
 from missive.adapters.rabbitmq.session import RabbitMQSession
-from missive.doctor import Visitor, examine
 from missive.matchers import Everything
+from missive.operations.doctor import Visitor, examine
 from tests.support.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.rabbitmq

@@ -17,9 +17,9 @@ import pytest
 import missive
 from missive import Fatal, Transient, UsageError
 from missive.adapters import RabbitMQAdapter, from_url
-from missive.adapters.contract import Credit, Delivery, Item, Session, Verb
 from missive.adapters.rabbitmq.reader import Connection
-from missive.testing.conformance.bench import KitHost
+from missive.testing.conformance.driver import KitHost
+from missive.transport import Credit, Delivery, Disposition, Session, Settlement
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
 
@@ -95,8 +95,8 @@ async def take(session: Session, count: int) -> list[Delivery]:
     return taken
 
 
-def acks(deliveries: Sequence[Delivery]) -> list[Item]:
-    return [Item(one, Verb.ack) for one in deliveries]
+def acks(deliveries: Sequence[Delivery]) -> list[Settlement]:
+    return [Settlement(one, Disposition.ack) for one in deliveries]
 
 
 def test_several_queues_are_consumed(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
@@ -157,7 +157,7 @@ async def test_what_was_pushed_from_several_queues_is_given_back(rabbitmq: Rabbi
         left = await session.stop_intake()
         assert sorted(one.body for one in [*taken, *left]) == [b"1", b"2", b"3", b"4"]
         assert {one.native.queue for one in [*taken, *left]} == {first, second}
-        await session.settle([Item(one, Verb.release) for one in [*taken, *left]])
+        await session.settle([Settlement(one, Disposition.release) for one in [*taken, *left]])
         await session.status()
         assert [waiting(rabbitmq, name) for name in (first, second)] == [2, 2]  # and not delivered here again
 
@@ -228,9 +228,15 @@ async def test_a_settlement_that_is_repeated_is_harmless(rabbitmq: RabbitMQ, kin
         taken = await take(session, 6)
         await session.settle(acks([taken[2], taken[2]]))
         await session.settle(acks([taken[2], taken[0], taken[0]]))
-        await session.settle([Item(taken[0], Verb.release), Item(taken[1], Verb.release), Item(taken[1], Verb.ack)])
+        await session.settle(
+            [
+                Settlement(taken[0], Disposition.release),
+                Settlement(taken[1], Disposition.release),
+                Settlement(taken[1], Disposition.ack),
+            ]
+        )
         await session.settle(acks(taken[:3]))
-        await session.settle([Item(one, Verb.release) for one in taken[:3]])
+        await session.settle([Settlement(one, Disposition.release) for one in taken[:3]])
         (again,) = await take(session, 1)
         assert (again.body, again.redelivered) == (b"1", True)
         await session.settle(acks([*taken, again, *taken, again]))

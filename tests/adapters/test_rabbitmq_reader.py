@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import frame, spec
 
-from missive.adapters.contract import Delivery
 from missive.adapters.rabbitmq.reader import Reader
+from missive.transport import Delivery
 
 CHANNEL, OTHER, TAG = 3, 4, "ctag3.x"
 SHORT = st.text(max_size=20)

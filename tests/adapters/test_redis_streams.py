@@ -16,9 +16,9 @@ import pytest
 import missive
 from missive import Fatal, RawMessage, Transient, UsageError
 from missive.adapters import RedisStreamsAdapter, from_url
-from missive.adapters.contract import Credit, Delivery, Item, Result, Session, Verb
-from missive.engine.run import serve
+from missive.engine.runner import serve
 from missive.matchers import Everything
+from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult
 from tests.conftest import wait_until
 from tests.support.process import Running
 from tests.support.redis import RedisServer
@@ -112,8 +112,8 @@ async def fetch(session: Session, count: int, seconds: float = 20) -> list[Deliv
     return deliveries
 
 
-def items(deliveries: list[Delivery], verb: Verb = Verb.ack) -> list[Item]:
-    return [Item(delivery, verb) for delivery in deliveries]
+def items(deliveries: list[Delivery], verb: Disposition = Disposition.ack) -> list[Settlement]:
+    return [Settlement(delivery, verb) for delivery in deliveries]
 
 
 @pytest.fixture
@@ -170,8 +170,8 @@ def test_an_ack_of_what_somebody_else_has_is_fenced(redis: RedisServer):
             stream.publish(b"a", b"b")
             deliveries = await fetch(first, 2)
             await first.client.xclaim(stream.name, "g", second._name, 0, [deliveries[0].native_id])
-            assert await first.extend(deliveries) == [Result.fenced, Result.confirmed]
-            assert await first.settle(items(deliveries)) == [Result.fenced, Result.confirmed]
+            assert await first.extend(deliveries) == [SettlementResult.fenced, SettlementResult.confirmed]
+            assert await first.settle(items(deliveries)) == [SettlementResult.fenced, SettlementResult.confirmed]
             assert stream.pending() == 1
             owners = await first.client.xpending_range(stream.name, "g", "-", "+", 10)
             assert [owner["consumer"] for owner in owners] == [second._name.encode()]
@@ -187,10 +187,10 @@ def test_settling_twice_is_harmless(redis: RedisServer):
         async with sessions(stream.adapter()) as (session,):
             stream.publish(b"a", b"b")
             one, two = await fetch(session, 2)
-            assert await session.settle(items([one])) == [Result.confirmed]
-            assert await session.settle(items([one])) == [Result.fenced]
+            assert await session.settle(items([one])) == [SettlementResult.confirmed]
+            assert await session.settle(items([one])) == [SettlementResult.fenced]
             assert stream.pending() == 1
-            assert await session.settle(items([two])) == [Result.confirmed]
+            assert await session.settle(items([two])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
 
@@ -203,10 +203,10 @@ def test_what_is_released_is_somebody_elses_at_once(redis: RedisServer):
         async with sessions(stream.adapter(), stream.adapter()) as (first, second):
             stream.publish(b"a")
             (delivery,) = await fetch(first, 1)
-            assert await first.settle(items([delivery], Verb.release)) == [Result.confirmed]
+            assert await first.settle(items([delivery], Disposition.release)) == [SettlementResult.confirmed]
             (again,) = await fetch(second, 1, 5)
             assert (again.body, again.attempt) == (b"a", 1)
-            assert await second.settle(items([again])) == [Result.confirmed]
+            assert await second.settle(items([again])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
     assert stream.left() == 0
@@ -222,8 +222,8 @@ def test_entries_of_a_dead_consumer_are_taken_over(redis: RedisServer):
             (delivery,) = await fetch(first, 1)
             (again,) = await fetch(second, 1)
             assert (again.native_id, again.attempt, again.redelivered) == (delivery.native_id, 2, True)
-            assert await first.settle(items([delivery])) == [Result.fenced]
-            assert await second.settle(items([again])) == [Result.confirmed]
+            assert await first.settle(items([delivery])) == [SettlementResult.fenced]
+            assert await second.settle(items([again])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
     assert stream.left() == 0
@@ -239,9 +239,9 @@ def test_what_comes_again_to_the_same_consumer_fences_what_was_before(redis: Red
             (first,) = await fetch(session, 1)
             (second,) = await fetch(session, 1)
             assert second.attempt == 2
-            assert await session.settle(items([first])) == [Result.fenced]
+            assert await session.settle(items([first])) == [SettlementResult.fenced]
             assert stream.pending() == 1
-            assert await session.settle(items([second])) == [Result.confirmed]
+            assert await session.settle(items([second])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
 
@@ -263,14 +263,14 @@ def test_what_was_read_ahead_and_is_not_fetched_in_time_is_given_back(redis: Red
             session._next_look = 0.0
             mine: list[Delivery] = []
             if how == "extend":
-                assert await session.extend(first) == [Result.confirmed] * 100
+                assert await session.extend(first) == [SettlementResult.confirmed] * 100
             else:
                 mine = await fetch(session, 50)
             rest = [*mine, *await fetch(other, 150 - len(mine))]
             assert sorted(int(one.body) for one in rest) == list(range(100, 250))
             assert {one.attempt for one in rest} == {1}
-            assert await session.settle(items([*first, *mine])) == [Result.confirmed] * (100 + len(mine))
-            assert await other.settle(items(rest[len(mine) :])) == [Result.confirmed] * (150 - len(mine))
+            assert await session.settle(items([*first, *mine])) == [SettlementResult.confirmed] * (100 + len(mine))
+            assert await other.settle(items(rest[len(mine) :])) == [SettlementResult.confirmed] * (150 - len(mine))
 
     asyncio.run(main())
     assert stream.pending() == 50
@@ -292,7 +292,10 @@ def test_a_stop_waits_for_what_is_just_given_back(redis: RedisServer):
             with pytest.raises(asyncio.CancelledError):
                 await fetching
             assert await session.stop_intake() == []
-            assert await session.settle([Item(one, Verb.release) for one in first]) == [Result.confirmed] * 100
+            assert (
+                await session.settle([Settlement(one, Disposition.release) for one in first])
+                == [SettlementResult.confirmed] * 100
+            )
         async with sessions(stream.adapter()) as (session,):
             again = await fetch(session, 300)
             assert {one.attempt for one in again} == {1}
@@ -443,7 +446,7 @@ def test_tls(tmp_path: Path):
         async def main() -> None:
             async with sessions(stream.adapter(ca_file=server.certificate)) as (session,):
                 (delivery,) = await fetch(session, 1)
-                assert await session.settle(items([delivery])) == [Result.confirmed]
+                assert await session.settle(items([delivery])) == [SettlementResult.confirmed]
             with pytest.raises(Transient):
                 await stream.adapter().connect(BareHost())
 
@@ -526,7 +529,7 @@ def test_a_consumer_that_leaves_is_removed(redis: RedisServer):
             (delivery,) = await fetch(first, 1)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(second.fetch(CREDIT), 0.2)
-            assert await first.settle(items([delivery])) == [Result.confirmed]
+            assert await first.settle(items([delivery])) == [SettlementResult.confirmed]
         async with sessions(stream.adapter()) as (third,):
             stream.publish(b"b")
             await fetch(third, 1)
@@ -562,7 +565,7 @@ def test_ids_of_a_producer_s_own(redis: RedisServer):
                     client.xadd(stream.name, {"data": b"a"}, id=entry)
             deliveries = await fetch(session, 5)
             assert [one.position for one in deliveries] == [1 << 20, (1 << 20) + 5, None, None, 2 << 20]
-            assert await session.settle(items(deliveries[::-1])) == [Result.confirmed] * 5
+            assert await session.settle(items(deliveries[::-1])) == [SettlementResult.confirmed] * 5
 
     asyncio.run(main())
     assert stream.left() == 0

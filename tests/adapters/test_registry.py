@@ -9,8 +9,10 @@ import pytest
 
 from missive import Processor, UsageError
 from missive.adapters import FileAdapter, SQLiteAdapter, StdinAdapter
-from missive.adapters.contract import Adapter
-from missive.adapters.registry import AdapterURL, from_url, keywords
+from missive.adapters.base import Adapter
+from missive.adapters.parameters import keywords
+from missive.adapters.registry import from_url
+from missive.urls import ParsedURL
 
 SECRET = "hunter2"
 
@@ -284,7 +286,7 @@ def test_no_error_shows_a_password_that_was_typed_wrong(url):
 def test_the_repr_of_a_url_has_no_secret(probe):
     """The parts that an adapter gets show no password in their repr."""
     url = made("probe://user:hunter2@host:1/path?size=2").from_url
-    assert repr(url) == "<AdapterURL: probe://host:1/path?size=2>"
+    assert repr(url) == "<ParsedURL: probe://host:1/path?size=2>"
     assert (url.username, url.password) == ("user", SECRET)
 
 
@@ -301,7 +303,7 @@ def test_a_third_partys_adapter_is_found_by_its_entry_point(probe):
 def test_a_url_comes_in_parts(probe):
     """Host, port, path and credentials come unescaped; parameters come by name."""
     url = made("probe://us%40er:p%2Fw%23%3A@host:12/a%20b?size=2").from_url
-    assert isinstance(url, AdapterURL)
+    assert isinstance(url, ParsedURL)
     assert (
         url.scheme,
         url.host,

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 import missive as m
-from missive.adapters.contract import Credit, Delivery, Host, Item, Result, Session, Verb
 from missive.adapters.sqlite import SCHEMA, SQLiteAdapter
-from missive.engine.lifecycle import Engine
+from missive.engine.engine import Engine
 from missive.matchers import Everything
+from missive.transport import Credit, Delivery, Disposition, Host, Session, Settlement, SettlementResult
 from tests.conftest import wait_until
 from tests.support.process import Running
 
@@ -200,17 +200,19 @@ def test_only_what_is_ours_is_settled(queue: sqlite3.Connection, tmp_path: Path,
     enqueue(queue, *"1234")
     stolen = left % 4 + 1
 
-    async def consume() -> dict[int, Result]:
+    async def consume() -> dict[int, SettlementResult]:
         async with consuming(tmp_path / "queue.db") as session:
             found = await session.fetch(Credit(4, 1000))
             assert [one.attempt for one in found] == [1] * 4
             queue.execute("UPDATE missive_queue SET lease = 'another' WHERE id = ?", (stolen,))
-            items = [Item(one, Verb.ack) for one in found if one.native != left]
+            items = [Settlement(one, Disposition.ack) for one in found if one.native != left]
             results = await session.settle(items)
             return {item.delivery.native: result for item, result in zip(items, results, strict=True)}
 
     results = asyncio.run(consume())
-    assert results == {n: Result.fenced if n == stolen else Result.confirmed for n in range(1, 5) if n != left}
+    assert results == {
+        n: SettlementResult.fenced if n == stolen else SettlementResult.confirmed for n in range(1, 5) if n != left
+    }
     assert [row[0] for row in queue.execute("SELECT id FROM missive_queue")] == sorted([left, stolen])
 
 
@@ -229,8 +231,8 @@ def test_a_claim_ends_with_the_message_that_is_over_the_credit(
     assert queue.execute("SELECT count(lease) FROM missive_queue").fetchone() == (expected,)
 
 
-def acked(deliveries: Sequence[Delivery]) -> list[Item]:
-    return [Item(one, Verb.ack) for one in deliveries]
+def acked(deliveries: Sequence[Delivery]) -> list[Settlement]:
+    return [Settlement(one, Disposition.ack) for one in deliveries]
 
 
 LEASED = "SELECT min(body), max(body), count(*) FROM missive_queue WHERE lease IS NOT NULL"
@@ -253,7 +255,7 @@ def test_what_is_settled_makes_room_for_as_much(queue: sqlite3.Connection, tmp_p
             await session.settle(acked([*third, second[299]]))
             left = await session.stop_intake()
             assert [one.body for one in left] == [b"%d" % number for number in range(1949, 2000)]
-            await session.settle([Item(one, Verb.release) for one in [*left, *first[300:]]])
+            await session.settle([Settlement(one, Disposition.release) for one in [*left, *first[300:]]])
             assert queue.execute(LEASED).fetchone() == (None, None, 0)
 
     asyncio.run(consume())
@@ -278,7 +280,7 @@ def test_what_is_not_fetched_in_time_is_given_back(
             if how == "fetch":
                 found = await session.fetch(Credit(10, 10_000))
                 assert [(one.body, one.attempt) for one in found[:2]] == [(b"1400", 1), (b"1401", 1)]
-                await session.settle([Item(one, Verb.release) for one in found])
+                await session.settle([Settlement(one, Disposition.release) for one in found])
             else:
                 await session.extend(first[300:])
             assert queue.execute(LEASED).fetchone() == (("1300", "1600", 101) if stolen else ("1300", "1399", 100))
@@ -292,7 +294,7 @@ def test_what_cannot_be_given_back_is_kept(queue: sqlite3.Connection, tmp_path: 
     """What was claimed ahead, and cannot be given back now, is returned by a stop; others are renewed all the same."""
     enqueue(queue, *map(str, range(1000, 2000)))
 
-    async def refuse(_items: Sequence[Item]) -> Sequence[Result]:
+    async def refuse(_items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         raise m.Transient("the file is locked")
 
     async def consume() -> None:
@@ -301,7 +303,7 @@ def test_what_cannot_be_given_back_is_kept(queue: sqlite3.Connection, tmp_path: 
             await session.settle(acked(first[:300]))
             session._fetched_at -= 1.1  # as if so many seconds had passed
             monkeypatch.setattr(session, "settle", refuse)
-            assert list(await session.extend(first[300:])) == [Result.confirmed] * 100
+            assert list(await session.extend(first[300:])) == [SettlementResult.confirmed] * 100
             assert len(await session.stop_intake()) == 300
             renewed = "SELECT count(*) FROM missive_queue WHERE visible_at > ? AND body < '1400'"
             assert queue.execute(renewed, (time.time() + 3,)).fetchone() == (100,)
@@ -320,7 +322,7 @@ def test_a_claim_that_fails_undoes_no_settlement(queue: sqlite3.Connection, tmp_
                 "CREATE TRIGGER broken BEFORE UPDATE ON missive_queue WHEN new.body = '1400'"
                 " BEGIN SELECT RAISE(ABORT, 'broken'); END"
             )
-            assert list(await session.settle(acked(found))) == [Result.confirmed] * 300
+            assert list(await session.settle(acked(found))) == [SettlementResult.confirmed] * 300
             assert queue.execute("SELECT count(*), count(lease) FROM missive_queue").fetchone() == (700, 0)
             with pytest.raises(m.MissiveError, match="broken"):
                 await session.fetch(Credit(300, 10_000))

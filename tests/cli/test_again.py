@@ -6,7 +6,7 @@ import click
 import pytest
 
 from missive.cli import options
-from missive.cli.again import given
+from missive.cli.argv import given
 
 
 @click.command()

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from missive.dlq import Query, Replay, Status, operations
+from missive import operations
+from missive.dlq import Query, Replay, Status
 from missive.dlq.retention import Retention
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreConflict, UsageError

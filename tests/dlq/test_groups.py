@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from missive.dlq import Query, Record, Replay, Status, Store, operations
+from missive import operations
+from missive.dlq import Query, Record, Replay, Status, Store
 from missive.dlq.contract import DAY
 from missive.dlq.sql import SQLStore
 from missive.ids import new_id

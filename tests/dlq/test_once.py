@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from missive.dlq.once import Asked, MemoryOnce, OnceStore, State
+from missive.dlq.once import Asked, ClaimState, MemoryOnce, OnceStore
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreError
 from tests.dlq.conftest import opened_at
@@ -170,7 +170,7 @@ def contend(path: str, number: int, barrier: Barrier, answers: Any) -> None:
         asked = [Asked("handler", f"{(key * 3 + n) % 50:064x}", "a" * 64) for n in range(3)]
         barrier.wait(30)
         for one, answer in zip(asked, store.once_begin("app", asked, f"owner-{number}", LEASE, TTL), strict=True):
-            if answer.state is State.ours:
+            if answer.state is ClaimState.ours:
                 answers.put((one.digest, number))
     store.close()
     answers.put(None)
@@ -209,7 +209,7 @@ def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureR
             asked = [Asked("handler", f"{key:064x}", "a" * 64) for key in random.sample(range(100), 10)]
             try:
                 answers = store.once_begin("app", asked, f"{number}", LEASE, TTL)
-                ours = [one.effect for one, a in zip(asked, answers, strict=True) if a.state is State.ours]
+                ours = [one.effect for one, a in zip(asked, answers, strict=True) if a.state is ClaimState.ours]
                 if random.random() < 0.3:
                     store.once_drop("app", ours, f"{number}")
                 else:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from missive.dlq import Replay, Status, operations
+from missive import operations
+from missive.dlq import Replay, Status
 from missive.dlq.pacing import pace
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError

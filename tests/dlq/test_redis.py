@@ -18,7 +18,7 @@ import pytest
 from redis.connection import Connection
 from redis.exceptions import ConnectionError  # noqa: A004 - Redis's own
 
-from missive.dlq import Claim, Query, Record, Replay, Status, open_store
+from missive.dlq import Query, Record, RecordLease, Replay, Status, open_store
 from missive.dlq.once import Asked
 from missive.dlq.redis import RedisStore, replaying
 from missive.dlq.redis.database import SCHEMA_VERSION
@@ -51,7 +51,7 @@ def shown(answer: Any) -> Any:
         return to_json(answer)
     if isinstance(answer, list):
         return [shown(one) for one in answer]
-    return (shown(answer.record), answer.token) if isinstance(answer, Claim) else answer
+    return (shown(answer.record), answer.token) if isinstance(answer, RecordLease) else answer
 
 
 class Both:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 import missive
-from missive.dlq import Query, Replay, Status, Store, operations
-from missive.dlq.operations import Selection
+from missive import operations
+from missive.dlq import Query, Replay, Status, Store
 from missive.dlq.sql import SQLStore
 from missive.errors import ProcessingFailed, UsageError
+from missive.operations import Selection
 from tests.dlq.conftest import Clock
 from tests.dlq.test_store import on_each, record
 
@@ -176,7 +177,7 @@ def test_what_an_engine_cannot_give_back_is_given_back(store: SQLStore, monkeypa
             adapter.let_go(store.resolve(["000"], "t", Status.resolved, "x"))
         raise ProcessingFailed
 
-    monkeypatch.setattr("missive.engine.run.execute", cut_short)
+    monkeypatch.setattr("missive.engine.runner.execute", cut_short)
     with pytest.raises(ProcessingFailed):
         ran(store, replay)
     assert by_status(store) == {"resolved": ["000"], "dead": ["001", "002", "003", "004"]}

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from missive.disks import keep_journal, network_disk
+from missive._sqlite import keep_journal, network_disk
 from missive.dlq import Query, Replay, Status, open_dlq, open_store
 from missive.dlq.sql import SCHEMA_VERSION, SQLStore
 from missive.errors import StoreError, StoreRefused, UsageError

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import missive
-from missive.dlq import Query, Status, Store, operations
+from missive import operations
+from missive.dlq import Query, Status, Store
 from missive.dlq.rows import from_json, to_json
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError

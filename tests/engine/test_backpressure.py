@@ -9,10 +9,10 @@ import time
 import pytest
 
 from missive import JSONMessage, Processor
-from missive.adapters.contract import Capabilities, Credit, Delivery
-from missive.engine import intake
+from missive.engine.intake import source as intake
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, Field, by_field
+from missive.transport import Capabilities, Credit, Delivery
 from tests.support.broker import Broker, run, until
 
 PAUSES = Capabilities(pauses=True)

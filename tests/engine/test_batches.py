@@ -13,9 +13,9 @@ import pytest
 
 import missive
 from missive import DeadLetter, Discard, JSONMessage, Processor, RegistrationError, RetryLater
-from missive.adapters.contract import Capabilities, Delivery
-from missive.batch import Batch
+from missive.app.batch import Batch
 from missive.matchers import Everything, Field, by_field
+from missive.transport import Capabilities, Delivery
 from tests.support.broker import Broker, run, until
 
 CANARY = "canary-4711"

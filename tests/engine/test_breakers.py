@@ -7,8 +7,8 @@ import threading
 import pytest
 
 from missive import Breaker, DependencyDown, JSONMessage, Processor, Retry, UsageError, constant
-from missive.engine.breakers import BreakerGate, Circuit
-from missive.engine.decision import ACKED, Decision
+from missive.engine.dispatch.circuit import Circuit, CircuitLimiter
+from missive.engine.workers.decision import ACKED, Decision
 from missive.matchers import Everything, Field, by_field
 from missive.outcome import Outcome
 from missive.testing import MemoryAdapter
@@ -132,7 +132,7 @@ class Passage:
 def gate_of(probe=10.0):
     """Return a gate whose circuit has just opened, with one call inside that began before, and its clock."""
     clock = Clock()
-    gate = BreakerGate(Circuit(Breaker("b", after=1, probe=probe), clock, 8))
+    gate = CircuitLimiter(Circuit(Breaker("b", after=1, probe=probe), clock, 8))
     hanging = Passage()
     gate.enter(hanging)
     gate.enter(failed := Passage(Decision(Outcome.retried, blames="b")))

@@ -15,7 +15,7 @@ import missive
 from missive import JSONMessage, Processor
 from missive.dlq.contract import Sink
 from missive.dlq.once import Asked, MemoryOnce
-from missive.engine import claims as module
+from missive.engine.completion import idempotency as module
 from missive.errors import StoreError, UsageError
 from missive.matchers import Everything, Field, by_field
 from tests.support.broker import Broker, Quick, run, until
@@ -405,7 +405,7 @@ def test_duplicates_of_the_transactional_form_are_counted():
 
 def test_handlers_without_once_pay_nothing():
     """The chain of a handler without once= is the chain as it always was, and nothing stands before the dispatcher."""
-    from missive.engine.batches import compile_async, compile_sync
+    from missive.engine.workers.batches import compile_async, compile_sync
 
     proc = Processor(JSONMessage, name="app", dlq={})
     proc.add_handler(Field("a", 1), lambda message, context: None)

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from missive import JSONMessage, Processor
-from missive.adapters.contract import Delivery
 from missive.dlq.sql import SQLStore
-from missive.engine import crashes
-from missive.engine.crashes import Count
-from missive.engine.run import execute
-from missive.engine.seats import fingerprint
+from missive.engine.processes import crashes
+from missive.engine.processes.crashes import Count
+from missive.engine.processes.inflight import delivery_mark
+from missive.engine.runner import execute
 from missive.matchers import Everything, Field
 from missive.testing import MemoryAdapter
+from missive.transport import Delivery
 from tests.conftest import wait_until
 from tests.support.process import Running
 
@@ -170,7 +170,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SQLStore:
 
 
 def accuse(store: SQLStore, deaths: int, *deliveries: Delivery, at: float | None = None) -> None:
-    counts = {fingerprint(delivery): Count(deaths, at or time.time()) for delivery in deliveries}
+    counts = {delivery_mark(delivery): Count(deaths, at or time.time()) for delivery in deliveries}
     store.remember("t", crashes.KEY, crashes.written(counts))
 
 
@@ -310,7 +310,9 @@ def test_a_redelivered_message_has_the_counts_read_again(store: SQLStore):
 
 def test_without_a_store_there_are_no_seats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where counts cannot be kept, nothing is noted, and nothing is looked for."""
-    monkeypatch.setattr("missive.engine.seats.Room.__init__", lambda *_: pytest.fail("a room was opened"))
+    monkeypatch.setattr(
+        "missive.engine.processes.inflight.InFlightDirectory.__init__", lambda *_: pytest.fail("a room was opened")
+    )
     proc = Processor(name="t", dlq={})
     proc.add_handler(Everything(), lambda message, context: None)
     (report,) = execute([MemoryAdapter(proc, [b"1"])])
@@ -325,7 +327,7 @@ def test_where_nothing_can_be_shared_processing_goes_on(
     def no_room(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("missive.engine.seats.Room.__init__", no_room)
+    monkeypatch.setattr("missive.engine.processes.inflight.InFlightDirectory.__init__", no_room)
     convict = delivery(1)
     accuse(store, 3, convict)
     together = Together()

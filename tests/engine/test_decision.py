@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 
 from missive import DeadLetter, DecodingError, Discard, MatcherFailed, Outcome, Reason, RetryLater, SettlementConflict
-from missive.context import Recorded
-from missive.engine.decision import ACKED, NACK_SECONDS, RETRY_SECONDS, SHUTDOWN, decide, decide_misrouted
+from missive.app.context import Recorded
+from missive.engine.workers.decision import ACKED, NACK_SECONDS, RETRY_SECONDS, SHUTDOWN, decide, decide_misrouted
 from missive.routing.router import Misrouted
 
 CANARY = "canary-4711"

@@ -9,15 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 from missive import ForcedStop, Processor
-from missive.adapters.contract import Capabilities, Delivery, Result, Verb
+from missive.engine.completion.settlement import Settler
+from missive.engine.engine import Engine
 from missive.engine.job import Job, by_lane
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.engine.runtime import Runtime
-from missive.engine.settlement import Settler
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing import MemoryAdapter
+from missive.transport import Capabilities, Delivery, Disposition, SettlementResult
 
 
 def test_a_mark_passes_what_was_let_go_of_behind_it():
@@ -28,14 +28,14 @@ def test_a_mark_passes_what_was_let_go_of_behind_it():
 
         async def commit(given):
             marks.append(given[None].position)
-            return {None: Result.confirmed}
+            return {None: SettlementResult.confirmed}
 
         session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
         source = SimpleNamespace(session=session)
         settler = Settler(source, Runtime(), settled=lambda source, jobs, not_ours: settled.extend(jobs))
         jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
         settler.started(session, by_lane(jobs))
-        jobs[2].verb = Verb.release
+        jobs[2].disposition = Disposition.release
         for job in (jobs[1], jobs[2], jobs[0]):
             settler.add([job])
             await settler.flush()
@@ -92,7 +92,7 @@ def test_what_is_interrupted_for_its_lost_lease_is_no_dead_letter():
             session = await super().connect(host)
 
             async def extend(deliveries):
-                return [Result.fenced] * len(deliveries)
+                return [SettlementResult.fenced] * len(deliveries)
 
             session.extend = extend
             return session
@@ -130,9 +130,9 @@ def test_what_a_batch_did_not_run_is_given_back_at_a_stop():
         engines.append(Engine(proc, [adapter], sink=None, concurrency=1, drain=20, handlers_loop=loop))
         await asyncio.wait_for(engines[0].main(), 20)
         assert runs == [[b"1", b"2"], [b"1"]]
-        assert sorted((item.delivery.body, item.verb) for item in adapter.settled) == [
-            (b"1", Verb.release),
-            (b"2", Verb.release),
+        assert sorted((item.delivery.body, item.disposition) for item in adapter.settled) == [
+            (b"1", Disposition.release),
+            (b"2", Disposition.release),
         ]
 
     asyncio.run(main())
@@ -148,7 +148,7 @@ def test_all_that_is_held_of_a_lane_is_let_go_of_with_its_leases():
             session = await super().connect(host)
 
             async def extend(deliveries):
-                return [Result.fenced] * len(deliveries)
+                return [SettlementResult.fenced] * len(deliveries)
 
             session.extend = extend
             return session

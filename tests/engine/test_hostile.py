@@ -9,11 +9,13 @@ import time
 import pytest
 
 from missive import JSONMessage, ProcessingFailed, Processor, UsageError
-from missive.adapters.contract import Capabilities, Credit, Delivery, Result, SessionStatus
-from missive.engine import intake, pausing, watchdog
+from missive.engine.intake import backpressure as pausing
+from missive.engine.intake import source as intake
+from missive.engine.intake import watchdog
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, Field, by_field
 from missive.rates import Rate
+from missive.transport import Capabilities, Credit, Delivery, SessionStatus, SettlementResult
 from tests.support.broker import Broker, Quick, run, until
 
 
@@ -94,7 +96,7 @@ def test_an_after_hook_that_hangs(is_async):
         proc.add_handler(Everything(), lambda message, context: None)
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("missive.engine.tasks._GRACE", 0.1)
+            patch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
             try:
                 run(Broker(proc, bodies(1)), seconds=3, drain=0.2, books=False)
             except ProcessingFailed:
@@ -125,7 +127,7 @@ def test_stuck_workers_of_both_kinds():
             over.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("missive.engine.tasks._GRACE", 0.1)
+        patch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
         broker = Broker(proc, [b'{"k":1}', b'{"k":2}', b'{"k":1}', b'{"k":2}'], ends=False)
         with pytest.raises(ProcessingFailed, match="stuck"):
             run(broker, beside=beside, drain=0.5, books=False)
@@ -480,7 +482,7 @@ def test_a_commit_that_is_refused_for_now():
 
     def commit(session, marks):
         tries.append(marks)
-        return dict.fromkeys(marks, Result.failed) if len(tries) == 1 else None
+        return dict.fromkeys(marks, SettlementResult.failed) if len(tries) == 1 else None
 
     broker.meddle["commit"] = commit
 

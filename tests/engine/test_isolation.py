@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from missive import RawMessage
-from missive.adapters.contract import Delivery
-from missive.engine.decision import ACKED
-from missive.engine.isolation import IsolatingDispatcher
+from missive.engine.dispatch.isolation import IsolatingDispatcher
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
+from missive.engine.workers.decision import ACKED
 from missive.matchers import Everything
 from missive.routing.route import Route
+from missive.transport import Delivery
 
 ROUTE = Route("h", Everything(), lambda message, context: None, is_async=False)
 ONE, OTHER = object(), object()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from missive.engine.lanes import Lanes
+from missive.engine.dispatch.lanes import Lanes
 from tests.support import strategies
 
 

@@ -9,10 +9,10 @@ import time
 import pytest
 
 from missive import JSONMessage, Processor
-from missive.adapters.contract import Capabilities, Result, Verb
-from missive.engine import leases
+from missive.engine.intake import leases
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, by_field
+from missive.transport import Capabilities, Disposition, SettlementResult
 from tests.support.broker import Broker, Quick, run, until
 
 LEASE = 0.4
@@ -180,7 +180,11 @@ def test_a_renewal_that_fails_is_tried_again(trouble):
             raise Transient("not now")
         if trouble == "own":
             raise RuntimeError("an adapter's mistake")
-        results = {"wrong number": [], "failed": [Result.failed] * 2, "unknown": [Result.unknown] * 2}
+        results = {
+            "wrong number": [],
+            "failed": [SettlementResult.failed] * 2,
+            "unknown": [SettlementResult.unknown] * 2,
+        }
         return results[trouble]
 
     broker = Broker(proc, bodies(2), capabilities=SHORT)
@@ -349,7 +353,9 @@ def test_what_waits_is_let_go_of(where):
     expected = {"batch": [3, 4, 5], "rate": [7, 7, 7], "retry": [0, 1, 2, 3, 4, 5]}.get(where, [0, 3, 4, 5])
     assert sorted(ran) == expected
     assert report.redelivered == 2
-    settled = {item.delivery.body for items in broker.settlements for item in items if item.verb is Verb.ack}
+    settled = {
+        item.delivery.body for items in broker.settlements for item in items if item.disposition is Disposition.ack
+    }
     assert not settled & {b'{"n":1,"k":0}', b'{"n":2,"k":0}'}
 
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 
 from missive.dlq.once import MemoryOnce
-from missive.engine import intake
-from missive.engine.assignment import Assignment
-from missive.engine.breakers import Circuit
-from missive.engine.claims import Claims
-from missive.engine.dispatch import Dispatcher
-from missive.engine.filing import Filing
+from missive.engine.completion.dead_letters import DeadLetterWriter
+from missive.engine.completion.idempotency import Claims
+from missive.engine.completion.settlement import Settler
+from missive.engine.completion.watermark import WatermarkTracker
+from missive.engine.dispatch.circuit import Circuit
+from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.lanes import Lanes
+from missive.engine.dispatch.limiter import Limiter
 from missive.engine.flow import Flow
-from missive.engine.gates import Gate
-from missive.engine.intake import Source
-from missive.engine.lanes import Lanes
-from missive.engine.leases import Keeper
-from missive.engine.settlement import Settler
-from missive.engine.tasks import LoopPool
-from missive.engine.watermark import Watermark
+from missive.engine.intake import source as intake
+from missive.engine.intake.assignment import Assignment
+from missive.engine.intake.leases import LeaseRenewer
+from missive.engine.intake.source import Source
+from missive.engine.workers.tasks import LoopPool
 from missive.testing.simulation import Promise, SimulationFailed
 from missive.testing.simulation.simulate import quiet
 from tests.support.scenario import run
@@ -28,18 +28,18 @@ SEEDS = 1000
 
 def settle_before_durable(patch):
     """A dead letter is settled as soon as it is decided, and not when it is in the store."""
-    add = Filing.add
+    add = DeadLetterWriter.add
 
     def mutant(self, job):
         add(self, job)
         self._filed([job])
 
-    patch.setattr(Filing, "add", mutant)
+    patch.setattr(DeadLetterWriter, "add", mutant)
 
 
 def watermark_off_by_one(patch):
     """The mark is at the first message that is not done, and not at the last one that is."""
-    complete = Watermark.complete
+    complete = WatermarkTracker.complete
 
     def mutant(self, jobs):
         passed = complete(self, jobs)
@@ -47,7 +47,7 @@ def watermark_off_by_one(patch):
             self.position = self._order[0].delivery.position
         return passed
 
-    patch.setattr(Watermark, "complete", mutant)
+    patch.setattr(WatermarkTracker, "complete", mutant)
 
 
 def lane_released_early(patch):
@@ -115,7 +115,7 @@ def credit_ignored(patch):
 
 def limit_ignored(patch):
     """A handler gets more messages at once than it says."""
-    patch.setattr(Gate, "_full", False)
+    patch.setattr(Limiter, "_full", False)
 
 
 def leases_not_renewed(patch):
@@ -124,7 +124,7 @@ def leases_not_renewed(patch):
     async def mutant(self, session, lease):
         return None
 
-    patch.setattr(Keeper, "_renew", mutant)
+    patch.setattr(LeaseRenewer, "_renew", mutant)
 
 
 def session_unchecked(patch):
@@ -200,7 +200,7 @@ def gaps_unread(patch):
 
 def gaps_stripped(patch):
     """A mark says nothing of what was done beyond the one before it."""
-    beyond = Watermark._beyond
+    beyond = WatermarkTracker._beyond
 
     def mutant(self, position):
         done, self._done = self._done, []
@@ -209,7 +209,7 @@ def gaps_stripped(patch):
         finally:
             self._done = done
 
-    patch.setattr(Watermark, "_beyond", mutant)
+    patch.setattr(WatermarkTracker, "_beyond", mutant)
 
 
 def lanes_kept(patch):

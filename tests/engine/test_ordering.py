@@ -11,10 +11,10 @@ from collections import defaultdict
 import pytest
 
 from missive import JSONMessage, Processor, RawMessage, RegistrationError
-from missive.adapters.contract import Delivery, Verb
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.matchers import Everything, Field, Topic, by_field, by_header, by_key
 from missive.testing import MemoryAdapter
+from missive.transport import Delivery, Disposition
 from tests.conftest import wait_until
 
 CANARY = "canary-4711"
@@ -309,8 +309,8 @@ def test_a_stop_gives_lanes_back_in_order():
         await asyncio.gather(serving, return_exceptions=True)
 
     asyncio.run(stop_soon())
-    verbs = [item.verb for item in adapter.settled]
-    assert (verbs.count(Verb.release), verbs.count(Verb.ack)) == (19, 1)
+    verbs = [item.disposition for item in adapter.settled]
+    assert (verbs.count(Disposition.release), verbs.count(Disposition.ack)) == (19, 1)
     left = [json.loads(d.body) for d in adapter.waiting]
     assert len(left) == 19
     for key in range(4):
@@ -320,7 +320,7 @@ def test_a_stop_gives_lanes_back_in_order():
 
 def test_a_stop_without_a_place_for_the_rest_keeps_order():
     """Where nothing can be given back or filed, the rest of a lane is run, in order."""
-    from missive.adapters.contract import Capabilities
+    from missive.transport import Capabilities
 
     proc = processor(dlq=None, concurrency=4)
     started, ran = threading.Event(), []

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 import missive
-from missive.adapters.contract import Capabilities, Delivery, Item, Result, Verb
 from missive.dlq.contract import Sink
 from missive.dlq.record import Record
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.errors import StoreError
 from missive.matchers import Everything, Field, Present
 from missive.testing import MemoryAdapter
+from missive.transport import Capabilities, Delivery, Disposition, Settlement, SettlementResult
 
 
 class Kept(Sink):
@@ -53,7 +53,7 @@ def test_returning_acks():
     proc.add_handler(Field("a", 1), lambda m, c: seen.append(m.raw_data))
     adapter, report = run(proc, [b'{"a":1}'] * 3)
     assert seen == [b'{"a":1}'] * 3
-    assert [Verb.ack] * 3 == [item.verb for item in adapter.settled]
+    assert [Disposition.ack] * 3 == [item.disposition for item in adapter.settled]
     assert (report.total_handled, report.total_dead, sink.records) == (3, 0, [])
 
 
@@ -119,7 +119,7 @@ def test_what_cannot_be_handled_is_a_dead_letter(body: bytes, reason: str):
     adapter, report = run(proc, [body])
     assert [reason] == [str(record.reason) for record in sink.records]
     assert {reason: 1} == dict(report.dead)
-    assert [(Verb.ack, "dead_lettered")] == [(item.verb, str(item.outcome)) for item in adapter.settled]
+    assert [(Disposition.ack, "dead_lettered")] == [(item.disposition, str(item.outcome)) for item in adapter.settled]
 
 
 def test_a_matcher_that_raises_is_named():
@@ -236,7 +236,7 @@ def test_nothing_is_settled_before_it_is_filed():
 
     sink.put = noted  # type: ignore[method-assign]
 
-    class Ledger(list[Item]):
+    class Ledger(list[Settlement]):
         def extend(self, items: Any) -> None:
             items = list(items)
             order.extend(str(item.outcome) for item in items)
@@ -385,8 +385,8 @@ def test_serve_runs_inside_a_loop_and_drains_when_cancelled():
             await serving
 
     asyncio.run(main())
-    verbs = {item.delivery.body: item.verb for item in adapter.settled}
-    assert Verb.ack is verbs[b"1"]
+    verbs = {item.delivery.body: item.disposition for item in adapter.settled}
+    assert Disposition.ack is verbs[b"1"]
 
 
 def test_cumulative_sources_are_settled_by_marks():
@@ -402,7 +402,7 @@ def test_cumulative_sources_are_settled_by_marks():
 
             async def commit(given: Any) -> Any:
                 marks.append(given[None].position)
-                return {None: Result.confirmed}
+                return {None: SettlementResult.confirmed}
 
             session.commit = commit  # type: ignore[method-assign]
             return session

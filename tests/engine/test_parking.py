@@ -8,14 +8,14 @@ import time
 import pytest
 
 from missive import Breaker, JSONMessage, Processor, RawMessage, Retry, UsageError, constant
-from missive.adapters.contract import Capabilities, Delivery, Verb
+from missive.adapters.replay import ReplayAdapter
 from missive.dlq import Query, Status
 from missive.dlq.redis import RedisStore
-from missive.dlq.source import ReplayAdapter
 from missive.dlq.sql import SQLStore
 from missive.engine import flow
 from missive.matchers import Everything, Field, Range, by_field
 from missive.testing import MemoryAdapter
+from missive.transport import Capabilities, Delivery, Disposition
 from tests.dlq.conftest import queued
 from tests.support.broker import Broker, run, until
 from tests.support.redis_store import check
@@ -351,7 +351,10 @@ def test_a_transport_that_can_delay_is_asked_to(store):
 
     run(adapter, beside=beside)
     assert sorted(handler.runs) == [(n, attempt) for n in range(3) for attempt in (1, 2, 3)]
-    assert {(item.delay, item.attempt) for item in adapter.settled if item.verb is Verb.delay} == {(0.2, 1), (0.2, 2)}
+    assert {(item.delay, item.attempt) for item in adapter.settled if item.disposition is Disposition.delay} == {
+        (0.2, 1),
+        (0.2, 2),
+    }
     assert store.count(Query()) == 0
 
 
@@ -360,7 +363,7 @@ def test_a_delay_beyond_the_transports_limit_is_parked(store):
     handler = Flaky(1)
     adapter = MemoryAdapter(processor(store, handler), bodies(3), capabilities=Capabilities(max_delay=0.1))
     run(adapter)
-    assert [item.verb for item in adapter.settled] == [Verb.ack] * 3
+    assert [item.disposition for item in adapter.settled] == [Disposition.ack] * 3
     assert store.count(Query(statuses=(Status.parked,))) == 3
 
 

@@ -9,16 +9,17 @@ import pytest
 import sqlalchemy as sa
 
 from missive import JSONMessage, Processor, Retry, constant
-from missive.adapters.contract import Delivery
+from missive.adapters.replay import ReplayAdapter
 from missive.dlq import Query, Status
 from missive.dlq.record import Record
-from missive.dlq.source import ReplayAdapter
-from missive.dlq.sql import SQLStore, claims
+from missive.dlq.sql import SQLStore
+from missive.dlq.sql import leases as claims
 from missive.dlq.sql.schema import records
 from missive.engine import flow
-from missive.engine.filing import Filing
-from missive.engine.parking import Lot
+from missive.engine.completion.dead_letters import DeadLetterWriter
+from missive.engine.completion.parking import ParkingLot
 from missive.matchers import Everything, by_field
+from missive.transport import Delivery
 from tests.support.broker import Broker, run, until
 
 
@@ -100,14 +101,14 @@ def impatient(monkeypatch):
 
 def settled_before_parked(patch):
     """The source is settled before the record is durable."""
-    add = Filing.add
+    add = DeadLetterWriter.add
 
     def mutant(self, job):
         add(self, job)
         if job.parked is not None:
             self._filed([job])
 
-    patch.setattr(Filing, "add", mutant)
+    patch.setattr(DeadLetterWriter, "add", mutant)
 
 
 def attempts_begin_anew(patch):
@@ -117,7 +118,7 @@ def attempts_begin_anew(patch):
 
 def lane_overtaken(patch):
     """What comes later of a lane does not wait behind what is parked of it."""
-    patch.setattr(Lot, "keeps", lambda self, job, route: None)
+    patch.setattr(ParkingLot, "keeps", lambda self, job, route: None)
 
 
 def behind_left_behind(patch):

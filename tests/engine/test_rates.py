@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage, Processor, RegistrationError, UsageError
-from missive.adapters.contract import Capabilities, Verb
-from missive.engine.gates import Gate
+from missive.engine.dispatch.limiter import Limiter
 from missive.matchers import Everything, Field, by_field
 from missive.rates import Rate
 from missive.testing import MemoryAdapter
+from missive.transport import Capabilities, Disposition
 from tests.support import strategies
 from tests.support.broker import Broker, run, until
 
@@ -270,7 +270,7 @@ def test_a_stop_files_what_cannot_be_given_back():
 
     _, report = run(adapter, beside=beside)
     assert dict(report.dead) == {"shutdown": 4}
-    assert [item.verb for item in adapter.settled] == [Verb.ack] * 5
+    assert [item.disposition for item in adapter.settled] == [Disposition.ack] * 5
 
 
 def test_a_lost_session_while_others_wait_for_a_rate():
@@ -353,7 +353,7 @@ class Model:
         self.now = 1000.0
         self.rate = rate
         self.limit = limit
-        self.gate = Gate(limit, rate, lambda: self.now)
+        self.gate = Limiter(limit, rate, lambda: self.now)
         self.through: list[Pass] = []
         self.begun: list[Pass] = []
         self.starts: list[tuple[float, int]] = []

@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 
 import missive as m
-from missive.adapters.contract import Capabilities, Delivery, Host, Result, Session
 from missive.dlq.contract import Sink
 from missive.dlq.record import Record
 from missive.dlq.sql import SQLStore
-from missive.engine.lifecycle import Engine
-from missive.engine.run import execute
+from missive.engine.engine import Engine
+from missive.engine.runner import execute
 from missive.errors import Transient
 from missive.matchers import Everything, Field
 from missive.testing import MemoryAdapter
+from missive.transport import Capabilities, Delivery, Host, Session, SettlementResult
 from tests.support.broker import Broker, until
 from tests.support.process import Running
 
@@ -204,7 +204,7 @@ def test_one_held_message_bounds_what_comes_again():
 
             async def commit(given: Any) -> Any:
                 marks.append(given[None].position)
-                return {None: Result.confirmed}
+                return {None: SettlementResult.confirmed}
 
             session.commit = commit  # type: ignore[method-assign]
             return session
@@ -231,8 +231,8 @@ def test_corrupt_gzip_ends_the_run(missive: Start, tmp_path: Path):
 
 def test_a_released_message_is_visible_at_once(tmp_path: Path):
     """A message whose sender's clock is wrong, or counts milliseconds, does not vanish when it is given back."""
-    from missive.adapters.contract import Credit, Item, Verb
     from missive.adapters.sqlite import SCHEMA, SQLiteAdapter
+    from missive.transport import Credit, Disposition, Settlement
 
     connection = sqlite3.connect(tmp_path / "q.db", isolation_level=None)
     connection.executescript(SCHEMA)
@@ -250,7 +250,7 @@ def test_a_released_message_is_visible_at_once(tmp_path: Path):
     async def main() -> None:
         session = await SQLiteAdapter(m.Processor(), tmp_path / "q.db", "q").connect(Here())  # type: ignore[arg-type]
         (delivery,) = await session.fetch(Credit(1, 1000))
-        await session.settle([Item(delivery, Verb.release)])
+        await session.settle([Settlement(delivery, Disposition.release)])
         (again,) = await session.fetch(Credit(1, 1000))
         assert (again.body, again.attempt) == (b"x", 1)
         await session.close()
@@ -301,7 +301,7 @@ def test_what_is_done_behind_a_mark_is_let_go_with_its_session():
                 return await fetch(credit)
 
             async def commit(given: Any) -> Any:
-                return {None: Result.confirmed}
+                return {None: SettlementResult.confirmed}
 
             session.fetch, session.commit = die, commit  # type: ignore[method-assign]
             return session

@@ -12,25 +12,25 @@ from pathlib import Path
 
 import pytest
 
-from missive.adapters.contract import Delivery
-from missive.engine.seats import Room, Seats, fingerprint
+from missive.engine.processes.inflight import InFlightDirectory, InFlightLog, delivery_mark
+from missive.transport import Delivery
 from tests.conftest import wait_until
 from tests.support.process import Running
 
 CANARY = b"canary-7f3a91"
 
 PRINT = """
-from missive.adapters.contract import Delivery
-from missive.engine.seats import fingerprint
-print(fingerprint(Delivery(b"body", position=7)), fingerprint(Delivery(b"body", producer_id="an id")))
+from missive.transport import Delivery
+from missive.engine.processes.inflight import delivery_mark
+print(delivery_mark(Delivery(b"body", position=7)), delivery_mark(Delivery(b"body", producer_id="an id")))
 """
 
 FORKING = """
 import os, signal, sys
 from types import SimpleNamespace
-from missive.adapters.contract import Delivery
-from missive.engine.seats import Room, Seats
-seats = Seats(Room("t"), 1)
+from missive.transport import Delivery
+from missive.engine.processes.inflight import InFlightDirectory, InFlightLog
+seats = InFlightLog(InFlightDirectory("t"), 1)
 job = SimpleNamespace(delivery=Delivery(b"", position=1))
 seats.take().around({None: lambda job, worker: None})[None](job, None)
 if os.fork() == 0:
@@ -42,18 +42,18 @@ else:
 
 
 @pytest.fixture
-def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Room:
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InFlightDirectory:
     """A room of its own: another directory is another application."""
     monkeypatch.chdir(tmp_path)
-    return Room("t")
+    return InFlightDirectory("t")
 
 
-def die(seats: Seats) -> None:
+def die(seats: InFlightLog) -> None:
     """Leave the file as a process does that is killed."""
     seats.forked()
 
 
-def take(seats: Seats, *deliveries: Delivery) -> None:
+def take(seats: InFlightLog, *deliveries: Delivery) -> None:
     """Have each run by a worker of its own."""
 
     class Job:
@@ -71,7 +71,7 @@ def test_a_fingerprint_is_the_same_in_every_process(seed: str):
     """No hash of Python's is in it, which each process salts in its own way."""
     env = {**os.environ, "PYTHONHASHSEED": seed}
     done = subprocess.run([sys.executable, "-c", PRINT], env=env, capture_output=True, text=True, check=True)
-    here = fingerprint(Delivery(b"body", position=7)), fingerprint(Delivery(b"body", producer_id="an id"))
+    here = delivery_mark(Delivery(b"body", position=7)), delivery_mark(Delivery(b"body", producer_id="an id"))
     assert tuple(map(int, done.stdout.split())) == here
 
 
@@ -94,16 +94,16 @@ def test_redeliveries_share_a_fingerprint_and_other_messages_do_not():
         Delivery(large[:-1] + b"y", position=7),
         Delivery(b"y" + large[1:], position=7),
     ]
-    marks = [fingerprint(delivery) for delivery in different]
+    marks = [delivery_mark(delivery) for delivery in different]
     assert len(marks) == len(set(marks))
     assert all(0 < mark < 2**64 for mark in marks)
     again = Delivery(b"body", [("h", "v")], position=7, attempt=3, redelivered=True, token="t", key="k")
-    assert fingerprint(again) == marks[0]
+    assert delivery_mark(again) == marks[0]
 
 
-def test_what_a_dead_process_ran_is_found_once(room: Room):
+def test_what_a_dead_process_ran_is_found_once(room: InFlightDirectory):
     """Its fingerprints are given to the next that asks, and the file is gone after that."""
-    seats = Seats(room, 3)
+    seats = InFlightLog(room, 3)
     one, two = Delivery(b"1", position=1), Delivery(b"2", position=2)
     take(seats, one, two)
     with room.left() as found:
@@ -111,34 +111,34 @@ def test_what_a_dead_process_ran_is_found_once(room: Room):
     die(seats)
     with pytest.raises(ZeroDivisionError), room.left() as found:
         raise ZeroDivisionError
-    assert sorted(found) == sorted(map(fingerprint, (one, two)))
+    assert sorted(found) == sorted(map(delivery_mark, (one, two)))
     with room.left() as found:
-        assert sorted(found) == sorted(map(fingerprint, (one, two))), "what could not be counted is there still"
+        assert sorted(found) == sorted(map(delivery_mark, (one, two))), "what could not be counted is there still"
     with room.left() as found:
         assert found == []
     assert not seats.path.exists()
 
 
-def test_a_new_process_does_not_write_over_what_was_not_counted(room: Room):
+def test_a_new_process_does_not_write_over_what_was_not_counted(room: InFlightDirectory):
     """The lowest number that is free is taken, but for one whose seats nobody has read."""
-    first = Seats(room, 1)
-    second = Seats(room, 1)
+    first = InFlightLog(room, 1)
+    second = InFlightLog(room, 1)
     take(first, Delivery(b"", position=1))
     die(first)
-    third = Seats(room, 1)
+    third = InFlightLog(room, 1)
     assert len({first.path, second.path, third.path}) == 3
     with room.left():
         pass
-    fourth = Seats(room, 1)
+    fourth = InFlightLog(room, 1)
     assert fourth.path == first.path
     for seats in (second, third, fourth):
         seats.close()
 
 
 @pytest.mark.parametrize("how", ["stopping", "clear", "close", "give_back"])
-def test_what_has_come_to_its_end_is_not_left(room: Room, how: str):
+def test_what_has_come_to_its_end_is_not_left(room: InFlightDirectory, how: str):
     """Nothing is found of a process that was told to stop, of an idle worker, or of an end in good order."""
-    seats = Seats(room, 1)
+    seats = InFlightLog(room, 1)
     seat = seats.take()
     assert seat is not None
     assert seats.take() is None
@@ -156,9 +156,9 @@ def test_what_has_come_to_its_end_is_not_left(room: Room, how: str):
         assert found == []
 
 
-def test_the_file_is_private_and_holds_no_content(room: Room):
+def test_the_file_is_private_and_holds_no_content(room: InFlightDirectory):
     """Only its user may read it, and there is no more in it than numbers."""
-    seats = Seats(room, 2)
+    seats = InFlightLog(room, 2)
     take(seats, Delivery(CANARY * 1000, producer_id=CANARY.decode(), lane=CANARY.decode(), key=CANARY))
     content = seats.path.read_bytes()
     assert CANARY not in content
@@ -172,28 +172,28 @@ def test_the_file_is_private_and_holds_no_content(room: Room):
 @pytest.mark.parametrize("mode", [0o755, 0o770])
 def test_a_directory_that_others_can_look_into_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int):
     """Whoever made it first, what runs is told to nobody else."""
-    monkeypatch.setattr("missive.engine.seats._SHARED", str(tmp_path))
+    monkeypatch.setattr("missive.engine.processes.inflight._SHARED", str(tmp_path))
     (tmp_path / f"missive-{os.geteuid()}").mkdir()
     (tmp_path / f"missive-{os.geteuid()}").chmod(mode)
     with pytest.raises(OSError, match="private"):
-        Room("t")
+        InFlightDirectory("t")
 
 
-def test_a_forked_child_does_not_keep_the_seats(room: Room, start: Callable[..., Running]):
+def test_a_forked_child_does_not_keep_the_seats(room: InFlightDirectory, start: Callable[..., Running]):
     """A process that a handler forked, and that lives on, does not hide that its parent died."""
     process = start(sys.executable, "-c", FORKING, stdin=subprocess.PIPE)
     assert process.line() == "forked\n"
     process.send(signal.SIGKILL)
     wait_until(lambda: process.code is not None, "the parent's death")
     with room.left() as found:
-        assert found == [fingerprint(Delivery(b"", position=1))]
+        assert found == [delivery_mark(Delivery(b"", position=1))]
     process.kill()
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"x" * 100, bytes(64)])
-def test_a_file_of_another_kind_says_nothing(room: Room, content: bytes):
+def test_a_file_of_another_kind_says_nothing(room: InFlightDirectory, content: bytes):
     """What was cut off, or is no such file, is not mistaken for messages."""
-    seats = Seats(room, 1)
+    seats = InFlightLog(room, 1)
     seats.path.write_bytes(content)
     die(seats)
     with room.left() as found:

@@ -8,10 +8,11 @@ from collections import Counter
 import pytest
 
 from missive import Processor
-from missive.adapters.contract import Capabilities, Credit, Delivery, Result, Verb
-from missive.engine import intake, settlement
+from missive.engine.completion import settlement
+from missive.engine.intake import source as intake
 from missive.errors import Fatal, StoreError, Transient
 from missive.matchers import Body, Everything
+from missive.transport import Capabilities, Credit, Delivery, Disposition, SettlementResult
 from tests.support.broker import Broker, run, until
 
 
@@ -55,13 +56,13 @@ class Answers:
         self.tries[body] += 1
         if left := self._answers.get(body):
             result = left.pop(0)
-            if result in (Result.fenced, Result.sent):
+            if result in (SettlementResult.fenced, SettlementResult.sent):
                 self._broker.held.pop(item.delivery, None)
             return result
         return session._settle(item)
 
 
-F, U, SENT, FENCED = Result.failed, Result.unknown, Result.sent, Result.fenced
+F, U, SENT, FENCED = SettlementResult.failed, SettlementResult.unknown, SettlementResult.sent, SettlementResult.fenced
 
 
 def test_each_has_its_result():
@@ -157,7 +158,14 @@ def test_a_stop_waits_for_what_is_tried_again(verb):
 
 @pytest.mark.parametrize(
     "answer",
-    [Transient("gone"), StoreError("locked"), RuntimeError("an adapter's mistake"), [], [Result.confirmed] * 999, None],
+    [
+        Transient("gone"),
+        StoreError("locked"),
+        RuntimeError("an adapter's mistake"),
+        [],
+        [SettlementResult.confirmed] * 999,
+        None,
+    ],
     ids=["transient", "store", "own", "too few", "too many", "dead"],
 )
 def test_a_settlement_that_fails_drops_the_session(answer):
@@ -319,17 +327,17 @@ def test_what_is_told():
 
     run(broker, beside=beside)
     told = {
-        (item.delivery.body, item.verb, None if item.outcome is None else str(item.outcome), item.label)
+        (item.delivery.body, item.disposition, None if item.outcome is None else str(item.outcome), item.label)
         for items in broker.settlements
         for item in items
     }
     assert told == {
-        (b"0", Verb.ack, "acked", None),
-        (b"1", Verb.ack, "discarded", "not ours"),
-        (b"2", Verb.ack, "discarded", "declared"),
-        (b"3", Verb.ack, "dead_lettered", None),
-        (b"4", Verb.ack, "acked", None),
-        (b"0", Verb.release, None, None),
+        (b"0", Disposition.ack, "acked", None),
+        (b"1", Disposition.ack, "discarded", "not ours"),
+        (b"2", Disposition.ack, "discarded", "declared"),
+        (b"3", Disposition.ack, "dead_lettered", None),
+        (b"4", Disposition.ack, "acked", None),
+        (b"0", Disposition.release, None, None),
     }
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from missive import ProcessingFailed, Processor, UsageError
+from missive.engine.processes.supervisor import Supervisor, check_shareable
+from missive.engine.processes.worker import VARIABLE, Worker
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
-from missive.engine.supervisor import Supervisor, check_shareable
-from missive.engine.worker import VARIABLE, Worker
 from missive.matchers import Everything
 from missive.testing import MemoryAdapter
 

@@ -10,10 +10,10 @@ from datetime import timedelta
 import pytest
 
 from missive import Fatal, JSONMessage, NotSettled, ProcessingFailed, Processor, RegistrationError, UsageError
-from missive.adapters.contract import Capabilities
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.matchers import Everything, Field
 from missive.testing import MemoryAdapter
+from missive.transport import Capabilities
 from tests.conftest import wait_until
 from tests.support.broker import Broker, run, until
 
@@ -227,7 +227,7 @@ def test_one_worker_that_is_left_is_enough():
 
 def test_a_handler_that_blocks_the_loop_is_noticed(monkeypatch):
     """An `async def` that blocks its loop past its timeout and some grace stops processing, and is named."""
-    monkeypatch.setattr("missive.engine.tasks._GRACE", 0.1)
+    monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
     proc = processor(concurrency=4)
 
     @proc.handle_for(Everything(), name="blocking-one")
@@ -244,7 +244,7 @@ def test_a_handler_that_blocks_the_loop_is_noticed(monkeypatch):
 
 def test_a_short_block_is_no_reason_to_stop(monkeypatch):
     """An `async def` that blocks the loop past its timeout, but not past the grace, is only a dead letter."""
-    monkeypatch.setattr("missive.engine.tasks._GRACE", 5)
+    monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 5)
     proc = processor()
 
     @proc.handle_for(Everything())
@@ -259,7 +259,7 @@ def test_a_short_block_is_no_reason_to_stop(monkeypatch):
 
 def test_handlers_that_swallow_every_cancellation_are_stuck(monkeypatch):
     """Async handlers that go on though cancelled are stuck like threads, once they are as many as run at once."""
-    monkeypatch.setattr("missive.engine.tasks._GRACE", 0.1)
+    monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
     proc, over = processor(concurrency=2), asyncio.Event()
 
     @proc.handle_for(Everything(), name="deaf-one")

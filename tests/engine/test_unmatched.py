@@ -6,7 +6,7 @@ import pytest
 
 import missive
 from missive import JSONMessage, Processor, RegistrationError
-from missive.engine.run import execute
+from missive.engine.runner import execute
 from missive.matchers import Field, Header, Topic
 from missive.testing import MemoryAdapter
 

@@ -9,11 +9,12 @@ import threading
 import pytest
 
 from missive import Processor, StoreError
-from missive.adapters.contract import Capabilities, Credit, SessionStatus
 from missive.dlq.contract import Sink
-from missive.engine import intake, watchdog
+from missive.engine.intake import source as intake
+from missive.engine.intake import watchdog
 from missive.errors import Transient
 from missive.matchers import Everything
+from missive.transport import Capabilities, Credit, SessionStatus
 from tests.support.broker import Broker, run, until
 
 CANARY = "canary-4711"
@@ -224,7 +225,7 @@ class Down(Sink):
 
 def test_a_store_that_is_down_is_a_reason(monkeypatch):
     """While intake is paused because dead letters cannot be written, that nothing comes is no trouble."""
-    monkeypatch.setattr("missive.engine.filing._LONGEST_BACKOFF", 0.1)
+    monkeypatch.setattr("missive.engine.completion.dead_letters._LONGEST_BACKOFF", 0.1)
     store = Down()
     proc = processor(dlq=store)
 

@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from missive.adapters.contract import Delivery, Mark
-from missive.engine import watermark as engine
+from missive.engine.completion import watermark as engine
+from missive.engine.completion.watermark import decoded, encoded
 from missive.engine.job import Job
-from missive.engine.watermark import decoded, encoded
 from missive.messages import RawMessage
+from missive.transport import Delivery, Watermark
 from tests.support import strategies
 
 
-class Watermark(engine.Watermark):
+class Tracker(engine.WatermarkTracker):
     """A watermark of which the jobs are known by their positions."""
 
     def __init__(self, mark=None):
@@ -39,7 +39,7 @@ class Watermark(engine.Watermark):
 
 def started(*positions, mark=None):
     """Return a watermark with deliveries started."""
-    watermark = Watermark(mark)
+    watermark = Tracker(mark)
     for position in positions:
         watermark.start(position)
     return watermark
@@ -47,7 +47,7 @@ def started(*positions, mark=None):
 
 def test_nothing_done_is_no_position():
     """Before anything is done there is nothing to commit."""
-    assert Watermark().position is None
+    assert Tracker().position is None
     assert started(1, 2).position is None
 
 
@@ -131,7 +131,7 @@ def histories(draw):
 @strategies.examples(80)
 def test_the_mark_is_never_beyond_what_is_done_nor_behind(events):
     """At any time everything started up to the mark is done, and the next delivery after it is not."""
-    watermark, order, done, previous = Watermark(), [], set(), -1
+    watermark, order, done, previous = Tracker(), [], set(), -1
     for event, position in events:
         if event == "start":
             order.append(position)
@@ -180,7 +180,7 @@ def test_a_mark_without_room_for_gaps_is_a_position():
     watermark.complete(6)
     assert watermark.mark(0) is None
     watermark.complete(4)
-    assert watermark.mark(0) == Mark(4)
+    assert watermark.mark(0) == Watermark(4)
 
 
 def test_gaps_are_skipped_and_passed():
@@ -188,7 +188,7 @@ def test_gaps_are_skipped_and_passed():
     watermark = started(1, 2, 3, 4, 5, 6)
     for position in (2, 3, 5):
         watermark.complete(position)
-    later = Watermark(watermark.mark(100))
+    later = Tracker(watermark.mark(100))
     came = [position for position in range(1, 7) if later.comes(position)]
     assert came == [1, 4, 6]
     positions = []
@@ -201,7 +201,7 @@ def test_gaps_are_skipped_and_passed():
 
 def test_gaps_that_have_not_come_yet_are_kept():
     """What was done and has not come again is said again, with what is done now."""
-    watermark = started(1, mark=Mark(0, encoded(0, [(5, 6), (9, 9)])))
+    watermark = started(1, mark=Watermark(0, encoded(0, [(5, 6), (9, 9)])))
     watermark.start(4)
     watermark.complete(4)
     assert decoded(watermark.mark(100)) == [(4, 6), (9, 9)]
@@ -224,14 +224,14 @@ def test_what_is_here_may_come_to_too_much():
     most = watermark.worst()
     for position in range(3, 4000, 6):
         watermark.complete(position)
-    assert len(watermark.mark(10**6).gaps) <= most
+    assert len(watermark.mark(10**6).acked_beyond) <= most
 
 
 @pytest.mark.parametrize("gaps", [b"offset by another tool", b"m1r", b"m1r!", b"m1b====", b"m1r/w==", "m1é".encode()])
 def test_what_somebody_else_wrote_is_no_gap(gaps):
     """Metadata of other tools says nothing about what is done."""
-    assert not decoded(Mark(4, gaps))
-    assert Watermark(Mark(4, gaps)).position == 4
+    assert not decoded(Watermark(4, gaps))
+    assert Tracker(Watermark(4, gaps)).position == 4
 
 
 @given(st.integers(-1, 10**12), st.sets(st.integers(0, 600), max_size=80), st.sampled_from([1, 7, 10**6]))
@@ -247,7 +247,7 @@ def test_gaps_are_read_as_they_were_written(position, done, factor):
             ranges.append((at, at))
     gaps = encoded(position, ranges)
     assert gaps.decode("ascii").isprintable()
-    assert decoded(Mark(position, gaps)) == ranges
+    assert decoded(Watermark(position, gaps)) == ranges
 
 
 @given(histories(), st.data())
@@ -255,13 +255,13 @@ def test_gaps_are_read_as_they_were_written(position, done, factor):
 def test_what_is_done_is_done_for_whoever_comes_next(events, data):
     """At any time the mark and its gaps say exactly what is done, and the next consumer starts the rest and no more."""
     stop = data.draw(st.integers(0, len(events)))
-    watermark, began, done = Watermark(), [], set()
+    watermark, began, done = Tracker(), [], set()
     for event, position in events[:stop]:
         began += [position] if event == "start" else []
         done |= {position} if event == "complete" else set()
         getattr(watermark, event)(position)
     mark = watermark.mark(10**6)
-    later = Watermark(mark)
+    later = Tracker(mark)
     left = [one for one in began if mark is None or (one > mark.position and later.comes(one))]
     assert left == [one for one in began if one not in done]
 
@@ -273,7 +273,7 @@ def test_gaps_are_handed_on_from_one_to_the_next(events, data):
     positions = sorted(position for event, position in events if event == "start")
     mark, handled = None, []
     for _ in range(3):
-        watermark = Watermark(mark)
+        watermark = Tracker(mark)
         open_ = [one for one in positions if (mark is None or one > mark.position) and watermark.comes(one)]
         some = data.draw(st.lists(st.sampled_from(open_), unique=True)) if open_ else []
         for one in some:
@@ -281,7 +281,7 @@ def test_gaps_are_handed_on_from_one_to_the_next(events, data):
         handled += some
         mark = watermark.mark(10**6)
     assert len(set(handled)) == len(handled)
-    watermark = Watermark(mark)
+    watermark = Tracker(mark)
     left = [one for one in positions if (mark is None or one > mark.position) and watermark.comes(one)]
     assert sorted([*handled, *left]) == positions
     for one in left:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import UsageError
-from missive.privacy import expand_environment, redact_url
+from missive.privacy import redact_url
+from missive.urls import expand_environment
 from tests.support import strategies
 
 CANARY = "hunter2"

@@ -12,7 +12,7 @@ import pytest
 
 import missive
 from missive import JSONMessage, Processor, RawMessage, RegistrationError, StructuredMessage
-from missive.engine import filing
+from missive.engine.completion import dead_letters as filing
 from missive.matchers import (
     Absent,
     And,
@@ -40,7 +40,7 @@ from missive.matchers import (
     Topic,
 )
 from missive.matchers.topics import TopicPattern
-from missive.routing import ledger
+from missive.routing import overlaps
 from missive.routing.index import Index
 from missive.routing.places import PlaceIndex
 from missive.routing.witness import shown
@@ -376,7 +376,7 @@ def test_ctrl_c_while_registering_leaves_nothing_behind(monkeypatch):
     """A registration that is interrupted can be made again."""
     proc, other = processor(Topic("a")), Processor(JSONMessage, name="other")
     other.add_handler(Topic("b"), nothing, name="two")
-    add = ledger.Ledger.add
+    add = overlaps.OverlapIndex.add
 
     def interrupted(*arguments):
         add(*arguments)
@@ -384,7 +384,7 @@ def test_ctrl_c_while_registering_leaves_nothing_behind(monkeypatch):
 
     for register in (lambda: proc.include(other), lambda: proc.add_handler(Topic("c"), nothing, name="three")):
         with monkeypatch.context() as patched:
-            patched.setattr(ledger.Ledger, "add", interrupted)
+            patched.setattr(overlaps.OverlapIndex, "add", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 register()
         register()
@@ -404,7 +404,7 @@ def test_every_overlap_is_an_error_where_warnings_are():
 def test_a_shared_callable_is_no_reason_to_compare(monkeypatch):
     """Handlers that are told apart by a literal are not compared for a callable that all of them have."""
     compared = []
-    monkeypatch.setattr(ledger, "contained", lambda *pair: compared.append(pair) or False)
+    monkeypatch.setattr(overlaps, "contained", lambda *pair: compared.append(pair) or False)
     guard = Predicate(lambda message: True)
     processor(*(Field("id", number) & guard for number in range(50)))
     assert compared == []

@@ -43,7 +43,7 @@ from missive.matchers import (
     Wildcard,
 )
 from missive.routing import check as checking
-from missive.routing import ledger
+from missive.routing import overlaps
 from tests.support.strategies import promptly
 
 NAMES = {**vars(all_matchers), **vars(missive)}
@@ -644,7 +644,7 @@ def comparisons(monkeypatch):
     counts = {"contained": 0, "relation": 0}
 
     def counting(name):
-        original = getattr(ledger, name)
+        original = getattr(overlaps, name)
 
         def counted(*arguments):
             counts[name] += 1
@@ -653,7 +653,7 @@ def comparisons(monkeypatch):
         return counted
 
     for name in counts:
-        monkeypatch.setattr(ledger, name, counting(name))
+        monkeypatch.setattr(overlaps, name, counting(name))
     return counts
 
 

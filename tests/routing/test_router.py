@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage, Outcome, RawMessage, Reason
-from missive.engine.decision import decide_misrouted
+from missive.engine.workers.decision import decide_misrouted
 from missive.errors import DecodingError, MatcherFailed
 from missive.matchers import Everything, Field, Header, Matcher, Predicate, Present, Topic
 from missive.routing.route import Route

@@ -14,25 +14,25 @@ import msgspec
 import pytest
 
 from missive import Processor
-from missive.adapters.contract import (
-    Adapter,
-    Capabilities,
-    Credit,
-    Delivery,
-    EndOfInput,
-    Host,
-    Item,
-    Mark,
-    Result,
-    Session,
-    SessionStatus,
-    Verb,
-)
+from missive.adapters.base import Adapter
 from missive.dlq import open_dlq
-from missive.engine.lifecycle import Engine
+from missive.engine.engine import Engine
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
 from missive.errors import MissiveError, Transient
+from missive.transport import (
+    Capabilities,
+    Credit,
+    Delivery,
+    Disposition,
+    EndOfInput,
+    Host,
+    Session,
+    SessionStatus,
+    Settlement,
+    SettlementResult,
+    Watermark,
+)
 
 PLAIN = Capabilities()
 
@@ -67,7 +67,7 @@ class Broker(Adapter):
         self.clock = clock
         self.meddle: dict[str, Callable[..., Any]] = {}
         self.sessions: list[BrokerSession] = []
-        self.settlements: list[Sequence[Item]] = []
+        self.settlements: list[Sequence[Settlement]] = []
         """What each call of `settle` was told."""
         self.acked: list[bytes] = []
         self.released: list[bytes] = []
@@ -170,7 +170,7 @@ class BrokerSession(Session):
         ready.extendleft(reversed(skipped))
         return found
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         broker = self._broker
         broker.settlements.append(items)
         broker.foreign += [item.delivery for item in items if item.delivery not in self._given]
@@ -182,18 +182,18 @@ class BrokerSession(Session):
         self._changed.set()
         return results
 
-    def _settle(self, item: Item) -> Result:
+    def _settle(self, item: Settlement) -> SettlementResult:
         broker = self._broker
         if broker.held.pop(item.delivery, None) is None:
-            return Result.fenced
-        if item.verb is Verb.release:
+            return SettlementResult.fenced
+        if item.disposition is Disposition.release:
             broker.released.append(item.delivery.body)
             broker.ready.append(item.delivery)
         else:
             broker.acked.append(item.delivery.body)
-        return Result.confirmed
+        return SettlementResult.confirmed
 
-    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         broker = self._broker
         if (answer := await self._meddled("commit", marks)) is not None:
             return dict(answer)
@@ -204,9 +204,9 @@ class BrokerSession(Session):
                 broker.held.pop(delivery)
                 broker.acked.append(delivery.body)
         self._changed.set()
-        return dict.fromkeys(marks, Result.confirmed)
+        return dict.fromkeys(marks, SettlementResult.confirmed)
 
-    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         broker = self._broker
         broker.extended.append(deliveries)
         broker.foreign += [delivery for delivery in deliveries if delivery not in self._given]
@@ -215,7 +215,7 @@ class BrokerSession(Session):
             return results
         until = broker.clock() + (self.capabilities.lease or 1e9)
         broker.held.update({d: (self, until) for d in deliveries if d in broker.held})
-        return [Result.confirmed if d in broker.held else Result.fenced for d in deliveries]
+        return [SettlementResult.confirmed if d in broker.held else SettlementResult.fenced for d in deliveries]
 
     async def pause(self, lanes: Collection[str]) -> None:
         await self._meddled("pause", lanes)

@@ -21,13 +21,13 @@ from missive import (
     RetryLater,
     constant,
 )
-from missive.adapters.contract import Credit
-from missive.engine import intake
+from missive.engine.intake import source as intake
 from missive.matchers import Field, by_field, by_key
 from missive.testing.simulation.faults import Faults
 from missive.testing.simulation.schedule import run_schedule
 from missive.testing.simulation.simulate import quiet
 from missive.testing.simulation.trace import SimulationFailed, Trace
+from missive.transport import Credit
 
 KINDS = [
     "plain",

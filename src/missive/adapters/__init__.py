@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from missive.adapters.contract import Adapter
+    from missive.adapters.base import Adapter
     from missive.adapters.file import FileAdapter
     from missive.adapters.kafka import KafkaAdapter
     from missive.adapters.rabbitmq import RabbitMQAdapter
@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Adapter": "contract",
+    "Adapter": "base",
     "FileAdapter": "file",
     "KafkaAdapter": "kafka",
     "RabbitMQAdapter": "rabbitmq",

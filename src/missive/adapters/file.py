@@ -15,23 +15,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from missive.adapters.contract import (
-    Adapter,
+from missive.adapters.base import Adapter, Finding
+from missive.adapters.parameters import keywords
+from missive.adapters.threaded import ClientThread, ThreadedSession
+from missive.app.processor import Processor
+from missive.errors import Fatal, Transient, UsageError
+from missive.transport import (
     Capabilities,
     Credit,
     Delivery,
     EndOfInput,
-    Finding,
     Host,
-    Item,
-    Mark,
-    Result,
     Session,
+    Settlement,
+    SettlementResult,
+    Watermark,
 )
-from missive.adapters.registry import AdapterURL, keywords
-from missive.adapters.threaded import ClientThread, ThreadedSession
-from missive.errors import Fatal, Transient, UsageError
-from missive.processor import Processor
+from missive.urls import ParsedURL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -71,7 +71,7 @@ class FileAdapter(Adapter):
         self.progress = sys.stderr.isatty() if progress is None else progress
 
     @classmethod
-    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `file:PATH`."""
         path = url.authority + url.path
         if not path:
@@ -147,11 +147,11 @@ class FileSession(ThreadedSession):
             raise EndOfInput
         return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Do nothing: how far the file is done is committed, and not each line."""
-        return [Result.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(items)
 
-    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Remember how far the file is done. Raises `StoreError` when that cannot be written now."""
         position = marks[None].position
         if self._progress is not None:
@@ -164,7 +164,7 @@ class FileSession(ThreadedSession):
                 self._host.say(
                     f"{self._adapter.url}: how far it is done is not remembered, for want of an SQL dead letter store"
                 )
-        return dict.fromkeys(marks, Result.confirmed)
+        return dict.fromkeys(marks, SettlementResult.confirmed)
 
     async def close(self) -> None:
         """Close the file."""

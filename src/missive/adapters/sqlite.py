@@ -11,24 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.contract import (
-    Adapter,
-    Capabilities,
-    Credit,
-    Delivery,
-    Finding,
-    Host,
-    Item,
-    Result,
-    Session,
-    Verb,
-)
-from missive.adapters.registry import AdapterURL, keywords
+from missive._sqlite import keep_journal, network_disk
+from missive.adapters.base import Adapter, Finding
+from missive.adapters.parameters import keywords
 from missive.adapters.threaded import ClientThread, ThreadedSession
-from missive.disks import keep_journal, network_disk
+from missive.app.processor import Processor
 from missive.errors import Fatal, Transient, UsageError
 from missive.ids import new_id
-from missive.processor import Processor
+from missive.transport import Capabilities, Credit, Delivery, Disposition, Host, Session, Settlement, SettlementResult
+from missive.urls import ParsedURL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -65,11 +56,13 @@ WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?
 """
 _LEASE = "UPDATE missive_queue SET visible_at = :until, lease = :lease, deliveries = deliveries + 1 WHERE "
 _SETTLE = {
-    Verb.ack: "DELETE FROM missive_queue WHERE ",
+    Disposition.ack: "DELETE FROM missive_queue WHERE ",
     # Deliveries are counted as attempts, and several may have been spent in one.
-    Verb.delay: ("UPDATE missive_queue SET lease = NULL, deliveries = :attempt, visible_at = :now + :delay WHERE "),
+    Disposition.delay: (
+        "UPDATE missive_queue SET lease = NULL, deliveries = :attempt, visible_at = :now + :delay WHERE "
+    ),
     # In its old place, but never in the future: sent_at is the producer's, and its clock may be wrong.
-    Verb.release: (
+    Disposition.release: (
         "UPDATE missive_queue SET lease = NULL, deliveries = deliveries - 1, visible_at = min(sent_at, :now) WHERE "
     ),
 }
@@ -106,7 +99,7 @@ class SQLiteAdapter(Adapter):
         self.create = create
 
     @classmethod
-    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `sqlite:///path/to/file.db?queue=NAME`, with SQLAlchemy's count of slashes."""
         if url.authority or not url.path.strip("/"):
             raise UsageError(f"an SQLite queue's URL is sqlite:///queue.db?queue=orders ({url!r} names no file)")
@@ -168,11 +161,11 @@ class SQLiteSession(ThreadedSession):
                 await self._host.sleep(_POLL)
         return [self._fetched.popleft() for _ in range(credit.covers(self._fetched))]
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Delete what is done with, and make visible what is released, in one transaction with the next claim."""
         return await self.thread.run(self._settle, items)
 
-    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Move the end of the leases, in one transaction."""
         results = await self.thread.run(self._extend, deliveries)
         with contextlib.suppress(Transient):  # it is tried again, and these are renewed
@@ -184,7 +177,7 @@ class SQLiteSession(ThreadedSession):
         if self._fetched and self._host.time() - self._fetched_at > _STALE * self._adapter.lease:
             stale, self._fetched = self._fetched, deque()
             try:
-                await self.settle([Item(one, Verb.release) for one in stale])
+                await self.settle([Settlement(one, Disposition.release) for one in stale])
             except BaseException:
                 self._fetched.extend(stale)  # for `stop_intake`, or the next try
                 raise
@@ -251,11 +244,11 @@ class SQLiteSession(ThreadedSession):
         self._fetched_at, self._more = now, len(found) == credit.items or size >= credit.bytes
         return found
 
-    def _settle(self, items: Sequence[Item]) -> list[Result]:
-        verbs: dict[tuple[Verb, str, float, int], list[int]] = {}
+    def _settle(self, items: Sequence[Settlement]) -> list[SettlementResult]:
+        verbs: dict[tuple[Disposition, str, float, int], list[int]] = {}
         for item in items:
             delivery = item.delivery
-            told = (item.verb, delivery.token, item.delay, item.attempt)
+            told = (item.disposition, delivery.token, item.delay, item.attempt)
             if (ids := verbs.get(told)) is None:
                 ids = verbs[told] = []
             ids.append(delivery.native)
@@ -268,18 +261,21 @@ class SQLiteSession(ThreadedSession):
                         if self._tell(told, ids).rowcount != len(ids):
                             raise _SomeFencedError  # noqa: TRY301 - it undoes the transaction
                     # What is given back is not taken again at once.
-                    if len(items) >= _MUCH and not any(verb is Verb.release for verb, *_ in verbs):
+                    if len(items) >= _MUCH and not any(verb is Disposition.release for verb, *_ in verbs):
                         ahead = self._claim_ahead(items)
             except _SomeFencedError:
                 done: set[int] = set()
                 with self._transaction():
                     for told, ids in verbs.items():
                         done.update(row[0] for row in self._tell(told, ids, " RETURNING id").fetchall())
-                return [Result.confirmed if item.delivery.native in done else Result.fenced for item in items]
+                return [
+                    SettlementResult.confirmed if item.delivery.native in done else SettlementResult.fenced
+                    for item in items
+                ]
         self._fetched.extend(ahead)
-        return [Result.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(items)
 
-    def _claim_ahead(self, settled: Sequence[Item]) -> Sequence[Delivery]:
+    def _claim_ahead(self, settled: Sequence[Settlement]) -> Sequence[Delivery]:
         """Claim as much as was settled, where there is more, in the same transaction: each waits for the disk."""
         if not self._more or self._fetched or self._stopped:
             return ()
@@ -292,14 +288,14 @@ class SQLiteSession(ThreadedSession):
             self._more = False
             return ()
 
-    def _tell(self, told: tuple[Verb, str, float, int], ids: list[int], returning: str = "") -> sqlite3.Cursor:
+    def _tell(self, told: tuple[Disposition, str, float, int], ids: list[int], returning: str = "") -> sqlite3.Cursor:
         verb, token, delay, attempt = told
         which, given = _rows(ids)
         given |= {"lease": token, "now": self._host.time(), "delay": delay, "attempt": attempt}
         cursor: sqlite3.Cursor = self.client.execute(f"{_SETTLE[verb]}{which} AND lease = :lease{returning}", given)
         return cursor
 
-    def _extend(self, deliveries: Sequence[Delivery]) -> list[Result]:
+    def _extend(self, deliveries: Sequence[Delivery]) -> list[SettlementResult]:
         claims: dict[str, list[int]] = {}
         for delivery in deliveries:
             claims.setdefault(delivery.token, []).append(delivery.native)
@@ -312,7 +308,10 @@ class SQLiteSession(ThreadedSession):
                     " WHERE id IN (SELECT value FROM json_each(?)) AND lease = ? RETURNING id"
                 )
                 ours.update(row[0] for row in self.client.execute(statement, (until, json.dumps(ids), token)))
-        return [Result.confirmed if delivery.native in ours else Result.fenced for delivery in deliveries]
+        return [
+            SettlementResult.confirmed if delivery.native in ours else SettlementResult.fenced
+            for delivery in deliveries
+        ]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

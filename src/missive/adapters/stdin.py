@@ -9,21 +9,11 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from missive.adapters.contract import (
-    Adapter,
-    Capabilities,
-    Credit,
-    Delivery,
-    EndOfInput,
-    Finding,
-    Host,
-    Item,
-    Result,
-    Session,
-)
+from missive.adapters.base import Adapter, Finding
 from missive.adapters.threaded import ClientThread, ThreadedSession
+from missive.app.processor import Processor
 from missive.errors import Fatal
-from missive.processor import Processor
+from missive.transport import Capabilities, Credit, Delivery, EndOfInput, Host, Session, Settlement, SettlementResult
 
 _CHUNK = 1 << 18
 
@@ -94,9 +84,9 @@ class StdinSession(ThreadedSession):
             raise EndOfInput
         return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Do nothing: a line that was read is gone from standard input."""
-        return [Result.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(items)
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Stop reading; return what was read, an unfinished last line included."""

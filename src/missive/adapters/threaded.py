@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
-from missive.adapters.contract import Session
+from missive.transport import Session
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from missive.cli import choosing, editing, options, replaying, upkeep
-from missive.cli.choosing import CHOOSABLE, STATUSES, choose, filters, open_named, query_of, user
+from missive.cli import editing, options, replaying
+from missive.cli import maintenance as upkeep
+from missive.cli import selection as choosing
 from missive.cli.output import ago, pairs, say, show_json, show_table, when
+from missive.cli.selection import CHOOSABLE, STATUSES, choose, filters, open_named, query_of, user
 from missive.errors import UsageError
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int,
 @options.as_json
 def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
     """List dead letters, the newest first."""
-    from missive.dlq.operations import summary  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations import summary  # noqa: PLC0415 - `missive --help` stays quick
 
     rows = [
         summary(record) for record in open_named(dlq_url).query(query_of(words, wanted), limit=limit, offset=offset)
@@ -110,7 +112,7 @@ def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, 
 @options.as_json
 def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
     """Show one dead letter: why it is here, where from, its stack and history; its content masked."""
-    from missive.dlq.operations import details  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations import details  # noqa: PLC0415 - `missive --help` stays quick
 
     store = open_named(dlq_url)
     record = store.get(record_id)

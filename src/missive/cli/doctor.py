@@ -13,7 +13,7 @@ from missive.cli import options
 from missive.cli.output import say, show_json
 
 if TYPE_CHECKING:
-    from missive.adapters.contract import Finding
+    from missive.adapters.base import Finding
 
 _SIGNS = {"ok": ("✓", "green"), "unknown": ("?", "blue"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
@@ -37,7 +37,7 @@ def doctor(
       missive doctor app:proc --from 'kafka://host:9092?topic=orders&group=billing' --dlq sqlite:///dlq.db
     """  # noqa: D301 - \b is click's
     from missive.cli.main import adapters_of  # noqa: PLC0415 - the two name each other
-    from missive.doctor import examine, examine_processor, examine_store  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.doctor import examine, examine_processor, examine_store  # noqa: PLC0415 - `missive --help` stays quick
 
     logging.getLogger("missive").setLevel(logging.CRITICAL)  # what is found is told below
     adapters = adapters_of(target, sources, None, factory=factory)

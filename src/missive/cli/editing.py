@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from missive.cli import choosing, options
-from missive.cli.choosing import STATUSES, filters, open_named, query_of, user
+from missive.cli import options
+from missive.cli import selection as choosing
 from missive.cli.output import pairs, say, show_json, when
+from missive.cli.selection import STATUSES, filters, open_named, query_of, user
 from missive.errors import UsageError
 
 
@@ -41,7 +42,7 @@ def edit(
     First `--save FILE`, which gets mode 0600; then, with that file changed, `--body FILE` and the version that was
     printed. Nothing of either message is printed.
     """
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
 
     store = open_named(dlq_url)
     record = store.get(record_id)
@@ -107,7 +108,7 @@ def _read(path: Path) -> bytes:
 @options.as_json
 def watch(words: tuple[str, ...], dlq_url: str | None, every: float, as_json: bool, **wanted: Any) -> None:
     """Print dead letters as they come, until Ctrl-C; with --json a line of JSON for each."""
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
 
     query = query_of(words, wanted)
     if not every > 0:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from missive.cli import options
-from missive.cli.again import given
+from missive.cli.argv import given
 from missive.cli.dlq import dlq
 from missive.cli.doctor import doctor
 from missive.cli.output import say, show_json, show_table
@@ -22,9 +22,9 @@ from missive.errors import MissiveError, UsageError
 from missive.version import VERSION
 
 if TYPE_CHECKING:
-    from missive.adapters.contract import Adapter
+    from missive.adapters.base import Adapter
+    from missive.dlq import DLQ
     from missive.engine.report import Report
-    from missive.processor import DLQ
 
 DEFAULT_DLQ = "sqlite:///missive-dlq.db"
 """Where dead letters go when nothing says so and the source is a file or standard input."""
@@ -85,8 +85,8 @@ def run(
       missive run app:proc --from 'rabbitmq://user:${PASSWORD}@host/vhost?queue=orders' --dlq sqlite:///dlq.db
     """  # noqa: D301 - \b is click's
     from missive.dlq import open_dlq  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.engine.run import execute  # noqa: PLC0415 - as above
-    from missive.engine.worker import Worker  # noqa: PLC0415 - as above
+    from missive.engine.processes.worker import Worker  # noqa: PLC0415 - as above
+    from missive.engine.runner import execute  # noqa: PLC0415 - as above
 
     # What is over is over: a signal that comes while the interpreter ends does not change the exit code.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
@@ -110,7 +110,7 @@ def run(
 
 def adapters_of(target: str, sources: tuple[str, ...], drain: float | None, *, factory: bool) -> list[Adapter]:
     """Return the adapters that a target and the URLs of its sources stand for. Raises `UsageError`."""
-    from missive.adapters.contract import Adapter  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.adapters.base import Adapter  # noqa: PLC0415 - `missive --help` stays quick
     from missive.adapters.registry import from_url  # noqa: PLC0415 - as above
     from missive.cli.target import load_target  # noqa: PLC0415 - as above
 
@@ -136,7 +136,7 @@ def adapters_of(target: str, sources: tuple[str, ...], drain: float | None, *, f
 def _supervise(command: click.Context, workers: int, adapters: list[Adapter], place: DLQ) -> int:
     """Start worker processes, and look after them until they are done."""
     from missive.dlq import open_dlq  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.engine.supervisor import Supervisor, check_shareable  # noqa: PLC0415 - as above
+    from missive.engine.processes.supervisor import Supervisor, check_shareable  # noqa: PLC0415 - as above
 
     check_shareable(adapters, workers)
     # What is wrong with the store is said once and before anything starts, and its tables are not made by all at once.

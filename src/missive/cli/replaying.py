@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from missive.cli import choosing, options
-from missive.cli.choosing import CHOOSABLE, choose, filters, open_named, user
+from missive.cli import options
+from missive.cli import selection as choosing
 from missive.cli.output import ago, say, show_json, show_table
+from missive.cli.selection import CHOOSABLE, choose, filters, open_named, user
 from missive.errors import MissiveError, UsageError
 from missive.rates import Rate
 
 if TYPE_CHECKING:
+    from missive.app.processor import Processor
     from missive.dlq import Replay, Store
-    from missive.processor import Processor
 
 _LOOK = 0.5
 """How often to look how far running workers are, in seconds."""
@@ -59,7 +60,8 @@ def replay(
     With --with, they run here, through today's code of TARGET, and what is handled is resolved. Without it, they
     are queued, and the running workers of their service take them up, at the pace that is said here.
     """
-    from missive.dlq import Replay, operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.dlq import Replay  # noqa: PLC0415 - `missive --help` stays quick
 
     _check_rate(rate)
     processor = None if target is None else _processor(target, factory=factory)
@@ -101,7 +103,8 @@ def _carry_out(
     wait: bool,
 ) -> None:
     """Run a replay here, or wait for it, or say who will; exits 1 where one failed or was left."""
-    from missive.dlq import Query, operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.dlq import Query  # noqa: PLC0415 - `missive --help` stays quick
 
     if processor is None and not wait:
         _leave(store, operations.found(store, replay.id), as_json=as_json)
@@ -145,7 +148,7 @@ def _leave(store: Store, replay: Replay, *, as_json: bool) -> None:
 
 def _wait(store: Store, replay: Replay, settled: Callable[[int], None] | None) -> Replay:
     """Wait for running workers; interrupted, the replay goes on without this command."""
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
 
     over = 0
     try:
@@ -183,7 +186,7 @@ def replays(dlq_url: str | None, limit: int, offset: int, as_json: bool) -> None
 @options.as_json
 def cancel(replay_id: str, dlq_url: str | None, as_json: bool) -> None:
     """Make what nobody has taken up yet of a replay dead again."""
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
 
     done = operations.cancel(open_named(dlq_url), replay_id)
     if as_json:
@@ -213,7 +216,7 @@ def resume(
 
     What a killed command had taken up is free again after a minute.
     """
-    from missive.dlq import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
 
     processor = None if target is None else _processor(target, factory=factory)
     store = open_named(dlq_url)

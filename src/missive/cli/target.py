@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from missive.adapters.contract import Adapter
+from missive.adapters.base import Adapter
+from missive.app.processor import Processor
 from missive.errors import MissiveError, UsageError
-from missive.processor import Processor
 
 
 def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapter:

@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import MutableMapping
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
-from missive.dlq.contract import Claim, DictSink, Group, Note, Query, Replay, Sink, Store
+from missive.dlq.contract import DLQ, DictSink, Group, Note, Query, RecordLease, Replay, Sink, Store
 from missive.dlq.facility import URL as BROKER
 from missive.dlq.facility import Facility, refusal
 from missive.dlq.record import Attempt, Origin, Record, Status
 from missive.errors import MissingExtra, StoreRefused, UsageError
-from missive.privacy import expand_environment, redact_url
-
-if TYPE_CHECKING:
-    from missive.processor import DLQ
+from missive.privacy import redact_url
+from missive.urls import expand_environment
 
 __all__ = [
+    "DLQ",
     "Attempt",
-    "Claim",
     "DictSink",
     "Facility",
     "Group",
@@ -27,6 +24,7 @@ __all__ = [
     "Origin",
     "Query",
     "Record",
+    "RecordLease",
     "Replay",
     "Sink",
     "Status",

@@ -9,12 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from missive.dlq.record import Record, Status, classic_reason
 
 if TYPE_CHECKING:
     from missive.messages import Message
+
+
+DLQ: TypeAlias = "Sink | str | MutableMapping[str, tuple[Message, str]] | None"
+"""A place for dead letters: a store, the URL of one, or a plain dict for tests."""
 
 
 class Sink(ABC):
@@ -183,7 +187,7 @@ class Replay:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-class Claim(NamedTuple):
+class RecordLease(NamedTuple):
     """A record taken up for replay: settled only under this token."""
 
     record: Record
@@ -248,7 +252,7 @@ class Store(Sink):
         """Return replays with their counts, newest first; or the one."""
 
     @abstractmethod
-    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[Claim]:
+    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[RecordLease]:
         """Take up records of a service for `lease` seconds: queued and parked ones that are due, the oldest due first.
 
         Of a lane only the first, by id, is taken up: the next when that one is parked or queued no more. Those of a

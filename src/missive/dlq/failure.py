@@ -11,6 +11,7 @@ from typing import Any
 
 _MOST_FRAMES = 30
 _MOST_LINKS = 8
+_DESCRIBED_FRAMES = 3
 _OURS = str(Path(__file__).parents[1])
 _LIBRARY = ("<frozen", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), _OURS)
 
@@ -103,3 +104,10 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception:  # noqa: BLE001 - a __str__ of the user's may raise anything
         return ""
+
+
+def describe_exception(error: BaseException) -> str:
+    """Describe an unexpected exception by type and location, never by message, which may quote content."""
+    failure = capture(error)
+    frames = [f"{frame.file}:{frame.line}" for frame in failure.chain[0].frames[-_DESCRIBED_FRAMES:]]
+    return " < ".join([failure.type, *reversed(frames)])

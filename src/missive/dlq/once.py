@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
-Effect: TypeAlias = tuple[str, str]
+EffectKey: TypeAlias = tuple[str, str]
 """A handler's name and the digest of a key: what is claimed, within a service."""
 
 
@@ -22,12 +22,12 @@ class Asked(NamedTuple):
     """The SHA-256 of its body."""
 
     @property
-    def effect(self) -> Effect:
+    def effect(self) -> EffectKey:
         """What is claimed."""
         return self.handler, self.digest
 
 
-class State(StrEnum):
+class ClaimState(StrEnum):
     """How a claim was answered."""
 
     ours = "ours"
@@ -43,7 +43,7 @@ class State(StrEnum):
 class Answer(NamedTuple):
     """The answer to a claim that was asked for."""
 
-    state: State
+    state: ClaimState
     fence: int
     """How many have had the claim, one after the other, because the lease of the one before ended."""
     until: float
@@ -73,15 +73,15 @@ class OnceStore(ABC):
         """
 
     @abstractmethod
-    def once_extend(self, service: str, effects: Collection[Effect], owner: str, lease: float) -> set[Effect]:
+    def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
         """Keep claims for `lease` more seconds; returns those that are still the owner's."""
 
     @abstractmethod
-    def once_done(self, service: str, effects: Collection[Effect], owner: str, ttl: float) -> set[Effect]:
+    def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
         """Remember for `ttl` seconds that effects have happened; returns those that were still the owner's."""
 
     @abstractmethod
-    def once_drop(self, service: str, effects: Collection[Effect], owner: str) -> set[Effect]:
+    def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         """Give claims up, of which no effect has happened; returns those that were still the owner's."""
 
     @abstractmethod
@@ -95,15 +95,15 @@ def judged(
     """Return the answer to a claim, from what is kept, and what is to be kept in its place, if anything."""
     ours = Row(asked.body, owner, 1, now + lease, done=False, expires_at=now + ttl)
     if row is None or (row.expires_at <= now and (row.done or row.until <= now)):
-        return Answer(State.ours, 1, ours.until), ours
+        return Answer(ClaimState.ours, 1, ours.until), ours
     if row.body != asked.body:
-        return Answer(State.conflict, row.fence, row.until), None
+        return Answer(ClaimState.conflict, row.fence, row.until), None
     if row.done:
-        return Answer(State.done, row.fence, row.until), None
+        return Answer(ClaimState.done, row.fence, row.until), None
     if row.owner != owner and row.until > now:
-        return Answer(State.busy, row.fence, row.until), None
+        return Answer(ClaimState.busy, row.fence, row.until), None
     fence = row.fence if row.owner == owner else row.fence + 1
-    return Answer(State.ours, fence, ours.until), ours._replace(fence=fence)
+    return Answer(ClaimState.ours, fence, ours.until), ours._replace(fence=fence)
 
 
 class MemoryOnce(OnceStore):
@@ -111,7 +111,7 @@ class MemoryOnce(OnceStore):
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._rows: dict[tuple[str, Effect], Row] = {}
+        self._rows: dict[tuple[str, EffectKey], Row] = {}
 
     def once_begin(self, service: str, asked: Sequence[Asked], owner: str, lease: float, ttl: float) -> list[Answer]:
         """Claim effects."""
@@ -123,7 +123,7 @@ class MemoryOnce(OnceStore):
             answers.append(answer)
         return answers
 
-    def once_extend(self, service: str, effects: Collection[Effect], owner: str, lease: float) -> set[Effect]:
+    def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
         """Keep claims."""
         ours = self._ours(service, effects, owner)
         for effect in ours:
@@ -131,7 +131,7 @@ class MemoryOnce(OnceStore):
             self._rows[service, effect] = row._replace(until=self._clock() + lease)
         return ours
 
-    def once_done(self, service: str, effects: Collection[Effect], owner: str, ttl: float) -> set[Effect]:
+    def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
         """Remember that effects have happened."""
         ours = self._ours(service, effects, owner)
         for effect in ours:
@@ -139,7 +139,7 @@ class MemoryOnce(OnceStore):
             self._rows[service, effect] = row._replace(done=True, expires_at=self._clock() + ttl)
         return ours
 
-    def once_drop(self, service: str, effects: Collection[Effect], owner: str) -> set[Effect]:
+    def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         """Give claims up."""
         ours = {effect for effect in self._ours(service, effects, owner) if not self._rows[service, effect].done}
         for effect in ours:
@@ -154,6 +154,6 @@ class MemoryOnce(OnceStore):
             del self._rows[key]
         return len(over[:limit])
 
-    def _ours(self, service: str, effects: Collection[Effect], owner: str) -> set[Effect]:
+    def _ours(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         rows = self._rows
         return {effect for effect in effects if (row := rows.get((service, effect))) and row.owner == owner}

@@ -16,7 +16,7 @@ _SKEW = 60.0
 """In seconds: that far ahead of now, a rate is used up by the clock of another machine, or by one that was set back."""
 
 
-class Step(NamedTuple):
+class PacingStep(NamedTuple):
     """What is done with a replay now."""
 
     status: str
@@ -27,14 +27,14 @@ class Step(NamedTuple):
     """Up to when, in seconds since 1970, its rate is used up."""
 
 
-def pace(replay: Replay, now: float) -> Step:
+def pace(replay: Replay, now: float) -> PacingStep:
     """Return the next step of a running replay, whose counts are those of now.
 
     One that reached its limit of failures is `stopped`, and so is one with a canary that failed. No more are under way
     at once than may still fail.
     """
     paced_until = replay.paced_until if replay.paced_until <= now + _SKEW else now
-    stopped, done = Step("stopped", 0, paced_until), Step("done", 0, paced_until)
+    stopped, done = PacingStep("stopped", 0, paced_until), PacingStep("done", 0, paced_until)
     if replay.until_failures is not None and replay.failed >= replay.until_failures:
         return stopped
     if not replay.left and not replay.queued:
@@ -51,4 +51,4 @@ def pace(replay: Replay, now: float) -> Step:
         since = max(paced_until, now - _BURST - interval)
         room = min(room, math.floor((now - since) / interval + 1e-9))
         paced_until = since + max(0, min(room, replay.left)) * interval
-    return Step("running", None if room == math.inf else max(0, int(room)), paced_until)
+    return PacingStep("running", None if room == math.inf else max(0, int(room)), paced_until)

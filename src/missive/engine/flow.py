@@ -9,17 +9,31 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, cast
 
-from missive.adapters.contract import Adapter, Delivery, Session, Verb
+from missive.adapters.base import Adapter
+from missive.app.processor import Processor
 from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import capture
 from missive.dlq.once import OnceStore
 from missive.dlq.record import Attempt
-from missive.engine.assignment import Assignment
-from missive.engine.attempts import Attempts
-from missive.engine.breakers import BreakerGate
-from missive.engine.claims import BUSY_SECONDS, Claims, leased_routes
-from missive.engine.crashes import Crashes
-from missive.engine.decision import (
+from missive.engine.completion.attempts import Attempts
+from missive.engine.completion.dead_letters import DeadLetterWriter
+from missive.engine.completion.idempotency import BUSY_SECONDS, Claims, leased_routes
+from missive.engine.completion.parking import BEHIND, BREAKER_OPEN, HOLD_SECONDS, MOST_HELD, ParkingLot, park_routes
+from missive.engine.completion.settlement import Settler
+from missive.engine.dispatch.circuit import CircuitLimiter
+from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.isolation import IsolatingDispatcher
+from missive.engine.intake.assignment import Assignment
+from missive.engine.intake.backpressure import Pauser
+from missive.engine.intake.factory import message_factory
+from missive.engine.intake.leases import LeaseRenewer
+from missive.engine.intake.source import Source, SourceHost
+from missive.engine.intake.watchdog import Watchdog
+from missive.engine.job import BatchJob, Job, LaneRun, Work, by_lane
+from missive.engine.processes.crashes import Crashes
+from missive.engine.report import Report
+from missive.engine.runtime import Runtime
+from missive.engine.workers.decision import (
     ACKED,
     DEPENDENCY_DOWN,
     DUPLICATE,
@@ -31,25 +45,13 @@ from missive.engine.decision import (
     decide_discarded,
     decide_misrouted,
 )
-from missive.engine.dispatch import Dispatcher
-from missive.engine.execution import Outbox, Pool
-from missive.engine.filing import Filing
-from missive.engine.intake import Source, SourceHost
-from missive.engine.isolation import IsolatingDispatcher
-from missive.engine.job import BatchJob, Job, LaneRun, Work, by_lane
-from missive.engine.leases import Keeper
-from missive.engine.parking import BEHIND, BREAKER_OPEN, HOLD_SECONDS, MOST_HELD, Lot, park_routes
-from missive.engine.pausing import Pauser
-from missive.engine.report import Report
-from missive.engine.runtime import Runtime
-from missive.engine.settlement import Settler
-from missive.engine.watchdog import Watchdog
+from missive.engine.workers.pool import Outbox, Pool
 from missive.errors import Fatal, MissiveError, NotSettled, ProcessingFailed
-from missive.messages import Message, RawMessage, maker
+from missive.messages import Message, RawMessage
 from missive.outcome import Outcome, Reason
-from missive.processor import Processor
 from missive.routing.route import Route
 from missive.routing.router import Misrouted
+from missive.transport import Delivery, Disposition, Session
 
 _LOOK = 0.02
 """Seconds between two looks for results that no worker told of yet, while something runs."""
@@ -97,7 +99,7 @@ class Flow:
     ) -> None:
         self.report = Report()
         self.changed = asyncio.Event()
-        self._make = maker(processor.message_cls)
+        self._make = message_factory(processor.message_cls)
         self._runtime = runtime
         self._fail = fail
         self._draining = False
@@ -122,7 +124,7 @@ class Flow:
         isolating = IsolatingDispatcher(self.pools, pool_of, concurrency, runtime) if isinstance(sink, Store) else None
         self.dispatcher = Dispatcher(self.pools, pool_of, concurrency, runtime) if isolating is None else isolating
         self.dispatcher.keep_for = self._keep_for
-        self.filing = Filing(
+        self.filing = DeadLetterWriter(
             processor.name,
             sink,
             runtime,
@@ -140,7 +142,7 @@ class Flow:
         self.attempts = self.lot = None
         if isinstance(sink, Store):
             self.attempts = Attempts(processor.name, self.filing, runtime)
-            self.lot = Lot(processor.name, self.filing, runtime, parking)
+            self.lot = ParkingLot(processor.name, self.filing, runtime, parking)
             self.dispatcher.overflow = self._overflow
         self.claims = self._claims_of(processor.name, leased_routes(routes, sink), sink)
         self.sources = [
@@ -180,7 +182,7 @@ class Flow:
         }
         longest = max((route.timeout for route in routes if route.discards is None), default=0.0)
         self.keepers = {
-            source: Keeper(source, runtime, longest, lost=self._lost_leases, waiting=self._release_waiting)
+            source: LeaseRenewer(source, runtime, longest, lost=self._lost_leases, waiting=self._release_waiting)
             for source in self.sources
         }
 
@@ -251,7 +253,7 @@ class Flow:
                 )
 
     def _take(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> None:
-        if session.capabilities.max_mark:
+        if session.capabilities.max_watermark:
             deliveries = self._fresh(source, deliveries)
         jobs = self._jobs_of(source, session, deliveries)
         if self.crashes is not None:
@@ -654,12 +656,12 @@ class Flow:
         if job.lane is not None and route.terms.on_lane_retry != "pass":
             return False
         self._tally(decision)
-        job.verb = Verb.delay
+        job.disposition = Disposition.delay
         self.dispatcher.leave_lane(job)
         self.settlers[job.source].add([job])
         return True
 
-    def _overflow(self, job: Job, gate: BreakerGate) -> bool:
+    def _overflow(self, job: Job, gate: CircuitLimiter) -> bool:
         """Park what would wait for an open breaker with many others; tells whether it is."""
         circuit, route, lot = gate.circuit, job.route, self.lot
         if (
@@ -862,7 +864,7 @@ class Flow:
             elif job.session.capabilities.release == "none":
                 self._keep(job)
             else:
-                job.decision, job.verb = None, Verb.release
+                job.decision, job.disposition = None, Disposition.release
                 self.report.released += 1
                 self.settlers[job.source].add([job])
 

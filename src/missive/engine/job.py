@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from missive.adapters.contract import Delivery, Session, Verb
 from missive.dlq.record import Attempt
-from missive.engine.decision import Decision
+from missive.engine.workers.decision import Decision
 from missive.messages import Message
 from missive.routing.route import Route
+from missive.transport import Delivery, Disposition, Session
 
 if TYPE_CHECKING:
-    from missive.engine.intake import Source
+    from missive.engine.intake.source import Source
 
 
 class Claim(msgspec.Struct, eq=False):
@@ -51,7 +51,7 @@ class Job(msgspec.Struct, eq=False):
     attempt: int = 1
     route: Route | None = None
     decision: Decision | None = None
-    verb: Verb = Verb.ack
+    disposition: Disposition = Disposition.ack
     lane: Hashable = None
     """Which jobs it runs one after the other with; None for none."""
     due: float = 0.0

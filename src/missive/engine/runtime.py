@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from typing import ParamSpec, Protocol, TypeVar
 
 from missive.adapters.threaded import ClientThread
-from missive.engine.execution import Pool
-from missive.engine.seats import Room
-from missive.engine.tasks import LoopPool
-from missive.engine.threads import ThreadPool
+from missive.engine.processes.inflight import InFlightDirectory
+from missive.engine.workers.pool import Pool
+from missive.engine.workers.tasks import LoopPool
+from missive.engine.workers.threads import ThreadPool
 from missive.ids import new_id
 
 P = ParamSpec("P")
@@ -72,9 +72,9 @@ class Runtime:
         """Call `fn` on the running loop after some seconds; returns what cancels it."""
         return asyncio.get_running_loop().call_later(seconds, fn).cancel
 
-    def room(self, service: str) -> Room | None:
+    def room(self, service: str) -> InFlightDirectory | None:
         """Return where it is kept what this service's processes run; None for nowhere. Raises OSError."""
-        return Room(service)
+        return InFlightDirectory(service)
 
     def new_id(self) -> str:
         """Return a new sortable id."""

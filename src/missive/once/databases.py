@@ -14,7 +14,7 @@ Dialect: TypeAlias = Literal["sqlite", "postgresql", "mysql"]
 T = TypeVar("T")
 
 
-class Step(NamedTuple):
+class Statement(NamedTuple):
     """One statement, with `?` for its values."""
 
     statement: str
@@ -23,7 +23,7 @@ class Step(NamedTuple):
     """Whether its first row is the answer, and not how many rows it changed."""
 
 
-Steps: TypeAlias = Generator[Step, Any, T]
+Statements: TypeAlias = Generator[Statement, Any, T]
 """Statements that are executed one after the other; each is sent its answer."""
 
 _DRIVERS: Final[dict[str, Dialect]] = {
@@ -48,7 +48,7 @@ _IN_TRANSACTION: Final = 1
 """The flag of MySQL's server status for a connection that is in one."""
 
 
-def run(connection: Any, steps: Callable[[Dialect], Steps[T]]) -> T:
+def run(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     """Execute steps in a connection's transaction. Raises `UsageError` for no connection that can, or none at all."""
     if _is_sqlalchemy(connection):
         if _is_async(connection):
@@ -66,7 +66,7 @@ def run(connection: Any, steps: Callable[[Dialect], Steps[T]]) -> T:
         cursor.close()
 
 
-async def run_async(connection: Any, steps: Callable[[Dialect], Steps[T]]) -> T:
+async def run_async(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     """Execute steps in the transaction of an asynchronous connection: SQLAlchemy's, or psycopg's."""
     if _is_sqlalchemy(connection):
         if not _is_async(connection):
@@ -88,7 +88,7 @@ async def run_async(connection: Any, steps: Callable[[Dialect], Steps[T]]) -> T:
             return end.value  # type: ignore[no-any-return]
 
 
-def _drive(running: Steps[T], execute: Callable[[Step], Any]) -> T:
+def _drive(running: Statements[T], execute: Callable[[Statement], Any]) -> T:
     try:
         step = next(running)
         while True:
@@ -97,7 +97,7 @@ def _drive(running: Steps[T], execute: Callable[[Step], Any]) -> T:
         return end.value  # type: ignore[no-any-return]
 
 
-def _execute(cursor: Any, step: Step, placeholder: str) -> Any:
+def _execute(cursor: Any, step: Statement, placeholder: str) -> Any:
     cursor.execute(step.statement.replace("?", placeholder), tuple(step.values))
     return cursor.fetchone() if step.wants_row else cursor.rowcount
 
@@ -105,7 +105,7 @@ def _execute(cursor: Any, step: Step, placeholder: str) -> Any:
 # SQLAlchemy, which is not imported for this: whoever has a connection of its has imported it
 
 
-def _run_sqlalchemy(given: Any, steps: Callable[[Dialect], Steps[T]]) -> T:
+def _run_sqlalchemy(given: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     connection = given if hasattr(given, "exec_driver_sql") else _of_session(given)
     dialect = _SQLALCHEMY.get(connection.dialect.name)
     if dialect is None:
@@ -127,7 +127,7 @@ def _of_session(given: Any) -> Any:
     return given.connection()
 
 
-def _execute_sqlalchemy(connection: Any, step: Step) -> Any:
+def _execute_sqlalchemy(connection: Any, step: Statement) -> Any:
     import sqlalchemy  # noqa: PLC0415 - see above
 
     head, *tail = step.statement.split("?")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from missive.errors import OnceConflict, StoreError
-from missive.once.databases import Dialect, Step, Steps, run, run_async
+from missive.once.databases import Dialect, Statement, Statements, run, run_async
 
 SCHEMAS: Final[dict[Dialect, tuple[str, ...]]] = {
     "sqlite": (
@@ -69,7 +69,7 @@ async def aclaim(connection: Any, effect: Effect, clock: Callable[[], float] = t
     return await run_async(connection, lambda dialect: _claim(dialect, effect, clock()))
 
 
-def _claim(dialect: Dialect, effect: Effect, now: float) -> Steps[bool]:
+def _claim(dialect: Dialect, effect: Effect, now: float) -> Statements[bool]:
     row = (effect.service, effect.handler, effect.digest)
     body = hashlib.sha256(effect.body).hexdigest()
     # In none of the three does a row that is there fail the statement, which would end PostgreSQL's transaction.
@@ -83,9 +83,9 @@ def _claim(dialect: Dialect, effect: Effect, now: float) -> Steps[bool]:
     # What is remembered for long enough is as good as not there.
     renew = f"UPDATE missive_once SET body = ?, claimed_at = ?, expires_at = ? {_ROW} AND expires_at <= ?"  # noqa: S608
     for _ in range(_TRIES):
-        if (yield Step(insert, (*row, body, now, now + effect.ttl))) == 1:
+        if (yield Statement(insert, (*row, body, now, now + effect.ttl))) == 1:
             return True
-        there = yield Step(select, row, wants_row=True)
+        there = yield Statement(select, row, wants_row=True)
         if there is None:  # purged in between
             continue
         known, expires_at = there
@@ -93,7 +93,7 @@ def _claim(dialect: Dialect, effect: Effect, now: float) -> Steps[bool]:
             if known != body:
                 raise OnceConflict
             return False
-        if (yield Step(renew, (body, now, now + effect.ttl, *row, now))) == 1:
+        if (yield Statement(renew, (body, now, now + effect.ttl, *row, now))) == 1:
             return True
     raise StoreError("the table missive_once changed under each look at it")
 
@@ -106,9 +106,9 @@ def create_table(connection: Any) -> None:
     run(connection, _create)
 
 
-def _create(dialect: Dialect) -> Steps[None]:
+def _create(dialect: Dialect) -> Statements[None]:
     for statement in SCHEMAS[dialect]:
-        yield Step(statement)
+        yield Statement(statement)
 
 
 def purge(connection: Any, *, limit: int = 10_000, clock: Callable[[], float] = time.time) -> int:
@@ -116,11 +116,11 @@ def purge(connection: Any, *, limit: int = 10_000, clock: Callable[[], float] = 
     return run(connection, lambda dialect: _purge(dialect, int(limit), clock()))
 
 
-def _purge(dialect: Dialect, limit: int, now: float) -> Steps[int]:
+def _purge(dialect: Dialect, limit: int, now: float) -> Statements[int]:
     if dialect == "mysql":
-        deleted: int = yield Step(f"DELETE FROM missive_once WHERE expires_at <= ? LIMIT {limit}", (now,))  # noqa: S608
+        deleted: int = yield Statement(f"DELETE FROM missive_once WHERE expires_at <= ? LIMIT {limit}", (now,))  # noqa: S608
         return deleted
     key = "service, handler, digest"
     some = f"SELECT {key} FROM missive_once WHERE expires_at <= ? LIMIT {limit}"  # noqa: S608 - a number of ours
-    deleted = yield Step(f"DELETE FROM missive_once WHERE ({key}) IN ({some})", (now,))  # noqa: S608 - as above
+    deleted = yield Statement(f"DELETE FROM missive_once WHERE ({key}) IN ({some})", (now,))  # noqa: S608 - as above
     return deleted

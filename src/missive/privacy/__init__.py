@@ -1,5 +1,5 @@
-"""What may be shown, and what is kept from being shown."""
+"""Privacy: what may be shown, and what is hidden."""
 
-from missive.privacy.urls import expand_environment, redact_url
+from missive.privacy.redaction import redact_url
 
-__all__ = ["expand_environment", "redact_url"]
+__all__ = ["redact_url"]

@@ -9,7 +9,7 @@ import msgspec
 from missive.messages import Message
 from missive.routing.conflicts import analysed
 from missive.routing.index import Index
-from missive.routing.ledger import Ledger, Overlap
+from missive.routing.overlaps import Overlap, OverlapIndex
 from missive.routing.route import Route
 from missive.routing.witness import shown
 
@@ -90,7 +90,7 @@ class _Compared:
         self.unknown: list[tuple[str, str]] = []
         self.too_wide: list[str] = []
         self.overlap_count = self.unknown_count = self._looks = 0
-        self._ledger = Ledger(message_cls)
+        self._ledger = OverlapIndex(message_cls)
         all_pairs, complete = _are_few(routes), True
         for number, route in enumerate(routes):
             others: Iterable[int] = range(number)

@@ -35,15 +35,15 @@ class Relation(Enum):
     """Neither is proved, most often because of a callable."""
 
 
-class Verdict(msgspec.Struct, frozen=True, eq=False):
+class Comparison(msgspec.Struct, frozen=True, eq=False):
     """A relation of two matchers, with the message that shows an overlap."""
 
     relation: Relation
     witness: Message | None = None
 
 
-DISJOINT = Verdict(Relation.disjoint)
-UNKNOWN = Verdict(Relation.unknown)
+DISJOINT = Comparison(Relation.disjoint)
+UNKNOWN = Comparison(Relation.unknown)
 
 
 class Analysed(msgspec.Struct, frozen=True, eq=False):
@@ -133,7 +133,7 @@ def combinations(values: dict[Place, tuple[Scalar, ...]]) -> int:
     return math.prod(map(len, values.values()))
 
 
-def relation(one: Analysed, other: Analysed, message_cls: type[Message]) -> Verdict:
+def relation(one: Analysed, other: Analysed, message_cls: type[Message]) -> Comparison:
     """Say whether some message of a class matches both of two matchers."""
     if len(one.alternatives) * len(other.alternatives) > _MOST_PAIRS:
         return UNKNOWN
@@ -152,7 +152,7 @@ def relation(one: Analysed, other: Analysed, message_cls: type[Message]) -> Verd
     for condition in both[:_MOST_WITNESSES]:
         message = witness(message_cls, condition)
         if message is not None and _match(message, one.matcher, other.matcher):
-            return Verdict(Relation.overlap, message)
+            return Comparison(Relation.overlap, message)
     return UNKNOWN
 
 

@@ -9,13 +9,13 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from missive.breaker import Breaker
-from missive.context import HandlingHook
+from missive.app.breaker import Breaker
+from missive.app.context import HandlingHook
+from missive.app.retry import Retry
 from missive.matchers.algebra import Matcher
 from missive.messages import Message
 from missive.once.declaration import Once
 from missive.rates import Rate
-from missive.retry import Retry
 
 OnLaneRetry: TypeAlias = Literal["block", "park", "pass"]
 """What the rest of a lane does while one of its messages waits to be retried: wait here, in the store, or go on."""

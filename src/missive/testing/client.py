@@ -15,26 +15,28 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
-from missive.adapters.contract import Adapter, Capabilities, Delivery, Host, Session
-from missive.context import ProcessingContext, ProcessingHook, seconds
+from missive.adapters.base import Adapter
+from missive.app.context import ProcessingContext, ProcessingHook
+from missive.app.processor import Processor
 from missive.dlq.contract import DictSink
 from missive.dlq.once import Asked, MemoryOnce
-from missive.engine.batches import compile_async, compile_sync
-from missive.engine.breakers import Circuit, circuits_of
-from missive.engine.chains import AsyncChain
-from missive.engine.claims import HAPPENED, decide_claimed, decide_keyless
-from missive.engine.decision import Decision, decide, decide_discarded, decide_misrouted
-from missive.engine.filing import make_record
-from missive.engine.hooks import end_async_worker, end_worker, run_async_hooks, run_hooks
+from missive.durations import seconds
+from missive.engine.completion.dead_letters import make_record
+from missive.engine.completion.idempotency import HAPPENED, decide_claimed, decide_keyless
+from missive.engine.dispatch.circuit import Circuit, circuits_of
 from missive.engine.job import BatchJob, Job, Work
+from missive.engine.workers.batches import compile_async, compile_sync
+from missive.engine.workers.decision import Decision, decide, decide_discarded, decide_misrouted
+from missive.engine.workers.handlers import AsyncChain
+from missive.engine.workers.hooks import end_async_worker, end_worker, run_async_hooks, run_hooks
 from missive.errors import AmbiguousError, DecodingError, NotSettled, OnceConflict, UnmatchedError, UsageError
 from missive.ids import new_id
 from missive.messages import Message
 from missive.outcome import Outcome, Reason
-from missive.processor import Processor
-from missive.resources import NO_OVERRIDES, Overrides
+from missive.resources.key import NO_OVERRIDES, Overrides
 from missive.routing.route import Route
 from missive.routing.router import Misrouted
+from missive.transport import Capabilities, Delivery, Host, Session
 
 _LOOK = 0.02
 """Seconds between two looks at a handler that is past its timeout."""

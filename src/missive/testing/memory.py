@@ -9,19 +9,19 @@ from typing import Any
 
 import msgspec
 
-from missive.adapters.contract import (
-    Adapter,
+from missive.adapters.base import Adapter
+from missive.app.processor import Processor
+from missive.transport import (
     Capabilities,
     Credit,
     Delivery,
+    Disposition,
     EndOfInput,
     Host,
-    Item,
-    Result,
     Session,
-    Verb,
+    Settlement,
+    SettlementResult,
 )
-from missive.processor import Processor
 
 
 class MemoryAdapter(Adapter):
@@ -44,7 +44,7 @@ class MemoryAdapter(Adapter):
     ) -> None:
         super().__init__(processor, drain=drain, rate_limit=rate_limit)
         self.waiting: deque[Delivery] = deque(Delivery(d) if isinstance(d, bytes) else d for d in deliveries)
-        self.settled: list[Item] = []
+        self.settled: list[Settlement] = []
         self.capabilities = capabilities or Capabilities()
         self.ends = ends
         self.sessions = 0
@@ -82,19 +82,19 @@ class MemorySession(Session):
             await self._more.wait()
         return [waiting.popleft() for _ in range(min(credit.items, len(waiting)))]
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Write the ledger; a released delivery waits again, and one that is delayed after its delay."""
         self._adapter.settled.extend(items)
-        released = [item.delivery for item in items if item.verb is Verb.release]
+        released = [item.delivery for item in items if item.disposition is Disposition.release]
         self._adapter.waiting.extend(released)
         for item in items if self.capabilities.max_delay else ():
-            if item.verb is Verb.delay:
+            if item.disposition is Disposition.delay:
                 coming = asyncio.ensure_future(self._come_again(item))
                 self._delayed.add(coming)
                 coming.add_done_callback(self._came)
-        return [Result.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(items)
 
-    async def _come_again(self, item: Item) -> None:
+    async def _come_again(self, item: Settlement) -> None:
         await self._host.sleep(item.delay)
         again = msgspec.structs.replace(item.delivery, attempt=item.attempt + 1, redelivered=True)
         self._adapter.waiting.append(again)

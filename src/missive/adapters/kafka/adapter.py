@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.contract import Adapter, Finding, Host, Session
-from missive.adapters.registry import AdapterURL, keywords
+from missive.adapters.base import Adapter, Finding
+from missive.adapters.parameters import keywords
+from missive.app.processor import Processor
 from missive.errors import MissingExtra, UsageError
-from missive.processor import Processor
+from missive.transport import Host, Session
+from missive.urls import ParsedURL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -116,7 +118,7 @@ class KafkaAdapter(Adapter):
                 )
 
     @classmethod
-    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of a URL; its parameters with a dot are librdkafka's settings."""
         if not url.authority:
             raise UsageError("a Kafka URL names its brokers: kafka://host:9092,host2:9092?topic=orders&group=billing")
@@ -197,7 +199,7 @@ class KafkaAdapter(Adapter):
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Look at the topics: copies, partitions, and whether what the group has not read yet is still there."""
-        from missive.adapters.kafka.examination import examine  # noqa: PLC0415 - the client is an extra
+        from missive.adapters.kafka.diagnostics import examine  # noqa: PLC0415 - the client is an extra
 
         return await asyncio.wrap_future(session.submit(lambda: examine(session.client, self.topics, self.pattern)))
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, Consumer, KafkaException, TopicPartition
 
-from missive.adapters.contract import Delivery, Host, Mark, Result
-from missive.adapters.kafka import troubles
+from missive.adapters.kafka import errors as troubles
 from missive.adapters.threaded import ClientThread
 from missive.errors import Fatal, Transient
+from missive.transport import Delivery, Host, SettlementResult, Watermark
 
 if TYPE_CHECKING:
     from missive.adapters.kafka.adapter import KafkaAdapter
@@ -338,11 +338,11 @@ class KafkaConsumer(ClientThread):
         starts = partitions
         if partitions and not self._leaving:
             committed = self._committed(consumer, partitions)
-            marks: dict[str, Mark | None] = {}
+            marks: dict[str, Watermark | None] = {}
             for one in committed:
                 lane = self._lanes[one.topic, one.partition] = Lane(one.topic, one.partition)
                 begun = one.offset >= 0
-                marks[lane.name] = Mark(one.offset - 1, (one.metadata or "").encode()) if begun else None
+                marks[lane.name] = Watermark(one.offset - 1, (one.metadata or "").encode()) if begun else None
             self._wait_for(_as_coroutine(self._host.lanes_gained(marks)))
             if not self._leaving:
                 starts = self._starts(consumer, committed)
@@ -411,18 +411,22 @@ class KafkaConsumer(ClientThread):
 
     # What is asked by the session
 
-    def commit(self, marks: Mapping[str | None, Mark], lives: Mapping[str, Lane]) -> Mapping[str | None, Result]:
+    def commit(
+        self, marks: Mapping[str | None, Watermark], lives: Mapping[str, Lane]
+    ) -> Mapping[str | None, SettlementResult]:
         """Commit marks of lanes, but for those that were lost since this was asked for."""
-        results: dict[str | None, Result] = {}
+        results: dict[str | None, SettlementResult] = {}
         offsets = []
         for name, mark in marks.items():
             lane = lives.get(name or "")
             if lane is None or not self._has(lane) or self.client is None:
-                results[name] = Result.fenced
+                results[name] = SettlementResult.fenced
                 continue
             offset = TopicPartition(lane.topic, lane.partition, mark.position + 1)
-            if mark.gaps:
-                offset = TopicPartition(lane.topic, lane.partition, mark.position + 1, mark.gaps.decode("ascii"))
+            if mark.acked_beyond:
+                offset = TopicPartition(
+                    lane.topic, lane.partition, mark.position + 1, mark.acked_beyond.decode("ascii")
+                )
             offsets.append(offset)
         if not offsets:
             return results
@@ -439,14 +443,14 @@ class KafkaConsumer(ClientThread):
         """Tell whether a lane was not taken away since, also when it is back."""
         return lane is not None and self._lanes.get((lane.topic, lane.partition)) is lane
 
-    def _result(self, error: Any) -> Result:
+    def _result(self, error: Any) -> SettlementResult:
         if error is None:
-            return Result.confirmed
+            return SettlementResult.confirmed
         if error.code() in troubles.FENCED:
-            return Result.fenced
+            return SettlementResult.fenced
         if (trouble := self._trouble(error)) is not None:
             raise trouble
-        return Result.unknown if error.code() in troubles.UNANSWERED else Result.failed
+        return SettlementResult.unknown if error.code() in troubles.UNANSWERED else SettlementResult.failed
 
     def pause(self, lanes: set[str], lives: Mapping[str, Lane]) -> None:
         """Hand over no more of these lanes, but for those that were lost since: nobody would resume them."""
@@ -538,7 +542,7 @@ class KafkaConsumer(ClientThread):
         self._forget([place])
         again = self._lanes[lane.topic, lane.partition] = Lane(lane.topic, lane.partition)
         self.client.commit(offsets=[place], asynchronous=False)
-        self._wait_for(_as_coroutine(self._host.lanes_gained({again.name: Mark(to - 1)})))
+        self._wait_for(_as_coroutine(self._host.lanes_gained({again.name: Watermark(to - 1)})))
         return not self._leaving
 
     def _begin_at(self, place: Any) -> None:

@@ -8,18 +8,18 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from missive.adapters.contract import (
+from missive.adapters.kafka.consumer import KafkaConsumer
+from missive.adapters.threaded import ThreadedSession
+from missive.transport import (
     Capabilities,
     Credit,
     Delivery,
     Host,
-    Item,
-    Mark,
-    Result,
     SessionStatus,
+    Settlement,
+    SettlementResult,
+    Watermark,
 )
-from missive.adapters.kafka.consumer import KafkaConsumer
-from missive.adapters.threaded import ThreadedSession
 
 if TYPE_CHECKING:
     from missive.adapters.kafka.adapter import KafkaAdapter
@@ -36,7 +36,7 @@ class KafkaSession(ThreadedSession):
     """A consumer in a group, on the engine's side. A lane is `topic/partition`, a position an offset."""
 
     capabilities = Capabilities(
-        commit="cumulative", max_mark=MAX_MARK, pauses=True, order="lane", fences=True, attempts="none"
+        commit="cumulative", max_watermark=MAX_MARK, pauses=True, order="lane", fences=True, attempts="none"
     )
 
     def __init__(self, adapter: KafkaAdapter, host: Host) -> None:
@@ -85,15 +85,15 @@ class KafkaSession(ThreadedSession):
             self._chunks.appendleft((deliveries[count:], whole - size))
         return deliveries[:count], size
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Do nothing: how far a partition is done is committed, and not each message."""
-        return [Result.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(items)
 
-    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Commit offsets, with what is done beyond them as their metadata."""
         self._raise_if_dead()
         if self._closed:
-            return dict.fromkeys(marks, Result.fenced)
+            return dict.fromkeys(marks, SettlementResult.fenced)
         return await self.thread.run(self._consumer.commit, marks, self._consumer.lives())
 
     async def pause(self, lanes: Collection[str]) -> None:

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.contract import Adapter, Finding, Host, Session
+from missive.adapters.base import Adapter, Finding
+from missive.adapters.parameters import keywords
 from missive.adapters.rabbitmq.address import Address, TLSFiles, given_address
-from missive.adapters.registry import AdapterURL, keywords
+from missive.app.processor import Processor
 from missive.errors import MissingExtra, Transient, UsageError
 from missive.privacy import redact_url
-from missive.processor import Processor
+from missive.transport import Host, Session
+from missive.urls import ParsedURL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -103,7 +105,7 @@ class RabbitMQAdapter(Adapter):
             self.address = given_address(connection_parameters)
 
     @classmethod
-    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `rabbitmq://user:pass@host:5672/vhost?queue=orders`."""
         if not url.authority:
             raise UsageError("a RabbitMQ URL names its host: rabbitmq://user:${PASSWORD}@host:5672/vhost?queue=orders")
@@ -155,7 +157,7 @@ class RabbitMQAdapter(Adapter):
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Look at each queue: who else consumes it, and what AMQP tells of it."""
-        from missive.adapters.rabbitmq.examination import examine  # noqa: PLC0415 - the client is an extra
+        from missive.adapters.rabbitmq.diagnostics import examine  # noqa: PLC0415 - the client is an extra
         from missive.adapters.rabbitmq.session import RabbitMQSession  # noqa: PLC0415 - as above
 
         if not isinstance(session, RabbitMQSession):

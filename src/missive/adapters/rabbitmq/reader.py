@@ -17,7 +17,7 @@ from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.data import decode_table
 from pika.spec import Basic, BasicProperties
 
-from missive.adapters.contract import Delivery
+from missive.transport import Delivery
 
 _FRAME = Struct(">BHL")
 _METHOD, _HEADER, _BODY = 1, 2, 3

@@ -13,11 +13,21 @@ from typing import TYPE_CHECKING, Any
 import pika
 from pika import exceptions
 
-from missive.adapters.contract import Capabilities, Credit, Delivery, Host, Item, Result, Session, SessionStatus, Verb
+from missive.adapters.rabbitmq.errors import translated, trouble
 from missive.adapters.rabbitmq.reader import Connection, Reader
-from missive.adapters.rabbitmq.troubles import translated, trouble
 from missive.adapters.rabbitmq.unacked import Unacked
 from missive.errors import Fatal, Transient
+from missive.transport import (
+    Capabilities,
+    Credit,
+    Delivery,
+    Disposition,
+    Host,
+    Session,
+    SessionStatus,
+    Settlement,
+    SettlementResult,
+)
 
 if TYPE_CHECKING:
     from missive.adapters.rabbitmq.adapter import RabbitMQAdapter
@@ -149,12 +159,12 @@ class RabbitMQSession(Session):
         tag: str = self.client.basic_consume(queue, self._not_read, callback=done)
         self._consumers[tag] = self._reader.queues[tag.encode()] = queue
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Ack, requeue and reject. AMQP does not answer an ack, so the results say `sent`."""
         self._raise_if_dead()
-        released = [item.delivery.token for item in items if item.verb is Verb.release]
-        rejected = [item.delivery.token for item in items if item.verb is Verb.reject]
-        acked = [item.delivery.token for item in items if item.verb is Verb.ack]
+        released = [item.delivery.token for item in items if item.disposition is Disposition.release]
+        rejected = [item.delivery.token for item in items if item.disposition is Disposition.reject]
+        acked = [item.delivery.token for item in items if item.disposition is Disposition.ack]
         with translated(self._adapter):
             if released:
                 for tag in self._unacked.take(released):
@@ -167,7 +177,7 @@ class RabbitMQSession(Session):
                     self.client.basic_ack(up_to, multiple=True)
                 for tag in single:
                     self.client.basic_ack(tag)
-        return [Result.sent] * len(items)
+        return [SettlementResult.sent] * len(items)
 
     async def status(self) -> SessionStatus:
         """Ask the broker something: an answer is the proof that the connection is not half open.

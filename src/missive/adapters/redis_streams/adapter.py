@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.contract import Adapter, Finding, Host, Session
-from missive.adapters.registry import AdapterURL, keywords
+from missive.adapters.base import Adapter, Finding
+from missive.adapters.parameters import keywords
+from missive.app.processor import Processor
 from missive.errors import MissingExtra, UsageError
-from missive.processor import Processor
+from missive.transport import Host, Session
+from missive.urls import ParsedURL
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -79,7 +81,7 @@ class RedisStreamsAdapter(Adapter):
         self._password = password
 
     @classmethod
-    def from_parts(cls, url: AdapterURL, processor: Processor[Any]) -> Self:
+    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `redis://user:pass@host:6379/0?stream=orders&group=billing`."""
         if not url.authority:
             raise UsageError("a Redis URL names its host: redis://:${PASSWORD}@host:6379/0?stream=orders&group=billing")
@@ -155,6 +157,6 @@ class RedisStreamsAdapter(Adapter):
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Look at what would lose entries: no append-only file, eviction, trimming; and at consumers that died."""
-        from missive.adapters.redis_streams.examination import examine  # noqa: PLC0415 - the client is an extra
+        from missive.adapters.redis_streams.diagnostics import examine  # noqa: PLC0415 - the client is an extra
 
         return await examine(session.client, self)

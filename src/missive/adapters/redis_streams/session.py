@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from redis.exceptions import ResponseError
 
-from missive.adapters.contract import (
+from missive.adapters.redis_streams import scripts
+from missive.adapters.redis_streams.adapter import REPLY
+from missive.adapters.redis_streams.errors import code, translated
+from missive.errors import Transient
+from missive.ids import new_id
+from missive.transport import (
     Capabilities,
     Credit,
     Delivery,
+    Disposition,
     Host,
-    Item,
-    Result,
     Session,
     SessionStatus,
-    Verb,
+    Settlement,
+    SettlementResult,
 )
-from missive.adapters.redis_streams import scripts
-from missive.adapters.redis_streams.adapter import REPLY
-from missive.adapters.redis_streams.troubles import code, translated
-from missive.errors import Transient
-from missive.ids import new_id
 
 if TYPE_CHECKING:
     from missive.adapters.redis_streams.adapter import RedisStreamsAdapter
@@ -156,7 +156,7 @@ class RedisStreamsSession(Session):
 
     async def _give_back(self, stale: Sequence[Delivery]) -> None:
         try:
-            await self.settle([Item(one, Verb.release) for one in stale])
+            await self.settle([Settlement(one, Disposition.release) for one in stale])
         except BaseException:
             self._arrived.extendleft(reversed(stale))  # for `stop_intake`, or the next try
             raise
@@ -228,22 +228,24 @@ class RedisStreamsSession(Session):
             return json.dumps(whole, ensure_ascii=False).encode(), ()
         return bodies[0], [(_text(name), _value(value)) for name, value in pairs if name != self._body_field]
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Ack what is done with, and make what is released free for others, where it is still this consumer's."""
-        acked = [item.delivery for item in items if item.verb is Verb.ack]
+        acked = [item.delivery for item in items if item.disposition is Disposition.ack]
         gone = await self._run(self._ack, acked) if acked else set[str]()
         if len(acked) < len(items):
-            gone |= await self._run(self._release, [item.delivery for item in items if item.verb is Verb.release])
+            gone |= await self._run(
+                self._release, [item.delivery for item in items if item.disposition is Disposition.release]
+            )
         out, results = self._out, []
         for item in items:
             entry = item.delivery.native_id or ""
             ours = out.get(entry) == item.delivery.token
             if ours:
                 del out[entry]
-            results.append(Result.confirmed if ours and entry not in gone else Result.fenced)
+            results.append(SettlementResult.confirmed if ours and entry not in gone else SettlementResult.fenced)
         return results
 
-    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Begin the leases anew of what is still this consumer's."""
         gone = await self._run(self._extend, deliveries)
         results = []
@@ -252,7 +254,7 @@ class RedisStreamsSession(Session):
             ours = self._out.get(entry) == one.token
             if ours and entry in gone:
                 del self._out[entry]
-            results.append(Result.confirmed if ours and entry not in gone else Result.fenced)
+            results.append(SettlementResult.confirmed if ours and entry not in gone else SettlementResult.fenced)
         with contextlib.suppress(Transient):  # it is tried again, and these are renewed
             await self._give_back_stale()
         return results

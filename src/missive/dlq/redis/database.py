@@ -13,12 +13,12 @@ from redis import Redis, exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from missive.adapters.registry import AdapterURL, parsed
 from missive.dlq.redis.scripts import SCRIPTS
 from missive.dlq.retention import Retention
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
+from missive.urls import ParsedURL, parse_url
 
 logger = logging.getLogger("missive")
 
@@ -56,7 +56,7 @@ class Database:
         self.url = redact_url(url)
         self._clock = clock
         try:
-            parts = parsed(url)
+            parts = parse_url(url)
         except ValueError:
             raise UsageError(f"{self.url} cannot be read: a dead letter store in Redis is {_EXAMPLE}") from None
         self.retention, others = Retention.parse(dict(parts.parameters))
@@ -139,7 +139,7 @@ class Database:
         raise exceptions.WatchError
 
 
-def _connected(parts: AdapterURL, url: str, ca_file: str | None) -> Redis:
+def _connected(parts: ParsedURL, url: str, ca_file: str | None) -> Redis:
     """Return a client of a server's; it connects when it is asked something."""
     if not parts.authority:
         raise UsageError(f"{url} names no host: a dead letter store in Redis is {_EXAMPLE}")

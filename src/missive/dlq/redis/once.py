@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 
-from missive.dlq.once import Answer, Asked, Effect, OnceStore, Row, judged
+from missive.dlq.once import Answer, Asked, EffectKey, OnceStore, Row, judged
 from missive.dlq.redis.database import Database, portions, translated
 from missive.dlq.redis.fields import number
 from missive.dlq.redis.keys import digest
@@ -31,19 +31,19 @@ class RedisOnce(Database, OnceStore):
         return [answers[key] for key in by_key]
 
     @translated("written")
-    def once_extend(self, service: str, effects: Collection[Effect], owner: str, lease: float) -> set[Effect]:
+    def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
         """Keep claims."""
         until = self._clock() + lease
         return self._change(service, effects, owner, lambda row: row._replace(until=until))
 
     @translated("written")
-    def once_done(self, service: str, effects: Collection[Effect], owner: str, ttl: float) -> set[Effect]:
+    def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
         """Remember that effects have happened."""
         until = self._clock() + ttl
         return self._change(service, effects, owner, lambda row: row._replace(done=True, expires_at=until))
 
     @translated("written")
-    def once_drop(self, service: str, effects: Collection[Effect], owner: str) -> set[Effect]:
+    def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         """Give claims up."""
         return self._change(service, effects, owner, lambda _: None, but_done=True)
 
@@ -64,10 +64,10 @@ class RedisOnce(Database, OnceStore):
         return len(forgotten)
 
     def _change(
-        self, service: str, effects: Collection[Effect], owner: str, change: Change, *, but_done: bool = False
-    ) -> set[Effect]:
+        self, service: str, effects: Collection[EffectKey], owner: str, change: Change, *, but_done: bool = False
+    ) -> set[EffectKey]:
         by_key = {_name(service, effect): effect for effect in effects}
-        ours: set[Effect] = set()
+        ours: set[EffectKey] = set()
 
         def changed(key: str, row: Row | None) -> Row | None:
             if row is None or row.owner != owner or (but_done and row.done):
@@ -101,7 +101,7 @@ class RedisOnce(Database, OnceStore):
             self._tried(replaced)
 
 
-def _name(service: str, effect: Effect) -> str:
+def _name(service: str, effect: EffectKey) -> str:
     return digest(service, *effect)
 
 

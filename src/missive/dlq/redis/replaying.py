@@ -7,9 +7,9 @@ from typing import Any
 
 from missive.dlq.contract import Replay
 from missive.dlq.pacing import pace
-from missive.dlq.redis.claiming import Claiming
 from missive.dlq.redis.database import AT_ONCE, portions, translated
 from missive.dlq.redis.fields import encoded, number
+from missive.dlq.redis.leases import Claiming
 
 _COUNTS = ("queued", "resolved", "discarded", "failed", "left")
 _TRIES = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from missive.dlq.contract import Store
-from missive.dlq.redis.kept import Kept
+from missive.dlq.redis.checkpoints import Kept
 from missive.dlq.redis.once import RedisOnce
 from missive.dlq.redis.replaying import Replaying
 

@@ -14,12 +14,12 @@ from missive.dlq.record import Record, Status
 from missive.dlq.rows import to_row
 from missive.dlq.sql.conditions import conditions, status_of_chosen
 from missive.dlq.sql.database import Database, T, in_steps, portions, translated
+from missive.dlq.sql.group_counts import NAMES, Tally, forget_days
 from missive.dlq.sql.schema import notes as notes_table
 from missive.dlq.sql.schema import paced
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
 from missive.dlq.sql.schema import replays as replays_table
-from missive.dlq.sql.tally import NAMES, Tally, forget_days
 from missive.errors import StoreConflict
 from missive.ids import new_id
 

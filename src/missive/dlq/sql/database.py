@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from missive.disks import network_disk
+from missive._sqlite import network_disk
 from missive.dlq.retention import Retention
 from missive.dlq.sql.dialects import connected, in_words, is_deadlock, is_known
 from missive.dlq.sql.migrations import migrate

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect, Engine
 
-from missive.disks import keep_journal
+from missive._sqlite import keep_journal
 from missive.errors import UsageError
 
 BUSY_SECONDS = 5

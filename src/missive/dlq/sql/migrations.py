@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from missive.dlq.sql.dialects import lock_schema, unlock_schema
+from missive.dlq.sql.group_counts import recount
 from missive.dlq.sql.schema import SCHEMA_VERSION, arrival, metadata, records, replays, schema
-from missive.dlq.sql.tally import recount
 from missive.errors import StoreRefused, UsageError
 
 _AT_ONCE = 500

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from missive.dlq.once import Answer, Asked, Effect, OnceStore, Row, State, judged
+from missive.dlq.once import Answer, Asked, ClaimState, EffectKey, OnceStore, Row, judged
 from missive.dlq.sql.database import Database, portions, translated
 from missive.dlq.sql.schema import leases
 
@@ -33,7 +33,7 @@ class SQLOnce(Database, OnceStore):
             for one in asked:
                 row = there.get(one.effect)
                 if row is None:  # given up by somebody in this very moment
-                    answers.append(Answer(State.busy, 0, now))
+                    answers.append(Answer(ClaimState.busy, 0, now))
                     continue
                 answer, kept = judged(row, one, owner, now, lease, ttl)
                 answers.append(answer)
@@ -46,20 +46,20 @@ class SQLOnce(Database, OnceStore):
         return self._tried(begin)
 
     @translated("written")
-    def once_extend(self, service: str, effects: Collection[Effect], owner: str, lease: float) -> set[Effect]:
+    def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
         """Keep claims, in one transaction."""
         return self._change(service, effects, owner, {"until": self._clock() + lease})
 
     @translated("written")
-    def once_done(self, service: str, effects: Collection[Effect], owner: str, ttl: float) -> set[Effect]:
+    def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
         """Remember that effects have happened, in one transaction."""
         return self._change(service, effects, owner, {"done": True, "expires_at": self._clock() + ttl})
 
     @translated("written")
-    def once_drop(self, service: str, effects: Collection[Effect], owner: str) -> set[Effect]:
+    def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         """Give claims up, in one transaction."""
 
-        def drop(connection: Connection) -> set[Effect]:
+        def drop(connection: Connection) -> set[EffectKey]:
             there = self._claimed(connection, service, effects)
             ours = {effect for effect, row in there.items() if row.owner == owner and not row.done}
             self._forget(connection, [(service, *effect) for effect in sorted(ours)])
@@ -81,8 +81,10 @@ class SQLOnce(Database, OnceStore):
 
         return self._tried(purge)
 
-    def _change(self, service: str, effects: Collection[Effect], owner: str, values: dict[str, Any]) -> set[Effect]:
-        def change(connection: Connection) -> set[Effect]:
+    def _change(
+        self, service: str, effects: Collection[EffectKey], owner: str, values: dict[str, Any]
+    ) -> set[EffectKey]:
+        def change(connection: Connection) -> set[EffectKey]:
             there = self._claimed(connection, service, effects)
             ours = {effect for effect, row in there.items() if row.owner == owner}
             if ours:
@@ -92,10 +94,10 @@ class SQLOnce(Database, OnceStore):
 
         return self._tried(change)
 
-    def _claimed(self, connection: Connection, service: str, effects: Iterable[Effect]) -> dict[Effect, Row]:
+    def _claimed(self, connection: Connection, service: str, effects: Iterable[EffectKey]) -> dict[EffectKey, Row]:
         """Return the rows of effects, locked."""
         c = leases.c
-        found: dict[Effect, Row] = {}
+        found: dict[EffectKey, Row] = {}
         for some in portions(sorted(effects)):
             statement = (
                 sa.select(c.handler, c.digest, c.body, c.owner, c.fence, c.until, c.done, c.expires_at)
@@ -121,7 +123,7 @@ class SQLOnce(Database, OnceStore):
         )
 
 
-def _bound(service: str, effect: Effect) -> dict[str, Any]:
+def _bound(service: str, effect: EffectKey) -> dict[str, Any]:
     return {"of_service": service, "of_handler": effect[0], "of_digest": effect[1]}
 
 

@@ -13,11 +13,11 @@ from missive.dlq.record import Record, Status
 from missive.dlq.rows import from_row, to_row
 from missive.dlq.sql.conditions import conditions, group_conditions, narrowed
 from missive.dlq.sql.database import AT_ONCE, Database, portions, translated
+from missive.dlq.sql.group_counts import Tally
 from missive.dlq.sql.schema import arrival
 from missive.dlq.sql.schema import days as days_table
 from missive.dlq.sql.schema import groups as groups_table
 from missive.dlq.sql.schema import records as records_table
-from missive.dlq.sql.tally import Tally
 
 
 class Records(Database):

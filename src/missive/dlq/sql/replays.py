@@ -13,14 +13,14 @@ from missive.dlq.contract import Replay
 from missive.dlq.pacing import pace
 from missive.dlq.record import Status
 from missive.dlq.sql.changes import UNCLAIMED
-from missive.dlq.sql.claims import FAR, Claims
 from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import STEP, in_steps, translated
+from missive.dlq.sql.group_counts import Tally
+from missive.dlq.sql.leases import FAR, Claims
 from missive.dlq.sql.schema import paced
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
 from missive.dlq.sql.schema import replays as replays_table
-from missive.dlq.sql.tally import Tally
 
 _OF_A_REPLAY = ("id", "by", "query", "here", "canary", "rate", "until_failures", "status")
 _QUEUED = {"status": Status.queued, "due": None, **UNCLAIMED}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from missive.dlq.contract import Store
-from missive.dlq.sql.kept import Kept
+from missive.dlq.sql.checkpoints import Kept
 from missive.dlq.sql.once import SQLOnce
 from missive.dlq.sql.records import Records
 from missive.dlq.sql.replays import Replays

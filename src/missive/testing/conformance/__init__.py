@@ -3,8 +3,8 @@
 Fill in a `Harness`, derive a test class from `Conformance` with a fixture `harness`, and run pytest. Needs pytest.
 """
 
-from missive.testing.conformance.bench import Bench, ConformanceError, Ledger
-from missive.testing.conformance.catalogue import TITLES, Case, Verdict, case, cases
+from missive.testing.conformance.catalogue import TITLES, Case, CaseOutcome, case, cases
+from missive.testing.conformance.driver import ConformanceError, DeliveryLog, Driver
 from missive.testing.conformance.harness import Harness, Sent
 from missive.testing.conformance.proxy import Fault, FaultProxy
 from missive.testing.conformance.suite import Conformance, certify
@@ -12,16 +12,16 @@ from missive.testing.conformance.wrapping import WrappedAdapter, WrappedSession
 
 __all__ = [
     "TITLES",
-    "Bench",
     "Case",
+    "CaseOutcome",
     "Conformance",
     "ConformanceError",
+    "DeliveryLog",
+    "Driver",
     "Fault",
     "FaultProxy",
     "Harness",
-    "Ledger",
     "Sent",
-    "Verdict",
     "WrappedAdapter",
     "WrappedSession",
     "case",

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import ClassVar
 
-from missive.adapters.contract import Adapter, Credit, Delivery, Item, Result, Session, Verb
+from missive.adapters.base import Adapter
 from missive.testing.conformance.wrapping import WrappedAdapter, WrappedSession
+from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult
 
 
 class BrokenAdapter(WrappedAdapter):
@@ -25,11 +26,11 @@ class BrokenAdapter(WrappedAdapter):
 class _AcksEarly(WrappedSession):
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         deliveries = await self.inner.fetch(credit)
-        await self.inner.settle([Item(delivery, Verb.ack) for delivery in deliveries])
+        await self.inner.settle([Settlement(delivery, Disposition.ack) for delivery in deliveries])
         return deliveries
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
-        good = Result.confirmed if self.capabilities.replies else Result.sent
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+        good = SettlementResult.confirmed if self.capabilities.replies else SettlementResult.sent
         return [good] * len(items)
 
 
@@ -45,7 +46,7 @@ class _Forgets(WrappedSession):
         while True:
             deliveries = await self.inner.fetch(credit)
             again = [delivery for delivery in deliveries if delivery.redelivered]
-            await self.inner.settle([Item(delivery, Verb.ack) for delivery in again])
+            await self.inner.settle([Settlement(delivery, Disposition.ack) for delivery in again])
             if fresh := [delivery for delivery in deliveries if not delivery.redelivered]:
                 return fresh
 
@@ -67,12 +68,12 @@ class _MixesUp(WrappedSession):
         self._fetched += deliveries
         return deliveries
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         # The oldest, whichever was asked for.
-        oldest = [Item(delivery, item.verb) for delivery, item in zip(self._fetched, items, strict=False)]
+        oldest = [Settlement(delivery, item.disposition) for delivery, item in zip(self._fetched, items, strict=False)]
         del self._fetched[: len(items)]
         results = list(await self.inner.settle(oldest))
-        good = Result.confirmed if self.capabilities.replies else Result.sent
+        good = SettlementResult.confirmed if self.capabilities.replies else SettlementResult.sent
         return results + [good] * (len(items) - len(results))
 
 

@@ -8,10 +8,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from missive.testing.conformance.bench import Bench
+    from missive.testing.conformance.driver import Driver
 
 
-class Verdict(StrEnum):
+class CaseOutcome(StrEnum):
     """How a case ended. What is not declared is proved refused or absent, and never skipped."""
 
     passed = "passed"
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
     """The kit has a test of it, which was not run."""
 
 
-Run = Callable[["Bench"], Awaitable[Verdict]]
+Run = Callable[["Driver"], Awaitable[CaseOutcome]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ def case(number: int, *, created: bool = True, lanes: int = 1) -> Callable[[Run]
 
 def cases() -> list[Case]:
     """Return the cases that can be run, by number; all others are `pending`."""
-    from missive.testing.conformance import proofs  # noqa: PLC0415 - they register themselves here
+    from missive.testing.conformance.cases import load  # noqa: PLC0415 - they register themselves here
 
-    proofs.load()
+    load()
     return [_cases[number] for number in sorted(_cases)]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from missive.adapters.contract import Adapter
-from missive.engine.intake import CREDIT
-from missive.processor import Processor
+from missive.adapters.base import Adapter
+from missive.app.processor import Processor
+from missive.engine.intake.source import CREDIT
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from missive.adapters.contract import Adapter
-from missive.testing.conformance.bench import Bench
-from missive.testing.conformance.catalogue import Case, Verdict, cases
+from missive.adapters.base import Adapter
+from missive.testing.conformance.catalogue import Case, CaseOutcome, cases
+from missive.testing.conformance.driver import Driver
 from missive.testing.conformance.harness import Harness
 from missive.testing.conformance.table import Row, enter
 
@@ -23,10 +23,10 @@ async def certify(
     *,
     deep: bool = False,
     wrap: Callable[[Adapter], Adapter] | None = None,
-) -> Verdict:
+) -> CaseOutcome:
     """Run one case. Raises `ConformanceError`, or what the adapter raised."""
-    bench = Bench(harness, directory, deep=deep, wrap=wrap)
-    started, verdict = time.monotonic(), Verdict.failed
+    bench = Driver(harness, directory, deep=deep, wrap=wrap)
+    started, verdict = time.monotonic(), CaseOutcome.failed
     try:
         harness.lanes = case.lanes
         if case.created:
@@ -35,7 +35,7 @@ async def certify(
         try:
             await bench.balance()
         except BaseException:
-            verdict = Verdict.failed
+            verdict = CaseOutcome.failed
             raise
         return verdict
     finally:

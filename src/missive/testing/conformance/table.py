@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from missive.adapters.contract import Capabilities
-from missive.testing.conformance.catalogue import TITLES, Verdict, cases
+from missive.testing.conformance.catalogue import TITLES, CaseOutcome, cases
+from missive.transport import Capabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Row:
     """How one case ended."""
 
     number: int
-    verdict: Verdict
+    verdict: CaseOutcome
     seconds: float
     duplicates: int
 
@@ -60,7 +60,7 @@ def render() -> str:
         lines.append(_line(f"`{capability.name}`", [str(value) for value in values]))
     for number, title in TITLES.items():
         found = [_columns[name].rows.get(number) for name in names]
-        absent = Verdict.missing if number in there else Verdict.pending
+        absent = CaseOutcome.missing if number in there else CaseOutcome.pending
         lines.append(_line(f"{number} {title}", [(absent if row is None else row.verdict).value for row in found]))
     return "\n".join(lines) + "\n"
 

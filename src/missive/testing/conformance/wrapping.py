@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from missive.adapters.contract import Adapter, Credit, Delivery, Host, Item, Mark, Result, Session, SessionStatus
+from missive.adapters.base import Adapter
+from missive.transport import Credit, Delivery, Host, Session, SessionStatus, Settlement, SettlementResult, Watermark
 
 
 class WrappedSession(Session):
@@ -20,15 +21,15 @@ class WrappedSession(Session):
         """Pass it on."""
         return await self.inner.fetch(credit)
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Pass it on."""
         return await self.inner.settle(items)
 
-    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Pass it on."""
         return await self.inner.commit(marks)
 
-    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Pass it on."""
         return await self.inner.extend(deliveries)
 

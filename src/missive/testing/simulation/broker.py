@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from missive.adapters.contract import Capabilities, Credit, Mark
-from missive.engine.watermark import decoded
+from missive.engine.completion.watermark import decoded
 from missive.testing.simulation.ledger import Entry, Handout
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
+from missive.transport import Capabilities, Credit, Watermark
 
 _FOREVER = float("inf")
 
@@ -28,7 +28,7 @@ class Kind:
     pauses: bool = False
     answers: bool = True
     counts: bool = False
-    max_mark: int = 0
+    max_watermark: int = 0
     moves: bool = False
     """Whether lanes go to somebody else for a while, and come back."""
 
@@ -39,7 +39,7 @@ class Kind:
             commit="cumulative" if self.cumulative else "each",
             lease=self.lease,
             pauses=self.pauses,
-            max_mark=self.max_mark,
+            max_watermark=self.max_watermark,
             replies=self.answers,
             order="lane" if self.lanes else "none",
             attempts="exact" if self.counts else "none",
@@ -60,7 +60,7 @@ def _partitions(random: Random) -> Kind:
         lanes=True,
         cumulative=True,
         pauses=_often(random),
-        max_mark=random.choice((0, 20, 4000)),
+        max_watermark=random.choice((0, 20, 4000)),
         moves=_often(random),
     )
 
@@ -108,7 +108,7 @@ class Broker:
         self._lanes: dict[str, list[Entry]] = {}
         self._next: dict[str, int] = {}
         self._committed: dict[str, int] = {}
-        self._marks: dict[str, Mark] = {}
+        self._marks: dict[str, Watermark] = {}
 
     def publish(self, entries: Sequence[Entry]) -> None:
         """Take in messages, in the order in which they arrive."""
@@ -132,7 +132,7 @@ class Broker:
         """The lanes there are."""
         return list(self._lanes)
 
-    def marks(self, lanes: Collection[str]) -> dict[str, Mark | None]:
+    def marks(self, lanes: Collection[str]) -> dict[str, Watermark | None]:
         """Return what was committed of lanes."""
         return {lane: self._marks.get(lane) for lane in lanes}
 
@@ -227,7 +227,7 @@ class Broker:
             if not self.open:
                 self.emptied()
 
-    def commit(self, session: Any, lane: str, mark: Mark) -> None:
+    def commit(self, session: Any, lane: str, mark: Watermark) -> None:
         """Move the mark of a lane: all before it is done with, and what its gaps say besides."""
         self._trace.add("committed", None, mark.position)
         entries, committed = self._lanes[lane], self._committed[lane]
@@ -244,10 +244,10 @@ class Broker:
         self._commit_gaps(session, entries[len(passed) :], mark)
         self._marks[lane] = mark
 
-    def _commit_gaps(self, session: Any, entries: Sequence[Entry], mark: Mark) -> None:
+    def _commit_gaps(self, session: Any, entries: Sequence[Entry], mark: Watermark) -> None:
         ranges = decoded(mark) or []
-        if len(mark.gaps) > self.kind.max_mark:
-            self._fail(Promise.sessions, f"the gaps of a mark have {len(mark.gaps)} bytes")
+        if len(mark.acked_beyond) > self.kind.max_watermark:
+            self._fail(Promise.sessions, f"the gaps of a mark have {len(mark.acked_beyond)} bytes")
         for entry in entries:
             if any(first <= (entry.position or 0) <= last for first, last in ranges):
                 self._done(session, entry)

@@ -6,14 +6,14 @@ from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
-from missive.adapters.contract import Delivery
-from missive.breaker import Breaker
-from missive.dlq.once import Effect
+from missive.app.breaker import Breaker
+from missive.dlq.once import EffectKey
 from missive.engine.job import Job, Work
 from missive.outcome import Outcome
 from missive.routing.route import Route
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
+from missive.transport import Delivery
 
 _MOST_RUNS = 100
 """A message that is handled more often, on average, never ends."""
@@ -59,7 +59,7 @@ class Entry:
         """Which messages it is in order with; None for none."""
         self.passes = False
         """Whether the others of its group go on while it waits to be retried."""
-        self.effect: Effect | None = None
+        self.effect: EffectKey | None = None
         """What is claimed before it runs, for a handler with `once=`."""
         self.happened = False
         """Whether the store remembers that its effect has happened."""
@@ -206,7 +206,7 @@ class Ledger:
         self._concurrency = 1
         self._handouts: dict[Hashable, list[Handout]] = {}
         self._busy: dict[Hashable, Work] = {}
-        self._at: set[Effect] = set()
+        self._at: set[EffectKey] = set()
         self._outages: dict[Breaker, Outage] = {}
         self._running: dict[Route | None, int] = {}
         self._began: dict[Route, deque[tuple[float, int]]] = {}
@@ -257,7 +257,7 @@ class Ledger:
         if self.runs > _MOST_RUNS * len(self.entries):
             self._fail(Promise.progress, f"m{jobs[0].delivery.token.entry.number} is handled again and again")
 
-    def _check_effect(self, entry: Entry, effect: Effect) -> None:
+    def _check_effect(self, entry: Entry, effect: EffectKey) -> None:
         if entry.happened:
             self._fail(Promise.once, f"m{entry.number} began though its effect is known to have happened")
         if effect in self._at:

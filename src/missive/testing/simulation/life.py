@@ -6,11 +6,11 @@ import asyncio
 from enum import StrEnum
 from typing import Any
 
+from missive.app.processor import Processor
+from missive.dlq.failure import describe_exception
+from missive.engine.engine import Engine
 from missive.engine.job import Work
-from missive.engine.lifecycle import Engine
-from missive.engine.trouble import describe
 from missive.errors import ForcedStop, MissiveError
-from missive.processor import Processor
 from missive.testing.simulation.loop import Deadlock, Livelock, VirtualLoop, name_of
 from missive.testing.simulation.runtime import SimulatedRuntime
 from missive.testing.simulation.session import SimulatedAdapter, SimulatedSession
@@ -226,5 +226,5 @@ class Life:
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if not self.dead:
             error = context.get("exception")
-            what = type(error).__name__ if error is None else describe(error)
+            what = type(error).__name__ if error is None else describe_exception(error)
             self.world.fail(Promise.no_error, f"{context['message']}: {what}")

@@ -10,16 +10,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from missive.context import ProcessingContext
-from missive.engine.batches import compile_sync
-from missive.engine.chains import AsyncChain, Clock, async_lane_chain, ends_run
-from missive.engine.execution import Outbox, Pool
-from missive.engine.hooks import run_hooks
+from missive.app.context import ProcessingContext
+from missive.app.processor import Processor
 from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.runtime import Runtime
-from missive.engine.tasks import LoopPool
+from missive.engine.workers.batches import compile_sync
+from missive.engine.workers.handlers import AsyncChain, Clock, async_lane_chain, ends_run
+from missive.engine.workers.hooks import run_hooks
+from missive.engine.workers.pool import Outbox, Pool
+from missive.engine.workers.tasks import LoopPool
 from missive.errors import UsageError
-from missive.processor import Processor
 from missive.routing.route import Route
 from missive.testing.simulation.trace import Promise
 

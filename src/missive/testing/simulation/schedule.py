@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import Any
 
+from missive.app.processor import Processor
 from missive.messages import Message
-from missive.processor import Processor
 from missive.testing.simulation.faults import Faults
 from missive.testing.simulation.life import End, Life
 from missive.testing.simulation.trace import SimulationFailed, Trace

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from missive.adapters.contract import (
-    Adapter,
-    Credit,
-    Delivery,
-    Host,
-    Item,
-    Mark,
-    Result,
-    Session,
-    SessionStatus,
-    Verb,
-)
-from missive.engine import intake
+from missive.adapters.base import Adapter
+from missive.app.processor import Processor
+from missive.engine.intake import source as intake
 from missive.errors import Transient
-from missive.processor import Processor
 from missive.testing.simulation.ledger import Handout
 from missive.testing.simulation.trace import Promise
+from missive.transport import (
+    Credit,
+    Delivery,
+    Disposition,
+    Host,
+    Session,
+    SessionStatus,
+    Settlement,
+    SettlementResult,
+    Watermark,
+)
 
 if TYPE_CHECKING:
     from missive.testing.simulation.life import Life
@@ -218,7 +218,7 @@ class SimulatedSession(Session):
 
     # Settling
 
-    async def settle(self, items: Sequence[Item]) -> Sequence[Result]:
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Settle each, or do not, and answer one or the other."""
         for item in items:
             self._check_item(item)
@@ -234,7 +234,7 @@ class SimulatedSession(Session):
         self._hit()  # an answer that is lost with its connection
         return results
 
-    def _check_item(self, item: Item) -> None:
+    def _check_item(self, item: Settlement) -> None:
         handout: Handout = item.delivery.token
         number = handout.entry.number
         if handout.session is not self:
@@ -242,35 +242,35 @@ class SimulatedSession(Session):
         if handout.running:
             self._world.fail(Promise.durable, f"m{number} was settled while its handler ran")
 
-    def _settle(self, item: Item) -> Result:
+    def _settle(self, item: Settlement) -> SettlementResult:
         handout: Handout = item.delivery.token
         weather = self._world.weather
         fault = weather.random.randrange(5) if weather.strikes(weather.answers) else None
         if handout.lost:
             handout.told = True
-            return Result.fenced
+            return SettlementResult.fenced
         if fault == 0:
-            return Result.failed
+            return SettlementResult.failed
         handout.told = True
         if fault == 1:
-            return Result.unknown
+            return SettlementResult.unknown
         if fault == 2:  # noqa: PLR2004 - the next of the kinds
             self._take_away(handout)
-            return Result.fenced
+            return SettlementResult.fenced
         if fault == 3 and not self._broker.kind.answers:  # noqa: PLR2004 - it never arrives
-            return Result.sent
-        if item.verb is Verb.release:
+            return SettlementResult.sent
+        if item.disposition is Disposition.release:
             self._take_away(handout)
         else:
             self._broker.settle(handout)
         if fault == 4:  # noqa: PLR2004
-            return Result.unknown
-        return Result.confirmed if self._broker.kind.answers else Result.sent
+            return SettlementResult.unknown
+        return SettlementResult.confirmed if self._broker.kind.answers else SettlementResult.sent
 
     def _take_away(self, handout: Handout) -> None:
         self._broker.take_away(handout, "comes again")
 
-    async def commit(self, marks: Mapping[str | None, Mark]) -> Mapping[str | None, Result]:
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Commit marks, but for those of lanes that were lost since this was asked for."""
         moves = {lane: self._moves.get(lane or "", 0) for lane in marks}
         self._hit()
@@ -279,25 +279,25 @@ class SimulatedSession(Session):
         self._life.point()
         if self._life.dead:
             raise Transient("the simulated process is dead")
-        results: dict[str | None, Result] = {}
+        results: dict[str | None, SettlementResult] = {}
         for lane, mark in marks.items():
             moved = self._moves.get(lane or "", 0) != moves[lane]
-            results[lane] = Result.fenced if moved else self._commit(lane or "", mark)
+            results[lane] = SettlementResult.fenced if moved else self._commit(lane or "", mark)
         self._life.point()
         self._hit()
         return results
 
-    def _commit(self, lane: str, mark: Mark) -> Result:
+    def _commit(self, lane: str, mark: Watermark) -> SettlementResult:
         weather = self._world.weather
         fault = weather.random.randrange(2) if weather.strikes(weather.answers) else None
         if lane in self._away and lane not in self._leaving:
-            return Result.fenced
+            return SettlementResult.fenced
         if fault == 0:
-            return Result.failed
+            return SettlementResult.failed
         self._broker.commit(self, lane, mark)
-        return Result.unknown if fault == 1 else Result.confirmed
+        return SettlementResult.unknown if fault == 1 else SettlementResult.confirmed
 
-    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[Result]:
+    async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Renew leases, where they are still held."""
         self._hit()
         await self._life.pass_time()
@@ -310,7 +310,7 @@ class SimulatedSession(Session):
                 self._broker.take_away(handout, "lease ended")
             if not handout.lost:
                 handout.until = now + (self.capabilities.lease or 0)
-            results.append(Result.fenced if handout.lost else Result.confirmed)
+            results.append(SettlementResult.fenced if handout.lost else SettlementResult.confirmed)
         return results
 
     # Its life

@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
+from missive.app.processor import Processor
 from missive.errors import UsageError
 from missive.messages import Message
-from missive.processor import Processor
 from missive.testing.simulation.broker import TRANSPORTS
 from missive.testing.simulation.faults import Faults
 from missive.testing.simulation.schedule import run_schedule

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from missive.dlq.contract import Sink
-from missive.dlq.once import Answer, Asked, Effect, OnceStore
+from missive.dlq.once import Answer, Asked, EffectKey, OnceStore
 from missive.dlq.record import Record
 from missive.errors import StoreError
 from missive.outcome import Reason
@@ -39,15 +39,15 @@ class SimulatedStore(Sink, OnceStore):
         """Claim effects."""
         return self._done(lambda: self._life.world.once.once_begin(service, asked, owner, lease, ttl))
 
-    def once_extend(self, service: str, effects: Collection[Effect], owner: str, lease: float) -> set[Effect]:
+    def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
         """Keep claims."""
         return self._done(lambda: self._life.world.once.once_extend(service, effects, owner, lease))
 
-    def once_done(self, service: str, effects: Collection[Effect], owner: str, ttl: float) -> set[Effect]:
+    def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
         """Remember that effects have happened."""
         return self._done(lambda: self._remember(service, effects, owner, ttl))
 
-    def _remember(self, service: str, effects: Collection[Effect], owner: str, ttl: float) -> set[Effect]:
+    def _remember(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
         world = self._life.world
         ours = world.once.once_done(service, effects, owner, ttl)
         for effect in ours:
@@ -55,7 +55,7 @@ class SimulatedStore(Sink, OnceStore):
                 entry.happened = True
         return ours
 
-    def once_drop(self, service: str, effects: Collection[Effect], owner: str) -> set[Effect]:
+    def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         """Give claims up."""
         return self._done(lambda: self._life.world.once.once_drop(service, effects, owner))
 

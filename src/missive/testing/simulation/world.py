@@ -8,17 +8,17 @@ from random import Random
 from typing import Any
 from zlib import crc32
 
-from missive.adapters.contract import Delivery
-from missive.dlq.once import Effect, MemoryOnce
+from missive.app.processor import Processor
+from missive.dlq.once import EffectKey, MemoryOnce
 from missive.dlq.record import Record
 from missive.messages import Message
-from missive.processor import Processor
 from missive.routing.router import Misrouted
 from missive.testing.simulation.broker import TRANSPORTS, Broker
 from missive.testing.simulation.faults import Faults, Weather
 from missive.testing.simulation.ledger import Entry, Ledger
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
+from missive.transport import Delivery
 
 
 class World:
@@ -46,7 +46,7 @@ class World:
         self.ledger.by_marks = transport.cumulative
         self.once = MemoryOnce(lambda: self.clock.now)
         """What the store keeps of effects."""
-        self.effects: dict[Effect, list[Entry]] = {}
+        self.effects: dict[EffectKey, list[Entry]] = {}
         """The messages of each effect that shall happen once."""
         self._by_id: dict[str, Entry] = {}
         self._publish(processor, messages)

@@ -1,0 +1,17 @@
+"""The façade from the processor to its test client, which a deployment never loads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from missive.app.processor import M, Processor
+    from missive.resources.key import Overrides
+    from missive.testing.client import ClientSession as ClientSession  # noqa: PLC0414 - re-exported
+
+
+def open_client(processor: Processor[M], overrides: Overrides) -> ClientSession[M]:
+    """Return a session of the test client for a processor, with `overrides` in place of resources."""
+    from missive.testing.client import ClientSession  # noqa: PLC0415 - a deployment never loads the testing package
+
+    return ClientSession(processor, overrides)

@@ -1,0 +1,196 @@
+"""Taking records up: each by one worker at a time, under a lease, and of a lane only the first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from missive.dlq.contract import RecordLease
+from missive.dlq.record import Record, Status
+from missive.dlq.rows import from_row
+from missive.dlq.sql.changes import UNCLAIMED, Changes
+from missive.dlq.sql.conditions import status_of_chosen
+from missive.dlq.sql.database import portions, translated
+from missive.dlq.sql.dialects import sort_nothing
+from missive.dlq.sql.group_counts import Tally
+from missive.dlq.sql.schema import records as records_table
+from missive.dlq.sql.schema import replays as replays_table
+
+FAR = 1e18
+"""When workers may claim what a command replays: never."""
+
+
+class Claims(Changes):
+    """`ready` says from when on a record may be claimed; each way to look for some is a walk along one index."""
+
+    @translated("claimed from")
+    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[RecordLease]:
+        """Take up queued records that nobody has, or whose holder let the lease run out."""
+        c, now = records_table.c, self._clock()
+        if self._engine.dialect.name == "sqlite":
+            # A worker asks every second: where a transaction locks the whole file, none begins for nothing.
+            with self._read() as connection:
+                if not self._claimable(connection, service, now, 1, replay):
+                    return []
+
+        def take(connection: Connection, tally: Tally) -> list[Record]:
+            found = self._claimable(connection, service, now, limit, replay, lock=True)
+            ids = [one for _, one in sorted(found)[:limit]]
+            rows = {row.id: row for some in portions(ids) for row in connection.execute(self._rows(some, now, replay))}
+            if replay is None and (over := self._of_replays_that_are_over(connection, rows.values())):
+                self._move(connection, tally, over, {"status": Status.dead, **UNCLAIMED})
+                rows = {one: row for one, row in rows.items() if one not in over}
+            until = {"claim_token": token, "claim_until": now + lease}
+            if replay is None:
+                until["ready"] = now + lease
+            for some in portions(sorted(rows)):
+                connection.execute(records_table.update().where(c.id.in_(some)).values(until))
+            return [from_row(rows[one]) for one in ids if one in rows]
+
+        return [RecordLease(record, token) for record in self._changing(take)]
+
+    @staticmethod
+    def _of_replays_that_are_over(connection: Connection, rows: Iterable[sa.Row[Any]]) -> set[str]:
+        """Return which records a stopped replay left queued, as somebody had them then: they are not run any more."""
+        queued = {row.id: row.replay for row in rows if row.status == Status.queued and row.replay is not None}
+        if not queued:
+            return set()
+        of = replays_table.c
+        stopped = sa.select(of.id).where(of.id.in_(sorted(set(queued.values()))), of.status.in_(_OVER))
+        over = set(connection.execute(stopped).scalars())
+        return {one for one, replay in queued.items() if replay in over}
+
+    def _claimable(
+        self, connection: Connection, service: str, now: float, limit: int, replay: str | None, *, lock: bool = False
+    ) -> list[tuple[float, str]]:
+        """Return what may be claimed, the first `limit` of each kind: when it was due, and its id."""
+        c = records_table.c
+        if replay is not None:
+            mine = (c.replay == replay, c.status == Status.queued, c.service == service)
+            free = sa.func.coalesce(c.claim_until, 0) <= now
+            every = [sa.select(sa.literal(0.0), c.id).where(*mine, free).order_by(c.id)]
+        else:
+            every = [
+                sa.select(c.ready, c.id)
+                .where(c.service == service, c.status == status, c.lane.is_(None), c.ready <= now)
+                .order_by(c.lane, c.ready, c.id)  # PostgreSQL knows an index by all of its columns only
+                for status in (Status.queued, Status.parked)
+            ]
+        found: list[tuple[float, str]] = []
+        if replay is None:
+            first = _first_of_lanes(service)
+            of_lanes = sa.select(c.ready, c.id).join(first, first.c.id == c.id).where(c.ready <= now)
+            found += map(tuple, connection.execute(of_lanes.order_by(c.ready, c.id).limit(limit)))
+        sort_nothing(connection)
+        for statement in every:
+            chosen = statement.limit(limit)
+            # What another process is just taking up is passed over.
+            found += map(tuple, connection.execute(chosen.with_for_update(skip_locked=True) if lock else chosen))
+        return found
+
+    @staticmethod
+    def _rows(ids: Collection[str], now: float, replay: str | None) -> sa.Select[Any]:
+        """Return whole records, locked, that may be claimed still: those of lanes were found without a lock."""
+        c = records_table.c
+        free = sa.func.coalesce(c.ready, 0) <= now if replay is None else sa.func.coalesce(c.claim_until, 0) <= now
+        chosen = sa.select(records_table).where(c.id.in_(ids), status_of_chosen.in_(_WAITING), free)
+        return chosen.with_for_update(skip_locked=True)
+
+    @translated("read")
+    def next_due(self, service: str) -> float | None:
+        """Return when the next record may be claimed: when it is due, or the claim that somebody has runs out."""
+        c = records_table.c
+        of_service = (c.service == service, c.ready < FAR)
+        with self._read() as connection:
+            first = _first_of_lanes(service)
+            of_lanes = sa.select(sa.func.min(c.ready)).join(first, first.c.id == c.id)
+            found = [connection.execute(of_lanes).scalar()]
+            sort_nothing(connection)
+            found += [
+                connection.execute(
+                    sa.select(c.ready)
+                    .where(*of_service, c.status == status, c.lane.is_(None))
+                    .order_by(c.lane, c.ready, c.id)
+                    .limit(1)
+                ).scalar()
+                for status in (Status.queued, Status.parked)
+            ]
+        times = [float(at) for at in found if at is not None]
+        return max(min(times), self._clock()) if times else None
+
+    @translated("read")
+    def lanes(self, service: str) -> dict[str, int]:
+        """Return how many records are parked, or queued, in each lane."""
+        c = records_table.c
+        statement = sa.select(c.lane, sa.func.count()).where(c.service == service, c.lane.is_not(None))
+        with self._read() as connection:
+            return {lane: int(count) for lane, count in connection.execute(statement.group_by(c.lane))}
+
+    @translated("written")
+    def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
+        """Keep claimed records for `lease` more seconds."""
+        until = self._clock() + lease
+        return self._update_claimed(ids, token, {"claim_until": until, "ready": _unless_far(until)})
+
+    @translated("written")
+    def resolve(self, ids: Collection[str], token: str, status: Status, by: str, why: str | None = None) -> set[str]:
+        """Close claimed records."""
+        closed = {
+            "status": status,
+            "closed_at": self._clock(),
+            "closed_by": by,
+            "closed_why": why,
+            "lane": None,
+            **UNCLAIMED,
+        }
+
+        def close(connection: Connection, tally: Tally) -> set[str]:
+            rows = self._move(connection, tally, ids, closed, records_table.c.claim_token == token)
+            return {row.id for row in rows}
+
+        return self._changing(close)
+
+    @translated("written")
+    def unclaim(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
+        """Give claimed records back, as they were."""
+        c = records_table.c
+        later = {} if due is None else {"due": due}
+        ready = _unless_far(sa.func.coalesce(c.due, 0.0) if due is None else due)
+        return self._update_claimed(ids, token, {**UNCLAIMED, "ready": ready, **later})
+
+    def _update_claimed(self, ids: Collection[str], token: str, values: dict[str, Any]) -> set[str]:
+        c = records_table.c
+
+        def update(connection: Connection) -> set[str]:
+            ours: set[str] = set()
+            for some in portions(sorted(ids)):
+                chosen = sa.select(c.id).where(c.id.in_(some), c.claim_token == token).order_by(c.id)
+                found = set(connection.execute(chosen.with_for_update()).scalars())
+                connection.execute(records_table.update().where(c.id.in_(sorted(found))).values(values))
+                ours |= found
+            return ours
+
+        return self._tried(update)
+
+
+_OVER = ("stopped", "cancelled")
+_WAITING = (str(Status.queued), str(Status.parked))
+
+
+def _unless_far(ready: Any) -> sa.ColumnElement[Any]:
+    c = records_table.c
+    return sa.case((c.ready >= FAR, c.ready), else_=ready)
+
+
+def _first_of_lanes(service: str) -> sa.Subquery:
+    """Return the id of the first record of each lane, in a step along the index for each lane."""
+    c = records_table.c
+    of_service = c.service == service
+    lanes = sa.select(sa.func.min(c.lane).label("lane")).where(of_service, c.lane.is_not(None)).cte(recursive=True)
+    following = sa.select(sa.func.min(c.lane)).where(of_service, c.lane > lanes.c.lane).scalar_subquery()
+    lanes = lanes.union_all(sa.select(following).where(lanes.c.lane.is_not(None)))
+    first = sa.select(sa.func.min(c.id)).where(of_service, c.lane == lanes.c.lane).scalar_subquery()
+    return sa.select(first.label("id")).where(lanes.c.lane.is_not(None)).subquery()

@@ -1,0 +1,98 @@
+"""Isolation: a message that may have killed a process runs with nothing beside it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.job import Job, Work
+from missive.engine.runtime import Runtime
+from missive.engine.workers.pool import Pool
+from missive.routing.route import Route
+
+
+class IsolatingDispatcher(Dispatcher):
+    """A dispatcher that waits until all that runs has come back, runs a suspect, and goes on when that came back.
+
+    Suspects keep their turn: what came before them runs before them. `survived` is called with each that came back.
+    Without suspects it is the dispatcher that it is made of, and costs a look at an empty set for each chunk.
+    """
+
+    def __init__(
+        self, pools: Sequence[Pool], pool_of: Mapping[Route, Pool], concurrency: int, runtime: Runtime
+    ) -> None:
+        super().__init__(pools, pool_of, concurrency, runtime)
+        self.survived: Callable[[Job], None] = lambda _: None
+        self._suspects: set[Job] = set()
+        self._alone: Work | None = None
+
+    def suspect(self, job: Job) -> None:
+        """Run a job alone when its turn comes."""
+        self._suspects.add(job)
+
+    def is_suspect(self, work: Work) -> bool:
+        """Tell whether something has to run with nothing beside it."""
+        return bool(self._suspects) and not self._suspects.isdisjoint(work.jobs)
+
+    def dispatch(self) -> None:
+        """Give ready jobs to their pools, up to the first suspect; that one only when nothing runs."""
+        if not self._suspects and self._alone is None:
+            super().dispatch()
+            return
+        if self._alone is not None:
+            return
+        # Those that are decided came back, or are dead letters that never got here.
+        self._suspects = {job for job in self._suspects if job.decision is None}
+        behind = self._cut()
+        super().dispatch()
+        if behind and not self._ready and not self._busy and not self._stopped:
+            self._alone = behind.popleft()
+            self._ready.append(self._alone)
+            super().dispatch()
+            if self._ready:  # what is stuck leaves no room for it now
+                self._alone = None
+                behind.appendleft(self._ready.pop())
+        self._ready.extend(behind)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether anything runs but for what is stuck past its timeout, which may never come back."""
+        return self.running > sum(pool.overdue for pool in self._pools)
+
+    def returned(self, works: Sequence[Work]) -> None:
+        """Note what came back from the pools, and whether the suspect did."""
+        super().returned(works)
+        if self._alone is not None and any(work is self._alone for work in works):
+            came_back, self._alone = self._alone, None
+            for job in came_back.jobs:
+                self.survived(job)
+
+    def look(self) -> None:
+        """Look whether what keeps a suspect waiting is stuck by now."""
+        super().look()
+        if self._suspects:
+            self.dispatch()
+
+    def _cut(self) -> deque[Work]:
+        """Take out of the ready jobs the first suspect and all behind it."""
+        first = next((place for place, work in enumerate(self._ready) if self.is_suspect(work)), len(self._ready))
+        return deque([self._ready.pop() for _ in range(len(self._ready) - first)][::-1])
+
+    def withdraw(self) -> list[Job]:
+        """Take out every job that no worker has started."""
+        return self._without(super().withdraw())
+
+    def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
+        """Take out some of those that no worker has started."""
+        return self._without(super().withdraw_those(which))
+
+    def _without(self, jobs: list[Job]) -> list[Job]:
+        self._suspects.difference_update(jobs)
+        return jobs
+
+    def _withdraw_heads(self) -> list[Job]:
+        jobs = super()._withdraw_heads()
+        if self._alone is not None and not set(self._alone.jobs).isdisjoint(jobs):  # no worker had started it
+            self._alone = None
+        return jobs

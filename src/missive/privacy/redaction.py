@@ -1,0 +1,26 @@
+"""Redaction: URLs without their secrets."""
+
+from __future__ import annotations
+
+import re
+
+_SECRET_PARAMETER = re.compile(r"pass|pwd|secret|token|key|credential|signature|sas", re.IGNORECASE)
+
+
+def redact_url(url: str) -> str:
+    """Return a URL without its user, its password, and the values of parameters that sound like secrets.
+
+    Everything up to the last `@` may be a password that somebody forgot to quote, and is left out.
+    """
+    before, at, after = url.rpartition("@")
+    if at:
+        scheme, slashes, _ = before.partition("://")
+        after = f"{scheme}{slashes}{after}" if slashes else after
+    head, mark, query = after.partition("#")[0].partition("?")
+    if not mark:
+        return head
+    shown = [
+        f"{name}{equals}{'***' if _SECRET_PARAMETER.search(name) else value}"
+        for name, equals, value in (part.partition("=") for part in query.split("&"))
+    ]
+    return f"{head}?{'&'.join(shown)}"

@@ -1,0 +1,364 @@
+"""The ledger of what is registered: finds, for a new matcher, the few others that it could be in conflict with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice, product
+from typing import Any, TypeAlias
+
+import msgspec
+
+from missive.errors import RegistrationError
+from missive.matchers.algebra import And, Matcher
+from missive.matchers.selectors import Place
+from missive.matchers.values import Scalar, cut
+from missive.messages import Message
+from missive.routing.conflicts import (
+    DISJOINT,
+    MOST_KEYS,
+    Analysed,
+    Relation,
+    analysed,
+    combinations,
+    contained,
+    relation,
+)
+from missive.routing.normal import Conjunction, Unseen
+from missive.routing.places import Items, put
+from missive.routing.ranges import Projection
+
+_MOST_ASKED = 1000
+"""Others that one new matcher is compared with, where what they ask about one place tells nothing apart."""
+_MOST_TRIED = 32
+"""Of these, those of which nothing is proved, up to which an overlap is looked for."""
+_SMALL = 32
+_FEW_GROUPS = 64
+
+_analysed = lru_cache(maxsize=8192)(analysed)
+
+_Key: TypeAlias = tuple[Scalar, ...]
+
+
+class Overlap(msgspec.Struct, frozen=True, eq=False):
+    """Two handlers with a message that matches both."""
+
+    one: str
+    other: str
+    witness: Message
+
+
+class Unproved(msgspec.Struct, frozen=True):
+    """Two handlers of which nothing is proved."""
+
+    one: str
+    other: str
+
+
+class OverlapIndex:
+    """All matchers of one processor, found by what they say about shared places.
+
+    Matchers that ask for equality at the same places are one group, and are found there by their literals; so
+    nobody is compared with all the others.
+    """
+
+    def __init__(self, message_cls: type[Message]) -> None:
+        self._message_cls = message_cls
+        self._matchers: list[Matcher[Any]] = []
+        self._names: list[str] = []
+        self._groups: dict[tuple[tuple[Place, ...], tuple[Place, ...], bool], _Group] = {}
+        self._by_place: dict[Place, _Place] = {}
+        self._by_unseen: dict[Unseen, list[int]] = {}
+        self._only_unseen: dict[Unseen, list[int]] = {}
+        self._everything: int | None = None
+        self._opaque: list[int] = []
+
+    def check(self, matcher: Matcher[Any], name: str) -> tuple[int, ...]:
+        """Return the others that were compared with a matcher.
+
+        Raises `RegistrationError` for a matcher that no message meets, or that is never the only one to match. In
+        the second case it may also be one of those that are registered whose messages would all be taken.
+        """
+        new = _analysed(matcher)
+        if not new.alternatives:
+            raise RegistrationError(f"no message could ever match {cut(matcher)}, the matcher of {name}")
+        companions = tuple(self._companions(new))
+        for number in companions:
+            other, other_name = _analysed(self._matchers[number]), self._names[number]
+            inside, outside = contained(new, other), contained(other, new)
+            if inside and outside:
+                raise RegistrationError(
+                    f"{other_name} and {name} match the same messages, by {cut(other.matcher)} and {cut(matcher)}: "
+                    "neither would ever be chosen"
+                )
+            if inside:
+                raise RegistrationError(_never_alone(name, matcher, other_name, other.matcher))
+            if outside:
+                raise RegistrationError(_never_alone(other_name, other.matcher, name, matcher))
+        return companions
+
+    def overlap(self, matcher: Matcher[Any], name: str, companions: Iterable[int]) -> Overlap | None:
+        """Return the first other handler that is found to overlap, with a message that matches both."""
+        new = _analysed(matcher)
+        # What asks about other places overlaps by its nature: said once for all that ask about the same.
+        unlike = (one for one in new.alternatives if self._group_key(one) not in self._groups)
+        tried = 0
+        for number in (*companions, *(stranger for one in unlike for stranger in self._strangers(one))):
+            if new.matcher.opaque or self._matchers[number].opaque:
+                continue
+            verdict = relation(new, _analysed(self._matchers[number]), self._message_cls)
+            if verdict.witness is not None:
+                return Overlap(self._names[number], name, verdict.witness)
+            tried += verdict.relation is Relation.unknown
+            if tried == _MOST_TRIED:
+                break
+        return None
+
+    def add(self, matcher: Matcher[Any], name: str) -> None:
+        """Register a matcher."""
+        number = len(self._matchers)
+        self._matchers.append(matcher)
+        self._names.append(name)
+        if matcher.opaque:
+            self._opaque.append(number)
+        for alternative in _analysed(matcher).alternatives:
+            key = self._group_key(alternative)
+            if (group := self._groups.get(key)) is None:
+                self._groups[key] = group = _Group(*key[:2], self)
+            group.add(number, alternative)
+            for place in alternative.constraints:
+                self._by_place.setdefault(place, _Place(place)).add(group, alternative)
+                for above in _above(place):
+                    self._by_place.setdefault(above, _Place(above)).below[group] = None
+            for unseen in alternative.unseen:
+                self._by_unseen.setdefault(unseen, []).append(number)
+                if not alternative.constraints:
+                    self._only_unseen.setdefault(unseen, []).append(number)
+            if not alternative.constraints and not alternative.unseen:
+                self._everything = number
+
+    # Whom to ask
+
+    def _companions(self, new: Analysed) -> Iterable[int]:
+        """Return those that may be in conflict because they ask about the same, each once."""
+        return islice(dict.fromkeys(self._sharing(new, _MOST_ASKED)), _MOST_ASKED)
+
+    def _sharing(self, new: Analysed, most_unseen: int | None = None) -> Iterator[int]:
+        if self._everything is not None:
+            yield self._everything
+        for alternative in new.alternatives:
+            if not alternative.constraints and not alternative.unseen and self._matchers:
+                yield 0  # all of them are inside this one
+            # The others of those that share a callable are found by their places, if this one asks about any.
+            sharing = self._only_unseen if alternative.constraints else self._by_unseen
+            for unseen in alternative.unseen:
+                yield from islice(sharing.get(unseen, ()), most_unseen)
+            for group in self._related(alternative):
+                yield from group.candidates(alternative)
+
+    def _related(self, alternative: Conjunction) -> dict[_Group, None]:
+        groups: dict[_Group, None] = {}
+        for place in alternative.constraints:
+            if (used := self._by_place.get(place)) is not None:
+                groups.update(used.groups(alternative.listed.get(place)))
+                groups.update(used.below)
+            for above in _above(place):
+                if (used := self._by_place.get(above)) is not None:
+                    groups.update(used.groups(None))
+        return groups
+
+    def _strangers(self, alternative: Conjunction) -> Iterator[int]:
+        """Yield one of each of a few groups that ask about nothing that an alternative asks about."""
+        places = alternative.constraints
+        above = {one for place in places for one in _above(place)}
+        strange = (group for group in self._groups.values() if not group.touches(places, above))
+        for group in islice(strange, _SMALL):
+            yield group.members[0]
+
+    @staticmethod
+    def _group_key(alternative: Conjunction) -> tuple[tuple[Place, ...], tuple[Place, ...], bool]:
+        literal = alternative.literals
+        others = tuple(place for place in alternative.constraints if place not in literal)
+        return tuple(literal), others, bool(alternative.unseen)
+
+    def analysed(self, number: int) -> Analysed:
+        """Return a registered matcher with its alternatives."""
+        return _analysed(self._matchers[number])
+
+    # The report
+
+    def likely(self, matcher: Matcher[Any]) -> tuple[Iterable[int], bool]:
+        """Return those that a matcher could overlap, and whether these are all that it could."""
+        new = _analysed(matcher)
+        if matcher.opaque:
+            return range(len(self._matchers)), True
+        strangers = [number for alternative in new.alternatives for number in self._strangers(alternative)]
+        return dict.fromkeys((*self._sharing(new), *strangers, *self._opaque)), not strangers
+
+    def compare(self, number: int, matcher: Matcher[Any], name: str) -> tuple[Overlap | Unproved | None, int]:
+        """Return what is found of a matcher and a registered one, and how many pairs of alternatives that took.
+
+        None where they are proved to be apart.
+        """
+        one, other = self.analysed(number), _analysed(matcher)
+        # EventFields with different literals are never reported: an array may have both, so all of them would be.
+        verdict = DISJOINT if _ask_for_others(one, other) else relation(one, other, self._message_cls)
+        found: Overlap | Unproved | None = None
+        if verdict.witness is not None:
+            found = Overlap(self._names[number], name, verdict.witness)
+        elif verdict.relation is Relation.unknown:
+            found = Unproved(self._names[number], name)
+        return found, max(1, len(one.alternatives) * len(other.alternatives))
+
+
+def _ask_for_others(one: Analysed, other: Analysed) -> bool:
+    """Tell whether two matchers want different literals at the same place, whichever of their alternatives holds."""
+    return all(
+        any(
+            (values := second.listed.get(place)) is not None and not set(values) & set(wanted)
+            for place, wanted in first.listed.items()
+        )
+        for first, second in product(one.alternatives, other.alternatives)
+    )
+
+
+def _never_alone(inner_name: str, inner: Matcher[Any], outer_name: str, outer: Matcher[Any]) -> str:
+    return (
+        f"{inner_name} could never run: all that {cut(inner)} matches, {cut(outer)} of {outer_name} matches too. "
+        f"Leave that to {inner_name}, with {cut(And(outer, ~inner))} for {outer_name}"
+    )
+
+
+def _above(place: Place) -> Iterator[Place]:
+    """Yield the fields that a field is inside of."""
+    if place[0] == "field":
+        for length in range(2, len(place)):
+            yield place[:length]
+
+
+def _bare(key: _Key) -> Any:
+    """Return the one literal of a key of one: a tuple around each of many would double the memory."""
+    return key[0] if len(key) == 1 else key
+
+
+class _Place:
+    """One place: which groups ask about it."""
+
+    __slots__ = ("_by_value", "_literal", "_others", "_place", "below")
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._literal: dict[_Group, None] = {}
+        self._others: dict[_Group, None] = {}
+        self._by_value: dict[Scalar, dict[_Group, None]] | None = None
+        self.below: dict[_Group, None] = {}
+        """Groups that ask about something inside this field."""
+
+    def add(self, group: _Group, alternative: Conjunction) -> None:
+        if self._place not in group.literal:
+            self._others[group] = None
+            return
+        self._literal[group] = None
+        if self._by_value is not None:
+            for value in alternative.listed.get(self._place, ()):
+                self._by_value.setdefault(value, {})[group] = None
+        elif len(self._literal) > _FEW_GROUPS:
+            self._by_value = {}
+            for one in self._literal:
+                for value in one.values_at(self._place):
+                    self._by_value.setdefault(value, {})[one] = None
+
+    def groups(self, values: tuple[Scalar, ...] | None) -> Iterator[tuple[_Group, None]]:
+        """Yield the groups that ask about it, as far as they could want one of some literals."""
+        yield from self._others.items()
+        if values is None or self._by_value is None:
+            yield from self._literal.items()
+            return
+        for value in values:
+            yield from self._by_value.get(value, {}).items()
+
+
+class _Group:
+    """Alternatives that want literals at the same places, and something else at the same other places."""
+
+    def __init__(self, literal: tuple[Place, ...], others: tuple[Place, ...], ledger: OverlapIndex) -> None:
+        self.literal = literal
+        self.places = frozenset((*literal, *others))
+        self.members: list[int] = []
+        self._ledger = ledger
+        self._by_key: dict[Any, Items] = {}
+        self._by_part: dict[tuple[int, ...], dict[_Key, list[int]]] = {}
+        self._projections: dict[tuple[tuple[int, ...], _Key, Place], Projection] = {}
+
+    def touches(self, places: Collection[Place], above: set[Place]) -> bool:
+        """Tell whether it asks about one of these places, something inside one, or one of those above them."""
+        return any(
+            place in places or place in above or any(one in places for one in _above(place)) for place in self.places
+        )
+
+    def add(self, number: int, alternative: Conjunction) -> None:
+        self.members.append(number)
+        if not self.literal:
+            self._project((), (), number, alternative)
+            return
+        at = alternative.literals
+        for key in product(*(at[place] for place in self.literal)):
+            put(self._by_key, _bare(key), number)
+            for part, by_key in self._by_part.items():
+                by_key.setdefault(tuple(key[i] for i in part), []).append(number)
+            if self._projections:
+                for part in {part for part, _, _ in self._projections}:
+                    self._project(part, tuple(key[i] for i in part), number, alternative)
+
+    def _project(self, part: tuple[int, ...], key: _Key, number: int, alternative: Conjunction) -> None:
+        for place, constraint in alternative.constraints.items():
+            if (projection := self._projections.get((part, key, place))) is not None:
+                projection.add(place, constraint, number)
+
+    def values_at(self, place: Place) -> Iterator[Scalar]:
+        """Yield the literals at one of its places."""
+        at = self.literal.index(place)
+        for key in self._by_key:
+            yield key[at] if len(self.literal) > 1 else key
+
+    def candidates(self, wanted: Conjunction) -> Iterable[int]:
+        """Return the members that may be in conflict with an alternative."""
+        at = {place: values for place in self.literal if (values := wanted.listed.get(place)) is not None}
+        while at and combinations(at) > MOST_KEYS:
+            del at[max(at, key=lambda place: len(at[place]))]
+        part = tuple(self.literal.index(place) for place in at)
+        found: list[int] = []
+        for key in product(*at.values()):
+            bucket = self._bucket(part, key)
+            found += bucket if len(bucket) <= _SMALL else self._narrowed(part, key, bucket, wanted)
+        return found
+
+    def _bucket(self, part: tuple[int, ...], key: _Key) -> Sequence[int]:
+        """Return the members that have certain literals at some of the places."""
+        if not part:
+            return self.members
+        if len(part) == len(self.literal):
+            items = self._by_key.get(_bare(key), ())
+            return (items,) if isinstance(items, int) else items
+        if (by_key := self._by_part.get(part)) is None:
+            # Only where there are several literals, so that no key is bare.
+            self._by_part[part] = by_key = {}
+            for whole, items in self._by_key.items():
+                numbers = [items] if isinstance(items, int) else items
+                by_key.setdefault(tuple(whole[i] for i in part), []).extend(numbers)
+        return by_key.get(key, ())
+
+    def _narrowed(self, part: tuple[int, ...], key: _Key, bucket: Sequence[int], wanted: Conjunction) -> Iterable[int]:
+        """Return those of many members that what is said about one more place does not exclude."""
+        fixed = {self.literal[i] for i in part}
+        for place in sorted(self.places & wanted.constraints.keys() - fixed):
+            if (projection := self._projections.get((part, key, place))) is None:
+                projection = Projection()
+                self._projections[part, key, place] = projection
+                for number in dict.fromkeys(bucket):
+                    for one in self._ledger.analysed(number).alternatives:
+                        if place in one.constraints:
+                            projection.add(place, one.constraints[place], number)
+            if (few := projection.candidates(place, wanted.constraints[place])) is not None:
+                return few
+        return bucket

@@ -1,0 +1,200 @@
+"""Cases 60 to 63: a dead letter is durable, with all that it was, before its original is settled."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from missive.app.context import HandlingContext
+from missive.app.processor import Processor
+from missive.dlq.contract import Query
+from missive.dlq.record import Record
+from missive.dlq.sql import SQLStore
+from missive.errors import StoreError
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.testing.conformance.catalogue import CaseOutcome, case
+from missive.testing.conformance.driver import check
+from missive.testing.conformance.harness import Sent
+from missive.testing.conformance.wrapping import WrappedSession
+from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.driver import Driver
+
+
+class _Down(SQLStore):
+    """A store that fails at first."""
+
+    def __init__(self, url: str, times: int) -> None:
+        super().__init__(url)
+        self.left = times
+        self.records: list[Record] = []
+
+    def put(self, records: Sequence[Record]) -> None:
+        if self.left:
+            self.left -= 1
+            raise StoreError("the store is down")
+        super().put(records)
+        self.records += records
+
+
+async def _filed(bench: Driver, sink: _Down, message: Sent) -> None:
+    processor = Processor(name="conformance", dlq=sink)
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        raise ValueError("on purpose")
+
+    await bench.publish(message)
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(lambda: sink.records, "a dead letter")
+
+
+_SLOW = 0.15
+"""So many seconds a store takes to keep something, in which nothing may be settled."""
+
+
+class _Slow(SQLStore):
+    """A store that takes its time before it keeps anything."""
+
+    def put(self, records: Sequence[Record]) -> None:
+        time.sleep(_SLOW)
+        super().put(records)
+
+
+class _Watched(WrappedSession):
+    """Looks, at each settlement, whether the store has what is settled, as another process would see it."""
+
+    def __init__(self, inner: Session, url: str, settled: dict[bytes, bool]) -> None:
+        super().__init__(inner)
+        self._url = url
+        self._settled = settled
+        self._fetched: list[Delivery] = []
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        deliveries = await self.inner.fetch(credit)
+        self._fetched += deliveries
+        return deliveries
+
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+        if self.capabilities.commit != "cumulative":
+            await self._look({item.delivery.body for item in items if item.disposition is Disposition.ack})
+        return await self.inner.settle(items)
+
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+        passed = {
+            one.body for one in self._fetched if one.lane in marks and (one.position or 0) <= marks[one.lane].position
+        }
+        await self._look(passed)
+        return await self.inner.commit(marks)
+
+    async def _look(self, bodies: set[bytes]) -> None:
+        def kept() -> set[bytes]:
+            with contextlib.closing(SQLStore(self._url)) as store:
+                return {record.body for record in store.query(Query())}
+
+        there = await asyncio.to_thread(kept)
+        for body in bodies:
+            self._settled.setdefault(body, body in there)
+
+
+@case(60)
+async def first_filed(bench: Driver) -> CaseOutcome:
+    """When an original is settled its dead letter is in the store already, also where the store is slow."""
+    settled: dict[bytes, bool] = {}
+    processor = Processor(name="conformance", dlq=_Slow(bench.dlq), concurrency=4)
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        raise ValueError("on purpose")
+
+    adapter = bench.adapter(processor, inside=lambda inner: _Watched(inner, bench.dlq, settled))
+    await bench.publish(*(b"%d" % number for number in range(10)))
+    async with bench.serving(adapter):
+        await bench.until(lambda: len(settled) == 10, "all originals settled")
+    early = sum(not kept for kept in settled.values())
+    check(not early, f"{early} originals were settled before their dead letters were kept")
+    return CaseOutcome.passed
+
+
+@case(61)
+async def store_down(bench: Driver) -> CaseOutcome:
+    """While the store is down the original is not settled, and is once the store is back."""
+    sink = _Down(bench.dlq, 2)
+    await _filed(bench, sink, Sent(b"bad"))
+    check(sink.left == 0 and len(sink.records) == 1, "it was filed more than once")
+    return CaseOutcome.passed
+
+
+_CRASHES = """
+import os, signal, sys
+import missive
+from missive.dlq.sql import SQLStore
+from missive.matchers import Everything
+
+class Crashes(SQLStore):
+    def put(self, records):
+        super().put(records)
+        if not os.path.exists("crashed"):
+            open("crashed", "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        open("filed again", "w").close()
+
+proc = missive.Processor(name="conformance", dlq=Crashes(os.environ["CONFORMANCE_DLQ"]))
+
+@proc.handle_for(Everything())
+def handle(message, context):
+    with open("handled", "ab") as out:
+        out.write(message.raw_data + b"\\n")
+    raise ValueError("on purpose")
+"""
+
+
+@case(62)
+async def crashed_between(bench: Driver) -> CaseOutcome:
+    """A worker that is killed between the store and the settlement handles it again, and keeps one record of it."""
+    harness, directory = bench.harness, bench.directory
+    if harness.url is None:
+        return CaseOutcome.refused
+    (directory / "crashing.py").write_text(_CRASHES)
+    await bench.publish(Sent(b"bad", message_id="one" if "producer_id" in harness.keeps else None))
+    for turn in range(2):
+        worker = await bench.worker("crashing.py:proc", "--from", harness.url, env={"CONFORMANCE_DLQ": bench.dlq})
+        try:
+            if turn == 0:
+                await bench.until(lambda: worker.returncode is not None, "the crash")  # noqa: B023 - it ends in this turn
+            else:
+                again = directory / "filed again"
+                await bench.until(again.exists, "it filed again", harness.again_seconds + 30)
+                worker.terminate()
+                async with asyncio.timeout(30):
+                    await worker.wait()
+        finally:
+            await bench.end(worker)
+    bench.ledger.handled.update((directory / "handled").read_bytes().split())
+    bench.duplicates = bench.faults = 1
+    check(bench.ledger.handled[b"bad"] == 2, f"it was handled {bench.ledger.handled[b'bad']} times")
+    records = bench.dead_letters()
+    known = "producer_id" in harness.keeps or "native_id" in harness.keeps or harness.lines
+    check(len(records) == 1 or not known, f"there are {len(records)} records of one message")
+    check(len(records) == 2 or records[0].attempts == 2, "its history does not say that it came twice")
+    return CaseOutcome.passed
+
+
+@case(63)
+async def kept(bench: Driver) -> CaseOutcome:
+    """A dead letter has the bytes, the key, the source and the error of its message."""
+    harness, sink = bench.harness, _Down(bench.dlq, 0)
+    body = bytes(range(256)).replace(b"\n", b"") if harness.lines else bytes(range(256))
+    headers = [("trace", "1")] if "text" in harness.headers else []
+    await _filed(bench, sink, Sent(body, headers=headers, key="k" if "key" in harness.keeps else None))
+    (record,) = sink.records
+    check(record.body == body, "the body is another")
+    check("ValueError" in repr(record.error_type), "the error is another")
+    return CaseOutcome.passed

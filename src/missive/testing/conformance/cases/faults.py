@@ -1,0 +1,285 @@
+"""Cases 45 to 51: brokers, connections and workers that fail under load."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from missive.app.context import HandlingContext
+from missive.app.processor import Processor
+from missive.engine.intake import watchdog
+from missive.errors import Transient
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.testing.conformance.catalogue import CaseOutcome, case
+from missive.testing.conformance.driver import WAIT_SECONDS, check
+from missive.testing.conformance.proxy import Fault
+from missive.testing.conformance.wrapping import WrappedSession
+from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.driver import Driver
+
+_ANSWER = 5.0
+_LOAD = 600
+_DEEP_LOAD = 5000
+_CREDIT = 100
+"""How much an engine has in flight: what may be handled again after a fault, of a load that is larger."""
+
+
+async def _under_load(
+    bench: Driver, hurt: Callable[[int], Awaitable[None]], times: int, *, address: tuple[str, int] | None = None
+) -> CaseOutcome:
+    """Hurt it again and again while the engine works; all is handled, and little of it twice."""
+    count = _DEEP_LOAD if bench.deep else _LOAD
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=4)
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        await asyncio.sleep(0.005)
+        bench.ledger.handled[message.raw_data] += 1
+
+    handled = bench.ledger.handled
+    await bench.publish(*(b"%d" % number for number in range(count)))
+    options: dict[str, Any] = {} if address is None else {"address": address}
+    with bench.limited(Credit(_CREDIT, 64 << 20)):
+        async with bench.serving(bench.adapter(processor, **options)):
+            for turn in range(times):
+                goal = count * (turn + 1) // (times + 2)
+                await bench.until(lambda goal=goal: len(handled) >= goal, "progress", 60)  # type: ignore[misc]
+                await hurt(turn)
+            await bench.until(lambda: len(handled) == count, "all handled", 90)
+            await bench.emptied()
+    bench.duplicates, bench.faults = sum(handled.values()) - count, times
+    return CaseOutcome.passed
+
+
+@case(45)
+async def broker_restarted(bench: Driver) -> CaseOutcome:
+    """The broker is stopped in good order under load, and started; nothing is lost."""
+    harness = bench.harness
+    if not harness.broker:
+        return CaseOutcome.refused
+
+    async def hurt(_turn: int) -> None:
+        await bench.blocking(harness.stop)
+        await bench.blocking(harness.start)
+
+    return await _under_load(bench, hurt, 5 if bench.deep else 1)
+
+
+@case(46)
+async def broker_killed(bench: Driver) -> CaseOutcome:
+    """The broker is killed under load, again and again; nothing is lost."""
+    harness = bench.harness
+    if not harness.broker:
+        return CaseOutcome.refused
+
+    async def hurt(_turn: int) -> None:
+        bench.forgotten += min(harness.forgets, sum(bench.ledger.handled.values()))
+        await bench.blocking(harness.kill)
+        await bench.blocking(harness.start)
+
+    return await _under_load(bench, hurt, 10 if bench.deep else 1)
+
+
+@case(47)
+async def half_open(bench: Driver) -> CaseOutcome:
+    """Connections that say nothing any more, and are not closed, are noticed; the work goes on over new ones."""
+    if bench.harness.address is None:
+        return CaseOutcome.refused
+    # The watchdog's own pace is half a minute, which the long form keeps.
+    pace = (watchdog.EVERY, watchdog.ANSWERS_WITHIN)
+    if not bench.deep:
+        watchdog.EVERY, watchdog.ANSWERS_WITHIN = 0.5, 1.5
+    try:
+        with bench.proxy() as proxy:
+
+            async def hurt(_turn: int) -> None:
+                proxy.hang()
+
+            return await _under_load(bench, hurt, 1, address=proxy.address)
+    finally:
+        watchdog.EVERY, watchdog.ANSWERS_WITHIN = pace
+
+
+@case(48)
+async def bad_network(bench: Driver) -> CaseOutcome:
+    """Latency, resets and frames that are cut off lose nothing."""
+    if bench.harness.address is None:
+        return CaseOutcome.refused
+    with bench.proxy() as proxy:
+
+        async def hurt(turn: int) -> None:
+            if turn % 3 == 0:
+                proxy.reset()
+            elif turn % 3 == 1:
+                proxy.set(Fault.truncate)
+                await asyncio.sleep(0.3)
+            else:
+                proxy.set(latency=0.02)
+
+        return await _under_load(bench, hurt, 3, address=proxy.address)
+
+
+@case(49)
+async def between(bench: Driver) -> CaseOutcome:
+    """A connection that dies after the handler and before the ack brings the message again."""
+    await bench.publish(b"0")
+    if bench.harness.address is None:
+        session = await bench.open()
+        await bench.settle(session, await bench.take(session, 1))
+        return CaseOutcome.refused
+    with bench.proxy() as proxy:
+        session = await bench.open(address=proxy.address)
+        taken = await bench.take(session, 1)
+        proxy.reset()
+        proxy.set(Fault.refuse)
+        await asyncio.sleep(0.2)
+        results = await _settled_in_vain(session, taken[0])
+        check(all(one in ("unknown", "failed") for one in results), "settled over a connection that is gone")
+        await bench.drop(session)
+    return CaseOutcome.passed
+
+
+async def _settled_in_vain(session: Session, delivery: Delivery) -> Sequence[SettlementResult]:
+    """Settle over a connection that is gone; returns what was answered, which is nothing where it raises or waits."""
+    if session.capabilities.commit == "cumulative":
+        settling = asyncio.ensure_future(_commit(session, delivery))
+    else:
+        settling = asyncio.ensure_future(session.settle([Settlement(delivery, Disposition.ack)]))
+    await asyncio.wait([settling], timeout=_ANSWER)
+    if not settling.done():
+        settling.cancel()
+        return ()
+    error = settling.exception()
+    if error is not None and not isinstance(error, Transient):
+        raise error
+    return () if error is not None else settling.result()
+
+
+async def _commit(session: Session, delivery: Delivery) -> Sequence[SettlementResult]:
+    return list((await session.commit({delivery.lane: Watermark(delivery.position or 0)})).values())
+
+
+class _Refuses(WrappedSession):
+    """Settles nothing as often as its script says, and as it says: an answer, or None for a connection that dies."""
+
+    def __init__(
+        self, inner: Session, script: list[SettlementResult | None], seen: list[SettlementResult | None]
+    ) -> None:
+        super().__init__(inner)
+        self._script = script
+        self._seen = seen
+
+    def _next(self) -> SettlementResult | None:
+        answer = self._script.pop(0)
+        self._seen.append(answer)
+        if answer is None:
+            raise Transient("the connection is gone, on purpose")
+        return answer
+
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+        if self._script and self.capabilities.commit != "cumulative" and (answer := self._next()) is not None:
+            return [answer] * len(items)
+        return await self.inner.settle(items)
+
+    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+        if self._script and (answer := self._next()) is not None:
+            return dict.fromkeys(marks, answer)
+        return await self.inner.commit(marks)
+
+
+@case(50)
+async def refused(bench: Driver) -> CaseOutcome:
+    """A settlement that is refused for now, or of which nothing is known, is tried again, and its handler is not."""
+    script: list[SettlementResult | None] = [SettlementResult.failed, SettlementResult.unknown]
+    seen: list[SettlementResult | None] = []
+    processor = Processor(name="conformance", dlq=bench.dlq)
+    settled = len(script) + (not bench.harness.reads_once)
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+
+    await bench.publish(*(b"%d" % number for number in range(10)))
+
+    def inside(inner: Session) -> Session:
+        bench.capabilities = inner.capabilities
+        return _Refuses(inner, script, seen)
+
+    adapter = bench.adapter(processor, inside=inside)
+    async with bench.serving(adapter):
+        await bench.until(lambda: len(seen) == 2, "two settlements that are refused")
+        await bench.emptied()
+        check(set(bench.ledger.handled.values()) == {1}, "what was refused for now was handled again")
+        if settled > len(seen) and not bench.harness.ends:
+            script.append(None)
+            await bench.publish(b"10")
+            await bench.until(lambda: len(seen) == settled, "a connection that dies over a settlement")
+            if bench.capabilities and bench.capabilities.commit == "each":
+                # A broker counts what is on its way to nobody as gone: that it came again is seen here only.
+                seconds = WAIT_SECONDS + bench.harness.again_seconds
+                again = "what was settled by a dead connection"
+                await bench.until(lambda: bench.ledger.handled[b"10"] > 1, again, seconds)
+            await bench.emptied()
+    check(len(bench.ledger.handled) == len(bench.ledger.published), "not all were handled")
+    return CaseOutcome.passed
+
+
+_WORKER = """
+import os, time
+import missive
+from missive.transport import Credit
+from missive.engine.intake import source as intake
+from missive.matchers import Everything
+
+intake.CREDIT = Credit(%d, 64 << 20)
+
+proc = missive.Processor(name="conformance")
+out = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@proc.handle_for(Everything())
+def handle(message, context):
+    time.sleep(0.001)
+    os.write(out, message.raw_data + b"\\n")
+"""
+
+
+@case(51)
+async def worker_killed(bench: Driver) -> CaseOutcome:
+    """The worker is killed with SIGKILL again and again; nothing is lost."""
+    url = bench.harness.url
+    if url is None:
+        return CaseOutcome.refused
+    kills, count = (100, 20_000) if bench.deep else (3, 1500)
+    (bench.directory / "conformance_worker.py").write_text(_WORKER % _CREDIT)
+    out = bench.directory / "handled.txt"
+    await bench.publish(*(b"%d" % number for number in range(count)))
+
+    def lines() -> list[bytes]:
+        return out.read_bytes().split() if out.exists() else []
+
+    chance = random.Random(count)  # noqa: S311 - when to kill is no secret
+    ended = False
+    for turn in range(kills + 1):
+        worker = await bench.worker("conformance_worker.py:proc", "--from", url, "--dlq", bench.dlq)
+        try:
+            if turn < kills:
+                was = len(lines())
+                goal = was + chance.randrange(1, count // (kills + 2))
+                await bench.until(lambda goal=goal: len(lines()) >= goal or len(set(lines())) == count, "work", 60)  # type: ignore[misc]
+            else:
+                await bench.until(lambda: len(set(lines())) == count, "all handled", 60 + bench.harness.again_seconds)
+                worker.terminate()
+                async with asyncio.timeout(30):
+                    await worker.wait()
+                ended = worker.returncode == 0
+        finally:
+            await bench.end(worker)
+    bench.ledger.handled.update(lines())
+    bench.duplicates, bench.faults, bench.credit = len(lines()) - count, kills, _CREDIT
+    check(ended, "the last worker did not end well")
+    return CaseOutcome.passed

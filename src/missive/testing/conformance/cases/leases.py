@@ -1,0 +1,181 @@
+"""Cases 32 to 37 and 58: leases are kept as long as the work takes, whatever the clock says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from missive.app.context import HandlingContext
+from missive.app.processor import Processor
+from missive.engine.runtime import Runtime
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.testing.conformance.catalogue import CaseOutcome, case
+from missive.testing.conformance.driver import check
+from missive.transport import Session, SettlementResult
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.driver import Driver
+
+_SHORT = 5.0
+
+
+async def _without_lease(bench: Driver, session: Session) -> CaseOutcome:
+    """Prove that what cannot be renewed is not: `extend` is refused."""
+    await bench.publish(b"x")
+    taken = await bench.take(await bench.open() if bench.harness.ends else session, 1)
+    with contextlib.suppress(NotImplementedError):
+        await session.extend(taken)
+        check(condition=False, what="there is no lease to renew, and extend is not refused")
+    if bench.harness.reads_once:
+        await bench.settle(session, taken)
+    return CaseOutcome.refused
+
+
+def _leased(session: Session) -> bool:
+    return session.capabilities.lease is not None and session.capabilities.renewable
+
+
+async def _once(bench: Driver, count: int, concurrency: int, *, stop_early: bool = False) -> CaseOutcome:
+    """Handle for three leases beside a second consumer that would take what was let go."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    lease = session.capabilities.lease or 0.0
+    await bench.close(session)
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=concurrency)
+    started = asyncio.Event()
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        started.set()
+        await asyncio.sleep(3 * lease / max(1, count - concurrency + 1) if count > 1 else 3 * lease)
+
+    await bench.publish(*(b"%d" % number for number in range(count)))
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(started.is_set, "a handler running")
+        if not stop_early:
+            async with bench.serving(bench.adapter(processor)):
+                await bench.until(lambda: len(bench.ledger.handled) == count, "all handled")
+                await asyncio.sleep(2 * lease if count == 1 else 0)
+    check(set(bench.ledger.handled.values()) == {1}, "a message was handled twice")
+    return CaseOutcome.passed
+
+
+@case(32)
+async def three_leases(bench: Driver) -> CaseOutcome:
+    """A handler that takes three leases runs once, beside a consumer that waits for leases to end."""
+    return await _once(bench, 1, 1)
+
+
+@case(33)
+async def while_draining(bench: Driver) -> CaseOutcome:
+    """Leases are renewed also while the engine drains: a handler of three leases that is drained runs once."""
+    return await _once(bench, 1, 1, stop_early=True)
+
+
+@case(34)
+async def lost(bench: Driver) -> CaseOutcome:
+    """Renewing what somebody else has by now is fenced."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    await bench.publish(b"0")
+    taken = await bench.take(session, 1)
+    other = await bench.open()
+    again = await bench.take(other, 1, bench.harness.again_seconds)
+    results = await session.extend(taken)
+    check(list(results) == [SettlementResult.fenced], f"renewing a lost lease is {results[0].value}")
+    check(list(await other.extend(again)) == [SettlementResult.confirmed], "the owner's renewal is refused")
+    await bench.settle(other, again)
+    return CaseOutcome.passed
+
+
+@case(35)
+async def short(bench: Driver) -> CaseOutcome:
+    """Leases of five seconds and less work: the kit's own are that short."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    check((session.capabilities.lease or 0) <= _SHORT, "the lease is longer than five seconds")
+    await bench.publish(b"0")
+    taken = await bench.take(session, 1)
+    for _ in range(4):
+        await asyncio.sleep((session.capabilities.lease or 0) / 2)
+        check(list(await session.extend(taken)) == [SettlementResult.confirmed], "a renewal in time is refused")
+    await bench.settle(session, taken)
+    return CaseOutcome.passed
+
+
+@case(36)
+async def batches(bench: Driver) -> CaseOutcome:
+    """Many leases are renewed with one call, which answers for each."""
+    session = await bench.open()
+    if not _leased(session):
+        return await _without_lease(bench, session)
+    await bench.publish(*(b"%d" % number for number in range(50)))
+    taken = await bench.take(session, 50)
+    results = await session.extend(taken)
+    check(list(results) == [SettlementResult.confirmed] * 50, "not each of fifty was renewed")
+    await bench.settle(session, taken)
+    return CaseOutcome.passed
+
+
+@case(37)
+async def queued(bench: Driver) -> CaseOutcome:
+    """What waits behind a running handler is renewed, or given back: none is handled twice."""
+    return await _once(bench, 4, 1)
+
+
+@contextlib.contextmanager
+def _jumping() -> Iterator[Callable[[float], None]]:
+    """Let engines have a wall clock that can be put forward and back; yields what puts it, in seconds off."""
+    off = 0.0
+
+    def jump(seconds: float) -> None:
+        nonlocal off
+        off = seconds
+
+    truth = Runtime.time
+    Runtime.time = lambda self: truth(self) + off  # type: ignore[method-assign]
+    try:
+        yield jump
+    finally:
+        Runtime.time = truth  # type: ignore[method-assign]
+
+
+@case(58)
+async def clock(bench: Driver) -> CaseOutcome:
+    """A wall clock that jumps an hour forward, and two back, loses nothing, and stops no work, retry or rate."""
+    session = await bench.open()
+    lease = (session.capabilities.lease or 0.0) if _leased(session) else 0.2
+    await bench.close(session)
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=4)
+    handled, tried = bench.ledger.handled, set[bytes]()
+    count = 120
+
+    @processor.handle_for(Everything(), ordered_by=lambda _: None, rate_limit="20/100ms")
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        number = int(message.raw_data)
+        if number % 10 == 0 and message.raw_data not in tried:
+            tried.add(message.raw_data)
+            context.retry(0.1)
+            return
+        await asyncio.sleep(1.5 * lease if number in (count // 3, 2 * count // 3) else 0.003)
+        handled[message.raw_data] += 1
+
+    await bench.publish(*(b"%d" % number for number in range(count)))
+    with _jumping() as jump:
+        async with bench.serving(bench.adapter(processor)):
+            for goal, seconds in ((count // 4, 3600.0), (count // 2, -3600.0), (3 * count // 4, 0.0)):
+                await bench.until(lambda goal=goal: len(handled) >= goal, "progress")  # type: ignore[misc]
+                jump(seconds)
+            await bench.until(lambda: len(handled) == count, "all handled")
+            await bench.emptied()
+    # Leases that are reckoned by the wall clock are over after a jump: what was in flight then comes again.
+    bench.duplicates, bench.faults = sum(handled.values()) - count, 3
+    check(not bench.dead_letters(), "there are dead letters")
+    return CaseOutcome.passed

@@ -1,0 +1,248 @@
+"""Cases 38 to 44: beginnings and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from missive.adapters.base import Adapter
+from missive.app.context import HandlingContext
+from missive.app.processor import Processor
+from missive.errors import Fatal, ForcedStop, Transient
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.testing.conformance.catalogue import CaseOutcome, case
+from missive.testing.conformance.driver import WAIT_SECONDS, ConformanceError, KitHost, check
+from missive.testing.conformance.harness import Sent
+from missive.transport import Credit, Disposition, Settlement, Watermark
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.driver import Driver
+
+_SECRET = "canary-9d1c-secret"  # noqa: S105 - one that must never be seen
+
+
+@case(38)
+async def drain(bench: Driver) -> CaseOutcome:
+    """A drain lets what runs finish, and settles it."""
+    processor = Processor(name="conformance", dlq=bench.dlq)
+    started = asyncio.Event()
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        started.set()
+        await asyncio.sleep(0.3)
+        bench.ledger.handled[message.raw_data] += 1
+
+    await bench.publish(b"0")
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(started.is_set, "a handler running")
+    check(bench.ledger.handled[b"0"] == 1, "the drain did not wait for it")
+    return CaseOutcome.passed
+
+
+@case(39)
+async def deadline(bench: Driver) -> CaseOutcome:
+    """What is not done when the drain ends comes again."""
+    processor = Processor(name="conformance", dlq=bench.dlq)
+    started = asyncio.Event()
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        started.set()
+        await asyncio.sleep(60)
+
+    await bench.publish(b"0")
+    adapter = bench.adapter(processor)
+    adapter.drain = 0.2
+    with contextlib.suppress(ForcedStop):
+        async with bench.serving(adapter):
+            await bench.until(started.is_set, "a handler running")
+    if bench.harness.reads_once:
+        bench.ledger.handled[b"0"] += 1
+        return CaseOutcome.refused
+    session = await bench.open()
+    again = await bench.take(session, 1, bench.harness.again_seconds)
+    await bench.settle(session, again)
+    return CaseOutcome.passed
+
+
+@case(40)
+async def close(bench: Driver) -> CaseOutcome:
+    """A cancelled fetch loses nothing; closing twice, and twice at once, is one closing."""
+    ends = bench.harness.ends
+    if ends:
+        await bench.publish(*(b"%d" % number for number in range(20)))
+    session = await bench.open()
+    for turn in range(20):
+        waiting = asyncio.ensure_future(session.fetch(Credit(1, 1000)))
+        if not ends:
+            await bench.publish(b"%d" % turn)
+        await asyncio.sleep(0.002 * turn)
+        if not waiting.done():
+            waiting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            bench.note(session, await waiting)
+    got = list(bench.noted(session))
+    got += await bench.take(session, 20 - len(got), bench.harness.again_seconds)
+    check(len({one.body for one in got}) == 20, "messages are missing")
+    await bench.settle(session, got)
+    async with asyncio.timeout(30):
+        await asyncio.gather(session.close(), session.close())
+        await session.close()
+    return CaseOutcome.passed
+
+
+@case(41)
+async def leaks(bench: Driver) -> CaseOutcome:
+    """Sessions that are closed leave no task, thread or open file behind."""
+    if not bench.harness.reads_once:
+        await bench.publish(b"0", b"1")
+
+    async def use() -> None:
+        session = await bench.open()
+        if not bench.harness.reads_once:
+            await bench.take(session, 1, bench.harness.again_seconds)
+        await bench.close(session)
+
+    await use()
+    before = _census()
+    for _ in range(3):
+        await use()
+    await asyncio.sleep(0)
+    for what, (was, count) in {name: (before[name], now) for name, now in _census().items()}.items():
+        check(count <= was, f"{count - was} {what} were left behind by three sessions")
+    return CaseOutcome.passed
+
+
+def _census() -> dict[str, int]:
+    files = Path("/proc/self/fd")
+    return {
+        "tasks": len(asyncio.all_tasks()),
+        "threads": sum(1 for one in threading.enumerate() if not one.name.startswith("asyncio")),
+        "files": len(os.listdir(files)) if files.is_dir() else 0,  # noqa: PTH208 - what is listed may be gone
+    }
+
+
+@case(42, created=False)
+async def missing(bench: Driver) -> CaseOutcome:
+    """A source that is not there yet is transient, and named; once it is there, it works."""
+    harness = bench.harness
+    if not harness.creatable:
+        await bench.blocking(harness.create)
+        return CaseOutcome.refused
+    adapter = bench.adapter()
+    try:
+        session = await adapter.connect(KitHost())
+    except Transient as error:
+        check(adapter.destination in str(error), "what is missing is not named")
+    else:
+        await session.close()
+        raise ConformanceError("a source that is missing is connected to")
+    await bench.blocking(harness.create)
+    await bench.publish(b"0")
+    session = await bench.open(adapter)
+    await bench.settle(session, await bench.take(session, 1))
+    return CaseOutcome.passed
+
+
+@case(43)
+async def credentials(bench: Driver) -> CaseOutcome:
+    """Wrong credentials are fatal at once, and are not printed."""
+    if not bench.harness.credentials:
+        return CaseOutcome.refused
+    adapter = bench.adapter(password=_SECRET)
+    try:
+        session = await adapter.connect(KitHost())
+    except Fatal as error:
+        shown = f"{error!r} {error} {adapter!r} {adapter.url} {error.__cause__!r} {error.__context__!r}"
+        check(_SECRET not in shown, "the password is printed")
+        return CaseOutcome.passed
+    except Transient:
+        raise ConformanceError("wrong credentials would be tried for ever") from None
+    await session.close()
+    raise ConformanceError("wrong credentials were accepted")
+
+
+@case(44, created=False)
+async def groups(bench: Driver) -> CaseOutcome:
+    """Two groups each get all there is; the members of one share it, and nobody gets what another one has."""
+    harness, verdict = bench.harness, CaseOutcome.refused
+    harness.lanes = 2
+    await bench.blocking(harness.create)
+    if harness.groups:
+        verdict = CaseOutcome.passed
+        bodies = {b"group-%d" % number for number in range(20)}
+        await bench.publish(*bodies)
+        session = await bench.open()
+        await bench.settle(session, await bench.take(session, 20))
+        await bench.close(session)
+        await _other_group(bench, bodies)
+    if bench.adapter().shareable:
+        verdict = CaseOutcome.passed
+        await _members(bench)
+    elif not harness.groups:
+        await bench.publish(b"0")
+        session = await bench.open()
+        await bench.settle(session, await bench.take(session, 1))
+    return verdict
+
+
+async def _other_group(bench: Driver, bodies: set[bytes]) -> None:
+    """Take everything as another group, which is none of the ledger's."""
+    seen: list[bytes] = []
+    session = await bench.adapter(group="other").connect(KitHost(bench.dlq))
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(seen) < len(bodies):
+                deliveries = await session.fetch(Credit(100, 1 << 20))
+                seen += [one.body for one in deliveries]
+                if session.capabilities.commit == "cumulative":
+                    await session.commit({one.lane: Watermark(one.position or 0) for one in deliveries})
+                else:
+                    await session.settle([Settlement(one, Disposition.ack) for one in deliveries])
+    finally:
+        await session.close()
+    check(sorted(seen) == sorted(bodies), "the other group did not get all, once")
+
+
+async def _members(bench: Driver) -> None:
+    """Let two members work at once."""
+    shares: Counter[str] = Counter()
+
+    def member(name: str) -> Adapter:
+        processor = Processor(name="conformance", dlq=bench.dlq)
+
+        @processor.handle_for(Everything(), ordered_by=lambda _: None)
+        async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+            await asyncio.sleep(0.005)
+            shares[name] += 1
+            bench.ledger.handled[message.raw_data] += 1
+
+        return bench.adapter(processor)
+
+    one, two = member("one"), member("two")
+    async with bench.serving(one), bench.serving(two):
+        await bench.until(lambda: _connected(one) and _connected(two), "two members")
+        count = 0
+        while len(shares) < 2:
+            check(count < 2000, "one of the members gets nothing")
+            await bench.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count, count + 40)))
+            count += 40
+            await bench.until(lambda: sum(shares.values()) >= count - 20, "progress")  # noqa: B023 - it is now
+        await bench.until(lambda: sum(shares.values()) >= count, "all handled")
+        await bench.emptied()
+    twice = sum(shares.values()) - count
+    check(twice <= bench.harness.moved, f"{twice} messages were given to both members")
+
+
+def _connected(adapter: Adapter) -> bool:
+    try:
+        return adapter.session is not None
+    except Transient:
+        return False

@@ -1,0 +1,240 @@
+"""Cases 18 to 21 and 59: what is in flight is bounded, and what waits keeps nothing else from going on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import tracemalloc
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from missive.app.context import HandlingContext
+from missive.app.processor import Processor
+from missive.engine.intake import source as intake
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.testing.conformance.catalogue import CaseOutcome, case
+from missive.testing.conformance.driver import QUIET_SECONDS, check
+from missive.testing.conformance.wrapping import WrappedSession
+from missive.transport import Credit, Delivery, Session, Settlement, SettlementResult
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.driver import Driver
+
+_SIZE = 1000
+_BACKLOG, _DEEP_BACKLOG = 10_000, 100_000
+_SOAK, _DEEP_SOAK = 2.0, 300.0
+_PROGRESS = 2.0
+"""Seconds within which something must be handled while there is a backlog."""
+
+
+class _Meter(WrappedSession):
+    """Counts what was fetched, and what of that is not settled, where each delivery is settled by itself."""
+
+    def __init__(self, inner: Session, readings: _Readings) -> None:
+        super().__init__(inner)
+        self._readings = readings
+        readings.falls = self.capabilities.commit == "each"
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        deliveries = await self.inner.fetch(credit)
+        self._readings.count(len(deliveries), sum(len(one.body) for one in deliveries))
+        return deliveries
+
+    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+        results = await self.inner.settle(items)
+        if self._readings.falls:
+            self._readings.count(-len(items), -sum(len(item.delivery.body) for item in items))
+        return results
+
+
+class _Readings:
+    """What a meter shows."""
+
+    def __init__(self) -> None:
+        self.items = self.bytes = self.most_items = self.most_bytes = 0
+        self.falls = True
+        """Whether what is settled is told; marks do not say it for each."""
+
+    def count(self, items: int, size: int) -> None:
+        """Count more, or fewer, in flight."""
+        self.items += items
+        self.bytes += size
+        self.most_items, self.most_bytes = max(self.most_items, self.items), max(self.most_bytes, self.bytes)
+
+
+@contextlib.asynccontextmanager
+async def _opened(gate: asyncio.Event) -> AsyncIterator[None]:
+    """Let handlers go on in the end, also of a case that failed, so that they can be drained."""
+    try:
+        yield
+    finally:
+        gate.set()
+
+
+def _gated(bench: Driver) -> tuple[Processor[RawMessage], asyncio.Event]:
+    """Return a processor whose handlers wait for an event; it has no lanes."""
+    processor, gate = Processor(name="conformance", dlq=bench.dlq, concurrency=8), asyncio.Event()
+
+    @processor.handle_for(Everything(), ordered_by=lambda _: None)
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        await gate.wait()
+        bench.ledger.handled[message.raw_data] += 1
+
+    return processor, gate
+
+
+def _bodies(name: str, count: int, size: int = _SIZE) -> list[bytes]:
+    return [(b"%s-%d-" % (name.encode(), number)).ljust(size, b"x") for number in range(count)]
+
+
+async def _publishing(bench: Driver, bodies: list[bytes]) -> asyncio.Future[None]:
+    """Publish; in a pipe, while it is read."""
+    publishing = asyncio.ensure_future(bench.publish(*bodies))
+    if not bench.harness.reads_once:
+        await publishing
+    return publishing
+
+
+async def _stalled(bench: Driver, credit: Credit, count: int, name: str) -> None:
+    """Let handlers stall, until intake has stopped at its limit; then let them go, until all is handled."""
+    ledger, readings = bench.ledger, _Readings()
+    before = len(ledger.handled)
+    processor, gate = _gated(bench)
+    with bench.limited(credit):
+        adapter = bench.adapter(processor, inside=lambda inner: _Meter(inner, readings))
+        publishing = await _publishing(bench, _bodies(name, count))
+        async with bench.serving(adapter), _opened(gate):
+            full = min(credit.items, -(-credit.bytes // _SIZE))
+            await bench.until(lambda: readings.items >= 0.75 * full, f"{full} messages in flight")
+            await asyncio.sleep(QUIET_SECONDS)
+            stopped = readings.items
+            check(stopped <= full, f"{stopped} were fetched with a credit of {full}")
+            check(stopped < count, "intake did not stop")
+            gate.set()
+            await publishing
+            await bench.until(lambda: len(ledger.handled) == before + count, "all handled once handlers went on")
+    largest = _SIZE + 12
+    check(
+        readings.most_bytes < credit.bytes + largest or not readings.falls, "more bytes were in flight than the credit"
+    )
+    check(readings.most_items <= credit.items or not readings.falls, "more messages were in flight than the credit")
+
+
+@case(18)
+async def credit(bench: Driver) -> CaseOutcome:
+    """No more is fetched, by a session or by the engine, than its credit in items, and in bytes and one message."""
+    await bench.publish(*(b"%04d" % number * 250 for number in range(20)))
+    session = await bench.open()
+    taken: list[Delivery] = []
+    while len(taken) < 6:
+        taken += await bench.fetch(session, Credit(3, 64 << 20))
+    while len(taken) < 12:
+        got = await bench.fetch(session, Credit(20, 2500))
+        check(sum(len(one.body) for one in got) <= 2500 + 1000, "a fetch went over its bytes by more than one message")
+        taken += got
+    while len(taken) < 20:
+        taken += await bench.fetch(session, Credit(1, 1))
+    await bench.settle(session, taken)
+    await bench.close(session)
+    await _stalled(bench, Credit(40, 64 << 20), 100, "items")
+    await _stalled(bench, Credit(1000, 20_000), 100, "bytes")
+    return CaseOutcome.passed
+
+
+@case(19)
+async def stops_and_resumes(bench: Driver) -> CaseOutcome:
+    """While handlers stall intake stops at the credit, and each time they go on it resumes."""
+    for turn in range(3):
+        await _stalled(bench, Credit(30, 64 << 20), 80, f"turn{turn}")
+    return CaseOutcome.passed
+
+
+@case(20)
+async def flat(bench: Driver) -> CaseOutcome:
+    """A backlog behind a handler that stalls takes no more memory than the credit does, however long it is."""
+    count, size = (_DEEP_BACKLOG if bench.deep else _BACKLOG), 2000
+    processor, gate = _gated(bench)
+    publishing = await _publishing(bench, _bodies("backlog", count, size))
+    readings = _Readings()
+    tracemalloc.start(1)
+    try:
+        adapter = bench.adapter(processor, inside=lambda inner: _Meter(inner, readings))
+        async with bench.serving(adapter), _opened(gate):
+            await bench.until(lambda: readings.items >= 200, "a full intake")
+            before = -1
+            while before != readings.items:
+                before = readings.items
+                await asyncio.sleep(QUIET_SECONDS)
+            used, _ = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            check(before <= intake.CREDIT.items, f"{before} messages are in flight")
+            check(used < 6 * size * intake.CREDIT.items, f"{used >> 20} MiB for {before} messages of {size} bytes")
+            gate.set()
+            await publishing
+            await bench.until(lambda: len(bench.ledger.handled) == count, "all handled", 60 + count / 200)
+    finally:
+        tracemalloc.stop()
+    return CaseOutcome.passed
+
+
+@case(21)
+async def not_starved(bench: Driver) -> CaseOutcome:
+    """A lane that stands still, with more behind it than the credit, keeps no other lane waiting."""
+    processor, gate = Processor(name="conformance", dlq=bench.dlq, concurrency=2), asyncio.Event()
+
+    @processor.handle_for(Everything(), ordered_by=lambda message: message.raw_data.split(b"-")[0])
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        if message.raw_data.startswith(b"slow"):
+            await gate.wait()
+        bench.ledger.handled[message.raw_data] += 1
+
+    await bench.publish(*_bodies("slow", 60, 20), *_bodies("fast", 30, 20))
+    # Where marks settle, what is done beyond the mark keeps its credit: the fast ones fit into it.
+    with bench.limited(Credit(40, 64 << 20)):
+        async with bench.serving(bench.adapter(processor)), _opened(gate):
+            await bench.until(lambda: len(bench.ledger.handled) == 30, "the other lane")
+            check(all(body.startswith(b"fast") for body in bench.ledger.handled), "the slow lane did not stand still")
+            gate.set()
+            await bench.until(lambda: len(bench.ledger.handled) == 90, "the slow lane, once it goes on")
+    return CaseOutcome.passed
+
+
+@case(59)
+async def soak(bench: Driver) -> CaseOutcome:
+    """Under a steady load, some of which fails, something is handled every few seconds while there is a backlog."""
+    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
+    handled, tried, ended = bench.ledger.handled, set[bytes](), time.monotonic()
+    longest = 0.0
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        nonlocal ended, longest
+        number = int(message.raw_data)
+        if number % 50 == 0 and message.raw_data not in tried:
+            tried.add(message.raw_data)
+            context.retry(0.05)
+            return
+        await asyncio.sleep(0.002)
+        handled[message.raw_data] += 1
+        now = time.monotonic()
+        longest, ended = max(longest, now - ended), now
+        if number % 50 == 1:
+            context.dead_letter("unwanted")
+
+    seconds = _DEEP_SOAK if bench.deep else _SOAK
+    count = 300
+    await bench.publish(*(b"%d" % number for number in range(count)))
+    async with bench.serving(bench.adapter(processor)):
+        await bench.until(lambda: handled, "the first")
+        began, longest = time.monotonic(), 0.0
+        while time.monotonic() - began < seconds and not bench.harness.ends:
+            if count - len(handled) < 200:  # a backlog, always
+                await bench.publish(*(b"%d" % number for number in range(count, count + 200)))
+                count += 200
+            await asyncio.sleep(0.02)
+            check(time.monotonic() - ended < _PROGRESS, f"nothing was handled for {_PROGRESS:g} s")
+        await bench.until(lambda: len(handled) == count, "all handled", 60)
+    check(longest < _PROGRESS, f"nothing was handled for {longest:.1f} s")
+    return CaseOutcome.passed

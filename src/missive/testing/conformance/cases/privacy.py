@@ -1,0 +1,145 @@
+"""Case 70: what a message holds, and how one logs in, is said nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from missive.app.context import HandlingContext
+from missive.app.processor import Processor
+from missive.errors import MissiveError
+from missive.matchers import Field
+from missive.messages import JSONMessage
+from missive.operations import details, summary
+from missive.outcome import Reason
+from missive.testing.conformance.catalogue import CaseOutcome, case
+from missive.testing.conformance.driver import check
+from missive.testing.conformance.harness import Sent
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.driver import Driver
+
+_BODY, _HEADER, _KEY, _ID = "canary-body-71c0", "canary-header-5e2b", "canary-key-90ff", "canary-id-3d4a"
+_PASSWORD = "canary-password-c4e1"  # noqa: S105 - one that must never be seen
+_CANARIES = (_BODY, _HEADER, _KEY, _ID, _PASSWORD)
+
+
+class _Kept(logging.Handler):
+    """Keeps all that is logged, formatted, with its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.name}: {logging.Formatter().format(record)} {record.args!r}")
+
+
+class _Said:
+    """All that a process says while it is listened to: logs, output, warnings, and what its loop complains of."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen, at the lowest level of every logger."""
+        root, kept, printed, complaints = logging.getLogger(), _Kept(), io.StringIO(), []
+        loop, level = asyncio.get_running_loop(), root.level
+        earlier = loop.get_exception_handler()
+        with tempfile.TemporaryFile() as file, warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            root.addHandler(kept)
+            root.setLevel(logging.DEBUG)
+            loop.set_exception_handler(lambda _, context: complaints.append(repr(context)))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            ends = [(number, os.dup(number)) for number in (1, 2)]
+            try:
+                for number, _ in ends:
+                    os.dup2(file.fileno(), number)
+                with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                    yield
+            finally:
+                for number, saved in ends:
+                    os.dup2(saved, number)
+                    os.close(saved)
+                loop.set_exception_handler(earlier)
+                root.setLevel(level)
+                root.removeHandler(kept)
+            file.seek(0)
+            raw = file.read().decode("utf-8", "replace")
+        self.text += "\n".join([*kept.lines, raw, printed.getvalue(), *map(str, warned), *complaints])
+
+    def check(self) -> None:
+        """Fail for what should not have been said, naming which and where."""
+        for canary in _CANARIES:
+            where = next((line[:60].split(canary)[0] for line in self.text.splitlines() if canary in line), None)
+            check(where is None, f"the {canary.split('-')[1]} is said: {where}…")
+
+
+@case(70)
+async def private(bench: Driver) -> CaseOutcome:
+    """Failures of each kind say nothing of bodies, headers, keys, ids and passwords: not in logs, errors or records."""
+    processor = Processor(JSONMessage, name="conformance", dlq=bench.dlq)
+
+    @processor.handle_for(Field("type", "raises"))
+    async def raises(message: JSONMessage, context: HandlingContext[JSONMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        cause = ValueError(message.get_json()["secret"])
+        raise RuntimeError(message.raw_data, message.headers, message.message_id) from cause
+
+    @processor.handle_for(Field("type", "shown"))
+    def shown(message: JSONMessage, context: HandlingContext[JSONMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        logging.getLogger("application").info("%r %s %r %r", message, message, message.headers, context)
+        context.dead_letter("not wanted", detail=message.get_json()["secret"])
+
+    bodies = [f'{{"type":"{kind}","secret":"{_BODY}"}}' for kind in ("raises", "shown", "unmatched")]
+    bodies.append(f"{{{_BODY}")
+    harness, said = bench.harness, _Said()
+    sent = [
+        Sent(
+            body.encode(),
+            headers=[("trace", _HEADER)] if "text" in harness.headers else [],
+            key=_KEY if "key" in harness.keeps else None,
+            message_id=f"{_ID}-{number}" if "producer_id" in harness.keeps else None,
+        )
+        for number, body in enumerate(bodies)
+    ]
+    await bench.publish(*sent)
+    with said.listening():
+        with contextlib.ExitStack() as stack:
+            proxy = None if harness.address is None else stack.enter_context(bench.proxy())
+            adapter = bench.adapter(processor) if proxy is None else bench.adapter(processor, address=proxy.address)
+            async with bench.serving(adapter):
+                await bench.until(lambda: len(bench.dead_letters()) == len(bodies), "all filed")
+                if proxy is not None:
+                    proxy.reset()
+                    bench.faults = 1
+                    await bench.until(lambda: proxy.connections, "a connection after the reset")
+                await bench.emptied()
+        if harness.credentials:
+            try:
+                await bench.adapter(processor, password=_PASSWORD).serve()
+            except MissiveError as error:
+                said.text += f"{error!r} {error} {error.__cause__!r} {error.__context__!r}"
+    records = bench.dead_letters()
+    said.text += "\n".join([*map(repr, records), *(json.dumps([details(one), summary(one)]) for one in records)])
+    reasons = sorted(one.reason for one in records)
+    expected = sorted([Reason.failed, Reason.rejected, Reason.unmatched, Reason.unreadable])
+    check(reasons == expected, f"the reasons are {[str(reason) for reason in reasons]}")
+    check(bool(said.text), "nothing was heard")
+    said.check()
+    for body in bodies:
+        bench.ledger.handled[body.encode()] += 1
+    return CaseOutcome.passed

@@ -1,0 +1,176 @@
+"""Cases 64 to 66: dead letters are looked at without harm, and replayed without loss and without a loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import sys
+from typing import TYPE_CHECKING, Any
+
+from missive import operations
+from missive.app.context import HandlingContext
+from missive.app.processor import Processor
+from missive.dlq.contract import Query, Replay
+from missive.dlq.record import Status
+from missive.dlq.sql import SQLStore
+from missive.matchers import Everything
+from missive.messages import RawMessage
+from missive.testing.conformance.catalogue import CaseOutcome, case
+from missive.testing.conformance.driver import check
+
+if TYPE_CHECKING:
+    from missive.testing.conformance.driver import Driver
+
+_FAILED = 16
+_RATE, _WINDOW = 2, 0.25
+
+
+def _failing(bench: Driver) -> Processor[RawMessage]:
+    """Return a processor of which every message fails: odd numbers with a ValueError, even ones with a KeyError."""
+    processor = Processor(name="conformance", dlq=bench.dlq)
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        bench.ledger.handled[message.raw_data] += 1
+        raise ValueError if int(message.raw_data) % 2 else KeyError
+
+    return processor
+
+
+async def _filed(bench: Driver, count: int) -> None:
+    """Let messages fail, so that there are dead letters."""
+    await bench.publish(*(b"%d" % number for number in range(count)))
+    async with bench.serving(bench.adapter(_failing(bench))):
+        await bench.until(lambda: len(bench.ledger.handled) == count, "all handled")
+    check(len(bench.dead_letters()) == count, "not all that failed is a dead letter")
+
+
+def _dump(bench: Driver) -> list[str]:
+    with contextlib.closing(sqlite3.connect(bench.directory / "dlq.db")) as connection:
+        return list(connection.iterdump())
+
+
+@case(64)
+async def browsed(bench: Driver) -> CaseOutcome:
+    """Lists, groups, counts, pages and exports change neither the store nor the source."""
+    await _filed(bench, 4)
+    if not bench.harness.reads_once:
+        await bench.publish(b"4")
+    before = _dump(bench), await bench.blocking(bench.harness.remaining)
+
+    def browse() -> int:
+        with contextlib.closing(SQLStore(bench.dlq)) as store:
+            seen = [operations.details(record, store.notes(record.id)) for record in store.query(Query())]
+            seen += [operations.summary(record) for record in store.query(Query(error="ValueError"), limit=1, offset=1)]
+            for group in store.groups(Query()):
+                seen += map(operations.summary, store.query(Query(group=group.fingerprint)))
+            selection = operations.select(store, [str(seen[0]["id"])], Query())
+            tried = list(operations.dry_run(store, selection.ids, _failing(bench)))
+            lines = [
+                *operations.export(store, Query(), content=True),
+                *operations.export(store, Query(), content=False),
+            ]
+            told = [store.count(Query()), store.stats(), store.services(Query()), store.replays(), store.lanes("x")]
+            return len(seen) + len(tried) + len(lines) + len(told)
+
+    check(await bench.blocking(browse) >= 20, "browsing shows less than there is")
+    for words in (["groups"], ["list", "error:ValueError"]):
+        shown = await _missive(bench, "dlq", *words, "--json")
+        check(json.loads(shown), f"missive dlq {' '.join(words)} shows nothing")
+    check(before == (_dump(bench), await bench.blocking(bench.harness.remaining)), "browsing changed something")
+    return CaseOutcome.passed
+
+
+_REPLAYS = """
+import os, time
+import missive
+from missive.matchers import Everything
+
+proc = missive.Processor(name="conformance")
+out = os.open("replayed.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+@proc.handle_for(Everything())
+def handle(message, context):
+    os.write(out, message.raw_data + b" %d %.3f\\n" % (os.getpid(), time.monotonic()))
+"""
+
+
+@case(65)
+async def replayed(bench: Driver) -> CaseOutcome:
+    """A replay takes what was chosen, at its rate; killed midway it is resumed, and everything is handled."""
+    await _filed(bench, _FAILED)
+    (bench.directory / "fixed.py").write_text(_REPLAYS)
+    out = bench.directory / "replayed.txt"
+    wanted = {b"%d" % number for number in range(1, _FAILED, 2)}
+
+    def lines() -> list[list[bytes]]:
+        return [line.split() for line in out.read_bytes().splitlines()] if out.exists() else []
+
+    rate = f"{_RATE}/{_WINDOW * 1000:g}ms"
+    replay = ("dlq", "replay", "error:ValueError", "--rate", rate, "--with", "fixed.py:proc", "--yes")
+    killed = await _started(bench, *replay)
+    try:
+        await bench.until(lambda: len(lines()) >= 2, "a replay under way")
+    finally:
+        await bench.end(killed)
+    with contextlib.closing(SQLStore(bench.dlq)) as store:
+        (kept,) = store.replays()
+    check(kept.total == len(wanted), f"{kept.total} were chosen of {len(wanted)}")
+    with contextlib.closing(sqlite3.connect(bench.directory / "dlq.db")) as connection, connection:
+        # As a minute later, when what a dead command had taken up is free.
+        connection.execute("UPDATE missive_dead_letters SET claim_until = 0 WHERE claim_until IS NOT NULL")
+    await _missive(bench, "dlq", "resume", kept.id, "--with", "fixed.py:proc")
+    check({body for body, _, _ in lines()} == wanted, "others were handled than were chosen")
+    records = bench.dead_letters()
+    check({one.body for one in records if one.status is Status.resolved} == wanted, "not all of them are resolved")
+    check(all(one.status is Status.dead for one in records if one.body not in wanted), "others were touched")
+    for process in {process for _, process, _ in lines()}:
+        begun = [float(at) for _, one, at in lines() if one == process]
+        most = max(sum(first <= later < first + 0.9 * _WINDOW for later in begun) for first in begun)
+        check(most <= _RATE, f"{most} began within {_WINDOW:g} s")
+    return CaseOutcome.passed
+
+
+@case(66)
+async def no_loop(bench: Driver) -> CaseOutcome:
+    """What fails at each replay is tried once for each, keeps one record, and is never queued by itself."""
+    await _filed(bench, 1)
+    for turn in (1, 2, 3):
+        now = await bench.blocking(_replay_all, bench)
+        check((now.failed, now.resolved, now.queued) == (1, 0, 0), "a replay that failed does not say so")
+        check(bench.ledger.handled[b"0"] == turn + 1, f"it was handled {bench.ledger.handled[b'0']} times")
+        (record,) = bench.dead_letters()
+        check((record.status, record.attempts) == (Status.dead, turn + 1), "its record does not say what happened")
+    if not bench.harness.ends:
+        async with bench.serving(bench.adapter(_failing(bench))):
+            await asyncio.sleep(1.2)  # longer than a worker waits until it looks for what is queued
+    check(bench.ledger.handled[b"0"] == 4, "it was taken up again by itself")
+    return CaseOutcome.passed
+
+
+def _replay_all(bench: Driver) -> Replay:
+    with contextlib.closing(SQLStore(bench.dlq)) as store:
+        selection = operations.select(store, [], Query(statuses=operations.FREE))
+        replay = operations.start(store, selection, Replay("", "conformance", "all", here=True))
+        return operations.run(store, replay, _failing(bench))
+
+
+async def _started(bench: Driver, *arguments: str) -> Any:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "missive", *arguments, "--dlq", bench.dlq),
+        cwd=bench.directory,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+
+
+async def _missive(bench: Driver, *arguments: str) -> bytes:
+    """Run a command to its end; returns what it prints."""
+    process = await _started(bench, *arguments)
+    async with asyncio.timeout(30):
+        out, _ = await process.communicate()
+    check(process.returncode == 0, f"missive {' '.join(arguments[:2])} ended with {process.returncode}")
+    return bytes(out)
