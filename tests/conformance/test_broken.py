@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from missive.testing.conformance import ConformanceError, Verdict, cases, certify
+from missive.testing.conformance import CaseOutcome, ConformanceError, all_cases, certify
 from missive.testing.conformance.broken import BROKEN, BrokenAdapter
 from tests.conformance.test_sqlite import SQLiteHarness
 
@@ -17,16 +17,16 @@ CAUGHT = [
 
 
 class QuickHarness(SQLiteHarness):
-    again_seconds = 3.0
+    redelivery_seconds = 3.0
 
 
 @pytest.mark.parametrize(("broken", "number"), CAUGHT)
 def test_a_broken_adapter_is_caught(broken: type[BrokenAdapter], number: int, tmp_path: Path):
     """Each fails in the cases that are named for it, which the adapter inside it passes."""
-    (case,) = [case for case in cases() if case.number == number]
+    (case,) = [case for case in all_cases() if case.number == number]
     (tmp_path / "good").mkdir()
     (tmp_path / "bad").mkdir()
     good = certify(case, QuickHarness(tmp_path / "good"), tmp_path / "good")
-    assert asyncio.run(good) is Verdict.passed
+    assert asyncio.run(good) is CaseOutcome.passed
     with pytest.raises(ConformanceError):
         asyncio.run(certify(case, QuickHarness(tmp_path / "bad"), tmp_path / "bad", wrap=broken))

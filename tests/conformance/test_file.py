@@ -15,9 +15,9 @@ from missive.testing.conformance import Conformance, Harness, Sent
 
 class FileHarness(Harness):
     name = "file"
-    lines = True
+    line_based = True
     ends = True
-    again_seconds = 2.0
+    redelivery_seconds = 2.0
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "events.jsonl"

@@ -21,16 +21,16 @@ QUICK = {"session.timeout.ms": 3000, "heartbeat.interval.ms": 300, "topic.metada
 
 class KafkaHarness(Harness):
     name = "kafka"
-    keeps = frozenset({"key", "timestamp", "native_id"})
+    preserves = frozenset({"key", "timestamp", "native_id"})
     headers = frozenset({"text", "bytes", "duplicate"})
     broker = True
     credentials = True
     groups = True
-    ahead = 2000
-    largest = 900_000
+    read_ahead = 2000
+    largest_body = 900_000
     trims = True
-    again_seconds = 20.0
-    moved = 4  # where the last commit of one that leaves falls into a rebalance that takes a second
+    redelivery_seconds = 20.0
+    handover_duplicates = 4  # where the last commit of one that leaves falls into a rebalance that takes a second
 
     def __init__(self, kafka: Kafka) -> None:
         self.kafka = kafka
@@ -66,7 +66,7 @@ class KafkaHarness(Harness):
         assert producer.flush(30) == 0
         assert failed == []
 
-    def skip(self) -> bool:
+    def leave_gap(self) -> bool:
         from confluent_kafka import Producer
 
         settings = {"bootstrap.servers": self.kafka.servers, "transactional.id": uuid.uuid4().hex, "log_level": 0}

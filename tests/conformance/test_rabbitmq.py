@@ -12,7 +12,7 @@ import pytest
 from missive import Processor
 from missive.adapters.rabbitmq import RabbitMQAdapter
 from missive.testing.conformance import Conformance, Harness, Sent
-from missive.testing.conformance.catalogue import Case, cases
+from missive.testing.conformance.catalogue import Case, all_cases
 from tests.support.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.rabbitmq
@@ -21,13 +21,15 @@ pytestmark = pytest.mark.rabbitmq
 class RabbitMQHarness(Harness):
     name = "rabbitmq (classic)"
     arguments: ClassVar[dict[str, Any]] = {}
-    keeps = frozenset({"timestamp", "producer_id"})
+    preserves = frozenset({"timestamp", "producer_id"})
     headers = frozenset({"text"})
     broker = True
     credentials = True
-    again_seconds = 8.0
+    redelivery_seconds = 8.0
     duplicates = 250  # the prefetch
-    forgets = 32_768  # the journal of a classic queue's acks, which is written when it is full, or the queue is idle
+    forgotten_settlements = (
+        32_768  # the journal of a classic queue's acks, which is written when it is full, or the queue is idle
+    )
 
     def __init__(self, node: RabbitMQ, queue: str | None = None) -> None:
         self.node = node
@@ -106,7 +108,7 @@ class RabbitMQHarness(Harness):
 class QuorumHarness(RabbitMQHarness):
     name = "rabbitmq (quorum)"
     arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
-    forgets = 0
+    forgotten_settlements = 0
 
 
 def declared(node: RabbitMQ, arguments: dict[str, Any]) -> list[str]:
@@ -115,7 +117,7 @@ def declared(node: RabbitMQ, arguments: dict[str, Any]) -> list[str]:
     What a node has just answered to a declaration it writes later, for a quorum queue minutes later: without it a
     SIGKILL loses the queue itself, which is no promise of RabbitMQ's that the cases are about.
     """
-    names = [f"q-{uuid.uuid4().hex[:8]}" for _ in cases()]
+    names = [f"q-{uuid.uuid4().hex[:8]}" for _ in all_cases()]
     with node.channel() as channel:
         for name in names:
             channel.queue_declare(name, durable=True, arguments=arguments)

@@ -19,12 +19,12 @@ pytestmark = pytest.mark.redis
 
 class RedisStreamsHarness(Harness):
     name = "redis streams"
-    keeps = frozenset({"native_id"})
+    preserves = frozenset({"native_id"})
     headers = frozenset({"text", "bytes"})
     broker = True
     credentials = True
     groups = True
-    again_seconds = 8.0
+    redelivery_seconds = 8.0
 
     def __init__(self, server: RedisServer) -> None:
         self.server = server

@@ -20,9 +20,9 @@ INSERT = "INSERT INTO missive_queue (queue, body, headers, key, message_id, sent
 
 class SQLiteHarness(Harness):
     name = "sqlite"
-    keeps = frozenset({"key", "timestamp", "producer_id", "native_id"})
+    preserves = frozenset({"key", "timestamp", "producer_id", "native_id"})
     headers = frozenset({"text", "duplicate"})
-    again_seconds = 8.0
+    redelivery_seconds = 8.0
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "queue.db"

@@ -16,11 +16,11 @@ from missive.testing.conformance import Conformance, Harness, Sent
 
 class StdinHarness(Harness):
     name = "stdin"
-    lines = True
+    line_based = True
     duplicates = 0
     reads_once = True
     creatable = False
-    largest = 30_000  # what fits into a pipe that nobody reads yet
+    largest_body = 30_000  # what fits into a pipe that nobody reads yet
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe

@@ -3,7 +3,7 @@
 Fill in a `Harness`, derive a test class from `Conformance` with a fixture `harness`, and run pytest. Needs pytest.
 """
 
-from missive.testing.conformance.catalogue import TITLES, Case, CaseOutcome, case, cases
+from missive.testing.conformance.catalogue import TITLES, Case, CaseOutcome, all_cases, case
 from missive.testing.conformance.driver import ConformanceError, DeliveryLog, Driver
 from missive.testing.conformance.harness import Harness, Sent
 from missive.testing.conformance.proxy import Fault, FaultProxy
@@ -24,7 +24,7 @@ __all__ = [
     "Sent",
     "WrappedAdapter",
     "WrappedSession",
+    "all_cases",
     "case",
-    "cases",
     "certify",
 ]

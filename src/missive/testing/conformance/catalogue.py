@@ -133,7 +133,7 @@ def case(number: int, *, created: bool = True, lanes: int = 1) -> Callable[[Run]
     return register
 
 
-def cases() -> list[Case]:
+def all_cases() -> list[Case]:
     """Return the cases that can be run, by number; all others are `pending`."""
     from missive.testing.conformance.cases import load  # noqa: PLC0415 - they register themselves here
 

@@ -43,7 +43,7 @@ WAIT_SECONDS = 30.0
 CONNECT_SECONDS = 60.0
 """How long a broker may take until it can be consumed from, also after it was killed."""
 QUIET_SECONDS = 0.3
-"""How long nothing must come to be sure of it, beyond the harness's `again_seconds`."""
+"""How long nothing must come to be sure of it, beyond the harness's `redelivery_seconds`."""
 POLL_SECONDS = 0.01
 
 
@@ -148,7 +148,7 @@ class Driver:
         self.harness = harness
         self.directory = directory
         self.deep = deep
-        self.ledger = DeliveryLog()
+        self.log = DeliveryLog()
         self.dlq = f"sqlite:///{directory / 'dlq.db'}"
         self.hosts: list[KitHost] = []
         self.capabilities: Capabilities | None = None
@@ -185,7 +185,7 @@ class Driver:
     async def publish(self, *messages: Sent | bytes) -> None:
         """Publish, and enter it in the ledger."""
         sent = [Sent(message) if isinstance(message, bytes) else message for message in messages]
-        self.ledger.published.update(message.body for message in sent)
+        self.log.published.update(message.body for message in sent)
         await self.blocking(self.harness.publish, sent)
 
     # Sessions
@@ -237,16 +237,16 @@ class Driver:
         return taken
 
     async def settle(
-        self, session: Session, deliveries: Sequence[Delivery], verb: Disposition = Disposition.ack
+        self, session: Session, deliveries: Sequence[Delivery], disposition: Disposition = Disposition.ack
     ) -> Sequence[SettlementResult]:
         """Settle, by commit where that is how; enters what was confirmed."""
-        if verb is Disposition.ack:
-            self.ledger.requested.update(delivery.body for delivery in deliveries)
-        results = await session.settle([Settlement(delivery, verb) for delivery in deliveries])
+        if disposition is Disposition.ack:
+            self.log.requested.update(delivery.body for delivery in deliveries)
+        results = await session.settle([Settlement(delivery, disposition) for delivery in deliveries])
         check(len(results) == len(deliveries), "settle returned another number of results than there were items")
         capabilities = session.capabilities
         if capabilities.commit == "cumulative":
-            if verb is Disposition.ack:
+            if disposition is Disposition.ack:
                 await self._commit(session, deliveries)
             return results
         wrong = SettlementResult.sent if capabilities.replies else SettlementResult.confirmed
@@ -255,9 +255,9 @@ class Driver:
             here and (capabilities.replies or SettlementResult.confirmed not in results),
             f"a settlement is {wrong.value}",
         )
-        if verb is Disposition.ack:
+        if disposition is Disposition.ack:
             done = zip(deliveries, results, strict=True)
-            self.ledger.confirmed.update(
+            self.log.confirmed.update(
                 delivery.body for delivery, result in done if result is SettlementResult.confirmed
             )
         return results
@@ -278,11 +278,11 @@ class Driver:
         if marks:
             results = await session.commit(marks)
             good = {lane for lane, result in results.items() if result is SettlementResult.confirmed}
-            self.ledger.confirmed.update(delivery.body for delivery in covered if delivery.lane in good)
+            self.log.confirmed.update(delivery.body for delivery in covered if delivery.lane in good)
 
     def note(self, session: Session, deliveries: Sequence[Delivery]) -> None:
         """Enter deliveries that a case fetched itself."""
-        self.ledger.receive(deliveries)
+        self.log.receive(deliveries)
         for delivery in deliveries:
             self._lanes.setdefault(session, {}).setdefault(delivery.lane, []).append((delivery, [False]))
 
@@ -401,15 +401,15 @@ class Driver:
         for session in list(self._sessions):
             with contextlib.suppress(MissiveError):
                 await self.close(session)
-        ledger = self.ledger
-        out = {body for body in ledger.published if body not in ledger.confirmed and not ledger.handled[body]}
+        log = self.log
+        out = {body for body in log.published if body not in log.confirmed and not log.handled[body]}
         if not self.harness.reads_once:
             session = await self.open()
             if out:
                 # What was settled without an answer may or may not come again.
-                sure = out - ledger.requested
+                sure = out - log.requested
                 waits = bool(sure) or bool(await self.blocking(self.harness.remaining))
-                seconds = self.harness.again_seconds if waits else QUIET_SECONDS
+                seconds = self.harness.redelivery_seconds if waits else QUIET_SECONDS
                 left = await self.take(session, len(out), seconds, least=len(sure))
                 await self.settle(session, left)
             while extra := await self.take(session, 1, await self._quiet(session), least=0):
@@ -425,7 +425,7 @@ class Driver:
                 await asyncio.sleep(0.1)
                 left_there = await self.blocking(self.harness.remaining)
             check(not left_there, f"{left_there} messages are still at the broker")
-        lost = {body for body in ledger.published if not ledger.delivered[body] and not ledger.handled[body]}
+        lost = {body for body in log.published if not log.delivered[body] and not log.handled[body]}
         check(not lost, f"{len(lost)} messages are lost")
         able, bound = self.capabilities, self.harness.duplicates
         # Where acks are answered only what the engine had in flight comes again; else all that are on their way may.
@@ -439,10 +439,10 @@ class Driver:
         if session.capabilities.commit != "cumulative":
             return QUIET_SECONDS
         left = await self.blocking(self.harness.remaining)
-        return self.harness.again_seconds if left else QUIET_SECONDS
+        return self.harness.redelivery_seconds if left else QUIET_SECONDS
 
     def _is_again(self, delivery: Delivery) -> bool:
-        return bool(self.ledger.handled[delivery.body]) and delivery.body not in self.ledger.confirmed
+        return bool(self.log.handled[delivery.body]) and delivery.body not in self.log.confirmed
 
     async def abandon(self) -> None:
         """Close what is open after a failure."""

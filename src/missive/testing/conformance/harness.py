@@ -32,13 +32,13 @@ class Harness(ABC):
 
     name: ClassVar[str]
     """The row's name in the table, such as `rabbitmq (quorum)`."""
-    keeps: ClassVar[frozenset[str]] = frozenset()
+    preserves: ClassVar[frozenset[str]] = frozenset()
     """What of a message arrives: of `key`, `timestamp`, `producer_id`, `native_id`."""
     headers: ClassVar[frozenset[str]] = frozenset()
     """What headers may be: of `text`, `bytes` (values that are not UTF-8), `duplicate` (a name twice)."""
-    lines: ClassVar[bool] = False
+    line_based: ClassVar[bool] = False
     """Whether a message is a line, so that no body has a newline."""
-    largest: ClassVar[int] = 1_000_000
+    largest_body: ClassVar[int] = 1_000_000
     """The size in bytes of the largest body that is tried."""
     broker: ClassVar[bool] = False
     """Whether there is a broker that can be killed: `kill` and `start` work."""
@@ -46,7 +46,7 @@ class Harness(ABC):
     """Whether one logs in: `adapter` then takes `password`."""
     creatable: ClassVar[bool] = True
     """Whether the source can be missing, and made with `create` later."""
-    again_seconds: ClassVar[float] = 10.0
+    redelivery_seconds: ClassVar[float] = 10.0
     """Within so many seconds what was unsettled comes again after its session was closed: the lease, and some more."""
     lease: ClassVar[float] = 1.0
     """The lease that the kit asks for where there is one that can be set, in seconds."""
@@ -62,14 +62,14 @@ class Harness(ABC):
     trims: ClassVar[bool] = False
     """Whether what was not read can be deleted, and the position be lost: `trim` and `overrun` work."""
 
-    ahead: ClassVar[int] = 0
+    read_ahead: ClassVar[int] = 0
     """How many messages a session may have read that nobody fetched, so that they wait at the transport no more."""
     duplicates: ClassVar[int] = CREDIT.items
     """How many messages may be handled twice for each fault: what is in flight at most, which is the engine's credit,
     or a prefetch that is smaller."""
-    forgets: ClassVar[int] = 0
+    forgotten_settlements: ClassVar[int] = 0
     """How many settlements that it took the broker may forget when it is killed, because it writes them later."""
-    moved: ClassVar[int] = 0
+    handover_duplicates: ClassVar[int] = 0
     """How many messages may be handled twice when a lane goes to another consumer in good order."""
     lanes: int = 1
     """How many lanes the source is to have, where they are one consumer's alone; set before `create`."""
@@ -93,7 +93,7 @@ class Harness(ABC):
     def publish(self, messages: Sequence[Sent]) -> None:
         """Publish with a bare client, and return when the broker has confirmed them."""
 
-    def skip(self) -> bool:
+    def leave_gap(self) -> bool:
         """Leave a gap in the positions, such as an aborted transaction does; False where there can be none."""
         return False
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from missive.adapters.base import Adapter
-from missive.testing.conformance.catalogue import Case, CaseOutcome, cases
+from missive.testing.conformance.catalogue import Case, CaseOutcome, all_cases
 from missive.testing.conformance.driver import Driver
 from missive.testing.conformance.harness import Harness
 from missive.testing.conformance.table import Row, enter
@@ -25,30 +25,30 @@ async def certify(
     wrap: Callable[[Adapter], Adapter] | None = None,
 ) -> CaseOutcome:
     """Run one case. Raises `ConformanceError`, or what the adapter raised."""
-    bench = Driver(harness, directory, deep=deep, wrap=wrap)
-    started, verdict = time.monotonic(), CaseOutcome.failed
+    driver = Driver(harness, directory, deep=deep, wrap=wrap)
+    started, outcome = time.monotonic(), CaseOutcome.failed
     try:
         harness.lanes = case.lanes
         if case.created:
-            await bench.blocking(harness.create)
-        verdict = await case.run(bench)
+            await driver.blocking(harness.create)
+        outcome = await case.run(driver)
         try:
-            await bench.balance()
+            await driver.balance()
         except BaseException:
-            verdict = CaseOutcome.failed
+            outcome = CaseOutcome.failed
             raise
-        return verdict
+        return outcome
     finally:
-        await bench.abandon()
+        await driver.abandon()
         if wrap is None:
-            row = Row(case.number, verdict, time.monotonic() - started, bench.duplicates)
-            enter(harness.name, await bench.blocking(harness.versions), bench.capabilities, row)
+            row = Row(case.number, outcome, time.monotonic() - started, driver.duplicates)
+            enter(harness.name, await driver.blocking(harness.versions), driver.capabilities, row)
 
 
 class Conformance:
     """Derive from it, name the class `Test…`, and give it a fixture `harness` that makes a `Harness`."""
 
-    @pytest.mark.parametrize("case", cases(), ids=repr)
+    @pytest.mark.parametrize("case", all_cases(), ids=repr)
     def test_case(self, case: Case, harness: Harness, tmp_path: Path, request: pytest.FixtureRequest) -> None:
         """One case of the catalogue."""
         deep = bool(request.config.getoption("--deep", default=False))

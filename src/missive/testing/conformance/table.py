@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from missive.testing.conformance.catalogue import TITLES, CaseOutcome, cases
+from missive.testing.conformance.catalogue import TITLES, CaseOutcome, all_cases
 from missive.transport import Capabilities
 
 
@@ -16,7 +16,7 @@ class Row:
     """How one case ended."""
 
     number: int
-    verdict: CaseOutcome
+    outcome: CaseOutcome
     seconds: float
     duplicates: int
 
@@ -43,7 +43,7 @@ def enter(name: str, versions: str, capabilities: Capabilities | None, row: Row)
 
 def render() -> str:
     """Return the table of all that was entered, as Markdown."""
-    names, there = sorted(_columns), {one.number for one in cases()}
+    names, there = sorted(_columns), {one.number for one in all_cases()}
     lines = [
         "# Conformance of the adapters",
         "",
@@ -61,7 +61,7 @@ def render() -> str:
     for number, title in TITLES.items():
         found = [_columns[name].rows.get(number) for name in names]
         absent = CaseOutcome.missing if number in there else CaseOutcome.pending
-        lines.append(_line(f"{number} {title}", [(absent if row is None else row.verdict).value for row in found]))
+        lines.append(_line(f"{number} {title}", [(absent if row is None else row.outcome).value for row in found]))
     return "\n".join(lines) + "\n"
 
 

@@ -42,17 +42,17 @@ class _Down(SQLStore):
         self.records += records
 
 
-async def _filed(bench: Driver, sink: _Down, message: Sent) -> None:
+async def _filed(driver: Driver, sink: _Down, message: Sent) -> None:
     processor = Processor(name="conformance", dlq=sink)
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         raise ValueError("on purpose")
 
-    await bench.publish(message)
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: sink.records, "a dead letter")
+    await driver.publish(message)
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: sink.records, "a dead letter")
 
 
 _SLOW = 0.15
@@ -104,30 +104,30 @@ class _Watched(WrappedSession):
 
 
 @case(60)
-async def first_filed(bench: Driver) -> CaseOutcome:
+async def first_filed(driver: Driver) -> CaseOutcome:
     """When an original is settled its dead letter is in the store already, also where the store is slow."""
     settled: dict[bytes, bool] = {}
-    processor = Processor(name="conformance", dlq=_Slow(bench.dlq), concurrency=4)
+    processor = Processor(name="conformance", dlq=_Slow(driver.dlq), concurrency=4)
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         raise ValueError("on purpose")
 
-    adapter = bench.adapter(processor, inside=lambda inner: _Watched(inner, bench.dlq, settled))
-    await bench.publish(*(b"%d" % number for number in range(10)))
-    async with bench.serving(adapter):
-        await bench.until(lambda: len(settled) == 10, "all originals settled")
+    adapter = driver.adapter(processor, inside=lambda inner: _Watched(inner, driver.dlq, settled))
+    await driver.publish(*(b"%d" % number for number in range(10)))
+    async with driver.serving(adapter):
+        await driver.until(lambda: len(settled) == 10, "all originals settled")
     early = sum(not kept for kept in settled.values())
     check(not early, f"{early} originals were settled before their dead letters were kept")
     return CaseOutcome.passed
 
 
 @case(61)
-async def store_down(bench: Driver) -> CaseOutcome:
+async def store_down(driver: Driver) -> CaseOutcome:
     """While the store is down the original is not settled, and is once the store is back."""
-    sink = _Down(bench.dlq, 2)
-    await _filed(bench, sink, Sent(b"bad"))
+    sink = _Down(driver.dlq, 2)
+    await _filed(driver, sink, Sent(b"bad"))
     check(sink.left == 0 and len(sink.records) == 1, "it was filed more than once")
     return CaseOutcome.passed
 
@@ -157,43 +157,43 @@ def handle(message, context):
 
 
 @case(62)
-async def crashed_between(bench: Driver) -> CaseOutcome:
+async def crashed_between(driver: Driver) -> CaseOutcome:
     """A worker that is killed between the store and the settlement handles it again, and keeps one record of it."""
-    harness, directory = bench.harness, bench.directory
+    harness, directory = driver.harness, driver.directory
     if harness.url is None:
         return CaseOutcome.refused
     (directory / "crashing.py").write_text(_CRASHES)
-    await bench.publish(Sent(b"bad", message_id="one" if "producer_id" in harness.keeps else None))
+    await driver.publish(Sent(b"bad", message_id="one" if "producer_id" in harness.preserves else None))
     for turn in range(2):
-        worker = await bench.worker("crashing.py:proc", "--from", harness.url, env={"CONFORMANCE_DLQ": bench.dlq})
+        worker = await driver.worker("crashing.py:proc", "--from", harness.url, env={"CONFORMANCE_DLQ": driver.dlq})
         try:
             if turn == 0:
-                await bench.until(lambda: worker.returncode is not None, "the crash")  # noqa: B023 - it ends in this turn
+                await driver.until(lambda: worker.returncode is not None, "the crash")  # noqa: B023 - it ends in this turn
             else:
                 again = directory / "filed again"
-                await bench.until(again.exists, "it filed again", harness.again_seconds + 30)
+                await driver.until(again.exists, "it filed again", harness.redelivery_seconds + 30)
                 worker.terminate()
                 async with asyncio.timeout(30):
                     await worker.wait()
         finally:
-            await bench.end(worker)
-    bench.ledger.handled.update((directory / "handled").read_bytes().split())
-    bench.duplicates = bench.faults = 1
-    check(bench.ledger.handled[b"bad"] == 2, f"it was handled {bench.ledger.handled[b'bad']} times")
-    records = bench.dead_letters()
-    known = "producer_id" in harness.keeps or "native_id" in harness.keeps or harness.lines
+            await driver.end(worker)
+    driver.log.handled.update((directory / "handled").read_bytes().split())
+    driver.duplicates = driver.faults = 1
+    check(driver.log.handled[b"bad"] == 2, f"it was handled {driver.log.handled[b'bad']} times")
+    records = driver.dead_letters()
+    known = "producer_id" in harness.preserves or "native_id" in harness.preserves or harness.line_based
     check(len(records) == 1 or not known, f"there are {len(records)} records of one message")
     check(len(records) == 2 or records[0].attempts == 2, "its history does not say that it came twice")
     return CaseOutcome.passed
 
 
 @case(63)
-async def kept(bench: Driver) -> CaseOutcome:
+async def kept(driver: Driver) -> CaseOutcome:
     """A dead letter has the bytes, the key, the source and the error of its message."""
-    harness, sink = bench.harness, _Down(bench.dlq, 0)
-    body = bytes(range(256)).replace(b"\n", b"") if harness.lines else bytes(range(256))
+    harness, sink = driver.harness, _Down(driver.dlq, 0)
+    body = bytes(range(256)).replace(b"\n", b"") if harness.line_based else bytes(range(256))
     headers = [("trace", "1")] if "text" in harness.headers else []
-    await _filed(bench, sink, Sent(body, headers=headers, key="k" if "key" in harness.keeps else None))
+    await _filed(driver, sink, Sent(body, headers=headers, key="k" if "key" in harness.preserves else None))
     (record,) = sink.records
     check(record.body == body, "the body is another")
     check("ValueError" in repr(record.error_type), "the error is another")

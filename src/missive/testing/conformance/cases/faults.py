@@ -30,87 +30,87 @@ _CREDIT = 100
 
 
 async def _under_load(
-    bench: Driver, hurt: Callable[[int], Awaitable[None]], times: int, *, address: tuple[str, int] | None = None
+    driver: Driver, hurt: Callable[[int], Awaitable[None]], times: int, *, address: tuple[str, int] | None = None
 ) -> CaseOutcome:
     """Hurt it again and again while the engine works; all is handled, and little of it twice."""
-    count = _DEEP_LOAD if bench.deep else _LOAD
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=4)
+    count = _DEEP_LOAD if driver.deep else _LOAD
+    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=4)
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         await asyncio.sleep(0.005)
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
-    handled = bench.ledger.handled
-    await bench.publish(*(b"%d" % number for number in range(count)))
+    handled = driver.log.handled
+    await driver.publish(*(b"%d" % number for number in range(count)))
     options: dict[str, Any] = {} if address is None else {"address": address}
-    with bench.limited(Credit(_CREDIT, 64 << 20)):
-        async with bench.serving(bench.adapter(processor, **options)):
+    with driver.limited(Credit(_CREDIT, 64 << 20)):
+        async with driver.serving(driver.adapter(processor, **options)):
             for turn in range(times):
                 goal = count * (turn + 1) // (times + 2)
-                await bench.until(lambda goal=goal: len(handled) >= goal, "progress", 60)  # type: ignore[misc]
+                await driver.until(lambda goal=goal: len(handled) >= goal, "progress", 60)  # type: ignore[misc]
                 await hurt(turn)
-            await bench.until(lambda: len(handled) == count, "all handled", 90)
-            await bench.emptied()
-    bench.duplicates, bench.faults = sum(handled.values()) - count, times
+            await driver.until(lambda: len(handled) == count, "all handled", 90)
+            await driver.emptied()
+    driver.duplicates, driver.faults = sum(handled.values()) - count, times
     return CaseOutcome.passed
 
 
 @case(45)
-async def broker_restarted(bench: Driver) -> CaseOutcome:
+async def broker_restarted(driver: Driver) -> CaseOutcome:
     """The broker is stopped in good order under load, and started; nothing is lost."""
-    harness = bench.harness
+    harness = driver.harness
     if not harness.broker:
         return CaseOutcome.refused
 
     async def hurt(_turn: int) -> None:
-        await bench.blocking(harness.stop)
-        await bench.blocking(harness.start)
+        await driver.blocking(harness.stop)
+        await driver.blocking(harness.start)
 
-    return await _under_load(bench, hurt, 5 if bench.deep else 1)
+    return await _under_load(driver, hurt, 5 if driver.deep else 1)
 
 
 @case(46)
-async def broker_killed(bench: Driver) -> CaseOutcome:
+async def broker_killed(driver: Driver) -> CaseOutcome:
     """The broker is killed under load, again and again; nothing is lost."""
-    harness = bench.harness
+    harness = driver.harness
     if not harness.broker:
         return CaseOutcome.refused
 
     async def hurt(_turn: int) -> None:
-        bench.forgotten += min(harness.forgets, sum(bench.ledger.handled.values()))
-        await bench.blocking(harness.kill)
-        await bench.blocking(harness.start)
+        driver.forgotten += min(harness.forgotten_settlements, sum(driver.log.handled.values()))
+        await driver.blocking(harness.kill)
+        await driver.blocking(harness.start)
 
-    return await _under_load(bench, hurt, 10 if bench.deep else 1)
+    return await _under_load(driver, hurt, 10 if driver.deep else 1)
 
 
 @case(47)
-async def half_open(bench: Driver) -> CaseOutcome:
+async def half_open(driver: Driver) -> CaseOutcome:
     """Connections that say nothing any more, and are not closed, are noticed; the work goes on over new ones."""
-    if bench.harness.address is None:
+    if driver.harness.address is None:
         return CaseOutcome.refused
     # The watchdog's own pace is half a minute, which the long form keeps.
     pace = (watchdog.EVERY, watchdog.ANSWERS_WITHIN)
-    if not bench.deep:
+    if not driver.deep:
         watchdog.EVERY, watchdog.ANSWERS_WITHIN = 0.5, 1.5
     try:
-        with bench.proxy() as proxy:
+        with driver.proxy() as proxy:
 
             async def hurt(_turn: int) -> None:
                 proxy.hang()
 
-            return await _under_load(bench, hurt, 1, address=proxy.address)
+            return await _under_load(driver, hurt, 1, address=proxy.address)
     finally:
         watchdog.EVERY, watchdog.ANSWERS_WITHIN = pace
 
 
 @case(48)
-async def bad_network(bench: Driver) -> CaseOutcome:
+async def bad_network(driver: Driver) -> CaseOutcome:
     """Latency, resets and frames that are cut off lose nothing."""
-    if bench.harness.address is None:
+    if driver.harness.address is None:
         return CaseOutcome.refused
-    with bench.proxy() as proxy:
+    with driver.proxy() as proxy:
 
         async def hurt(turn: int) -> None:
             if turn % 3 == 0:
@@ -121,26 +121,26 @@ async def bad_network(bench: Driver) -> CaseOutcome:
             else:
                 proxy.set(latency=0.02)
 
-        return await _under_load(bench, hurt, 3, address=proxy.address)
+        return await _under_load(driver, hurt, 3, address=proxy.address)
 
 
 @case(49)
-async def between(bench: Driver) -> CaseOutcome:
+async def between(driver: Driver) -> CaseOutcome:
     """A connection that dies after the handler and before the ack brings the message again."""
-    await bench.publish(b"0")
-    if bench.harness.address is None:
-        session = await bench.open()
-        await bench.settle(session, await bench.take(session, 1))
+    await driver.publish(b"0")
+    if driver.harness.address is None:
+        session = await driver.open()
+        await driver.settle(session, await driver.take(session, 1))
         return CaseOutcome.refused
-    with bench.proxy() as proxy:
-        session = await bench.open(address=proxy.address)
-        taken = await bench.take(session, 1)
+    with driver.proxy() as proxy:
+        session = await driver.open(address=proxy.address)
+        taken = await driver.take(session, 1)
         proxy.reset()
         proxy.set(Fault.refuse)
         await asyncio.sleep(0.2)
         results = await _settled_in_vain(session, taken[0])
         check(all(one in ("unknown", "failed") for one in results), "settled over a connection that is gone")
-        await bench.drop(session)
+        await driver.drop(session)
     return CaseOutcome.passed
 
 
@@ -193,39 +193,39 @@ class _Refuses(WrappedSession):
 
 
 @case(50)
-async def refused(bench: Driver) -> CaseOutcome:
+async def refused(driver: Driver) -> CaseOutcome:
     """A settlement that is refused for now, or of which nothing is known, is tried again, and its handler is not."""
     script: list[SettlementResult | None] = [SettlementResult.failed, SettlementResult.unknown]
     seen: list[SettlementResult | None] = []
-    processor = Processor(name="conformance", dlq=bench.dlq)
-    settled = len(script) + (not bench.harness.reads_once)
+    processor = Processor(name="conformance", dlq=driver.dlq)
+    settled = len(script) + (not driver.harness.reads_once)
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
-    await bench.publish(*(b"%d" % number for number in range(10)))
+    await driver.publish(*(b"%d" % number for number in range(10)))
 
     def inside(inner: Session) -> Session:
-        bench.capabilities = inner.capabilities
+        driver.capabilities = inner.capabilities
         return _Refuses(inner, script, seen)
 
-    adapter = bench.adapter(processor, inside=inside)
-    async with bench.serving(adapter):
-        await bench.until(lambda: len(seen) == 2, "two settlements that are refused")
-        await bench.emptied()
-        check(set(bench.ledger.handled.values()) == {1}, "what was refused for now was handled again")
-        if settled > len(seen) and not bench.harness.ends:
+    adapter = driver.adapter(processor, inside=inside)
+    async with driver.serving(adapter):
+        await driver.until(lambda: len(seen) == 2, "two settlements that are refused")
+        await driver.emptied()
+        check(set(driver.log.handled.values()) == {1}, "what was refused for now was handled again")
+        if settled > len(seen) and not driver.harness.ends:
             script.append(None)
-            await bench.publish(b"10")
-            await bench.until(lambda: len(seen) == settled, "a connection that dies over a settlement")
-            if bench.capabilities and bench.capabilities.commit == "each":
+            await driver.publish(b"10")
+            await driver.until(lambda: len(seen) == settled, "a connection that dies over a settlement")
+            if driver.capabilities and driver.capabilities.commit == "each":
                 # A broker counts what is on its way to nobody as gone: that it came again is seen here only.
-                seconds = WAIT_SECONDS + bench.harness.again_seconds
+                seconds = WAIT_SECONDS + driver.harness.redelivery_seconds
                 again = "what was settled by a dead connection"
-                await bench.until(lambda: bench.ledger.handled[b"10"] > 1, again, seconds)
-            await bench.emptied()
-    check(len(bench.ledger.handled) == len(bench.ledger.published), "not all were handled")
+                await driver.until(lambda: driver.log.handled[b"10"] > 1, again, seconds)
+            await driver.emptied()
+    check(len(driver.log.handled) == len(driver.log.published), "not all were handled")
     return CaseOutcome.passed
 
 
@@ -249,15 +249,15 @@ def handle(message, context):
 
 
 @case(51)
-async def worker_killed(bench: Driver) -> CaseOutcome:
+async def worker_killed(driver: Driver) -> CaseOutcome:
     """The worker is killed with SIGKILL again and again; nothing is lost."""
-    url = bench.harness.url
+    url = driver.harness.url
     if url is None:
         return CaseOutcome.refused
-    kills, count = (100, 20_000) if bench.deep else (3, 1500)
-    (bench.directory / "conformance_worker.py").write_text(_WORKER % _CREDIT)
-    out = bench.directory / "handled.txt"
-    await bench.publish(*(b"%d" % number for number in range(count)))
+    kills, count = (100, 20_000) if driver.deep else (3, 1500)
+    (driver.directory / "conformance_worker.py").write_text(_WORKER % _CREDIT)
+    out = driver.directory / "handled.txt"
+    await driver.publish(*(b"%d" % number for number in range(count)))
 
     def lines() -> list[bytes]:
         return out.read_bytes().split() if out.exists() else []
@@ -265,21 +265,23 @@ async def worker_killed(bench: Driver) -> CaseOutcome:
     chance = random.Random(count)  # noqa: S311 - when to kill is no secret
     ended = False
     for turn in range(kills + 1):
-        worker = await bench.worker("conformance_worker.py:proc", "--from", url, "--dlq", bench.dlq)
+        worker = await driver.worker("conformance_worker.py:proc", "--from", url, "--dlq", driver.dlq)
         try:
             if turn < kills:
                 was = len(lines())
                 goal = was + chance.randrange(1, count // (kills + 2))
-                await bench.until(lambda goal=goal: len(lines()) >= goal or len(set(lines())) == count, "work", 60)  # type: ignore[misc]
+                await driver.until(lambda goal=goal: len(lines()) >= goal or len(set(lines())) == count, "work", 60)  # type: ignore[misc]
             else:
-                await bench.until(lambda: len(set(lines())) == count, "all handled", 60 + bench.harness.again_seconds)
+                await driver.until(
+                    lambda: len(set(lines())) == count, "all handled", 60 + driver.harness.redelivery_seconds
+                )
                 worker.terminate()
                 async with asyncio.timeout(30):
                     await worker.wait()
                 ended = worker.returncode == 0
         finally:
-            await bench.end(worker)
-    bench.ledger.handled.update(lines())
-    bench.duplicates, bench.faults, bench.credit = len(lines()) - count, kills, _CREDIT
+            await driver.end(worker)
+    driver.log.handled.update(lines())
+    driver.duplicates, driver.faults, driver.credit = len(lines()) - count, kills, _CREDIT
     check(ended, "the last worker did not end well")
     return CaseOutcome.passed

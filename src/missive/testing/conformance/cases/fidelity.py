@@ -19,27 +19,27 @@ if TYPE_CHECKING:
 
 
 @case(1)
-async def bodies(bench: Driver) -> CaseOutcome:
+async def bodies(driver: Driver) -> CaseOutcome:
     """Bodies arrive to the byte: empty, binary, text, and the largest."""
     every = bytes(range(256)) * 2
     sent = [
         b"",
-        every.replace(b"\n", b"") if bench.harness.lines else every,
+        every.replace(b"\n", b"") if driver.harness.line_based else every,
         "é∂".encode(),
-        b"x" * bench.harness.largest,
+        b"x" * driver.harness.largest_body,
     ]
-    await bench.publish(*sent)
-    session = await bench.open()
-    taken = await bench.take(session, len(sent))
+    await driver.publish(*sent)
+    session = await driver.open()
+    taken = await driver.take(session, len(sent))
     check(sorted(one.body for one in taken) == sorted(sent), "bodies arrived changed")
-    await bench.settle(session, taken)
+    await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(2)
-async def headers(bench: Driver) -> CaseOutcome:
+async def headers(driver: Driver) -> CaseOutcome:
     """Headers arrive as they were given; a transport that declares none delivers none."""
-    can = bench.harness.headers
+    can = driver.harness.headers
     pairs: list[tuple[str, str | bytes]] = []
     if "text" in can:
         pairs += [("trace", "é1"), ("empty", "")]
@@ -47,13 +47,13 @@ async def headers(bench: Driver) -> CaseOutcome:
         pairs += [("twice", "1"), ("twice", "2")]
     if "bytes" in can:
         pairs.append(("raw", b"\xff\xfe"))
-    await bench.publish(Sent(b"with", headers=pairs), Sent(b"without"))
-    session = await bench.open()
-    taken = {one.body: one for one in await bench.take(session, 2)}
+    await driver.publish(Sent(b"with", headers=pairs), Sent(b"without"))
+    session = await driver.open()
+    taken = {one.body: one for one in await driver.take(session, 2)}
     found = {body: _pairs(one.headers) for body, one in taken.items()}
     check(found[b"with"] == sorted(pairs, key=repr), "headers arrived changed")
     check(found[b"without"] == [], "headers arrived that nobody sent")
-    await bench.settle(session, list(taken.values()))
+    await driver.settle(session, list(taken.values()))
     return CaseOutcome.passed if can else CaseOutcome.refused
 
 
@@ -63,9 +63,9 @@ def _pairs(given: object) -> list[tuple[str, str | bytes]]:
 
 
 @case(3)
-async def envelope(bench: Driver) -> CaseOutcome:
+async def envelope(driver: Driver) -> CaseOutcome:
     """Key, timestamp and ids arrive where the transport keeps them, and are None where it does not."""
-    keeps = bench.harness.keeps
+    keeps = driver.harness.preserves
     hour_ago = float(int(time.time()) - 3600)  # not so old that the transport's retention deletes it
     given = Sent(b"a", key="k-1", message_id="id-1", timestamp=hour_ago)
     carried = Sent(
@@ -74,53 +74,53 @@ async def envelope(bench: Driver) -> CaseOutcome:
         message_id=given.message_id if "producer_id" in keeps else None,
         timestamp=given.timestamp if "timestamp" in keeps else None,
     )
-    await bench.publish(carried)
-    session = await bench.open()
-    (first,) = await bench.take(session, 1)
+    await driver.publish(carried)
+    session = await driver.open()
+    (first,) = await driver.take(session, 1)
     key = first.key.decode() if isinstance(first.key, bytes) else first.key
     check(key == carried.key, "the key is another")
     check(first.producer_id == carried.message_id, "the producer's id is another")
     check(("timestamp" not in keeps) or first.timestamp == carried.timestamp, "the timestamp is another")
     check(("native_id" in keeps) == (first.native_id is not None), "the native id is not as declared")
-    if bench.harness.reads_once:
-        await bench.settle(session, [first])
+    if driver.harness.reads_once:
+        await driver.settle(session, [first])
         return CaseOutcome.passed
-    await bench.close(session)
-    session = await bench.open()
-    (second,) = await bench.take(session, 1, bench.harness.again_seconds)
+    await driver.close(session)
+    session = await driver.open()
+    (second,) = await driver.take(session, 1, driver.harness.redelivery_seconds)
     check(second.native_id == first.native_id, "a redelivery has another native id")
-    await bench.settle(session, [second])
+    await driver.settle(session, [second])
     return CaseOutcome.passed if keeps else CaseOutcome.refused
 
 
 @case(4)
-async def native(bench: Driver) -> CaseOutcome:
+async def native(driver: Driver) -> CaseOutcome:
     """The native handle of a message, and the client on its own thread, are within reach."""
-    await bench.publish(b"a")
-    adapter = bench.adapter()
-    session = await bench.open(adapter)
-    taken = await bench.take(session, 1)
+    await driver.publish(b"a")
+    adapter = driver.adapter()
+    session = await driver.open(adapter)
+    taken = await driver.take(session, 1)
     check(taken[0].native is not None, "context.native would be None")
     check(await adapter.acall(lambda: adapter.client is not None), "there is no client")
-    await bench.settle(session, taken)
+    await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(5)
-async def attempts(bench: Driver) -> CaseOutcome:
+async def attempts(driver: Driver) -> CaseOutcome:
     """Deliveries are counted as exactly as declared."""
-    await bench.publish(b"a")
+    await driver.publish(b"a")
     counts: list[int] = []
     for turn in range(3):
-        if turn and bench.harness.reads_once:
+        if turn and driver.harness.reads_once:
             break
-        session = await bench.open()
+        session = await driver.open()
         declared = session.capabilities.attempts
-        taken = await bench.take(session, 1, bench.harness.again_seconds)
+        taken = await driver.take(session, 1, driver.harness.redelivery_seconds)
         counts += [one.attempt for one in taken]
-        if turn == 2 or bench.harness.reads_once:
-            await bench.settle(session, taken)
-        await bench.close(session)
+        if turn == 2 or driver.harness.reads_once:
+            await driver.settle(session, taken)
+        await driver.close(session)
     if declared == "exact":
         check(counts == [1, 2, 3], f"exact counts are {counts}")
     elif declared == "approximate":
@@ -132,20 +132,20 @@ async def attempts(bench: Driver) -> CaseOutcome:
 
 
 @case(6)
-async def undecodable(bench: Driver) -> CaseOutcome:
+async def undecodable(driver: Driver) -> CaseOutcome:
     """What cannot be decoded becomes a dead letter, and what comes after it is handled."""
-    processor = Processor(JSONMessage, name="conformance", dlq=bench.dlq)
+    processor = Processor(JSONMessage, name="conformance", dlq=driver.dlq)
     handled = asyncio.Event()
 
     @processor.handle_for(Field("n", Present()))
     async def handle(message: JSONMessage, context: HandlingContext[JSONMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         handled.set()
 
-    await bench.publish(b'{"broken', b'{"n": 1}')
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(handled.is_set, "the good one handled")
-    filed = [record.body for record in await bench.blocking(bench.dead_letters)]
+    await driver.publish(b'{"broken', b'{"n": 1}')
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(handled.is_set, "the good one handled")
+    filed = [record.body for record in await driver.blocking(driver.dead_letters)]
     check(filed == [b'{"broken'], f"{len(filed)} dead letters, and not the one that cannot be decoded")
-    bench.ledger.handled.update(filed)
+    driver.log.handled.update(filed)
     return CaseOutcome.passed

@@ -23,11 +23,11 @@ _IDLE_CPU = 0.4
 
 
 @case(22)
-async def idle(bench: Driver) -> CaseOutcome:
+async def idle(driver: Driver) -> CaseOutcome:
     """Waiting for messages costs next to nothing."""
-    session = await bench.open()
-    if bench.harness.ends:
-        check(await bench.fetch(session, Credit(1, 1)) == (), "there was something in an empty source")
+    session = await driver.open()
+    if driver.harness.ends:
+        check(await driver.fetch(session, Credit(1, 1)) == (), "there was something in an empty source")
         return CaseOutcome.refused
     waiting = asyncio.ensure_future(session.fetch(Credit(10, 1000)))
     before = time.process_time()
@@ -41,68 +41,68 @@ async def idle(bench: Driver) -> CaseOutcome:
 
 
 @case(23)
-async def rate(bench: Driver) -> CaseOutcome:
+async def rate(driver: Driver) -> CaseOutcome:
     """No stretch of half a second begins more handlings than the rate limit."""
-    processor = Processor(name="conformance", dlq=bench.dlq)
+    processor = Processor(name="conformance", dlq=driver.dlq)
     begun: list[float] = []
 
     @processor.handle_for(Everything(), rate_limit="10/500ms")
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         begun.append(time.monotonic())
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
-    await bench.publish(*(b"%d" % number for number in range(30)))
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: len(begun) >= 30, "all handled")
+    await driver.publish(*(b"%d" % number for number in range(30)))
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: len(begun) >= 30, "all handled")
     most = max(sum(1 for later in begun if first <= later < first + 0.475) for first in begun)
     check(most <= 10, f"{most} began within half a second")
     return CaseOutcome.passed
 
 
 @case(24)
-async def pause(bench: Driver) -> CaseOutcome:
+async def pause(driver: Driver) -> CaseOutcome:
     """A paused lane delivers nothing, keeps its place, and goes on when it is resumed; else pausing is refused."""
-    session = await bench.open()
+    session = await driver.open()
     if not session.capabilities.pauses:
         for asked in (session.pause, session.resume):
             with contextlib.suppress(NotImplementedError):
                 await asked(["lane"])
                 check(condition=False, what="pausing is not declared, and not refused")
         return CaseOutcome.refused
-    await bench.publish(*(b"%d" % number for number in range(10)))
-    taken = await bench.take(session, 1)
-    lanes = set(bench.hosts[-1].gained) or {taken[0].lane or ""}
+    await driver.publish(*(b"%d" % number for number in range(10)))
+    taken = await driver.take(session, 1)
+    lanes = set(driver.hosts[-1].gained) or {taken[0].lane or ""}
     await session.pause(lanes)
-    taken += await bench.take(session, 9, 1.0, least=0)  # what was read before it was paused
-    await bench.publish(*(b"%d" % number for number in range(10, 20)))
-    check(not await bench.take(session, 1, 1.0, least=0), "a paused lane delivers")
+    taken += await driver.take(session, 9, 1.0, least=0)  # what was read before it was paused
+    await driver.publish(*(b"%d" % number for number in range(10, 20)))
+    check(not await driver.take(session, 1, 1.0, least=0), "a paused lane delivers")
     await session.resume(lanes)
-    taken += await bench.take(session, 20 - len(taken))
-    await bench.settle(session, taken)
+    taken += await driver.take(session, 20 - len(taken))
+    await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(25)
-async def given_back(bench: Driver) -> CaseOutcome:
+async def given_back(driver: Driver) -> CaseOutcome:
     """What was delivered and not started is given back on stop, and comes at once, or with the end of its lease."""
-    await bench.publish(*(b"%d" % number for number in range(10)))
-    session = await bench.open()
-    taken = await bench.take(session, 5)
+    await driver.publish(*(b"%d" % number for number in range(10)))
+    session = await driver.open()
+    taken = await driver.take(session, 5)
     left = list(await session.stop_intake())
-    bench.ledger.receive(left)
+    driver.log.receive(left)
     release = session.capabilities.release
     if release == "none":
         if session.capabilities.durable is False:
-            bench.ledger.confirmed.update(one.body for one in [*taken, *left])
-            bench.ledger.confirmed.update(bench.ledger.missing)
-            bench.ledger.delivered.update(bench.ledger.missing)
+            driver.log.confirmed.update(one.body for one in [*taken, *left])
+            driver.log.confirmed.update(driver.log.missing)
+            driver.log.delivered.update(driver.log.missing)
         return CaseOutcome.refused
-    await bench.settle(session, [*taken, *left], Disposition.release)
-    seconds = bench.harness.again_seconds
+    await driver.settle(session, [*taken, *left], Disposition.release)
+    seconds = driver.harness.redelivery_seconds
     if release == "native" and session.capabilities.commit == "each":
         lease = session.capabilities.lease
         seconds = seconds if lease is None else min(seconds, max(0.6 * lease, 0.5))
-        other = await bench.open()
-        again = await bench.take(other, 10, seconds)
-        await bench.settle(other, again)
+        other = await driver.open()
+        again = await driver.take(other, 10, seconds)
+        await driver.settle(other, again)
     return CaseOutcome.passed

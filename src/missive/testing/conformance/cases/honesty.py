@@ -29,23 +29,23 @@ _TOLD = 5.0
 
 
 @case(68)
-async def lag(bench: Driver) -> CaseOutcome:
+async def lag(driver: Driver) -> CaseOutcome:
     """The messages that wait and the age of the oldest, where a session tells them, are what was published."""
-    ahead = bench.harness.ahead
+    ahead = driver.harness.read_ahead
     waiting = _WAITING + 2 * ahead
-    await bench.publish(b"first")
-    session = await bench.open()
-    await bench.settle(session, await bench.take(session, 1))
+    await driver.publish(b"first")
+    session = await driver.open()
+    await driver.settle(session, await driver.take(session, 1))
     published = time.time()
-    await bench.publish(*(b"%d" % number for number in range(waiting)))
+    await driver.publish(*(b"%d" % number for number in range(waiting)))
     await asyncio.sleep(_AGE)
-    told = await bench.told(session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _TOLD)
+    told = await driver.told(session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _TOLD)
     check(told.lag is None or 0 <= waiting - told.lag <= ahead, f"the lag is {told.lag} of {waiting}")
     if told.oldest is not None:
         age = time.time() - published
         check(_AGE - 0.1 <= told.oldest <= age + 1.0, f"the oldest is {told.oldest:.1f} s old, and not {age:.1f} s")
-    await bench.settle(session, await bench.take(session, waiting))
-    told_then = await bench.told(session, lambda status: status.lag in (None, 0), _TOLD)
+    await driver.settle(session, await driver.take(session, waiting))
+    told_then = await driver.told(session, lambda status: status.lag in (None, 0), _TOLD)
     check(told_then.lag in (None, 0) and not told_then.oldest, f"with nothing left it says {told_then}")
     check((told.lag is None) == (told_then.lag is None), "it tells the lag only now and then")
     return CaseOutcome.refused if told == SessionStatus(told.connected) else CaseOutcome.passed
@@ -117,10 +117,10 @@ Letters = dict[str, tuple[str | None, str | None, str | None]]
 """Of each message that is a dead letter the label or reason, the handler, and the exception's type."""
 
 
-def _filed(bench: Driver) -> Letters:
+def _filed(driver: Driver) -> Letters:
     return {
         one.body.decode(): (one.label or str(one.reason), one.handler, one.error_type)
-        for one in bench.dead_letters()
+        for one in driver.dead_letters()
         if one.status is Status.dead  # a pipe's nacks are parked, and resolved
     }
 
@@ -129,18 +129,18 @@ _BODIES = ("ack", "return", "nack", "retry", "letter", "discard", "raise", "dead
 
 
 @case(72)
-async def agree(bench: Driver) -> CaseOutcome:
+async def agree(driver: Driver) -> CaseOutcome:
     """Each outcome, as a test client says it, is what happens with the real adapter: attempts and dead letters."""
-    real, client = _Story(bench.dlq), _Story("sqlite://")
-    letters = await bench.blocking(client.foretold)
-    await bench.publish(*(body.encode() for body in _BODIES))
-    async with bench.serving(bench.adapter(real.processor())):
-        await bench.until(lambda: set(_filed(bench)) >= set(letters), "the dead letters that the client foretells")
-        await bench.until(lambda: real.attempts >= client.attempts, "the attempts that the client foretells")
-        await bench.emptied()
-    differ = sorted(body for body, _ in _filed(bench).items() ^ letters.items())
+    real, client = _Story(driver.dlq), _Story("sqlite://")
+    letters = await driver.blocking(client.foretold)
+    await driver.publish(*(body.encode() for body in _BODIES))
+    async with driver.serving(driver.adapter(real.processor())):
+        await driver.until(lambda: set(_filed(driver)) >= set(letters), "the dead letters that the client foretells")
+        await driver.until(lambda: real.attempts >= client.attempts, "the attempts that the client foretells")
+        await driver.emptied()
+    differ = sorted(body for body, _ in _filed(driver).items() ^ letters.items())
     check(not differ, f"the dead letters of {differ} are others")
     differ = sorted(body for body in _BODIES if real.ran[body] != client.ran[body])
     check(not differ, f"handlers or attempts of {differ} are others")
-    bench.ledger.handled.update(body.encode() for body in _BODIES)
+    driver.log.handled.update(body.encode() for body in _BODIES)
     return CaseOutcome.passed

@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 _SHORT = 5.0
 
 
-async def _without_lease(bench: Driver, session: Session) -> CaseOutcome:
+async def _without_lease(driver: Driver, session: Session) -> CaseOutcome:
     """Prove that what cannot be renewed is not: `extend` is refused."""
-    await bench.publish(b"x")
-    taken = await bench.take(await bench.open() if bench.harness.ends else session, 1)
+    await driver.publish(b"x")
+    taken = await driver.take(await driver.open() if driver.harness.ends else session, 1)
     with contextlib.suppress(NotImplementedError):
         await session.extend(taken)
         check(condition=False, what="there is no lease to renew, and extend is not refused")
-    if bench.harness.reads_once:
-        await bench.settle(session, taken)
+    if driver.harness.reads_once:
+        await driver.settle(session, taken)
     return CaseOutcome.refused
 
 
@@ -38,96 +38,96 @@ def _leased(session: Session) -> bool:
     return session.capabilities.lease is not None and session.capabilities.renewable
 
 
-async def _once(bench: Driver, count: int, concurrency: int, *, stop_early: bool = False) -> CaseOutcome:
+async def _once(driver: Driver, count: int, concurrency: int, *, stop_early: bool = False) -> CaseOutcome:
     """Handle for three leases beside a second consumer that would take what was let go."""
-    session = await bench.open()
+    session = await driver.open()
     if not _leased(session):
-        return await _without_lease(bench, session)
+        return await _without_lease(driver, session)
     lease = session.capabilities.lease or 0.0
-    await bench.close(session)
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=concurrency)
+    await driver.close(session)
+    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=concurrency)
     started = asyncio.Event()
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         started.set()
         await asyncio.sleep(3 * lease / max(1, count - concurrency + 1) if count > 1 else 3 * lease)
 
-    await bench.publish(*(b"%d" % number for number in range(count)))
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(started.is_set, "a handler running")
+    await driver.publish(*(b"%d" % number for number in range(count)))
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(started.is_set, "a handler running")
         if not stop_early:
-            async with bench.serving(bench.adapter(processor)):
-                await bench.until(lambda: len(bench.ledger.handled) == count, "all handled")
+            async with driver.serving(driver.adapter(processor)):
+                await driver.until(lambda: len(driver.log.handled) == count, "all handled")
                 await asyncio.sleep(2 * lease if count == 1 else 0)
-    check(set(bench.ledger.handled.values()) == {1}, "a message was handled twice")
+    check(set(driver.log.handled.values()) == {1}, "a message was handled twice")
     return CaseOutcome.passed
 
 
 @case(32)
-async def three_leases(bench: Driver) -> CaseOutcome:
+async def three_leases(driver: Driver) -> CaseOutcome:
     """A handler that takes three leases runs once, beside a consumer that waits for leases to end."""
-    return await _once(bench, 1, 1)
+    return await _once(driver, 1, 1)
 
 
 @case(33)
-async def while_draining(bench: Driver) -> CaseOutcome:
+async def while_draining(driver: Driver) -> CaseOutcome:
     """Leases are renewed also while the engine drains: a handler of three leases that is drained runs once."""
-    return await _once(bench, 1, 1, stop_early=True)
+    return await _once(driver, 1, 1, stop_early=True)
 
 
 @case(34)
-async def lost(bench: Driver) -> CaseOutcome:
+async def lost(driver: Driver) -> CaseOutcome:
     """Renewing what somebody else has by now is fenced."""
-    session = await bench.open()
+    session = await driver.open()
     if not _leased(session):
-        return await _without_lease(bench, session)
-    await bench.publish(b"0")
-    taken = await bench.take(session, 1)
-    other = await bench.open()
-    again = await bench.take(other, 1, bench.harness.again_seconds)
+        return await _without_lease(driver, session)
+    await driver.publish(b"0")
+    taken = await driver.take(session, 1)
+    other = await driver.open()
+    again = await driver.take(other, 1, driver.harness.redelivery_seconds)
     results = await session.extend(taken)
     check(list(results) == [SettlementResult.fenced], f"renewing a lost lease is {results[0].value}")
     check(list(await other.extend(again)) == [SettlementResult.confirmed], "the owner's renewal is refused")
-    await bench.settle(other, again)
+    await driver.settle(other, again)
     return CaseOutcome.passed
 
 
 @case(35)
-async def short(bench: Driver) -> CaseOutcome:
+async def short(driver: Driver) -> CaseOutcome:
     """Leases of five seconds and less work: the kit's own are that short."""
-    session = await bench.open()
+    session = await driver.open()
     if not _leased(session):
-        return await _without_lease(bench, session)
+        return await _without_lease(driver, session)
     check((session.capabilities.lease or 0) <= _SHORT, "the lease is longer than five seconds")
-    await bench.publish(b"0")
-    taken = await bench.take(session, 1)
+    await driver.publish(b"0")
+    taken = await driver.take(session, 1)
     for _ in range(4):
         await asyncio.sleep((session.capabilities.lease or 0) / 2)
         check(list(await session.extend(taken)) == [SettlementResult.confirmed], "a renewal in time is refused")
-    await bench.settle(session, taken)
+    await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(36)
-async def batches(bench: Driver) -> CaseOutcome:
+async def batches(driver: Driver) -> CaseOutcome:
     """Many leases are renewed with one call, which answers for each."""
-    session = await bench.open()
+    session = await driver.open()
     if not _leased(session):
-        return await _without_lease(bench, session)
-    await bench.publish(*(b"%d" % number for number in range(50)))
-    taken = await bench.take(session, 50)
+        return await _without_lease(driver, session)
+    await driver.publish(*(b"%d" % number for number in range(50)))
+    taken = await driver.take(session, 50)
     results = await session.extend(taken)
     check(list(results) == [SettlementResult.confirmed] * 50, "not each of fifty was renewed")
-    await bench.settle(session, taken)
+    await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(37)
-async def queued(bench: Driver) -> CaseOutcome:
+async def queued(driver: Driver) -> CaseOutcome:
     """What waits behind a running handler is renewed, or given back: none is handled twice."""
-    return await _once(bench, 4, 1)
+    return await _once(driver, 4, 1)
 
 
 @contextlib.contextmanager
@@ -148,13 +148,13 @@ def _jumping() -> Iterator[Callable[[float], None]]:
 
 
 @case(58)
-async def clock(bench: Driver) -> CaseOutcome:
+async def clock(driver: Driver) -> CaseOutcome:
     """A wall clock that jumps an hour forward, and two back, loses nothing, and stops no work, retry or rate."""
-    session = await bench.open()
+    session = await driver.open()
     lease = (session.capabilities.lease or 0.0) if _leased(session) else 0.2
-    await bench.close(session)
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=4)
-    handled, tried = bench.ledger.handled, set[bytes]()
+    await driver.close(session)
+    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=4)
+    handled, tried = driver.log.handled, set[bytes]()
     count = 120
 
     @processor.handle_for(Everything(), ordered_by=lambda _: None, rate_limit="20/100ms")
@@ -167,15 +167,15 @@ async def clock(bench: Driver) -> CaseOutcome:
         await asyncio.sleep(1.5 * lease if number in (count // 3, 2 * count // 3) else 0.003)
         handled[message.raw_data] += 1
 
-    await bench.publish(*(b"%d" % number for number in range(count)))
+    await driver.publish(*(b"%d" % number for number in range(count)))
     with _jumping() as jump:
-        async with bench.serving(bench.adapter(processor)):
+        async with driver.serving(driver.adapter(processor)):
             for goal, seconds in ((count // 4, 3600.0), (count // 2, -3600.0), (3 * count // 4, 0.0)):
-                await bench.until(lambda goal=goal: len(handled) >= goal, "progress")  # type: ignore[misc]
+                await driver.until(lambda goal=goal: len(handled) >= goal, "progress")  # type: ignore[misc]
                 jump(seconds)
-            await bench.until(lambda: len(handled) == count, "all handled")
-            await bench.emptied()
+            await driver.until(lambda: len(handled) == count, "all handled")
+            await driver.emptied()
     # Leases that are reckoned by the wall clock are over after a jump: what was in flight then comes again.
-    bench.duplicates, bench.faults = sum(handled.values()) - count, 3
-    check(not bench.dead_letters(), "there are dead letters")
+    driver.duplicates, driver.faults = sum(handled.values()) - count, 3
+    check(not driver.dead_letters(), "there are dead letters")
     return CaseOutcome.passed

@@ -28,28 +28,28 @@ _SECRET = "canary-9d1c-secret"  # noqa: S105 - one that must never be seen
 
 
 @case(38)
-async def drain(bench: Driver) -> CaseOutcome:
+async def drain(driver: Driver) -> CaseOutcome:
     """A drain lets what runs finish, and settles it."""
-    processor = Processor(name="conformance", dlq=bench.dlq)
+    processor = Processor(name="conformance", dlq=driver.dlq)
     started = asyncio.Event()
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         started.set()
         await asyncio.sleep(0.3)
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
-    await bench.publish(b"0")
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(started.is_set, "a handler running")
-    check(bench.ledger.handled[b"0"] == 1, "the drain did not wait for it")
+    await driver.publish(b"0")
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(started.is_set, "a handler running")
+    check(driver.log.handled[b"0"] == 1, "the drain did not wait for it")
     return CaseOutcome.passed
 
 
 @case(39)
-async def deadline(bench: Driver) -> CaseOutcome:
+async def deadline(driver: Driver) -> CaseOutcome:
     """What is not done when the drain ends comes again."""
-    processor = Processor(name="conformance", dlq=bench.dlq)
+    processor = Processor(name="conformance", dlq=driver.dlq)
     started = asyncio.Event()
 
     @processor.handle_for(Everything())
@@ -57,41 +57,41 @@ async def deadline(bench: Driver) -> CaseOutcome:
         started.set()
         await asyncio.sleep(60)
 
-    await bench.publish(b"0")
-    adapter = bench.adapter(processor)
+    await driver.publish(b"0")
+    adapter = driver.adapter(processor)
     adapter.drain = 0.2
     with contextlib.suppress(ForcedStop):
-        async with bench.serving(adapter):
-            await bench.until(started.is_set, "a handler running")
-    if bench.harness.reads_once:
-        bench.ledger.handled[b"0"] += 1
+        async with driver.serving(adapter):
+            await driver.until(started.is_set, "a handler running")
+    if driver.harness.reads_once:
+        driver.log.handled[b"0"] += 1
         return CaseOutcome.refused
-    session = await bench.open()
-    again = await bench.take(session, 1, bench.harness.again_seconds)
-    await bench.settle(session, again)
+    session = await driver.open()
+    again = await driver.take(session, 1, driver.harness.redelivery_seconds)
+    await driver.settle(session, again)
     return CaseOutcome.passed
 
 
 @case(40)
-async def close(bench: Driver) -> CaseOutcome:
+async def close(driver: Driver) -> CaseOutcome:
     """A cancelled fetch loses nothing; closing twice, and twice at once, is one closing."""
-    ends = bench.harness.ends
+    ends = driver.harness.ends
     if ends:
-        await bench.publish(*(b"%d" % number for number in range(20)))
-    session = await bench.open()
+        await driver.publish(*(b"%d" % number for number in range(20)))
+    session = await driver.open()
     for turn in range(20):
         waiting = asyncio.ensure_future(session.fetch(Credit(1, 1000)))
         if not ends:
-            await bench.publish(b"%d" % turn)
+            await driver.publish(b"%d" % turn)
         await asyncio.sleep(0.002 * turn)
         if not waiting.done():
             waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            bench.note(session, await waiting)
-    got = list(bench.noted(session))
-    got += await bench.take(session, 20 - len(got), bench.harness.again_seconds)
+            driver.note(session, await waiting)
+    got = list(driver.noted(session))
+    got += await driver.take(session, 20 - len(got), driver.harness.redelivery_seconds)
     check(len({one.body for one in got}) == 20, "messages are missing")
-    await bench.settle(session, got)
+    await driver.settle(session, got)
     async with asyncio.timeout(30):
         await asyncio.gather(session.close(), session.close())
         await session.close()
@@ -99,16 +99,16 @@ async def close(bench: Driver) -> CaseOutcome:
 
 
 @case(41)
-async def leaks(bench: Driver) -> CaseOutcome:
+async def leaks(driver: Driver) -> CaseOutcome:
     """Sessions that are closed leave no task, thread or open file behind."""
-    if not bench.harness.reads_once:
-        await bench.publish(b"0", b"1")
+    if not driver.harness.reads_once:
+        await driver.publish(b"0", b"1")
 
     async def use() -> None:
-        session = await bench.open()
-        if not bench.harness.reads_once:
-            await bench.take(session, 1, bench.harness.again_seconds)
-        await bench.close(session)
+        session = await driver.open()
+        if not driver.harness.reads_once:
+            await driver.take(session, 1, driver.harness.redelivery_seconds)
+        await driver.close(session)
 
     await use()
     before = _census()
@@ -130,13 +130,13 @@ def _census() -> dict[str, int]:
 
 
 @case(42, created=False)
-async def missing(bench: Driver) -> CaseOutcome:
+async def missing(driver: Driver) -> CaseOutcome:
     """A source that is not there yet is transient, and named; once it is there, it works."""
-    harness = bench.harness
+    harness = driver.harness
     if not harness.creatable:
-        await bench.blocking(harness.create)
+        await driver.blocking(harness.create)
         return CaseOutcome.refused
-    adapter = bench.adapter()
+    adapter = driver.adapter()
     try:
         session = await adapter.connect(KitHost())
     except Transient as error:
@@ -144,19 +144,19 @@ async def missing(bench: Driver) -> CaseOutcome:
     else:
         await session.close()
         raise ConformanceError("a source that is missing is connected to")
-    await bench.blocking(harness.create)
-    await bench.publish(b"0")
-    session = await bench.open(adapter)
-    await bench.settle(session, await bench.take(session, 1))
+    await driver.blocking(harness.create)
+    await driver.publish(b"0")
+    session = await driver.open(adapter)
+    await driver.settle(session, await driver.take(session, 1))
     return CaseOutcome.passed
 
 
 @case(43)
-async def credentials(bench: Driver) -> CaseOutcome:
+async def credentials(driver: Driver) -> CaseOutcome:
     """Wrong credentials are fatal at once, and are not printed."""
-    if not bench.harness.credentials:
+    if not driver.harness.credentials:
         return CaseOutcome.refused
-    adapter = bench.adapter(password=_SECRET)
+    adapter = driver.adapter(password=_SECRET)
     try:
         session = await adapter.connect(KitHost())
     except Fatal as error:
@@ -170,33 +170,33 @@ async def credentials(bench: Driver) -> CaseOutcome:
 
 
 @case(44, created=False)
-async def groups(bench: Driver) -> CaseOutcome:
+async def groups(driver: Driver) -> CaseOutcome:
     """Two groups each get all there is; the members of one share it, and nobody gets what another one has."""
-    harness, verdict = bench.harness, CaseOutcome.refused
+    harness, outcome = driver.harness, CaseOutcome.refused
     harness.lanes = 2
-    await bench.blocking(harness.create)
+    await driver.blocking(harness.create)
     if harness.groups:
-        verdict = CaseOutcome.passed
+        outcome = CaseOutcome.passed
         bodies = {b"group-%d" % number for number in range(20)}
-        await bench.publish(*bodies)
-        session = await bench.open()
-        await bench.settle(session, await bench.take(session, 20))
-        await bench.close(session)
-        await _other_group(bench, bodies)
-    if bench.adapter().shareable:
-        verdict = CaseOutcome.passed
-        await _members(bench)
+        await driver.publish(*bodies)
+        session = await driver.open()
+        await driver.settle(session, await driver.take(session, 20))
+        await driver.close(session)
+        await _other_group(driver, bodies)
+    if driver.adapter().shareable:
+        outcome = CaseOutcome.passed
+        await _members(driver)
     elif not harness.groups:
-        await bench.publish(b"0")
-        session = await bench.open()
-        await bench.settle(session, await bench.take(session, 1))
-    return verdict
+        await driver.publish(b"0")
+        session = await driver.open()
+        await driver.settle(session, await driver.take(session, 1))
+    return outcome
 
 
-async def _other_group(bench: Driver, bodies: set[bytes]) -> None:
+async def _other_group(driver: Driver, bodies: set[bytes]) -> None:
     """Take everything as another group, which is none of the ledger's."""
     seen: list[bytes] = []
-    session = await bench.adapter(group="other").connect(KitHost(bench.dlq))
+    session = await driver.adapter(group="other").connect(KitHost(driver.dlq))
     try:
         async with asyncio.timeout(WAIT_SECONDS):
             while len(seen) < len(bodies):
@@ -211,34 +211,34 @@ async def _other_group(bench: Driver, bodies: set[bytes]) -> None:
     check(sorted(seen) == sorted(bodies), "the other group did not get all, once")
 
 
-async def _members(bench: Driver) -> None:
+async def _members(driver: Driver) -> None:
     """Let two members work at once."""
     shares: Counter[str] = Counter()
 
     def member(name: str) -> Adapter:
-        processor = Processor(name="conformance", dlq=bench.dlq)
+        processor = Processor(name="conformance", dlq=driver.dlq)
 
         @processor.handle_for(Everything(), ordered_by=lambda _: None)
         async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
             await asyncio.sleep(0.005)
             shares[name] += 1
-            bench.ledger.handled[message.raw_data] += 1
+            driver.log.handled[message.raw_data] += 1
 
-        return bench.adapter(processor)
+        return driver.adapter(processor)
 
     one, two = member("one"), member("two")
-    async with bench.serving(one), bench.serving(two):
-        await bench.until(lambda: _connected(one) and _connected(two), "two members")
+    async with driver.serving(one), driver.serving(two):
+        await driver.until(lambda: _connected(one) and _connected(two), "two members")
         count = 0
         while len(shares) < 2:
             check(count < 2000, "one of the members gets nothing")
-            await bench.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count, count + 40)))
+            await driver.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count, count + 40)))
             count += 40
-            await bench.until(lambda: sum(shares.values()) >= count - 20, "progress")  # noqa: B023 - it is now
-        await bench.until(lambda: sum(shares.values()) >= count, "all handled")
-        await bench.emptied()
+            await driver.until(lambda: sum(shares.values()) >= count - 20, "progress")  # noqa: B023 - it is now
+        await driver.until(lambda: sum(shares.values()) >= count, "all handled")
+        await driver.emptied()
     twice = sum(shares.values()) - count
-    check(twice <= bench.harness.moved, f"{twice} messages were given to both members")
+    check(twice <= driver.harness.handover_duplicates, f"{twice} messages were given to both members")
 
 
 def _connected(adapter: Adapter) -> bool:

@@ -24,9 +24,9 @@ _KEYS = 5
 _COUNT = 100
 
 
-async def _ordered(bench: Driver) -> tuple[dict[int, list[int]], int, int]:
+async def _ordered(driver: Driver) -> tuple[dict[int, list[int]], int, int]:
     """Handle messages of a few keys at once; returns each key's order, overlaps within one, and the most at once."""
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
+    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=8)
     order: dict[int, list[int]] = defaultdict(list)
     running: set[int] = set()
     overlaps = most = 0
@@ -45,26 +45,26 @@ async def _ordered(bench: Driver) -> tuple[dict[int, list[int]], int, int]:
         await asyncio.sleep(0.002)
         running.discard(mine)
         order[mine].append(int(message.raw_data))
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
-    await bench.publish(*(b"%d" % number for number in range(_COUNT)))
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: len(bench.ledger.handled) == _COUNT, "all handled")
+    await driver.publish(*(b"%d" % number for number in range(_COUNT)))
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: len(driver.log.handled) == _COUNT, "all handled")
     return order, overlaps, most
 
 
 @case(26)
-async def fifo(bench: Driver) -> CaseOutcome:
+async def fifo(driver: Driver) -> CaseOutcome:
     """Messages of one key are handled in their order, with eight at once and one key that has half of them."""
-    order, _, _ = await _ordered(bench)
+    order, _, _ = await _ordered(driver)
     check(all(seen == sorted(seen) for seen in order.values()), "messages of one key were handled out of order")
     return CaseOutcome.passed
 
 
 @case(27)
-async def alone(bench: Driver) -> CaseOutcome:
+async def alone(driver: Driver) -> CaseOutcome:
     """No two handlers of one key run at once."""
-    _, overlaps, _ = await _ordered(bench)
+    _, overlaps, _ = await _ordered(driver)
     check(overlaps == 0, f"{overlaps} handlers of one key overlapped")
     return CaseOutcome.passed
 
@@ -76,10 +76,10 @@ _AFTER = 4
 
 
 @case(28)
-async def retried(bench: Driver) -> CaseOutcome:
+async def retried(driver: Driver) -> CaseOutcome:
     """The rest of a lane waits for a message that is retried, here or in the store, or passes it; as was declared."""
     later = 0.0
-    store = SQLStore(bench.dlq, clock=lambda: time.time() + later)
+    store = SQLStore(driver.dlq, clock=lambda: time.time() + later)
     processor = Processor(name="conformance", dlq=store, concurrency=4)
     seen: list[str] = []
     tried: set[str] = set()
@@ -99,24 +99,24 @@ async def retried(bench: Driver) -> CaseOutcome:
                 context.retry(_WAY[way])
                 return
             seen.append(body)
-            bench.ledger.handled[message.raw_data] += 1
+            driver.log.handled[message.raw_data] += 1
 
     ways: tuple[OnLaneRetry, ...] = ("block", "park", "pass")
     for way in ways:
         register(way)
     bodies = [f"{way}-{lane}-{number}" for number in range(_AFTER + 1) for way in _WAY for lane in "ab"]
-    await bench.publish(*(body.encode() for body in bodies))
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: len(seen) == len(bodies) - _AFTER - 1, "all handled but what is parked")
+    await driver.publish(*(body.encode() for body in bodies))
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: len(seen) == len(bodies) - _AFTER - 1, "all handled but what is parked")
         check(not any(body.startswith("park-a") for body in seen), "others of a lane ran while it is parked")
-        await bench.until(lambda: sum(store.lanes("conformance").values()) == _AFTER + 1, "the lane in the store")
+        await driver.until(lambda: sum(store.lanes("conformance").values()) == _AFTER + 1, "the lane in the store")
         later = 2 * _WAY["park"]
-        if bench.harness.ends:  # it is over, and what is parked is for the next worker
+        if driver.harness.ends:  # it is over, and what is parked is for the next worker
             expected = [body for body in bodies if not body.startswith("park-a")]
-            bench.ledger.handled.update(body.encode() for body in bodies if body.startswith("park-a"))
+            driver.log.handled.update(body.encode() for body in bodies if body.startswith("park-a"))
         else:
             expected = bodies
-        await bench.until(lambda: len(seen) == len(expected), "what was parked")
+        await driver.until(lambda: len(seen) == len(expected), "what was parked")
     for lane in ("block-a", "block-b", "park-a", "park-b", "pass-b"):
         check(
             [body for body in seen if body.startswith(lane)] == sorted(b for b in expected if b.startswith(lane)), lane
@@ -128,41 +128,41 @@ async def retried(bench: Driver) -> CaseOutcome:
 
 
 @case(30)
-async def overlap(bench: Driver) -> CaseOutcome:
+async def overlap(driver: Driver) -> CaseOutcome:
     """Handlers of different keys do run at once."""
-    _, _, most = await _ordered(bench)
+    _, _, most = await _ordered(driver)
     check(most > 1, "different keys never overlapped")
     return CaseOutcome.passed
 
 
 @case(31)
-async def gaps(bench: Driver) -> CaseOutcome:
+async def gaps(driver: Driver) -> CaseOutcome:
     """Positions that hold no message, as an aborted transaction's or a compacted one's, do not hold a mark up."""
-    session = await bench.open()
+    session = await driver.open()
     if session.capabilities.commit == "each":
-        await bench.publish(b"0")
-        taken = await bench.take(session, 1)
-        await bench.settle(session, taken)
+        await driver.publish(b"0")
+        taken = await driver.take(session, 1)
+        await driver.settle(session, taken)
         try:
             await session.commit({taken[0].lane: Watermark(taken[0].position or 0)})
         except NotImplementedError:
             return CaseOutcome.refused
         raise ConformanceError("it is settled one by one, and takes marks")
-    await bench.close(session)
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
+    await driver.close(session)
+    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=8)
 
     @processor.handle_for(Everything(), ordered_by=lambda _: None)
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         await asyncio.sleep(0.02 * (int(message.raw_data) % 3))  # so that they end out of order
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
     for turn in range(4):
-        await bench.publish(*(b"%d" % number for number in range(5 * turn, 5 * turn + 5)))
+        await driver.publish(*(b"%d" % number for number in range(5 * turn, 5 * turn + 5)))
         if turn < 3:
-            await bench.blocking(bench.harness.skip)
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: len(bench.ledger.handled) == 20, "all handled")
-        await bench.emptied()
-    session = await bench.open()
-    check(not await bench.take(session, 1, 1.0, least=0), "the mark did not pass a gap: what was handled comes again")
+            await driver.blocking(driver.harness.leave_gap)
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: len(driver.log.handled) == 20, "all handled")
+        await driver.emptied()
+    session = await driver.open()
+    check(not await driver.take(session, 1, 1.0, least=0), "the mark did not pass a gap: what was handled comes again")
     return CaseOutcome.passed

@@ -73,14 +73,14 @@ async def _opened(gate: asyncio.Event) -> AsyncIterator[None]:
         gate.set()
 
 
-def _gated(bench: Driver) -> tuple[Processor[RawMessage], asyncio.Event]:
+def _gated(driver: Driver) -> tuple[Processor[RawMessage], asyncio.Event]:
     """Return a processor whose handlers wait for an event; it has no lanes."""
-    processor, gate = Processor(name="conformance", dlq=bench.dlq, concurrency=8), asyncio.Event()
+    processor, gate = Processor(name="conformance", dlq=driver.dlq, concurrency=8), asyncio.Event()
 
     @processor.handle_for(Everything(), ordered_by=lambda _: None)
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         await gate.wait()
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
     return processor, gate
 
@@ -89,32 +89,32 @@ def _bodies(name: str, count: int, size: int = _SIZE) -> list[bytes]:
     return [(b"%s-%d-" % (name.encode(), number)).ljust(size, b"x") for number in range(count)]
 
 
-async def _publishing(bench: Driver, bodies: list[bytes]) -> asyncio.Future[None]:
+async def _publishing(driver: Driver, bodies: list[bytes]) -> asyncio.Future[None]:
     """Publish; in a pipe, while it is read."""
-    publishing = asyncio.ensure_future(bench.publish(*bodies))
-    if not bench.harness.reads_once:
+    publishing = asyncio.ensure_future(driver.publish(*bodies))
+    if not driver.harness.reads_once:
         await publishing
     return publishing
 
 
-async def _stalled(bench: Driver, credit: Credit, count: int, name: str) -> None:
+async def _stalled(driver: Driver, credit: Credit, count: int, name: str) -> None:
     """Let handlers stall, until intake has stopped at its limit; then let them go, until all is handled."""
-    ledger, readings = bench.ledger, _Readings()
-    before = len(ledger.handled)
-    processor, gate = _gated(bench)
-    with bench.limited(credit):
-        adapter = bench.adapter(processor, inside=lambda inner: _Meter(inner, readings))
-        publishing = await _publishing(bench, _bodies(name, count))
-        async with bench.serving(adapter), _opened(gate):
+    log, readings = driver.log, _Readings()
+    before = len(log.handled)
+    processor, gate = _gated(driver)
+    with driver.limited(credit):
+        adapter = driver.adapter(processor, inside=lambda inner: _Meter(inner, readings))
+        publishing = await _publishing(driver, _bodies(name, count))
+        async with driver.serving(adapter), _opened(gate):
             full = min(credit.items, -(-credit.bytes // _SIZE))
-            await bench.until(lambda: readings.items >= 0.75 * full, f"{full} messages in flight")
+            await driver.until(lambda: readings.items >= 0.75 * full, f"{full} messages in flight")
             await asyncio.sleep(QUIET_SECONDS)
             stopped = readings.items
             check(stopped <= full, f"{stopped} were fetched with a credit of {full}")
             check(stopped < count, "intake did not stop")
             gate.set()
             await publishing
-            await bench.until(lambda: len(ledger.handled) == before + count, "all handled once handlers went on")
+            await driver.until(lambda: len(log.handled) == before + count, "all handled once handlers went on")
     largest = _SIZE + 12
     check(
         readings.most_bytes < credit.bytes + largest or not readings.falls, "more bytes were in flight than the credit"
@@ -123,46 +123,46 @@ async def _stalled(bench: Driver, credit: Credit, count: int, name: str) -> None
 
 
 @case(18)
-async def credit(bench: Driver) -> CaseOutcome:
+async def credit(driver: Driver) -> CaseOutcome:
     """No more is fetched, by a session or by the engine, than its credit in items, and in bytes and one message."""
-    await bench.publish(*(b"%04d" % number * 250 for number in range(20)))
-    session = await bench.open()
+    await driver.publish(*(b"%04d" % number * 250 for number in range(20)))
+    session = await driver.open()
     taken: list[Delivery] = []
     while len(taken) < 6:
-        taken += await bench.fetch(session, Credit(3, 64 << 20))
+        taken += await driver.fetch(session, Credit(3, 64 << 20))
     while len(taken) < 12:
-        got = await bench.fetch(session, Credit(20, 2500))
+        got = await driver.fetch(session, Credit(20, 2500))
         check(sum(len(one.body) for one in got) <= 2500 + 1000, "a fetch went over its bytes by more than one message")
         taken += got
     while len(taken) < 20:
-        taken += await bench.fetch(session, Credit(1, 1))
-    await bench.settle(session, taken)
-    await bench.close(session)
-    await _stalled(bench, Credit(40, 64 << 20), 100, "items")
-    await _stalled(bench, Credit(1000, 20_000), 100, "bytes")
+        taken += await driver.fetch(session, Credit(1, 1))
+    await driver.settle(session, taken)
+    await driver.close(session)
+    await _stalled(driver, Credit(40, 64 << 20), 100, "items")
+    await _stalled(driver, Credit(1000, 20_000), 100, "bytes")
     return CaseOutcome.passed
 
 
 @case(19)
-async def stops_and_resumes(bench: Driver) -> CaseOutcome:
+async def stops_and_resumes(driver: Driver) -> CaseOutcome:
     """While handlers stall intake stops at the credit, and each time they go on it resumes."""
     for turn in range(3):
-        await _stalled(bench, Credit(30, 64 << 20), 80, f"turn{turn}")
+        await _stalled(driver, Credit(30, 64 << 20), 80, f"turn{turn}")
     return CaseOutcome.passed
 
 
 @case(20)
-async def flat(bench: Driver) -> CaseOutcome:
+async def flat(driver: Driver) -> CaseOutcome:
     """A backlog behind a handler that stalls takes no more memory than the credit does, however long it is."""
-    count, size = (_DEEP_BACKLOG if bench.deep else _BACKLOG), 2000
-    processor, gate = _gated(bench)
-    publishing = await _publishing(bench, _bodies("backlog", count, size))
+    count, size = (_DEEP_BACKLOG if driver.deep else _BACKLOG), 2000
+    processor, gate = _gated(driver)
+    publishing = await _publishing(driver, _bodies("backlog", count, size))
     readings = _Readings()
     tracemalloc.start(1)
     try:
-        adapter = bench.adapter(processor, inside=lambda inner: _Meter(inner, readings))
-        async with bench.serving(adapter), _opened(gate):
-            await bench.until(lambda: readings.items >= 200, "a full intake")
+        adapter = driver.adapter(processor, inside=lambda inner: _Meter(inner, readings))
+        async with driver.serving(adapter), _opened(gate):
+            await driver.until(lambda: readings.items >= 200, "a full intake")
             before = -1
             while before != readings.items:
                 before = readings.items
@@ -173,39 +173,39 @@ async def flat(bench: Driver) -> CaseOutcome:
             check(used < 6 * size * intake.CREDIT.items, f"{used >> 20} MiB for {before} messages of {size} bytes")
             gate.set()
             await publishing
-            await bench.until(lambda: len(bench.ledger.handled) == count, "all handled", 60 + count / 200)
+            await driver.until(lambda: len(driver.log.handled) == count, "all handled", 60 + count / 200)
     finally:
         tracemalloc.stop()
     return CaseOutcome.passed
 
 
 @case(21)
-async def not_starved(bench: Driver) -> CaseOutcome:
+async def not_starved(driver: Driver) -> CaseOutcome:
     """A lane that stands still, with more behind it than the credit, keeps no other lane waiting."""
-    processor, gate = Processor(name="conformance", dlq=bench.dlq, concurrency=2), asyncio.Event()
+    processor, gate = Processor(name="conformance", dlq=driver.dlq, concurrency=2), asyncio.Event()
 
     @processor.handle_for(Everything(), ordered_by=lambda message: message.raw_data.split(b"-")[0])
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         if message.raw_data.startswith(b"slow"):
             await gate.wait()
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
-    await bench.publish(*_bodies("slow", 60, 20), *_bodies("fast", 30, 20))
+    await driver.publish(*_bodies("slow", 60, 20), *_bodies("fast", 30, 20))
     # Where marks settle, what is done beyond the mark keeps its credit: the fast ones fit into it.
-    with bench.limited(Credit(40, 64 << 20)):
-        async with bench.serving(bench.adapter(processor)), _opened(gate):
-            await bench.until(lambda: len(bench.ledger.handled) == 30, "the other lane")
-            check(all(body.startswith(b"fast") for body in bench.ledger.handled), "the slow lane did not stand still")
+    with driver.limited(Credit(40, 64 << 20)):
+        async with driver.serving(driver.adapter(processor)), _opened(gate):
+            await driver.until(lambda: len(driver.log.handled) == 30, "the other lane")
+            check(all(body.startswith(b"fast") for body in driver.log.handled), "the slow lane did not stand still")
             gate.set()
-            await bench.until(lambda: len(bench.ledger.handled) == 90, "the slow lane, once it goes on")
+            await driver.until(lambda: len(driver.log.handled) == 90, "the slow lane, once it goes on")
     return CaseOutcome.passed
 
 
 @case(59)
-async def soak(bench: Driver) -> CaseOutcome:
+async def soak(driver: Driver) -> CaseOutcome:
     """Under a steady load, some of which fails, something is handled every few seconds while there is a backlog."""
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
-    handled, tried, ended = bench.ledger.handled, set[bytes](), time.monotonic()
+    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=8)
+    handled, tried, ended = driver.log.handled, set[bytes](), time.monotonic()
     longest = 0.0
 
     @processor.handle_for(Everything())
@@ -223,18 +223,18 @@ async def soak(bench: Driver) -> CaseOutcome:
         if number % 50 == 1:
             context.dead_letter("unwanted")
 
-    seconds = _DEEP_SOAK if bench.deep else _SOAK
+    seconds = _DEEP_SOAK if driver.deep else _SOAK
     count = 300
-    await bench.publish(*(b"%d" % number for number in range(count)))
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: handled, "the first")
+    await driver.publish(*(b"%d" % number for number in range(count)))
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: handled, "the first")
         began, longest = time.monotonic(), 0.0
-        while time.monotonic() - began < seconds and not bench.harness.ends:
+        while time.monotonic() - began < seconds and not driver.harness.ends:
             if count - len(handled) < 200:  # a backlog, always
-                await bench.publish(*(b"%d" % number for number in range(count, count + 200)))
+                await driver.publish(*(b"%d" % number for number in range(count, count + 200)))
                 count += 200
             await asyncio.sleep(0.02)
             check(time.monotonic() - ended < _PROGRESS, f"nothing was handled for {_PROGRESS:g} s")
-        await bench.until(lambda: len(handled) == count, "all handled", 60)
+        await driver.until(lambda: len(handled) == count, "all handled", 60)
     check(longest < _PROGRESS, f"nothing was handled for {longest:.1f} s")
     return CaseOutcome.passed

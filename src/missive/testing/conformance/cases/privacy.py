@@ -88,52 +88,52 @@ class _Said:
 
 
 @case(70)
-async def private(bench: Driver) -> CaseOutcome:
+async def private(driver: Driver) -> CaseOutcome:
     """Failures of each kind say nothing of bodies, headers, keys, ids and passwords: not in logs, errors or records."""
-    processor = Processor(JSONMessage, name="conformance", dlq=bench.dlq)
+    processor = Processor(JSONMessage, name="conformance", dlq=driver.dlq)
 
     @processor.handle_for(Field("type", "raises"))
     async def raises(message: JSONMessage, context: HandlingContext[JSONMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         cause = ValueError(message.get_json()["secret"])
         raise RuntimeError(message.raw_data, message.headers, message.message_id) from cause
 
     @processor.handle_for(Field("type", "shown"))
     def shown(message: JSONMessage, context: HandlingContext[JSONMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         logging.getLogger("application").info("%r %s %r %r", message, message, message.headers, context)
         context.dead_letter("not wanted", detail=message.get_json()["secret"])
 
     bodies = [f'{{"type":"{kind}","secret":"{_BODY}"}}' for kind in ("raises", "shown", "unmatched")]
     bodies.append(f"{{{_BODY}")
-    harness, said = bench.harness, _Said()
+    harness, said = driver.harness, _Said()
     sent = [
         Sent(
             body.encode(),
             headers=[("trace", _HEADER)] if "text" in harness.headers else [],
-            key=_KEY if "key" in harness.keeps else None,
-            message_id=f"{_ID}-{number}" if "producer_id" in harness.keeps else None,
+            key=_KEY if "key" in harness.preserves else None,
+            message_id=f"{_ID}-{number}" if "producer_id" in harness.preserves else None,
         )
         for number, body in enumerate(bodies)
     ]
-    await bench.publish(*sent)
+    await driver.publish(*sent)
     with said.listening():
         with contextlib.ExitStack() as stack:
-            proxy = None if harness.address is None else stack.enter_context(bench.proxy())
-            adapter = bench.adapter(processor) if proxy is None else bench.adapter(processor, address=proxy.address)
-            async with bench.serving(adapter):
-                await bench.until(lambda: len(bench.dead_letters()) == len(bodies), "all filed")
+            proxy = None if harness.address is None else stack.enter_context(driver.proxy())
+            adapter = driver.adapter(processor) if proxy is None else driver.adapter(processor, address=proxy.address)
+            async with driver.serving(adapter):
+                await driver.until(lambda: len(driver.dead_letters()) == len(bodies), "all filed")
                 if proxy is not None:
                     proxy.reset()
-                    bench.faults = 1
-                    await bench.until(lambda: proxy.connections, "a connection after the reset")
-                await bench.emptied()
+                    driver.faults = 1
+                    await driver.until(lambda: proxy.connections, "a connection after the reset")
+                await driver.emptied()
         if harness.credentials:
             try:
-                await bench.adapter(processor, password=_PASSWORD).serve()
+                await driver.adapter(processor, password=_PASSWORD).serve()
             except MissiveError as error:
                 said.text += f"{error!r} {error} {error.__cause__!r} {error.__context__!r}"
-    records = bench.dead_letters()
+    records = driver.dead_letters()
     said.text += "\n".join([*map(repr, records), *(json.dumps([details(one), summary(one)]) for one in records)])
     reasons = sorted(one.reason for one in records)
     expected = sorted([Reason.failed, Reason.rejected, Reason.unmatched, Reason.unreadable])
@@ -141,5 +141,5 @@ async def private(bench: Driver) -> CaseOutcome:
     check(bool(said.text), "nothing was heard")
     said.check()
     for body in bodies:
-        bench.ledger.handled[body.encode()] += 1
+        driver.log.handled[body.encode()] += 1
     return CaseOutcome.passed

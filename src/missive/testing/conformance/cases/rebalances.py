@@ -39,17 +39,17 @@ _LATE = 1.5
 """Seconds in which a late ack would be seen."""
 
 
-async def _without_lanes(bench: Driver) -> CaseOutcome:
+async def _without_lanes(driver: Driver) -> CaseOutcome:
     """Prove that no lane is one consumer's alone: none is ever told to be gained, nor lost."""
-    await bench.publish(b"0")
-    session = await bench.open()
-    await bench.settle(session, await bench.take(session, 1))
-    check(not any(host.gained for host in bench.hosts), "lanes are gained, and exclusive_lanes is not declared")
+    await driver.publish(b"0")
+    session = await driver.open()
+    await driver.settle(session, await driver.take(session, 1))
+    check(not any(host.gained for host in driver.hosts), "lanes are gained, and exclusive_lanes is not declared")
     return CaseOutcome.refused
 
 
-def _exclusive(bench: Driver) -> bool:
-    return bench.adapter().exclusive_lanes
+def _exclusive(driver: Driver) -> bool:
+    return driver.adapter().exclusive_lanes
 
 
 def _keyed(numbers: range) -> list[Sent]:
@@ -59,8 +59,8 @@ def _keyed(numbers: range) -> list[Sent]:
 class _Group:
     """Members of one group under load, what each handled, and each key's order."""
 
-    def __init__(self, bench: Driver) -> None:
-        self.bench = bench
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
         self.handled: Counter[str] = Counter()
         self.order: dict[int, list[int]] = defaultdict(list)
         self._published = 0
@@ -68,24 +68,24 @@ class _Group:
 
     def member(self, name: str) -> Adapter:
         """Make a member that handles keys at once."""
-        processor = Processor(name="conformance", dlq=self.bench.dlq, concurrency=8)
-        ledger = self.bench.ledger
+        processor = Processor(name="conformance", dlq=self.driver.dlq, concurrency=8)
+        log = self.driver.log
 
         @processor.handle_for(Everything(), ordered_by=by_key)
         async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
             number = int(message.raw_data)
-            if not ledger.handled[message.raw_data]:
+            if not log.handled[message.raw_data]:
                 self.order[number % _KEYS].append(number)
             await asyncio.sleep(0.005)
-            ledger.handled[message.raw_data] += 1
+            log.handled[message.raw_data] += 1
             self.handled[name] += 1
 
-        return self.bench.adapter(processor)
+        return self.driver.adapter(processor)
 
     async def feed(self) -> None:
         """Publish until it is enough: the load that lanes move under."""
         while self._feeding:
-            await self.bench.publish(*_keyed(range(self._published, self._published + 4 * _KEYS)))
+            await self.driver.publish(*_keyed(range(self._published, self._published + 4 * _KEYS)))
             self._published += 4 * _KEYS
             await asyncio.sleep(0.2)
 
@@ -97,49 +97,49 @@ class _Group:
             yield
             self._feeding = False
             await feeding
-            done = self.bench.ledger.handled
-            await self.bench.until(lambda: len(done) == self._published, "all handled", 60)
+            done = self.driver.log.handled
+            await self.driver.until(lambda: len(done) == self._published, "all handled", 60)
         finally:
             feeding.cancel()
 
-    def verdict(self, faults: int) -> CaseOutcome:
+    def outcome(self, faults: int) -> CaseOutcome:
         """Judge: each key in its order, and few of them twice."""
         check(all(seen == sorted(seen) for seen in self.order.values()), "messages of one key began out of order")
-        twice = sum(self.bench.ledger.handled.values()) - self._published
-        self.bench.duplicates, self.bench.faults = twice, faults
-        check(twice <= faults * self.bench.harness.moved, f"{twice} duplicates after {faults} moves")
+        twice = sum(self.driver.log.handled.values()) - self._published
+        self.driver.duplicates, self.driver.faults = twice, faults
+        check(twice <= faults * self.driver.harness.handover_duplicates, f"{twice} duplicates after {faults} moves")
         return CaseOutcome.passed
 
 
 @case(29, lanes=_LANES)
-async def order(bench: Driver) -> CaseOutcome:
+async def order(driver: Driver) -> CaseOutcome:
     """Messages of one key begin in their order, also when its lane goes to another consumer and comes back."""
-    if not _exclusive(bench):
-        return await _without_lanes(bench)
-    group = _Group(bench)
-    async with bench.serving(group.member("first")), group.load():
-        await bench.until(lambda: group.handled["first"], "the first at work")
-        async with bench.serving(group.member("second")):
-            await bench.until(lambda: group.handled["second"] > _KEYS, "the second at work")
+    if not _exclusive(driver):
+        return await _without_lanes(driver)
+    group = _Group(driver)
+    async with driver.serving(group.member("first")), group.load():
+        await driver.until(lambda: group.handled["first"], "the first at work")
+        async with driver.serving(group.member("second")):
+            await driver.until(lambda: group.handled["second"] > _KEYS, "the second at work")
         alone = group.handled["first"]
-        await bench.until(lambda: group.handled["first"] > alone + _KEYS, "the first at work again")
-    return group.verdict(2)
+        await driver.until(lambda: group.handled["first"] > alone + _KEYS, "the first at work again")
+    return group.outcome(2)
 
 
 @case(53, lanes=_LANES)
-async def storm(bench: Driver) -> CaseOutcome:
+async def storm(driver: Driver) -> CaseOutcome:
     """Members that join and leave every second under load lose nothing, keep each key's order, and repeat little."""
-    if not _exclusive(bench):
-        return await _without_lanes(bench)
-    group = _Group(bench)
+    if not _exclusive(driver):
+        return await _without_lanes(driver)
+    group = _Group(driver)
     chance = random.Random(_LANES)  # noqa: S311 - who leaves is no secret
     moves = 0
     members: list[asyncio.Task[None]] = []
     leaving: list[asyncio.Task[None]] = []
-    async with bench.serving(group.member("stays")):
+    async with driver.serving(group.member("stays")):
         try:
             async with group.load():
-                end = time.monotonic() + (_DEEP_STORM if bench.deep else _STORM)
+                end = time.monotonic() + (_DEEP_STORM if driver.deep else _STORM)
                 while time.monotonic() < end:
                     if len(members) < _MEMBERS and (not members or chance.random() < 1 / 2):
                         members.append(asyncio.create_task(group.member("comes").serve()))
@@ -154,30 +154,30 @@ async def storm(bench: Driver) -> CaseOutcome:
             for ended in await asyncio.gather(*members, *leaving, return_exceptions=True):
                 check(isinstance(ended, asyncio.CancelledError), f"a member ended with {ended!r}")
     check(group.handled["comes"], "no member that came handled anything")
-    return group.verdict(moves)
+    return group.outcome(moves)
 
 
 @case(54, lanes=2)
-async def revoked(bench: Driver) -> CaseOutcome:
+async def revoked(driver: Driver) -> CaseOutcome:
     """A late ack of a lane that has gone is fenced, and settles nothing of its owner's; what is left here goes on."""
-    if not _exclusive(bench):
-        return await _without_lanes(bench)
+    if not _exclusive(driver):
+        return await _without_lanes(driver)
     count = 2 * _KEYS
-    await bench.publish(*_keyed(range(count)))
-    first = await bench.open()
-    taken = await bench.take(first, count)
-    second = await bench.open()
-    again = await bench.take(second, 1, bench.harness.again_seconds)
+    await driver.publish(*_keyed(range(count)))
+    first = await driver.open()
+    taken = await driver.take(first, count)
+    second = await driver.open()
+    again = await driver.take(second, 1, driver.harness.redelivery_seconds)
     lane = again[0].lane
     lost, kept = _of(taken, lane), [one for one in taken if one.lane != lane]
     check(kept, "all lanes went to the second")
-    again += await bench.take(second, len(lost) - 1)
+    again += await driver.take(second, len(lost) - 1)
     check([one.body for one in again] == [one.body for one in lost], "others came than were unsettled, or out of order")
-    await _late(bench, first, lost, count)
-    await bench.settle(second, again[:1])
-    await _late(bench, first, lost, count - 1)
-    await bench.settle(first, kept)
-    await bench.settle(second, again[1:])
+    await _late(driver, first, lost, count)
+    await driver.settle(second, again[:1])
+    await _late(driver, first, lost, count - 1)
+    await driver.settle(first, kept)
+    await driver.settle(second, again[1:])
     return CaseOutcome.passed
 
 
@@ -185,7 +185,7 @@ def _of(deliveries: list[Delivery], lane: str | None) -> list[Delivery]:
     return [one for one in deliveries if one.lane == lane]
 
 
-async def _late(bench: Driver, session: Session, lost: list[Delivery], left: int) -> None:
+async def _late(driver: Driver, session: Session, lost: list[Delivery], left: int) -> None:
     """Commit what has gone: to its end, and only its first, which is behind where the new owner may be."""
     for one in (lost[-1], lost[0]):
         results = await session.commit({one.lane: Watermark(one.position or 0)})
@@ -193,25 +193,25 @@ async def _late(bench: Driver, session: Session, lost: list[Delivery], left: int
             list(results.values()) == [SettlementResult.fenced],
             f"a late commit is {[one.value for one in results.values()]}",
         )
-    there = await bench.blocking(bench.harness.remaining)
+    there = await driver.blocking(driver.harness.remaining)
     check(there in (None, left), f"after a late commit {there} messages are left, and not {left}")
 
 
 @case(55, lanes=2)
-async def returned(bench: Driver) -> CaseOutcome:
+async def returned(driver: Driver) -> CaseOutcome:
     """A lane that goes and comes back brings what ran again, and the end of the first handling settles nothing."""
-    if not _exclusive(bench):
-        return await _without_lanes(bench)
-    await bench.publish(*_keyed(range(_KEYS)))
-    session = await bench.open()
-    lanes = {one.body: one.lane for one in await bench.take(session, _KEYS)}
-    await bench.close(session)
+    if not _exclusive(driver):
+        return await _without_lanes(driver)
+    await driver.publish(*_keyed(range(_KEYS)))
+    session = await driver.open()
+    lanes = {one.body: one.lane for one in await driver.take(session, _KEYS)}
+    await driver.close(session)
     stuck = {lane: body for body, lane in reversed(lanes.items())}
     check(len(stuck) == 2, "all keys are of one lane")
     begun: list[bytes] = []
     ended: Counter[bytes] = Counter()
     first, again = threading.Event(), threading.Event()
-    processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
+    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=8)
 
     @processor.handle_for(Everything(), ordered_by=by_key)
     def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
@@ -222,38 +222,38 @@ async def returned(bench: Driver) -> CaseOutcome:
         ended[body] += 1
 
     try:
-        async with bench.serving(bench.adapter(processor, handover=_HANDOVER)):
-            await bench.until(lambda: len(begun) == _KEYS, "all to begin")
-            went = await _borrow(bench)
+        async with driver.serving(driver.adapter(processor, handover=_HANDOVER)):
+            await driver.until(lambda: len(begun) == _KEYS, "all to begin")
+            went = await _borrow(driver)
             check(went in stuck.values(), "what was done came to the second")
-            await bench.publish(*_keyed(range(_KEYS, 2 * _KEYS)))
-            await bench.until(lambda: len(ended) == 2 * _KEYS - 4, "the lane to come back")
+            await driver.publish(*_keyed(range(_KEYS, 2 * _KEYS)))
+            await driver.until(lambda: len(ended) == 2 * _KEYS - 4, "the lane to come back")
             first.set()
-            await bench.until(lambda: begun.count(went) == 2, "what ran to come again")
+            await driver.until(lambda: begun.count(went) == 2, "what ran to come again")
             # The lane that stayed is settled to its end, and the one that came back not even to its beginning.
             left = 2 * sum(lane == lanes[went] for lane in lanes.values())
-            await _left(bench, left)
+            await _left(driver, left)
             again.set()
-            await bench.until(lambda: len(ended) == 2 * _KEYS, "all handled")
+            await driver.until(lambda: len(ended) == 2 * _KEYS, "all handled")
     finally:
         first.set()
         again.set()
-    bench.ledger.handled.update(ended)
+    driver.log.handled.update(ended)
     twice = [body for body, times in ended.items() if times > 1]
     check(twice == [went], f"{len(twice)} messages were handled twice, and not the one whose lane went")
     return CaseOutcome.passed
 
 
-async def _left(bench: Driver, count: int) -> None:
+async def _left(driver: Driver, count: int) -> None:
     """Wait until the source still holds so many messages."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while (left := await bench.blocking(bench.harness.remaining)) not in (None, count):
+    while (left := await driver.blocking(driver.harness.remaining)) not in (None, count):
         check(time.monotonic() < deadline, f"{left} messages are left, and not {count}")
 
 
-async def _borrow(bench: Driver) -> bytes:
+async def _borrow(driver: Driver) -> bytes:
     """Join, begin to handle a message of a lane that was handed over, and leave without having handled it."""
-    processor = Processor(name="conformance", dlq=bench.dlq)
+    processor = Processor(name="conformance", dlq=driver.dlq)
     started = asyncio.Event()
     bodies: list[bytes] = []
 
@@ -263,59 +263,59 @@ async def _borrow(bench: Driver) -> bytes:
         started.set()
         await asyncio.sleep(60)
 
-    adapter = bench.adapter(processor)
+    adapter = driver.adapter(processor)
     adapter.drain = 0.1
     with contextlib.suppress(ForcedStop):
-        async with bench.serving(adapter):
-            await bench.until(started.is_set, "the lane to go to the second")
+        async with driver.serving(adapter):
+            await driver.until(started.is_set, "the lane to go to the second")
     return bodies[0]
 
 
 @case(56)
-async def racing(bench: Driver) -> CaseOutcome:
+async def racing(driver: Driver) -> CaseOutcome:
     """Commits that race completions never pass an incomplete message, and what is done beyond it is not done again."""
-    session = await bench.open()
+    session = await driver.open()
     capabilities = session.capabilities
     if capabilities.commit != "cumulative":
-        return await _without_marks(bench, session)
-    await bench.close(session)
+        return await _without_marks(driver, session)
+    await driver.close(session)
     count, stuck = 400, b"7"
-    await bench.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count)))
+    await driver.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count)))
     for last in (False, True):
-        processor = Processor(name="conformance", dlq=bench.dlq, concurrency=8)
-        _race(bench, processor, None if last else stuck)
-        adapter = bench.adapter(processor)
+        processor = Processor(name="conformance", dlq=driver.dlq, concurrency=8)
+        _race(driver, processor, None if last else stuck)
+        adapter = driver.adapter(processor)
         adapter.drain = 0.5
         goal = count if last else count // 2
         with contextlib.suppress(ForcedStop):
-            async with bench.serving(adapter):
-                await _watched(bench, count, goal)
-    twice = [body for body, times in bench.ledger.handled.items() if times > 1]
-    bench.duplicates, bench.faults = len(twice), 1
+            async with driver.serving(adapter):
+                await _watched(driver, count, goal)
+    twice = [body for body, times in driver.log.handled.items() if times > 1]
+    driver.duplicates, driver.faults = len(twice), 1
     check(
         not twice or not capabilities.max_watermark, f"{len(twice)} messages that were done beyond the mark came again"
     )
     return CaseOutcome.passed
 
 
-def _race(bench: Driver, processor: Processor[RawMessage], stuck: bytes | None) -> None:
+def _race(driver: Driver, processor: Processor[RawMessage], stuck: bytes | None) -> None:
     """Handle messages that each take another time, and one that is never done."""
     chance = random.Random(_KEYS)  # noqa: S311 - how long they take is no secret
 
     @processor.handle_for(Everything(), ordered_by=lambda message: message.raw_data)
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         await asyncio.sleep(3600 if message.raw_data == stuck else chance.random() / 20)
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
 
 
-async def _watched(bench: Driver, count: int, goal: int) -> None:
+async def _watched(driver: Driver, count: int, goal: int) -> None:
     """Look what is committed until so many messages are handled: never more than what is done without a gap."""
-    handled = bench.ledger.handled
+    handled = driver.log.handled
     deadline = time.monotonic() + WAIT_SECONDS
     looks = 0
     while len(handled) < goal or not looks:
         check(time.monotonic() < deadline, f"waited {WAIT_SECONDS:g} s for {goal} to be handled")
-        left = await bench.blocking(bench.harness.remaining)
+        left = await driver.blocking(driver.harness.remaining)
         looks += 1
         # What is done by now is at least what was done when it was committed.
         done = next(number for number in range(count + 1) if not handled[b"%d" % number])
@@ -323,52 +323,52 @@ async def _watched(bench: Driver, count: int, goal: int) -> None:
         await asyncio.sleep(POLL_SECONDS)
 
 
-async def _without_marks(bench: Driver, session: Session) -> CaseOutcome:
+async def _without_marks(driver: Driver, session: Session) -> CaseOutcome:
     """Prove that where deliveries are settled one by one, nothing is committed."""
-    await bench.publish(b"0")
+    await driver.publish(b"0")
     with contextlib.suppress(NotImplementedError):
         await session.commit({None: Watermark(0)})
         check(condition=False, what="commits are not declared, and not refused")
-    await bench.settle(session, await bench.take(session, 1))
+    await driver.settle(session, await driver.take(session, 1))
     return CaseOutcome.refused
 
 
 @case(57)
-async def position_gone(bench: Driver) -> CaseOutcome:
+async def position_gone(driver: Driver) -> CaseOutcome:
     """A position that is gone is one line that says from where to where, and all that is still there is handled."""
-    harness = bench.harness
-    session = await bench.open()
+    harness = driver.harness
+    session = await driver.open()
     if session.capabilities.commit != "cumulative":
-        return await _without_marks(bench, session)
-    await bench.publish(*(b"%d" % number for number in range(10)))
-    await bench.settle(session, await bench.take(session, 10))
-    await bench.close(session)
+        return await _without_marks(driver, session)
+    await driver.publish(*(b"%d" % number for number in range(10)))
+    await driver.settle(session, await driver.take(session, 10))
+    await driver.close(session)
     if not harness.trims:
         return CaseOutcome.refused
-    await bench.publish(*(b"%d" % number for number in range(10, 30)))
-    await bench.blocking(harness.trim, 20)
-    bench.ledger.published -= {b"%d" % number for number in range(10, 20)}
-    await _loudly(bench, ("10", "20"), range(20, 30))
-    await bench.blocking(harness.overrun, 1000)
-    await _loudly(bench, ("1000", "30"), range(30, 40))
+    await driver.publish(*(b"%d" % number for number in range(10, 30)))
+    await driver.blocking(harness.trim, 20)
+    driver.log.published -= {b"%d" % number for number in range(10, 20)}
+    await _loudly(driver, ("10", "20"), range(20, 30))
+    await driver.blocking(harness.overrun, 1000)
+    await _loudly(driver, ("1000", "30"), range(30, 40))
     return CaseOutcome.passed
 
 
-async def _loudly(bench: Driver, says: tuple[str, str], numbers: range) -> None:
+async def _loudly(driver: Driver, says: tuple[str, str], numbers: range) -> None:
     """Handle what is there, or is published once the line was said; fails unless there is one line that says it."""
-    processor = Processor(name="conformance", dlq=bench.dlq)
-    handled = bench.ledger.handled
+    processor = Processor(name="conformance", dlq=driver.dlq)
+    handled = driver.log.handled
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         handled[message.raw_data] += 1
 
     with _errors() as lines:
-        async with bench.serving(bench.adapter(processor)):
-            await bench.until(lambda: lines, "a line that says it")
-            if b"%d" % numbers[0] not in bench.ledger.published:
-                await bench.publish(*(b"%d" % number for number in numbers))
-            await bench.until(lambda: all(handled[b"%d" % number] for number in numbers), "the rest")
+        async with driver.serving(driver.adapter(processor)):
+            await driver.until(lambda: lines, "a line that says it")
+            if b"%d" % numbers[0] not in driver.log.published:
+                await driver.publish(*(b"%d" % number for number in numbers))
+            await driver.until(lambda: all(handled[b"%d" % number] for number in numbers), "the rest")
     check(len(lines) == 1 and "\n" not in lines[0], f"{len(lines)} lines say it")
     words = re.findall(r"\w+", lines[0])
     check(all(one in words for one in says), f"the line does not say from {says[0]} to {says[1]}")
@@ -418,53 +418,55 @@ def handle(message, context):
 
 
 @case(52)
-async def stood_still(bench: Driver) -> CaseOutcome:
+async def stood_still(driver: Driver) -> CaseOutcome:
     """A worker that stood still for too long has lost what it had: its late ack is fenced, and nothing is lost."""
-    url = bench.harness.url
-    session = await bench.open()
+    url = driver.harness.url
+    session = await driver.open()
     leased = session.capabilities.lease is not None and session.capabilities.renewable
-    if url is None or not (leased or _exclusive(bench)):
+    if url is None or not (leased or _exclusive(driver)):
         # What was delivered stays with whoever is connected, for as long as that is.
-        await bench.publish(b"0")
-        await bench.settle(session, await bench.take(await bench.open() if bench.harness.ends else session, 1))
+        await driver.publish(b"0")
+        await driver.settle(session, await driver.take(await driver.open() if driver.harness.ends else session, 1))
         return CaseOutcome.refused
-    await bench.close(session)
-    (bench.directory / "conformance_worker.py").write_text(_WORKER)
-    out = bench.directory / "handled.txt"
+    await driver.close(session)
+    (driver.directory / "conformance_worker.py").write_text(_WORKER)
+    out = driver.directory / "handled.txt"
 
     def lines() -> list[str]:
         return out.read_text().splitlines() if out.exists() else []
 
-    await bench.publish(b"0")
-    async with _worker(bench, url, "first") as first, contextlib.AsyncExitStack() as second:
-        await bench.until(lambda: "first begins 0" in lines(), "the first at work")
+    await driver.publish(b"0")
+    async with _worker(driver, url, "first") as first, contextlib.AsyncExitStack() as second:
+        await driver.until(lambda: "first begins 0" in lines(), "the first at work")
         first.send_signal(signal.SIGSTOP)
-        await second.enter_async_context(_worker(bench, url, "second"))
-        await bench.until(lambda: "second begins 0" in lines(), "another to take over", bench.harness.again_seconds)
-        (bench.directory / "first").touch()
+        await second.enter_async_context(_worker(driver, url, "second"))
+        await driver.until(
+            lambda: "second begins 0" in lines(), "another to take over", driver.harness.redelivery_seconds
+        )
+        (driver.directory / "first").touch()
         first.send_signal(signal.SIGCONT)
-        await bench.until(lambda: "first ends 0" in lines(), "the first to go on")
+        await driver.until(lambda: "first ends 0" in lines(), "the first to go on")
         deadline = time.monotonic() + _LATE
         while time.monotonic() < deadline:
-            left = await bench.blocking(bench.harness.remaining)
+            left = await driver.blocking(driver.harness.remaining)
             check(left in (None, 1), "the late ack of a worker that stood still was taken")
-        (bench.directory / "second").touch()
-        await bench.publish(*(b"%d" % number for number in range(1, 20)))
-        await bench.until(lambda: len({line.split()[2] for line in lines() if " ends " in line}) == 20, "all handled")
+        (driver.directory / "second").touch()
+        await driver.publish(*(b"%d" % number for number in range(1, 20)))
+        await driver.until(lambda: len({line.split()[2] for line in lines() if " ends " in line}) == 20, "all handled")
     ends = [line.split()[2].encode() for line in lines() if " ends " in line]
-    bench.ledger.handled.update(ends)
-    bench.duplicates, bench.faults = len(ends) - 20, 1
+    driver.log.handled.update(ends)
+    driver.duplicates, driver.faults = len(ends) - 20, 1
     return CaseOutcome.passed
 
 
 @contextlib.asynccontextmanager
-async def _worker(bench: Driver, url: str, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def _worker(driver: Driver, url: str, name: str) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a worker process; it ends well, also when it stood still."""
-    command = ("-m", "missive", "run", "conformance_worker.py:proc", "--from", url, "--dlq", bench.dlq)
+    command = ("-m", "missive", "run", "conformance_worker.py:proc", "--from", url, "--dlq", driver.dlq)
     worker = await asyncio.create_subprocess_exec(
         sys.executable,
         *command,
-        cwd=bench.directory,
+        cwd=driver.directory,
         env={**os.environ, "WORKER": name},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,

@@ -27,47 +27,47 @@ _FAILED = 16
 _RATE, _WINDOW = 2, 0.25
 
 
-def _failing(bench: Driver) -> Processor[RawMessage]:
+def _failing(driver: Driver) -> Processor[RawMessage]:
     """Return a processor of which every message fails: odd numbers with a ValueError, even ones with a KeyError."""
-    processor = Processor(name="conformance", dlq=bench.dlq)
+    processor = Processor(name="conformance", dlq=driver.dlq)
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         raise ValueError if int(message.raw_data) % 2 else KeyError
 
     return processor
 
 
-async def _filed(bench: Driver, count: int) -> None:
+async def _filed(driver: Driver, count: int) -> None:
     """Let messages fail, so that there are dead letters."""
-    await bench.publish(*(b"%d" % number for number in range(count)))
-    async with bench.serving(bench.adapter(_failing(bench))):
-        await bench.until(lambda: len(bench.ledger.handled) == count, "all handled")
-    check(len(bench.dead_letters()) == count, "not all that failed is a dead letter")
+    await driver.publish(*(b"%d" % number for number in range(count)))
+    async with driver.serving(driver.adapter(_failing(driver))):
+        await driver.until(lambda: len(driver.log.handled) == count, "all handled")
+    check(len(driver.dead_letters()) == count, "not all that failed is a dead letter")
 
 
-def _dump(bench: Driver) -> list[str]:
-    with contextlib.closing(sqlite3.connect(bench.directory / "dlq.db")) as connection:
+def _dump(driver: Driver) -> list[str]:
+    with contextlib.closing(sqlite3.connect(driver.directory / "dlq.db")) as connection:
         return list(connection.iterdump())
 
 
 @case(64)
-async def browsed(bench: Driver) -> CaseOutcome:
+async def browsed(driver: Driver) -> CaseOutcome:
     """Lists, groups, counts, pages and exports change neither the store nor the source."""
-    await _filed(bench, 4)
-    if not bench.harness.reads_once:
-        await bench.publish(b"4")
-    before = _dump(bench), await bench.blocking(bench.harness.remaining)
+    await _filed(driver, 4)
+    if not driver.harness.reads_once:
+        await driver.publish(b"4")
+    before = _dump(driver), await driver.blocking(driver.harness.remaining)
 
     def browse() -> int:
-        with contextlib.closing(SQLStore(bench.dlq)) as store:
+        with contextlib.closing(SQLStore(driver.dlq)) as store:
             seen = [operations.details(record, store.notes(record.id)) for record in store.query(Query())]
             seen += [operations.summary(record) for record in store.query(Query(error="ValueError"), limit=1, offset=1)]
             for group in store.groups(Query()):
                 seen += map(operations.summary, store.query(Query(group=group.fingerprint)))
             selection = operations.select(store, [str(seen[0]["id"])], Query())
-            tried = list(operations.dry_run(store, selection.ids, _failing(bench)))
+            tried = list(operations.dry_run(store, selection.ids, _failing(driver)))
             lines = [
                 *operations.export(store, Query(), content=True),
                 *operations.export(store, Query(), content=False),
@@ -75,11 +75,11 @@ async def browsed(bench: Driver) -> CaseOutcome:
             told = [store.count(Query()), store.stats(), store.services(Query()), store.replays(), store.lanes("x")]
             return len(seen) + len(tried) + len(lines) + len(told)
 
-    check(await bench.blocking(browse) >= 20, "browsing shows less than there is")
+    check(await driver.blocking(browse) >= 20, "browsing shows less than there is")
     for words in (["groups"], ["list", "error:ValueError"]):
-        shown = await _missive(bench, "dlq", *words, "--json")
+        shown = await _missive(driver, "dlq", *words, "--json")
         check(json.loads(shown), f"missive dlq {' '.join(words)} shows nothing")
-    check(before == (_dump(bench), await bench.blocking(bench.harness.remaining)), "browsing changed something")
+    check(before == (_dump(driver), await driver.blocking(driver.harness.remaining)), "browsing changed something")
     return CaseOutcome.passed
 
 
@@ -98,11 +98,11 @@ def handle(message, context):
 
 
 @case(65)
-async def replayed(bench: Driver) -> CaseOutcome:
+async def replayed(driver: Driver) -> CaseOutcome:
     """A replay takes what was chosen, at its rate; killed midway it is resumed, and everything is handled."""
-    await _filed(bench, _FAILED)
-    (bench.directory / "fixed.py").write_text(_REPLAYS)
-    out = bench.directory / "replayed.txt"
+    await _filed(driver, _FAILED)
+    (driver.directory / "fixed.py").write_text(_REPLAYS)
+    out = driver.directory / "replayed.txt"
     wanted = {b"%d" % number for number in range(1, _FAILED, 2)}
 
     def lines() -> list[list[bytes]]:
@@ -110,20 +110,20 @@ async def replayed(bench: Driver) -> CaseOutcome:
 
     rate = f"{_RATE}/{_WINDOW * 1000:g}ms"
     replay = ("dlq", "replay", "error:ValueError", "--rate", rate, "--with", "fixed.py:proc", "--yes")
-    killed = await _started(bench, *replay)
+    killed = await _started(driver, *replay)
     try:
-        await bench.until(lambda: len(lines()) >= 2, "a replay under way")
+        await driver.until(lambda: len(lines()) >= 2, "a replay under way")
     finally:
-        await bench.end(killed)
-    with contextlib.closing(SQLStore(bench.dlq)) as store:
+        await driver.end(killed)
+    with contextlib.closing(SQLStore(driver.dlq)) as store:
         (kept,) = store.replays()
     check(kept.total == len(wanted), f"{kept.total} were chosen of {len(wanted)}")
-    with contextlib.closing(sqlite3.connect(bench.directory / "dlq.db")) as connection, connection:
+    with contextlib.closing(sqlite3.connect(driver.directory / "dlq.db")) as connection, connection:
         # As a minute later, when what a dead command had taken up is free.
         connection.execute("UPDATE missive_dead_letters SET claim_until = 0 WHERE claim_until IS NOT NULL")
-    await _missive(bench, "dlq", "resume", kept.id, "--with", "fixed.py:proc")
+    await _missive(driver, "dlq", "resume", kept.id, "--with", "fixed.py:proc")
     check({body for body, _, _ in lines()} == wanted, "others were handled than were chosen")
-    records = bench.dead_letters()
+    records = driver.dead_letters()
     check({one.body for one in records if one.status is Status.resolved} == wanted, "not all of them are resolved")
     check(all(one.status is Status.dead for one in records if one.body not in wanted), "others were touched")
     for process in {process for _, process, _ in lines()}:
@@ -134,42 +134,42 @@ async def replayed(bench: Driver) -> CaseOutcome:
 
 
 @case(66)
-async def no_loop(bench: Driver) -> CaseOutcome:
+async def no_loop(driver: Driver) -> CaseOutcome:
     """What fails at each replay is tried once for each, keeps one record, and is never queued by itself."""
-    await _filed(bench, 1)
+    await _filed(driver, 1)
     for turn in (1, 2, 3):
-        now = await bench.blocking(_replay_all, bench)
+        now = await driver.blocking(_replay_all, driver)
         check((now.failed, now.resolved, now.queued) == (1, 0, 0), "a replay that failed does not say so")
-        check(bench.ledger.handled[b"0"] == turn + 1, f"it was handled {bench.ledger.handled[b'0']} times")
-        (record,) = bench.dead_letters()
+        check(driver.log.handled[b"0"] == turn + 1, f"it was handled {driver.log.handled[b'0']} times")
+        (record,) = driver.dead_letters()
         check((record.status, record.attempts) == (Status.dead, turn + 1), "its record does not say what happened")
-    if not bench.harness.ends:
-        async with bench.serving(bench.adapter(_failing(bench))):
+    if not driver.harness.ends:
+        async with driver.serving(driver.adapter(_failing(driver))):
             await asyncio.sleep(1.2)  # longer than a worker waits until it looks for what is queued
-    check(bench.ledger.handled[b"0"] == 4, "it was taken up again by itself")
+    check(driver.log.handled[b"0"] == 4, "it was taken up again by itself")
     return CaseOutcome.passed
 
 
-def _replay_all(bench: Driver) -> Replay:
-    with contextlib.closing(SQLStore(bench.dlq)) as store:
+def _replay_all(driver: Driver) -> Replay:
+    with contextlib.closing(SQLStore(driver.dlq)) as store:
         selection = operations.select(store, [], Query(statuses=operations.FREE))
         replay = operations.start(store, selection, Replay("", "conformance", "all", here=True))
-        return operations.run(store, replay, _failing(bench))
+        return operations.run(store, replay, _failing(driver))
 
 
-async def _started(bench: Driver, *arguments: str) -> Any:
+async def _started(driver: Driver, *arguments: str) -> Any:
     return await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "missive", *arguments, "--dlq", bench.dlq),
-        cwd=bench.directory,
+        *("-m", "missive", *arguments, "--dlq", driver.dlq),
+        cwd=driver.directory,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
     )
 
 
-async def _missive(bench: Driver, *arguments: str) -> bytes:
+async def _missive(driver: Driver, *arguments: str) -> bytes:
     """Run a command to its end; returns what it prints."""
-    process = await _started(bench, *arguments)
+    process = await _started(driver, *arguments)
     async with asyncio.timeout(30):
         out, _ = await process.communicate()
     check(process.returncode == 0, f"missive {' '.join(arguments[:2])} ended with {process.returncode}")

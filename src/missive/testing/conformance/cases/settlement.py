@@ -27,53 +27,53 @@ def _bodies(count: int) -> list[bytes]:
 
 
 @case(7)
-async def confirmed(bench: Driver) -> CaseOutcome:
+async def confirmed(driver: Driver) -> CaseOutcome:
     """What was confirmed before the broker was killed never comes again."""
-    await bench.publish(*_bodies(20))
-    session = await bench.open()
-    taken = await bench.take(session, 20)
-    results = await bench.settle(session, taken[:10])
+    await driver.publish(*_bodies(20))
+    session = await driver.open()
+    taken = await driver.take(session, 20)
+    results = await driver.settle(session, taken[:10])
     expected = SettlementResult.confirmed if session.capabilities.replies else SettlementResult.sent
     check(set(results) == {expected}, f"results are {set(results)}")
     if not session.capabilities.durable:
-        await bench.settle(session, taken[10:])
+        await driver.settle(session, taken[10:])
         return CaseOutcome.refused
-    await bench.crash(session)
+    await driver.crash(session)
     return CaseOutcome.passed  # the ledger refuses what was confirmed, and wants the others
 
 
 @case(8)
-async def unsettled(bench: Driver) -> CaseOutcome:
+async def unsettled(driver: Driver) -> CaseOutcome:
     """What was delivered and not settled when the broker was killed comes again, all of it."""
-    await bench.publish(*_bodies(20))
-    session = await bench.open()
-    taken = await bench.take(session, 20)
+    await driver.publish(*_bodies(20))
+    session = await driver.open()
+    taken = await driver.take(session, 20)
     if not session.capabilities.durable:
         check(session.capabilities.release == "none", "nothing survives, and release is not none")
-        await bench.settle(session, taken)
+        await driver.settle(session, taken)
         return CaseOutcome.refused
-    await bench.crash(session)
-    session = await bench.open()
-    again = await bench.take(session, 20, bench.harness.again_seconds)
+    await driver.crash(session)
+    session = await driver.open()
+    again = await driver.take(session, 20, driver.harness.redelivery_seconds)
     check(sorted(one.body for one in again) == sorted(_bodies(20)), "others came than were unsettled")
-    await bench.settle(session, again)
+    await driver.settle(session, again)
     return CaseOutcome.passed
 
 
 @case(9)
-async def retry(bench: Driver) -> CaseOutcome:
+async def retry(driver: Driver) -> CaseOutcome:
     """A message that is to be tried again is, and is gone once it succeeds."""
-    return await _retried(bench, 0.0)
+    return await _retried(driver, 0.0)
 
 
 @case(10)
-async def delay(bench: Driver) -> CaseOutcome:
+async def delay(driver: Driver) -> CaseOutcome:
     """The delay of a retry is kept: not shorter, and not much longer."""
-    return await _retried(bench, _DELAY)
+    return await _retried(driver, _DELAY)
 
 
-async def _retried(bench: Driver, seconds: float) -> CaseOutcome:
-    processor = Processor(name="conformance", dlq=bench.dlq)
+async def _retried(driver: Driver, seconds: float) -> CaseOutcome:
+    processor = Processor(name="conformance", dlq=driver.dlq)
     tried: list[float] = []
 
     @processor.handle_for(Everything())
@@ -82,11 +82,11 @@ async def _retried(bench: Driver, seconds: float) -> CaseOutcome:
         if len(tried) == 1:
             context.retry(seconds)
         else:
-            bench.ledger.handled[message.raw_data] += 1
+            driver.log.handled[message.raw_data] += 1
 
-    await bench.publish(b"again")
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: bench.ledger.handled, "a second attempt")
+    await driver.publish(b"again")
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: driver.log.handled, "a second attempt")
     check(len(tried) == 2, f"it was tried {len(tried)} times")
     waited = tried[1] - tried[0]
     check(seconds <= waited + 0.02 and waited < seconds + _TOLERANCE, f"it came again after {waited:.2f} s")
@@ -94,86 +94,86 @@ async def _retried(bench: Driver, seconds: float) -> CaseOutcome:
 
 
 @case(11)
-async def rejected(bench: Driver) -> CaseOutcome:
+async def rejected(driver: Driver) -> CaseOutcome:
     """What was dead-lettered or discarded never comes again."""
-    processor = Processor(name="conformance", dlq=bench.dlq)
+    processor = Processor(name="conformance", dlq=driver.dlq)
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
-        bench.ledger.handled[message.raw_data] += 1
+        driver.log.handled[message.raw_data] += 1
         if message.raw_data == b"0":
             context.discard("unwanted")
         else:
             context.dead_letter("refused")
 
-    await bench.publish(*_bodies(4))
-    async with bench.serving(bench.adapter(processor)):
-        await bench.until(lambda: len(bench.ledger.handled) == 4, "all rejected")
-    check(set(bench.ledger.handled.values()) == {1}, "a rejected message was handled twice")
+    await driver.publish(*_bodies(4))
+    async with driver.serving(driver.adapter(processor)):
+        await driver.until(lambda: len(driver.log.handled) == 4, "all rejected")
+    check(set(driver.log.handled.values()) == {1}, "a rejected message was handled twice")
     return CaseOutcome.passed
 
 
 @case(12)
-async def twice(bench: Driver) -> CaseOutcome:
+async def twice(driver: Driver) -> CaseOutcome:
     """Settling twice, or releasing what was acked, harms nothing: the session goes on, and no other is settled."""
-    await bench.publish(*_bodies(4))
-    session = await bench.open()
-    taken = await bench.take(session, 4)
-    await bench.settle(session, taken[:1])
-    for verb in (Disposition.ack, Disposition.release):
-        if verb is Disposition.release and session.capabilities.commit == "cumulative":
+    await driver.publish(*_bodies(4))
+    session = await driver.open()
+    taken = await driver.take(session, 4)
+    await driver.settle(session, taken[:1])
+    for disposition in (Disposition.ack, Disposition.release):
+        if disposition is Disposition.release and session.capabilities.commit == "cumulative":
             continue
-        results = await session.settle([Settlement(taken[0], verb)])
+        results = await session.settle([Settlement(taken[0], disposition)])
         check(len(results) == 1, "a result is missing")
         check(SettlementResult.failed not in results, "a second settlement would be tried for ever")
-    await bench.settle(session, taken[1:2])
-    if bench.harness.reads_once:
-        await bench.settle(session, taken[2:])
+    await driver.settle(session, taken[1:2])
+    if driver.harness.reads_once:
+        await driver.settle(session, taken[2:])
         return CaseOutcome.passed
-    await bench.close(session)
-    session = await bench.open()
-    again = await bench.take(session, 2, bench.harness.again_seconds)
+    await driver.close(session)
+    session = await driver.open()
+    again = await driver.take(session, 2, driver.harness.redelivery_seconds)
     check({one.body for one in again} == {one.body for one in taken[2:]}, "others came than were unsettled")
-    await bench.settle(session, again)
+    await driver.settle(session, again)
     return CaseOutcome.passed
 
 
 @case(13)
-async def partial(bench: Driver) -> CaseOutcome:
+async def partial(driver: Driver) -> CaseOutcome:
     """In one batch, what is still ours is settled, and what is not is reported: a result for each item, in order."""
-    lost, session, taken = await _lost_lease(bench)
+    lost, session, taken = await _lost_lease(driver)
     if lost is None and session.capabilities.fences:
-        return await _lost_lane(bench, session, taken)
+        return await _lost_lane(driver, session, taken)
     if lost is None:
-        results = await bench.settle(session, taken)
+        results = await driver.settle(session, taken)
         check(SettlementResult.fenced not in results, "fencing is not declared")
         return CaseOutcome.refused
-    await bench.publish(b"fresh")
-    fresh = await bench.take(session, 1)
+    await driver.publish(b"fresh")
+    fresh = await driver.take(session, 1)
     results = await session.settle([Settlement(lost, Disposition.ack), Settlement(fresh[0], Disposition.ack)])
     check(
         list(results) == [SettlementResult.fenced, SettlementResult.confirmed],
         f"the results are {[one.value for one in results]}",
     )
-    bench.ledger.confirmed.add(b"fresh")
+    driver.log.confirmed.add(b"fresh")
     return CaseOutcome.passed
 
 
 @case(16)
-async def fenced(bench: Driver) -> CaseOutcome:
+async def fenced(driver: Driver) -> CaseOutcome:
     """A late ack of what somebody else has by now is refused, and does nothing to it."""
-    lost, session, taken = await _lost_lease(bench)
+    lost, session, taken = await _lost_lease(driver)
     if lost is None and session.capabilities.fences:
-        return await _lost_lane(bench, session, taken)
+        return await _lost_lane(driver, session, taken)
     if lost is not None:
         results = await session.settle([Settlement(lost, Disposition.ack)])
         check(list(results) == [SettlementResult.fenced], f"the result is {results[0].value}")
         return CaseOutcome.passed
-    if bench.harness.reads_once:
-        await bench.settle(session, taken)
+    if driver.harness.reads_once:
+        await driver.settle(session, taken)
         return CaseOutcome.refused
     # Where nothing is fenced, a session's deliveries die with it.
-    await bench.close(session)
+    await driver.close(session)
     if session.capabilities.commit == "cumulative":
         return CaseOutcome.refused
     try:
@@ -183,53 +183,53 @@ async def fenced(bench: Driver) -> CaseOutcome:
     raise ConformanceError(f"a closed session settles: {results[0].value}")
 
 
-async def _lost_lease(bench: Driver) -> tuple[Delivery | None, Session, list[Delivery]]:
+async def _lost_lease(driver: Driver) -> tuple[Delivery | None, Session, list[Delivery]]:
     """Let a lease run out and another session take the message; returns the delivery of the first, where it fences."""
-    await bench.publish(b"0")
-    session = await bench.open()
-    taken = await bench.take(session, 1)
+    await driver.publish(b"0")
+    session = await driver.open()
+    taken = await driver.take(session, 1)
     if not session.capabilities.fences:
         return None, session, taken
     if session.capabilities.lease is None:
         check(session.capabilities.commit == "cumulative", "it fences, and has neither leases nor lanes to lose")
         return None, session, taken
-    other = await bench.open()
-    again = await bench.take(other, 1, bench.harness.again_seconds)
+    other = await driver.open()
+    again = await driver.take(other, 1, driver.harness.redelivery_seconds)
     check(again[0].body == taken[0].body, "another message came")
     return taken[0], session, again
 
 
-async def _lost_lane(bench: Driver, session: Session, taken: list[Delivery]) -> CaseOutcome:
+async def _lost_lane(driver: Driver, session: Session, taken: list[Delivery]) -> CaseOutcome:
     """Commit a lane that has gone with its session: that is refused, and its message comes to the next."""
-    await bench.close(session)
+    await driver.close(session)
     results = await session.commit({one.lane: Watermark(one.position or 0) for one in taken})
     check(
         set(results.values()) == {SettlementResult.fenced}, f"the results are {[one.value for one in results.values()]}"
     )
-    session = await bench.open()
-    again = await bench.take(session, len(taken), bench.harness.again_seconds)
+    session = await driver.open()
+    again = await driver.take(session, len(taken), driver.harness.redelivery_seconds)
     check([one.body for one in again] == [one.body for one in taken], "another message came")
-    await bench.settle(session, again)
+    await driver.settle(session, again)
     return CaseOutcome.passed
 
 
 @case(14)
-async def lost_reply(bench: Driver) -> CaseOutcome:
+async def lost_reply(driver: Driver) -> CaseOutcome:
     """A settlement whose answer is lost is unknown, or the connection is; to repeat it is safe."""
-    address = bench.harness.address
-    await bench.publish(*_bodies(3))
+    address = driver.harness.address
+    await driver.publish(*_bodies(3))
     if address is None:
-        session = await bench.open()
-        await bench.settle(session, await bench.take(session, 3))
+        session = await driver.open()
+        await driver.settle(session, await driver.take(session, 3))
         return CaseOutcome.refused
-    with bench.proxy() as proxy:
-        session = await bench.open(address=proxy.address)
-        taken = await bench.take(session, 3)
+    with driver.proxy() as proxy:
+        session = await driver.open(address=proxy.address)
+        taken = await driver.take(session, 3)
         proxy.reset()
         if session.capabilities.commit == "cumulative":
             with contextlib.suppress(Transient):  # a client that connects again by itself commits in the end
-                await bench.settle(session, taken)
-            await bench.drop(session)
+                await driver.settle(session, taken)
+            await driver.drop(session)
             return CaseOutcome.passed
         try:
             results = await session.settle([Settlement(one, Disposition.ack) for one in taken])
@@ -237,44 +237,44 @@ async def lost_reply(bench: Driver) -> CaseOutcome:
             results = []
         replies = session.capabilities.replies
         check(not replies or SettlementResult.confirmed not in results, "confirmed over a connection that is gone")
-        bench.ledger.requested.update(one.body for one in taken)
-        await bench.drop(session)
+        driver.log.requested.update(one.body for one in taken)
+        await driver.drop(session)
     return CaseOutcome.passed
 
 
 @case(15)
-async def out_of_order(bench: Driver) -> CaseOutcome:
+async def out_of_order(driver: Driver) -> CaseOutcome:
     """Acks out of order never settle what is not complete."""
-    await bench.publish(*_bodies(10))
-    session = await bench.open()
-    taken = await bench.take(session, 10)
+    await driver.publish(*_bodies(10))
+    session = await driver.open()
+    taken = await driver.take(session, 10)
     for delivery in reversed(taken[1:]):
-        await bench.settle(session, [delivery])
-    return await _only_these_come_again(bench, session, taken[:1])
+        await driver.settle(session, [delivery])
+    return await _only_these_come_again(driver, session, taken[:1])
 
 
 @case(17)
-async def one_not_another(bench: Driver) -> CaseOutcome:
+async def one_not_another(driver: Driver) -> CaseOutcome:
     """Settling every other message leaves those between unsettled."""
-    await bench.publish(*_bodies(10))
-    session = await bench.open()
-    taken = await bench.take(session, 10)
-    await bench.settle(session, taken[1::2])
-    return await _only_these_come_again(bench, session, taken[0::2])
+    await driver.publish(*_bodies(10))
+    session = await driver.open()
+    taken = await driver.take(session, 10)
+    await driver.settle(session, taken[1::2])
+    return await _only_these_come_again(driver, session, taken[0::2])
 
 
-async def _only_these_come_again(bench: Driver, session: Session, left: list[Delivery]) -> CaseOutcome:
-    if bench.harness.reads_once:
-        await bench.settle(session, left)
+async def _only_these_come_again(driver: Driver, session: Session, left: list[Delivery]) -> CaseOutcome:
+    if driver.harness.reads_once:
+        await driver.settle(session, left)
         return CaseOutcome.refused
-    await bench.close(session)
-    session = await bench.open()
+    await driver.close(session)
+    session = await driver.open()
     # A mark without gaps brings again what came after it.
     exact = session.capabilities.commit == "each"
-    again = await bench.take(session, len(left), bench.harness.again_seconds)
+    again = await driver.take(session, len(left), driver.harness.redelivery_seconds)
     if not exact:
-        again += await bench.take(session, 10 - len(again), 1.0, least=0)
+        again += await driver.take(session, 10 - len(again), 1.0, least=0)
     missing = {one.body for one in left} - {one.body for one in again}
     check(not missing, f"{len(missing)} messages were settled that nobody asked for")
-    await bench.settle(session, again)
+    await driver.settle(session, again)
     return CaseOutcome.passed
