@@ -43,7 +43,7 @@ from missive.matchers.topics import TopicPattern
 from missive.routing import overlaps
 from missive.routing.index import Index
 from missive.routing.places import PlaceIndex
-from missive.routing.witness import shown
+from missive.routing.witness import expression_of
 
 MANY_EVENTS = [EventField(f"p{n}", 1) for n in range(70)]
 WIDE = And(*(Field(f"f{n}", Prefix("a")) | Field(f"g{n}", Suffix("b")) for n in range(8)))
@@ -438,7 +438,7 @@ def test_a_matcher_cannot_be_made_again():
 )
 def test_what_is_shown_is_the_message(message):
     """The expression of a witness gives the message itself: empty texts, bodies as they are, infinities."""
-    again = eval(shown(message), {"JSONMessage": JSONMessage, "Given": Given})
+    again = eval(expression_of(message), {"JSONMessage": JSONMessage, "Given": Given})
     assert (again.topic, again.key, again.headers.pairs) == (message.topic, message.key, message.headers.pairs)
     assert again.content == message.content
     assert isinstance(message, Given) or again.raw_data == message.raw_data

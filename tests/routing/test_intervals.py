@@ -36,7 +36,7 @@ def several(draw: st.DrawFn, least: int = 0) -> tuple[list[Interval[int]], list[
     return [Interval(*ends, item) for item, ends in enumerate(made)], draw(st.lists(pairs, min_size=1, max_size=6))
 
 
-def holding(made, value):
+def containing(made, value):
     """Return what holds a value, by a look at each."""
     return Counter(one.item for one in made if one.low <= value <= one.high)
 
@@ -54,10 +54,10 @@ def test_a_map_is_as_a_look_at_each(drawn):
     index = IntervalMap(made)
     values = [end for pair in asked for end in pair] + [end for one in made for end in (one.low, one.high)]
     for value in values:
-        assert holding(made, value) == Counter(index.holding(value))
+        assert containing(made, value) == Counter(index.containing(value))
     for low, high in [*asked, *((one.low, one.high) for one in made)]:
         assert overlapping(made, low, high) == Counter(index.overlapping(low, high))
-    assert (len(made), max([0, *(len(index.holding(value)) for value in values)])) == (len(index), index.deepest)
+    assert (len(made), max([0, *(len(index.containing(value)) for value in values)])) == (len(index), index.max_depth)
     assert sorted(made, key=lambda one: one.low) == list(index)
 
 
@@ -109,8 +109,8 @@ def test_large_numbers_are_compared_exactly(number):
     around = range(int(number) - 2, int(number) + 3)
     index = IntervalMap([*(Interval(n, n, n) for n in around), Interval(-INFINITY, INFINITY, None)])
     for n in around:
-        assert Counter([n, None]) == Counter(index.holding(n))
-    assert Counter([int(number), None]) == Counter(index.holding(number))
+        assert Counter([n, None]) == Counter(index.containing(n))
+    assert Counter([int(number), None]) == Counter(index.containing(number))
 
 
 @total_ordering
@@ -152,9 +152,9 @@ def test_an_answer_costs_a_logarithm(ends):
     made = [Interval(*map(Counted, ends(n)), n) for n in range(SIZE)]
     index = IntervalMap(made)
     for value in (-1, 0, 1, SIZE // 2, SIZE, 2 * SIZE, 5 * SIZE):
-        expected, asked = holding(made, Counted(value)), Counted(value)
+        expected, asked = containing(made, Counted(value)), Counted(value)
         Counted.compared = 0
-        assert expected == Counter(index.holding(asked))
+        assert expected == Counter(index.containing(asked))
         assert expected == Counter(index.overlapping(asked, asked))
         assert Counted.compared < 6 * log2(4 * SIZE)
 

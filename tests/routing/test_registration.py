@@ -608,7 +608,7 @@ def test_a_check_that_is_not_complete_says_so(monkeypatch):
     """Where the comparisons do not suffice, `complete` is false, and the counts say `or more`."""
     proc = processor(*(Field("n", OneOf(n, 9)) for n in range(8)), on_overlap="ignore")
     assert (proc.check().overlap_count, proc.check().complete) == (28, True)
-    monkeypatch.setattr(checking, "_MOST_LOOKS", 5)
+    monkeypatch.setattr(checking, "_MAX_COMPARISONS", 5)
     report = proc.check()
     assert not report.complete
     assert 0 < report.overlap_count < 28

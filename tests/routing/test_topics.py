@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from missive.errors import RegistrationError
 from missive.matchers import AmqpPattern, MqttFilter, NatsPattern
-from missive.routing.topics import TopicTrie, common_tokens, topics_apart, topics_within
+from missive.routing.topics import TopicTrie, common_tokens, topics_disjoint, topics_within
 from tests.support.strategies import examples, promptly
 
 ALPHABETS = {
@@ -67,7 +67,7 @@ def test_apart_is_no_topic_in_common(dialect):
     """Two patterns that are said to be apart have no topic in common, and where no token is empty, only these."""
     assert len(matched(dialect)) > 50
     for (one, of_one), (other, of_other) in pairs(dialect):
-        apart, disjoint = topics_apart(one, other), not of_one & of_other
+        apart, disjoint = topics_disjoint(one, other), not of_one & of_other
         assert (apart is disjoint) if dialect in EXACT else (disjoint or not apart), (one, other)
 
 
@@ -102,9 +102,9 @@ WORDS = [".".join(words) for length in range(7) for words in itertools.product("
 def test_hashes_anywhere(one, other):
     """What is said of two AMQP patterns with # at any places holds of every routing key of up to six words."""
     first, second = set(filter(one, WORDS)), set(filter(other, WORDS))
-    assert not (topics_apart(one, other) and first & second)
+    assert not (topics_disjoint(one, other) and first & second)
     assert not (topics_within(one, other) and first - second)
-    if not topics_apart(one, other):
+    if not topics_disjoint(one, other):
         common = ".".join(common_tokens(one, other))
         assert one(common)
         assert other(common)
@@ -145,7 +145,7 @@ def test_hashes_are_read_in_every_way(one, other, within):
 def test_hostile_patterns_are_compared_promptly(one, other):
     """However long two patterns are, an answer comes soon, and what is proved is never that they are apart."""
     with promptly():
-        assert [topics_apart(one, other), topics_apart(other, one)] == [False, False]
+        assert [topics_disjoint(one, other), topics_disjoint(other, one)] == [False, False]
         topics_within(one, other)
         topics_within(other, one)
 
@@ -156,7 +156,7 @@ def test_what_is_too_long_is_not_compared(kind):
     long = kind.separator.join(["a"] * 1000)
     one, other = kind(long), kind(long + kind.separator + "b")
     assert common_tokens(one, one) is None
-    assert not topics_apart(one, other)
+    assert not topics_disjoint(one, other)
     assert not topics_within(one, kind(long[:-1] + kind.single))
 
 

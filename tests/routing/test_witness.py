@@ -35,8 +35,8 @@ from missive.matchers import (
     Topic,
     Wildcard,
 )
-from missive.routing.conflicts import Relation, analysed, relation
-from missive.routing.witness import shown
+from missive.routing.conflicts import Relation, analyse, relation
+from missive.routing.witness import expression_of
 from tests.support.strategies import examples, filled, header_names, names, tests
 
 HUGE = 2**70
@@ -44,7 +44,7 @@ HUGE = 2**70
 
 def made(one, other=None, cls=JSONMessage):
     """Return the message that is made up for two matchers, or None."""
-    return relation(analysed(one), analysed(one if other is None else other), cls).witness
+    return relation(analyse(one), analyse(one if other is None else other), cls).witness
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def made(one, other=None, cls=JSONMessage):
 def test_a_witness_is_made_of_what_the_matchers_say(one, other, expected):
     """Of two matchers' literals, ends and patterns a message is made that has nothing else."""
     message = made(one, other)
-    assert expected == (message and shown(message))
+    assert expected == (message and expression_of(message))
     assert message is None or (one(message) and other(message))
 
 
@@ -104,7 +104,7 @@ def test_what_nobody_needs_is_left_out(matcher):
     """A place that need not be there is not there, whatever is said about it."""
     message = made(matcher)
     assert (message.content, dict(message.headers), message.topic, message.key) == ({}, {}, None, None)
-    assert shown(message) == "JSONMessage.of({})"
+    assert expression_of(message) == "JSONMessage.of({})"
 
 
 class Decoded(StructuredMessage):
@@ -151,7 +151,7 @@ class Enveloped(JSONMessage):
 def test_a_witness_is_of_the_class_of_messages(cls, matcher, expected):
     """It is made as its class is, and where that cannot be, there is none."""
     message = made(matcher, cls=cls)
-    assert expected == (message and shown(message))
+    assert expected == (message and expression_of(message))
     if message is not None:
         assert cls is type(message)
         again = eval(expected, {**vars(missive), "Decoded": Decoded, "Late": Late, "Enveloped": Enveloped})
@@ -161,7 +161,7 @@ def test_a_witness_is_of_the_class_of_messages(cls, matcher, expected):
 @pytest.mark.parametrize("matcher", [Predicate(lambda message: 1 / 0), ~Predicate(lambda message: 1 / 0)])
 def test_nobodys_code_is_run_for_a_witness(matcher):
     """For a callable no message is made up: whether it matches could only be asked by running it."""
-    verdict = relation(analysed(Field("a", 1) & matcher), analysed(Field("b", 1)), JSONMessage)
+    verdict = relation(analyse(Field("a", 1) & matcher), analyse(Field("b", 1)), JSONMessage)
     assert (verdict.relation, verdict.witness) == (Relation.unknown, None)
 
 
@@ -183,7 +183,7 @@ def test_nobodys_code_is_run_for_a_witness(matcher):
 )
 def test_a_message_is_shown_as_an_expression(message, expected):
     """What is shown can be run, and gives a message of the same content and envelope."""
-    assert expected == shown(message)
+    assert expected == expression_of(message)
     again = eval(expected, {**vars(missive), "Decoded": Decoded})
     assert type(message) is type(again)
     assert (message.headers, message.topic, message.key) == (again.headers, again.topic, again.key)
@@ -216,7 +216,7 @@ def test_what_is_shown_matches_both(one, other):
     """The expression that an overlap is shown with gives a message that matches both, and asks for nothing else."""
     message = made(one, other)
     assume(message is not None)
-    again = eval(shown(message), dict(vars(missive)))
+    again = eval(expression_of(message), dict(vars(missive)))
     assert one(again)
     assert other(again)
     asked = {part.place[:2] for matcher in (one, other) for part in matcher.walk() if hasattr(part, "place")}
@@ -248,6 +248,6 @@ ALONE = [
 def test_each_kind_of_test_has_a_witness(matcher):
     """Of what each test alone wants, and its complement, an example can be given."""
     for one in (matcher, ~matcher):
-        if analysed(one).alternatives:
+        if analyse(one).alternatives:
             assert one(made(one))
             assert (one & Header("beside", "1"))(made(one, Header("beside", "1")))

@@ -679,10 +679,10 @@ class Processor(Generic[M]):
 
     def _overlaps(self, overlap: Overlap) -> None:
         """Raise, warn or do nothing about two handlers that overlap."""
-        from missive.routing.witness import shown  # noqa: PLC0415 - as above
+        from missive.routing.witness import expression_of  # noqa: PLC0415 - as above
 
         text = (
-            f"{overlap.one} and {overlap.other} overlap: {shown(overlap.witness)} matches both, and would be "
+            f"{overlap.one} and {overlap.other} overlap: {expression_of(overlap.witness)} matches both, and would be "
             "dead-lettered as ambiguous. Narrow one of them with & ~(…)"
         )
         if self.on_overlap == "error":
@@ -729,7 +729,7 @@ def _claim(matchers: Sequence[tuple[Matcher[Any], str]], processor: Processor[An
                 touched[place] = None
                 said = place._admit(narrowed, name, quietly=said) or said  # noqa: SLF001 - as above
             ledger = processor._ledger  # noqa: SLF001 - as above
-            if ledger is not None and ledger.analysed(-1).too_wide:
+            if ledger is not None and ledger.analysis(-1).too_wide:
                 _warn(f"the matcher of {name} has too many alternatives to keep apart: see missive check", UserWarning)
     except BaseException:  # also Ctrl-C, and a warning that is to be an error
         for place in touched:

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from missive.messages import Message
-from missive.routing.conflicts import analysed
+from missive.routing.conflicts import analyse
 from missive.routing.index import Index
 from missive.routing.overlaps import Overlap, OverlapIndex
 from missive.routing.route import Route
-from missive.routing.witness import shown
+from missive.routing.witness import expression_of
 
-_MOST_LOOKS = 200_000
+_MAX_COMPARISONS = 200_000
 """Pairs of alternatives of two matchers that are compared."""
-_MOST_LISTED = 100
+_MAX_LISTED = 100
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -67,10 +67,10 @@ def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
     """Build the index of some routes and compare them with each other."""
     routes = [route for route in routes if not route.is_fallback]
     index = Index([route.matcher for route in routes])
-    compared = _Compared(routes, message_cls)
+    compared = _Comparisons(routes, message_cls)
     return Check(
         handlers=len(routes),
-        shapes={_place(shape): keys for shape, keys in sorted(index.shapes, key=lambda one: -one[1])[:_MOST_LISTED]},
+        shapes={_place(shape): keys for shape, keys in sorted(index.shapes, key=lambda one: -one[1])[:_MAX_LISTED]},
         largest_bucket=index.largest_bucket,
         residual=tuple(routes[number].name for number in index.residual),
         too_wide=tuple(compared.too_wide),
@@ -82,50 +82,50 @@ def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
     )
 
 
-class _Compared:
+class _Comparisons:
     """What comes of comparing handlers with each other, in the order they are registered."""
 
     def __init__(self, routes: Sequence[Route], message_cls: type[Message]) -> None:
         self.overlaps: list[tuple[str, str, str]] = []
         self.unknown: list[tuple[str, str]] = []
         self.too_wide: list[str] = []
-        self.overlap_count = self.unknown_count = self._looks = 0
-        self._ledger = OverlapIndex(message_cls)
+        self.overlap_count = self.unknown_count = self._comparisons = 0
+        self._index = OverlapIndex(message_cls)
         all_pairs, complete = _are_few(routes), True
         for number, route in enumerate(routes):
             others: Iterable[int] = range(number)
-            if self._looks >= _MOST_LOOKS:
+            if self._comparisons >= _MAX_COMPARISONS:
                 others = ()
             elif not all_pairs:
-                others, are_all = self._ledger.likely(route.matcher)
+                others, are_all = self._index.possible_overlaps(route.matcher)
                 complete = complete and are_all
             self._compare(route, others)
-            self._ledger.add(route.matcher, route.name)
-            if self._ledger.analysed(number).too_wide:
+            self._index.add(route.matcher, route.name)
+            if self._index.analysis(number).too_wide:
                 self.too_wide.append(route.name)
-        self.complete = all_pairs or (complete and self._looks < _MOST_LOOKS)
+        self.complete = all_pairs or (complete and self._comparisons < _MAX_COMPARISONS)
 
     def _compare(self, route: Route, others: Iterable[int]) -> None:
         for number in others:
-            if self._looks >= _MOST_LOOKS:
+            if self._comparisons >= _MAX_COMPARISONS:
                 return
-            found, looks = self._ledger.compare(number, route.matcher, route.name)
-            self._looks += looks
+            found, comparisons = self._index.compare(number, route.matcher, route.name)
+            self._comparisons += comparisons
             if isinstance(found, Overlap):
                 self.overlap_count += 1
-                if len(self.overlaps) < _MOST_LISTED:
-                    self.overlaps.append((found.one, found.other, shown(found.witness)))
+                if len(self.overlaps) < _MAX_LISTED:
+                    self.overlaps.append((found.one, found.other, expression_of(found.witness)))
             elif found is not None:
                 self.unknown_count += 1
-                if len(self.unknown) < _MOST_LISTED:
+                if len(self.unknown) < _MAX_LISTED:
                     self.unknown.append((found.one, found.other))
 
 
 def _are_few(routes: Sequence[Route]) -> bool:
     """Tell whether every two alternatives can be compared."""
-    if len(routes) ** 2 > 2 * _MOST_LOOKS:
+    if len(routes) ** 2 > 2 * _MAX_COMPARISONS:
         return False
-    return sum(len(analysed(route.matcher).alternatives) for route in routes) ** 2 <= 2 * _MOST_LOOKS
+    return sum(len(analyse(route.matcher).alternatives) for route in routes) ** 2 <= 2 * _MAX_COMPARISONS
 
 
 def _counted(number: int, what: str, *, more: str = "") -> str:

@@ -13,14 +13,14 @@ from missive.matchers.selectors import Place
 from missive.matchers.tests import IsInstance, Test
 from missive.matchers.values import Scalar
 from missive.messages import Message
-from missive.routing.normal import ANY, Atom, Conjunction, Constraint, Unseen, conjunctions, literals_of
-from missive.routing.proofs import apart, finite_values, implies, impossible, within
+from missive.routing.normal import ANY, Atom, Conjunction, Constraint, Opaque, conjunctions, literals_of
+from missive.routing.proofs import disjoint, finite_values, implies, impossible, within
 from missive.routing.witness import witness
 
-_MOST_PAIRS = 1000
+_MAX_PAIRS = 1000
 """Pairs of alternatives of two matchers that are compared."""
-_MOST_WITNESSES = 8
-MOST_KEYS = 64
+_MAX_WITNESSES = 8
+MAX_KEYS = 64
 """Combinations of literals under which one alternative is found; with more, its widest list counts as no literal."""
 
 
@@ -46,7 +46,7 @@ DISJOINT = Comparison(Relation.disjoint)
 UNKNOWN = Comparison(Relation.unknown)
 
 
-class Analysed(msgspec.Struct, frozen=True, eq=False):
+class Analysis(msgspec.Struct, frozen=True, eq=False):
     """A matcher with its alternatives, those left out that no message can meet."""
 
     matcher: Matcher[Any]
@@ -57,17 +57,17 @@ class Analysed(msgspec.Struct, frozen=True, eq=False):
     @property
     def too_wide(self) -> bool:
         """Whether it has parts that were left together, because they have too many alternatives."""
-        return any(isinstance(part.matcher, (And, Or, Not)) for one in self.alternatives for part in one.unseen)
+        return any(isinstance(part.matcher, (And, Or, Not)) for one in self.alternatives for part in one.opaque_parts)
 
 
-def analysed(matcher: Matcher[Any]) -> Analysed:
+def analyse(matcher: Matcher[Any]) -> Analysis:
     """Return a matcher with the alternatives that a message could meet: none if it is unsatisfiable."""
-    alternatives = tuple(_with_literals(_pruned(one)) for one in conjunctions(matcher) if not cannot_be(one))
-    return Analysed(matcher, alternatives, _single(alternatives))
+    alternatives = tuple(_with_key(_pruned(one)) for one in conjunctions(matcher) if not unsatisfiable(one))
+    return Analysis(matcher, alternatives, _single(alternatives))
 
 
 def _single(alternatives: tuple[Conjunction, ...]) -> Atom | None:
-    if len(alternatives) != 1 or alternatives[0].unseen or len(alternatives[0].constraints) != 1:
+    if len(alternatives) != 1 or alternatives[0].opaque_parts or len(alternatives[0].constraints) != 1:
         return None
     ((place, constraint),) = alternatives[0].constraints.items()
     tests = [*constraint.positives, *constraint.negatives]
@@ -84,14 +84,14 @@ def _pruned(alternative: Conjunction) -> Conjunction:
             # Not even what is true of every value is true of a body that cannot be decoded.
             constraints[place] = constraint
             continue
-        positives = tuple(test for test in constraint.positives if not _everywhere(place, test, positive=True))
-        negatives = tuple(test for test in constraint.negatives if not _everywhere(place, test, positive=False))
+        positives = tuple(test for test in constraint.positives if not _always_true(place, test, positive=True))
+        negatives = tuple(test for test in constraint.negatives if not _always_true(place, test, positive=False))
         if positives or negatives:
             constraints[place] = Constraint(positives, negatives)
-    return Conjunction(constraints, alternative.unseen)
+    return Conjunction(constraints, alternative.opaque_parts)
 
 
-def _everywhere(place: Place, test: Test, *, positive: bool) -> bool:
+def _always_true(place: Place, test: Test, *, positive: bool) -> bool:
     nothing: Constraint = _of_kind(ANY, bytes) if place[0] == "body" else ANY
     try:
         return implies(place, nothing, test, positive=positive) or (
@@ -101,20 +101,20 @@ def _everywhere(place: Place, test: Test, *, positive: bool) -> bool:
         return False
 
 
-def _with_literals(alternative: Conjunction) -> Conjunction:
+def _with_key(alternative: Conjunction) -> Conjunction:
     listed = {
         place: values
         for place, constraint in alternative.constraints.items()
-        if (values := _listed(place, constraint)) is not None
+        if (values := _finite(place, constraint)) is not None
     }
     literals = listed
-    while len(literals) > 0 and combinations(literals) > MOST_KEYS:
+    while len(literals) > 0 and combinations(literals) > MAX_KEYS:
         widest = max(literals, key=lambda place: len(listed[place]))
         literals = {place: values for place, values in literals.items() if place != widest}
-    return Conjunction(alternative.constraints, alternative.unseen, listed, literals)
+    return Conjunction(alternative.constraints, alternative.opaque_parts, listed, literals)
 
 
-def _listed(place: Place, constraint: Constraint) -> tuple[Scalar, ...] | None:
+def _finite(place: Place, constraint: Constraint) -> tuple[Scalar, ...] | None:
     """Return the literals of which there must be one at a place, or None where other values will do.
 
     Two EventFields with different literals could both be true of an event that has both in an array. They are not
@@ -133,23 +133,23 @@ def combinations(values: dict[Place, tuple[Scalar, ...]]) -> int:
     return math.prod(map(len, values.values()))
 
 
-def relation(one: Analysed, other: Analysed, message_cls: type[Message]) -> Comparison:
+def relation(one: Analysis, other: Analysis, message_cls: type[Message]) -> Comparison:
     """Say whether some message of a class matches both of two matchers."""
-    if len(one.alternatives) * len(other.alternatives) > _MOST_PAIRS:
+    if len(one.alternatives) * len(other.alternatives) > _MAX_PAIRS:
         return UNKNOWN
-    if _singles_apart(one.single, other.single):
+    if _singles_disjoint(one.single, other.single):
         return DISJOINT
     both = [
         together
         for first in one.alternatives
         for second in other.alternatives
-        if not cannot_be(together := _together(first, second))
+        if not unsatisfiable(together := _merged(first, second))
     ]
     if not both:
         return DISJOINT
     if one.matcher.opaque or other.matcher.opaque:
         return UNKNOWN  # to try a witness would run somebody's code
-    for condition in both[:_MOST_WITNESSES]:
+    for condition in both[:_MAX_WITNESSES]:
         message = witness(message_cls, condition)
         if message is not None and _match(message, one.matcher, other.matcher):
             return Comparison(Relation.overlap, message)
@@ -163,9 +163,9 @@ def _match(message: Message, *matchers: Matcher[Any]) -> bool:
         return False
 
 
-def contained(one: Analysed, other: Analysed) -> bool:
+def contained(one: Analysis, other: Analysis) -> bool:
     """Tell whether it is proved that every message that matches `one` matches `other` as well."""
-    if len(one.alternatives) * len(other.alternatives) > _MOST_PAIRS:
+    if len(one.alternatives) * len(other.alternatives) > _MAX_PAIRS:
         return False
     try:
         if one.single is not None and other.single is not None and one.single.place == other.single.place:
@@ -178,31 +178,31 @@ def contained(one: Analysed, other: Analysed) -> bool:
 def _single_within(inner: Atom, outer: Atom) -> bool:
     # The case of nearly every pair that is compared: many of a kind at one place.
     if inner.positive:
-        return within(inner.test, outer.test) if outer.positive else apart(inner.test, outer.test)
+        return within(inner.test, outer.test) if outer.positive else disjoint(inner.test, outer.test)
     return not outer.positive and within(outer.test, inner.test)
 
 
-def _singles_apart(one: Atom | None, other: Atom | None) -> bool:
+def _singles_disjoint(one: Atom | None, other: Atom | None) -> bool:
     if one is None or other is None or one.place != other.place or not (one.positive and other.positive):
         return False
     try:
-        return apart(one.test, other.test)
+        return disjoint(one.test, other.test)
     except Exception:  # noqa: BLE001 - a test of somebody's own: nothing is proved
         return False
 
 
-def cannot_be(condition: Conjunction) -> bool:
+def unsatisfiable(condition: Conjunction) -> bool:
     """Tell whether it is proved that no message meets a condition."""
     try:
-        return _cannot_be(condition)
+        return _unsatisfiable(condition)
     except Exception:  # noqa: BLE001 - as above
         return False
 
 
-def _cannot_be(condition: Conjunction) -> bool:
+def _unsatisfiable(condition: Conjunction) -> bool:
     if any(impossible(place, constraint) for place, constraint in condition.constraints.items()):
         return True
-    if any(Unseen(one.matcher, not one.positive) in condition.unseen for one in condition.unseen):
+    if any(Opaque(one.matcher, not one.positive) in condition.opaque_parts for one in condition.opaque_parts):
         return True
     # A field inside another makes that one an object.
     objects = _objects(condition)
@@ -227,7 +227,7 @@ def _objects(condition: Conjunction) -> set[Place]:
     }
 
 
-def _together(one: Conjunction, other: Conjunction) -> Conjunction:
+def _merged(one: Conjunction, other: Conjunction) -> Conjunction:
     constraints = dict(one.constraints)
     for place, constraint in other.constraints.items():
         mine = constraints.get(place, ANY)
@@ -235,11 +235,11 @@ def _together(one: Conjunction, other: Conjunction) -> Conjunction:
             tuple(dict.fromkeys((*mine.positives, *constraint.positives))),
             tuple(dict.fromkeys((*mine.negatives, *constraint.negatives))),
         )
-    return Conjunction(constraints, tuple(dict.fromkeys((*one.unseen, *other.unseen))))
+    return Conjunction(constraints, tuple(dict.fromkeys((*one.opaque_parts, *other.opaque_parts))))
 
 
 def _within(inner: Conjunction, outer: Conjunction) -> bool:
-    if not all(one in inner.unseen for one in outer.unseen):
+    if not all(one in inner.opaque_parts for one in outer.opaque_parts):
         return False
     objects = _objects(inner)
     return all(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Public: TypeAlias = Collection[tuple[str, ...]]
 """Field paths and header names whose values may be shown."""
 
-_MOST_SHOWN = 5
-_LONGEST_LINE = 500
+_MAX_SHOWN = 5
+_MAX_LINE = 500
 _VERDICTS = {True: "matches", False: "does not match", None: "cannot tell: the body cannot be decoded"}
 
 
@@ -97,7 +97,7 @@ def _consider(route: Route, message: Message, public: Public) -> Considered:
 
 
 def _line(text: str) -> str:
-    return text if len(text) <= _LONGEST_LINE else f"{text[:_LONGEST_LINE]}…"
+    return text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}…"
 
 
 def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wanted: bool) -> Iterator[str]:
@@ -134,11 +134,11 @@ def _found(selector: Selector[Any], message: Message, public: Public) -> str:
 
 def _found_all(field: EventField, message: Any, public: Public) -> str:
     try:
-        values = list(islice(field.look_all(message), _MOST_SHOWN + 1))
+        values = list(islice(field.look_all(message), _MAX_SHOWN + 1))
     except DecodingError:
         return "a body that cannot be decoded"
-    shown = [show(value) if field.shown_by(public) else kind_of(value) for value in values[:_MOST_SHOWN]]
-    return ", ".join(shown) + (", …" if len(values) > _MOST_SHOWN else "") or "nothing"
+    shown = [show(value) if field.shown_by(public) else kind_of(value) for value in values[:_MAX_SHOWN]]
+    return ", ".join(shown) + (", …" if len(values) > _MAX_SHOWN else "") or "nothing"
 
 
 def kind_of(value: object) -> str:

@@ -14,14 +14,14 @@ from missive.matchers.selectors import Place
 from missive.matchers.tests import Equals, Test
 from missive.matchers.values import MISSING, Scalar
 from missive.messages import Message
-from missive.routing.conflicts import analysed
+from missive.routing.conflicts import analyse
 from missive.routing.normal import Conjunction
-from missive.routing.places import NEVER, Items, PlaceIndex, narrowness, put, take
+from missive.routing.places import NEVER, Items, PlaceIndex, collect, insert, selectivity
 
 if TYPE_CHECKING:
     from missive.matchers.algebra import Matcher
 
-_MANY = 64
+_MAX_PLACES = 64
 """Sets of places, or places, that are looked up one by one; beyond, the message says what to look up."""
 
 
@@ -30,9 +30,9 @@ class Index:
 
     def __init__(self, matchers: Sequence[Matcher[Any]]) -> None:
         alternatives = [
-            (number, alternative, alternative.literals)
+            (number, alternative, alternative.key_values)
             for number, matcher in enumerate(matchers)
-            for alternative in analysed(matcher).alternatives
+            for alternative in analyse(matcher).alternatives
         ]
         # Also for an alternative that nothing meets: with a body that cannot be decoded, even that is unknown.
         self._reads_content = any(part.requires is not Message for matcher in matchers for part in matcher.walk())
@@ -49,7 +49,7 @@ class Index:
 
     def _fill(self, alternatives: list[tuple[int, Conjunction, dict[Place, tuple[Scalar, ...]]]]) -> None:
         shapes = Counter(shape for _, _, wanted in alternatives if len(shape := _shape(wanted)) > 1)
-        kept = {shape for shape, _ in shapes.most_common(_MANY)}
+        kept = {shape for shape, _ in shapes.most_common(_MAX_PLACES)}
         common = Counter((p, v) for _, _, wanted in alternatives for p, values in wanted.items() for v in values)
         residual: dict[int, None] = {}
         for number, alternative, wanted in alternatives:
@@ -57,9 +57,9 @@ class Index:
             if shape in kept:
                 table = self._tables.setdefault(shape, {})
                 for key in product(*(wanted[place] for place in shape)):
-                    put(table, key, number)
+                    insert(table, key, number)
                 continue
-            place, tests = _access(alternative, wanted, common)
+            place, tests = _access_path(alternative, wanted, common)
             if place is None:
                 residual[number] = None
             for test in tests:
@@ -68,7 +68,7 @@ class Index:
 
     def _compile(self) -> None:
         shaped = dict.fromkeys(place for shape in self._tables for place in shape)
-        by_message = len(self._places.keys() | shaped.keys()) > _MANY
+        by_message = len(self._places.keys() | shaped.keys()) > _MAX_PLACES
         singly = shaped if by_message else dict.fromkeys((*shaped, *self._places))
         slots = {place: slot for slot, place in enumerate(sorted(singly, key=lambda place: place[0] != "field"))}
         # Those of fields first; they share the decoded body.
@@ -77,12 +77,12 @@ class Index:
             (p[0], p[-1], None if by_message else self._places.get(p)) for p in slots if p[0] not in {"field", "event"}
         ]
         self._shapes = [(tuple(slots[place] for place in shape), table) for shape, table in self._tables.items()]
-        self._lone: tuple[str, PlaceIndex] | None = None
+        self._single_field: tuple[str, PlaceIndex] | None = None
         """The one field of the body that all are looked up by, where that is so."""
         if len(slots) == len(self._fields) == 1 and not (self._shapes or self.residual or by_message):
             (path, index), *_ = self._fields
             if len(path) == 1 and index is not None and len(self._places) == 1:
-                self._lone = (path[0], index)
+                self._single_field = (path[0], index)
         self._event: _EventNode | None = None
         self._trie: _Node | None = None
         self._headers: dict[str, PlaceIndex] = {}
@@ -119,23 +119,23 @@ class Index:
     # Asking
 
     @property
-    def lone(self) -> tuple[str, dict[str, int]] | None:
+    def single_field(self) -> tuple[str, dict[str, int]] | None:
         """The field of the body that all are looked up by, if there is one, and what leads to one of them alone."""
-        return None if self._lone is None else (self._lone[0], self._lone[1].sole)
+        return None if self._single_field is None else (self._single_field[0], self._single_field[1].unique)
 
     def candidates(self, message: Message) -> list[int]:
         """Return the numbers of those that could match, in order, perhaps with some that do not.
 
         Raises `DecodingError` where that depends on a body that cannot be decoded.
         """
-        if self._lone is not None:
-            return self._by_lone_field(*self._lone, message.content)  # type: ignore[attr-defined]  # as below
+        if self._single_field is not None:
+            return self._by_single_field(*self._single_field, message.content)  # type: ignore[attr-defined]  # as below
         found = list(self.residual)
         values: list[Any] = []
         if self._reads_content:
-            self._look_at_fields(message.content, values, found)  # type: ignore[attr-defined]  # registration saw to it
+            self._search_fields(message.content, values, found)  # type: ignore[attr-defined]  # registration saw to it
         if self._envelope:
-            self._look_at_envelope(message, values, found)
+            self._search_envelope(message, values, found)
         if self._headers:
             by_name = message.headers.by_name
             for name in _both(self._headers, by_name):
@@ -146,17 +146,17 @@ class Index:
             except (TypeError, ValueError):  # a list or an object is no literal
                 continue
             if items is not None:
-                take(items, found)
+                collect(items, found)
         return sorted(set(found)) if len(found) > 1 else found
 
     @staticmethod
-    def _by_lone_field(name: str, index: PlaceIndex, content: Any) -> list[int]:
+    def _by_single_field(name: str, index: PlaceIndex, content: Any) -> list[int]:
         found: list[int] = []
         if isinstance(content, dict) and (value := content.get(name, MISSING)) is not MISSING:
             index.find(value, found)
         return sorted(set(found)) if len(found) > 1 else found
 
-    def _look_at_fields(self, content: Any, values: list[Any], found: list[int]) -> None:
+    def _search_fields(self, content: Any, values: list[Any], found: list[int]) -> None:
         for path, index in self._fields:
             value = content
             for segment in path:
@@ -168,11 +168,11 @@ class Index:
             if index is not None and value is not MISSING:
                 index.find(value, found)
         if self._trie is not None:
-            self._look_through(self._trie, content, found)
+            self._search_trie(self._trie, content, found)
         if self._event is not None and isinstance(content, dict):
-            self._look_into_event(self._event, content, found)
+            self._search_event(self._event, content, found)
 
-    def _look_at_envelope(self, message: Message, values: list[Any], found: list[int]) -> None:
+    def _search_envelope(self, message: Message, values: list[Any], found: list[int]) -> None:
         for kind, name, index in self._envelope:
             value = _in_envelope(message, kind, name)
             values.append(value)
@@ -180,7 +180,7 @@ class Index:
                 index.find(value, found)
 
     @staticmethod
-    def _look_through(trie: _Node, content: Any, found: list[int]) -> None:
+    def _search_trie(trie: _Node, content: Any, found: list[int]) -> None:
         """Look up what is driven by the message."""
         stack = [(trie, content)]
         while stack:
@@ -191,7 +191,7 @@ class Index:
                 stack += [(node.next[segment], value[segment]) for segment in _both(node.next, value)]
 
     @staticmethod
-    def _look_into_event(trie: _EventNode, event: dict[Any, Any], found: list[int]) -> None:
+    def _search_event(trie: _EventNode, event: dict[Any, Any], found: list[int]) -> None:
         """Look up what leads through arrays, and through names with dots."""
         leaves: dict[_EventNode, list[Any]] = {}
         # A decoder may return any graph: each list and object is entered once for each way that led there.
@@ -219,7 +219,7 @@ def _shape(wanted: dict[Place, tuple[Scalar, ...]]) -> tuple[Place, ...]:
     return tuple(sorted(place for place in wanted if place[0] != "event"))
 
 
-def _access(
+def _access_path(
     alternative: Conjunction, wanted: dict[Place, tuple[Scalar, ...]], common: Counter[tuple[Place, Scalar]]
 ) -> tuple[Place | None, Sequence[Test]]:
     """Choose the one place by which an alternative is found, and the test there: what fewest others ask for."""
@@ -227,7 +227,7 @@ def _access(
         rarest = min(wanted, key=lambda place: max(common[place, value] for value in wanted[place]))
         return rarest, [Equals(value) for value in wanted[rarest]]
     tests = [
-        (narrowness(test), place, test)
+        (selectivity(test), place, test)
         for place, constraint in alternative.constraints.items()
         for test in constraint.positives
     ]

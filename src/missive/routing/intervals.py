@@ -49,7 +49,7 @@ class IntervalMap(Generic[T]):
         self._by_low = sorted(intervals, key=_low)
         self._lows = [one.low for one in self._by_low]
 
-    def holding(self, value: Any) -> list[T]:
+    def containing(self, value: Any) -> list[T]:
         """Return what the intervals that hold a value stand for."""
         before = bisect_left(self._ends, value)
         at_end = before < len(self._ends) and self._ends[before] == value
@@ -64,12 +64,12 @@ class IntervalMap(Generic[T]):
 
     def overlapping(self, low: Any, high: Any) -> Iterator[T]:
         """Yield what the intervals that overlap another stand for."""
-        yield from self.holding(low)
+        yield from self.containing(low)
         for place in range(bisect_right(self._lows, low), bisect_right(self._lows, high)):
             yield self._by_low[place].item
 
     @property
-    def deepest(self) -> int:
+    def max_depth(self) -> int:
         """The most intervals that hold one value."""
         most = depth = 0
         # Where one ends and another begins, both hold the value.

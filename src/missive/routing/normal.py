@@ -16,7 +16,7 @@ from missive.matchers.text import Wildcard
 from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern
 from missive.matchers.values import Scalar
 
-_MOST_ALTERNATIVES = 128
+_MAX_ALTERNATIVES = 128
 _SELECTORS = (Field, Header, Topic, Key, Body)
 DIALECTS = (NatsPattern, MqttFilter, AmqpPattern)
 """Topic patterns whose meaning is known; a subclass of somebody's own may mean anything."""
@@ -30,15 +30,15 @@ class Atom(msgspec.Struct, frozen=True):
     positive: bool = True
 
 
-class Unseen(msgspec.Struct, frozen=True):
+class Opaque(msgspec.Struct, frozen=True):
     """A part that cannot be looked into: a callable, or a composition of more alternatives than are kept apart."""
 
     matcher: Matcher[Any]
     positive: bool = True
 
 
-Literal: TypeAlias = Atom | Unseen
-Alternative: TypeAlias = frozenset[Literal]
+Conjunct: TypeAlias = Atom | Opaque
+Alternative: TypeAlias = frozenset[Conjunct]
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -52,10 +52,10 @@ class Conjunction(msgspec.Struct, frozen=True, eq=False):
     """Conditions that must all hold."""
 
     constraints: dict[Place, Constraint]
-    unseen: tuple[Unseen, ...] = ()
-    listed: dict[Place, tuple[Scalar, ...]] = {}
+    opaque_parts: tuple[Opaque, ...] = ()
+    finite: dict[Place, tuple[Scalar, ...]] = {}
     """The places where only these literals will do."""
-    literals: dict[Place, tuple[Scalar, ...]] = {}
+    key_values: dict[Place, tuple[Scalar, ...]] = {}
     """Of these, those by which it is looked up: all, unless that makes too many combinations."""
 
 
@@ -66,7 +66,7 @@ ANY = Constraint()
 def conjunctions(matcher: Matcher[Any]) -> tuple[Conjunction, ...]:
     """Return the alternatives of a matcher; none where it is false of every message by its form alone.
 
-    The work is bounded: beyond 128 alternatives, a part of the matcher stays together as `Unseen`.
+    The work is bounded: beyond 128 alternatives, a part of the matcher stays together as `Opaque`.
     """
     return tuple(_conjunction(alternative) for alternative in _expand(matcher, positive=True))
 
@@ -77,29 +77,31 @@ def _expand(matcher: Matcher[Any], *, positive: bool) -> list[Alternative]:
     if isinstance(matcher, (And, Or)):
         parts = [_expand(part, positive=positive) for part in matcher.parts]
         if isinstance(matcher, And) is positive:
-            return _all_of(parts, matcher.parts, positive=positive)
-        union = _joined([alternative for part in parts for alternative in part])
-        return union if len(union) <= _MOST_ALTERNATIVES else [frozenset([Unseen(matcher, positive)])]
+            return _distribute(parts, matcher.parts, positive=positive)
+        union = _merge_literals([alternative for part in parts for alternative in part])
+        return union if len(union) <= _MAX_ALTERNATIVES else [frozenset([Opaque(matcher, positive)])]
     if type(matcher) is Everything:
         return [frozenset()] if positive else []
-    return [frozenset(_literals(matcher, positive=positive))]
+    return [frozenset(_conjuncts(matcher, positive=positive))]
 
 
-def _all_of(parts: list[list[Alternative]], matchers: tuple[Matcher[Any], ...], *, positive: bool) -> list[Alternative]:
+def _distribute(
+    parts: list[list[Alternative]], matchers: tuple[Matcher[Any], ...], *, positive: bool
+) -> list[Alternative]:
     # At once, for there may be thousands of parts that have no alternatives.
     together: list[Alternative] = [frozenset().union(*(part[0] for part in parts if len(part) == 1))]
     # The narrow ones first: they are kept apart, whatever the widest of them is.
     for part, matcher in sorted(zip(parts, matchers, strict=True), key=lambda pair: len(pair[0])):
         if len(part) == 1:
             continue
-        if len(together) * len(part) > _MOST_ALTERNATIVES:
-            together = [one | {Unseen(matcher, positive)} for one in together]
+        if len(together) * len(part) > _MAX_ALTERNATIVES:
+            together = [one | {Opaque(matcher, positive)} for one in together]
         else:
             together = list(dict.fromkeys(one | other for one, other in product(together, part)))
     return together
 
 
-def _joined(alternatives: list[Alternative]) -> list[Alternative]:
+def _merge_literals(alternatives: list[Alternative]) -> list[Alternative]:
     """Join alternatives that are each one set of literals at the same place into one."""
     values: dict[Place, dict[Any, None]] = {}
     others: dict[Alternative, None] = {}
@@ -132,7 +134,7 @@ def literals_of(test: Test) -> tuple[Any, ...] | None:
     return None
 
 
-def _literals(matcher: Matcher[Any], *, positive: bool) -> Iterator[Literal]:
+def _conjuncts(matcher: Matcher[Any], *, positive: bool) -> Iterator[Conjunct]:
     if type(matcher) in _SELECTORS:
         for test in _at_one_value(matcher.test, positive=positive):  # type: ignore[attr-defined]  # all of these have
             yield Atom(matcher.place, test, positive)  # type: ignore[attr-defined]  # as above
@@ -140,11 +142,11 @@ def _literals(matcher: Matcher[Any], *, positive: bool) -> Iterator[Literal]:
         if matcher.test is not None:
             yield Atom(("event", *matcher.path), _plainer(matcher.test), positive)
         else:
-            yield Unseen(matcher, positive)
+            yield Opaque(matcher, positive)
             if positive and matcher.inside is not None:
                 yield from _implied(matcher.path, matcher.inside)
     else:
-        yield Unseen(matcher, positive)
+        yield Opaque(matcher, positive)
 
 
 def _at_one_value(test: Test, *, positive: bool) -> tuple[Test, ...]:
@@ -176,21 +178,21 @@ def _implied(path: tuple[str, ...], inside: Matcher[Any]) -> Iterator[Atom]:
 def _conjunction(alternative: Alternative) -> Conjunction:
     positives: dict[Place, list[Test]] = {}
     negatives: dict[Place, list[Test]] = {}
-    unseen = []
-    for literal in alternative:
-        if isinstance(literal, Unseen):
-            unseen.append(literal)
+    opaque_parts = []
+    for conjunct in alternative:
+        if isinstance(conjunct, Opaque):
+            opaque_parts.append(conjunct)
             continue
-        test, positive = literal.test, literal.positive
+        test, positive = conjunct.test, conjunct.positive
         if not positive and type(test) in (Present, Absent):
             # Of the two, one is the complement of the other.
             test, positive = (Absent() if type(test) is Present else Present()), True
-        (positives if positive else negatives).setdefault(literal.place, []).append(test)
+        (positives if positive else negatives).setdefault(conjunct.place, []).append(test)
     places = sorted({*positives, *negatives})
     constraints = {
         place: Constraint(_ordered(positives.get(place, ())), _ordered(negatives.get(place, ()))) for place in places
     }
-    return Conjunction(constraints, tuple(sorted(unseen, key=repr)))
+    return Conjunction(constraints, tuple(sorted(opaque_parts, key=repr)))
 
 
 def _ordered(tests: list[Test] | tuple[()]) -> tuple[Test, ...]:

@@ -1,4 +1,4 @@
-"""The ledger of what is registered: finds, for a new matcher, the few others that it could be in conflict with."""
+"""The index of what is registered: finds, for a new matcher, the few others that it could be in conflict with."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from missive.matchers.values import Scalar, cut
 from missive.messages import Message
 from missive.routing.conflicts import (
     DISJOINT,
-    MOST_KEYS,
-    Analysed,
+    MAX_KEYS,
+    Analysis,
     Relation,
-    analysed,
+    analyse,
     combinations,
     contained,
     relation,
 )
-from missive.routing.normal import Conjunction, Unseen
-from missive.routing.places import Items, put
+from missive.routing.normal import Conjunction, Opaque
+from missive.routing.places import Items, insert
 from missive.routing.ranges import Projection
 
-_MOST_ASKED = 1000
+_MAX_CANDIDATES = 1000
 """Others that one new matcher is compared with, where what they ask about one place tells nothing apart."""
-_MOST_TRIED = 32
+_MAX_TRIED = 32
 """Of these, those of which nothing is proved, up to which an overlap is looked for."""
 _SMALL = 32
 _FEW_GROUPS = 64
 
-_analysed = lru_cache(maxsize=8192)(analysed)
+_analyse = lru_cache(maxsize=8192)(analyse)
 
 _Key: TypeAlias = tuple[Scalar, ...]
 
@@ -68,8 +68,8 @@ class OverlapIndex:
         self._names: list[str] = []
         self._groups: dict[tuple[tuple[Place, ...], tuple[Place, ...], bool], _Group] = {}
         self._by_place: dict[Place, _Place] = {}
-        self._by_unseen: dict[Unseen, list[int]] = {}
-        self._only_unseen: dict[Unseen, list[int]] = {}
+        self._by_opaque_part: dict[Opaque, list[int]] = {}
+        self._only_opaque_parts: dict[Opaque, list[int]] = {}
         self._everything: int | None = None
         self._opaque: list[int] = []
 
@@ -79,12 +79,12 @@ class OverlapIndex:
         Raises `RegistrationError` for a matcher that no message meets, or that is never the only one to match. In
         the second case it may also be one of those that are registered whose messages would all be taken.
         """
-        new = _analysed(matcher)
+        new = _analyse(matcher)
         if not new.alternatives:
             raise RegistrationError(f"no message could ever match {cut(matcher)}, the matcher of {name}")
-        companions = tuple(self._companions(new))
-        for number in companions:
-            other, other_name = _analysed(self._matchers[number]), self._names[number]
+        candidates = tuple(self._candidates(new))
+        for number in candidates:
+            other, other_name = _analyse(self._matchers[number]), self._names[number]
             inside, outside = contained(new, other), contained(other, new)
             if inside and outside:
                 raise RegistrationError(
@@ -95,22 +95,22 @@ class OverlapIndex:
                 raise RegistrationError(_never_alone(name, matcher, other_name, other.matcher))
             if outside:
                 raise RegistrationError(_never_alone(other_name, other.matcher, name, matcher))
-        return companions
+        return candidates
 
-    def overlap(self, matcher: Matcher[Any], name: str, companions: Iterable[int]) -> Overlap | None:
+    def overlap(self, matcher: Matcher[Any], name: str, candidates: Iterable[int]) -> Overlap | None:
         """Return the first other handler that is found to overlap, with a message that matches both."""
-        new = _analysed(matcher)
+        new = _analyse(matcher)
         # What asks about other places overlaps by its nature: said once for all that ask about the same.
         unlike = (one for one in new.alternatives if self._group_key(one) not in self._groups)
         tried = 0
-        for number in (*companions, *(stranger for one in unlike for stranger in self._strangers(one))):
+        for number in (*candidates, *(number for one in unlike for number in self._unrelated(one))):
             if new.matcher.opaque or self._matchers[number].opaque:
                 continue
-            verdict = relation(new, _analysed(self._matchers[number]), self._message_cls)
-            if verdict.witness is not None:
-                return Overlap(self._names[number], name, verdict.witness)
-            tried += verdict.relation is Relation.unknown
-            if tried == _MOST_TRIED:
+            comparison = relation(new, _analyse(self._matchers[number]), self._message_cls)
+            if comparison.witness is not None:
+                return Overlap(self._names[number], name, comparison.witness)
+            tried += comparison.relation is Relation.unknown
+            if tried == _MAX_TRIED:
                 break
         return None
 
@@ -121,38 +121,38 @@ class OverlapIndex:
         self._names.append(name)
         if matcher.opaque:
             self._opaque.append(number)
-        for alternative in _analysed(matcher).alternatives:
+        for alternative in _analyse(matcher).alternatives:
             key = self._group_key(alternative)
             if (group := self._groups.get(key)) is None:
                 self._groups[key] = group = _Group(*key[:2], self)
             group.add(number, alternative)
             for place in alternative.constraints:
                 self._by_place.setdefault(place, _Place(place)).add(group, alternative)
-                for above in _above(place):
-                    self._by_place.setdefault(above, _Place(above)).below[group] = None
-            for unseen in alternative.unseen:
-                self._by_unseen.setdefault(unseen, []).append(number)
+                for ancestor in _ancestors(place):
+                    self._by_place.setdefault(ancestor, _Place(ancestor)).descendants[group] = None
+            for unseen in alternative.opaque_parts:
+                self._by_opaque_part.setdefault(unseen, []).append(number)
                 if not alternative.constraints:
-                    self._only_unseen.setdefault(unseen, []).append(number)
-            if not alternative.constraints and not alternative.unseen:
+                    self._only_opaque_parts.setdefault(unseen, []).append(number)
+            if not alternative.constraints and not alternative.opaque_parts:
                 self._everything = number
 
     # Whom to ask
 
-    def _companions(self, new: Analysed) -> Iterable[int]:
+    def _candidates(self, new: Analysis) -> Iterable[int]:
         """Return those that may be in conflict because they ask about the same, each once."""
-        return islice(dict.fromkeys(self._sharing(new, _MOST_ASKED)), _MOST_ASKED)
+        return islice(dict.fromkeys(self._sharing(new, _MAX_CANDIDATES)), _MAX_CANDIDATES)
 
-    def _sharing(self, new: Analysed, most_unseen: int | None = None) -> Iterator[int]:
+    def _sharing(self, new: Analysis, max_opaque: int | None = None) -> Iterator[int]:
         if self._everything is not None:
             yield self._everything
         for alternative in new.alternatives:
-            if not alternative.constraints and not alternative.unseen and self._matchers:
+            if not alternative.constraints and not alternative.opaque_parts and self._matchers:
                 yield 0  # all of them are inside this one
             # The others of those that share a callable are found by their places, if this one asks about any.
-            sharing = self._only_unseen if alternative.constraints else self._by_unseen
-            for unseen in alternative.unseen:
-                yield from islice(sharing.get(unseen, ()), most_unseen)
+            sharing = self._only_opaque_parts if alternative.constraints else self._by_opaque_part
+            for unseen in alternative.opaque_parts:
+                yield from islice(sharing.get(unseen, ()), max_opaque)
             for group in self._related(alternative):
                 yield from group.candidates(alternative)
 
@@ -160,63 +160,63 @@ class OverlapIndex:
         groups: dict[_Group, None] = {}
         for place in alternative.constraints:
             if (used := self._by_place.get(place)) is not None:
-                groups.update(used.groups(alternative.listed.get(place)))
-                groups.update(used.below)
-            for above in _above(place):
-                if (used := self._by_place.get(above)) is not None:
+                groups.update(used.groups(alternative.finite.get(place)))
+                groups.update(used.descendants)
+            for ancestor in _ancestors(place):
+                if (used := self._by_place.get(ancestor)) is not None:
                     groups.update(used.groups(None))
         return groups
 
-    def _strangers(self, alternative: Conjunction) -> Iterator[int]:
+    def _unrelated(self, alternative: Conjunction) -> Iterator[int]:
         """Yield one of each of a few groups that ask about nothing that an alternative asks about."""
         places = alternative.constraints
-        above = {one for place in places for one in _above(place)}
-        strange = (group for group in self._groups.values() if not group.touches(places, above))
+        ancestor = {one for place in places for one in _ancestors(place)}
+        strange = (group for group in self._groups.values() if not group.touches(places, ancestor))
         for group in islice(strange, _SMALL):
             yield group.members[0]
 
     @staticmethod
     def _group_key(alternative: Conjunction) -> tuple[tuple[Place, ...], tuple[Place, ...], bool]:
-        literal = alternative.literals
+        literal = alternative.key_values
         others = tuple(place for place in alternative.constraints if place not in literal)
-        return tuple(literal), others, bool(alternative.unseen)
+        return tuple(literal), others, bool(alternative.opaque_parts)
 
-    def analysed(self, number: int) -> Analysed:
+    def analysis(self, number: int) -> Analysis:
         """Return a registered matcher with its alternatives."""
-        return _analysed(self._matchers[number])
+        return _analyse(self._matchers[number])
 
     # The report
 
-    def likely(self, matcher: Matcher[Any]) -> tuple[Iterable[int], bool]:
+    def possible_overlaps(self, matcher: Matcher[Any]) -> tuple[Iterable[int], bool]:
         """Return those that a matcher could overlap, and whether these are all that it could."""
-        new = _analysed(matcher)
+        new = _analyse(matcher)
         if matcher.opaque:
             return range(len(self._matchers)), True
-        strangers = [number for alternative in new.alternatives for number in self._strangers(alternative)]
-        return dict.fromkeys((*self._sharing(new), *strangers, *self._opaque)), not strangers
+        unrelated = [number for alternative in new.alternatives for number in self._unrelated(alternative)]
+        return dict.fromkeys((*self._sharing(new), *unrelated, *self._opaque)), not unrelated
 
     def compare(self, number: int, matcher: Matcher[Any], name: str) -> tuple[Overlap | Unproved | None, int]:
         """Return what is found of a matcher and a registered one, and how many pairs of alternatives that took.
 
         None where they are proved to be apart.
         """
-        one, other = self.analysed(number), _analysed(matcher)
+        one, other = self.analysis(number), _analyse(matcher)
         # EventFields with different literals are never reported: an array may have both, so all of them would be.
-        verdict = DISJOINT if _ask_for_others(one, other) else relation(one, other, self._message_cls)
+        comparison = DISJOINT if _want_different_literals(one, other) else relation(one, other, self._message_cls)
         found: Overlap | Unproved | None = None
-        if verdict.witness is not None:
-            found = Overlap(self._names[number], name, verdict.witness)
-        elif verdict.relation is Relation.unknown:
+        if comparison.witness is not None:
+            found = Overlap(self._names[number], name, comparison.witness)
+        elif comparison.relation is Relation.unknown:
             found = Unproved(self._names[number], name)
         return found, max(1, len(one.alternatives) * len(other.alternatives))
 
 
-def _ask_for_others(one: Analysed, other: Analysed) -> bool:
+def _want_different_literals(one: Analysis, other: Analysis) -> bool:
     """Tell whether two matchers want different literals at the same place, whichever of their alternatives holds."""
     return all(
         any(
-            (values := second.listed.get(place)) is not None and not set(values) & set(wanted)
-            for place, wanted in first.listed.items()
+            (values := second.finite.get(place)) is not None and not set(values) & set(wanted)
+            for place, wanted in first.finite.items()
         )
         for first, second in product(one.alternatives, other.alternatives)
     )
@@ -229,7 +229,7 @@ def _never_alone(inner_name: str, inner: Matcher[Any], outer_name: str, outer: M
     )
 
 
-def _above(place: Place) -> Iterator[Place]:
+def _ancestors(place: Place) -> Iterator[Place]:
     """Yield the fields that a field is inside of."""
     if place[0] == "field":
         for length in range(2, len(place)):
@@ -244,14 +244,14 @@ def _bare(key: _Key) -> Any:
 class _Place:
     """One place: which groups ask about it."""
 
-    __slots__ = ("_by_value", "_literal", "_others", "_place", "below")
+    __slots__ = ("_by_value", "_literal", "_others", "_place", "descendants")
 
     def __init__(self, place: Place) -> None:
         self._place = place
         self._literal: dict[_Group, None] = {}
         self._others: dict[_Group, None] = {}
         self._by_value: dict[Scalar, dict[_Group, None]] | None = None
-        self.below: dict[_Group, None] = {}
+        self.descendants: dict[_Group, None] = {}
         """Groups that ask about something inside this field."""
 
     def add(self, group: _Group, alternative: Conjunction) -> None:
@@ -260,7 +260,7 @@ class _Place:
             return
         self._literal[group] = None
         if self._by_value is not None:
-            for value in alternative.listed.get(self._place, ()):
+            for value in alternative.finite.get(self._place, ()):
                 self._by_value.setdefault(value, {})[group] = None
         elif len(self._literal) > _FEW_GROUPS:
             self._by_value = {}
@@ -281,19 +281,20 @@ class _Place:
 class _Group:
     """Alternatives that want literals at the same places, and something else at the same other places."""
 
-    def __init__(self, literal: tuple[Place, ...], others: tuple[Place, ...], ledger: OverlapIndex) -> None:
+    def __init__(self, literal: tuple[Place, ...], others: tuple[Place, ...], index: OverlapIndex) -> None:
         self.literal = literal
         self.places = frozenset((*literal, *others))
         self.members: list[int] = []
-        self._ledger = ledger
+        self._index = index
         self._by_key: dict[Any, Items] = {}
         self._by_part: dict[tuple[int, ...], dict[_Key, list[int]]] = {}
         self._projections: dict[tuple[tuple[int, ...], _Key, Place], Projection] = {}
 
-    def touches(self, places: Collection[Place], above: set[Place]) -> bool:
-        """Tell whether it asks about one of these places, something inside one, or one of those above them."""
+    def touches(self, places: Collection[Place], ancestor: set[Place]) -> bool:
+        """Tell whether it asks about one of these places, something inside one, or one of those ancestor them."""
         return any(
-            place in places or place in above or any(one in places for one in _above(place)) for place in self.places
+            place in places or place in ancestor or any(one in places for one in _ancestors(place))
+            for place in self.places
         )
 
     def add(self, number: int, alternative: Conjunction) -> None:
@@ -301,9 +302,9 @@ class _Group:
         if not self.literal:
             self._project((), (), number, alternative)
             return
-        at = alternative.literals
+        at = alternative.key_values
         for key in product(*(at[place] for place in self.literal)):
-            put(self._by_key, _bare(key), number)
+            insert(self._by_key, _bare(key), number)
             for part, by_key in self._by_part.items():
                 by_key.setdefault(tuple(key[i] for i in part), []).append(number)
             if self._projections:
@@ -323,8 +324,8 @@ class _Group:
 
     def candidates(self, wanted: Conjunction) -> Iterable[int]:
         """Return the members that may be in conflict with an alternative."""
-        at = {place: values for place in self.literal if (values := wanted.listed.get(place)) is not None}
-        while at and combinations(at) > MOST_KEYS:
+        at = {place: values for place in self.literal if (values := wanted.finite.get(place)) is not None}
+        while at and combinations(at) > MAX_KEYS:
             del at[max(at, key=lambda place: len(at[place]))]
         part = tuple(self.literal.index(place) for place in at)
         found: list[int] = []
@@ -356,7 +357,7 @@ class _Group:
                 projection = Projection()
                 self._projections[part, key, place] = projection
                 for number in dict.fromkeys(bucket):
-                    for one in self._ledger.analysed(number).alternatives:
+                    for one in self._index.analysis(number).alternatives:
                         if place in one.constraints:
                             projection.add(place, one.constraints[place], number)
             if (few := projection.candidates(place, wanted.constraints[place])) is not None:

@@ -21,7 +21,7 @@ EQUAL, NARROW, PRESENT, NEVER = 3, 2, 1, 0
 """How few values a test leaves, from one to nothing that can be looked up."""
 
 
-def narrowness(test: Test) -> int:
+def selectivity(test: Test) -> int:
     """Tell how well a test is looked up: by its literals, by a part of the value, by presence alone, or not."""
     # Exact types: a subclass of somebody's own may mean anything.
     if literals_of(test) is not None or (type(test) is Some and literals_of(test.test) is not None):
@@ -74,16 +74,16 @@ class PlaceIndex:
             self._count, self._last = self._count + 1, item
         if (literals := literals_of(test)) is not None:
             for literal in literals:
-                put(self._equal, literal, item)
+                insert(self._equal, literal, item)
         elif type(test) is Some and (literals := literals_of(test.test)) is not None:
             for literal in literals:
-                put(self._elements, literal, item)
+                insert(self._elements, literal, item)
         elif type(test) is Range:
             bounds = bounds_of(test)
             self._ranges.append(Interval(bounds.low, bounds.high, item))
         elif type(test) is Cidr:
             spare = (32 if test.version == 4 else 128) - test.prefix_length  # noqa: PLR2004 - IP's versions
-            put(self._addresses.setdefault((test.version, spare), {}), test.first >> spare, item)
+            insert(self._addresses.setdefault((test.version, spare), {}), test.first >> spare, item)
         elif isinstance(test, DIALECTS) and type(test) in DIALECTS:
             self._tries.setdefault(type(test), TopicTrie(test.separator)).add(test, item)
         else:
@@ -95,7 +95,7 @@ class PlaceIndex:
             at_head = bool(glob.chunks[0])
             text = glob.chunks[0] if at_head else glob.chunks[-1]
             by_length = self._by_end.setdefault((glob.folded, at_head), {})
-            put(by_length.setdefault(len(text), {}), text, item)
+            insert(by_length.setdefault(len(text), {}), text, item)
         else:
             self._present.append(item)
 
@@ -116,7 +116,7 @@ class PlaceIndex:
             yield from by_length.values()
 
     @property
-    def sole(self) -> dict[str, int]:
+    def unique(self) -> dict[str, int]:
         """What leads to one item and to no other: those strings; none where anything but literals is looked for."""
         if self._more:
             return {}
@@ -127,7 +127,7 @@ class PlaceIndex:
         """The most items that one literal, range, network, pattern, or presence alone, leads to."""
         sizes = [len(items) if isinstance(items, list) else 1 for table in self._tables() for items in table.values()]
         if self._intervals is not None:
-            sizes.append(self._intervals.deepest)
+            sizes.append(self._intervals.max_depth)
         return max([len(self._present), *sizes, *(trie.largest_bucket for trie in self._tries.values())])
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ class PlaceIndex:
             except (TypeError, ValueError):  # a list or an object is no literal
                 items = None
             if items is not None:
-                take(items, found)
+                collect(items, found)
         if self._more:
             found += self._present
             self._find_more(value, found)
@@ -157,7 +157,7 @@ class PlaceIndex:
             except (TypeError, ValueError):  # no literal
                 items = None
             if items is not None:
-                take(items, few)
+                collect(items, few)
             if self._more:
                 self._find_more(value, few)
             several.update(few)
@@ -176,7 +176,7 @@ class PlaceIndex:
         elif isinstance(value, (int, float)):
             # A boolean is a number to Python, and the range says what it is; NaN has no place among the numbers.
             if self._intervals is not None and value == value:  # noqa: PLR0124 - see above
-                found += self._intervals.holding(value)
+                found += self._intervals.containing(value)
         elif self._elements and isinstance(value, (list, tuple)):
             self._find_elements(value, found)
 
@@ -189,7 +189,7 @@ class PlaceIndex:
                     break
                 items = table.get(text[:length] if at_head else text[size - length :])
                 if items is not None:
-                    take(items, found)
+                    collect(items, found)
 
     def _find_address(self, value: str, found: list[int]) -> None:
         if (parsed := address(value)) is None:
@@ -197,7 +197,7 @@ class PlaceIndex:
         version, number = parsed
         for (of, spare), networks in self._addresses.items():
             if of == version and (items := networks.get(number >> spare)) is not None:
-                take(items, found)
+                collect(items, found)
 
     def _find_elements(self, value: list[Any] | tuple[Any, ...], found: list[int]) -> None:
         wanted: dict[Any, None] = {}
@@ -208,10 +208,10 @@ class PlaceIndex:
             except (TypeError, ValueError):  # no literal
                 continue
         for element in wanted:
-            take(self._elements[element], found)
+            collect(self._elements[element], found)
 
 
-def put(table: dict[Any, Items], key: Any, item: int) -> None:
+def insert(table: dict[Any, Items], key: Any, item: int) -> None:
     """Add an item under a key, once."""
     before = table.get(key)
     if before is None:
@@ -224,7 +224,7 @@ def put(table: dict[Any, Items], key: Any, item: int) -> None:
         table[key] = [before, item]
 
 
-def take(items: Items, found: list[int]) -> None:
+def collect(items: Items, found: list[int]) -> None:
     """Add what a key leads to."""
     if isinstance(items, list):
         found += items

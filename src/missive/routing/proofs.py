@@ -30,7 +30,7 @@ from missive.matchers.text import Prefix, Regex, Substring, Suffix, Wildcard
 from missive.matchers.topics import AmqpPattern, NatsPattern, TopicPattern
 from missive.matchers.values import Scalar, identity_of
 from missive.routing.normal import DIALECTS, Constraint, literals_of
-from missive.routing.topics import topics_apart, topics_within
+from missive.routing.topics import topics_disjoint, topics_within
 
 Kinds: TypeAlias = frozenset[str]
 """Kinds of values; `other` is all that a decoder may return beyond JSON."""
@@ -47,9 +47,9 @@ _AT: dict[str, Kinds] = {
     "body": frozenset({"bytes"}),
 }
 _ONLY: dict[str, tuple[Scalar, ...]] = {"null": (None,), "bool": (False, True)}
-_LONGEST_PROOF = 20_000
+_MAX_PROOF = 20_000
 """Characters or tokens of patterns, multiplied, up to which two are compared."""
-_MOST_RANGES = 200
+_MAX_RANGES = 200
 """Ranges that are taken away from others."""
 
 
@@ -106,7 +106,7 @@ def _kinds(test: Test) -> Kinds:
 # Two tests, of one value
 
 
-def apart(one: Test, other: Test) -> bool:
+def disjoint(one: Test, other: Test) -> bool:
     """Tell whether it is proved that no value passes both tests."""
     if Absent in (type(one), type(other)):
         return type(one) is not type(other) and not (one.on_missing and other.on_missing)
@@ -123,10 +123,10 @@ def apart(one: Test, other: Test) -> bool:
         return one.version != other.version or one.last < other.first or other.last < one.first
     if {type(one), type(other)} == {Some, Every}:
         # Two of Some may mean two elements, and an empty list passes two of Every.
-        return apart(one.test, other.test)  # type: ignore[attr-defined]  # both have one
+        return disjoint(one.test, other.test)  # type: ignore[attr-defined]  # both have one
     if isinstance(one, DIALECTS) and type(one) is type(other) in DIALECTS:
-        return topics_apart(one, other)
-    return _globs_apart(one, other)
+        return topics_disjoint(one, other)
+    return _globs_disjoint(one, other)
 
 
 def within(one: Test, other: Test) -> bool:
@@ -145,7 +145,7 @@ def within(one: Test, other: Test) -> bool:
         return not one.on_missing
     if type(other) is AnythingBut:
         # What fails the inner test passes; so one that never meets it does, and `AnythingBut` of something wider.
-        return within(other.test, one.test) if type(one) is AnythingBut else apart(one, other.test)
+        return within(other.test, one.test) if type(one) is AnythingBut else disjoint(one, other.test)
     return _within_by_kind(one, other)
 
 
@@ -186,7 +186,7 @@ def impossible(place: Place, constraint: Constraint) -> bool:
     return (
         not possible_kinds(place, positives)
         or _spans(constraint) == []
-        or any(apart(one, other) for i, one in enumerate(positives) for other in positives[:i])
+        or any(disjoint(one, other) for i, one in enumerate(positives) for other in positives[:i])
         or any(within(positive, negative) for positive in positives for negative in negatives)
     )
 
@@ -251,7 +251,7 @@ def implies(place: Place, constraint: Constraint, test: Test, *, positive: bool)
         return not test.on_missing
     if any(within(test, negative) for negative in negatives):
         return True
-    return place[0] != "event" and any(apart(one, test) for one in positives)
+    return place[0] != "event" and any(disjoint(one, test) for one in positives)
 
 
 def _implied_by_values(place: Place, constraint: Constraint, test: Test, *, positive: bool) -> bool:
@@ -299,7 +299,7 @@ def _spans(constraint: Constraint) -> list[Bounds] | None:
     for wanted in ranges[1:]:
         left = [both for span in left if (both := _meeting(span, wanted)) is not None]
     excluded = [*constraint.negatives, *(test.test for test in constraint.positives if type(test) is AnythingBut)]
-    for test in [test for test in excluded if type(test) is Range][:_MOST_RANGES]:
+    for test in [test for test in excluded if type(test) is Range][:_MAX_RANGES]:
         cut = bounds_of(test)
         below = Bounds(-math.inf, cut.low, low_in=True, high_in=not cut.low_in)
         above = Bounds(cut.high, math.inf, low_in=not cut.high_in, high_in=True)
@@ -367,7 +367,7 @@ def _takes_a_word(pattern: TopicPattern, at: int) -> bool:
     return pattern.tokens[at] == pattern.single or type(pattern) is NatsPattern
 
 
-def _globs_apart(one: Test, other: Test) -> bool:
+def _globs_disjoint(one: Test, other: Test) -> bool:
     a, b = glob_of(one), glob_of(other)
     if a is None or b is None:
         return False
@@ -386,7 +386,7 @@ def _globs_within(one: Test, other: Test) -> bool:
     if a is None or b is None or not b.exact or (a.folded and not b.folded):
         return False
     inner, outer = _alike(a, b)
-    if sum(map(len, inner)) * len(outer) > _LONGEST_PROOF * 50:
+    if sum(map(len, inner)) * len(outer) > _MAX_PROOF * 50:
         return False
     # A character that the outer one does not have can only fall where it allows anything: there, so can any text.
     used = "".join(outer)

@@ -1,4 +1,4 @@
-"""Spans: what a constraint leaves of a line (of numbers, of texts, of addresses), to find those that could meet."""
+"""Spans: what a constraint leaves of a axis (of numbers, of texts, of addresses), to find those that could meet."""
 
 from __future__ import annotations
 
@@ -12,46 +12,46 @@ from missive.routing.intervals import GrowingIntervals
 from missive.routing.normal import Constraint, literals_of
 from missive.routing.proofs import bounds_of, glob_of, possible_kinds
 
-Span: TypeAlias = tuple[Any, Any]
+AxisRange: TypeAlias = tuple[Any, Any]
 
-_LINES = ("number", "text", "reversed text", "address")
+_AXES = ("number", "text", "reversed text", "address")
 _NUMBERS, _TEXT = frozenset({"int", "float"}), frozenset({"str"})
 _KINDS_ON = {"number": _NUMBERS, "text": _TEXT, "reversed text": _TEXT, "address": _TEXT}
 _LAST = "\U0010ffff"
 
 
 class Projection:
-    """Constraints at one place, each with its span on each line that it is bound on."""
+    """Constraints at one place, each with its axis_range on each axis that it is bound on."""
 
     __slots__ = ("_bound", "_loose")
 
     def __init__(self) -> None:
-        self._bound: dict[str, GrowingIntervals[int]] = {line: GrowingIntervals() for line in _LINES}
-        self._loose: dict[str, list[int]] = {line: [] for line in _LINES}
+        self._bound: dict[str, GrowingIntervals[int]] = {axis: GrowingIntervals() for axis in _AXES}
+        self._loose: dict[str, list[int]] = {axis: [] for axis in _AXES}
 
     def add(self, place: Place, constraint: Constraint, number: int) -> None:
         """Add the constraint of one member."""
-        spans = spans_of(place, constraint)
+        ranges = ranges_of(place, constraint)
         possible = _possible(place, constraint)
-        for line in _LINES:
-            if (span := spans.get(line)) is not None:
-                self._bound[line].add(*span, number)
-            elif possible & _KINDS_ON[line]:
-                self._loose[line].append(number)
+        for axis in _AXES:
+            if (axis_range := ranges.get(axis)) is not None:
+                self._bound[axis].add(*axis_range, number)
+            elif possible & _KINDS_ON[axis]:
+                self._loose[axis].append(number)
 
     def candidates(self, place: Place, constraint: Constraint) -> Iterable[int] | None:
         """Return the members whose constraints may be met together with another; None where that excludes nobody."""
-        spans, possible = spans_of(place, constraint), _possible(place, constraint)
-        # A line says all only where nothing beside it is possible.
-        lines = [line for line in spans if possible <= _KINDS_ON[line]]
-        if not lines:
+        ranges, possible = ranges_of(place, constraint), _possible(place, constraint)
+        # A axis says all only where nothing beside it is possible.
+        axes = [axis for axis in ranges if possible <= _KINDS_ON[axis]]
+        if not axes:
             return None
-        line = min(lines, key=lambda line: len(self._loose[line]))
-        return self._on(line, spans[line])
+        axis = min(axes, key=lambda axis: len(self._loose[axis]))
+        return self._on(axis, ranges[axis])
 
-    def _on(self, line: str, span: Span) -> Iterator[int]:
-        yield from self._bound[line].overlapping(*span)
-        yield from self._loose[line]
+    def _on(self, axis: str, axis_range: AxisRange) -> Iterator[int]:
+        yield from self._bound[axis].overlapping(*axis_range)
+        yield from self._loose[axis]
 
 
 def _possible(place: Place, constraint: Constraint) -> frozenset[str]:
@@ -60,22 +60,22 @@ def _possible(place: Place, constraint: Constraint) -> frozenset[str]:
     return possible_kinds(place, constraint.positives)
 
 
-def spans_of(place: Place, constraint: Constraint) -> dict[str, Span]:
-    """Return, for each line that a constraint is bound on, from where to where; nothing where it may be anywhere."""
+def ranges_of(place: Place, constraint: Constraint) -> dict[str, AxisRange]:
+    """Return, for each axis that a constraint is bound on, from where to where; nothing where it may be anywhere."""
     if place[0] == "event":
         return {}
-    spans: dict[str, Span] = {}
+    ranges: dict[str, AxisRange] = {}
     for test in constraint.positives:
-        for line, (low, high) in _spans(test):
-            before = spans.get(line)
-            spans[line] = (low, high) if before is None else (max(low, before[0]), min(high, before[1]))
+        for axis, (low, high) in _ranges(test):
+            before = ranges.get(axis)
+            ranges[axis] = (low, high) if before is None else (max(low, before[0]), min(high, before[1]))
     # An empty one is for the proofs to see.
-    return {line: span for line, span in spans.items() if span[0] <= span[1]}
+    return {axis: axis_range for axis, axis_range in ranges.items() if axis_range[0] <= axis_range[1]}
 
 
-def _spans(test: Test) -> Iterator[tuple[str, Span]]:
+def _ranges(test: Test) -> Iterator[tuple[str, AxisRange]]:
     if (finite := literals_of(test)) is not None:
-        yield from _spans_of_literals(finite)
+        yield from _ranges_of_literals(finite)
     elif type(test) is Range:
         bounds = bounds_of(test)
         yield "number", (bounds.low, bounds.high)
@@ -93,7 +93,7 @@ def _spans(test: Test) -> Iterator[tuple[str, Span]]:
             yield "reversed text", (tail, _after(tail))
 
 
-def _spans_of_literals(values: tuple[Any, ...]) -> Iterator[tuple[str, Span]]:
+def _ranges_of_literals(values: tuple[Any, ...]) -> Iterator[tuple[str, AxisRange]]:
     found = kinds_of(values)
     if found <= _NUMBERS:
         yield "number", (min(values), max(values))

@@ -41,22 +41,22 @@ class Router:
         self._unmatched = next((route for route in routes if route.is_fallback), _UNMATCHED)
         self._all = range(len(self.routes))
         self._index = Index([route.matcher for route in self.routes]) if indexed else None
-        self._field, self._sure = self._without_asking()
+        self._field, self._direct = self._direct_routes()
 
-    def _without_asking(self) -> tuple[str, dict[str, Route]]:
+    def _direct_routes(self) -> tuple[str, dict[str, Route]]:
         """Return a field of the body, and the routes that its being a string is all there is to.
 
         To be found by it, a string is equal to the one that is wanted: such a matcher need not be asked.
         """
-        lone = None if self._index is None else self._index.lone
-        if lone is None:
+        single_field = None if self._index is None else self._index.single_field
+        if single_field is None:
             return "", {}
-        sure = {}
-        for literal, number in lone[1].items():
+        direct = {}
+        for literal, number in single_field[1].items():
             matcher = self.routes[number].matcher
-            if type(matcher) is Field and type(matcher.test) is Equals and matcher.path == (lone[0],):
-                sure[literal] = self.routes[number]
-        return lone[0], sure
+            if type(matcher) is Field and type(matcher.test) is Equals and matcher.path == (single_field[0],):
+                direct[literal] = self.routes[number]
+        return single_field[0], direct
 
     def _candidates(self, message: Message) -> Sequence[int]:
         if self._index is None:
@@ -67,13 +67,13 @@ class Router:
             # What can be told without the body, what cannot, and what raises, each matcher says.
             return self._all
 
-    def _find_sure(self, message: Message) -> Route | None:
+    def _find_direct(self, message: Message) -> Route | None:
         try:
             content = message.content  # type: ignore[attr-defined]  # registration saw to it
         except Exception:  # noqa: BLE001 - what comes of that, each matcher says
             return None
         if type(content) is dict and type(value := content.get(self._field)) is str:
-            return self._sure.get(value)
+            return self._direct.get(value)
         return None
 
     def find(self, message: Message) -> Route | Misrouted:
@@ -82,8 +82,8 @@ class Router:
         One true is enough, whatever cannot be known because the body cannot be decoded. None true and
         something unknown: unreadable.
         """
-        if self._sure and (sure := self._find_sure(message)) is not None:
-            return sure
+        if self._direct and (direct := self._find_direct(message)) is not None:
+            return direct
         return self._ask(message)
 
     def _ask(self, message: Message) -> Route | Misrouted:

@@ -20,9 +20,9 @@ MANY: Final = _Wild()
 
 Token: TypeAlias = str | _Wild
 
-_MOST_WORK = 250_000
+_MAX_WORK = 250_000
 """Tokens of one pattern times those of another, up to which two are compared."""
-_MOST_WAYS = 1000
+_MAX_READINGS = 1000
 """Ways to read one pattern against another, up to which one is asked to be within the other."""
 
 
@@ -43,10 +43,10 @@ def _words_of(pattern: TopicPattern) -> frozenset[Token]:
     return frozenset(token for token in tokens_of(pattern) if isinstance(token, str))
 
 
-def topics_apart(one: TopicPattern, other: TopicPattern) -> bool:
+def topics_disjoint(one: TopicPattern, other: TopicPattern) -> bool:
     """Tell whether it is proved that no topic matches both patterns, which are of one dialect."""
     a, b = tokens_of(one), tokens_of(other)
-    return len(a) * len(b) <= _MOST_WORK and common_tokens(one, other) is None
+    return len(a) * len(b) <= _MAX_WORK and common_tokens(one, other) is None
 
 
 def common_tokens(one: TopicPattern, other: TopicPattern) -> list[str] | None:
@@ -55,24 +55,24 @@ def common_tokens(one: TopicPattern, other: TopicPattern) -> list[str] | None:
     None also where the patterns are too long to be compared.
     """
     a, b = tokens_of(one), tokens_of(other)
-    if len(a) * len(b) > _MOST_WORK:
+    if len(a) * len(b) > _MAX_WORK:
         return None
     hidden = isinstance(one, MqttFilter)
     # Breadth first over what is left of the two, with the token that led there.
     start = (0, 0, True)
-    came: dict[tuple[int, int, bool], tuple[tuple[int, int, bool], str | None] | None] = {start: None}
+    reached_from: dict[tuple[int, int, bool], tuple[tuple[int, int, bool], str | None] | None] = {start: None}
     queue = [start]
     for state in queue:
         i, j, first = state
         if i == len(a) and j == len(b):
-            return _told(came, state)
+            return _trace(reached_from, state)
         for step, token in _steps(a, b, i, j):
             wild = (i < len(a) and a[i] in (ONE, MANY)) or (j < len(b) and b[j] in (ONE, MANY))
             if hidden and first and wild and token is not None and token.startswith("$"):
                 continue  # MQTT: a leading wildcard never matches a topic that starts with $
             reached = (*step, first and token is None)
-            if reached not in came:
-                came[reached] = (state, token)
+            if reached not in reached_from:
+                reached_from[reached] = (state, token)
                 queue.append(reached)
     return None
 
@@ -97,11 +97,12 @@ def _both(left: Token, right: Token) -> str | None:
     return right if isinstance(right, str) else "x"
 
 
-def _told(
-    came: dict[tuple[int, int, bool], tuple[tuple[int, int, bool], str | None] | None], state: tuple[int, int, bool]
+def _trace(
+    reached_from: dict[tuple[int, int, bool], tuple[tuple[int, int, bool], str | None] | None],
+    state: tuple[int, int, bool],
 ) -> list[str]:
     tokens: list[str] = []
-    while (step := came[state]) is not None:
+    while (step := reached_from[state]) is not None:
         state, token = step
         if token is not None:
             tokens.append(token)
@@ -113,7 +114,7 @@ def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
     inner, outer = tokens_of(one), tokens_of(other)
     if not _words_of(other) <= _words_of(one):
         return False  # only a word takes a word of the outer one
-    if len(inner) * len(outer) > _MOST_WORK:
+    if len(inner) * len(outer) > _MAX_WORK:
         return False
     hidden = isinstance(one, MqttFilter)
     # Which lengths of `outer` can have taken what was read of `inner`, as bits. A wildcard of the inner one is a token
@@ -134,7 +135,7 @@ def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
             if way not in seen:
                 seen.add(way)
                 pending.append(way)
-        if len(seen) > _MOST_WAYS:
+        if len(seen) > _MAX_READINGS:
             return False
     return True
 

@@ -18,7 +18,7 @@ from missive.routing.normal import ANY, Conjunction, Constraint, literals_of
 from missive.routing.proofs import Glob, glob_of, values_equal_to
 from missive.routing.topics import common_tokens
 
-_MOST_TRIED = 500
+_MAX_TRIED = 500
 _PLAIN: tuple[Any, ...] = ("x", 1, 0, 1.5, True, False, None, "", [], {}, b"x", "missive", -1)
 _OF_TYPE: dict[type, Any] = {str: "x", bytes: b"x", int: 1, float: 1.5, bool: True, list: [], dict: {}}
 
@@ -34,7 +34,7 @@ def witness(message_cls: type[Message], condition: Conjunction) -> Message | Non
         return None
 
 
-def shown(message: Message) -> str:
+def expression_of(message: Message) -> str:
     """Return an expression for a message that was made up."""
     content = None
     if isinstance(message, StructuredMessage):
@@ -46,15 +46,17 @@ def shown(message: Message) -> str:
     # JSON that is written in another way is another body.
     if content is None or (isinstance(message, JSONMessage) and type(message).of(content).raw_data != message.raw_data):
         return f"{type(message).__name__}({', '.join([repr(message.raw_data), *said])})"
-    return f"{type(message).__name__}.{'of' if is_json else 'holding'}({', '.join([_expression(content), *said])})"
+    return (
+        f"{type(message).__name__}.{'of' if is_json else 'holding'}({', '.join([_value_expression(content), *said])})"
+    )
 
 
-def _expression(value: Any) -> str:
+def _value_expression(value: Any) -> str:
     """Return an expression for a value that was made up; infinity has no literal of its own."""
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{name!r}: {_expression(inner)}' for name, inner in value.items())}}}"
+        return f"{{{', '.join(f'{name!r}: {_value_expression(inner)}' for name, inner in value.items())}}}"
     if isinstance(value, list):
-        return f"[{', '.join(map(_expression, value))}]"
+        return f"[{', '.join(map(_value_expression, value))}]"
     return show(value)
 
 
@@ -107,7 +109,7 @@ class _Maker:
 
         tests = [*field.positives, *event.positives, *field.negatives, *event.negatives]
         several = [[_first(samples([test]), test) for test in event.positives]] if len(event.positives) > 1 else []
-        return _first([*several, *islice(samples(tests), _MOST_TRIED)], good)
+        return _first([*several, *islice(samples(tests), _MAX_TRIED)], good)
 
 
 def _needed(constraint: Constraint) -> bool:
@@ -123,7 +125,7 @@ def _found(constraint: Constraint, types: type | tuple[type, ...]) -> Any:
     fitting = (value for value in samples(tests) if isinstance(value, types) and _can_arrive(value))
     # A repeated header arrives as a tuple.
     return _first(
-        islice(fitting, _MOST_TRIED),
+        islice(fitting, _MAX_TRIED),
         lambda value: _meets(constraint, tuple(value) if isinstance(value, list) else value),
     )
 
@@ -225,7 +227,7 @@ def _lists(tests: Sequence[Test]) -> Iterator[list[Any]]:
     elements = []
     for one in wanted:
         tests_of_one = (one, *always)
-        good = (v for v in islice(samples(tests_of_one), _MOST_TRIED) if all(t(v) for t in tests_of_one))
+        good = (v for v in islice(samples(tests_of_one), _MAX_TRIED) if all(t(v) for t in tests_of_one))
         element = next(good, MISSING)
         if element is MISSING:
             return
@@ -233,4 +235,4 @@ def _lists(tests: Sequence[Test]) -> Iterator[list[Any]]:
     yield elements
     yield [*elements, *elements]
     if always:
-        yield from ([value, value] for value in islice(samples(always), _MOST_TRIED) if all(t(value) for t in always))
+        yield from ([value, value] for value in islice(samples(always), _MAX_TRIED) if all(t(value) for t in always))
