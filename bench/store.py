@@ -1,4 +1,4 @@
-"""A dead letter store with a million records: lists, groups, claims, writing beside a bare INSERT, export.
+"""A dead letter store with a million records: lists, groups, leases, writing beside a bare INSERT, export.
 
 MISSIVE_BENCH_RECORDS says how many (1,000,000), MISSIVE_BENCH_STORES which (sqlite,postgresql; mariadb too).
 """
@@ -29,7 +29,7 @@ STORES = os.environ.get("MISSIVE_BENCH_STORES", "sqlite,postgresql").split(",")
 BATCH = 500
 GROUPS, LANES = 500, 1000
 PAIRS, BATCHES = 7, 6
-PAGE_BAR, GROUPS_BAR, CLAIM_BAR, WRITE_BAR = 0.1, 0.3, 0.02, 0.5
+PAGE_BAR, GROUPS_BAR, LEASE_BAR, WRITE_BAR = 0.1, 0.3, 0.02, 0.5
 BODY = b'{"type":"order.placed","customer":"c-000001","total":129.95,"currency":"EUR"}' + b" " * 120
 SHA256 = hashlib.sha256(BODY).hexdigest()
 STATUSES = [Status.dead] * 6 + [Status.parked] * 2 + [Status.resolved, Status.discarded]
@@ -67,7 +67,7 @@ def record(n: int, now: float) -> Record:
         closed_by="replay" if closed else None,
         history=(Attempt(at, "failed", 1, handler, "ValueError", None, "host", 1),),
         runtime={"host": "host", "python": "3.11", "missive": "0", "pid": 1},
-        again=True,
+        may_join=True,
     )
 
 
@@ -142,24 +142,24 @@ def reading(store: SQLStore) -> None:
     say("count of the dead ones", median(lambda: store.count(Query(statuses=dead))))
 
 
-def claiming(store: SQLStore) -> None:
+def leases(store: SQLStore) -> None:
     """Print how long it takes to take up a hundred records that are due."""
     for service in ("service-0", "service-1"):
-        say("when the next is due", median(lambda service=service: store.next_due(service)), CLAIM_BAR)
-        say("claim of 100 due", median(lambda service=service: store.claim(service, "t", 100, 600)), CLAIM_BAR)
+        say("when the next is due", median(lambda service=service: store.next_due(service)), LEASE_BAR)
+        say("lease of 100 due", median(lambda service=service: store.lease_records(service, "t", 100, 600)), LEASE_BAR)
     replay = Replay("r" * 10, "me", "bench")
     ids = store.ids(Query(statuses=(Status.dead,), service="service-2"))
     began = time.perf_counter()
     store.start_replay(replay, ids)
-    store.go_on(replay.id)
+    store.queue_remaining(replay.id)
     print(f"  queue {len(ids):,} for a replay: {time.perf_counter() - began:.1f} s", flush=True)
-    say("claim of 100 of a replay", median(lambda: store.claim("service-2", "t", 100, 600)), CLAIM_BAR)
+    say("lease of 100 of a replay", median(lambda: store.lease_records("service-2", "t", 100, 600)), LEASE_BAR)
     say("settle 100", median(lambda: settle(store)))
 
 
 def settle(store: SQLStore) -> None:
-    claims = store.claim("service-2", "t", 100, 600)
-    store.resolve([claim.record.id for claim in claims], "t", Status.resolved, "replay")
+    leases = store.lease_records("service-2", "t", 100, 600)
+    store.resolve([lease.record.id for lease in leases], "t", Status.resolved, "replay")
 
 
 def exporting(store: SQLStore) -> None:
@@ -196,7 +196,7 @@ def main() -> None:
             began = time.perf_counter()
             fill(store)
             print(f"{kind}: {RECORDS:,} records put in {time.perf_counter() - began:.0f} s", flush=True)
-            for measure in (writing, reading, claiming, exporting):
+            for measure in (writing, reading, leases, exporting):
                 measure(store)
 
 

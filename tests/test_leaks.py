@@ -156,7 +156,7 @@ def test_once_keeps_keys_and_bodies_to_itself(
     shown += [record.getMessage() for record in caplog.records]
     assert not [text for text in shown if CANARY in text]
     with contextlib.closing(sqlite3.connect(tmp_path / "dlq.db")) as reading:
-        rows = reading.execute("SELECT * FROM missive_once_leases").fetchall()
+        rows = reading.execute("SELECT * FROM missive_once_claims").fetchall()
     rows += business.execute("SELECT * FROM missive_once").fetchall()
     business.close()
     assert len(rows) == 4

@@ -52,7 +52,7 @@ def test_a_replay_that_is_killed_is_resumed_exactly(run: Run, missive: Start, tm
     (tmp_path / "later.jsonl").write_text('{"type":"odd","n":999}\n')
     run("run", "app:proc", "--from", "file:later.jsonl")
     with sqlite3.connect(tmp_path / "missive-dlq.db") as connection:  # as a minute later
-        connection.execute("UPDATE missive_dead_letters SET claim_until = 0 WHERE claim_until IS NOT NULL")
+        connection.execute("UPDATE missive_dead_letters SET leased_until = 0 WHERE leased_until IS NOT NULL")
     connection.close()
     code, out, _ = run("dlq", "resume", killed["id"], "--with", "slow.py:proc")
     assert (code, out) == (0, f"{count} replayed: {count} resolved, 0 failed again\n")

@@ -55,4 +55,4 @@ def opened_at(url: str, clock: Callable[[], float] = time.time) -> Any:
 def queued(store: Store, ids: Collection[str], replay: str) -> int:
     """Choose records for a replay that running workers run; returns how many were."""
     store.start_replay(Replay(replay, "me", "chosen"), ids)
-    return store.go_on(replay)
+    return store.queue_remaining(replay)

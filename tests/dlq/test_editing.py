@@ -20,7 +20,7 @@ from tests.dlq.test_store import on_each, record
 @on_each
 def test_an_edit_makes_another_record(store: SQLStore):
     """The original stays to the byte, as discarded; each says what became of it, or of what."""
-    old = record(identity="i", again=True, headers=(("Kind", "a"), ("keep", "1")))
+    old = record(identity="i", may_join=True, headers=(("Kind", "a"), ("keep", "1")))
     store.put([old])
     new = operations.edit(store, old.id, "me", body=b"new", headers={"kind": "b", "more": "2", "keep": None})
     kept, there = store.get(old.id), store.get(new.id)
@@ -76,7 +76,7 @@ def test_a_change_that_is_none(store: SQLStore):
 def test_watching(store: SQLStore, clock: Clock):
     """Each failure from now on once, the oldest first, also what comes in late; and a record that fails again."""
     store.put([record(last_at=clock.now - 1)])
-    one, late = record(last_at=clock.now + 3, identity="i", again=True), record(last_at=clock.now + 1)
+    one, late = record(last_at=clock.now + 3, identity="i", may_join=True), record(last_at=clock.now + 1)
     again = replace(one, id=new_id(), last_at=clock.now + 4)
     steps = iter([[one], [late, record(last_at=clock.now + 3, service="other")], [], [again], None])
 
@@ -140,8 +140,8 @@ def test_what_a_replay_counts_is_kept_until_it_is_over(url: str, clock: Clock):
             store, operations.Selection(("0", "1", "2"), ("shop",)), Replay("", "me", "q", canary=1)
         )
         store.advance()
-        (claim,) = store.claim("shop", "t", 9, 60)
-        store.resolve([claim.record.id], "t", Status.resolved, "x")
+        (lease,) = store.lease_records("shop", "t", 9, 60)
+        store.resolve([lease.record.id], "t", Status.resolved, "x")
         clock.now += 36000
         assert (store.expire(), store.expire()) == (1, 0), "the other is its canary"
         store.advance()

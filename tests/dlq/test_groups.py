@@ -54,12 +54,16 @@ class Life(RuleBasedStateMachine):
         identity=st.sampled_from([None, "i", "j"]),
         status=st.sampled_from([Status.dead, Status.parked]),
         lane=st.sampled_from([None, "l"]),
-        again=st.booleans(),
+        may_join=st.booleans(),
         label=st.sampled_from([None, "x" * 300, "y\ud800"]),
     )
-    def put(self, group: str, identity: str | None, status: Status, lane: str | None, again: bool, label: str | None):
+    def put(
+        self, group: str, identity: str | None, status: Status, lane: str | None, may_join: bool, label: str | None
+    ):
         parked = {"status": status, "lane": lane if status is Status.parked else None}
-        one = record(fingerprint=group, identity=identity, again=again, label=label, last_at=self.clock.now, **parked)
+        one = record(
+            fingerprint=group, identity=identity, may_join=may_join, label=label, last_at=self.clock.now, **parked
+        )
         self.store.put([one, record(fingerprint=group)])
         self.ids = self.store.ids(Query())
 
@@ -75,9 +79,9 @@ class Life(RuleBasedStateMachine):
 
     @rule(status=st.sampled_from([Status.resolved, Status.discarded, None]))
     def work(self, status: Status | None):
-        ids = [claim.record.id for claim in self.store.claim("shop", "t", 2, 60)]
+        ids = [lease.record.id for lease in self.store.lease_records("shop", "t", 2, 60)]
         if status is None:
-            self.store.unclaim(ids, "t")
+            self.store.release_records(ids, "t")
         else:
             self.store.resolve(ids, "t", status, "t")
 
@@ -133,12 +137,12 @@ def test_counts_follow_every_change(store: SQLStore):
     store.put(records)
     assert said(store) == {("a", "dead"): 4, ("b", "dead"): 4}
     queued(store, ["0", "1", "2"], "r")
-    store.claim("shop", "t", 2, 60)
+    store.lease_records("shop", "t", 2, 60)
     store.resolve(["0"], "t", Status.resolved, "x")
     store.discard(["3", "4"], "me", "of no use")
     assert said(store) == counted(store)
     assert store.get("3").closed_why == "of no use"
-    store.put([replace(records[1], claim="t", fingerprint="c")])
+    store.put([replace(records[1], lease_token="t", fingerprint="c")])
     store.restore(["3"], "me")
     store.set_replay("r", "cancelled")
     store.purge(Query(statuses=(Status.discarded,)))
@@ -164,7 +168,7 @@ def test_the_trend_of_a_group(store: SQLStore, clock: Clock):
     clock.now = 100 * DAY + 5.0
     for day, count in ((93, 5), (94, 2), (99, 1), (100, 3)):
         store.put([record(last_at=day * DAY + 1.0) for _ in range(count)])
-    again = record(last_at=100 * DAY + 1.0, identity="i", again=True)
+    again = record(last_at=100 * DAY + 1.0, identity="i", may_join=True)
     store.put([again, replace(again, id=new_id(), last_at=100 * DAY + 2.0)])
     (group,) = store.groups(Query())
     assert group.trend == (2, 0, 0, 0, 0, 1, 5)
@@ -179,7 +183,7 @@ def test_a_group_that_fails_after_it_was_resolved_regressed(store: SQLStore, clo
     old, more = record(last_at=10.0), record(last_at=11.0)
     store.put([old, more])
     queued(store, [old.id], "r")
-    store.claim("shop", "t", 1, 60)
+    store.lease_records("shop", "t", 1, 60)
     store.resolve([old.id], "t", Status.resolved, "x")
     assert [group.regressed for group in store.groups(Query(statuses=(Status.dead,)))] == [False]
     store.put([record(last_at=clock.now + 1)])
@@ -199,7 +203,7 @@ def test_two_processes_that_put_one_message_make_one_record(store: SQLStore, url
         try:
             with contextlib.closing(SQLStore(url, clock=clock)) as mine:
                 for n in range(rounds):
-                    both: list[Record] = [record(identity=f"{n}-{m}", again=True) for m in range(3)]
+                    both: list[Record] = [record(identity=f"{n}-{m}", may_join=True) for m in range(3)]
                     barrier.wait(20)
                     mine.put(both)
         except BaseException as error:  # noqa: BLE001 - told below

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from missive.dlq.once import Asked, ClaimState, MemoryOnce, OnceStore
+from missive.dlq.once import ClaimRequest, ClaimState, MemoryOnce, OnceStore
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreError
 from tests.dlq.conftest import opened_at
 from tests.support.redis import RedisServer
 
 LEASE, TTL = 60.0, 1000.0
-ONE, TWO = Asked("handler", "1" * 64, "a" * 64), Asked("handler", "2" * 64, "a" * 64)
+ONE, TWO = ClaimRequest("handler", "1" * 64, "a" * 64), ClaimRequest("handler", "2" * 64, "a" * 64)
 
 
 class Clock:
@@ -65,7 +65,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Itera
             yield opened.enter_context(contextlib.closing(opened_at(url, clock)))
 
 
-def begin(store: OnceStore, *asked: Asked, owner: str = "me", service: str = "app") -> list[str]:
+def begin(store: OnceStore, *asked: ClaimRequest, owner: str = "me", service: str = "app") -> list[str]:
     answers = store.once_begin(service, asked, owner, LEASE, TTL)
     return [f"{answer.state} {answer.fence}" for answer in answers]
 
@@ -167,7 +167,7 @@ def test_many_at_once(store: OnceStore):
 def contend(path: str, number: int, barrier: Barrier, answers: Any) -> None:
     store = SQLStore(path)
     for key in range(40):
-        asked = [Asked("handler", f"{(key * 3 + n) % 50:064x}", "a" * 64) for n in range(3)]
+        asked = [ClaimRequest("handler", f"{(key * 3 + n) % 50:064x}", "a" * 64) for n in range(3)]
         barrier.wait(30)
         for one, answer in zip(asked, store.once_begin("app", asked, f"owner-{number}", LEASE, TTL), strict=True):
             if answer.state is ClaimState.ours:
@@ -206,7 +206,7 @@ def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureR
     def work(number: int) -> None:
         random, store = Random(number), opened_at(url)
         for _ in range(60):
-            asked = [Asked("handler", f"{key:064x}", "a" * 64) for key in random.sample(range(100), 10)]
+            asked = [ClaimRequest("handler", f"{key:064x}", "a" * 64) for key in random.sample(range(100), 10)]
             try:
                 answers = store.once_begin("app", asked, f"{number}", LEASE, TTL)
                 ours = [one.effect for one, a in zip(asked, answers, strict=True) if a.state is ClaimState.ours]
@@ -231,7 +231,7 @@ def test_a_database_that_cannot_be_written(tmp_path: Path, clock: Clock):
     """What the database raises is a StoreError, without a key or a body in it."""
     store = sql(tmp_path, clock)
     with store._engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE missive_once_leases")
+        connection.exec_driver_sql("DROP TABLE missive_once_claims")
     with pytest.raises(StoreError, match="no such table") as raised:
         begin(store, ONE)
     assert ONE.digest not in str(raised.value)

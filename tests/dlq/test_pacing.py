@@ -76,13 +76,13 @@ def test_a_rate_is_kept(rate: str, least: int, most: int):
 
 
 def handle(store: SQLStore, *, bad: int = 0) -> list[str]:
-    claims = store.claim("shop", "t", 100, 60)
-    for n, (one, _) in enumerate(claims):
+    leases = store.lease_records("shop", "t", 100, 60)
+    for n, (one, _) in enumerate(leases):
         if n < bad:
-            store.put([record(id=one.id, claim="t")])
+            store.put([record(id=one.id, lease_token="t")])
         else:
             store.resolve([one.id], "t", Status.resolved, "t")
-    return [claim.record.id for claim in claims]
+    return [lease.record.id for lease in leases]
 
 
 @on_each
@@ -111,7 +111,7 @@ def test_a_canary_that_fails_stops_the_replay(store: SQLStore):
     assert (now.status, now.failed, now.left, now.finished_at) == ("stopped", 1, 4, 1000.0)
     assert handle(store) == []
     with pytest.raises(UsageError, match="as often as it may"):
-        operations.resume(store, replay.id, here=False)
+        operations.resume(store, replay.id, by_command=False)
 
 
 @on_each
@@ -152,5 +152,5 @@ def test_a_plain_replay_is_not_held_back(store: SQLStore):
     operations.cancel(store, replay.id)
     store.advance()
     assert handle(store) == []
-    operations.resume(store, replay.id, here=False)
+    operations.resume(store, replay.id, by_command=False)
     assert len(handle(store)) == 3

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive.dlq import Query, Status
-from missive.dlq.query import is_term, parse, printed
+from missive.dlq.query import is_term, parse, unparse
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
 from missive.outcome import Reason
@@ -99,9 +99,9 @@ queries = st.builds(
 
 @given(queries, st.lists(words.filter(str.strip).map(lambda word: Query(text=(word,))), max_size=2).map(tuple))
 def test_a_printed_query_says_the_same(query: Query, without: tuple[Query, ...]):
-    """`parse` makes of `printed` what it was given, whatever the values are."""
+    """`parse` makes of `unparse` what it was given, whatever the values are."""
     query = replace(query, without=without)
-    assert parse(printed(query), NOW) == query
+    assert parse(unparse(query), NOW) == query
 
 
 @given(st.text('ab:<>"-\\ \n@,0', max_size=12))
@@ -111,7 +111,7 @@ def test_any_text_is_a_query_or_a_mistake(text: str):
         query = parse(text, NOW)
     except UsageError:
         return
-    assert parse(printed(query), NOW) == query
+    assert parse(unparse(query), NOW) == query
 
 
 def test_terms_are_told_from_ids():

@@ -19,7 +19,7 @@ from redis.connection import Connection
 from redis.exceptions import ConnectionError  # noqa: A004 - Redis's own
 
 from missive.dlq import Query, Record, RecordLease, Replay, Status, open_store
-from missive.dlq.once import Asked
+from missive.dlq.once import ClaimRequest
 from missive.dlq.redis import RedisStore, replaying
 from missive.dlq.redis.database import SCHEMA_VERSION
 from missive.dlq.rows import to_json
@@ -61,7 +61,7 @@ class Both:
         self.stores, self.clock, self.random = (redis, sql), clock, Random(seed)
         self.ids: list[str] = []
         self.replays: list[str] = []
-        self.claimed: dict[str, list[str]] = {}
+        self.leased: dict[str, list[str]] = {}
 
     def do(self, verb: str, *arguments: Any, **named: Any) -> Any:
         """Do something with both."""
@@ -92,7 +92,7 @@ class Both:
             "first_at": now,
             "last_at": now,
             "identity": chance.choice([None, "i", "j", "k"]),
-            "again": chance.random() < 0.5,
+            "may_join": chance.random() < 0.5,
         }
         if chance.random() < 0.3:
             changes |= {"status": Status.parked, "due": chance.choice([None, now - 5, now + 5])}
@@ -102,19 +102,19 @@ class Both:
 
     def failed(self, token: str) -> Record | None:
         """Return what a worker files of a record that it took up, or would have liked to."""
-        ids = self.claimed.get(token, [])
+        ids = self.leased.get(token, [])
         there = self.stores[0].get(self.random.choice(ids)) if ids else None
         if there is None:
             return None
         now, park = self.clock.now, self.random.random() < 0.5
         status, lane = (Status.parked, self.random.choice([None, "x"])) if park else (Status.dead, None)
-        return replace(there, status=status, last_at=now, claim=token, lane=lane, due=now + 3 if park else None)
+        return replace(there, status=status, last_at=now, lease_token=token, lane=lane, due=now + 3 if park else None)
 
     def step(self) -> None:
         """Do one thing or another, of which some come more often."""
         self.clock.now += self.random.choice([0, 0.25, 1, 7, DAY])
         token = self.random.choice(["t1", "t2"])
-        often = [self.put, self.put, self.put, self.fail, self.claim, self.claim, self.start, self.go_on, self.advance]
+        often = [self.put, self.put, self.put, self.fail, self.lease, self.lease, self.start, self.go_on, self.advance]
         self.random.choice([*often, self.settle, self.settle, self.change, self.change, self.delete, self.edit])(token)
 
     def put(self, _: str) -> None:
@@ -122,27 +122,29 @@ class Both:
         if self.random.random() < 0.8:
             self.do("put", [self.new() for _ in range(self.random.randint(1, 4))])
         else:
-            self.do("import_", [replace(self.new(), again=False), replace(self.new(), id=self.random.choice(self.ids))])
+            self.do(
+                "import_", [replace(self.new(), may_join=False), replace(self.new(), id=self.random.choice(self.ids))]
+            )
 
     def fail(self, token: str) -> None:
         """Put what was claimed, once more."""
         if (one := self.failed(token)) is not None:
             self.do("put", [one])
 
-    def claim(self, token: str) -> None:
+    def lease(self, token: str) -> None:
         """Claim some of a service."""
         service = self.random.choice(["shop", "till"])
-        claims = self.do("claim", service, token, self.random.randint(1, 4), 10.0)
-        self.claimed.setdefault(token, []).extend(claim.record.id for claim in claims)
+        leases = self.do("lease_records", service, token, self.random.randint(1, 4), 10.0)
+        self.leased.setdefault(token, []).extend(lease.record.id for lease in leases)
 
     def settle(self, token: str) -> None:
         """Close, keep or give back all that was ever claimed."""
-        chance, mine = self.random, self.claimed.get(token, [])
+        chance, mine = self.random, self.leased.get(token, [])
         verb, more = chance.choice(
             [
                 ("resolve", (chance.choice([Status.resolved, Status.discarded]), "me", "why")),
-                ("extend", (chance.choice([5.0, 20.0]),)),
-                ("unclaim", (chance.choice([None, 3.5]),)),
+                ("extend_leases", (chance.choice([5.0, 20.0]),)),
+                ("release_records", (chance.choice([None, 3.5]),)),
             ]
         )
         self.do(verb, mine, token, *more)
@@ -162,7 +164,7 @@ class Both:
         """Let a replay go on, or not."""
         if self.replays:
             one, status = self.random.choice(self.replays), self.random.choice(["running", "stopped", "cancelled"])
-            moves = [("go_on", one), ("go_on", one, 1), ("set_replay", one, status)]
+            moves = [("queue_remaining", one), ("queue_remaining", one, 1), ("set_replay", one, status)]
             self.do(*self.random.choice(moves))
 
     def advance(self, _: str) -> None:
@@ -234,7 +236,7 @@ def test_of_several_processes_that_file_the_same_one_makes_the_record(redis: Red
         with contextlib.closing(RedisStore(url, clock=clock)) as one:
             for identity in every:
                 barrier.wait(30)
-                one.put([record(identity=identity, again=True), record(identity=f"{identity}'", again=True)])
+                one.put([record(identity=identity, may_join=True), record(identity=f"{identity}'", may_join=True)])
 
     threads = [threading.Thread(target=file) for _ in range(4)]
     for thread in threads:
@@ -309,8 +311,8 @@ def test_what_changed_since_it_was_chosen_is_not_purged(store: RedisStore, monke
 
 
 def test_a_claim_that_is_taken_again_is_not_forgotten(store: RedisStore, monkeypatch: pytest.MonkeyPatch, clock: Clock):
-    """An effect whose time was over, and that somebody claims while it is being forgotten, is claimed."""
-    asked = Asked("handler", "1" * 64, "a" * 64)
+    """An effect whose time was over, and that somebody leases while it is being forgotten, is claimed."""
+    asked = ClaimRequest("handler", "1" * 64, "a" * 64)
     store.once_begin("app", [asked], "me", 60.0, 100.0)
     store.once_done("app", [asked.effect], "me", 100.0)
     clock.now += 101
@@ -349,19 +351,19 @@ def test_a_replay_of_a_command_and_its_workers(store: RedisStore, clock: Clock):
     """What a command runs is given to workers when it is left to them, and taken from them when it is not."""
     kept = [record(id=one) for one in "abc"]
     store.put(kept)
-    store.start_replay(Replay("r", "me", "words", here=True), [one.id for one in kept])
-    assert store.go_on("r", 2) == 2
-    assert (store.claim("shop", "w", 9, 60), store.next_due("shop")) == ([], None)
-    assert len(store.claim("shop", "c", 1, 60, "r")) == 1
-    store.set_replay("r", "running", here=False)
+    store.start_replay(Replay("r", "me", "words", by_command=True), [one.id for one in kept])
+    assert store.queue_remaining("r", 2) == 2
+    assert (store.lease_records("shop", "w", 9, 60), store.next_due("shop")) == ([], None)
+    assert len(store.lease_records("shop", "c", 1, 60, "r")) == 1
+    store.set_replay("r", "running", by_command=False)
     check(store)
-    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == [kept[1].id]
+    assert [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)] == [kept[1].id]
     assert store.next_due("shop") == clock.now + 60
-    store.set_replay("r", "running", here=True)
+    store.set_replay("r", "running", by_command=True)
     assert store.next_due("shop") is None
     store.set_replay("r", "stopped")
     clock.now += 60
-    assert store.claim("shop", "w", 9, 60) == []
+    assert store.lease_records("shop", "w", 9, 60) == []
     assert {str(one.status) for one in store.query(Query())} == {"dead"}
 
 
@@ -370,11 +372,11 @@ def test_more_than_go_into_one_call(store: RedisStore):
     kept = [record(id=f"{n:06}", fingerprint=f"{n % 150:016}") for n in range(2500)]
     store.put(kept)
     assert store.start_replay(Replay("r", "me", "words"), [one.id for one in kept]) == 2500
-    assert store.go_on("r", 700) == 700
-    first = [claim.record.id for claim in store.claim("shop", "t", 3, 60)]
+    assert store.queue_remaining("r", 700) == 700
+    first = [lease.record.id for lease in store.lease_records("shop", "t", 3, 60)]
     assert first == ["000000", "000001", "000002"]
-    assert store.unclaim(first, "t") == set(first)
-    assert store.go_on("r") == 1800
+    assert store.release_records(first, "t") == set(first)
+    assert store.queue_remaining("r") == 1800
     (replay,) = store.replays()
     assert (replay.total, replay.queued, replay.left) == (2500, 2500, 0)
     store.set_replay("r", "stopped")
@@ -519,12 +521,12 @@ def test_a_server_that_dies_keeps_what_was_put(tmp_path: Path, clock: Clock):
             enough = len(returned) + chance.randint(20, 100)
             with contextlib.suppress(StoreError):
                 while True:
-                    some = [record(lane="x", status=Status.parked), record(identity="i", again=True), record()]
+                    some = [record(lane="x", status=Status.parked), record(identity="i", may_join=True), record()]
                     store.put(some)
                     returned += [some[0].id, some[2].id]
                     if len(returned) >= enough and killer.ident is None:
                         killer.start()  # at any moment of what comes now
-                    ids = [claim.record.id for claim in store.claim("shop", "t", 2, 60.0)]
+                    ids = [lease.record.id for lease in store.lease_records("shop", "t", 2, 60.0)]
                     store.resolve(ids, "t", Status.resolved, "me")
             killer.join()
             with pytest.raises(StoreError):

@@ -38,13 +38,13 @@ def test_only_the_snapshot_is_replayed(store: SQLStore, clock: Clock):
     store.put(letters(4))
     replay = started(store)
     store.put([record(id="later")])
-    assert (replay.total, store.claim("shop", "t", 9, 60)) == (4, [])
-    assert store.go_on(replay.id) == 4
-    claims = store.claim("shop", "t", 9, 60)
-    assert [claim.record.id for claim in claims] == ["000", "001", "002", "003"]
+    assert (replay.total, store.lease_records("shop", "t", 9, 60)) == (4, [])
+    assert store.queue_remaining(replay.id) == 4
+    leases = store.lease_records("shop", "t", 9, 60)
+    assert [lease.record.id for lease in leases] == ["000", "001", "002", "003"]
     store.resolve(["000"], "t", Status.resolved, "x")
     store.resolve(["001"], "t", Status.discarded, "x")
-    store.put([record(id="002", claim="t")])
+    store.put([record(id="002", lease_token="t")])
     (now,) = store.replays(limit=1)
     assert (now.total, now.resolved, now.discarded, now.failed, now.queued, now.left) == (4, 1, 1, 1, 1, 0)
     assert (now.by, now.query, now.status, now.created_at) == ("me@host", "reason:failed", "running", clock.now)
@@ -57,31 +57,31 @@ def test_a_replay_that_is_cancelled_and_resumed(store: SQLStore):
     """What nobody has is dead again; what failed since is not run again, and what is elsewhere now is left alone."""
     store.put(letters(5))
     replay = started(store)
-    store.go_on(replay.id)
-    store.claim("shop", "t", 2, 60)
+    store.queue_remaining(replay.id)
+    store.lease_records("shop", "t", 2, 60)
     assert operations.cancel(store, replay.id).left == 3
     assert by_status(store) == {"dead": ["002", "003", "004"], "queued": ["000", "001"]}
     with pytest.raises(UsageError, match="is cancelled: there is nothing to cancel"):
         operations.cancel(store, replay.id)
-    assert store.go_on(replay.id) == 0
-    store.put([record(id="000", claim="t")])
+    assert store.queue_remaining(replay.id) == 0
+    store.put([record(id="000", lease_token="t")])
     store.resolve(["001"], "t", Status.resolved, "x")
     started(store, ["004"])
-    assert operations.resume(store, replay.id, here=False).queued == 2
+    assert operations.resume(store, replay.id, by_command=False).queued == 2
     assert by_status(store) == {"dead": ["000", "004"], "queued": ["002", "003"], "resolved": ["001"]}
     with pytest.raises(UsageError, match="there is no replay 01NONE"):
-        operations.resume(store, "01NONE", here=False)
+        operations.resume(store, "01NONE", by_command=False)
 
 
 @on_each
 def test_workers_leave_a_replay_of_a_command_alone(store: SQLStore):
     """While a command runs it, only that command takes its records up; afterwards they are dead."""
     store.put(letters(2))
-    replay = started(store, here=True)
-    store.go_on(replay.id)
-    assert store.claim("shop", "w", 9, 60) == []
+    replay = started(store, by_command=True)
+    store.queue_remaining(replay.id)
+    assert store.lease_records("shop", "w", 9, 60) == []
     assert store.next_due("shop") is None
-    assert len(store.claim("shop", "t", 1, 60, replay.id)) == 1
+    assert len(store.lease_records("shop", "t", 1, 60, replay.id)) == 1
     store.set_replay(replay.id, "stopped")
     assert by_status(store) == {"dead": ["001"], "queued": ["000"]}
 
@@ -90,32 +90,32 @@ def test_workers_leave_a_replay_of_a_command_alone(store: SQLStore):
 def test_what_a_killed_command_had_queued_is_taken_up_by_workers(store: SQLStore, clock: Clock):
     """Once the replay is left to them: at once what nobody had, and what the command had when its lease is over."""
     store.put(letters(3))
-    replay = started(store, here=True)
-    store.go_on(replay.id)
-    assert len(store.claim("shop", "killed", 1, 60, replay.id)) == 1
-    assert operations.resume(store, replay.id, here=False).queued == 3
-    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == ["001", "002"]
+    replay = started(store, by_command=True)
+    store.queue_remaining(replay.id)
+    assert len(store.lease_records("shop", "killed", 1, 60, replay.id)) == 1
+    assert operations.resume(store, replay.id, by_command=False).queued == 3
+    assert [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)] == ["001", "002"]
     assert store.next_due("shop") == clock.now + 60
     clock.now += 60
-    assert "000" in [claim.record.id for claim in store.claim("shop", "w", 9, 60)]
+    assert "000" in [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)]
 
 
 @on_each
 def test_what_a_killed_command_had_is_not_stuck(store: SQLStore, clock: Clock):
     """When its replay is cancelled, what it had taken up is dead after its lease, and no worker runs it."""
     store.put(letters(2))
-    replay = started(store, here=True)
-    store.go_on(replay.id)
-    store.claim("shop", "killed", 1, 60, replay.id)
+    replay = started(store, by_command=True)
+    store.queue_remaining(replay.id)
+    store.lease_records("shop", "killed", 1, 60, replay.id)
     operations.cancel(store, replay.id)
-    assert store.claim("shop", "w", 9, 60) == []
+    assert store.lease_records("shop", "w", 9, 60) == []
     clock.now += 60
-    assert store.claim("shop", "w", 9, 60) == []
+    assert store.lease_records("shop", "w", 9, 60) == []
     assert by_status(store) == {"dead": ["000", "001"]}
     assert [(group.status, group.count) for group in store.groups(Query())] == [("dead", 2)]
     assert store.next_due("shop") is None
-    assert operations.resume(store, replay.id, here=False).queued == 2
-    assert [claim.record.id for claim in store.claim("shop", "w", 9, 60)] == ["000", "001"]
+    assert operations.resume(store, replay.id, by_command=False).queued == 2
+    assert [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)] == ["000", "001"]
 
 
 def processor(handled: list[str], name: str = "shop") -> missive.Processor:
@@ -140,7 +140,7 @@ def ran(store: Store, replay: Replay, **settings: object) -> tuple[Replay, int]:
 def test_a_replay_stops_at_its_limit_of_failures(store: SQLStore, failures: int):
     """No more fail than it bears, whatever the concurrency; the rest is left, and dead."""
     store.put(letters(30, bad=tuple(range(5, 30))))
-    done, _ = ran(store, started(store, here=True, until_failures=failures), concurrency=8)
+    done, _ = ran(store, started(store, by_command=True, until_failures=failures), concurrency=8)
     assert (done.status, done.failed) == ("stopped", failures)
     assert done.resolved + done.failed + done.left == 30
     assert done.queued == 0
@@ -149,18 +149,18 @@ def test_a_replay_stops_at_its_limit_of_failures(store: SQLStore, failures: int)
 def test_canaries_go_first(store: SQLStore):
     """When a canary fails, nothing else runs; when they are resolved, all do."""
     store.put(letters(10, bad=(1,)))
-    done, handled = ran(store, started(store, here=True, canary=2))
+    done, handled = ran(store, started(store, by_command=True, canary=2))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("stopped", 1, 1, 8, 2)
-    done, handled = ran(store, operations.resume(store, done.id, here=True))
+    done, handled = ran(store, operations.resume(store, done.id, by_command=True))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("done", 9, 1, 0, 8)
 
 
 def test_what_another_command_has_in_hand_is_left_to_it(store: SQLStore):
     """Of two that run one replay, the first to stop makes dead what nobody runs, and no more."""
     store.put(letters(5, bad=(2,)))
-    replay = started(store, here=True, until_failures=1)
-    store.go_on(replay.id)
-    store.claim("shop", "other", 2, 60, replay.id)
+    replay = started(store, by_command=True, until_failures=1)
+    store.queue_remaining(replay.id)
+    store.lease_records("shop", "other", 2, 60, replay.id)
     done, handled = ran(store, replay)
     assert (done.status, done.failed, handled, done.queued, done.left) == ("stopped", 1, 1, 2, 2)
     assert store.resolve(["000", "001"], "other", Status.resolved, "x") == {"000", "001"}
@@ -169,11 +169,11 @@ def test_what_another_command_has_in_hand_is_left_to_it(store: SQLStore):
 def test_what_an_engine_cannot_give_back_is_given_back(store: SQLStore, monkeypatch: pytest.MonkeyPatch):
     """A replay that is cut short leaves nothing that it had in hand queued."""
     store.put(letters(5))
-    replay = started(store, here=True)
+    replay = started(store, by_command=True)
 
     def cut_short(adapters, **_: object) -> None:
         for adapter in adapters:
-            adapter.hold(store.claim(adapter.service, "t", 3, 60, adapter.replay))
+            adapter.hold(store.lease_records(adapter.service, "t", 3, 60, adapter.replay))
             adapter.let_go(store.resolve(["000"], "t", Status.resolved, "x"))
         raise ProcessingFailed
 
@@ -186,23 +186,23 @@ def test_what_an_engine_cannot_give_back_is_given_back(store: SQLStore, monkeypa
 def test_a_replay_of_a_rate(store: SQLStore):
     """A rate holds, and is for one service."""
     store.put(letters(3))
-    done, handled = ran(store, started(store, here=True, rate="100/s"))
+    done, handled = ran(store, started(store, by_command=True, rate="100/s"))
     assert (done.status, done.resolved, handled) == ("done", 3, 3)
     store.put([record(id="x"), record(id="y", service="other")])
     with pytest.raises(UsageError, match="--rate is for one service at a time: add service:other"):
-        started(store, here=True, rate="100/s")
+        started(store, by_command=True, rate="100/s")
     assert [replay.status for replay in store.replays()] == ["done"], "none was begun"
     left = started(store, rate="100/s")
     with pytest.raises(UsageError, match="--rate is for one service"):
-        operations.resume(store, left.id, here=True)
-    assert [replay.here for replay in store.replays(left.id)] == [False], "it is still the workers'"
+        operations.resume(store, left.id, by_command=True)
+    assert [replay.by_command for replay in store.replays(left.id)] == [False], "it is still the workers'"
 
 
 def test_a_replay_that_fails_again_can_be_replayed_and_ends(store: SQLStore):
     """Each replay runs each record once: what fails is counted, and is no loop."""
     store.put(letters(2, bad=(0, 1)))
     for turn in (1, 2):
-        done, handled = ran(store, started(store, here=True))
+        done, handled = ran(store, started(store, by_command=True))
         assert (done.status, done.failed, handled) == ("done", 2, 2)
         assert {one.attempts for one in store.query(Query())} == {1 + turn}
 
@@ -213,15 +213,15 @@ def test_what_is_restored_is_not_run_again_by_its_replay(store: SQLStore, clock:
     store.put(letters(3))
     replay = started(store, canary=1)
     store.advance()
-    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["000"]
+    assert [lease.record.id for lease in store.lease_records("shop", "t", 9, 60)] == ["000"]
     store.resolve(["000"], "t", Status.resolved, "x")
     store.restore(["000"], "me")
     clock.now += 1
     store.advance()
-    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["001"]
+    assert [lease.record.id for lease in store.lease_records("shop", "t", 9, 60)] == ["001"]
     store.resolve(["001"], "t", Status.resolved, "x")
     store.advance()
-    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["002"]
+    assert [lease.record.id for lease in store.lease_records("shop", "t", 9, 60)] == ["002"]
     store.resolve(["002"], "t", Status.resolved, "x")
     store.advance()
     (now,) = store.replays(replay.id)
@@ -232,20 +232,20 @@ def test_what_is_restored_is_not_run_again_by_its_replay(store: SQLStore, clock:
 def test_a_commands_replay_is_left_to_workers(store: SQLStore):
     """A replay that a command began with a canary goes on at that pace in the workers."""
     store.put(letters(3))
-    replay = started(store, here=True, canary=1)
+    replay = started(store, by_command=True, canary=1)
     store.set_replay(replay.id, "stopped")
-    assert operations.resume(store, replay.id, here=False).queued == 1
-    assert [claim.record.id for claim in store.claim("shop", "t", 9, 60)] == ["000"]
+    assert operations.resume(store, replay.id, by_command=False).queued == 1
+    assert [lease.record.id for lease in store.lease_records("shop", "t", 9, 60)] == ["000"]
 
 
 def test_a_replay_of_more_than_one_step(store: SQLStore):
     """It is begun, queued and cancelled in several transactions, and none of its records is forgotten."""
     store.put([record(id=f"{n:05}") for n in range(5001)])
     replay = started(store)
-    assert (replay.total, store.go_on(replay.id, 4500), store.go_on(replay.id)) == (5001, 4500, 501)
+    assert (replay.total, store.queue_remaining(replay.id, 4500), store.queue_remaining(replay.id)) == (5001, 4500, 501)
     assert operations.cancel(store, replay.id).left == 5001
     assert store.count(Query(statuses=(Status.queued,))) == 0
-    assert operations.resume(store, replay.id, here=False).queued == 5001
+    assert operations.resume(store, replay.id, by_command=False).queued == 5001
     store.set_replay(replay.id, "stopped")
     (replay,) = store.replays()
     assert (replay.queued, replay.left) == (0, 5001)

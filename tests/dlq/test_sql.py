@@ -30,9 +30,9 @@ def test_claims_sort_nothing(store: SQLStore):
         connection.execute(sa.text("ALTER TABLE missive_dead_letters SET (autovacuum_enabled = off)"))
         connection.execute(sa.text("ANALYZE missive_dead_letters"))
     store.put([record(status=Status.parked, due=900.0) for _ in range(1000)])
-    replay = Replay(new_id(), "me", "chosen", here=True)
+    replay = Replay(new_id(), "me", "chosen", by_command=True)
     store.start_replay(replay, store.ids(Query(statuses=(Status.dead,))))
-    store.go_on(replay.id)
+    store.queue_remaining(replay.id)
     plans: list[str] = []
 
     def explain(connection: sa.Connection, cursor: Any, statement: str, given: Any, *_: object) -> None:
@@ -41,8 +41,8 @@ def test_claims_sort_nothing(store: SQLStore):
             plans.append("\n".join(line for (line,) in cursor.fetchall()))
 
     sa.event.listen(store._engine, "before_cursor_execute", explain)
-    assert len(store.claim("shop", "t", 10, 60.0)) == 10
-    assert len(store.claim("shop", "t", 10, 60.0, replay.id)) == 10
+    assert len(store.lease_records("shop", "t", 10, 60.0)) == 10
+    assert len(store.lease_records("shop", "t", 10, 60.0, replay.id)) == 10
     store.next_due("shop")
     assert len(plans) >= 5
     assert [plan for plan in plans if "Sort" in plan] == []
@@ -163,7 +163,7 @@ def aged(store: SQLStore) -> None:
 @on_each_sql
 def test_a_store_of_version_1_is_migrated(store: SQLStore, url: str):
     """Its records are there, found by what they were, and counted; a second opening changes nothing."""
-    first = record(id="x", identity="i", again=True)
+    first = record(id="x", identity="i", may_join=True)
     store.put([first, record(status=Status.resolved, closed_at=12.0)])
     aged(store)
     for round_ in range(2):

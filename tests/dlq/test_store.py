@@ -66,10 +66,10 @@ def test_a_record_is_kept_to_the_byte(store: Store, body, headers, key, detail):
 def test_the_same_message_again_joins_its_record(store: Store):
     """Another arrival of the same position adds to the history; one that only shares an id does not."""
     first, second = (
-        record(identity="i", again=True),
-        record(identity="i", again=True, last_at=20.0, error_type="KeyError"),
+        record(identity="i", may_join=True),
+        record(identity="i", may_join=True, last_at=20.0, error_type="KeyError"),
     )
-    stranger = record(identity="i", again=False)
+    stranger = record(identity="i", may_join=False)
     store.put([first])
     store.put([second])
     store.put([stranger])
@@ -84,7 +84,7 @@ def test_the_same_message_again_joins_its_record(store: Store):
 @on_each
 def test_arrivals_in_one_batch_join_too(store: Store):
     """The same message twice in one batch is one record."""
-    first, second = record(identity="i", again=True), record(identity="i", again=True)
+    first, second = record(identity="i", may_join=True), record(identity="i", may_join=True)
     store.put([first, second, record()])
     assert len(list(store.query(Query()))) == 2
 
@@ -92,9 +92,9 @@ def test_arrivals_in_one_batch_join_too(store: Store):
 @on_each
 def test_redeliveries_in_one_batch_join_a_record_that_is_there(store: Store):
     """Each adds its line, and the group counts one record."""
-    first = record(identity="i", again=True)
+    first = record(identity="i", may_join=True)
     store.put([first])
-    store.put([record(identity="i", again=True), record(identity="i", again=True)])
+    store.put([record(identity="i", may_join=True), record(identity="i", may_join=True)])
     (kept,) = store.query(Query())
     assert (kept.id, kept.attempts, len(kept.history), kept.version) == (first.id, 3, 3, 3)
     assert [group.count for group in store.groups(Query())] == [1]
@@ -103,28 +103,28 @@ def test_redeliveries_in_one_batch_join_a_record_that_is_there(store: Store):
 @on_each
 def test_the_newest_that_looks_the_same_is_joined(store: Store):
     """Redeliveries join the newest record of their identity, though it came in their batch; an import changes none."""
-    first = record(id="a", identity="i", again=True)
+    first = record(id="a", identity="i", may_join=True)
     store.put([first])
-    store.put([record(id="b", identity="i"), record(identity="i", again=True)])
+    store.put([record(id="b", identity="i"), record(identity="i", may_join=True)])
     store.import_([record(id="c", identity="i")])
-    store.put([record(identity="i", again=True)])
+    store.put([record(identity="i", may_join=True)])
     assert {one.id: one.attempts for one in store.query(Query())} == {"a": 1, "b": 3, "c": 1}
 
 
 @on_each
 def test_the_same_identity_of_another_service_is_another_record(store: Store):
     """Records of two services in one store never join."""
-    store.put([record(identity="i", again=True)])
-    store.put([record(identity="i", again=True, service="other")])
+    store.put([record(identity="i", may_join=True)])
+    store.put([record(identity="i", may_join=True, service="other")])
     assert len(list(store.query(Query()))) == 2
 
 
 @on_each
 def test_a_history_is_bounded(store: Store):
     """A message that fails for ever keeps its first and last failures, and all are counted."""
-    first = record(identity="i", again=True)
+    first = record(identity="i", may_join=True)
     for n in range(60):
-        store.put([record(id=new_id(), identity="i", again=True, history=(Attempt(float(n), "failed", n),))])
+        store.put([record(id=new_id(), identity="i", may_join=True, history=(Attempt(float(n), "failed", n),))])
     (kept,) = store.query(Query())
     assert kept.attempts == 60
     assert [attempt.attempt for attempt in kept.history] == [0, 1, 2, *range(43, 60)]
@@ -170,17 +170,17 @@ def test_a_claim_is_exclusive_and_runs_out(store: Store, clock: Clock):
     """One claimant has a record until its lease is over; the first one is fenced from then on."""
     kept = record()
     store.put([kept])
-    assert store.claim("shop", "first", 10, lease=60) == []
+    assert store.lease_records("shop", "first", 10, lease=60) == []
     assert queued(store, [kept.id], "r1") == 1
-    assert [claim.record.id for claim in store.claim("shop", "first", 10, lease=60)] == [kept.id]
-    assert store.claim("shop", "second", 10, lease=60) == []
-    assert store.claim("other", "second", 10, lease=60) == []
+    assert [lease.record.id for lease in store.lease_records("shop", "first", 10, lease=60)] == [kept.id]
+    assert store.lease_records("shop", "second", 10, lease=60) == []
+    assert store.lease_records("other", "second", 10, lease=60) == []
     clock.now += 59
-    assert store.extend([kept.id], "first", 60) == {kept.id}
+    assert store.extend_leases([kept.id], "first", 60) == {kept.id}
     clock.now += 61
-    assert [claim.record.id for claim in store.claim("shop", "second", 10, lease=60)] == [kept.id]
+    assert [lease.record.id for lease in store.lease_records("shop", "second", 10, lease=60)] == [kept.id]
     assert store.resolve([kept.id], "first", Status.resolved, "t") == set()
-    assert store.extend([kept.id], "first", 60) == set()
+    assert store.extend_leases([kept.id], "first", 60) == set()
     assert store.resolve([kept.id], "second", Status.resolved, "t") == {kept.id}
     resolved = store.get(kept.id)
     assert resolved is not None
@@ -193,7 +193,7 @@ def test_a_record_that_failed_again_is_dead_and_free(store: Store):
     kept = record()
     store.put([kept])
     queued(store, [kept.id], "r1")
-    store.claim("shop", "t", 10, lease=60)
+    store.lease_records("shop", "t", 10, lease=60)
     store.put([replace(kept, last_at=30.0)])
     again = store.get(kept.id)
     assert again is not None
@@ -209,7 +209,7 @@ def test_what_is_left_of_a_replay_is_dead_again(store: Store):
     store.put([one, two, three])
     queued(store, [one.id, two.id], "r1")
     queued(store, [three.id], "r2")
-    ((taken, _),) = store.claim("shop", "t", 1, lease=60, replay="r1")
+    ((taken, _),) = store.lease_records("shop", "t", 1, lease=60, replay="r1")
     (other,) = {one.id, two.id} - {taken.id}
     store.resolve([taken.id], "t", Status.resolved, "t")
     store.set_replay("r1", "stopped")
@@ -243,8 +243,8 @@ def parked(due: float | None, lane: str | None = None, **changes: object) -> Rec
     return record(status=Status.parked, due=due, lane=lane, **changes)
 
 
-def claimed(store: Store, token: str = "t", limit: int = 100, lease: float = 60) -> list[str]:
-    return [claim.record.id for claim in store.claim("shop", token, limit, lease)]
+def leased(store: Store, token: str = "t", limit: int = 100, lease: float = 60) -> list[str]:
+    return [lease.record.id for lease in store.lease_records("shop", token, limit, lease)]
 
 
 @on_each
@@ -252,13 +252,13 @@ def test_what_is_parked_is_claimed_when_it_is_due(store: Store, clock: Clock):
     """The oldest due first, and nothing before its time; `next_due` says when that is."""
     late, early = parked(1020.0), parked(1010.0)
     store.put([late, early])
-    assert claimed(store) == []
+    assert leased(store) == []
     assert store.next_due("shop") == 1010.0
     clock.now = 1010.0
-    assert claimed(store) == [early.id]
+    assert leased(store) == [early.id]
     assert store.next_due("shop") == 1020.0
     clock.now = 1020.0
-    assert claimed(store) == [late.id]
+    assert leased(store) == [late.id]
     assert store.next_due("shop") == 1070.0, "when the lease of the first ends"
     assert store.next_due("other") is None
 
@@ -270,12 +270,12 @@ def test_only_the_first_of_a_lane_is_claimed(store: Store, clock: Clock):
     first, second, other = replace(first, lane="a", due=1010.0), replace(second, lane="a"), replace(other, lane="b")
     store.put([first, second, other])
     assert store.lanes("shop") == {"a": 2, "b": 1}
-    assert claimed(store) == [other.id]
+    assert leased(store) == [other.id]
     clock.now = 1010.0
-    assert claimed(store) == [first.id]
-    assert claimed(store) == []
+    assert leased(store) == [first.id]
+    assert leased(store) == []
     store.resolve([first.id], "t", Status.resolved, "x")
-    assert claimed(store) == [second.id]
+    assert leased(store) == [second.id]
     assert store.lanes("shop") == {"a": 1, "b": 1}
 
 
@@ -284,12 +284,12 @@ def test_a_record_that_somebody_else_has_is_left_as_it_is(store: Store, clock: C
     """Putting under a claim that was lost changes nothing; under one that holds, it clears it."""
     one = parked(None)
     store.put([one])
-    assert claimed(store, "slow", lease=10) == [one.id]
+    assert leased(store, "slow", lease=10) == [one.id]
     clock.now += 11
-    assert claimed(store, "quick") == [one.id]
-    store.put([replace(one, claim="slow", status=Status.dead, last_at=2000.0)])
+    assert leased(store, "quick") == [one.id]
+    store.put([replace(one, lease_token="slow", status=Status.dead, last_at=2000.0)])
     assert store.get(one.id).status is Status.parked
-    store.put([replace(one, claim="quick", due=5000.0, last_at=2000.0)])
+    store.put([replace(one, lease_token="quick", due=5000.0, last_at=2000.0)])
     there = store.get(one.id)
     assert (there.status, there.due, there.attempts) == (Status.parked, 5000.0, 2)
     assert store.resolve([one.id], "quick", Status.resolved, "x") == set()
@@ -300,8 +300,8 @@ def test_a_claim_can_be_given_back_for_later(store: Store, clock: Clock):
     """What is not handled now is due when it is said, or as it was."""
     one = parked(None)
     store.put([one])
-    claimed(store)
-    assert store.unclaim([one.id], "t", 1500.0) == {one.id}
+    leased(store)
+    assert store.release_records([one.id], "t", 1500.0) == {one.id}
     assert store.next_due("shop") == 1500.0
 
 
@@ -370,8 +370,8 @@ def test_what_is_due_first_is_claimed_first(store: Store):
         record(status=Status.parked, due=due, lane=None) for due in (900.0, 800.5, None, 1000.5)
     )
     store.put([late, early, at_once, later])
-    assert [c.record.id for c in store.claim("shop", "t", 2, 10.0)] == [at_once.id, early.id]
-    assert [c.record.id for c in store.claim("shop", "u", 5, 10.0)] == [late.id]
+    assert [c.record.id for c in store.lease_records("shop", "t", 2, 10.0)] == [at_once.id, early.id]
+    assert [c.record.id for c in store.lease_records("shop", "u", 5, 10.0)] == [late.id]
     assert store.next_due("shop") == 1000.5
 
 
@@ -381,12 +381,12 @@ def test_claims_of_several_at_a_time_share_no_record(store: Store, url: str, clo
     store.put([record(status=Status.queued) for _ in range(300)])
     taken: list[str] = []
 
-    def claim(name: int) -> None:
+    def lease(name: int) -> None:
         with contextlib.closing(opened_at(url, clock)) as other:
-            while claims := other.claim("shop", f"t{name}", 7, 60.0):
-                taken.extend(c.record.id for c in claims)
+            while leases := other.lease_records("shop", f"t{name}", 7, 60.0):
+                taken.extend(c.record.id for c in leases)
 
-    threads = [threading.Thread(target=claim, args=(n,)) for n in range(4)]
+    threads = [threading.Thread(target=lease, args=(n,)) for n in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -14,7 +14,7 @@ import pytest
 import missive
 from missive import JSONMessage, Processor
 from missive.dlq.contract import Sink
-from missive.dlq.once import Asked, MemoryOnce
+from missive.dlq.once import ClaimRequest, MemoryOnce
 from missive.engine.completion import idempotency as module
 from missive.errors import StoreError, UsageError
 from missive.matchers import Everything, Field, by_field
@@ -63,7 +63,7 @@ class Store(MemoryOnce, Sink):
     def other(self, body: bytes, lease: float = LONG, done: bool = False) -> None:
         """Let another process claim the effect of a body."""
         number = missive.JSONMessage(body).get_json()["id"]
-        asked = Asked("handler", module_digest(number), hashlib.sha256(body).hexdigest())
+        asked = ClaimRequest("handler", module_digest(number), hashlib.sha256(body).hexdigest())
         super().once_begin("app", [asked], "other", lease, LONG)
         if done:
             super().once_done("app", [asked.effect], "other", LONG)
@@ -273,7 +273,7 @@ def test_what_is_past_its_ttl_is_forgotten(store: Store, monkeypatch: pytest.Mon
     monkeypatch.setattr(module, "_PURGE_EVERY", 0.0)
     monkeypatch.setattr(module, "_PORTION", 10)
     for number in range(25):
-        asked = Asked("handler", str(number), "")
+        asked = ClaimRequest("handler", str(number), "")
         store.once_begin("app", [asked], "other", 0.01, 0.01)
     proc = application(store, lambda message, context: time.sleep(0.5), once=missive.Once(by_field("id"), lease=1))
     run(Broker(proc, [body(1)]))

@@ -76,7 +76,7 @@ def _ready(store: RedisStore, r: dict[str, str]) -> list[str]:
     everybody = [f"ready:{r['service']}"]
     if "replay" not in r or r["status"] != "queued":
         return everybody
-    of = store._client.hmget(f"{store._prefix}:replay:{r['replay']}", "here", "status")
+    of = store._client.hmget(f"{store._prefix}:replay:{r['replay']}", "by_command", "status")
     return [f"ready:{r['service']}:{r['replay']}", *([] if of == [b"1", b"running"] else everybody)]
 
 

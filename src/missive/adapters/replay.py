@@ -90,10 +90,10 @@ class ReplayAdapter(Adapter):
         self.on_settled = on_settled
         self._held: dict[str, str] = {}
 
-    def hold(self, claims: Sequence[RecordLease]) -> None:
+    def hold(self, leases: Sequence[RecordLease]) -> None:
         """Remember what was taken up, and under which token."""
         if self.replay is not None:
-            self._held |= {claim.record.id: claim.token for claim in claims}
+            self._held |= {lease.record.id: lease.token for lease in leases}
 
     def let_go(self, ids: Iterable[str]) -> None:
         """Forget what was settled."""
@@ -103,7 +103,7 @@ class ReplayAdapter(Adapter):
     def give_back(self) -> None:
         """Give back what the engine did not, when it was cut short. Raises `StoreError`."""
         for token in set(self._held.values()):
-            self.store.unclaim([one for one, held in self._held.items() if held == token], token)
+            self.store.release_records([one for one, held in self._held.items() if held == token], token)
         self._held.clear()
 
     @property
@@ -132,7 +132,7 @@ class ReplaySession(ThreadedSession):
         self._adapter = adapter
         self._host = host
         self._token = new_id()
-        self._claimed: deque[Delivery] = deque()
+        self._leased: deque[Delivery] = deque()
         self._patience = _POLL
         self._expire_at = host.time() + _EXPIRE_EVERY
         self._more = asyncio.Event()
@@ -140,18 +140,18 @@ class ReplaySession(ThreadedSession):
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Claim records; look again when the next is due, and every second, or end where a replay's are all done."""
         tolerance = self._adapter.tolerance
-        while not self._claimed or not tolerance.room(1):
+        while not self._leased or not tolerance.room(1):
             self._more.clear()
             if tolerance.is_exceeded:
                 raise EndOfInput
-            if not self._claimed and (room := tolerance.room(min(credit.items, _AT_ONCE))):
-                await self.thread.run(self._claim, room)
-            if self._claimed and tolerance.room(1):
+            if not self._leased and (room := tolerance.room(min(credit.items, _AT_ONCE))):
+                await self.thread.run(self._lease_records, room)
+            if self._leased and tolerance.room(1):
                 break
-            if self._adapter.replay is not None and not self._claimed and await self.thread.run(self._is_done):
+            if self._adapter.replay is not None and not self._leased and await self.thread.run(self._is_done):
                 raise EndOfInput
             await self._pause()
-        some = [self._claimed.popleft() for _ in range(tolerance.room(min(credit.items, len(self._claimed))))]
+        some = [self._leased.popleft() for _ in range(tolerance.room(min(credit.items, len(self._leased))))]
         tolerance.begun(len(some))
         return some
 
@@ -176,14 +176,14 @@ class ReplaySession(ThreadedSession):
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Keep the claims."""
         ids = [str(delivery.record_id) for delivery in deliveries]
-        ours = await self.thread.run(self._asked, self._adapter.store.extend, ids, self._token, _LEASE)
+        ours = await self.thread.run(self._asked, self._adapter.store.extend_leases, ids, self._token, _LEASE)
         return [SettlementResult.confirmed if record_id in ours else SettlementResult.fenced for record_id in ids]
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Return what a cancelled fetch had claimed."""
         await self.quiesce()
-        left = list(self._claimed)
-        self._claimed.clear()
+        left = list(self._leased)
+        self._leased.clear()
         return left
 
     def _is_done(self) -> bool:
@@ -191,18 +191,18 @@ class ReplaySession(ThreadedSession):
         asked = Query(replay=self._adapter.replay, service=self._adapter.service, statuses=(Status.queued,))
         return not self._asked(self._adapter.store.count, asked)
 
-    def _claim(self, limit: int) -> None:
+    def _lease_records(self, limit: int) -> None:
         adapter = self._adapter
         if adapter.replay is None:
             self._asked(adapter.store.advance)
             if (now := self._host.time()) >= self._expire_at:
                 more = self._asked(adapter.store.expire)
                 self._expire_at = now if more else now + _EXPIRE_EVERY
-        claims = self._asked(adapter.store.claim, adapter.service, self._token, limit, _LEASE, adapter.replay)
-        adapter.hold(claims)
-        self._claimed.extend(map(_delivery, claims))
+        leases = self._asked(adapter.store.lease_records, adapter.service, self._token, limit, _LEASE, adapter.replay)
+        adapter.hold(leases)
+        self._leased.extend(map(_delivery, leases))
         self._patience = _POLL
-        if not claims and (due := self._asked(adapter.store.next_due, adapter.service)) is not None:
+        if not leases and (due := self._asked(adapter.store.next_due, adapter.service)) is not None:
             self._patience = min(_POLL, max(_LEAST_POLL, due - self._host.time()))
 
     def _settle(self, items: Sequence[Settlement]) -> list[SettlementResult]:
@@ -213,7 +213,7 @@ class ReplaySession(ThreadedSession):
                 done |= self._asked(self._adapter.store.resolve, ids, self._token, status, "replay")
         released = [str(item.delivery.record_id) for item in items if item.disposition is Disposition.release]
         if released:
-            done |= self._asked(self._adapter.store.unclaim, released, self._token)
+            done |= self._asked(self._adapter.store.release_records, released, self._token)
         # What failed again is dead or parked in the store by now.
         done |= {str(i.delivery.record_id) for i in items if i.disposition is Disposition.ack and i.outcome in _FILED}
         self._adapter.let_go(str(item.delivery.record_id) for item in items)
@@ -232,8 +232,8 @@ class ReplaySession(ThreadedSession):
         raise trouble
 
 
-def _delivery(claim: RecordLease) -> Delivery:
-    record = claim.record
+def _delivery(lease: RecordLease) -> Delivery:
+    record = lease.record
     return Delivery(
         record.body,
         headers=record.headers,
@@ -242,7 +242,7 @@ def _delivery(claim: RecordLease) -> Delivery:
         key=record.key,
         timestamp=record.sent_at,
         content_type=record.content_type,
-        token=claim.token,
+        token=lease.token,
         attempt=record.next_attempt,
         redelivered=True,
         native=NoNative(record),

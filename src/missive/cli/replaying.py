@@ -220,7 +220,7 @@ def resume(
 
     processor = None if target is None else _processor(target, factory=factory)
     store = open_named(dlq_url)
-    replay = operations.resume(store, replay_id, here=processor is not None)
+    replay = operations.resume(store, replay_id, by_command=processor is not None)
     _carry_out(store, replay, processor, concurrency, as_json=as_json, wait=wait)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping, Seque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from missive.dlq.record import Record, Status, classic_reason
+from missive.dlq.record import Record, Status, plain_reason
 
 if TYPE_CHECKING:
     from missive.messages import Message
@@ -38,7 +38,7 @@ class Sink(ABC):
         A record whose `id` or `identity` is there already joins that one's history.
         """
 
-    def troubles(self) -> Sequence[str]:
+    def diagnose(self) -> Sequence[str]:
         """Return what of its settings may lose dead letters, in words for `missive doctor`. Raises `StoreError`."""
         return ()
 
@@ -62,7 +62,7 @@ class DictSink(Sink):
             while (there := self.mapping.get(name)) is not None and there[0].raw_data != message.raw_data:
                 number += 1
                 name = f"{message.message_id}#{number}"
-            self.mapping[name] = (message, classic_reason(record))
+            self.mapping[name] = (message, plain_reason(record))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ class Replay:
     by: str
     query: str
     """What they were chosen by, in words."""
-    here: bool = False
+    by_command: bool = False
     """Whether the command that started it runs them: running workers leave them alone until it is over."""
     canary: int | None = None
     """How many must be resolved before the others begin."""
@@ -179,7 +179,7 @@ class Replay:
     def with_counts(self, *, queued: int, resolved: int, discarded: int, failed: int, left: int) -> Replay:
         """Return it with what became of its records; one of running workers is done when nothing is left to do."""
         counted = replace(self, queued=queued, resolved=resolved, discarded=discarded, failed=failed, left=left)
-        goes_on = self.here or queued or (self.is_paced and left)
+        goes_on = self.by_command or queued or (self.is_paced and left)
         return counted if goes_on or counted.status != "running" else replace(counted, status="done")
 
     def to_dict(self) -> dict[str, Any]:
@@ -231,12 +231,12 @@ class Store(Sink):
     def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
         """Keep a replay and which records are its; returns how many are dead, or queued and not taken up.
 
-        They are dead, and wait for `go_on`. With very many it is done in steps that let others write, and the last one
-        keeps the replay: cut short before, there is none.
+        They are dead, and wait for `queue_remaining`. With very many it is done in steps that let others write, and the
+        last one keeps the replay: cut short before, there is none.
         """
 
     @abstractmethod
-    def go_on(self, replay: str, limit: int | None = None) -> int:
+    def queue_remaining(self, replay: str, limit: int | None = None) -> int:
         """Queue what is left of a replay that runs, oldest first; returns how many. Others are not its any more."""
 
     @abstractmethod
@@ -244,7 +244,7 @@ class Store(Sink):
         """Let replays go on that running workers run, as far as `pacing.pace` says of each."""
 
     @abstractmethod
-    def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
+    def set_replay(self, replay: str, status: str, *, by_command: bool | None = None) -> None:
         """Change a replay's status; unless it is `running`, what is queued and not taken up is dead again."""
 
     @abstractmethod
@@ -252,7 +252,9 @@ class Store(Sink):
         """Return replays with their counts, newest first; or the one."""
 
     @abstractmethod
-    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[RecordLease]:
+    def lease_records(
+        self, service: str, token: str, limit: int, lease: float, replay: str | None = None
+    ) -> list[RecordLease]:
         """Take up records of a service for `lease` seconds: queued and parked ones that are due, the oldest due first.
 
         Of a lane only the first, by id, is taken up: the next when that one is parked or queued no more. Those of a
@@ -269,7 +271,7 @@ class Store(Sink):
         """Return how many records are parked, or queued, in each lane."""
 
     @abstractmethod
-    def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
+    def extend_leases(self, ids: Collection[str], token: str, lease: float) -> set[str]:
         """Keep claimed records for `lease` more seconds; returns those still ours."""
 
     @abstractmethod
@@ -277,7 +279,7 @@ class Store(Sink):
         """Close claimed records as resolved or discarded; returns those that were still ours."""
 
     @abstractmethod
-    def unclaim(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
+    def release_records(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
         """Give claimed records back, as they were, due at `due` if given; returns those that were still ours."""
 
     @abstractmethod

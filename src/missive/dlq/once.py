@@ -12,7 +12,7 @@ EffectKey: TypeAlias = tuple[str, str]
 """A handler's name and the digest of a key: what is claimed, within a service."""
 
 
-class Asked(NamedTuple):
+class ClaimRequest(NamedTuple):
     """A claim that is asked for."""
 
     handler: str
@@ -40,7 +40,7 @@ class ClaimState(StrEnum):
     """Somebody else has it, or the effect has happened, for another body."""
 
 
-class Answer(NamedTuple):
+class ClaimAnswer(NamedTuple):
     """The answer to a claim that was asked for."""
 
     state: ClaimState
@@ -66,7 +66,9 @@ class OnceStore(ABC):
     """Keeps claims. All methods block, are durable when they return, may be repeated, and raise `StoreError`."""
 
     @abstractmethod
-    def once_begin(self, service: str, asked: Sequence[Asked], owner: str, lease: float, ttl: float) -> list[Answer]:
+    def once_begin(
+        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+    ) -> list[ClaimAnswer]:
         """Claim effects for `lease` seconds; returns an answer for each.
 
         What `owner` has already, it is given again. No effect is asked for twice in one call.
@@ -89,21 +91,21 @@ class OnceStore(ABC):
         """Forget what may be forgotten, `limit` at the most; returns how many."""
 
 
-def judged(
-    row: Row | None, asked: Asked, owner: str, now: float, lease: float, ttl: float
-) -> tuple[Answer, Row | None]:
+def decide_claim(
+    row: Row | None, asked: ClaimRequest, owner: str, now: float, lease: float, ttl: float
+) -> tuple[ClaimAnswer, Row | None]:
     """Return the answer to a claim, from what is kept, and what is to be kept in its place, if anything."""
     ours = Row(asked.body, owner, 1, now + lease, done=False, expires_at=now + ttl)
     if row is None or (row.expires_at <= now and (row.done or row.until <= now)):
-        return Answer(ClaimState.ours, 1, ours.until), ours
+        return ClaimAnswer(ClaimState.ours, 1, ours.until), ours
     if row.body != asked.body:
-        return Answer(ClaimState.conflict, row.fence, row.until), None
+        return ClaimAnswer(ClaimState.conflict, row.fence, row.until), None
     if row.done:
-        return Answer(ClaimState.done, row.fence, row.until), None
+        return ClaimAnswer(ClaimState.done, row.fence, row.until), None
     if row.owner != owner and row.until > now:
-        return Answer(ClaimState.busy, row.fence, row.until), None
+        return ClaimAnswer(ClaimState.busy, row.fence, row.until), None
     fence = row.fence if row.owner == owner else row.fence + 1
-    return Answer(ClaimState.ours, fence, ours.until), ours._replace(fence=fence)
+    return ClaimAnswer(ClaimState.ours, fence, ours.until), ours._replace(fence=fence)
 
 
 class MemoryOnce(OnceStore):
@@ -113,11 +115,13 @@ class MemoryOnce(OnceStore):
         self._clock = clock
         self._rows: dict[tuple[str, EffectKey], Row] = {}
 
-    def once_begin(self, service: str, asked: Sequence[Asked], owner: str, lease: float, ttl: float) -> list[Answer]:
+    def once_begin(
+        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+    ) -> list[ClaimAnswer]:
         """Claim effects."""
         answers, now = [], self._clock()
         for one in asked:
-            answer, row = judged(self._rows.get((service, one.effect)), one, owner, now, lease, ttl)
+            answer, row = decide_claim(self._rows.get((service, one.effect)), one, owner, now, lease, ttl)
             if row is not None:
                 self._rows[service, one.effect] = row
             answers.append(answer)

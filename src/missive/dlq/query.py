@@ -156,7 +156,7 @@ def _time(term: str, value: str) -> float:
     return at
 
 
-def printed(query: Query) -> str:
+def unparse(query: Query) -> str:
     """Return the text of a query, which `parse` makes the same query of."""
     terms = [f"{name}:{_quoted(value)}" for name in (*_TEXTS, "reason") if (value := getattr(query, name)) is not None]
     if query.ids:
@@ -174,7 +174,7 @@ def printed(query: Query) -> str:
             at = getattr(query, f"{which}_{name}")
             terms += [] if at is None else [f"{which}{operator}{_moment(at)}"]
     terms += [_quoted(word, _BARE) for word in query.text]
-    return " ".join([*terms, *(f"-{printed(one)}" for one in query.without)])
+    return " ".join([*terms, *(f"-{unparse(one)}" for one in query.without)])
 
 
 def _moment(at: float) -> str:

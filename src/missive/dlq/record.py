@@ -124,9 +124,9 @@ class Record:
     """The header `idempotency-key`; the same."""
     version: int = 1
     """Counts its changes: by operators, and by failing again. Being claimed is none."""
-    claim: str | None = field(default=None, compare=False)
+    lease_token: str | None = field(default=None, compare=False)
     """The token under which it was taken up, for `put`: a record that somebody else has by now is left as it is."""
-    again: bool = field(default=False, compare=False)
+    may_join: bool = field(default=False, compare=False)
     """Whether this may be another arrival of a message with a record of the same identity; not kept."""
     message: Message | None = field(default=None, compare=False)
     """The live message, for a sink that keeps objects; a store does not keep it."""
@@ -188,7 +188,7 @@ def fingerprint(reason: Reason, label: str | None, handler: str | None, failure:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def classic_reason(record: Record) -> str:
+def plain_reason(record: Record) -> str:
     """Return the reason as a plain dict keeps it: in words, or the exception's text."""
     if record.reason is Reason.unmatched:
         return "no matching handlers"

@@ -130,7 +130,7 @@ def _examine_sink(sink: Sink) -> list[Finding]:
             return [Finding("warning", "dead letters", says)]
         sink.put([])
         works = Finding("ok", "dead letters", f"{getattr(sink, 'url', type(sink).__name__)} can be written")
-        return [works, *(Finding("warning", "dead letters", trouble) for trouble in sink.troubles())]
+        return [works, *(Finding("warning", "dead letters", trouble) for trouble in sink.diagnose())]
     except StoreError as trouble:
         return [Finding("error", "dead letters", str(trouble))]
     finally:

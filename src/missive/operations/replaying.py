@@ -29,7 +29,7 @@ def start(store: Store, selection: Selection, replay: Replay) -> Replay:
 
 
 def _check_rate(replay: Replay, services: Sequence[str]) -> None:
-    if replay.here and replay.rate is not None and len(services) > 1:
+    if replay.by_command and replay.rate is not None and len(services) > 1:
         raise UsageError(f"--rate is for one service at a time: add service:{services[0]}")
 
 
@@ -54,7 +54,7 @@ def run(
     try:
         before = replay.resolved
         if replay.canary is None or before >= replay.canary or _canaries(store, replay, processor, on_settled):
-            if store.go_on(replay.id) or store.count(Query(replay=replay.id, statuses=(Status.queued,))):
+            if store.queue_remaining(replay.id) or store.count(Query(replay=replay.id, statuses=(Status.queued,))):
                 _execute(store, replay, services, processor, tolerance, concurrency, on_settled)
             status = "done"
     finally:
@@ -72,7 +72,7 @@ def _canaries(
     wanted = (replay.canary or 0) - replay.resolved
     queued = store.count(Query(replay=replay.id, statuses=(Status.queued,)))
     if queued < wanted:
-        queued += store.go_on(replay.id, wanted - queued)
+        queued += store.queue_remaining(replay.id, wanted - queued)
     _execute(store, replay, store.services(Query(replay=replay.id)), processor, Tolerance(1), 1, on_settled)
     return found(store, replay.id).resolved - replay.resolved >= queued
 
@@ -116,17 +116,17 @@ def found(store: Store, replay_id: str) -> Replay:
     raise UsageError(f"there is no replay {replay_id}: see missive dlq replays")
 
 
-def resume(store: Store, replay_id: str, *, here: bool) -> Replay:
-    """Let a replay run again that was stopped, cancelled or killed; `here` when a processor of ours is to `run` it.
+def resume(store: Store, replay_id: str, *, by_command: bool) -> Replay:
+    """Let a replay run again that was stopped, cancelled or killed; `by_command` when our processor is to `run` it.
 
     Only what was not run is left. Raises `UsageError` for an id that is none's, or one that workers would stop at once.
     """
     replay = found(store, replay_id)
-    if not here and pace(replay, 0.0).status == "stopped":
+    if not by_command and pace(replay, 0.0).status == "stopped":
         raise UsageError(f"replay {replay_id} has failed as often as it may: say --with TARGET, or start another")
-    _check_rate(replace(replay, here=here), store.services(Query(replay=replay_id)))
-    store.set_replay(replay_id, "running", here=here)
-    if not here:
+    _check_rate(replace(replay, by_command=by_command), store.services(Query(replay=replay_id)))
+    store.set_replay(replay_id, "running", by_command=by_command)
+    if not by_command:
         set_off(store, replay)
     return found(store, replay_id)
 
@@ -136,7 +136,7 @@ def set_off(store: Store, replay: Replay) -> None:
     if replay.is_paced:
         store.advance()
     else:
-        store.go_on(replay.id)
+        store.queue_remaining(replay.id)
 
 
 def followed(store: Store, replay_id: str, seconds: float) -> Iterator[Replay]:

@@ -19,7 +19,7 @@ from missive.adapters.base import Adapter
 from missive.app.context import ProcessingContext, ProcessingHook
 from missive.app.processor import Processor
 from missive.dlq.contract import DictSink
-from missive.dlq.once import Asked, MemoryOnce
+from missive.dlq.once import ClaimRequest, MemoryOnce
 from missive.durations import seconds
 from missive.engine.completion.dead_letters import make_record
 from missive.engine.completion.idempotency import HAPPENED, decide_claimed, decide_keyless
@@ -113,7 +113,7 @@ class _Bench(Generic[M]):
         self._dlq = DictSink(dlq) if isinstance(dlq, MutableMapping) else None
         self._has_dlq = dlq is not None
         self._claims = MemoryOnce(lambda: self._now)
-        self._claimed: dict[Job, Asked] = {}
+        self._claimed: dict[Job, ClaimRequest] = {}
         self._circuits = circuits_of(self._routes, lambda: self._now, 1)
         self.acked: list[M] = []
         """What a transport would have been told is done with: also what was dead-lettered or discarded."""
@@ -164,7 +164,7 @@ class _Bench(Generic[M]):
         if digest is None:
             work.decision = decide_keyless()
             return
-        asked = Asked(work.route.name, digest, hashlib.sha256(work.message.raw_data).hexdigest())
+        asked = ClaimRequest(work.route.name, digest, hashlib.sha256(work.message.raw_data).hexdigest())
         service, owner = self._processor.name, str(id(work))
         (answer,) = self._claims.once_begin(service, [asked], owner, once.lease, once.ttl)
         work.decision = decide_claimed(answer, once)

@@ -46,11 +46,11 @@ class Changing(Reading):
         days: Counter[tuple[str, int]] = Counter()
         found = dict(known.arrivals)
         for record in records:
-            if record.claim is not None and known.tokens.get(record.id) != record.claim:
+            if record.lease_token is not None and known.tokens.get(record.id) != record.lease_token:
                 continue  # whoever has it by now tells its story
             where = arrival_of(record)
             earlier = known.records.get(record.id)
-            if earlier is None and record.again and where is not None:
+            if earlier is None and record.may_join and where is not None:
                 earlier = known.records.get(found.get(where, ""))
                 asked[where] = known.arrivals.get(where, "")
             one = record if earlier is None else earlier.joined_by(record)
@@ -69,7 +69,7 @@ class Changing(Reading):
 
     def _known(self, records: Sequence[Record]) -> _Known:
         known = _Known()
-        arrivals = {where for record in records if record.again and (where := arrival_of(record)) is not None}
+        arrivals = {where for record in records if record.may_join and (where := arrival_of(record)) is not None}
         for some in portions(sorted(arrivals)):
             answers = self._client.hmget(self._key("arrivals"), some)
             known.arrivals.update((where, one.decode()) for where, one in zip(some, answers, strict=True) if one)

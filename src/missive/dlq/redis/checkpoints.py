@@ -9,7 +9,7 @@ from missive.dlq.redis.fields import encoded
 from missive.dlq.redis.keys import digest
 
 
-class Kept(Database):
+class Checkpoints(Database):
     """A few bytes by service and source, and counts by service and identity."""
 
     @translated("read")

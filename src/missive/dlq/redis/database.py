@@ -92,11 +92,11 @@ class Database:
                 f"the dead letter store {self.url} has a schema that this Missive does not know ({SCHEMA_VERSION}):"
                 " upgrade Missive"
             )
-        for trouble in self.troubles():
+        for trouble in self.diagnose():
             logger.warning("the dead letter store %s: %s", self.url, trouble)
 
     @translated("read")
-    def troubles(self) -> list[str]:
+    def diagnose(self) -> list[str]:
         """Return what of the server's settings would lose dead letters; nothing where it does not tell them."""
         try:
             told = {

@@ -12,14 +12,16 @@ from missive.dlq.redis.fields import encoded, number, paired, to_record
 from missive.dlq.redis.keys import digest
 
 
-class Claiming(Changing):
+class Leases(Changing):
     """`ready` sets say from when on a record may be claimed."""
 
-    @translated("claimed from")
-    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[RecordLease]:
+    @translated("leased from")
+    def lease_records(
+        self, service: str, token: str, limit: int, lease: float, replay: str | None = None
+    ) -> list[RecordLease]:
         """Take up queued records that nobody has, or whose holder let the lease run out."""
         now = self._clock()
-        found = self._run("claim", digest(service), replay or "", token, number(now), number(now + lease), limit)
+        found = self._run("lease", digest(service), replay or "", token, number(now), number(now + lease), limit)
         return [RecordLease(to_record(paired(fields)), token) for _, fields in found]
 
     @translated("read")
@@ -35,7 +37,7 @@ class Claiming(Changing):
         return {lane.decode(): int(count) for lane, count in found.items()}
 
     @translated("written")
-    def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
+    def extend_leases(self, ids: Collection[str], token: str, lease: float) -> set[str]:
         """Keep claimed records for `lease` more seconds."""
         return self._ours("extend", ids, token, number(self._clock() + lease))
 
@@ -45,9 +47,9 @@ class Claiming(Changing):
         return self._ours("resolve", ids, token, str(status), number(self._clock()), encoded(by), encoded(why))
 
     @translated("written")
-    def unclaim(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
+    def release_records(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
         """Give claimed records back, as they were."""
-        return self._ours("unclaim", ids, token, number(due))
+        return self._ours("release", ids, token, number(due))
 
     def _ours(self, script: str, ids: Collection[str], token: str, *arguments: str | bytes) -> set[str]:
         answers = (self._run(script, token, *arguments, *some) for some in portions(sorted(set(ids))))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 
-from missive.dlq.once import Answer, Asked, EffectKey, OnceStore, Row, judged
+from missive.dlq.once import ClaimAnswer, ClaimRequest, EffectKey, OnceStore, Row, decide_claim
 from missive.dlq.redis.database import Database, portions, translated
 from missive.dlq.redis.fields import number
 from missive.dlq.redis.keys import digest
@@ -17,14 +17,16 @@ class RedisOnce(Database, OnceStore):
     """The part of the store that keeps claims: what was read is replaced only where it is there still."""
 
     @translated("written")
-    def once_begin(self, service: str, asked: Sequence[Asked], owner: str, lease: float, ttl: float) -> list[Answer]:
+    def once_begin(
+        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+    ) -> list[ClaimAnswer]:
         """Claim effects; each in a step of its own, for none depends on another."""
         now = self._clock()
         by_key = {_name(service, one.effect): one for one in asked}
-        answers: dict[str, Answer] = {}
+        answers: dict[str, ClaimAnswer] = {}
 
         def begin(key: str, row: Row | None) -> Row | None:
-            answers[key], kept = judged(row, by_key[key], owner, now, lease, ttl)
+            answers[key], kept = decide_claim(row, by_key[key], owner, now, lease, ttl)
             return row if kept is None else kept
 
         self._replace(by_key, begin)

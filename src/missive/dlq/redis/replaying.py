@@ -9,13 +9,13 @@ from missive.dlq.contract import Replay
 from missive.dlq.pacing import pace
 from missive.dlq.redis.database import AT_ONCE, portions, translated
 from missive.dlq.redis.fields import encoded, number
-from missive.dlq.redis.leases import Claiming
+from missive.dlq.redis.leases import Leases
 
 _COUNTS = ("queued", "resolved", "discarded", "failed", "left")
 _TRIES = 20
 
 
-class Replaying(Claiming):
+class Replaying(Leases):
     """A replay keeps the ids that it was started with: what fails later is not swept in."""
 
     @translated("written")
@@ -24,7 +24,7 @@ class Replaying(Claiming):
         said: dict[str, str | bytes] = {
             "by": encoded(replay.by),
             "query": encoded(replay.query),
-            "here": str(int(replay.here)),
+            "by_command": str(int(replay.by_command)),
             "canary": _said(replay.canary),
             "rate": _said(replay.rate),
             "until_failures": _said(replay.until_failures),
@@ -39,12 +39,12 @@ class Replaying(Claiming):
         return total
 
     @translated("written")
-    def go_on(self, replay: str, limit: int | None = None) -> int:
+    def queue_remaining(self, replay: str, limit: int | None = None) -> int:
         """Queue what is left of a replay that runs; a few hundred in a step, and the next call goes on."""
         count = 0
         while limit is None or count < limit:
             size = AT_ONCE if limit is None else min(AT_ONCE, limit - count)
-            queued = int(self._run("go_on", replay, size))
+            queued = int(self._run("queue_remaining", replay, size))
             count += queued
             if queued < size:
                 break
@@ -76,7 +76,7 @@ class Replaying(Claiming):
         return bool(self._run("step", replay_id, *was, number(now), count, *arguments))
 
     @translated("written")
-    def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
+    def set_replay(self, replay: str, status: str, *, by_command: bool | None = None) -> None:
         """Change a replay's status."""
         now = number(self._clock())
         if status != "running":  # of very many, most before: the server does nothing else in a step
@@ -84,7 +84,9 @@ class Replaying(Claiming):
             for _ in range(counts["queued"] // AT_ONCE):
                 self._run("unqueue", replay, now, AT_ONCE)
         changed = ["status", status, "finished_at", "" if status == "running" else now]
-        self._run("set_replay", replay, now, *changed, *([] if here is None else ["here", str(int(here))]))
+        self._run(
+            "set_replay", replay, now, *changed, *([] if by_command is None else ["by_command", str(int(by_command))])
+        )
 
     @translated("read")
     def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
@@ -116,7 +118,7 @@ def _made(replay_id: str, fields: Mapping[bytes, bytes], counts: dict[str, int])
         replay_id,
         text.get("by", ""),
         text.get("query", ""),
-        here=text.get("here") == "1",
+        by_command=text.get("by_command") == "1",
         rate=text.get("rate"),
         status=text.get("status", ""),
         created_at=float(text.get("created_at", 0)),

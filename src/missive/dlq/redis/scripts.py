@@ -39,7 +39,7 @@ end
 
 local function is_elsewhere(r)
   if r.status ~= 'queued' or not r.replay then return false end
-  local of = call('HMGET', P .. 'replay:' .. r.replay, 'here', 'status')
+  local of = call('HMGET', P .. 'replay:' .. r.replay, 'by_command', 'status')
   return of[1] == '1' and of[2] == 'running'
 end
 
@@ -209,7 +209,7 @@ local function set_replay(replay, changes)
     if changes[n + 1] == '' then call('HDEL', key, changes[n]) else call('HSET', key, changes[n], changes[n + 1]) end
   end
   call('HINCRBY', key, 'rev', 1)
-  local is = call('HMGET', key, 'status', 'here', 'canary', 'rate', 'until_failures')
+  local is = call('HMGET', key, 'status', 'by_command', 'canary', 'rate', 'until_failures')
   if is[1] == 'running' and is[2] == '0' and (is[3] or is[4] or is[5]) then
     call('SADD', P .. 'paced', replay)
   else
@@ -263,7 +263,7 @@ end
 return call('ZREVRANGE', set, low, low + tonumber(ARGV[4]) - 1, 'WITHSCORES')
 """
 
-_CLAIM = """
+_LEASE = """
 local set, found = P .. 'ready:' .. ARGV[1], {}
 if ARGV[2] ~= '' then set = set .. ':' .. ARGV[2] end
 for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', ARGV[4], 'LIMIT', 0, ARGV[6])) do
@@ -301,7 +301,7 @@ return each(3, function(r)
 end)
 """
 )
-_UNCLAIM = (
+_RELEASE = (
     _OURS
     + """
 return each(3, function(r)
@@ -429,7 +429,7 @@ if ARGV[3] == '1' then
 end
 return total
 """
-_GO_ON = """
+_QUEUE_REMAINING = """
 if call('HGET', P .. 'replay:' .. ARGV[1], 'status') ~= 'running' then return 0 end
 return queue_left(ARGV[1], tonumber(ARGV[2]))
 """
@@ -488,9 +488,9 @@ SCRIPTS = {
         "put": _PUT,
         "import": _IMPORT,
         "page": _PAGE,
-        "claim": _CLAIM,
+        "lease": _LEASE,
         "extend": _EXTEND,
-        "unclaim": _UNCLAIM,
+        "release": _RELEASE,
         "resolve": _RESOLVE,
         "discard": _DISCARD,
         "restore": _RESTORE,
@@ -499,7 +499,7 @@ SCRIPTS = {
         "delete": _DELETE,
         "expire": _EXPIRE,
         "start_replay": _START_REPLAY,
-        "go_on": _GO_ON,
+        "queue_remaining": _QUEUE_REMAINING,
         "unqueue": _UNQUEUE,
         "set_replay": _SET_REPLAY,
         "step": _STEP,

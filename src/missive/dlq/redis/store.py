@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from missive.dlq.contract import Store
-from missive.dlq.redis.checkpoints import Kept
+from missive.dlq.redis.checkpoints import Checkpoints
 from missive.dlq.redis.once import RedisOnce
 from missive.dlq.redis.replaying import Replaying
 
 
-class RedisStore(Replaying, Kept, RedisOnce, Store):
+class RedisStore(Replaying, Checkpoints, RedisOnce, Store):
     """Dead letters in Redis: `redis://:${PASSWORD}@host:6379/0?prefix=missive`, or `rediss://` for TLS.
 
     All keys begin with `{prefix}:`, so that several stores, and other things, may share a server. What `put` returned

@@ -14,7 +14,7 @@ from missive.dlq.record import Record, Status
 from missive.dlq.rows import to_row
 from missive.dlq.sql.conditions import conditions, status_of_chosen
 from missive.dlq.sql.database import Database, T, in_steps, portions, translated
-from missive.dlq.sql.group_counts import NAMES, Tally, forget_days
+from missive.dlq.sql.group_counts import NAMES, GroupCounts, forget_days
 from missive.dlq.sql.schema import notes as notes_table
 from missive.dlq.sql.schema import paced
 from missive.dlq.sql.schema import records as records_table
@@ -25,20 +25,20 @@ from missive.ids import new_id
 
 _WAITING = (str(Status.queued), str(Status.parked))
 _CLOSED = (str(Status.resolved), str(Status.discarded))
-UNCLAIMED: dict[str, Any] = {"claim_token": None, "claim_until": None}
-_NO_LANE = {"lane": None, **UNCLAIMED}
+NO_LEASE: dict[str, Any] = {"lease_token": None, "leased_until": None}
+_NO_LANE = {"lane": None, **NO_LEASE}
 
 
 class Changes(Database):
     """Records change in transactions, and the counts of their groups with them."""
 
-    def _changing(self, work: Callable[[Connection, Tally], T]) -> T:
+    def _changing(self, work: Callable[[Connection, GroupCounts], T]) -> T:
         """Do something in a transaction, and count it at its end."""
 
         def change(connection: Connection) -> T:
-            tally = Tally(connection, self._clock())
-            done = work(connection, tally)
-            tally.write()
+            counts = GroupCounts(connection, self._clock())
+            done = work(connection, counts)
+            counts.write()
             return done
 
         return self._tried(change)
@@ -46,13 +46,13 @@ class Changes(Database):
     def _free(self) -> sa.ColumnElement[bool]:
         """Tell which records nobody works on: dead, or queued and not claimed."""
         c = records_table.c
-        unclaimed = sa.func.coalesce(c.claim_until, 0) <= self._clock()
-        return (status_of_chosen == Status.dead) | ((status_of_chosen == Status.queued) & unclaimed)
+        unleased = sa.func.coalesce(c.leased_until, 0) <= self._clock()
+        return (status_of_chosen == Status.dead) | ((status_of_chosen == Status.queued) & unleased)
 
     def _move(
         self,
         connection: Connection,
-        tally: Tally,
+        counts: GroupCounts,
         ids: Collection[str],
         values: dict[str, Any],
         *where: sa.ColumnElement[bool],
@@ -67,7 +67,7 @@ class Changes(Database):
             if rows:
                 connection.execute(records_table.update().where(c.id.in_([row.id for row in rows])).values(values))
                 if status is not None:
-                    tally.move(rows, status)
+                    counts.move(rows, status)
                 moved += rows
         return moved
 
@@ -82,8 +82,8 @@ class Changes(Database):
             **_NO_LANE,
         }
 
-        def discard(connection: Connection, tally: Tally, some: Sequence[str]) -> int:
-            return len(self._move(connection, tally, some, values, self._free()))
+        def discard(connection: Connection, counts: GroupCounts, some: Sequence[str]) -> int:
+            return len(self._move(connection, counts, some, values, self._free()))
 
         return sum(self._changing(functools.partial(discard, some=some)) for some in in_steps(ids))
 
@@ -94,8 +94,8 @@ class Changes(Database):
         # No replay's: one that still runs would run it again.
         values = {"status": Status.dead, "replay": None, **opened}
 
-        def restore(connection: Connection, tally: Tally, some: Sequence[str]) -> int:
-            rows = self._move(connection, tally, some, values, status_of_chosen.in_(_CLOSED))
+        def restore(connection: Connection, counts: GroupCounts, some: Sequence[str]) -> int:
+            rows = self._move(connection, counts, some, values, status_of_chosen.in_(_CLOSED))
             self._note(connection, [(row.id, f"restored: it was {row.status}") for row in rows], by)
             return len(rows)
 
@@ -114,12 +114,12 @@ class Changes(Database):
             **_NO_LANE,
         }
 
-        def edit(connection: Connection, tally: Tally) -> bool:
+        def edit(connection: Connection, counts: GroupCounts) -> bool:
             same = (c.version == version, status_of_chosen == Status.dead)
-            if not self._move(connection, tally, [record_id], values, *same):
+            if not self._move(connection, counts, [record_id], values, *same):
                 return False
             connection.execute(records_table.insert().values({**to_row(changed), "ready": 0.0}))
-            tally.add(changed, failed=False)
+            counts.add(changed, failed=False)
             self._note(connection, [(record_id, why), (changed.id, f"edited from {record_id}")], by)
             return True
 
@@ -172,7 +172,7 @@ class Changes(Database):
         """Delete records that were closed longer ago than they are kept."""
         c, of, now, count = records_table.c, replays_table.c, self._clock(), 0
         # A replay that goes on by its counts, those of its canaries say, keeps what is counted.
-        counted = sa.select(of.id).where(of.status == "running", of.here.is_(sa.false()), paced)
+        counted = sa.select(of.id).where(of.status == "running", of.by_command.is_(sa.false()), paced)
         with self._read() as connection:
             running = list(connection.execute(counted).scalars())
         kept = [sa.func.coalesce(c.replay, "").not_in(running)] if running else []
@@ -185,14 +185,14 @@ class Changes(Database):
     def _delete(self, where: list[sa.ColumnElement[bool]], limit: int) -> int:
         c = records_table.c
 
-        def delete(connection: Connection, tally: Tally) -> int:
+        def delete(connection: Connection, counts: GroupCounts) -> int:
             chosen = sa.select(c.id, *NAMES).where(*where).order_by(c.id).limit(limit)
             rows = connection.execute(chosen.with_for_update()).all()
             for some in portions([row.id for row in rows]):
                 for table in (notes_table, replayed_table):
                     connection.execute(table.delete().where(table.c.record.in_(some)))
                 connection.execute(records_table.delete().where(c.id.in_(some)))
-            tally.move(rows, None)
+            counts.move(rows, None)
             return len(rows)
 
         return self._changing(delete) if limit > 0 else 0

@@ -14,7 +14,7 @@ from missive.dlq.sql.schema import attempts as attempts_table
 from missive.dlq.sql.schema import checkpoints as checkpoints_table
 
 
-class Kept(Database):
+class Checkpoints(Database):
     """A few bytes by service and source, and counts by service and identity."""
 
     @translated("read")

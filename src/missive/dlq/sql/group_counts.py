@@ -23,7 +23,7 @@ _CLOSED = (str(Status.resolved), str(Status.discarded))
 _KEPT_DAYS = 90
 
 
-class Tally:
+class GroupCounts:
     """What one transaction changes in the groups: written at its end, so that all take their locks in one order."""
 
     def __init__(self, connection: Connection, now: float) -> None:

@@ -11,11 +11,11 @@ from sqlalchemy.engine import Connection
 from missive.dlq.contract import RecordLease
 from missive.dlq.record import Record, Status
 from missive.dlq.rows import from_row
-from missive.dlq.sql.changes import UNCLAIMED, Changes
+from missive.dlq.sql.changes import NO_LEASE, Changes
 from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import portions, translated
 from missive.dlq.sql.dialects import sort_nothing
-from missive.dlq.sql.group_counts import Tally
+from missive.dlq.sql.group_counts import GroupCounts
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replays as replays_table
 
@@ -23,27 +23,29 @@ FAR = 1e18
 """When workers may claim what a command replays: never."""
 
 
-class Claims(Changes):
+class Leases(Changes):
     """`ready` says from when on a record may be claimed; each way to look for some is a walk along one index."""
 
-    @translated("claimed from")
-    def claim(self, service: str, token: str, limit: int, lease: float, replay: str | None = None) -> list[RecordLease]:
+    @translated("leased from")
+    def lease_records(
+        self, service: str, token: str, limit: int, lease: float, replay: str | None = None
+    ) -> list[RecordLease]:
         """Take up queued records that nobody has, or whose holder let the lease run out."""
         c, now = records_table.c, self._clock()
         if self._engine.dialect.name == "sqlite":
             # A worker asks every second: where a transaction locks the whole file, none begins for nothing.
             with self._read() as connection:
-                if not self._claimable(connection, service, now, 1, replay):
+                if not self._leasable(connection, service, now, 1, replay):
                     return []
 
-        def take(connection: Connection, tally: Tally) -> list[Record]:
-            found = self._claimable(connection, service, now, limit, replay, lock=True)
+        def take(connection: Connection, counts: GroupCounts) -> list[Record]:
+            found = self._leasable(connection, service, now, limit, replay, lock=True)
             ids = [one for _, one in sorted(found)[:limit]]
             rows = {row.id: row for some in portions(ids) for row in connection.execute(self._rows(some, now, replay))}
             if replay is None and (over := self._of_replays_that_are_over(connection, rows.values())):
-                self._move(connection, tally, over, {"status": Status.dead, **UNCLAIMED})
+                self._move(connection, counts, over, {"status": Status.dead, **NO_LEASE})
                 rows = {one: row for one, row in rows.items() if one not in over}
-            until = {"claim_token": token, "claim_until": now + lease}
+            until = {"lease_token": token, "leased_until": now + lease}
             if replay is None:
                 until["ready"] = now + lease
             for some in portions(sorted(rows)):
@@ -63,14 +65,14 @@ class Claims(Changes):
         over = set(connection.execute(stopped).scalars())
         return {one for one, replay in queued.items() if replay in over}
 
-    def _claimable(
+    def _leasable(
         self, connection: Connection, service: str, now: float, limit: int, replay: str | None, *, lock: bool = False
     ) -> list[tuple[float, str]]:
         """Return what may be claimed, the first `limit` of each kind: when it was due, and its id."""
         c = records_table.c
         if replay is not None:
             mine = (c.replay == replay, c.status == Status.queued, c.service == service)
-            free = sa.func.coalesce(c.claim_until, 0) <= now
+            free = sa.func.coalesce(c.leased_until, 0) <= now
             every = [sa.select(sa.literal(0.0), c.id).where(*mine, free).order_by(c.id)]
         else:
             every = [
@@ -95,7 +97,7 @@ class Claims(Changes):
     def _rows(ids: Collection[str], now: float, replay: str | None) -> sa.Select[Any]:
         """Return whole records, locked, that may be claimed still: those of lanes were found without a lock."""
         c = records_table.c
-        free = sa.func.coalesce(c.ready, 0) <= now if replay is None else sa.func.coalesce(c.claim_until, 0) <= now
+        free = sa.func.coalesce(c.ready, 0) <= now if replay is None else sa.func.coalesce(c.leased_until, 0) <= now
         chosen = sa.select(records_table).where(c.id.in_(ids), status_of_chosen.in_(_WAITING), free)
         return chosen.with_for_update(skip_locked=True)
 
@@ -130,10 +132,10 @@ class Claims(Changes):
             return {lane: int(count) for lane, count in connection.execute(statement.group_by(c.lane))}
 
     @translated("written")
-    def extend(self, ids: Collection[str], token: str, lease: float) -> set[str]:
+    def extend_leases(self, ids: Collection[str], token: str, lease: float) -> set[str]:
         """Keep claimed records for `lease` more seconds."""
         until = self._clock() + lease
-        return self._update_claimed(ids, token, {"claim_until": until, "ready": _unless_far(until)})
+        return self._update_leased(ids, token, {"leased_until": until, "ready": _unless_far(until)})
 
     @translated("written")
     def resolve(self, ids: Collection[str], token: str, status: Status, by: str, why: str | None = None) -> set[str]:
@@ -144,30 +146,30 @@ class Claims(Changes):
             "closed_by": by,
             "closed_why": why,
             "lane": None,
-            **UNCLAIMED,
+            **NO_LEASE,
         }
 
-        def close(connection: Connection, tally: Tally) -> set[str]:
-            rows = self._move(connection, tally, ids, closed, records_table.c.claim_token == token)
+        def close(connection: Connection, counts: GroupCounts) -> set[str]:
+            rows = self._move(connection, counts, ids, closed, records_table.c.lease_token == token)
             return {row.id for row in rows}
 
         return self._changing(close)
 
     @translated("written")
-    def unclaim(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
+    def release_records(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
         """Give claimed records back, as they were."""
         c = records_table.c
         later = {} if due is None else {"due": due}
         ready = _unless_far(sa.func.coalesce(c.due, 0.0) if due is None else due)
-        return self._update_claimed(ids, token, {**UNCLAIMED, "ready": ready, **later})
+        return self._update_leased(ids, token, {**NO_LEASE, "ready": ready, **later})
 
-    def _update_claimed(self, ids: Collection[str], token: str, values: dict[str, Any]) -> set[str]:
+    def _update_leased(self, ids: Collection[str], token: str, values: dict[str, Any]) -> set[str]:
         c = records_table.c
 
         def update(connection: Connection) -> set[str]:
             ours: set[str] = set()
             for some in portions(sorted(ids)):
-                chosen = sa.select(c.id).where(c.id.in_(some), c.claim_token == token).order_by(c.id)
+                chosen = sa.select(c.id).where(c.id.in_(some), c.lease_token == token).order_by(c.id)
                 found = set(connection.execute(chosen.with_for_update()).scalars())
                 connection.execute(records_table.update().where(c.id.in_(sorted(found))).values(values))
                 ours |= found

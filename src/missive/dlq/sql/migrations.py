@@ -74,7 +74,7 @@ def _fill(connection: Connection) -> None:
     """Give records what an older schema did not have."""
     c = records.c
     ready = sa.func.coalesce(c.due, 0.0)
-    until = sa.func.coalesce(c.claim_until, 0.0)
+    until = sa.func.coalesce(c.leased_until, 0.0)
     connection.execute(records.update().values(ready=sa.case((ready > until, ready), else_=until)))
     connection.execute(records.update().where(c.status.not_in(("parked", "queued"))).values(lane=None))
     newest = sa.select(sa.func.max(c.id), c.service, c.identity).where(c.identity.is_not(None))

@@ -9,23 +9,25 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from missive.dlq.once import Answer, Asked, ClaimState, EffectKey, OnceStore, Row, judged
+from missive.dlq.once import ClaimAnswer, ClaimRequest, ClaimState, EffectKey, OnceStore, Row, decide_claim
 from missive.dlq.sql.database import Database, portions, translated
-from missive.dlq.sql.schema import leases
+from missive.dlq.sql.schema import claims
 
 
 class SQLOnce(Database, OnceStore):
     """The part of an SQL store that keeps claims."""
 
     @translated("written")
-    def once_begin(self, service: str, asked: Sequence[Asked], owner: str, lease: float, ttl: float) -> list[Answer]:
+    def once_begin(
+        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+    ) -> list[ClaimAnswer]:
         """Claim effects, in one transaction."""
-        table, now = leases, self._clock()
+        table, now = claims, self._clock()
         fresh = {"owner": owner, "fence": 1, "until": now + lease, "done": False, "expires_at": now + ttl}
         # In one order everywhere, so that no two wait for each other.
         new = [{**fresh, "service": service, **one._asdict()} for one in sorted(asked)]
 
-        def begin(connection: Connection) -> list[Answer]:
+        def begin(connection: Connection) -> list[ClaimAnswer]:
             # What is there stays, and a transaction that is at the same effects is waited for.
             connection.execute(_insert_ignoring(table, connection.dialect.name), new)
             there = self._claimed(connection, service, [one.effect for one in asked])
@@ -33,9 +35,9 @@ class SQLOnce(Database, OnceStore):
             for one in asked:
                 row = there.get(one.effect)
                 if row is None:  # given up by somebody in this very moment
-                    answers.append(Answer(ClaimState.busy, 0, now))
+                    answers.append(ClaimAnswer(ClaimState.busy, 0, now))
                     continue
-                answer, kept = judged(row, one, owner, now, lease, ttl)
+                answer, kept = decide_claim(row, one, owner, now, lease, ttl)
                 answers.append(answer)
                 if kept not in (None, row):
                     changed.append({**_bound(service, one.effect), **kept._asdict()})
@@ -70,7 +72,7 @@ class SQLOnce(Database, OnceStore):
     @translated("written")
     def once_purge(self, limit: int = 1000) -> int:
         """Forget what may be forgotten, in one transaction."""
-        c, now = leases.c, self._clock()
+        c, now = claims.c, self._clock()
         over = (c.expires_at <= now) & (c.done | (c.until <= now))
         statement = sa.select(c.service, c.handler, c.digest).where(over).order_by(c.expires_at).limit(limit)
 
@@ -89,14 +91,14 @@ class SQLOnce(Database, OnceStore):
             ours = {effect for effect, row in there.items() if row.owner == owner}
             if ours:
                 changed = [_bound(service, effect) for effect in sorted(ours)]
-                connection.execute(leases.update().where(*self._is_bound()).values(values), changed)
+                connection.execute(claims.update().where(*self._is_bound()).values(values), changed)
             return ours
 
         return self._tried(change)
 
     def _claimed(self, connection: Connection, service: str, effects: Iterable[EffectKey]) -> dict[EffectKey, Row]:
         """Return the rows of effects, locked."""
-        c = leases.c
+        c = claims.c
         found: dict[EffectKey, Row] = {}
         for some in portions(sorted(effects)):
             statement = (
@@ -110,12 +112,12 @@ class SQLOnce(Database, OnceStore):
         return found
 
     def _forget(self, connection: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
-        c = leases.c
+        c = claims.c
         for some in portions(keys):
-            connection.execute(leases.delete().where(sa.tuple_(c.service, c.handler, c.digest).in_(some)))
+            connection.execute(claims.delete().where(sa.tuple_(c.service, c.handler, c.digest).in_(some)))
 
     def _is_bound(self) -> tuple[sa.ColumnElement[bool], ...]:
-        c = leases.c
+        c = claims.c
         return (
             c.service == sa.bindparam("of_service"),
             c.handler == sa.bindparam("of_handler"),

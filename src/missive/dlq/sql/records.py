@@ -13,7 +13,7 @@ from missive.dlq.record import Record, Status
 from missive.dlq.rows import from_row, to_row
 from missive.dlq.sql.conditions import conditions, group_conditions, narrowed
 from missive.dlq.sql.database import AT_ONCE, Database, portions, translated
-from missive.dlq.sql.group_counts import Tally
+from missive.dlq.sql.group_counts import GroupCounts
 from missive.dlq.sql.schema import arrival
 from missive.dlq.sql.schema import days as days_table
 from missive.dlq.sql.schema import groups as groups_table
@@ -28,7 +28,7 @@ class Records(Database):
         """Keep records, in one transaction that is on disk when this returns."""
 
         def put(connection: Connection) -> None:
-            tally = Tally(connection, self._clock())
+            counts = GroupCounts(connection, self._clock())
             known = self._known(connection, records)
             lost = self._lost(connection, records)
             new: dict[str, Record] = {}
@@ -38,25 +38,25 @@ class Records(Database):
                 if record.id in lost:
                     continue
                 where = _arrival(record)
-                earlier = known.get(record.id) or (known.get(where) if record.again and where else None)
+                earlier = known.get(record.id) or (known.get(where) if record.may_join and where else None)
                 merged = record if earlier is None else earlier.joined_by(record)
                 known[merged.id] = merged
                 if where and earlier is None:
                     found[where] = merged.id
-                    if not record.again:
+                    if not record.may_join:
                         own.add(where)
                 if (kept := _arrival(merged)) and (earlier is None or known.get(kept) is earlier):
                     known[kept] = merged
                 if earlier is not None:
-                    tally.remove(earlier)
-                tally.add(merged)
+                    counts.remove(earlier)
+                counts.add(merged)
                 if earlier is None or earlier.id in new:
                     new[merged.id] = merged
                 else:
                     connection.execute(records_table.update().where(records_table.c.id == merged.id), _changed(merged))
             if new:
                 self._insert(connection, list(new.values()), found, own)
-            tally.write()
+            counts.write()
 
         self._tried(put)
 
@@ -83,11 +83,11 @@ class Records(Database):
 
     def _lost(self, connection: Connection, records: Sequence[Record]) -> set[str]:
         """Return those of which the claim is somebody else's by now: whoever has it tells their story."""
-        claimed = {record.id: record.claim for record in records if record.claim is not None}
-        lost, c = set(claimed), records_table.c
-        for some in portions(sorted(claimed)):
-            chosen = sa.select(c.id, c.claim_token).where(c.id.in_(some)).order_by(c.id).with_for_update()
-            lost -= {row.id for row in connection.execute(chosen) if row.claim_token == claimed[row.id]}
+        tokens = {record.id: record.lease_token for record in records if record.lease_token is not None}
+        lost, c = set(tokens), records_table.c
+        for some in portions(sorted(tokens)):
+            chosen = sa.select(c.id, c.lease_token).where(c.id.in_(some)).order_by(c.id).with_for_update()
+            lost -= {row.id for row in connection.execute(chosen) if row.lease_token == tokens[row.id]}
         return lost
 
     def _known(self, connection: Connection, records: Sequence[Record]) -> dict[str, Record]:
@@ -95,7 +95,7 @@ class Records(Database):
         known: dict[str, Record] = {}
         c = records_table.c
         for some in portions(records):
-            arrivals = {where for record in some if record.again and (where := _arrival(record))}
+            arrivals = {where for record in some if record.may_join and (where := _arrival(record))}
             # First which, each by its index, and then whole records in one order: that is how locks are taken.
             ids: set[str] = set()
             for column, values in ((c.id, {record.id for record in some}), (c.arrival, arrivals)):
@@ -116,7 +116,7 @@ class Records(Database):
         c = records_table.c
 
         def keep(connection: Connection) -> int:
-            tally = Tally(connection, self._clock())
+            counts = GroupCounts(connection, self._clock())
             there: set[str] = set()
             taken: set[str] = set()
             for some in portions(records):
@@ -129,8 +129,8 @@ class Records(Database):
                 by = {where: one.id for one in new.values() if (where := _arrival(one)) and where not in taken}
                 self._insert(connection, list(new.values()), by)
                 for record in new.values():
-                    tally.add(record)
-                tally.write()
+                    counts.add(record)
+                counts.write()
             return len(new)
 
         return self._tried(keep)
@@ -300,7 +300,7 @@ def _table_for(query: Query) -> tuple[sa.Table, list[sa.ColumnElement[bool]]]:
 
 
 def _changed(record: Record) -> dict[str, Any]:
-    return {**to_row(record), "ready": record.due or 0.0, "claim_token": None, "claim_until": None}
+    return {**to_row(record), "ready": record.due or 0.0, "lease_token": None, "leased_until": None}
 
 
 def _arrival(record: Record) -> str | None:

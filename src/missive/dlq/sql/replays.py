@@ -12,22 +12,22 @@ from sqlalchemy.engine import Connection
 from missive.dlq.contract import Replay
 from missive.dlq.pacing import pace
 from missive.dlq.record import Status
-from missive.dlq.sql.changes import UNCLAIMED
+from missive.dlq.sql.changes import NO_LEASE
 from missive.dlq.sql.conditions import status_of_chosen
 from missive.dlq.sql.database import STEP, in_steps, translated
-from missive.dlq.sql.group_counts import Tally
-from missive.dlq.sql.leases import FAR, Claims
+from missive.dlq.sql.group_counts import GroupCounts
+from missive.dlq.sql.leases import FAR, Leases
 from missive.dlq.sql.schema import paced
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replayed as replayed_table
 from missive.dlq.sql.schema import replays as replays_table
 
-_OF_A_REPLAY = ("id", "by", "query", "here", "canary", "rate", "until_failures", "status")
-_QUEUED = {"status": Status.queued, "due": None, **UNCLAIMED}
-_DEAD = {"status": Status.dead, **UNCLAIMED}
+_OF_A_REPLAY = ("id", "by", "query", "by_command", "canary", "rate", "until_failures", "status")
+_QUEUED = {"status": Status.queued, "due": None, **NO_LEASE}
+_DEAD = {"status": Status.dead, **NO_LEASE}
 
 
-class Replays(Claims):
+class Replays(Leases):
     """A replay keeps the ids that it was started with: what fails later is not swept in."""
 
     @translated("written")
@@ -37,8 +37,8 @@ class Replays(Claims):
         mine = {**_DEAD, "replay": replay.id}
         steps = list(in_steps(ids))
 
-        def start(connection: Connection, tally: Tally, some: Sequence[str], total: int) -> int:
-            rows = self._move(connection, tally, some, mine, self._free())
+        def start(connection: Connection, counts: GroupCounts, some: Sequence[str], total: int) -> int:
+            rows = self._move(connection, counts, some, mine, self._free())
             kept = [{"replay": replay.id, "record": row.id, "attempts": row.attempts} for row in rows]
             if kept:
                 connection.execute(replayed_table.insert(), kept)
@@ -54,24 +54,28 @@ class Replays(Claims):
         return total
 
     @translated("written")
-    def go_on(self, replay: str, limit: int | None = None) -> int:
+    def queue_remaining(self, replay: str, limit: int | None = None) -> int:
         """Queue what is left of a replay that runs."""
         of = replays_table.c
-        runs = sa.select(of.here).where(of.id == replay, of.status == "running").with_for_update()
+        runs = sa.select(of.by_command).where(of.id == replay, of.status == "running").with_for_update()
 
-        def go_on(connection: Connection, tally: Tally, size: int) -> int:
-            here = connection.execute(runs).scalar()
-            return 0 if here is None else self._queue_left(connection, tally, replay, size, here=here)
+        def queue(connection: Connection, counts: GroupCounts, size: int) -> int:
+            by_command = connection.execute(runs).scalar()
+            return (
+                0 if by_command is None else self._queue_left(connection, counts, replay, size, by_command=by_command)
+            )
 
         count = 0
         while size := STEP if limit is None else min(STEP, limit - count):
-            done = self._changing(functools.partial(go_on, size=size))
+            done = self._changing(functools.partial(queue, size=size))
             count += done
             if done < size:
                 break
         return count
 
-    def _queue_left(self, connection: Connection, tally: Tally, replay: str, limit: int | None, *, here: bool) -> int:
+    def _queue_left(
+        self, connection: Connection, counts: GroupCounts, replay: str, limit: int | None, *, by_command: bool
+    ) -> int:
         c, kept = records_table.c, replayed_table.c
         left = (
             sa.select(c.id)
@@ -82,17 +86,17 @@ class Replays(Claims):
         )
         ids = list(connection.execute(left).scalars())
         mine = (sa.func.coalesce(c.replay, "") == replay) & (status_of_chosen == Status.dead)
-        return len(self._move(connection, tally, ids, {**_QUEUED, "ready": FAR if here else 0.0}, mine))
+        return len(self._move(connection, counts, ids, {**_QUEUED, "ready": FAR if by_command else 0.0}, mine))
 
     @translated("written")
     def advance(self) -> None:
         """Let replays that running workers run go on, as far as their canaries, rates and failures allow."""
         of = replays_table.c
-        runs = sa.select(replays_table).where(of.status == "running", of.here.is_(sa.false()), paced)
+        runs = sa.select(replays_table).where(of.status == "running", of.by_command.is_(sa.false()), paced)
         with self._read() as connection:
             ids = [row.id for row in connection.execute(runs)]
 
-        def advance(connection: Connection, tally: Tally, one: str) -> None:
+        def advance(connection: Connection, counts: GroupCounts, one: str) -> None:
             row = connection.execute(runs.where(of.id == one).with_for_update(skip_locked=True)).first()
             if row is None:  # another worker is at it
                 return
@@ -102,49 +106,49 @@ class Replays(Claims):
             values: dict[str, Any] = {"status": step.status, "paced_until": step.paced_until}
             if step.status != "running":
                 values["finished_at"] = now
-                self._unqueue(connection, tally, one, None)
+                self._unqueue(connection, counts, one, None)
             elif step.queue is None or step.queue:
-                self._queue_left(connection, tally, one, step.queue, here=False)
+                self._queue_left(connection, counts, one, step.queue, by_command=False)
             connection.execute(replays_table.update().where(of.id == one).values(values))
 
         for one in ids:
             self._changing(functools.partial(advance, one=one))
 
     @translated("written")
-    def set_replay(self, replay: str, status: str, *, here: bool | None = None) -> None:
+    def set_replay(self, replay: str, status: str, *, by_command: bool | None = None) -> None:
         """Change a replay's status."""
         over = status != "running"
         values: dict[str, Any] = {"status": status, "finished_at": self._clock() if over else None}
-        if here is not None:
-            values["here"] = here
+        if by_command is not None:
+            values["by_command"] = by_command
 
-        def change(connection: Connection, tally: Tally) -> None:
+        def change(connection: Connection, counts: GroupCounts) -> None:
             connection.execute(replays_table.update().where(replays_table.c.id == replay).values(values))
             if over:
-                self._unqueue(connection, tally, replay, None)
+                self._unqueue(connection, counts, replay, None)
             self._offer(connection, replay)
 
         if over:  # of very many, most before, so that others can write meanwhile
-            while self._changing(lambda connection, tally: self._unqueue(connection, tally, replay, STEP)) == STEP:
+            while self._changing(lambda connection, counts: self._unqueue(connection, counts, replay, STEP)) == STEP:
                 pass
         self._changing(change)
 
     def _offer(self, connection: Connection, replay: str) -> None:
         """Say from when on running workers may claim what is queued of a replay: never, while a command runs it."""
         c, of = records_table.c, replays_table.c
-        elsewhere = sa.select(of.id).where(of.id == replay, of.status == "running", of.here.is_(sa.true()))
-        due, until = sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.claim_until, 0.0)
+        elsewhere = sa.select(of.id).where(of.id == replay, of.status == "running", of.by_command.is_(sa.true()))
+        due, until = sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.leased_until, 0.0)
         ready = sa.case((due > until, due), else_=until)
         queued = records_table.update().where(c.replay == replay, c.status == Status.queued)
         connection.execute(queued.values(ready=FAR if connection.execute(elsewhere).first() else ready))
 
-    def _unqueue(self, connection: Connection, tally: Tally, replay: str, limit: int | None) -> int:
+    def _unqueue(self, connection: Connection, counts: GroupCounts, replay: str, limit: int | None) -> int:
         """Make dead again what is queued and not taken up."""
         c = records_table.c
         queued = (c.replay == replay, c.status == Status.queued, self._free())
         ids = list(connection.execute(sa.select(c.id).where(*queued).order_by(c.id).limit(limit)).scalars())
         still = (sa.func.coalesce(c.replay, "") == replay, status_of_chosen == Status.queued, self._free())
-        return len(self._move(connection, tally, ids, _DEAD, *still))
+        return len(self._move(connection, counts, ids, _DEAD, *still))
 
     @translated("read")
     def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:

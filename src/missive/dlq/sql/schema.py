@@ -54,8 +54,8 @@ records = sa.Table(
     sa.Column("ready", sa.Double, nullable=False, server_default="0"),
     # Of what waits to be taken up only.
     sa.Column("lane", sa.String(64)),
-    sa.Column("claim_token", sa.String(80)),
-    sa.Column("claim_until", sa.Double),
+    sa.Column("lease_token", sa.String(80)),
+    sa.Column("leased_until", sa.Double),
     sa.Column("closed_at", sa.Double),
     sa.Column("closed_by", Text),
     sa.Column("closed_why", Text),
@@ -143,7 +143,7 @@ replays = sa.Table(
     sa.Column("id", sa.String(40), primary_key=True),
     sa.Column("by", Text(255), nullable=False),
     sa.Column("query", Text, nullable=False),
-    sa.Column("here", sa.Boolean, nullable=False),
+    sa.Column("by_command", sa.Boolean, nullable=False),
     sa.Column("canary", sa.Integer),
     sa.Column("rate", sa.String(40)),
     sa.Column("until_failures", sa.Integer),
@@ -170,8 +170,8 @@ replayed = sa.Table(
     **table_options,
 )
 
-leases = sa.Table(
-    "missive_once_leases",
+claims = sa.Table(
+    "missive_once_claims",
     metadata,
     sa.Column("service", sa.String(255), primary_key=True),
     sa.Column("handler", sa.String(255), primary_key=True),
@@ -182,7 +182,7 @@ leases = sa.Table(
     sa.Column("until", sa.Double, nullable=False),
     sa.Column("done", sa.Boolean, nullable=False),
     sa.Column("expires_at", sa.Double, nullable=False),
-    sa.Index("missive_once_leases_expires", "expires_at"),
+    sa.Index("missive_once_claims_expires", "expires_at"),
     **table_options,
 )
 

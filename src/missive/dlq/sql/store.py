@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from missive.dlq.contract import Store
-from missive.dlq.sql.checkpoints import Kept
+from missive.dlq.sql.checkpoints import Checkpoints
 from missive.dlq.sql.once import SQLOnce
 from missive.dlq.sql.records import Records
 from missive.dlq.sql.replays import Replays
 
 
-class SQLStore(Records, Replays, Kept, SQLOnce, Store):
+class SQLStore(Records, Replays, Checkpoints, SQLOnce, Store):
     """Dead letters in an SQL database: `sqlite:///path/to/file.db`, `postgresql://…/database`, `mysql://…/database`.
 
     A new SQLite file gets mode 0600, for bodies are in it in clear; it uses a write-ahead log and a full sync at

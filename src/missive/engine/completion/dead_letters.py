@@ -247,7 +247,7 @@ def make_record(
         status=Status.dead if parked is None else Status.parked,
         due=None if parked is None else parked.due,
         lane=None if parked is None else parked.lane,
-        claim=None if delivery.record is None else delivery.token,
+        lease_token=None if delivery.record is None else delivery.token,
         identity=identity(adapter.url, delivery, sha256),
         body=delivery.body,
         headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
@@ -280,7 +280,7 @@ def make_record(
         history=(*job.history, attempt),
         runtime={**_RUNTIME, "pid": os.getpid()},
         **headers,
-        again=delivery.position is not None or delivery.redelivered,
+        may_join=delivery.position is not None or delivery.redelivered,
         message=message,
     )
 
@@ -296,7 +296,7 @@ def bare_record(job: Job, *, service: str, now: float, new_id: Callable[[], str]
         status=Status.dead if job.parked is None else Status.parked,
         due=None if job.parked is None else job.parked.due,
         lane=None if job.parked is None else job.parked.lane,
-        claim=None if delivery.record is None else delivery.token,
+        lease_token=None if delivery.record is None else delivery.token,
         identity=None,
         body=delivery.body,
         headers=(),
@@ -316,7 +316,7 @@ def identity(url: str, delivery: Delivery, sha256: str) -> str | None:
     """Return what the arrivals of one message share, or None where nothing is.
 
     That is the position in its source; or the producer's id with the body, which counts only while the transport
-    says that it is a redelivery (`Record.again`). A shared id alone never does.
+    says that it is a redelivery (`Record.may_join`). A shared id alone never does.
     """
     if delivery.position is not None:
         known = f"{url}\0{delivery.lane or ''}\0{delivery.position}\0{sha256}"

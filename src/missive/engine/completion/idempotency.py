@@ -14,7 +14,7 @@ import msgspec
 
 from missive.app.context import Recorded
 from missive.dlq.contract import Sink
-from missive.dlq.once import Answer, Asked, ClaimState, EffectKey, OnceStore
+from missive.dlq.once import ClaimAnswer, ClaimRequest, ClaimState, EffectKey, OnceStore
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.job import Claim, Job
 from missive.engine.runtime import Runtime
@@ -252,7 +252,7 @@ class Claims:
                 self._conclude(work, ours)
             self._wake.set()  # others may be asked for now, or it is idle
 
-    def _call(self, works: Sequence[_Work]) -> list[tuple[list[Answer], set[EffectKey]]]:
+    def _call(self, works: Sequence[_Work]) -> list[tuple[list[ClaimAnswer], set[EffectKey]]]:
         """Ask the store; on its thread. What has happened is written first, and what is given up."""
         store, service, owner = self._store, self._service, self._owner
         results = []
@@ -261,7 +261,7 @@ class Claims:
                 ours = store.once_done(service, [_effect(e.claim) for e in end], owner, once.ttl) if end else set()
                 if drop:
                     store.once_drop(service, [_effect(claim) for claim in drop], owner)
-                asked = [Asked(*_effect(claim), _sha256(job)) for job, claim in begin]
+                asked = [ClaimRequest(*_effect(claim), _sha256(job)) for job, claim in begin]
                 answers = store.once_begin(service, asked, owner, once.lease, once.ttl) if asked else []
                 results.append((answers, ours))
         except StoreError:
@@ -284,7 +284,7 @@ class Claims:
             logger.warning("the claims of once= can be kept again; intake goes on")
             self._changed()
 
-    def _deal(self, handler: _Handler, work: _Work, answers: Sequence[Answer], asked_at: float) -> None:
+    def _deal(self, handler: _Handler, work: _Work, answers: Sequence[ClaimAnswer], asked_at: float) -> None:
         jobs = []
         for (job, claim), answer in zip(work.begin, answers, strict=True):
             jobs.append(job)
@@ -363,7 +363,7 @@ class Claims:
         return None
 
 
-def decide_claimed(answer: Answer, once: Once[Any]) -> Decision | None:
+def decide_claimed(answer: ClaimAnswer, once: Once[Any]) -> Decision | None:
     """Decide about a job whose effect was to be claimed; None where it runs, or waits."""
     if answer.state is ClaimState.done:
         return DUPLICATE

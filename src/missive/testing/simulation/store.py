@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from missive.dlq.contract import Sink
-from missive.dlq.once import Answer, Asked, EffectKey, OnceStore
+from missive.dlq.once import ClaimAnswer, ClaimRequest, EffectKey, OnceStore
 from missive.dlq.record import Record
 from missive.errors import StoreError
 from missive.outcome import Reason
@@ -35,7 +35,9 @@ class SimulatedStore(Sink, OnceStore):
             if record.reason is not Reason.shutdown:
                 world.ledger.filed(world.entry_of(record))
 
-    def once_begin(self, service: str, asked: Sequence[Asked], owner: str, lease: float, ttl: float) -> list[Answer]:
+    def once_begin(
+        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+    ) -> list[ClaimAnswer]:
         """Claim effects."""
         return self._done(lambda: self._life.world.once.once_begin(service, asked, owner, lease, ttl))
 

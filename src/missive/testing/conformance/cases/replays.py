@@ -120,7 +120,7 @@ async def replayed(driver: Driver) -> CaseOutcome:
     check(kept.total == len(wanted), f"{kept.total} were chosen of {len(wanted)}")
     with contextlib.closing(sqlite3.connect(driver.directory / "dlq.db")) as connection, connection:
         # As a minute later, when what a dead command had taken up is free.
-        connection.execute("UPDATE missive_dead_letters SET claim_until = 0 WHERE claim_until IS NOT NULL")
+        connection.execute("UPDATE missive_dead_letters SET leased_until = 0 WHERE leased_until IS NOT NULL")
     await _missive(driver, "dlq", "resume", kept.id, "--with", "fixed.py:proc")
     check({body for body, _, _ in lines()} == wanted, "others were handled than were chosen")
     records = driver.dead_letters()
@@ -153,7 +153,7 @@ async def no_loop(driver: Driver) -> CaseOutcome:
 def _replay_all(driver: Driver) -> Replay:
     with contextlib.closing(SQLStore(driver.dlq)) as store:
         selection = operations.select(store, [], Query(statuses=operations.FREE))
-        replay = operations.start(store, selection, Replay("", "conformance", "all", here=True))
+        replay = operations.start(store, selection, Replay("", "conformance", "all", by_command=True))
         return operations.run(store, replay, _failing(driver))
 
 
