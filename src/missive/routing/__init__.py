@@ -1,1 +1,8 @@
-"""From matchers to the one handler for a message: the index, the proofs at registration, the explanation."""
+"""Routing: choose the one handler for each message.
+
+Input: the routes of a processor, each a matcher with its handler. Output: the route of a message, or why it has none.
+Registration analyses a matcher (`normal`, `globs`, `kinds`, `bounds`, `topics`, `proofs`, `conflicts`) and compares it
+with the registered matchers that share places with it (`overlaps`, which uses `ranges` and `intervals`).
+A message meets `router`, which asks `index` and its `places`, and returns a `route`.
+`explain` describes the choice for one message, `check` reports on all routes, and `witness` makes example messages.
+"""

@@ -9,9 +9,10 @@ from missive.matchers.network import Cidr, address
 from missive.matchers.tests import Absent, Range, Some, Test
 from missive.matchers.topics import TopicPattern
 from missive.matchers.values import Scalar
+from missive.routing.bounds import bounds_of
+from missive.routing.globs import glob_of
 from missive.routing.intervals import Interval, IntervalMap
 from missive.routing.normal import DIALECTS, literals_of
-from missive.routing.proofs import bounds_of, glob_of
 from missive.routing.topics import TopicTrie
 
 Items: TypeAlias = int | list[int]

@@ -8,9 +8,11 @@ from typing import Any, TypeAlias
 from missive.matchers.network import Cidr
 from missive.matchers.selectors import Place
 from missive.matchers.tests import Range, Test
+from missive.routing.bounds import bounds_of
+from missive.routing.globs import glob_of
 from missive.routing.intervals import GrowingIntervals
+from missive.routing.kinds import possible_kinds
 from missive.routing.normal import Constraint, literals_of
-from missive.routing.proofs import bounds_of, glob_of, possible_kinds
 
 AxisRange: TypeAlias = tuple[Any, Any]
 

@@ -14,8 +14,9 @@ from missive.matchers.tests import AnythingBut, Every, IsInstance, Range, Some, 
 from missive.matchers.topics import TopicPattern
 from missive.matchers.values import MISSING, show
 from missive.messages import JSONMessage, Message, StructuredMessage
+from missive.routing.globs import Glob, glob_of
+from missive.routing.kinds import values_equal_to
 from missive.routing.normal import ANY, Conjunction, Constraint, literals_of
-from missive.routing.proofs import Glob, glob_of, values_equal_to
 from missive.routing.topics import common_tokens
 
 _MAX_TRIED = 500
