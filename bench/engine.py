@@ -64,8 +64,8 @@ class Partitions(MemoryAdapter):
 
 
 class PartitionsSession(MemorySession):
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
-        return dict.fromkeys(marks, SettlementResult.confirmed)
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+        return dict.fromkeys(watermarks, SettlementResult.confirmed)
 
     async def pause(self, lanes: Collection[str]) -> None:
         pass

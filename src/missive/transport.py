@@ -1,7 +1,8 @@
-"""The adapter contract: what a transport gives the engine, and what the engine asks of it.
+"""The adapter contract: the types that an adapter and the engine exchange.
 
-An adapter makes sessions; a session is the validity of its deliveries. The engine owns reconnecting,
-credits, leases, retries, ordering and draining, so that an adapter stays a translation of one client library.
+An adapter opens sessions. A session delivers messages and settles them; its deliveries are valid within that session
+only. The engine owns credit, leases, retries, ordering, reconnecting and draining, so an adapter only translates one
+client library.
 """
 
 from __future__ import annotations
@@ -22,16 +23,36 @@ from missive.outcome import Outcome
 T = TypeVar("T")
 
 
+class ContractVersion(NamedTuple):
+    """A version of the adapter contract."""
+
+    major: int
+    """Incremented by changes that break existing adapters."""
+    minor: int
+    """Incremented by additions that existing adapters can ignore."""
+
+    def accepts(self, declared: ContractVersion) -> bool:
+        """Return whether an adapter written for the `declared` version works with this version."""
+        return declared.major == self.major and declared.minor <= self.minor
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+CONTRACT_VERSION = ContractVersion(1, 0)
+"""The version of the adapter contract that this release implements."""
+
+
 class Credit(NamedTuple):
-    """How much a fetch may bring."""
+    """The limits of one fetch."""
 
     items: int
-    """At most so many deliveries."""
+    """Maximum number of deliveries."""
     bytes: int
-    """None starts without bytes left; the last one may go over."""
+    """Budget for message bodies, in bytes. The last delivery may exceed the budget; no delivery follows it."""
 
-    def covers(self, deliveries: Collection[Delivery]) -> int:
-        """Return how many of the first of some deliveries it is enough for."""
+    def count_fitting(self, deliveries: Collection[Delivery]) -> int:
+        """Return the number of leading deliveries that this credit covers."""
         if len(deliveries) <= self.items and sum([len(one.body) for one in deliveries]) <= self.bytes:
             return len(deliveries)
         count, left = 0, self.bytes
@@ -43,154 +64,155 @@ class Credit(NamedTuple):
 
 
 class Delivery(msgspec.Struct, eq=False, gc=False):
-    """One message as its transport delivered it. Everything but the body is optional.
+    """One message as the transport delivered it. Every field except `body` is optional.
 
-    The garbage collector does not look at deliveries, of which there may be thousands: nothing in one may refer
-    back to it.
+    The garbage collector does not track deliveries, because there may be thousands. Therefore no value in a delivery
+    may refer back to the delivery.
     """
 
     body: bytes
     headers: Any = ()
-    """Pairs of name and value, or a mapping; values are `str` or `bytes`."""
+    """Pairs of name and value, or a mapping. A value is a `str` or `bytes`."""
     native_id: str | None = None
-    """The transport's own id, equal across redeliveries."""
+    """Id that the transport assigned. Redeliveries have the same id."""
     producer_id: str | None = None
-    """The id the producer gave."""
+    """Id that the producer assigned."""
     topic: str | None = None
     key: str | bytes | None = None
     timestamp: float | None = None
-    """When it was sent, in seconds since 1970."""
+    """Time at which the message was sent, in seconds since 1970."""
     content_type: str | None = None
     lane: str | None = None
-    """The transport's own unit of order, such as a partition."""
+    """The transport's unit of order, such as a partition."""
     position: int | None = None
-    """Where it is in its source (or lane): an offset, a row; redeliveries share it."""
+    """Position in the source or lane, such as an offset or a row number. Redeliveries have the same position."""
     token: Any = None
-    """What the session needs to settle it."""
+    """Data that the session needs to settle the delivery."""
     attempt: int = 1
-    """Which delivery this is, from 1, as exactly as the capabilities say."""
+    """Number of this delivery, starting at 1; as exact as `Capabilities.attempts` declares."""
     redelivered: bool = False
     native: Any = None
-    """What `context.native` gives the handler."""
+    """The client library's object, which handlers reach as `context.native`."""
     record_id: str | None = None
-    """On a replay, the dead letter that this is."""
+    """Id of the dead letter that this delivery replays."""
     record: Any = None
-    """On a replay, the same as the store has it."""
+    """The stored record that this delivery replays."""
 
     def __repr__(self) -> str:
         return f"<Delivery: {len(self.body)} bytes, attempt {self.attempt}>"
 
 
 class Disposition(StrEnum):
-    """What a transport is told about a delivery."""
+    """The transport's next step with a delivery."""
 
     ack = "ack"
-    """It is done with: handled, discarded, or kept elsewhere."""
+    """Delete or complete the message: it was handled, discarded or stored elsewhere."""
     delay = "delay"
-    """It is to come again after a while, where `capabilities.max_delay` allows for that."""
+    """Redeliver the message after a delay, which `Capabilities.max_delay` limits."""
     reject = "reject"
-    """It goes to the transport's own dead letter facility, where `capabilities.rejects` says that there is one."""
+    """Move the message to the transport's dead letter facility, where `Capabilities.rejects` declares one."""
     release = "release"
-    """It was not started: give it back at once, to whoever asks next."""
+    """Return the message to the transport at once: its handling did not start."""
 
 
 class Settlement(msgspec.Struct, eq=False, gc=False):
-    """One delivery to settle."""
+    """The settlement of one delivery."""
 
     delivery: Delivery
     disposition: Disposition
     outcome: Outcome | None = None
-    """How handling ended, for a transport that can tell its sender; None when it was not handled."""
+    """How handling ended, for transports that report it to the sender. None for a message that was not handled."""
     label: str | None = None
-    """The short constant that goes with a discard."""
+    """The short constant reason of a discard."""
     delay: float = 0.0
-    """Seconds, for `delay`."""
+    """For `delay`: the time until redelivery, in seconds."""
     attempt: int = 0
-    """For `delay`: how many attempts were spent, for a transport that counts them exactly."""
+    """For `delay`: the number of attempts spent, for transports that count attempts exactly."""
 
 
 class SettlementResult(StrEnum):
-    """What became of one item of a settlement."""
+    """The transport's answer to one settlement."""
 
     confirmed = "confirmed"
-    """The transport answered that it is settled: it is never redelivered."""
+    """The transport confirmed the settlement. It never redelivers the message."""
     sent = "sent"
-    """Told, in a protocol that does not answer."""
+    """The settlement was sent; the protocol has no reply."""
     fenced = "fenced"
-    """Refused, because the delivery is no longer ours: somebody else has it, or will."""
+    """The transport refused the settlement, because the delivery no longer belongs to this session."""
     unknown = "unknown"
-    """The answer was lost; it may come again."""
+    """The reply was lost. The transport may redeliver the message."""
     failed = "failed"
-    """Refused for now; to be tried again."""
+    """The transport refused the settlement for now. The engine tries again."""
 
 
 class Watermark(NamedTuple):
-    """How far a lane of a cumulative transport is done: everything up to and with `position`, and more beyond it."""
+    """The progress of a lane on a cumulative transport: every message up to and including `position` is done."""
 
     position: int
     acked_beyond: bytes = b""
-    """What is done beyond the position: opaque, printable ASCII, at most `capabilities.max_watermark` bytes."""
+    """Messages that are done beyond the position, as opaque printable ASCII. `Capabilities.max_watermark` limits its
+    size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a session can do, known once it is connected."""
+    """The features of a connected session."""
 
     release: str = "native"
-    """`native`: takes unstarted work back at once. `expire`: gives it out again when its lease ends. `none`: cannot;
-    what was read is ours to keep."""
+    """Return of messages whose handling did not start. `native`: at once. `expire`: when the lease ends. `none`:
+    impossible; the engine stores these messages as dead letters."""
     replies: bool = True
-    """Whether a settlement is answered: `confirmed`, and never redelivered; else it is `sent`."""
+    """Whether the transport answers a settlement with `confirmed`. Without replies, the result is `sent`."""
     fences: bool = False
-    """Whether settling a delivery that somebody else has by now is refused, and does nothing."""
+    """Whether the transport refuses to settle a delivery that another consumer holds."""
     commit: str = "each"
-    """`each`: deliveries are settled one by one, in batches. `cumulative`: by a mark per lane."""
+    """`each`: settle deliveries individually, in batches. `cumulative`: commit one watermark per lane."""
     lease: float | None = None
-    """After so many seconds without renewal a delivery is given to somebody else; None for never."""
+    """Time after which the transport redelivers an unsettled message, in seconds. None for no limit."""
     renewable: bool = True
-    """Whether a lease can be renewed with `extend`. A handler's timeout must fit into one that cannot."""
+    """Whether `Session.extend` renews a lease. Handler timeouts must be shorter than a lease without renewal."""
     max_watermark: int = 0
-    """How many bytes of gaps a mark may carry; 0 where it is a position and nothing else."""
+    """Maximum size of `Watermark.acked_beyond`, in bytes; 0 where a commit stores a position only."""
     pauses: bool = False
-    """Whether single lanes can be paused and resumed."""
+    """Whether the session can pause and resume single lanes."""
     order: str = "none"
-    """`lane`: messages of one lane come in their order, also after a redelivery. `none`: as they come."""
+    """`lane`: messages of one lane arrive in order, redeliveries included. `none`: there is no order."""
     attempts: str = "none"
-    """How exactly deliveries are counted: `exact`, `approximate` or `none`."""
+    """Accuracy of `Delivery.attempt`: `exact`, `approximate` or `none`."""
     max_delay: float = 0.0
-    """For how many seconds a message can be sent back with `Disposition.delay`; 0 for not at all."""
+    """Maximum delay for `Disposition.delay`, in seconds; 0 where the transport has no delays."""
     rejects: bool = False
-    """Whether what is rejected goes to a dead letter facility of the transport's own, and is not dropped."""
+    """Whether the transport moves rejected messages to its own dead letter facility. Without one, it drops them."""
     durable: bool = True
-    """Whether messages survive the transport's restart."""
+    """Whether messages survive a restart of the transport."""
 
 
 class SessionStatus(NamedTuple):
-    """How a session is. What a transport does not tell is None."""
+    """The status of a session. A value is None where the transport does not report it."""
 
     connected: bool | None = None
-    """Whether messages can still come. False where the session should have raised, and has not noticed."""
+    """Whether messages can still arrive. False where the session is broken but has not raised an error yet."""
     lag: int | None = None
-    """Messages that wait at the transport and are not delivered to anybody yet."""
-    oldest: float | None = None
-    """The age of the oldest of them in seconds."""
+    """Number of waiting messages that the transport has not delivered to any consumer."""
+    oldest_age: float | None = None
+    """Age of the oldest waiting message, in seconds."""
 
 
 class EndOfInput(Exception):
-    """Raised by `Session.fetch` when there will never be more, as at the end of a file."""
+    """Raised by `Session.fetch` when the source has no more messages, for example at the end of a file."""
 
 
 class Host(Protocol):
-    """What the engine offers a session."""
+    """The engine as a session sees it."""
 
     @property
     def service(self) -> str:
-        """The processor's name."""
+        """The name of the processor."""
         ...
 
     @property
     def credit(self) -> Credit:
-        """The most that will ever be unsettled at once: a prefetch that suits the engine."""
+        """The maximum number and size of unsettled deliveries of this source. Use it to choose a prefetch."""
         ...
 
     async def sleep(self, seconds: float) -> None:
@@ -198,99 +220,107 @@ class Host(Protocol):
         ...
 
     def time(self) -> float:
-        """Return the engine's wall clock, in seconds since 1970."""
+        """Return the time of the engine's wall clock, in seconds since 1970."""
         ...
 
-    async def recall(self, source: str) -> str | None:
-        """Return what `remember` kept for this service and source, or None. Raises `StoreError`."""
+    async def load_checkpoint(self, source: str) -> str | None:
+        """Return the stored checkpoint of a source for this service, or None. Raise `StoreError` on failure."""
         ...
 
-    async def remember(self, source: str, value: str) -> bool:
-        """Keep a few bytes beside the dead letters, durably; False where nothing can. Raises `StoreError`."""
+    async def save_checkpoint(self, source: str, value: str) -> bool:
+        """Store a short checkpoint durably in the dead letter store.
+
+        Return False where the store cannot hold checkpoints. Raise `StoreError` on failure.
+        """
         ...
 
-    def say(self, line: str) -> None:
-        """Tell the operator one line. It must hold no message content and no secret."""
+    def report(self, line: str) -> None:
+        """Report one line to the operator. The line must contain no message content and no secret."""
         ...
 
-    async def lanes_gained(self, marks: Mapping[str, Watermark | None]) -> None:
-        """Tell that lanes are this session's from now on, with the marks that were committed; before they deliver.
+    async def lanes_gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
+        """Announce lanes that now belong to this session, with their committed watermarks.
 
-        What a mark's gaps say is done is not handled again.
+        Call it before the session delivers any message of these lanes. The engine skips the messages that
+        `Watermark.acked_beyond` marks as done.
         """
         ...
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
-        """Tell that lanes are about to go to somebody else; returns when they may.
+        """Announce that lanes move to another consumer; return when they may move.
 
-        With `may_commit`, what runs has `deadline` seconds to end, and `Session.commit` is called before this returns;
-        without, they are somebody else's already: what runs is cancelled as far as it can be, and nothing is committed.
-        After it, nothing that came from these lanes is settled any more, also when they come back.
+        With `may_commit`, running handlers have `deadline` seconds to finish, and the engine calls `Session.commit`
+        before this call returns. Without it, another consumer already owns the lanes: the engine cancels running
+        handlers where possible and commits nothing. After the call, the engine settles no delivery of these lanes,
+        even if this session gains the lanes again.
         """
         ...
 
 
 class Session(ABC):
-    """One connection's worth of deliveries. All methods are called on the engine's loop.
+    """One connection and its deliveries. The engine calls every method on its own loop.
 
-    Raises `Transient` from any method when the connection is gone: the engine then connects again, and nothing
-    of this session is settled any more. Raises `Fatal` when no other connection would do better.
+    Any method raises `Transient` when the connection is gone. The engine then connects again and settles no delivery
+    of the old session. Any method raises `Fatal` when another connection would fail too.
     """
 
     capabilities: Capabilities = Capabilities()
     client: Any = None
-    """The client library's object, as the adapter documents it; use it through `Adapter.call`."""
+    """The client library's object, which the adapter documents. Use it through `Adapter.call`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
 
     @abstractmethod
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Wait for deliveries and return at least one and at most `credit.items`.
+        """Wait for deliveries; return at least one and at most `credit.items`.
 
-        Cancel-safe: what a cancelled fetch had in hand is returned by the next one, or by `stop_intake`. One at
-        a time. Raises `EndOfInput` after the last.
+        The engine runs one fetch at a time and may cancel it. The next fetch, or `stop_intake`, returns the
+        deliveries of a cancelled fetch. Raise `EndOfInput` after the last delivery.
         """
 
     @abstractmethod
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Settle deliveries and return a result for each, in order. Works while a fetch waits."""
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
+        """Settle deliveries; return one result for each, in order. A waiting fetch must not block this call."""
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
-        """Commit how far each lane is done, where `capabilities.commit` is cumulative; returns a result for each.
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+        """Commit the watermark of each lane, where `capabilities.commit` is `cumulative`; return a result for each.
 
-        What was asked for before its lane was lost is `fenced`, also when the lane is back by then.
+        The result is `fenced` for a lane that was lost after the call, even if the session gained the lane again.
         """
         raise NotImplementedError
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
-        """Renew the lease of deliveries by `capabilities.lease` seconds, where there is one."""
+        """Renew the leases of deliveries by `capabilities.lease` seconds; return one result for each."""
         raise NotImplementedError
 
     async def pause(self, lanes: Collection[str]) -> None:
-        """Deliver no more of these lanes until they are resumed, where `capabilities.pauses`."""
+        """Stop delivering messages of these lanes, where `capabilities.pauses` is true."""
         raise NotImplementedError
 
     async def resume(self, lanes: Collection[str]) -> None:
-        """Deliver paused lanes again."""
+        """Deliver messages of paused lanes again."""
         raise NotImplementedError
 
     async def status(self) -> SessionStatus:
-        """Return how the session is, as far as the transport tells; asked every few seconds at the most."""
+        """Return the status of the session. The engine calls it at most once every few seconds."""
         return SessionStatus()
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Stop delivering, and return what was received and not fetched. Settling still works."""
+        """Stop delivering; return the received deliveries that no fetch returned. Settling continues to work."""
         return ()
 
     @abstractmethod
     async def close(self) -> None:
-        """Give everything back: connection, threads, files. Idempotent; unsettled deliveries come again."""
+        """Close the connection, threads and files. Repeated calls have no effect.
+
+        The transport redelivers unsettled deliveries.
+        """
 
     def submit(self, fn: Callable[[], T]) -> Future[T]:
-        """Run `fn` on the thread that owns the client, which is the engine's unless a session says otherwise.
+        """Run `fn` on the thread that owns the client. By default, this is the thread of the engine's loop.
 
-        What it returns is awaited there, if it is awaitable, as what an asyncio client's methods return is.
+        An awaitable result is awaited on that loop, so `fn` can call an asyncio client.
         """
         future: Future[T] = Future()
 
@@ -299,7 +329,7 @@ class Session(ABC):
                 try:
                     result = fn()
                     future.set_result(await result if inspect.isawaitable(result) else result)
-                except Exception as error:  # noqa: BLE001 - the caller gets it
+                except Exception as error:  # noqa: BLE001 - the caller receives the exception
                     future.set_exception(error)
 
         asyncio.run_coroutine_threadsafe(run(), self._loop)

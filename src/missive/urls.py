@@ -18,9 +18,9 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class ParsedURL:
-    """A URL in its parts, as an adapter's `from_parts` gets it."""
+    """A URL in its parts, as an adapter's `from_parsed_url` gets it."""
 
-    whole: str
+    original: str
     """As it was written; it may hold a password."""
     scheme: str
     authority: str
@@ -45,13 +45,13 @@ class ParsedURL:
         if match is None or (match["port"] and int(match["port"]) > _LAST_PORT):
             # What stands there may be a part of a password that was not quoted: it is not shown.
             raise UsageError(
-                f"{redact_url(self.whole)} has no host and port that can be read: quote special characters in a"
+                f"{redact_url(self.original)} has no host and port that can be read: quote special characters in a"
                 " password as %40, or take it from the environment with ${NAME}"
             )
         return match["ipv6"] or match["name"] or None, int(match["port"]) if match["port"] else None
 
     def __repr__(self) -> str:
-        return f"<ParsedURL: {redact_url(self.whole)}>"
+        return f"<ParsedURL: {redact_url(self.original)}>"
 
 
 def parse_url(url: str) -> ParsedURL:

@@ -111,7 +111,7 @@ def test_what_loses_messages(rabbitmq: RabbitMQ):
     """Each argument that drops messages is a warning that says which, and so is a missing dead letter exchange."""
     name = queue(rabbitmq, EVERYTHING, durable=False, auto_delete=True)
     findings = found(adapter(rabbitmq, name))
-    warnings = {check: finding.says for check, finding in findings.items() if finding.level == "warning"}
+    warnings = {check: finding.message for check, finding in findings.items() if finding.level == "warning"}
     assert set(warnings) == {"durable", "auto-delete", "expiry", "length", "dead letter exchange"}
     assert "waits for over 60 s is sent to its dead letter exchange" in warnings["expiry"]
     assert "beyond 10 messages or 10000 bytes the oldest is sent to" in warnings["length"]
@@ -127,16 +127,16 @@ def test_delivery_limits(rabbitmq: RabbitMQ):
     """A quorum queue's own delivery limit is a warning; without one, the broker's default is unknown."""
     limited = found(adapter(rabbitmq, queue(rabbitmq, {"x-queue-type": "quorum", "x-delivery-limit": 3})))
     assert limited["delivery limit"].level == "warning"
-    assert "comes back over 3 times is dropped" in limited["delivery limit"].says
+    assert "comes back over 3 times is dropped" in limited["delivery limit"].message
     unlimited = found(adapter(rabbitmq, queue(rabbitmq, {"x-queue-type": "quorum"})))
     assert unlimited["delivery limit"].level == "unknown"
-    assert "(quorum, 0 messages waiting)" in unlimited["queue"].says
+    assert "(quorum, 0 messages waiting)" in unlimited["queue"].message
 
 
 def test_a_prefetch_that_does_not_suit_the_consumer_timeout(rabbitmq: RabbitMQ):
     """Where even quick handlers could not keep prefetched messages from being given back, that is a warning."""
     name = queue(rabbitmq, {})
     sound = found(adapter(rabbitmq, name, prefetch=250))["prefetch"]
-    assert (sound.level, "take over 28 s on average" in sound.says) == ("ok", True)
+    assert (sound.level, "take over 28 s on average" in sound.message) == ("ok", True)
     tight = found(adapter(rabbitmq, name, prefetch=250, consumer_timeout=100))["prefetch"]
-    assert (tight.level, "take over 0.64 s on average" in tight.says) == ("warning", True)
+    assert (tight.level, "take over 0.64 s on average" in tight.message) == ("warning", True)

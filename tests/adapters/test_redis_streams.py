@@ -89,7 +89,7 @@ class BareHost:
     def time(self) -> float:
         return time.time()
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         self.said.append(line)
 
 
@@ -549,7 +549,7 @@ def test_lag_and_age(redis: RedisServer):
             stream.publish(*[b"x"] * 7)
             status = await session.status()
             assert (status.connected, status.lag) == (True, 7)
-            assert 0 <= status.oldest < 30
+            assert 0 <= status.oldest_age < 30
 
     asyncio.run(main())
 

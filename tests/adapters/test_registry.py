@@ -10,7 +10,7 @@ import pytest
 from missive import Processor, UsageError
 from missive.adapters import FileAdapter, SQLiteAdapter, StdinAdapter
 from missive.adapters.base import Adapter
-from missive.adapters.parameters import keywords
+from missive.adapters.parameters import constructor_arguments
 from missive.adapters.registry import from_url
 from missive.urls import ParsedURL
 
@@ -30,9 +30,9 @@ class Probe(Adapter):
         self.from_url = None
 
     @classmethod
-    def from_parts(cls, url, processor):
+    def from_parsed_url(cls, url, processor):
         """Keep the URL's parts."""
-        adapter = cls(processor, url.authority, **keywords(cls, url, known=("target",)))
+        adapter = cls(processor, url.authority, **constructor_arguments(cls, url, exclude=("target",)))
         adapter.from_url = url
         return adapter
 
@@ -190,8 +190,8 @@ def test_an_unknown_parameter_names_the_nearest(url, said):
     [
         ("stdin:?drain=soon", "drain= is a number of seconds (in stdin:?drain=soon)"),
         ("stdin:?drain=", "drain= is a number of seconds"),
-        ("stdin:?drain=-1", "drain= is a number of seconds, zero or more"),
-        ("stdin:?drain=nan", "drain= is a number of seconds, zero or more"),
+        ("stdin:?drain=-1", "drain= must be zero or more seconds, not -1"),
+        ("stdin:?drain=nan", "drain= must be zero or more seconds, not nan"),
         ("sqlite:///q.db?queue=o&lease=0", "lease= is a number of seconds above zero"),
         ("sqlite:///q.db?queue=o&create=perhaps", "create= is true or false"),
         ("file:e.jsonl?start=middle", "start= is one of resume, beginning"),

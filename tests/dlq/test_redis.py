@@ -440,7 +440,7 @@ def test_no_key_has_content(store: RedisStore, redis: RedisServer):
     )
     store.put([odd, parked(None, "lane", message_id="hunter2", service="hunter2")])
     store.note([odd.id], "hunter2", "hunter2")
-    store.remember("hunter2", "hunter2", "hunter2")
+    store.save_checkpoint("hunter2", "hunter2", "hunter2")
     store.count_attempts("hunter2", {"hunter2": 1})
     assert not list(store._client.scan_iter("*hunter2*"))
     names = {key.partition(b"}:")[2].partition(b":")[0] for key in store._client.scan_iter(f"{store._prefix}:*")}

@@ -229,11 +229,11 @@ def test_only_dead_records_are_chosen(store: Store):
 @on_each
 def test_checkpoints(store: Store):
     """A value is kept by service and source, and replaced."""
-    assert store.recall("shop", "file:a") is None
-    store.remember("shop", "file:a", "1")
-    store.remember("shop", "file:a", "2")
-    store.remember("shop", "file:b", "3")
-    assert (store.recall("shop", "file:a"), store.recall("other", "file:a")) == ("2", None)
+    assert store.load_checkpoint("shop", "file:a") is None
+    store.save_checkpoint("shop", "file:a", "1")
+    store.save_checkpoint("shop", "file:a", "2")
+    store.save_checkpoint("shop", "file:b", "3")
+    assert (store.load_checkpoint("shop", "file:a"), store.load_checkpoint("other", "file:a")) == ("2", None)
 
 
 # Parked

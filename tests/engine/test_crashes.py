@@ -171,13 +171,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SQLStore:
 
 def accuse(store: SQLStore, deaths: int, *deliveries: Delivery, at: float | None = None) -> None:
     counts = {delivery_mark(delivery): Count(deaths, at or time.time()) for delivery in deliveries}
-    store.remember("t", crashes.KEY, crashes.written(counts))
+    store.save_checkpoint("t", crashes.KEY, crashes.written(counts))
 
 
 def recalled() -> dict[int, Count]:
     again = SQLStore("sqlite:///dlq.db")
     try:
-        return crashes.read(again.recall("t", crashes.KEY), time.time())
+        return crashes.read(again.load_checkpoint("t", crashes.KEY), time.time())
     finally:
         again.close()
 

@@ -480,9 +480,9 @@ def test_a_commit_that_is_refused_for_now():
     broker.capabilities = Capabilities(commit="cumulative")
     tries = []
 
-    def commit(session, marks):
-        tries.append(marks)
-        return dict.fromkeys(marks, SettlementResult.failed) if len(tries) == 1 else None
+    def commit(session, watermarks):
+        tries.append(watermarks)
+        return dict.fromkeys(watermarks, SettlementResult.failed) if len(tries) == 1 else None
 
     broker.meddle["commit"] = commit
 
@@ -499,7 +499,7 @@ def test_a_fatal_settlement_ends_at_once():
     proc.add_handler(Everything(), lambda message, context: None)
     broker = Broker(proc, bodies(5), ends=False)
 
-    def settle(session, items):
+    def settle(session, settlements):
         raise Fatal("the queue was deleted")
 
     broker.meddle["settle"] = settle
@@ -514,7 +514,7 @@ def test_settling_that_fails_after_the_end_of_input():
     proc.add_handler(Everything(), lambda message, context: None)
     broker = Broker(proc, bodies(5))
 
-    def settle(session, items):
+    def settle(session, settlements):
         if session is broker.sessions[0]:
             raise Transient("connection lost")
 

@@ -52,10 +52,10 @@ def keep_books(path) -> Books:
         deliveries = [Delivery(b'{"n":%d,"k":%d}' % (n, n % 2), position=n) for n in range(12)]
         broker = Broker(proc, deliveries, ends=False)
 
-        def settle(session, items):
+        def settle(session, settlements):
             known = {record.origin.position for record in kept.query(Query())}
-            waits = [item for item in items if item.outcome in ("retried", "nacked")]
-            books.early += sum(item.delivery.position not in known for item in waits)
+            waits = [settlement for settlement in settlements if settlement.outcome in ("retried", "nacked")]
+            books.early += sum(settlement.delivery.position not in known for settlement in waits)
 
         broker.meddle["settle"] = settle
 

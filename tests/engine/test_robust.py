@@ -155,7 +155,7 @@ class Dying(MemoryAdapter):
         session = await super().connect(host)
         if self.sessions == 1:
 
-            async def settle(items: Any) -> Any:
+            async def settle(settlements: Any) -> Any:
                 self.engine.stop()
                 for _ in range(self.turns):
                     await asyncio.sleep(0)

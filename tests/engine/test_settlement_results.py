@@ -47,9 +47,9 @@ class Answers:
         self._answers = {name.removeprefix("m").encode(): list(given) for name, given in answers.items()}
         broker.meddle["settle"] = self.settle
 
-    def settle(self, session, items):
+    def settle(self, session, settlements):
         """Answer."""
-        return [self._one(session, item) for item in items]
+        return [self._one(session, settlement) for settlement in settlements]
 
     def _one(self, session, item):
         body = item.delivery.body
@@ -173,7 +173,7 @@ def test_a_settlement_that_fails_drops_the_session(answer):
     proc, ran = processor()
     broker = Broker(proc, bodies(3))
 
-    def settle(session, items):
+    def settle(session, settlements):
         if session is not broker.sessions[0]:
             return None
         if isinstance(answer, Exception):
@@ -196,7 +196,7 @@ def test_a_fatal_settlement_stops():
     proc, _ = processor()
     broker = Broker(proc, bodies(3), ends=False)
 
-    def settle(session, items):
+    def settle(session, settlements):
         raise Fatal("not allowed to settle")
 
     broker.meddle["settle"] = settle
@@ -229,7 +229,7 @@ def test_a_settlement_under_way_when_its_session_dies():
     broker = Broker(proc, bodies(3))
     asked = threading.Event()
 
-    async def settle(session, items):
+    async def settle(session, settlements):
         if session is broker.sessions[0]:
             asked.set()
             await until(lambda: session.closed, "the session to be dropped")
@@ -261,9 +261,9 @@ class Held(Broker):
         self.go_on = threading.Event()
         self.meddle["settle"] = self.settle
 
-    async def settle(self, session, items):
+    async def settle(self, session, settlements):
         """Wait, the first time."""
-        self.calls.append((session, [item.delivery.body for item in items]))
+        self.calls.append((session, [settlement.delivery.body for settlement in settlements]))
         await until(self.go_on.is_set, "to go on")
         if self.dies and len(self.calls) > 1 and session is self.sessions[0]:
             raise Transient("gone")

@@ -132,7 +132,7 @@ def test_what_is_held_comes_again():
 
 
 @pytest.mark.parametrize(
-    "first", [SessionStatus(), SessionStatus(connected=True), SessionStatus(connected=True, lag=0, oldest=5.0)]
+    "first", [SessionStatus(), SessionStatus(connected=True), SessionStatus(connected=True, lag=0, oldest_age=5.0)]
 )
 def test_what_is_idle_is_left_alone(first):
     """A session that gets nothing because nothing waits, or that does not tell, is left alone."""

@@ -170,15 +170,15 @@ class BrokerSession(Session):
         ready.extendleft(reversed(skipped))
         return found
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         broker = self._broker
-        broker.settlements.append(items)
-        broker.foreign += [item.delivery for item in items if item.delivery not in self._given]
-        results = await self._meddled("settle", items)
+        broker.settlements.append(settlements)
+        broker.foreign += [settlement.delivery for settlement in settlements if settlement.delivery not in self._given]
+        results = await self._meddled("settle", settlements)
         if self._dead:
             raise Transient("the broker is gone")
         if results is None:
-            results = [self._settle(item) for item in items]
+            results = [self._settle(settlement) for settlement in settlements]
         self._changed.set()
         return results
 
@@ -193,18 +193,18 @@ class BrokerSession(Session):
             broker.acked.append(item.delivery.body)
         return SettlementResult.confirmed
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         broker = self._broker
-        if (answer := await self._meddled("commit", marks)) is not None:
+        if (answer := await self._meddled("commit", watermarks)) is not None:
             return dict(answer)
-        broker.marks.append({lane: mark.position for lane, mark in marks.items()})
+        broker.marks.append({lane: watermark.position for lane, watermark in watermarks.items()})
         for delivery in list(broker.held):
-            mark = marks.get(delivery.lane)
-            if mark is not None and (delivery.position or 0) <= mark.position:
+            watermark = watermarks.get(delivery.lane)
+            if watermark is not None and (delivery.position or 0) <= watermark.position:
                 broker.held.pop(delivery)
                 broker.acked.append(delivery.body)
         self._changed.set()
-        return dict.fromkeys(marks, SettlementResult.confirmed)
+        return dict.fromkeys(watermarks, SettlementResult.confirmed)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         broker = self._broker

@@ -9,129 +9,152 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from typing_extensions import Self
 
-from missive.adapters.parameters import keywords
+from missive.adapters.parameters import constructor_arguments
 from missive.adapters.running import run, serve
 from missive.app.processor import Processor
 from missive.errors import Transient, UsageError
 from missive.privacy import redact_url
 from missive.rates import Rate
-from missive.transport import Host, Session
+from missive.transport import CONTRACT_VERSION, ContractVersion, Host, Session
 from missive.urls import ParsedURL
+from missive.version import VERSION
 
 T = TypeVar("T")
 
 
 class Finding(NamedTuple):
-    """What `missive doctor` found about a deployment. It holds no message content and no secret."""
+    """One result of `missive doctor`. It contains no message content and no secret."""
 
     level: str
-    """`ok`, `unknown` (the transport does not tell: look elsewhere), `warning` (it works, and will hurt) or `error` (it
-    does not work, or loses messages)."""
+    """`ok`; `unknown`: the transport does not report the answer; `warning`: the deployment works but is at risk;
+    `error`: the deployment does not work or loses messages."""
     check: str
-    """What was looked at, in a word or two."""
-    says: str
-    """What was found, and unless it is ok what to do about it; one line."""
+    """Name of the check, in one or two words."""
+    message: str
+    """The result, in one line. Unless the level is `ok`, the line includes the remedy."""
 
 
 class Adapter(ABC):
-    """One source of messages for a processor. Constructing it opens nothing.
+    """One source of messages for a processor. The constructor opens no connection.
 
-    `drain` is how many seconds running work has to finish once the processor is told to stop. `rate_limit` is how many
-    messages from here begin to be handled in any stretch of time, such as "100/s", in this process.
+    `drain` is the time that running handlers have to finish after a stop request, in seconds. `rate_limit` limits how
+    many messages of this source start in this process in a period, for example "100/s".
+
+    The constructor raises `UsageError` when `contract_version` is not compatible with this release, and for invalid
+    arguments.
     """
 
+    contract_version: ClassVar[tuple[int, int]] = (1, 0)
+    """The `missive.transport.CONTRACT_VERSION` for which the adapter was written. The default is the first version."""
     transport: ClassVar[str]
-    """What the transport is called in dead letters and metrics."""
+    """The name of the transport in dead letters and metrics."""
     background: ClassVar[bool] = False
-    """Whether it only helps out: when all other sources have ended, processing ends."""
+    """Whether processing ends without this source, once all other sources have ended."""
     shareable: ClassVar[bool] = True
-    """Whether several processes that consume it share its messages; else each would get all, or take them away."""
+    """Whether several processes share the messages. Otherwise, each process would receive all of them."""
     exclusive_lanes: ClassVar[bool] = False
-    """Whether each of its lanes is delivered to one consumer at a time, so that order holds across processes."""
+    """Whether the transport delivers each lane to one consumer at a time, so order holds across processes."""
 
     def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
+        _check_contract(type(self))
         if not drain >= 0:
-            raise UsageError("drain= is a number of seconds, zero or more")
+            raise UsageError(f"drain= must be zero or more seconds, not {drain!r}")
         self.processor = processor
         self.drain = drain
         self.rate_limit = None if rate_limit is None else Rate.parse(rate_limit)
         self._session: Session | None = None
 
     @classmethod
-    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
-        """Return the adapter that a URL describes; here for one whose URL is all parameters."""
+    def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
+        """Return an adapter for a URL. Override it if the URL has a host or a path.
+
+        The default passes the parameters of the URL to the constructor. Raise `UsageError` for an invalid URL.
+        """
         if url.authority or url.username or url.path.strip("/"):
-            raise UsageError(f"{redact_url(url.whole)}: {url.scheme}: takes parameters only, and neither host nor path")
-        return cls(processor, **keywords(cls, url))
+            raise UsageError(
+                f"{redact_url(url.original)}: {url.scheme}: URLs have parameters only, no host and no path"
+            )
+        return cls(processor, **constructor_arguments(cls, url))
 
     @property
     @abstractmethod
     def destination(self) -> str:
-        """What is consumed: a queue, a topic, a file."""
+        """The name of the queue, topic or file."""
 
     @property
     def url(self) -> str:
-        """Where from, without credentials."""
+        """The URL of the source, without credentials."""
         return f"{self.transport}:{self.destination}"
 
     @property
     def default_store(self) -> bool:
-        """Whether the command line may choose a dead letter store by itself: where there is a working directory."""
+        """Whether the command line may create a dead letter store in the working directory."""
         return False
 
     @abstractmethod
     async def connect(self, host: Host) -> Session:
-        """Open a session. Raises `Transient` for what may work later and `Fatal` for what will not."""
+        """Open a session. Raise `Transient` when a later attempt may succeed, and `Fatal` when it cannot."""
 
-    async def diagnose(self, session: Session) -> Sequence[Finding]:  # noqa: ARG002 - most have more to ask
-        """Look for what is not sound in the deployment behind a session that was just opened and consumes nothing.
+    async def diagnose(self, session: Session) -> Sequence[Finding]:  # noqa: ARG002 - overrides use the session
+        """Return findings about the deployment behind a new session that has fetched nothing.
 
-        Here for what only this transport knows, such as a policy that would drop messages. What all have in common
-        (reachable, timeouts within the lease, a dead letter store) the command looks at itself.
+        An adapter checks what only its transport knows, such as a policy that drops messages. `missive doctor` checks
+        the connection, the timeouts and the dead letter store itself.
         """
         return ()
 
     def attach(self, session: Session | None) -> None:
-        """Tell the adapter which session is the current one; the engine does."""
+        """Set the current session. Only the engine calls this method."""
         self._session = session
 
     @property
     def session(self) -> Session:
-        """The current session. Raises `Transient` while there is none."""
+        """The current session. Raise `Transient` without a connection."""
         if self._session is None:
             raise Transient(f"{self.url} is not connected")
         return self._session
 
     @property
     def client(self) -> Any:
-        """The client library's object of the current session. Raises `Transient` while there is none."""
+        """The client library's object of the current session. Raise `Transient` without a connection."""
         return self.session.client
 
     def call(self, fn: Callable[[], T]) -> T:
-        """Run `fn` on the thread that owns the client, wait, and return its result; for sync handlers.
+        """Run `fn` on the thread that owns the client and return its result. Use it in sync handlers.
 
-        Where the client is an asyncio one, `fn` may return what its methods return, which is awaited there.
+        With an asyncio client, `fn` may return an awaitable, which is awaited on that thread.
         """
         return self.session.submit(fn).result()
 
     async def acall(self, fn: Callable[[], T]) -> T:
-        """Run `fn` on the thread that owns the client, and return its result; for async handlers."""
+        """Run `fn` on the thread that owns the client and return its result. Use it in async handlers."""
         return await asyncio.wrap_future(self.session.submit(fn))
 
     def run(self) -> None:
-        """Process messages until the input ends or a signal says stop; then drain and return.
+        """Process messages until the input ends or a signal arrives; then drain and return.
 
-        Raises SystemExit(1) after one line on standard error when processing failed or was cut short, and
-        SystemExit(2) for what cannot work as written.
+        Raise SystemExit(1), after one line on standard error, when processing fails or is cut short. Raise
+        SystemExit(2) for a mistake in the configuration.
         """
         run(self)
 
     async def serve(self) -> None:
-        """Process messages inside a running loop, on which async handlers then run, until done or cancelled.
+        """Process messages inside a running loop until the input ends. Async handlers run on the caller's loop.
 
-        Raises `MissiveError` when processing failed or was cut short.
+        Cancelling the call drains first. Raise `MissiveError` when processing fails or is cut short.
         """
         await serve(self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.url}>"
+
+
+def _check_contract(adapter: type[Adapter]) -> None:
+    """Raise `UsageError` when an adapter was written for an incompatible version of the contract."""
+    declared = ContractVersion(*adapter.contract_version)
+    if not CONTRACT_VERSION.accepts(declared):
+        remedy = "missive" if declared > CONTRACT_VERSION else f"the package of {adapter.__module__}"
+        raise UsageError(
+            f"{adapter.__module__}.{adapter.__qualname__} was written for version {declared} of the adapter contract,"
+            f" but missive {VERSION} implements version {CONTRACT_VERSION}: upgrade {remedy}"
+        )

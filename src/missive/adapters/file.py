@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from missive.adapters.base import Adapter, Finding
-from missive.adapters.parameters import keywords
+from missive.adapters.parameters import constructor_arguments
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
 from missive.errors import Fatal, Transient, UsageError
@@ -71,12 +71,12 @@ class FileAdapter(Adapter):
         self.progress = sys.stderr.isatty() if progress is None else progress
 
     @classmethod
-    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
+    def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `file:PATH`."""
         path = url.authority + url.path
         if not path:
             raise UsageError("a file's URL is file:events.jsonl, or file:/absolute/path/events.jsonl")
-        return cls(processor, path, **keywords(cls, url, known=("path",)))
+        return cls(processor, path, **constructor_arguments(cls, url, exclude=("path",)))
 
     @property
     def destination(self) -> str:
@@ -95,7 +95,7 @@ class FileAdapter(Adapter):
         thread = ClientThread("missive-file")
         session = FileSession(self, host, name, thread)
         try:
-            kept = None if self.start == "beginning" else await host.recall(f"file:{name}")
+            kept = None if self.start == "beginning" else await host.load_checkpoint(f"file:{name}")
             await thread.run(session.open, kept)
         except BaseException:
             await session.close()
@@ -147,24 +147,24 @@ class FileSession(ThreadedSession):
             raise EndOfInput
         return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Do nothing: how far the file is done is committed, and not each line."""
-        return [SettlementResult.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(settlements)
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Remember how far the file is done. Raises `StoreError` when that cannot be written now."""
-        position = marks[None].position
+        position = watermarks[None].position
         if self._progress is not None:
             self._progress.at(position)
         if self._remembers:
             head = self._head[:position]
             value = json.dumps({"offset": position, "head": _digest(head), "head_size": len(head)})
-            if not await self._host.remember(f"file:{self._name}", value):
+            if not await self._host.save_checkpoint(f"file:{self._name}", value):
                 self._remembers = False
-                self._host.say(
+                self._host.report(
                     f"{self._adapter.url}: how far it is done is not remembered, for want of an SQL dead letter store"
                 )
-        return dict.fromkeys(marks, SettlementResult.confirmed)
+        return dict.fromkeys(watermarks, SettlementResult.confirmed)
 
     async def close(self) -> None:
         """Close the file."""
@@ -197,14 +197,14 @@ class FileSession(ThreadedSession):
         there = file.seek(0, 2) if self._adapter.path.suffix != ".gz" else offset
         if not same or there < offset:
             file.seek(0)
-            self._host.say(f"{self._adapter.url} is another file than the last time: starting at its beginning")
+            self._host.report(f"{self._adapter.url} is another file than the last time: starting at its beginning")
             return
         self._offset = offset
         file.seek(offset)
         at_end = there == offset and file.read(1) == b""
         where = "is done up to its end already" if at_end else f"goes on at byte {offset}"
         file.seek(offset)
-        self._host.say(f"{self._adapter.url} {where}; to read it again: {self._adapter.url}?start=beginning")
+        self._host.report(f"{self._adapter.url} {where}; to read it again: {self._adapter.url}?start=beginning")
 
     def _fill(self, credit: Credit) -> None:
         size = 0

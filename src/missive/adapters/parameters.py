@@ -14,7 +14,7 @@ from missive.urls import ParsedURL
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
-def keywords(adapter: type, url: ParsedURL, *, known: tuple[str, ...] = ()) -> dict[str, Any]:
+def constructor_arguments(adapter: type, url: ParsedURL, *, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return a URL's parameters as keyword arguments of an adapter's constructor, each of its type.
 
     `known` are arguments that the URL says elsewhere, and that are no parameters. Raises `UsageError` for a
@@ -23,18 +23,18 @@ def keywords(adapter: type, url: ParsedURL, *, known: tuple[str, ...] = ()) -> d
     options = {
         name: parameter
         for name, parameter in inspect.signature(adapter, eval_str=True).parameters.items()
-        if name not in (*known, "processor") and _plain_type(parameter.annotation) is not None
+        if name not in (*exclude, "processor") and _plain_type(parameter.annotation) is not None
     }
     given: dict[str, Any] = {}
     for name, value in url.parameters.items():
         if name not in options:
             near = difflib.get_close_matches(name, options, 1)
             hint = f"did you mean {near[0]}=?" if near else f"known are {', '.join(options)}"
-            raise UsageError(f"{adapter.__name__} has no parameter {name}= (in {redact_url(url.whole)}): {hint}")
+            raise UsageError(f"{adapter.__name__} has no parameter {name}= (in {redact_url(url.original)}): {hint}")
         given[name] = _converted(name, value, options[name].annotation, url)
     missing = [name for name, option in options.items() if option.default is option.empty and name not in given]
     if missing:
-        raise UsageError(f"{redact_url(url.whole)} needs ?{missing[0]}=…")
+        raise UsageError(f"{redact_url(url.original)} needs ?{missing[0]}=…")
     return given
 
 
@@ -56,4 +56,4 @@ def _converted(name: str, value: str, annotation: Any, url: ParsedURL) -> Any:
         except ValueError:
             pass
     wanted = {int: "a whole number", float: "a number of seconds", bool: "true or false"}[kind]
-    raise UsageError(f"{name}= is {wanted} (in {redact_url(url.whole)})")
+    raise UsageError(f"{name}= is {wanted} (in {redact_url(url.original)})")

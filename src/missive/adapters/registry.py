@@ -42,7 +42,7 @@ def from_url(url: str, processor: Processor[Any]) -> Adapter:
     except ValueError as error:
         raise UsageError(f"the URL {redact_url(url)} cannot be read: {_without_quotes(error)}") from None
     adapter: type[Adapter] = _load(target)
-    return adapter.from_parts(parts, processor)
+    return adapter.from_parsed_url(parts, processor)
 
 
 def _without_quotes(error: ValueError) -> str:

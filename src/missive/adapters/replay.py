@@ -164,13 +164,13 @@ class ReplaySession(ThreadedSession):
             for wait in waits:
                 wait.cancel()
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Close what was handled or discarded; what failed again is in the store as dead already."""
-        results = await self.thread.run(self._settle, items)
-        self._adapter.tolerance.ended(items)
+        results = await self.thread.run(self._settle, settlements)
+        self._adapter.tolerance.ended(settlements)
         self._more.set()  # the next of their lanes, perhaps
         if self._adapter.on_settled is not None:
-            self._adapter.on_settled(sum(item.disposition is Disposition.ack for item in items))
+            self._adapter.on_settled(sum(settlement.disposition is Disposition.ack for settlement in settlements))
         return results
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:

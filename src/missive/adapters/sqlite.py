@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from missive._sqlite import keep_journal, network_disk
 from missive.adapters.base import Adapter, Finding
-from missive.adapters.parameters import keywords
+from missive.adapters.parameters import constructor_arguments
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
 from missive.errors import Fatal, Transient, UsageError
@@ -99,11 +99,11 @@ class SQLiteAdapter(Adapter):
         self.create = create
 
     @classmethod
-    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
+    def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `sqlite:///path/to/file.db?queue=NAME`, with SQLAlchemy's count of slashes."""
         if url.authority or not url.path.strip("/"):
             raise UsageError(f"an SQLite queue's URL is sqlite:///queue.db?queue=orders ({url!r} names no file)")
-        return cls(processor, url.path[1:], **keywords(cls, url, known=("path",)))
+        return cls(processor, url.path[1:], **constructor_arguments(cls, url, exclude=("path",)))
 
     @property
     def destination(self) -> str:
@@ -159,11 +159,11 @@ class SQLiteSession(ThreadedSession):
             await self.thread.run(self._claim, credit)
             if not self._fetched:
                 await self._host.sleep(_POLL)
-        return [self._fetched.popleft() for _ in range(credit.covers(self._fetched))]
+        return [self._fetched.popleft() for _ in range(credit.count_fitting(self._fetched))]
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Delete what is done with, and make visible what is released, in one transaction with the next claim."""
-        return await self.thread.run(self._settle, items)
+        return await self.thread.run(self._settle, settlements)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Move the end of the leases, in one transaction."""

@@ -84,9 +84,9 @@ class StdinSession(ThreadedSession):
             raise EndOfInput
         return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Do nothing: a line that was read is gone from standard input."""
-        return [SettlementResult.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(settlements)
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Stop reading; return what was read, an unfinished last line included."""

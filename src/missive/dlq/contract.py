@@ -324,11 +324,11 @@ class Store(Sink):
         """Keep those records whose ids are not there; returns how many."""
 
     @abstractmethod
-    def recall(self, service: str, source: str) -> str | None:
+    def load_checkpoint(self, service: str, source: str) -> str | None:
         """Return what `remember` kept, or None."""
 
     @abstractmethod
-    def remember(self, service: str, source: str, value: str) -> None:
+    def save_checkpoint(self, service: str, source: str, value: str) -> None:
         """Keep a few bytes for a service and source, durably."""
 
     @abstractmethod

@@ -33,18 +33,18 @@ class Visitor:
         """Return the wall clock."""
         return time.time()
 
-    async def recall(self, source: str) -> str | None:  # noqa: ARG002 - nothing is looked up
+    async def load_checkpoint(self, source: str) -> str | None:  # noqa: ARG002 - nothing is looked up
         """Return nothing."""
         return None
 
-    async def remember(self, source: str, value: str) -> bool:  # noqa: ARG002 - nothing is kept
+    async def save_checkpoint(self, source: str, value: str) -> bool:  # noqa: ARG002 - nothing is kept
         """Keep nothing."""
         return False
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Say nothing: what is found is told in findings."""
 
-    async def lanes_gained(self, marks: Mapping[str, Watermark | None]) -> None:
+    async def lanes_gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
         """Take up nothing."""
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:

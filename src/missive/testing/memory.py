@@ -82,17 +82,17 @@ class MemorySession(Session):
             await self._more.wait()
         return [waiting.popleft() for _ in range(min(credit.items, len(waiting)))]
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Write the ledger; a released delivery waits again, and one that is delayed after its delay."""
-        self._adapter.settled.extend(items)
-        released = [item.delivery for item in items if item.disposition is Disposition.release]
+        self._adapter.settled.extend(settlements)
+        released = [settlement.delivery for settlement in settlements if settlement.disposition is Disposition.release]
         self._adapter.waiting.extend(released)
-        for item in items if self.capabilities.max_delay else ():
-            if item.disposition is Disposition.delay:
-                coming = asyncio.ensure_future(self._come_again(item))
+        for settlement in settlements if self.capabilities.max_delay else ():
+            if settlement.disposition is Disposition.delay:
+                coming = asyncio.ensure_future(self._come_again(settlement))
                 self._delayed.add(coming)
                 coming.add_done_callback(self._came)
-        return [SettlementResult.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(settlements)
 
     async def _come_again(self, item: Settlement) -> None:
         await self._host.sleep(item.delay)

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import Adapter, Finding
-from missive.adapters.parameters import keywords
+from missive.adapters.parameters import constructor_arguments
 from missive.app.processor import Processor
 from missive.errors import MissingExtra, UsageError
 from missive.transport import Host, Session
@@ -118,7 +118,7 @@ class KafkaAdapter(Adapter):
                 )
 
     @classmethod
-    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
+    def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of a URL; its parameters with a dot are librdkafka's settings."""
         if not url.authority:
             raise UsageError("a Kafka URL names its brokers: kafka://host:9092,host2:9092?topic=orders&group=billing")
@@ -127,7 +127,7 @@ class KafkaAdapter(Adapter):
         plain = {name: value for name, value in url.parameters.items() if "." not in name}
         topic = plain.pop("topic", None)
         said_elsewhere = ("topic", "servers", "username", "password", "settings")
-        given = keywords(cls, dataclasses.replace(url, parameters=plain), known=said_elsewhere)
+        given = constructor_arguments(cls, dataclasses.replace(url, parameters=plain), exclude=said_elsewhere)
         return cls(
             processor,
             topic,

@@ -79,22 +79,22 @@ class KafkaSession(ThreadedSession):
     def _first(self, credit: Credit) -> tuple[list[Delivery], int]:
         """Take as much of the first chunk as there is credit for."""
         deliveries, whole = self._chunks.popleft()
-        count = credit.covers(deliveries)
+        count = credit.count_fitting(deliveries)
         size = sum([len(one.body) for one in deliveries[:count]])
         if count < len(deliveries):
             self._chunks.appendleft((deliveries[count:], whole - size))
         return deliveries[:count], size
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Do nothing: how far a partition is done is committed, and not each message."""
-        return [SettlementResult.confirmed] * len(items)
+        return [SettlementResult.confirmed] * len(settlements)
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Commit offsets, with what is done beyond them as their metadata."""
         self._raise_if_dead()
         if self._closed:
-            return dict.fromkeys(marks, SettlementResult.fenced)
-        return await self.thread.run(self._consumer.commit, marks, self._consumer.lives())
+            return dict.fromkeys(watermarks, SettlementResult.fenced)
+        return await self.thread.run(self._consumer.commit, watermarks, self._consumer.lives())
 
     async def pause(self, lanes: Collection[str]) -> None:
         """Consume no more of these partitions."""

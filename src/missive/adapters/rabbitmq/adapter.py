@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import Adapter, Finding
-from missive.adapters.parameters import keywords
+from missive.adapters.parameters import constructor_arguments
 from missive.adapters.rabbitmq.address import Address, TLSFiles, given_address
 from missive.app.processor import Processor
 from missive.errors import MissingExtra, Transient, UsageError
@@ -105,18 +105,18 @@ class RabbitMQAdapter(Adapter):
             self.address = given_address(connection_parameters)
 
     @classmethod
-    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
+    def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `rabbitmq://user:pass@host:5672/vhost?queue=orders`."""
         if not url.authority:
             raise UsageError("a RabbitMQ URL names its host: rabbitmq://user:${PASSWORD}@host:5672/vhost?queue=orders")
         plain = dict(url.parameters)
         if (queue := plain.pop("queue", None)) is None:
-            raise UsageError(f"{redact_url(url.whole)} needs ?queue=…")
+            raise UsageError(f"{redact_url(url.original)} needs ?queue=…")
         said_elsewhere = ("host", "port", "vhost", "username", "password", "tls")
         return cls(
             processor,
             queue,
-            **keywords(cls, dataclasses.replace(url, parameters=plain), known=said_elsewhere),
+            **constructor_arguments(cls, dataclasses.replace(url, parameters=plain), exclude=said_elsewhere),
             host=url.host or "localhost",
             port=url.port,
             vhost=url.path[1:] or "/",

@@ -146,7 +146,7 @@ class RabbitMQSession(Session):
             self._arrival.clear()
             await self._arrival.wait()
         self._raise_if_dead()
-        return [arrived.popleft() for _ in range(credit.covers(arrived))]
+        return [arrived.popleft() for _ in range(credit.count_fitting(arrived))]
 
     async def _consume(self) -> None:
         for queue in self._adapter.queues:
@@ -159,12 +159,16 @@ class RabbitMQSession(Session):
         tag: str = self.client.basic_consume(queue, self._not_read, callback=done)
         self._consumers[tag] = self._reader.queues[tag.encode()] = queue
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Ack, requeue and reject. AMQP does not answer an ack, so the results say `sent`."""
         self._raise_if_dead()
-        released = [item.delivery.token for item in items if item.disposition is Disposition.release]
-        rejected = [item.delivery.token for item in items if item.disposition is Disposition.reject]
-        acked = [item.delivery.token for item in items if item.disposition is Disposition.ack]
+        released = [
+            settlement.delivery.token for settlement in settlements if settlement.disposition is Disposition.release
+        ]
+        rejected = [
+            settlement.delivery.token for settlement in settlements if settlement.disposition is Disposition.reject
+        ]
+        acked = [settlement.delivery.token for settlement in settlements if settlement.disposition is Disposition.ack]
         with translated(self._adapter):
             if released:
                 for tag in self._unacked.take(released):
@@ -177,7 +181,7 @@ class RabbitMQSession(Session):
                     self.client.basic_ack(up_to, multiple=True)
                 for tag in single:
                     self.client.basic_ack(tag)
-        return [SettlementResult.sent] * len(items)
+        return [SettlementResult.sent] * len(settlements)
 
     async def status(self) -> SessionStatus:
         """Ask the broker something: an answer is the proof that the connection is not half open.

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import Adapter, Finding
-from missive.adapters.parameters import keywords
+from missive.adapters.parameters import constructor_arguments
 from missive.app.processor import Processor
 from missive.errors import MissingExtra, UsageError
 from missive.transport import Host, Session
@@ -81,7 +81,7 @@ class RedisStreamsAdapter(Adapter):
         self._password = password
 
     @classmethod
-    def from_parts(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
+    def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `redis://user:pass@host:6379/0?stream=orders&group=billing`."""
         if not url.authority:
             raise UsageError("a Redis URL names its host: redis://:${PASSWORD}@host:6379/0?stream=orders&group=billing")
@@ -93,7 +93,7 @@ class RedisStreamsAdapter(Adapter):
         said_elsewhere = ("host", "port", "db", "username", "password", "tls")
         return cls(
             processor,
-            **keywords(cls, url, known=said_elsewhere),
+            **constructor_arguments(cls, url, exclude=said_elsewhere),
             host=url.host or "localhost",
             port=url.port or PORT,
             db=int(db),

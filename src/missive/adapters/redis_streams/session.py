@@ -130,7 +130,7 @@ class RedisStreamsSession(Session):
             self._reading = None
         if self._reading is not None and self._reading.done():  # it brought what is here
             self._reading = None
-        fetched = [self._arrived.popleft() for _ in range(credit.covers(self._arrived))]
+        fetched = [self._arrived.popleft() for _ in range(credit.count_fitting(self._arrived))]
         if self._more and not self._arrived and self._reading is None:
             self._start_reading(_AHEAD)
             try:
@@ -191,7 +191,7 @@ class RedisStreamsSession(Session):
             self._next_look = self._loop.time() + min(_LOOK, self._adapter.claim_idle / 2)
         if trimmed and not self._trimmed_said:
             self._trimmed_said = True
-            self._host.say(f"{self._adapter.url}: {trimmed} entries were trimmed before they were handled")
+            self._host.report(f"{self._adapter.url}: {trimmed} entries were trimmed before they were handled")
         self._arrived_at = self._loop.time()
         for native_id, fields, delivered in entries:
             entry = native_id.decode()
@@ -228,18 +228,19 @@ class RedisStreamsSession(Session):
             return json.dumps(whole, ensure_ascii=False).encode(), ()
         return bodies[0], [(_text(name), _value(value)) for name, value in pairs if name != self._body_field]
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Ack what is done with, and make what is released free for others, where it is still this consumer's."""
-        acked = [item.delivery for item in items if item.disposition is Disposition.ack]
+        acked = [settlement.delivery for settlement in settlements if settlement.disposition is Disposition.ack]
         gone = await self._run(self._ack, acked) if acked else set[str]()
-        if len(acked) < len(items):
+        if len(acked) < len(settlements):
             gone |= await self._run(
-                self._release, [item.delivery for item in items if item.disposition is Disposition.release]
+                self._release,
+                [settlement.delivery for settlement in settlements if settlement.disposition is Disposition.release],
             )
         out, results = self._out, []
-        for item in items:
-            entry = item.delivery.native_id or ""
-            ours = out.get(entry) == item.delivery.token
+        for settlement in settlements:
+            entry = settlement.delivery.native_id or ""
+            ours = out.get(entry) == settlement.delivery.token
             if ours:
                 del out[entry]
             results.append(SettlementResult.confirmed if ours and entry not in gone else SettlementResult.fenced)
@@ -286,7 +287,7 @@ class RedisStreamsSession(Session):
         if not waiting:
             return SessionStatus(connected=True, lag=0)
         age = self._host.time() - int(waiting[0][0].partition(b"-")[0]) / 1000
-        return SessionStatus(connected=True, lag=lag if isinstance(lag, int) else None, oldest=max(0.0, age))
+        return SessionStatus(connected=True, lag=lag if isinstance(lag, int) else None, oldest_age=max(0.0, age))
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Read no more; returns what a read that was waited for in vain brought."""

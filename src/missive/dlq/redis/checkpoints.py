@@ -13,13 +13,13 @@ class Checkpoints(Database):
     """A few bytes by service and source, and counts by service and identity."""
 
     @translated("read")
-    def recall(self, service: str, source: str) -> str | None:
+    def load_checkpoint(self, service: str, source: str) -> str | None:
         """Return what `remember` kept, or None."""
         value = self._client.hget(self._key("checkpoints"), digest(service, source))
         return None if value is None else str(value.decode())
 
     @translated("written")
-    def remember(self, service: str, source: str, value: str) -> None:
+    def save_checkpoint(self, service: str, source: str, value: str) -> None:
         """Keep a value for a service and source."""
         self._client.hset(self._key("checkpoints"), digest(service, source), encoded(value))
 

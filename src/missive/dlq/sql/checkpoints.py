@@ -18,7 +18,7 @@ class Checkpoints(Database):
     """A few bytes by service and source, and counts by service and identity."""
 
     @translated("read")
-    def recall(self, service: str, source: str) -> str | None:
+    def load_checkpoint(self, service: str, source: str) -> str | None:
         """Return what `remember` kept, or None."""
         c, source = checkpoints_table.c, _key_of(source)
         statement = sa.select(c.value).where(c.service == service, c.source == source)
@@ -26,7 +26,7 @@ class Checkpoints(Database):
             return connection.execute(statement).scalar()
 
     @translated("written")
-    def remember(self, service: str, source: str, value: str) -> None:
+    def save_checkpoint(self, service: str, source: str, value: str) -> None:
         """Keep a value for a service and source."""
         c, source = checkpoints_table.c, _key_of(source)
         with self._write() as connection:

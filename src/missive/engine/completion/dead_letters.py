@@ -164,16 +164,16 @@ class DeadLetterWriter:
 
     # What adapters keep beside the dead letters
 
-    async def recall(self, source: str) -> str | None:
+    async def load_checkpoint(self, source: str) -> str | None:
         """Return what `remember` kept, or None; None as well where nothing can be kept."""
         if isinstance(self.sink, Store):
-            return await self._thread.run(self.sink.recall, self._service, source)
+            return await self._thread.run(self.sink.load_checkpoint, self._service, source)
         return None
 
-    async def remember(self, source: str, value: str) -> bool:
+    async def save_checkpoint(self, source: str, value: str) -> bool:
         """Keep a value; False where nothing can be kept."""
         if isinstance(self.sink, Store):
-            await self._thread.run(self.sink.remember, self._service, source, value)
+            await self._thread.run(self.sink.save_checkpoint, self._service, source, value)
             return True
         return False
 

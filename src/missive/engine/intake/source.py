@@ -64,21 +64,21 @@ class SourceHost:
         """Return the engine's wall clock, in seconds since 1970."""
         return self._runtime.time()
 
-    async def recall(self, source: str) -> str | None:
+    async def load_checkpoint(self, source: str) -> str | None:
         """Return what `remember` kept."""
-        return await self._filing.recall(source)
+        return await self._filing.load_checkpoint(source)
 
-    async def remember(self, source: str, value: str) -> bool:
+    async def save_checkpoint(self, source: str, value: str) -> bool:
         """Keep a few bytes beside the dead letters."""
-        return await self._filing.remember(source, value)
+        return await self._filing.save_checkpoint(source, value)
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Tell the operator one line."""
         logger.info(line)
 
-    async def lanes_gained(self, marks: Mapping[str, Watermark | None]) -> None:
+    async def lanes_gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
         """Take up lanes where their marks are."""
-        await self.lanes.gained(marks)
+        await self.lanes.gained(watermarks)
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
         """Let go of lanes."""

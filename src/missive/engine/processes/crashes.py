@@ -173,9 +173,9 @@ class Crashes:
         with contextlib.ExitStack() as stack:
             if self._room is not None:  # so that two processes do not undo one another's counts
                 stack.enter_context(self._room.alone())
-            counts = read(store.recall(self._service, KEY), self._runtime.time())
+            counts = read(store.load_checkpoint(self._service, KEY), self._runtime.time())
             if change(counts):
-                store.remember(self._service, KEY, written(counts))
+                store.save_checkpoint(self._service, KEY, written(counts))
             return counts
 
     @staticmethod

@@ -29,9 +29,9 @@ class _AcksEarly(WrappedSession):
         await self.inner.settle([Settlement(delivery, Disposition.ack) for delivery in deliveries])
         return deliveries
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         good = SettlementResult.confirmed if self.capabilities.replies else SettlementResult.sent
-        return [good] * len(items)
+        return [good] * len(settlements)
 
 
 class AcksEarly(BrokenAdapter):
@@ -68,13 +68,16 @@ class _MixesUp(WrappedSession):
         self._fetched += deliveries
         return deliveries
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         # The oldest, whichever was asked for.
-        oldest = [Settlement(delivery, item.disposition) for delivery, item in zip(self._fetched, items, strict=False)]
-        del self._fetched[: len(items)]
+        oldest = [
+            Settlement(delivery, settlement.disposition)
+            for delivery, settlement in zip(self._fetched, settlements, strict=False)
+        ]
+        del self._fetched[: len(settlements)]
         results = list(await self.inner.settle(oldest))
         good = SettlementResult.confirmed if self.capabilities.replies else SettlementResult.sent
-        return results + [good] * (len(items) - len(results))
+        return results + [good] * (len(settlements) - len(results))
 
 
 class MixesUpSettlements(BrokenAdapter):

@@ -99,11 +99,11 @@ class KitHost:
         """Return the time."""
         return time.time()
 
-    async def recall(self, source: str) -> str | None:
+    async def load_checkpoint(self, source: str) -> str | None:
         """Return what an engine, or another host, kept in the case's store."""
         return await asyncio.to_thread(self._recall, source)
 
-    async def remember(self, source: str, value: str) -> bool:
+    async def save_checkpoint(self, source: str, value: str) -> bool:
         """Keep it in the case's store."""
         return await asyncio.to_thread(self._remember, source, value)
 
@@ -111,22 +111,22 @@ class KitHost:
         if self._dlq is None:
             return None
         with contextlib.closing(SQLStore(self._dlq)) as store:
-            return store.recall(self.service, source)
+            return store.load_checkpoint(self.service, source)
 
     def _remember(self, source: str, value: str) -> bool:
         if self._dlq is None:
             return False
         with contextlib.closing(SQLStore(self._dlq)) as store:
-            store.remember(self.service, source, value)
+            store.save_checkpoint(self.service, source, value)
         return True
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Keep the line."""
         self.said.append(line)
 
-    async def lanes_gained(self, marks: Mapping[str, Watermark | None]) -> None:
+    async def lanes_gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
         """Keep the marks."""
-        self.gained.update(marks)
+        self.gained.update(watermarks)
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:  # noqa: ARG002
         """Nothing runs here that must end first."""

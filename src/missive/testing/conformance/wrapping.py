@@ -21,13 +21,13 @@ class WrappedSession(Session):
         """Pass it on."""
         return await self.inner.fetch(credit)
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Pass it on."""
-        return await self.inner.settle(items)
+        return await self.inner.settle(settlements)
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Pass it on."""
-        return await self.inner.commit(marks)
+        return await self.inner.commit(watermarks)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Pass it on."""

@@ -218,17 +218,17 @@ class SimulatedSession(Session):
 
     # Settling
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Settle each, or do not, and answer one or the other."""
-        for item in items:
-            self._check_item(item)
+        for settlement in settlements:
+            self._check_item(settlement)
         self._hit()
         await self._life.pass_time()
         self._check()
         self._life.point()
         if self._life.dead:
             raise Transient("the simulated process is dead")
-        results = [self._settle(item) for item in items]
+        results = [self._settle(settlement) for settlement in settlements]
         self._life.point()
         await self._life.pass_time()
         self._hit()  # an answer that is lost with its connection
@@ -270,9 +270,9 @@ class SimulatedSession(Session):
     def _take_away(self, handout: Handout) -> None:
         self._broker.take_away(handout, "comes again")
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Commit marks, but for those of lanes that were lost since this was asked for."""
-        moves = {lane: self._moves.get(lane or "", 0) for lane in marks}
+        moves = {lane: self._moves.get(lane or "", 0) for lane in watermarks}
         self._hit()
         await self._life.pass_time()
         self._check()
@@ -280,9 +280,9 @@ class SimulatedSession(Session):
         if self._life.dead:
             raise Transient("the simulated process is dead")
         results: dict[str | None, SettlementResult] = {}
-        for lane, mark in marks.items():
+        for lane, watermark in watermarks.items():
             moved = self._moves.get(lane or "", 0) != moves[lane]
-            results[lane] = SettlementResult.fenced if moved else self._commit(lane or "", mark)
+            results[lane] = SettlementResult.fenced if moved else self._commit(lane or "", watermark)
         self._life.point()
         self._hit()
         return results

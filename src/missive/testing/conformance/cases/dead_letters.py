@@ -81,17 +81,21 @@ class _Watched(WrappedSession):
         self._fetched += deliveries
         return deliveries
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         if self.capabilities.commit != "cumulative":
-            await self._look({item.delivery.body for item in items if item.disposition is Disposition.ack})
-        return await self.inner.settle(items)
+            await self._look(
+                {settlement.delivery.body for settlement in settlements if settlement.disposition is Disposition.ack}
+            )
+        return await self.inner.settle(settlements)
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         passed = {
-            one.body for one in self._fetched if one.lane in marks and (one.position or 0) <= marks[one.lane].position
+            one.body
+            for one in self._fetched
+            if one.lane in watermarks and (one.position or 0) <= watermarks[one.lane].position
         }
         await self._look(passed)
-        return await self.inner.commit(marks)
+        return await self.inner.commit(watermarks)
 
     async def _look(self, bodies: set[bytes]) -> None:
         def kept() -> set[bytes]:

@@ -181,15 +181,15 @@ class _Refuses(WrappedSession):
             raise Transient("the connection is gone, on purpose")
         return answer
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         if self._script and self.capabilities.commit != "cumulative" and (answer := self._next()) is not None:
-            return [answer] * len(items)
-        return await self.inner.settle(items)
+            return [answer] * len(settlements)
+        return await self.inner.settle(settlements)
 
-    async def commit(self, marks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
+    async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         if self._script and (answer := self._next()) is not None:
-            return dict.fromkeys(marks, answer)
-        return await self.inner.commit(marks)
+            return dict.fromkeys(watermarks, answer)
+        return await self.inner.commit(watermarks)
 
 
 @case(50)

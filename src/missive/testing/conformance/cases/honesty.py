@@ -41,12 +41,15 @@ async def lag(driver: Driver) -> CaseOutcome:
     await asyncio.sleep(_AGE)
     told = await driver.told(session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _TOLD)
     check(told.lag is None or 0 <= waiting - told.lag <= ahead, f"the lag is {told.lag} of {waiting}")
-    if told.oldest is not None:
+    if told.oldest_age is not None:
         age = time.time() - published
-        check(_AGE - 0.1 <= told.oldest <= age + 1.0, f"the oldest is {told.oldest:.1f} s old, and not {age:.1f} s")
+        check(
+            _AGE - 0.1 <= told.oldest_age <= age + 1.0,
+            f"the oldest is {told.oldest_age:.1f} s old, and not {age:.1f} s",
+        )
     await driver.settle(session, await driver.take(session, waiting))
     told_then = await driver.told(session, lambda status: status.lag in (None, 0), _TOLD)
-    check(told_then.lag in (None, 0) and not told_then.oldest, f"with nothing left it says {told_then}")
+    check(told_then.lag in (None, 0) and not told_then.oldest_age, f"with nothing left it says {told_then}")
     check((told.lag is None) == (told_then.lag is None), "it tells the lag only now and then")
     return CaseOutcome.refused if told == SessionStatus(told.connected) else CaseOutcome.passed
 

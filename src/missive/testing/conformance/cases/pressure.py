@@ -42,10 +42,10 @@ class _Meter(WrappedSession):
         self._readings.count(len(deliveries), sum(len(one.body) for one in deliveries))
         return deliveries
 
-    async def settle(self, items: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        results = await self.inner.settle(items)
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
+        results = await self.inner.settle(settlements)
         if self._readings.falls:
-            self._readings.count(-len(items), -sum(len(item.delivery.body) for item in items))
+            self._readings.count(-len(settlements), -sum(len(settlement.delivery.body) for settlement in settlements))
         return results
 
 
