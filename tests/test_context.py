@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from missive import HandlingContext, JSONMessage, Outcome, ProcessingContext, Processor, RawMessage, SettlementConflict
+from missive import HandlingContext, JSONMessage, Outcome, OutcomeConflict, ProcessingContext, Processor, RawMessage
 from missive.durations import seconds
 
 CANARY = "canary-4711"
@@ -45,7 +45,7 @@ def test_calling_a_method_records_its_outcome(context, outcome):
 def test_two_different_outcomes_are_an_error(context, first, second):
     """A second, different outcome raises, names both, and leaves the first."""
     RECORDING[first](context)
-    with pytest.raises(SettlementConflict, match=f"recorded as {first}, and cannot be {second} too"):
+    with pytest.raises(OutcomeConflict, match=f"recorded as {first}, and cannot be {second} too"):
         RECORDING[second](context)
     assert first is context.outcome
 

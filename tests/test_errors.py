@@ -89,6 +89,7 @@ def test_the_names_of_the_facade():
         "Once",
         "OnceConflict",
         "Outcome",
+        "OutcomeConflict",
         "OverlapWarning",
         "ProcessingContext",
         "ProcessingFailed",
@@ -101,7 +102,6 @@ def test_the_names_of_the_facade():
         "ResourceKey",
         "Retry",
         "RetryLater",
-        "SettlementConflict",
         "StoreConflict",
         "StoreError",
         "StoreRefused",
@@ -130,7 +130,7 @@ def test_the_facade_has_what_it_names():
 
 def test_every_exception_a_user_meets_is_in_the_facade():
     """Each exception of the tree is `missive.Name`, but for the base of the three that declare an outcome."""
-    assert {"Settlement"} == {name for name in CLASSES if getattr(missive, name, None) is not CLASSES[name]}
+    assert {"DeclaredOutcome"} == {name for name in CLASSES if getattr(missive, name, None) is not CLASSES[name]}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

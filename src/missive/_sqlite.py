@@ -14,7 +14,7 @@ _PAUSE = 0.01
 """Seconds at the most between two tries for a lock."""
 
 
-def keep_journal(connection: sqlite3.Connection, seconds: float) -> None:
+def enable_wal(connection: sqlite3.Connection, seconds: float) -> None:
     """Give a file a write-ahead log, and have each transaction synced.
 
     Raises `sqlite3.OperationalError` where it stays locked for so many seconds. SQLite says so at once, whatever its
@@ -32,7 +32,7 @@ def keep_journal(connection: sqlite3.Connection, seconds: float) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
-def network_disk(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+def network_filesystem(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
     """Return the type of the network disk that a file is on, or None: it is on none, or the system does not say."""
     try:
         lines = [line.split() for line in mounts.read_text(errors="replace").splitlines()]

@@ -13,7 +13,7 @@
     ├── UnmatchedError (RuntimeError)    no handler, and no dead letter queue to file the message in
     ├── AmbiguousError (RuntimeError)    several handlers, and no dead letter queue
     ├── NotSettled (RuntimeError)        a would-be dead letter, and no dead letter queue
-    ├── SettlementConflict               a handler recorded two different outcomes
+    ├── OutcomeConflict               a handler recorded two different outcomes
     ├── OnceConflict                     the key of an effect that happened, with another body
     ├── ResourceError                    a resource that cannot be had so, or is no generator of one value
     ├── StoreError                       the dead letter store cannot be read or written now
@@ -25,7 +25,7 @@
     ├── ProcessingFailed                 the processor stopped on an error
     │   └── ForcedStop                   the drain was cut short
     ├── OverlapWarning (UserWarning)     two handlers that some message would match both of; an error if asked for
-    └── Settlement                       not errors: outcomes a handler declares by raising
+    └── DeclaredOutcome                       not errors: outcomes a handler declares by raising
         ├── RetryLater
         ├── DeadLetter
         ├── Discard
@@ -100,7 +100,7 @@ class NotSettled(MissiveError, RuntimeError):
     """A message would be dead-lettered and there is no dead letter queue: it was left unsettled."""
 
 
-class SettlementConflict(MissiveError):
+class OutcomeConflict(MissiveError):
     """A handler recorded an outcome after another one; the text names both."""
 
 
@@ -153,11 +153,11 @@ class ForcedStop(ProcessingFailed):
     """A second signal, or the drain's deadline, stopped the processor before its work was finished."""
 
 
-class Settlement(MissiveError):
+class DeclaredOutcome(MissiveError):
     """An outcome that a handler declares by raising it; not an error."""
 
 
-class RetryLater(Settlement):
+class RetryLater(DeclaredOutcome):
     """Raised by a handler: run this message again after `after` seconds; spends an attempt."""
 
     def __init__(self, after: float | timedelta | None = None) -> None:
@@ -165,7 +165,7 @@ class RetryLater(Settlement):
         self.after = after
 
 
-class DeadLetter(Settlement):
+class DeadLetter(DeclaredOutcome):
     """Raised by a handler: file this message as a dead letter.
 
     `reason` is a short constant label, shown to operators and counted; `detail` is confidential.
@@ -177,7 +177,7 @@ class DeadLetter(Settlement):
         self.detail = detail
 
 
-class Discard(Settlement):
+class Discard(DeclaredOutcome):
     """Raised by a handler: this message needs nothing done; `reason` is a short constant label."""
 
     def __init__(self, reason: str) -> None:
@@ -185,7 +185,7 @@ class Discard(Settlement):
         self.reason = reason
 
 
-class DependencyDown(Settlement):
+class DependencyDown(DeclaredOutcome):
     """Raised by a handler: what it depends on is down. Opens the breaker of that name, and spends no attempt.
 
     Where no handler has a breaker of that name it is a failure like any other.

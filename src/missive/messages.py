@@ -20,7 +20,7 @@ HeaderValue: TypeAlias = str | bytes | tuple[str | bytes, ...]
 HeadersInput: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
 """What a message's headers can be given as: a mapping, or pairs where a name may be repeated."""
 
-NOT_YET: Any = object()
+NOT_DECODED: Any = object()
 """Stands for the content of a body that nobody asked for."""
 
 _decode_json = msgspec.json.Decoder().decode
@@ -108,7 +108,7 @@ class Message:
         self.topic = topic
         self.key = key
         self._message_id = message_id
-        self._content: object = NOT_YET
+        self._content: object = NOT_DECODED
         self.timestamp = timestamp
         self.content_type = content_type
 
@@ -173,7 +173,7 @@ class StructuredMessage(Message):
     def content(self) -> object:
         """What `decode` returned, decoded once. Raises `DecodingError`, each time, when it cannot be."""
         content = self._content
-        if content is NOT_YET:
+        if content is NOT_DECODED:
             try:
                 content = self.decode()
             except NotImplementedError:

@@ -173,8 +173,8 @@ def test_what_an_engine_cannot_give_back_is_given_back(store: SQLStore, monkeypa
 
     def cut_short(adapters, **_: object) -> None:
         for adapter in adapters:
-            adapter.hold(store.lease_records(adapter.service, "t", 3, 60, adapter.replay))
-            adapter.let_go(store.resolve(["000"], "t", Status.resolved, "x"))
+            adapter.add_leases(store.lease_records(adapter.service, "t", 3, 60, adapter.replay))
+            adapter.drop_leases(store.resolve(["000"], "t", Status.resolved, "x"))
         raise ProcessingFailed
 
     monkeypatch.setattr("missive.engine.runner.execute", cut_short)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from missive._sqlite import keep_journal, network_disk
+from missive._sqlite import enable_wal, network_filesystem
 from missive.dlq import Query, Replay, Status, open_dlq, open_store
 from missive.dlq.sql import SCHEMA_VERSION, SQLStore
 from missive.errors import StoreError, StoreRefused, UsageError
@@ -57,7 +57,7 @@ def test_several_may_open_a_new_file_at_once(tmp_path: Path):
             together.wait(30)
             try:
                 with contextlib.closing(sqlite3.connect(tmp_path / f"{number}.db", isolation_level=None)) as connection:
-                    keep_journal(connection, 5)
+                    enable_wal(connection, 5)
                     opened[connection.execute("PRAGMA journal_mode").fetchone()[0]] += 1
             except sqlite3.Error as error:
                 opened[str(error)] += 1
@@ -229,14 +229,17 @@ def test_a_network_disk_is_told_from_a_local_one(tmp_path: Path):
         "/dev/a / ext4 rw 0 0\nhost:/a /nfs nfs4 rw 0 0\n/dev/b /nfs/local ext4 rw 0 0\n"
         "/dev/c /both ext4 rw 0 0\n//host/b /both cifs rw 0 0\nhost:/c /a\\040b nfs rw 0 0\n"
     )
-    seen = [network_disk(Path(p), mounts) for p in ("/x.db", "/nfs/x.db", "/nfs/local/x.db", "/both/x.db", "/a b/x.db")]
+    seen = [
+        network_filesystem(Path(p), mounts)
+        for p in ("/x.db", "/nfs/x.db", "/nfs/local/x.db", "/both/x.db", "/a b/x.db")
+    ]
     assert seen == [None, "nfs4", None, "cifs", "nfs"]
-    assert network_disk(Path("/nfs/x.db"), tmp_path / "nothing") is None
+    assert network_filesystem(Path("/nfs/x.db"), tmp_path / "nothing") is None
 
 
 def test_a_file_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """No file is made there, and the error says where it may be."""
-    monkeypatch.setattr("missive.dlq.sql.database.network_disk", lambda _path: "nfs")
+    monkeypatch.setattr("missive.dlq.sql.database.network_filesystem", lambda _path: "nfs")
     with pytest.raises(StoreRefused, match="network disk"):
         SQLStore(f"sqlite:///{tmp_path}/dlq.db")
     assert not list(tmp_path.iterdir())

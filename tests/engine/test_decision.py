@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from missive import DeadLetter, DecodingError, Discard, MatcherFailed, Outcome, Reason, RetryLater, SettlementConflict
+from missive import DeadLetter, DecodingError, Discard, MatcherFailed, Outcome, OutcomeConflict, Reason, RetryLater
 from missive.app.context import Recorded
 from missive.engine.workers.decision import ACKED, NACK_SECONDS, RETRY_SECONDS, SHUTDOWN, decide, decide_misrouted
 from missive.routing.router import Misrouted
@@ -26,7 +26,7 @@ ERRORS = [
     RetryLater(1),
     DeadLetter("other"),
     Discard("other"),
-    SettlementConflict("x"),
+    OutcomeConflict("x"),
     SystemExit(1),
     KeyboardInterrupt(),
     asyncio.CancelledError(),

@@ -22,11 +22,11 @@ from missive import (
     MatcherFailed,
     NotSettled,
     Outcome,
+    OutcomeConflict,
     ProcessingFailed,
     Processor,
     RawMessage,
     RetryLater,
-    SettlementConflict,
     UnmatchedError,
     UsageError,
 )
@@ -209,7 +209,7 @@ def test_two_different_outcomes_fail_the_message(bench):
     """A handler that acks and then nacks is told which two, and its message has failed."""
     _, result, box = bench.one(lambda message, context: (context.ack(), context.nack()))
     assert Outcome.dead_lettered is result.outcome
-    assert isinstance(result.exception, SettlementConflict)
+    assert isinstance(result.exception, OutcomeConflict)
     assert [r for _, r in box.values()] == ["this message was already recorded as acked, and cannot be nacked too"]
 
 
@@ -218,7 +218,7 @@ def test_a_handler_may_survive_a_conflict(bench):
 
     def handle(message, context):
         context.discard("first")
-        with pytest.raises(SettlementConflict):
+        with pytest.raises(OutcomeConflict):
             context.ack()
 
     _, result, _ = bench.one(handle)
@@ -644,7 +644,7 @@ def test_what_an_after_hook_records_is_not_dropped(bench, fails):
     proc = bench.processor(lambda m, c: raise_it(ValueError("x")) if fails else None, dlq={})
     proc.after_handling(lambda worker, context: context.retry(3))
     _, [result] = bench.run(proc, message("a"))
-    assert Outcome.retried is result.outcome or isinstance(result.exception, SettlementConflict)
+    assert Outcome.retried is result.outcome or isinstance(result.exception, OutcomeConflict)
 
 
 def test_async_hooks_serve_async_handlers(either):

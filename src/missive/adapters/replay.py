@@ -46,19 +46,19 @@ class Tolerance:
         """Whether it has had as many failures as it bears."""
         return self._failures_left is not None and self._failures_left <= 0
 
-    def room(self, wanted: int) -> int:
+    def allow(self, wanted: int) -> int:
         """Return how many of `wanted` may begin."""
         return wanted if self._failures_left is None else max(min(wanted, self._failures_left - self._running), 0)
 
-    def begun(self, count: int) -> None:
+    def start(self, count: int) -> None:
         """Count what begins."""
         self._running += count
 
-    def ended(self, items: Sequence[Settlement]) -> None:
+    def finish(self, settlements: Sequence[Settlement]) -> None:
         """Count what has ended, and which of it failed."""
-        self._running -= len(items)
+        self._running -= len(settlements)
         if self._failures_left is not None:
-            self._failures_left -= sum(item.outcome in _FILED for item in items)
+            self._failures_left -= sum(one.outcome in _FILED for one in settlements)
 
 
 class ReplayAdapter(Adapter):
@@ -88,23 +88,23 @@ class ReplayAdapter(Adapter):
         self.replay = replay
         self.service = service or processor.name
         self.on_settled = on_settled
-        self._held: dict[str, str] = {}
+        self._tokens: dict[str, str] = {}
 
-    def hold(self, leases: Sequence[RecordLease]) -> None:
+    def add_leases(self, leases: Sequence[RecordLease]) -> None:
         """Remember what was taken up, and under which token."""
         if self.replay is not None:
-            self._held |= {lease.record.id: lease.token for lease in leases}
+            self._tokens |= {lease.record.id: lease.token for lease in leases}
 
-    def let_go(self, ids: Iterable[str]) -> None:
+    def drop_leases(self, ids: Iterable[str]) -> None:
         """Forget what was settled."""
         for one in ids:
-            self._held.pop(one, None)
+            self._tokens.pop(one, None)
 
-    def give_back(self) -> None:
+    def release_leases(self) -> None:
         """Give back what the engine did not, when it was cut short. Raises `StoreError`."""
-        for token in set(self._held.values()):
-            self.store.release_records([one for one, held in self._held.items() if held == token], token)
-        self._held.clear()
+        for token in set(self._tokens.values()):
+            self.store.release_records([one for one, held in self._tokens.items() if held == token], token)
+        self._tokens.clear()
 
     @property
     def background(self) -> bool:  # type: ignore[override]
@@ -140,19 +140,19 @@ class ReplaySession(ThreadedSession):
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Claim records; look again when the next is due, and every second, or end where a replay's are all done."""
         tolerance = self._adapter.tolerance
-        while not self._leased or not tolerance.room(1):
+        while not self._leased or not tolerance.allow(1):
             self._more.clear()
             if tolerance.is_exceeded:
                 raise EndOfInput
-            if not self._leased and (room := tolerance.room(min(credit.items, _AT_ONCE))):
+            if not self._leased and (room := tolerance.allow(min(credit.items, _AT_ONCE))):
                 await self.thread.run(self._lease_records, room)
-            if self._leased and tolerance.room(1):
+            if self._leased and tolerance.allow(1):
                 break
             if self._adapter.replay is not None and not self._leased and await self.thread.run(self._is_done):
                 raise EndOfInput
             await self._pause()
-        some = [self._leased.popleft() for _ in range(tolerance.room(min(credit.items, len(self._leased))))]
-        tolerance.begun(len(some))
+        some = [self._leased.popleft() for _ in range(tolerance.allow(min(credit.items, len(self._leased))))]
+        tolerance.start(len(some))
         return some
 
     async def _pause(self) -> None:
@@ -167,7 +167,7 @@ class ReplaySession(ThreadedSession):
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Close what was handled or discarded; what failed again is in the store as dead already."""
         results = await self.thread.run(self._settle, settlements)
-        self._adapter.tolerance.ended(settlements)
+        self._adapter.tolerance.finish(settlements)
         self._more.set()  # the next of their lanes, perhaps
         if self._adapter.on_settled is not None:
             self._adapter.on_settled(sum(settlement.disposition is Disposition.ack for settlement in settlements))
@@ -199,7 +199,7 @@ class ReplaySession(ThreadedSession):
                 more = self._asked(adapter.store.expire)
                 self._expire_at = now if more else now + _EXPIRE_EVERY
         leases = self._asked(adapter.store.lease_records, adapter.service, self._token, limit, _LEASE, adapter.replay)
-        adapter.hold(leases)
+        adapter.add_leases(leases)
         self._leased.extend(map(_delivery, leases))
         self._patience = _POLL
         if not leases and (due := self._asked(adapter.store.next_due, adapter.service)) is not None:
@@ -216,7 +216,7 @@ class ReplaySession(ThreadedSession):
             done |= self._asked(self._adapter.store.release_records, released, self._token)
         # What failed again is dead or parked in the store by now.
         done |= {str(i.delivery.record_id) for i in items if i.disposition is Disposition.ack and i.outcome in _FILED}
-        self._adapter.let_go(str(item.delivery.record_id) for item in items)
+        self._adapter.drop_leases(str(item.delivery.record_id) for item in items)
         return [
             SettlementResult.confirmed if str(item.delivery.record_id) in done else SettlementResult.fenced
             for item in items

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from missive._sqlite import keep_journal, network_disk
+from missive._sqlite import enable_wal, network_filesystem
 from missive.adapters.base import Adapter, Finding
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.threaded import ClientThread, ThreadedSession
@@ -120,7 +120,7 @@ class SQLiteAdapter(Adapter):
         count = "SELECT count(*) FROM missive_queue WHERE queue = ?"
         waiting = session.submit(lambda: session.client.execute(count, (self.queue,)).fetchone()[0])
         findings = [Finding("ok", "queue", f"{self.queue} has {await asyncio.wrap_future(waiting)} messages")]
-        if (kind := network_disk(self.path)) is not None:
+        if (kind := network_filesystem(self.path)) is not None:
             says = f"{self.path} is on a network disk ({kind}), where SQLite's locks do not work: use a local one"
             findings.append(Finding("error", "disk", says))
         return findings
@@ -209,7 +209,7 @@ class SQLiteSession(ThreadedSession):
         with self._troubles():
             self.client = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
             self.client.text_factory = _text
-            keep_journal(self.client, _BUSY_SECONDS)
+            enable_wal(self.client, _BUSY_SECONDS)
             if self._adapter.create:
                 self.client.executescript(SCHEMA)
             there = self.client.execute("SELECT 1 FROM sqlite_master WHERE name = 'missive_queue'").fetchone()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from typing_extensions import TypeVar
 
 from missive.durations import seconds
-from missive.errors import DeadLetter, ResourceError, SettlementConflict, UsageError
+from missive.errors import DeadLetter, OutcomeConflict, ResourceError, UsageError
 from missive.messages import Message
 from missive.outcome import Outcome
 from missive.resources.key import NO_OVERRIDES, Overrides, ResourceKey, belongs_to_worker
@@ -104,7 +104,7 @@ class HandlingContext(Generic[M_co]):
 
     `ack`, `nack`, `retry`, `dead_letter` and `discard` record the outcome; the message is settled when the
     handler is done. Returning without recording one acks; raising is a failure, also after `ack()`, while any
-    other recorded outcome stands. Recording a second, different outcome raises `SettlementConflict`.
+    other recorded outcome stands. Recording a second, different outcome raises `OutcomeConflict`.
     """
 
     __slots__ = (
@@ -255,7 +255,7 @@ class HandlingContext(Generic[M_co]):
     def _record(self, recorded: Recorded) -> None:
         earlier = self._recorded
         if earlier is not None and earlier.outcome is not recorded.outcome:
-            raise SettlementConflict(
+            raise OutcomeConflict(
                 f"this message was already recorded as {earlier.outcome}, and cannot be {recorded.outcome} too"
             )
         self._recorded = recorded

@@ -12,9 +12,9 @@ from missive.errors import (
     DecodingError,
     MatcherFailed,
     OnceConflict,
+    OutcomeConflict,
     RegistrationError,
     ResourceError,
-    SettlementConflict,
     UsageError,
 )
 
@@ -30,7 +30,7 @@ HOPELESS: Final[tuple[type[BaseException], ...]] = (
     MatcherFailed,
     RegistrationError,
     ResourceError,
-    SettlementConflict,
+    OutcomeConflict,
     UsageError,
     TypeError,
     AttributeError,

@@ -106,7 +106,7 @@ def _execute(
         execute(adapters, sink=store, concurrency=concurrency)
     finally:
         for adapter in adapters:
-            adapter.give_back()
+            adapter.release_leases()
 
 
 def found(store: Store, replay_id: str) -> Replay:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from missive._sqlite import network_disk
+from missive._sqlite import network_filesystem
 from missive.dlq.retention import Retention
 from missive.dlq.sql.dialects import connected, in_words, is_deadlock, is_known
 from missive.dlq.sql.migrations import migrate
@@ -72,7 +72,7 @@ class Database:
     def _open(self, parsed: sa.URL, *, create: bool) -> None:
         if parsed.get_backend_name() == "sqlite":
             path = Path(str(parsed.database))
-            if (disk := network_disk(path)) is not None:
+            if (disk := network_filesystem(path)) is not None:
                 raise StoreRefused(f"{self.url} is on a network disk ({disk}), where SQLite loses data: use another")
             if create:
                 _create_private(path)

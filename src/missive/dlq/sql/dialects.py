@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect, Engine
 
-from missive._sqlite import keep_journal
+from missive._sqlite import enable_wal
 from missive.errors import UsageError
 
 BUSY_SECONDS = 5
@@ -172,7 +172,7 @@ def _is_code(code: object) -> bool:
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # transactions are begun below, and not by the driver's guess
-    keep_journal(connection, BUSY_SECONDS)
+    enable_wal(connection, BUSY_SECONDS)
     for pragma in ("foreign_keys=ON", f"cache_size=-{_CACHE_KIB}"):
         connection.execute(f"PRAGMA {pragma}")
 

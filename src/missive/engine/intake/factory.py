@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from missive.messages import NOT_YET, Message
+from missive.messages import NOT_DECODED, Message
 from missive.transport import Delivery
 
 
@@ -14,7 +14,7 @@ def message_factory(message_cls: type[Message]) -> Callable[[Delivery], Message]
     A class that is made as `Message` is has its slots filled here: a call with eight keywords costs four times as much,
     which for small messages is a tenth of all that is done for one.
     """
-    new, not_yet = message_cls.__new__, NOT_YET
+    new, not_yet = message_cls.__new__, NOT_DECODED
 
     def make(delivery: Delivery) -> Message:
         message = new(message_cls)
