@@ -1,4 +1,4 @@
-"""Dead letters left to the broker (`broker:`): rejected, and refused where nothing would take them."""
+"""With `broker:`, dead letters are rejected, and a transport without a dead letter facility is refused."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def processor() -> missive_package.Processor:
 
 
 def test_dead_letters_are_rejected():
-    """What is handled is acked, and what nobody handles rejected; nothing is filed."""
+    """Handled messages are acked, and dead letters are rejected. No record is stored."""
     adapter = MemoryAdapter(
         processor(),
         [Delivery(b'{"type":"ok"}'), Delivery(b'{"type":"odd"}'), Delivery(b"no json")],
         capabilities=Capabilities(rejects=True),
     )
     (report,) = execute([adapter])
-    told = {bytes(item.delivery.body): item.disposition for item in adapter.settled}
-    assert told == {
+    dispositions = {bytes(item.delivery.body): item.disposition for item in adapter.settled}
+    assert dispositions == {
         b'{"type":"ok"}': Disposition.ack,
         b'{"type":"odd"}': Disposition.reject,
         b"no json": Disposition.reject,
@@ -57,16 +57,16 @@ def test_dead_letters_are_rejected():
     assert dict(report.dead) == {"unmatched": 1, "unreadable": 1}
 
 
-def test_a_transport_without_a_facility_is_refused():
-    """Before anything is fetched, with the way out, since what is rejected would be gone."""
+def test_refuses_a_transport_without_a_facility():
+    """The start fails before the first fetch, because rejected messages would be lost."""
     adapter = MemoryAdapter(processor(), [Delivery(b"{}")])
     with pytest.raises((Fatal, MissiveError), match="has no dead letter facility of its own"):
         execute([adapter])
     assert adapter.settled == []
 
 
-def test_what_the_broker_keeps_is_not_listed():
-    """Commands that look at dead letters say why they cannot."""
+def test_dead_letters_in_the_broker_are_not_listed():
+    """Commands that read dead letters report that the broker holds them."""
     assert isinstance(open_dlq("broker:"), Facility)
     with pytest.raises(StoreRefused, match="cannot list or replay them"):
         open_store("broker:")
@@ -76,10 +76,10 @@ def test_what_the_broker_keeps_is_not_listed():
 
 @pytest.mark.rabbitmq
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-def test_rabbitmq_has_them_in_its_dead_letter_queue(
+def test_rabbitmq_routes_dead_letters_to_its_exchange(
     rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path, kind: str
 ):
-    """Byte for byte, with the broker's own header that says where from; what was handled is not among them."""
+    """The dead letter queue receives unchanged bodies with the broker's `x-death` header, and no handled message."""
     letters = Queue(rabbitmq)
     exchange = f"dlx-{letters.name}"
     with letters.channel() as channel:
@@ -103,7 +103,7 @@ def test_rabbitmq_has_them_in_its_dead_letter_queue(
 
 @pytest.mark.rabbitmq
 def test_rabbitmq_without_its_exchange(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
-    """Not named, it is refused; named and not there, it is waited for, and nothing is consumed meanwhile."""
+    """Without a named exchange, the start fails. With a missing one, the worker waits and consumes nothing."""
     queue = Queue(rabbitmq)
     queue.publish(b'{"type":"odd"}')
     (tmp_path / "app.py").write_text(APPLICATION)

@@ -1,4 +1,4 @@
-"""RabbitMQ, a real broker: envelope, settlement, reconnects."""
+"""Worker processes on a real RabbitMQ broker: envelope, settlement and reconnects."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def handle(message, context):
 
 
 class Queue:
-    """A queue of the test's own, seen through a bare client."""
+    """A new queue, used through pika without Missive."""
 
     def __init__(self, broker: RabbitMQ, arguments: dict[str, Any] | None = None) -> None:
         self.broker = broker
@@ -85,7 +85,7 @@ def stop(process: Running) -> str:
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 def test_the_envelope_arrives(rabbitmq: RabbitMQ, work: Callable[..., Any], kind: str):
-    """Body to the byte, id, headers of all types, topic, times and the native handle; on both kinds of queue."""
+    """Body, id, headers of all types, topic, timestamp and native object arrive unchanged from both kinds of queue."""
     queue = Queue(rabbitmq, {"x-queue-type": kind})
     headers = {"Text": "é", "number": 7, "list": [1, "a"], "no": None, "yes": True}
     body = bytes(range(256))
@@ -106,8 +106,8 @@ def test_the_envelope_arrives(rabbitmq: RabbitMQ, work: Callable[..., Any], kind
     assert queue.waiting() == 0
 
 
-def test_a_drain_gives_back_what_was_not_started(rabbitmq: RabbitMQ, work: Callable[..., Any]):
-    """On SIGTERM the running message is acked and all others are back in the queue at once, in their order."""
+def test_a_drain_returns_unstarted_messages(rabbitmq: RabbitMQ, work: Callable[..., Any]):
+    """On SIGTERM, the running message is acked, and all others return to the queue at once, in order."""
     queue = Queue(rabbitmq)
     queue.publish(*(b"%d" % n for n in range(20)))
     process = work(queue, SLEEP="0.5")
@@ -119,8 +119,8 @@ def test_a_drain_gives_back_what_was_not_started(rabbitmq: RabbitMQ, work: Calla
     assert bodies == [b"%d" % n for n in range(1, 20)]
 
 
-def test_out_of_order_acks_never_settle_another(rabbitmq: RabbitMQ, work: Callable[..., Any]):
-    """With many at once, killed midway: what was not handled comes back, whatever was acked around it."""
+def test_out_of_order_acks_settle_no_other_message(rabbitmq: RabbitMQ, work: Callable[..., Any]):
+    """After a concurrent worker is killed, every unhandled message is redelivered, whatever was acked around it."""
     queue = Queue(rabbitmq)
     queue.publish(*(b"%d" % n for n in range(3000)))
     process = work(queue, CONCURRENCY="8", SLEEP="0.001")
@@ -137,8 +137,8 @@ def test_out_of_order_acks_never_settle_another(rabbitmq: RabbitMQ, work: Callab
     assert queue.waiting() == 0
 
 
-def test_the_broker_is_killed_and_comes_back(rabbitmq: RabbitMQ, work: Callable[..., Any]):
-    """After SIGKILL of the broker the worker says so once, connects again by itself, and goes on."""
+def test_reconnects_after_the_broker_was_killed(rabbitmq: RabbitMQ, work: Callable[..., Any]):
+    """After SIGKILL of the broker, the worker reports the failure once, reconnects and continues."""
     queue = Queue(rabbitmq)
     queue.publish(b"before")
     process = work(queue)
@@ -146,18 +146,18 @@ def test_the_broker_is_killed_and_comes_back(rabbitmq: RabbitMQ, work: Callable[
     rabbitmq.kill()
     assert "the connection failed" in process.error_line()
     rabbitmq.start()
-    with queue.channel() as channel:  # a node that is killed may forget what it has just answered to
+    with queue.channel() as channel:  # a killed node may forget a recent declaration
         channel.queue_declare(queue.name, durable=True)
     queue.publish(b"after")
     while json.loads(process.line())["body"] != b"after".hex():
-        pass  # an ack may be lost with the broker: what was handled may come again
+        pass  # an ack may be lost with the broker, so a handled message may be redelivered
     err = stop(process)
     assert "is connected again" in err
     assert queue.waiting() == 0
 
 
-def test_a_queue_that_is_not_there_yet_is_waited_for(rabbitmq: RabbitMQ, work: Callable[..., Any]):
-    """A missing queue is said once and tried again; once it is declared, it is consumed."""
+def test_waits_for_a_missing_queue(rabbitmq: RabbitMQ, work: Callable[..., Any]):
+    """A missing queue is reported once and retried. When it is declared, the worker consumes it."""
     queue = Queue(rabbitmq)
     with queue.channel() as channel:
         channel.queue_delete(queue.name)
@@ -170,8 +170,8 @@ def test_a_queue_that_is_not_there_yet_is_waited_for(rabbitmq: RabbitMQ, work: C
     stop(process)
 
 
-def test_a_queue_that_is_deleted_is_waited_for(rabbitmq: RabbitMQ, work: Callable[..., Any]):
-    """A consumer that the broker cancels is not left behind: the worker notices, and consumes the new queue."""
+def test_waits_for_a_deleted_queue(rabbitmq: RabbitMQ, work: Callable[..., Any]):
+    """When the broker cancels the consumer, the worker notices and consumes the new queue of that name."""
     queue = Queue(rabbitmq)
     queue.publish(b"1")
     process = work(queue)
@@ -186,8 +186,8 @@ def test_a_queue_that_is_deleted_is_waited_for(rabbitmq: RabbitMQ, work: Callabl
 
 
 @pytest.mark.parametrize("answers", [1, 2])
-def test_a_handshake_that_is_cut_is_no_refusal(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path, answers: int):
-    """A connection that is lost between two steps of logging in is transient: nothing said that the user is wrong."""
+def test_a_lost_handshake_is_transient(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path, answers: int):
+    """A connection that is lost during the login is transient: the broker did not refuse the user."""
     (tmp_path / "app.py").write_text(APPLICATION)
     with socket.create_server(("127.0.0.1", 0)) as relay:
         relay.settimeout(30)
@@ -204,8 +204,8 @@ def test_a_handshake_that_is_cut_is_no_refusal(rabbitmq: RabbitMQ, missive: Star
     stop(process)
 
 
-def test_nobody_listens(missive: Start, tmp_path: Path):
-    """A broker that is not there is transient: one line, and a signal ends the wait at once."""
+def test_an_absent_broker_is_transient(missive: Start, tmp_path: Path):
+    """An absent broker gives one line, and a signal ends the wait at once."""
     (tmp_path / "app.py").write_text(APPLICATION)
     process = missive(
         "run", "app:proc", "--from", "rabbitmq://u:hunter2@127.0.0.1:9/?queue=q", "--dlq", "sqlite:///d.db"
@@ -216,8 +216,8 @@ def test_nobody_listens(missive: Start, tmp_path: Path):
     stop(process)
 
 
-def test_a_timeout_beyond_the_consumer_timeout_is_refused(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path):
-    """A handler that may take longer than the broker waits stops the start with one line; nothing is consumed."""
+def test_refuses_a_timeout_above_the_consumer_timeout(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path):
+    """A handler timeout above the consumer timeout fails the start with one line. Nothing is consumed."""
     (tmp_path / "app.py").write_text(APPLICATION)
     queue = Queue(rabbitmq)
     queue.publish(b"1")
@@ -228,8 +228,8 @@ def test_a_timeout_beyond_the_consumer_timeout_is_refused(rabbitmq: RabbitMQ, mi
     wait_until(lambda: queue.waiting() == 1, "the message back in the queue")
 
 
-def test_what_would_outlive_the_consumer_timeout_is_given_back(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path):
-    """Prefetched messages that waited too long go back to the broker, and come again; all are handled once."""
+def test_returns_messages_before_the_consumer_timeout(rabbitmq: RabbitMQ, missive: Start, tmp_path: Path):
+    """Prefetched messages that waited too long return to the broker and are redelivered. Each is handled once."""
     (tmp_path / "app.py").write_text(APPLICATION.replace('name="app",', 'name="app", timeout=2,'))
     queue = Queue(rabbitmq)
     queue.publish(*(b"%d" % n for n in range(6)))
@@ -238,5 +238,5 @@ def test_what_would_outlive_the_consumer_timeout_is_given_back(rabbitmq: RabbitM
     lines = [json.loads(process.line()) for _ in range(6)]
     stop(process)
     assert sorted(bytes.fromhex(line["body"]) for line in lines) == [b"%d" % n for n in range(6)]
-    assert any(line["attempt"] > 1 for line in lines)  # given back, and delivered again
+    assert any(line["attempt"] > 1 for line in lines)  # returned and redelivered
     assert queue.waiting() == 0

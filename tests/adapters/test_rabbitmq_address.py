@@ -1,4 +1,4 @@
-"""RabbitMQ, a real broker: certificates, heartbeats, and live parameters of pika's."""
+"""A real RabbitMQ broker is reached with certificates, heartbeats and parameters of pika."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECRET = "hunter2"
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Who signs in these tests."""
+    """The authority that the clients trust."""
     return Authority(tmp_path_factory.mktemp("certificates") / "ours")
 
 
@@ -45,21 +45,21 @@ def node(directory: Path, authority: Authority, *, asks_clients: bool) -> Iterat
 
 @pytest.fixture(scope="module")
 def broker(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A node that speaks TLS, with a certificate for localhost."""
+    """A node that accepts TLS, with a certificate for localhost."""
     with node(tmp_path_factory.mktemp("tls"), authority, asks_clients=False) as broker:
         yield broker
 
 
 @pytest.fixture(scope="module")
 def strict(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A node that asks its clients for a certificate."""
+    """A node that requires a client certificate."""
     with node(tmp_path_factory.mktemp("strict"), authority, asks_clients=True) as broker:
         yield broker
 
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """An authority that nobody trusts."""
+    """An authority that neither side trusts."""
     return Authority(tmp_path_factory.mktemp("others") / "theirs")
 
 
@@ -72,7 +72,7 @@ def tls(broker: RabbitMQ, **options: Any) -> RabbitMQAdapter:
 
 
 def consumed(source: RabbitMQAdapter, broker: RabbitMQ) -> bytes:
-    """Publish one message in the clear, and return what the source takes."""
+    """Publish one message without TLS, and return the body that the source receives."""
 
     async def take() -> bytes:
         async with asyncio.timeout(SECONDS):
@@ -88,25 +88,25 @@ def consumed(source: RabbitMQAdapter, broker: RabbitMQ) -> bytes:
 
 
 def refused(source: RabbitMQAdapter) -> str:
-    """Return the one line of a connection that is fatal."""
+    """Return the error of a fatal connection: one line, without the URL before it."""
 
     async def connect() -> None:
         async with asyncio.timeout(SECONDS):
             while True:
-                # A broker that refuses a certificate hangs up, which now and then is all that is seen of it.
+                # A broker that refuses a certificate closes the connection, sometimes before its alert arrives.
                 with contextlib.suppress(Transient):
                     await source.connect(KitHost())
 
     with pytest.raises(Fatal) as failed:
         asyncio.run(connect())
     assert "\n" not in str(failed.value)
-    assert SECRET not in f"{failed.value!r} {source!r} {source.address!r}"
-    return str(failed.value).removeprefix(f"{source.address.url}?queue=q")
+    assert SECRET not in f"{failed.value!r} {source!r} {source.settings!r}"
+    return str(failed.value).removeprefix(f"{source.settings.address.url}?queue=q")
 
 
 @pytest.mark.openssl
-def test_the_right_authority(broker: RabbitMQ, authority: Authority):
-    """With the authority that signed the broker's certificate, by URL and by keyword, messages come over TLS."""
+def test_a_trusted_authority(broker: RabbitMQ, authority: Authority):
+    """With the authority that signed the broker's certificate, by keyword and by URL, messages arrive over TLS."""
     source = tls(broker, ca_file=str(authority.certificate))
     assert consumed(source, broker) == b"secret"
     url = f"amqps://guest:guest@localhost:{broker.tls_port}/?queue=q&ca_file={authority.certificate}"
@@ -117,12 +117,12 @@ def test_the_right_authority(broker: RabbitMQ, authority: Authority):
 
 
 @pytest.mark.openssl
-def test_a_wrong_authority(broker: RabbitMQ, other: Authority, missive: Any, tmp_path: Path):
-    """A certificate that nobody trusted signed is fatal: one line with the way out, no password in it, exit code 1."""
+def test_an_untrusted_authority(broker: RabbitMQ, other: Authority, missive: Any, tmp_path: Path):
+    """A certificate of an untrusted authority is fatal: exit code 1, and one line with the remedy and no password."""
     for source in (tls(broker), tls(broker, ca_file=str(other.certificate), username="u", password=SECRET)):
         says = refused(source)
         assert says.startswith(": the broker's certificate is not trusted (")
-        assert says.endswith("): ca_file= names who signed it")
+        assert says.endswith("): set ca_file= to the authority that signed it")
     (tmp_path / "app.py").write_text("import missive\nproc = missive.Processor(name='app')\n")
     url = f"amqps://u:{SECRET}@localhost:{broker.tls_port}/?queue=q"
     process: Running = missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db")
@@ -133,7 +133,7 @@ def test_a_wrong_authority(broker: RabbitMQ, other: Authority, missive: Any, tmp
 
 @pytest.mark.openssl
 def test_a_wrong_host_name(broker: RabbitMQ, authority: Authority):
-    """A certificate for another host is fatal, whoever signed it; unless it is not to be checked."""
+    """A certificate for another host is fatal, even from a trusted authority, unless verification is off."""
     source = tls(broker, host="127.0.0.1", ca_file=str(authority.certificate))
     assert refused(source) == ": the broker's certificate is not for the host 127.0.0.1"
     assert consumed(tls(broker, host="127.0.0.1", verify=False), broker) == b"secret"
@@ -141,7 +141,7 @@ def test_a_wrong_host_name(broker: RabbitMQ, authority: Authority):
 
 @pytest.mark.openssl
 def test_a_client_certificate(strict: RabbitMQ, authority: Authority, other: Authority):
-    """Where the broker asks for a client's certificate, the right one is taken, and none and another's are fatal."""
+    """A broker that requires a client certificate accepts a trusted one; a missing or untrusted one is fatal."""
     trusted = {"ca_file": str(authority.certificate)}
     certificate, key = map(str, authority.sign("client"))
     assert consumed(tls(strict, cert_file=certificate, key_file=key, **trusted), strict) == b"secret"
@@ -151,13 +151,13 @@ def test_a_client_certificate(strict: RabbitMQ, authority: Authority, other: Aut
     theirs, their_key = map(str, other.sign("client"))
     for files in ({}, {"cert_file": theirs, "key_file": their_key}):
         says = refused(tls(strict, **files, **trusted))
-        assert says.startswith(": the broker asks for a certificate, or refused the one it was shown (")
-        assert says.endswith("): cert_file= and key_file= name it")
+        assert says.startswith(": the broker requires a client certificate, or refused the client's (")
+        assert says.endswith("): set cert_file= and key_file=")
 
 
 @pytest.mark.openssl
-def test_files_that_cannot_be_read(authority: Authority, other: Authority, tmp_path: Path):
-    """A file that is missing, is no certificate, or is not the key of one is named, in one line."""
+def test_unreadable_files(authority: Authority, other: Authority, tmp_path: Path):
+    """One line names a file that is missing, is not a certificate, or does not hold the key of the certificate."""
     certificate, _ = map(str, authority.sign("lonely"))
     _, key = map(str, other.sign("stranger"))
     nonsense = tmp_path / "nonsense.pem"
@@ -172,8 +172,8 @@ def test_files_that_cannot_be_read(authority: Authority, other: Authority, tmp_p
         assert refused(adapter(tls=True, **options)).startswith(says)
 
 
-def test_a_half_open_connection_is_noticed(rabbitmq: RabbitMQ):
-    """When nothing comes any more, a waiting fetch ends within twice the heartbeat, and leaves no socket open."""
+def test_detects_a_half_open_connection(rabbitmq: RabbitMQ):
+    """When no more data arrives, a waiting fetch ends within twice the heartbeat and leaves no socket open."""
     beat = 1
 
     async def run(proxy: FaultProxy) -> float:
@@ -181,7 +181,7 @@ def test_a_half_open_connection_is_noticed(rabbitmq: RabbitMQ):
         session = await adapter(host=host, port=port, heartbeat=beat).connect(KitHost())
         fetch = asyncio.ensure_future(session.fetch(Credit(1, 1000)))
         await asyncio.wait([fetch], timeout=2.5 * beat)
-        assert not fetch.done()  # an idle connection is kept
+        assert not fetch.done()  # an idle connection stays open
         proxy.set(Fault.half_open)
         began = time.monotonic()
         with pytest.raises(Transient, match="is half open"):
@@ -197,25 +197,25 @@ def test_a_half_open_connection_is_noticed(rabbitmq: RabbitMQ):
         assert asyncio.run(run(proxy)) < 2 * beat + 0.5
 
 
-def test_a_loop_that_was_busy_is_no_silence(rabbitmq: RabbitMQ):
-    """A connection is not given up because this process had no time to read from it."""
+def test_a_busy_loop_does_not_count_as_silence(rabbitmq: RabbitMQ):
+    """A connection survives when this process had no time to read from it."""
 
     async def run() -> bool | None:
         session = await adapter(host="127.0.0.1", port=rabbitmq.port, heartbeat=1).connect(KitHost())
         loop, blocked = asyncio.get_running_loop(), asyncio.Event()
 
-        def wait_for_a_look() -> None:
-            loop.call_at(session._listening.when() - 1e-4, block)
+        def wait_for_a_check() -> None:
+            loop.call_at(session._next_check.when() - 1e-4, block)
 
         def block() -> None:
-            """Block the loop when it is about to look, and finds nothing new before it has read."""
-            if session._connection.bytes_received != session._heard[0]:
-                loop.call_later(0.01, wait_for_a_look)
+            """Block the loop right before a check that finds no new data."""
+            if session._connection.bytes_received != session._received[0]:
+                loop.call_later(0.01, wait_for_a_check)
             else:
                 time.sleep(1.7)
                 blocked.set()
 
-        wait_for_a_look()
+        wait_for_a_check()
         await asyncio.wait_for(blocked.wait(), SECONDS)
         status = await session.status()
         await session.close()
@@ -226,8 +226,8 @@ def test_a_loop_that_was_busy_is_no_silence(rabbitmq: RabbitMQ):
     assert asyncio.run(run())
 
 
-def test_a_half_open_connection_is_closed(rabbitmq: RabbitMQ):
-    """Closing a session whose broker does not answer ends in time, and closes the socket."""
+def test_closes_a_half_open_connection(rabbitmq: RabbitMQ):
+    """Closing a session whose broker does not answer finishes in time and closes the socket."""
 
     async def run(proxy: FaultProxy) -> None:
         host, port = proxy.address
@@ -243,8 +243,8 @@ def test_a_half_open_connection_is_closed(rabbitmq: RabbitMQ):
 
 
 @pytest.mark.openssl
-def test_live_parameters(broker: RabbitMQ, rabbitmq: RabbitMQ, authority: Authority):
-    """Pika's own parameters take the place of the address, are not changed, and are not shown."""
+def test_pika_parameters(broker: RabbitMQ, rabbitmq: RabbitMQ, authority: Authority):
+    """Parameters of pika replace the address. They are not changed, and no output shows their password."""
     with rabbitmq.channel() as channel:
         channel.queue_declare("q", durable=True)
     url = pika.URLParameters(rabbitmq.url())
@@ -260,18 +260,18 @@ def test_live_parameters(broker: RabbitMQ, rabbitmq: RabbitMQ, authority: Author
     assert refused(adapter(connection_parameters=wrong)) == " refused the credentials of user u"
 
 
-def test_what_does_not_go_together():
-    """Address and live parameters, files without TLS, and values that cannot be, are refused with one line."""
+def test_conflicting_options():
+    """One line refuses an address next to parameters of pika, files without TLS, and values out of range."""
     parameters = pika.ConnectionParameters()
     for options, says in (
         ({"connection_parameters": parameters, "host": "h"}, "leave out host="),
         ({"connection_parameters": parameters, "heartbeat": 5}, "leave out host="),
-        ({"connection_parameters": "amqp://h"}, "is a pika.ConnectionParameters"),
-        ({"ca_file": "ca.pem"}, "are for TLS"),
-        ({"verify": False}, "are for TLS"),
-        ({"tls": True, "key_file": "key.pem"}, "say cert_file= too"),
-        ({"tls": True, "ca_file": "ca.pem", "verify": False}, "leave out verify=false"),
-        ({"heartbeat": 0}, "heartbeat= is a whole number"),
+        ({"connection_parameters": "amqp://h"}, "must be a pika.ConnectionParameters"),
+        ({"ca_file": "ca.pem"}, "need TLS"),
+        ({"verify": False}, "need TLS"),
+        ({"tls": True, "key_file": "key.pem"}, "add cert_file="),
+        ({"tls": True, "ca_file": "ca.pem", "verify": False}, "or verify=false"),
+        ({"heartbeat": 0}, "heartbeat= must be a whole number"),
     ):
         with pytest.raises(UsageError, match=says):
             adapter(**options)

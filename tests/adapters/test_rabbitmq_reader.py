@@ -1,4 +1,4 @@
-"""What is read of a stream of frames is what pika reads of it, in whatever pieces it comes."""
+"""The reader reads the same deliveries as pika from a stream of frames, in pieces of any size."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def content(method: Any, properties: dict[str, Any], parts: list[bytes], channel
 
 
 def others() -> list[list[bytes]]:
-    """Frames that are not for the reader: of other channels, of other methods, and those that tell of nothing."""
+    """Return frames that the reader must pass on: other channels, other methods and heartbeats."""
     got = spec.Basic.GetOk(delivery_tag=9, redelivered=False, exchange="", routing_key="q", message_count=0)
     elsewhere = spec.Basic.Deliver("other", 1, False, "", "q")
     return [
@@ -53,7 +53,7 @@ def others() -> list[list[bytes]]:
 
 
 def read(data: bytes, sizes: list[int]) -> tuple[list[Delivery], bytes, int]:
-    """Read in pieces of these sizes; returns the deliveries, what was passed on, and how many bytes were not."""
+    """Read in pieces of these sizes. Return the deliveries, the bytes passed on, and the number of bytes kept."""
     taken: list[Delivery] = []
     passed: list[bytes] = []
     reader = Reader(CHANNEL, taken.extend, passed.append, data[:1])
@@ -70,8 +70,8 @@ def read(data: bytes, sizes: list[int]) -> tuple[list[Delivery], bytes, int]:
     messages=st.lists(st.tuples(MESSAGES, st.lists(st.sampled_from(range(4)), max_size=2)), max_size=5),
     sizes=st.lists(st.integers(1, 100), max_size=50),
 )
-def test_deliveries_are_read_as_pika_reads_them(messages: list[Any], sizes: list[int]):
-    """All properties and bodies of several frames arrive; what is not a delivery of this channel is passed on whole."""
+def test_reads_deliveries_as_pika_does(messages: list[Any], sizes: list[int]):
+    """All properties and bodies of several frames arrive. Frames of anything else are passed on unchanged."""
     stream, foreign = [], []
     for tag, ((method, properties, parts), between) in enumerate(messages, 1):
         deliver = spec.Basic.Deliver(TAG, tag, method["redelivered"], method["exchange"], method["routing_key"])
@@ -85,7 +85,7 @@ def test_deliveries_are_read_as_pika_reads_them(messages: list[Any], sizes: list
     assert own == len(data) - len(passed)
     assert len(taken) == len(messages)
     for tag, (one, ((method, properties, parts), _)) in enumerate(zip(taken, messages, strict=True), 1):
-        # Of a table pika itself makes other types than were put into it: what it reads is what counts.
+        # pika decodes some values of a table as other types than it encoded: compare with the decoded table.
         table = one.native.properties.headers
         assert one.body == b"".join(parts)
         assert (one.token, one.topic, one.redelivered) == (tag, method["routing_key"], method["redelivered"])
@@ -103,8 +103,8 @@ def test_deliveries_are_read_as_pika_reads_them(messages: list[Any], sizes: list
         assert (one.native.method.routing_key, one.native.method.delivery_tag) == (method["routing_key"], tag)
 
 
-def test_text_that_is_none_and_counts():
-    """Bytes that are no text are escaped, and the count of a quorum queue is the attempt."""
+def test_escapes_invalid_text_and_reads_the_delivery_count():
+    """Bytes that are not UTF-8 are escaped, and the delivery count of a quorum queue gives the attempt."""
     deliver = spec.Basic.Deliver(TAG, 1, True, "", "key")
     frames = content(deliver, {"message_id": "#", "headers": {"x-delivery-count": 4}}, [])
     data = b"".join(frames).replace(b"#", b"\xff").replace(b"key", b"k\xfe!")
@@ -112,17 +112,17 @@ def test_text_that_is_none_and_counts():
     assert (one.producer_id, one.topic, one.attempt) == ("\\xff", "k\\xfe!", 5)
 
 
-def test_a_frame_that_does_not_end_is_passed_on():
-    """What is no frame is pika's to refuse."""
+def test_passes_on_a_malformed_frame():
+    """A frame without its end byte goes to pika, which raises the error."""
     deliver = frame.Method(CHANNEL, spec.Basic.Deliver(TAG, 1, False, "", "q")).marshal()
     broken = deliver[:-1] + b"X"
     taken, passed, own = read(broken, [])
     assert (taken, passed, own) == ([], broken, 0)
 
 
-def test_topics_are_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch):
-    """Many routing keys are all read, and only so many are kept."""
-    monkeypatch.setattr("missive.adapters.rabbitmq.reader._MOST_TOPICS", 3)
+def test_caches_a_limited_number_of_topics(monkeypatch: pytest.MonkeyPatch):
+    """All routing keys are read, and the cache keeps to its limit."""
+    monkeypatch.setattr("missive.adapters.rabbitmq.reader._MAX_TOPICS", 3)
     frames: list[bytes] = []
     for tag in range(1, 11):
         frames += content(spec.Basic.Deliver(TAG, tag, False, "x", f"t{tag % 5}"), {}, [])

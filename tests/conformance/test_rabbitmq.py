@@ -27,9 +27,8 @@ class RabbitMQHarness(Harness):
     credentials = True
     redelivery_seconds = 8.0
     duplicates = 250  # the prefetch
-    forgotten_settlements = (
-        32_768  # the journal of a classic queue's acks, which is written when it is full, or the queue is idle
-    )
+    # The journal of acks of a classic queue, which is written when it is full or the queue is idle.
+    forgotten_settlements = 32_768
 
     def __init__(self, node: RabbitMQ, queue: str | None = None) -> None:
         self.node = node
@@ -44,7 +43,7 @@ class RabbitMQHarness(Harness):
             channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
 
     def publish(self, messages: Sequence[Sent]) -> None:
-        """Publish all, and wait for all confirmations at once: one after the other each waits for the disk."""
+        """Publish all messages, then wait for all confirmations; each single wait would include a disk sync."""
         import pika
 
         open_tags = set(range(1, len(messages) + 1))
@@ -112,10 +111,10 @@ class QuorumHarness(RabbitMQHarness):
 
 
 def declared(node: RabbitMQ, arguments: dict[str, Any]) -> list[str]:
-    """Declare queues, one for each case, and restart the node in good order.
+    """Declare one queue for each case, and restart the node cleanly.
 
-    What a node has just answered to a declaration it writes later, for a quorum queue minutes later: without it a
-    SIGKILL loses the queue itself, which is no promise of RabbitMQ's that the cases are about.
+    A node stores a declaration after it has answered it, minutes later for a quorum queue. Without the restart, a
+    SIGKILL may lose the queue itself, and RabbitMQ does not promise otherwise.
     """
     names = [f"q-{uuid.uuid4().hex[:8]}" for _ in all_cases()]
     with node.channel() as channel:
@@ -137,7 +136,7 @@ def quorum(rabbitmq: RabbitMQ) -> list[str]:
 
 
 class TestClassic(Conformance):
-    """Every case, on a classic queue."""
+    """Run every case on a classic queue."""
 
     @pytest.fixture
     def harness(self, rabbitmq: RabbitMQ, classic: list[str], case: Case) -> RabbitMQHarness:
@@ -145,7 +144,7 @@ class TestClassic(Conformance):
 
 
 class TestQuorum(Conformance):
-    """Every case, on a quorum queue."""
+    """Run every case on a quorum queue."""
 
     @pytest.fixture
     def harness(self, rabbitmq: RabbitMQ, quorum: list[str], case: Case) -> QuorumHarness:

@@ -86,7 +86,7 @@ class RedisStreamsHarness(Harness):
 
 
 class TestRedisStreams(Conformance):
-    """Every case, on a stream and a group."""
+    """Run every case on a stream with a group."""
 
     @pytest.fixture
     def harness(self, redis: RedisServer) -> RedisStreamsHarness:

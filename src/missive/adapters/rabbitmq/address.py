@@ -1,4 +1,4 @@
-"""How the broker is reached: where, as whom, with which certificates; and pika's parameters of that."""
+"""The address of a broker: host, credentials and certificates, and pika's parameters for them."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from missive.errors import Fatal, UsageError
 
 @dataclass(frozen=True, slots=True)
 class TLSFiles:
-    """Which certificates are trusted and shown; PEM files."""
+    """PEM files of the trusted authorities and of the client's certificate."""
 
     ca_file: str | None = None
-    """Who may sign the broker's certificate; None for the machine's authorities."""
+    """The authorities that may sign the broker's certificate; None for the authorities of the machine."""
     cert_file: str | None = None
-    """What this client shows; None for nothing."""
+    """The client's certificate; None to send no certificate."""
     key_file: str | None = None
-    """The key of that; None where `cert_file` holds it too."""
+    """The key of `cert_file`; None if `cert_file` includes the key."""
     verify: bool = True
-    """Whether the broker's certificate and the host name in it are checked."""
+    """Whether to verify the broker's certificate and its host name."""
 
     def __post_init__(self) -> None:
         if self.key_file is not None and self.cert_file is None:
-            raise UsageError("key_file= is the key of a certificate: say cert_file= too")
+            raise UsageError("key_file= needs the certificate of the key: add cert_file=")
         if self.ca_file is not None and not self.verify:
-            raise UsageError("ca_file= is what the broker's certificate is checked against: leave out verify=false")
+            raise UsageError("ca_file= has no effect without verification: leave out ca_file= or verify=false")
 
     def context(self) -> ssl.SSLContext:
-        """Read the files. Raises `Fatal` for one that cannot be read, or is none of its kind."""
+        """Read the files and return a TLS context. Raise `Fatal` for an unreadable or unsuitable file."""
         name, file = "ca_file", self.ca_file
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
@@ -39,21 +39,20 @@ class TLSFiles:
                 context.verify_mode = ssl.CERT_NONE
             if self.cert_file is not None:
                 name, file = "cert_file", self.cert_file
-                # A key under a password would be asked for at the terminal.
+                # OpenSSL would prompt on the terminal for the password of an encrypted key.
                 context.load_cert_chain(self.cert_file, self.key_file, password=str)
-        except (OSError, ValueError) as error:
-            kind = (
-                "no PEM file of this kind, or its key is another's" if isinstance(error, ssl.SSLError) else "not there"
-            )
-            trouble = Fatal(f"{name}={file} cannot be read: {getattr(error, 'strerror', None) or kind}")
+        except (OSError, ValueError) as cause:
+            unsuitable = "not a PEM file of this kind, or the key does not match the certificate"
+            reason = unsuitable if isinstance(cause, ssl.SSLError) else "not found"
+            error = Fatal(f"{name}={file} cannot be read: {getattr(cause, 'strerror', None) or reason}")
         else:
             return context
-        raise trouble
+        raise error
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One broker, and who comes to it. It is not shown: it holds the password."""
+    """One broker with the credentials for it. The repr leaves out the password."""
 
     host: str
     port: int
@@ -62,12 +61,13 @@ class Address:
     password: str
     tls: TLSFiles | None = None
     heartbeat: int | None = None
+    """The heartbeat to request from the broker, in seconds; None for the broker's proposal."""
     parameters: Any = None
-    """A live object of pika's, which says all that is above."""
+    """Parameters of pika that the application made; they replace all other fields."""
 
     def __post_init__(self) -> None:
         if self.heartbeat is not None and self.heartbeat < 1:
-            raise UsageError("heartbeat= is a whole number of seconds, from 1")
+            raise UsageError("heartbeat= must be a whole number of at least 1 second")
 
     @property
     def url(self) -> str:
@@ -75,8 +75,11 @@ class Address:
         vhost = "" if self.vhost == "/" else self.vhost
         return f"{'rabbitmq' if self.tls is None else 'amqps'}://{self.host}:{self.port}/{vhost}"
 
-    def of_pika(self, service: str) -> Any:
-        """Return pika's parameters. Raises `Fatal` for certificates that cannot be read."""
+    def pika_parameters(self, service: str) -> Any:
+        """Return pika's parameters for a connection named after `service`.
+
+        Raise `Fatal` for a certificate file that cannot be read.
+        """
         import pika  # noqa: PLC0415 - an extra
 
         name = {"connection_name": f"missive {service}"}
@@ -98,12 +101,12 @@ class Address:
         return f"<Address: {self.url}>"
 
 
-def given_address(parameters: Any) -> Address:
-    """Return the address that a live object of pika's says."""
+def address_of(parameters: Any) -> Address:
+    """Return the address in parameters of pika. Raise `UsageError` for any other object."""
     from pika.connection import Parameters  # noqa: PLC0415 - an extra
 
     if not isinstance(parameters, Parameters):
-        raise UsageError("connection_parameters= is a pika.ConnectionParameters or a pika.URLParameters")
-    username = getattr(parameters.credentials, "username", "")  # there is none where a certificate says who it is
+        raise UsageError("connection_parameters= must be a pika.ConnectionParameters or a pika.URLParameters")
+    username = getattr(parameters.credentials, "username", "")  # credentials by certificate have no user name
     tls = None if parameters.ssl_options is None else TLSFiles()
     return Address(parameters.host, parameters.port, parameters.virtual_host, username, "", tls, parameters=parameters)

@@ -1,8 +1,8 @@
-"""How a queue was declared, which AMQP tells only in its refusals to declare it otherwise.
+"""Discover the declaration of a queue, which AMQP reveals only when it refuses a different declaration.
 
-A declaration that differs from the queue that is there is refused, and changes nothing; the refusal names the first
-difference: https://www.rabbitmq.com/docs/queues#property-equivalence. What is asked for here can never be declared, so
-that nothing is made either when the queue is gone meanwhile.
+The broker refuses a declaration that differs from the existing queue. The refusal changes nothing and names the first
+difference: https://www.rabbitmq.com/docs/queues#property-equivalence. Each declaration here includes a value that no
+queue can have, so the broker never creates a queue, even if the queue has been deleted in the meantime.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 _DIFFERENCE = re.compile(
     r"inequivalent arg '([\w-]+)' for .* current is (?:none|(?:the value )?'(.*?)'(?: of type '(\w+)')?)$"
 )
-_NEVER = "no-such-value"
-"""A value that no argument takes."""
-_MOST = 25
-"""More differences than there are arguments."""
+_IMPOSSIBLE = "no-such-value"
+"""A value that the broker accepts for no argument."""
+_MAX_REQUESTS = 25
+"""Limit of refused declarations for one queue; above the number of arguments that RabbitMQ knows."""
 _TYPE, _LIMIT = "x-queue-type", "x-delivery-limit"
 
 
 class Declaration(NamedTuple):
-    """What a queue was declared with. A policy, which AMQP does not tell at all, may say otherwise."""
+    """The declared properties and arguments of a queue. AMQP does not reveal policies, which may override them."""
 
     durable: bool
     auto_delete: bool
@@ -33,16 +33,19 @@ class Declaration(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """`classic`, `quorum` or another type."""
+        """The queue type: `classic`, `quorum` or another type."""
         return str(self.arguments.get(_TYPE, "classic"))
 
 
-async def declaration(session: RabbitMQSession, queue: str) -> Declaration | None:
-    """Find out how a queue was declared; None where the broker does not say, as to one who may not configure it."""
-    found: dict[str, Any] = {_TYPE: _NEVER}
+async def discover(session: RabbitMQSession, queue: str) -> Declaration | None:
+    """Return the declaration of a queue.
+
+    Return None if the broker does not reveal it, for example to a user who may not configure the queue.
+    """
+    arguments: dict[str, Any] = {_TYPE: _IMPOSSIBLE}
     properties = {"durable": True, "auto_delete": False}
-    for _ in range(_MOST):
-        refusal = await session.attempt(partial(_declare, queue, dict(properties), dict(found)))
+    for _ in range(_MAX_REQUESTS):
+        refusal = await session.probe(partial(_declare, queue, dict(properties), dict(arguments)))
         difference = _DIFFERENCE.search(getattr(refusal, "reply_text", ""))
         if difference is None:
             return None
@@ -50,13 +53,13 @@ async def declaration(session: RabbitMQSession, queue: str) -> Declaration | Non
         if name in properties:
             properties[name] = text == "true"
             continue
-        asked = found.pop(name, None)
+        requested = arguments.pop(name, None)
         if text is not None:
-            found[name] = _value(text, kind)
-        if asked is _NEVER and found.get(_TYPE) == "quorum" and name == _TYPE:
-            found[_LIMIT] = _NEVER  # which is compared after the type
-        elif asked is _NEVER:
-            return Declaration(**properties, arguments=found)
+            arguments[name] = _value(text, kind)
+        if requested is _IMPOSSIBLE and arguments.get(_TYPE) == "quorum" and name == _TYPE:
+            arguments[_LIMIT] = _IMPOSSIBLE  # the broker compares it after the type
+        elif requested is _IMPOSSIBLE:
+            return Declaration(**properties, arguments=arguments)
     return None
 
 

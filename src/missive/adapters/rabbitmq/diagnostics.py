@@ -1,113 +1,120 @@
-"""What `missive doctor` looks at: each queue as it was declared, who else consumes it, and if the prefetch fits."""
+"""The checks of `missive doctor` for RabbitMQ: the declaration, the consumers and the prefetch of each queue."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import Finding
-from missive.adapters.rabbitmq.declaration import Declaration, declaration
+from missive.adapters.rabbitmq.declaration import Declaration, discover
+from missive.adapters.rabbitmq.settings import Settings
+from missive.app.processor import Processor
 
 if TYPE_CHECKING:
-    from missive.adapters.rabbitmq.adapter import RabbitMQAdapter
     from missive.adapters.rabbitmq.session import RabbitMQSession
 
 _QUICK = 1.0
-"""Seconds: most handlers are done in less."""
-_LOOK = "see rabbitmqctl list_queues name durable arguments effective_policy_definition"
-
-
-async def examine(session: RabbitMQSession, adapter: RabbitMQAdapter) -> Sequence[Finding]:
-    """Look at the queues. Raises `Fatal` and `Transient`."""
-    ordered = any(route.terms.ordered_by is not None for route in adapter.processor.freeze())
-    findings = list(_prefetch(adapter))
-    for name in adapter.queues:
-        queue = await session.declared(name)
-        known = await declaration(session, name)
-        kind = "" if known is None else f"{known.kind}, "
-        findings.append(Finding("ok", "queue", f"{name} ({kind}{queue.message_count} messages waiting)"))
-        if known is None:
-            says = f"{name}: its declaration is not told to this user, who may not configure it: {_LOOK}"
-            findings.append(Finding("unknown", "declaration", says))
-        else:
-            findings += _loses(name, known)
-            findings += _rejects(name, known, adapter)
-            findings += await _dead_letters(session, name, known)
-        single = known is not None and known.arguments.get("x-single-active-consumer")
-        if queue.consumer_count and ordered and not single:
-            says = f"{queue.consumer_count} other consumers share {name}, and a handler asks for order by key"
-            findings.append(Finding("warning", "order", f"{says}: give the queue x-single-active-consumer"))
-    says = f"AMQP does not tell them, and they may limit, expire or drop messages: {_LOOK}"
-    return [*findings, Finding("unknown", "policies", says)]
-
-
-def _prefetch(adapter: RabbitMQAdapter) -> Iterator[Finding]:
-    """Hold the prefetch against the consumer timeout: what waits for too long is given back unhandled."""
-    processor = adapter.processor
-    timeouts = [route.timeout for route in processor.freeze() if route.discards is None]
-    if not timeouts:
-        return
-    room = max(0.0, adapter.consumer_timeout - max(timeouts))
-    each = room * processor.concurrency / (adapter.prefetch * len(adapter.queues))
-    says = f"with a prefetch of {adapter.prefetch}, handlers that take over {each:.2g} s on average give messages back"
-    if each < _QUICK:
-        yield Finding("warning", "prefetch", f"{says}: lower prefetch= or timeout=, or raise concurrency=")
-    else:
-        yield Finding("ok", "prefetch", says)
-
-
-def _loses(name: str, known: Declaration) -> Iterator[Finding]:
-    """Tell what of a declaration loses messages."""
-    has = known.arguments.get
-    if not known.durable:
-        says = f"{name} is not durable: it and its messages are gone when the broker restarts; declare it durable"
-        yield Finding("warning", "durable", says)
-    if known.auto_delete:
-        says = f"{name} is deleted with its messages when its last consumer stops; declare it without auto-delete"
-        yield Finding("warning", "auto-delete", says)
-    if (expires := has("x-expires")) is not None:
-        says = f"{name} is deleted with its messages after {_seconds(expires)} s without a consumer (x-expires)"
-        yield Finding("warning", "auto-delete", says)
-    goes = "dropped" if has("x-dead-letter-exchange") is None else "sent to its dead letter exchange"
-    if (ttl := has("x-message-ttl")) is not None:
-        says = f"{name}: a message that waits for over {_seconds(ttl)} s is {goes} (x-message-ttl), also one given back"
-        yield Finding("warning", "expiry", says)
-    longest = [f"{has(limit)} {what}" for limit, what in _LENGTHS.items() if has(limit) is not None]
-    if longest and not str(has("x-overflow", "drop-head")).startswith("reject-publish"):
-        says = f"{name}: beyond {' or '.join(longest)} the oldest is {goes}; declare x-overflow=reject-publish"
-        yield Finding("warning", "length", says)
-    if known.kind != "quorum":
-        return
-    if (limit := has("x-delivery-limit")) is not None:
-        says = f"{name}: a message that comes back over {limit} times is {goes}, and each stop gives messages back"
-        yield Finding("warning", "delivery limit", f"{says}: raise x-delivery-limit, lower prefetch=")
-    else:
-        says = f"{name} declares none; from RabbitMQ 4.0 on it is 20 then, beyond which a message is {goes}"
-        yield Finding("unknown", "delivery limit", f"{says}: see docs/adapters/rabbitmq.md")
-
-
+"""Handler time that most handlers stay below, in seconds."""
+_REMEDY = "run rabbitmqctl list_queues name durable arguments effective_policy_definition"
 _LENGTHS = {"x-max-length": "messages", "x-max-length-bytes": "bytes"}
 
 
-def _rejects(name: str, known: Declaration, adapter: RabbitMQAdapter) -> Iterator[Finding]:
-    """Hold the exchange that dead letters are left to against the declared one."""
-    told, declared = adapter.dead_letter_exchange, known.arguments.get("x-dead-letter-exchange")
-    if told is not None and declared is not None and declared != told:
-        says = f"{name} sends what is rejected to {declared}, and dead_letter_exchange= says {told}"
-        yield Finding("error", "dead letter exchange", says)
-    elif told is not None and declared is None:
-        says = f"{name} declares none; only a policy can send what is rejected to {told}, else it is dropped: {_LOOK}"
-        yield Finding("unknown", "dead letter exchange", says)
+async def diagnose(session: RabbitMQSession, settings: Settings, processor: Processor[Any]) -> Sequence[Finding]:
+    """Check each queue. Raise `Fatal` or `Transient` if the connection fails."""
+    ordered = any(route.terms.ordered_by is not None for route in processor.freeze())
+    findings = list(_prefetch(settings, processor))
+    for name in settings.queues:
+        queue = await session.inspect_queue(name)
+        declared = await discover(session, name)
+        kind = "" if declared is None else f"{declared.kind}, "
+        findings.append(Finding("ok", "queue", f"{name} ({kind}{queue.message_count} messages waiting)"))
+        if declared is None:
+            message = f"{name}: RabbitMQ shows the declaration only to a user who may configure the queue: {_REMEDY}"
+            findings.append(Finding("unknown", "declaration", message))
+        else:
+            findings += _losses(name, declared)
+            findings += _rejection(name, declared, settings)
+            findings += await _dead_letter_exchange(session, name, declared)
+        single = declared is not None and declared.arguments.get("x-single-active-consumer")
+        if queue.consumer_count and ordered and not single:
+            message = f"{queue.consumer_count} other consumers share {name}, but a handler uses ordered_by"
+            findings.append(Finding("warning", "order", f"{message}: declare the queue with x-single-active-consumer"))
+    message = f"AMQP does not reveal policies, which may limit, expire or drop messages: {_REMEDY}"
+    return [*findings, Finding("unknown", "policies", message)]
 
 
-async def _dead_letters(session: RabbitMQSession, name: str, known: Declaration) -> Sequence[Finding]:
-    exchange = known.arguments.get("x-dead-letter-exchange")
-    if not exchange:  # there is none, or it is the default one, which is always there
+def _prefetch(settings: Settings, processor: Processor[Any]) -> Iterator[Finding]:
+    """Compare the prefetch with the consumer timeout: messages that wait too long return to the queue unhandled."""
+    timeouts = [route.timeout for route in processor.freeze() if route.discards is None]
+    if not timeouts:
+        return
+    wait = max(0.0, settings.consumer_timeout - max(timeouts))
+    average = wait * processor.concurrency / (settings.prefetch * len(settings.queues))
+    message = (
+        f"with a prefetch of {settings.prefetch}, messages return to the queue unhandled"
+        f" when handlers take over {average:.2g} s on average"
+    )
+    if average < _QUICK:
+        yield Finding("warning", "prefetch", f"{message}: lower prefetch= or timeout=, or raise concurrency=")
+    else:
+        yield Finding("ok", "prefetch", message)
+
+
+def _losses(name: str, declared: Declaration) -> Iterator[Finding]:
+    """Find the parts of a declaration that lose messages."""
+    argument = declared.arguments.get
+    if not declared.durable:
+        message = f"{name} is not durable: a restart of the broker deletes it with its messages; declare it durable"
+        yield Finding("warning", "durable", message)
+    if declared.auto_delete:
+        message = f"{name} is deleted with its messages when its last consumer stops; declare it without auto-delete"
+        yield Finding("warning", "auto-delete", message)
+    if (expires := argument("x-expires")) is not None:
+        message = f"{name} is deleted with its messages after {_seconds(expires)} s without a consumer (x-expires)"
+        yield Finding("warning", "auto-delete", message)
+    fate = "dropped" if argument("x-dead-letter-exchange") is None else "sent to its dead letter exchange"
+    if (ttl := argument("x-message-ttl")) is not None:
+        message = (
+            f"{name}: a message that waits for over {_seconds(ttl)} s, even after a return, is {fate} (x-message-ttl)"
+        )
+        yield Finding("warning", "expiry", message)
+    limits = [f"{argument(limit)} {unit}" for limit, unit in _LENGTHS.items() if argument(limit) is not None]
+    if limits and not str(argument("x-overflow", "drop-head")).startswith("reject-publish"):
+        message = (
+            f"{name}: beyond {' or '.join(limits)}, the oldest message is {fate}; declare x-overflow=reject-publish"
+        )
+        yield Finding("warning", "length", message)
+    if declared.kind != "quorum":
+        return
+    if (limit := argument("x-delivery-limit")) is not None:
+        message = (
+            f"{name}: a message that returns over {limit} times is {fate}, and each stop of a worker returns messages"
+        )
+        yield Finding("warning", "delivery limit", f"{message}: raise x-delivery-limit, or lower prefetch=")
+    else:
+        message = f"{name} declares no limit; RabbitMQ 4.0 and later use 20, and a message beyond the limit is {fate}"
+        yield Finding("unknown", "delivery limit", f"{message}: see docs/adapters/rabbitmq.md")
+
+
+def _rejection(name: str, declared: Declaration, settings: Settings) -> Iterator[Finding]:
+    """Compare `dead_letter_exchange=` with the declared exchange."""
+    option, actual = settings.dead_letter_exchange, declared.arguments.get("x-dead-letter-exchange")
+    if option is not None and actual is not None and actual != option:
+        message = f"{name} sends rejected messages to {actual}, but dead_letter_exchange= is {option}: name {actual}"
+        yield Finding("error", "dead letter exchange", message)
+    elif option is not None and actual is None:
+        message = (
+            f"{name} declares no exchange; unless a policy names {option}, rejected messages are dropped: {_REMEDY}"
+        )
+        yield Finding("unknown", "dead letter exchange", message)
+
+
+async def _dead_letter_exchange(session: RabbitMQSession, name: str, declared: Declaration) -> Sequence[Finding]:
+    exchange = declared.arguments.get("x-dead-letter-exchange")
+    if not exchange or await session.has_exchange(exchange):  # the empty name is the default exchange
         return ()
-    if await session.has_exchange(exchange):
-        return ()
-    says = f"{name}: there is no exchange {exchange}, so that what goes to it is dropped; declare it"
-    return (Finding("warning", "dead letter exchange", says),)
+    message = f"{name}: there is no exchange {exchange}, so its dead letters are dropped; declare the exchange"
+    return (Finding("warning", "dead letter exchange", message),)
 
 
 def _seconds(milliseconds: object) -> str:

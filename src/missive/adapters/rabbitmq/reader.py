@@ -1,8 +1,8 @@
-"""Reads deliveries out of what the broker sends; all else is pika's to read.
+"""Read deliveries out of the received bytes, and pass all other frames to pika.
 
-pika makes eight objects and a hundred calls of a delivery, which is most of the time that a message takes. It is three
-frames, a method, a header and a body, of which the engine needs a few fields:
-https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, 4.2. The rest is decoded when somebody asks for it.
+For each delivery, pika makes eight objects and a hundred calls, which take most of the time of a message. A delivery is
+a method frame, a header frame and body frames, and the engine needs only a few of their fields:
+https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 4.2. `context.native` decodes the rest on first use.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from missive.transport import Delivery
 _FRAME = Struct(">BHL")
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _START, _END, _END_BYTE = 7, 1, 0xCE
-"""How long a frame's beginning is, and its end, which is a byte of this value."""
+"""Lengths of the start and the end of a frame, in bytes, and the value of the end byte."""
 _DELIVER = Basic.Deliver.INDEX.to_bytes(4, "big")
 _TAG_AND_BITS = Struct(">QB")
 _SIZE_AT, _PROPERTIES_AT = 4, 12
-"""Where a header has the size of the body, and the properties: flags of which there are, and their values."""
-_MOST_TOPICS = 1000
+"""Offsets of the body size and of the properties (flags, then values) in a header frame, in bytes."""
+_MAX_TOPICS = 1000
+"""Limit of cached routing keys."""
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = (1 << bit for bit in (15, 14, 13, 12, 11))
 _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP = (1 << bit for bit in (10, 9, 8, 7, 6))
 
 
 class RabbitMQNative(msgspec.Struct, gc=False):
-    """What `context.native` is: the queue, and pika's method and properties, decoded when they are asked for."""
+    """The value of `context.native`: the queue, and pika's method and properties, which are decoded on first use."""
 
     queue: str
-    """The one that the delivery came from."""
+    """The queue of the delivery."""
     _method: Any
     _properties: Any
 
@@ -59,7 +60,7 @@ class RabbitMQNative(msgspec.Struct, gc=False):
 
 
 class Reader:
-    """Takes the deliveries of one channel out of a stream of bytes, in any pieces, and passes all other frames on."""
+    """Extract the deliveries of one channel from a stream of bytes in pieces of any size, and pass on other frames."""
 
     def __init__(
         self,
@@ -69,20 +70,20 @@ class Reader:
         rest: bytes = b"",
     ) -> None:
         self.queues: dict[bytes, str] = {}
-        """The queues by their consumers' tags."""
+        """Queue names by consumer tag."""
         self._channel = channel
         self._take = take
         self._pass_on = pass_on
         self._rest = rest
         self._topics: dict[bytes, str] = {}
         self._method = b""
-        """That of the delivery that is under way, if there is one."""
+        """The method of the incomplete delivery; empty between deliveries."""
         self._properties = b""
         self._parts: list[bytes] = []
         self._missing = 0
 
     def read(self, data: bytes) -> int:
-        """Read the next piece; returns how many bytes were a delivery's."""
+        """Read the next piece. Return the number of bytes that belonged to deliveries."""
         buffer = self._rest + data if self._rest else data
         at, end, own = 0, len(buffer), 0
         deliveries: list[Delivery] = []
@@ -94,9 +95,9 @@ class Reader:
             if after >= end:
                 break
             if buffer[after] != _END_BYTE:
-                self._pass_on(buffer[at:])  # which refuses it
+                self._pass_on(buffer[at:])  # pika raises the error
                 return own
-            if number == channel and self._is_own(kind, buffer, start, after):
+            if number == channel and self._store(kind, buffer, start, after):
                 own += after + _END - at
                 if kind != _METHOD and not self._missing:
                     deliveries.append(self._delivery())
@@ -108,8 +109,8 @@ class Reader:
             self._take(deliveries)
         return own
 
-    def _is_own(self, kind: int, buffer: bytes, start: int, after: int) -> bool:
-        """Take a frame that is a part of a delivery; tells whether it is."""
+    def _store(self, kind: int, buffer: bytes, start: int, after: int) -> bool:
+        """Store a frame of a delivery. Return False for any other frame."""
         if kind == _METHOD:
             if buffer[start : start + 4] != _DELIVER:
                 return False
@@ -128,7 +129,7 @@ class Reader:
         return False
 
     def _delivery(self) -> Delivery:
-        """Return the delivery that is complete; its token is the tag on the channel."""
+        """Return the completed delivery. Its token is its tag on the channel."""
         method, encoded, parts = self._method, self._properties, self._parts
         self._method = b""
         if len(parts) == 1:
@@ -146,7 +147,7 @@ class Reader:
         redelivered = bool(bits & 1)
         native = RabbitMQNative(self.queues[method[1:tag_end]], method, encoded)
         native_id = key = lane = position = None
-        # By position, which is the quickest.
+        # Positional arguments are the fastest.
         return Delivery(
             body,
             headers,
@@ -165,15 +166,15 @@ class Reader:
         )
 
     def _topic(self, names: bytes) -> str:
-        """Return the routing key, which follows the exchange."""
+        """Return the routing key, which follows the exchange name."""
         topic, _ = _short(names, 1 + names[0])
-        if len(self._topics) < _MOST_TOPICS:
+        if len(self._topics) < _MAX_TOPICS:
             self._topics[names] = topic
         return topic
 
 
 def _properties(encoded: bytes) -> tuple[Any, int | None, str | None, int | None, str | None]:
-    """Return headers, the count of a quorum queue, the message id, the time and the content type."""
+    """Return the headers, delivery count (of a quorum queue), message id, timestamp and content type."""
     content_type: str | None = None
     message_id: str | None = None
     timestamp: int | None = None
@@ -202,35 +203,35 @@ def _properties(encoded: bytes) -> tuple[Any, int | None, str | None, int | None
 
 
 class Connection(AsyncioConnection):  # type: ignore[misc] # pika has types in some versions only
-    """pika's connection, out of which the deliveries of one channel are read beforehand."""
+    """A connection of pika that reads the deliveries of one channel before pika sees them."""
 
     reader: Reader | None = None
     _frame_buffer: bytes
 
     def read(self, channel: int, take: Callable[[list[Delivery]], None]) -> Reader:
-        """Give the deliveries of a channel to `take` from now on."""
+        """Start to pass the deliveries of a channel to `take`."""
         self.reader = reader = Reader(channel, take, super()._on_data_available, self._frame_buffer)
         self._frame_buffer = b""
         return reader
 
     def _on_data_available(self, data_in: bytes) -> None:
-        """Read what came; pika calls this, in all its versions from 1.0 on."""
+        """Read received data. Every version of pika since 1.0 calls this method."""
         if self.reader is None:
             super()._on_data_available(data_in)
         else:
-            own = self.reader.read(data_in)  # in which pika counts what is passed on to it
+            own = self.reader.read(data_in)  # pika counts the bytes that are passed on to it
             self.bytes_received += own
 
 
 def _short(encoded: bytes, at: int) -> tuple[str, int]:
-    """Return a short string and where it ends."""
+    """Return a short string and the offset of its end."""
     start = at + 1
     end = start + encoded[at]
     return encoded[start:end].decode("utf-8", "backslashreplace"), end
 
 
 def _pairs(table: dict[str | bytes, Any]) -> list[tuple[str, str | bytes]]:
-    """Return an AMQP table as headers: other values than text become JSON, or their own text."""
+    """Return an AMQP table as headers. Values other than text and bytes become JSON."""
     return [
         (
             name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name,

@@ -1,4 +1,4 @@
-"""One connection to RabbitMQ, on the engine's loop: pushed deliveries in, acks out."""
+"""One connection to RabbitMQ on the engine's loop: receive pushed deliveries, and send settlements."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pika
 from pika import exceptions
 
-from missive.adapters.rabbitmq.errors import translated, trouble
+from missive.adapters.rabbitmq.errors import translate, translated
 from missive.adapters.rabbitmq.reader import Connection, Reader
+from missive.adapters.rabbitmq.settings import Settings
 from missive.adapters.rabbitmq.unacked import Unacked
 from missive.errors import Fatal, Transient
 from missive.transport import (
@@ -29,147 +30,146 @@ from missive.transport import (
     SettlementResult,
 )
 
-if TYPE_CHECKING:
-    from missive.adapters.rabbitmq.adapter import RabbitMQAdapter
-
 _CLOSE_SECONDS = 3.0
 _FIRST_WITH_STREAMS = (3, 9)
 _PRECONDITION_FAILED = 406
 _NOT_FOUND = 404
-_LOOKS = 4
-"""How often in a heartbeat it is looked whether something came."""
-_SILENT = 1.4
-"""After so many heartbeats of silence a connection is half open. That is seen within two."""
+_CHECKS = 4
+"""Checks for received data in each heartbeat."""
+_MAX_SILENCE = 1.4
+"""Silence after which a connection counts as half open, in heartbeats. The next check, within two, detects it."""
 
 
 class RabbitMQSession(Session):
-    """One connection with one channel and a consumer for each queue. A delivery's token is its tag on the channel."""
+    """One connection with one channel, and one consumer for each queue. The token of a delivery is its delivery tag."""
 
-    def __init__(self, adapter: RabbitMQAdapter, host: Host) -> None:
+    def __init__(self, settings: Settings, host: Host) -> None:
         super().__init__()
         self.capabilities = Capabilities(
             attempts="approximate",
-            lease=adapter.consumer_timeout,
+            lease=settings.consumer_timeout,
             renewable=False,
             replies=False,
-            rejects=adapter.dead_letter_exchange is not None,
+            rejects=settings.dead_letter_exchange is not None,
         )
-        self._adapter = adapter
+        self._settings = settings
         self._host = host
         self._connection: Any = None
         self._consumers: dict[str, str] = {}
-        """The queues by their consumers' tags."""
-        self._asked: str | None = None
-        """The queue that the broker is asked about, so that its refusal can name it."""
+        """Queue names by consumer tag."""
+        self._queue_in_request: str | None = None
+        """The queue that the pending request concerns; an error of the request names it."""
         self._stopped = False
         self._reader: Reader | None = None
         self._arrived: deque[Delivery] = deque()
         self._arrival = asyncio.Event()
         self._unacked = Unacked()
-        self._heard = (0, self._loop.time())
-        """How many bytes had come, and when that was seen to be more than before."""
-        self._listening: asyncio.TimerHandle | None = None
-        self._dead: asyncio.Future[None] = self._loop.create_future()
+        self._received = (0, self._loop.time())
+        """The last known number of received bytes, and the loop time at which it last grew."""
+        self._next_check: asyncio.TimerHandle | None = None
+        self._failed: asyncio.Future[None] = self._loop.create_future()
         self._closed = asyncio.Event()
 
     async def open(self) -> None:
-        """Open connection and channel, and check that the queues are there, and are none of streams."""
+        """Open the connection and channel. Check that all queues exist and none is a stream."""
         logger = logging.getLogger("pika")
         if logger.level == logging.NOTSET:
-            # pika writes half a dozen lines for what the engine says in one.
+            # pika logs about six lines for an error that the engine reports in one.
             logger.setLevel(logging.CRITICAL)
         opened: asyncio.Future[None] = self._loop.create_future()
         self._connection = Connection(
-            self._adapter.address.of_pika(self._host.service),
-            on_open_callback=lambda _: _answer(opened, None),
-            on_open_error_callback=lambda _, error: _answer(opened, trouble(error, self._adapter)),
+            self._settings.address.pika_parameters(self._host.service),
+            on_open_callback=lambda _: _resolve(opened, None),
+            on_open_error_callback=lambda _, error: _resolve(opened, translate(error, self._settings)),
             on_close_callback=lambda _, error: self._on_close(error),
             custom_ioloop=self._loop,
         )
         await opened
-        self._listen()
-        self.client = await self._reply(lambda done: self._connection.channel(on_open_callback=done))
-        self.client.add_on_close_callback(lambda _, error: self._die(error))
+        self._check_silence()
+        self.client = await self._request(lambda done: self._connection.channel(on_open_callback=done))
+        self.client.add_on_close_callback(lambda _, error: self._fail(error))
         self.client.add_on_cancel_callback(self._on_cancel)
-        queues = self._adapter.queues
+        url, queues = self._settings.url, self._settings.queues
         for queue in queues:
-            await self.declared(queue)
+            await self.inspect_queue(queue)
             if await self._is_stream(queue):
-                says = f"{queue} is a stream, where an ack settles nothing, so that nothing would come again"
-                raise Fatal(f"{self._adapter.url}: {says}: consume a classic or a quorum queue")
-        if (exchange := self._adapter.dead_letter_exchange) is not None and not await self.has_exchange(exchange):
-            says = f"there is no exchange {exchange}, so that dead letters would be dropped"
-            raise Transient(f"{self._adapter.url}: {says}")
-        # The broker's limit is for each consumer.
-        prefetch = max(1, min(self._adapter.prefetch, self._host.credit.items // len(queues)))
-        await self._reply(lambda done: self.client.basic_qos(prefetch_count=prefetch, callback=done))
+                raise Fatal(
+                    f"{url}: {queue} is a stream, where an ack does not settle a message:"
+                    " consume a classic or a quorum queue"
+                )
+        if (exchange := self._settings.dead_letter_exchange) is not None and not await self.has_exchange(exchange):
+            raise Transient(
+                f"{url}: there is no exchange {exchange}, so the broker would drop dead letters; declare the exchange"
+            )
+        # The broker applies the limit to each consumer.
+        prefetch = max(1, min(self._settings.prefetch, self._host.credit.items // len(queues)))
+        await self._request(lambda done: self.client.basic_qos(prefetch_count=prefetch, callback=done))
 
     async def _is_stream(self, queue: str) -> bool:
-        """Ask for a consumer that no queue gives, on a channel of its own, which the refusal closes.
+        """Return whether a queue is a stream, by the refusal of a consumer that no kind of queue allows.
 
-        A stream gives none that has no prefetch, and every other queue none that begins at an offset.
+        A stream refuses a consumer without a prefetch; every other queue refuses a consumer with a stream offset.
         """
         server = self._connection.server_properties or {}
         if server.get("product") != "RabbitMQ" or _version(server.get("version")) < _FIRST_WITH_STREAMS:
             return False
         consume = {"queue": queue, "on_message_callback": lambda *_: None, "arguments": {"x-stream-offset": "next"}}
-        refusal = await self.attempt(lambda channel, done: channel.basic_consume(**consume, callback=done))
+        refusal = await self.probe(lambda channel, done: channel.basic_consume(**consume, callback=done))
         code, text = getattr(refusal, "reply_code", None), getattr(refusal, "reply_text", "")
         return code == _PRECONDITION_FAILED and "prefetch" in text
 
     async def has_exchange(self, exchange: str) -> bool:
-        """Tell whether the broker has an exchange."""
-        refusal = await self.attempt(
+        """Return whether the broker has an exchange."""
+        refusal = await self.probe(
             lambda channel, done: channel.exchange_declare(exchange, passive=True, callback=done)
         )
         return getattr(refusal, "reply_code", None) != _NOT_FOUND
 
-    async def attempt(self, ask: Callable[[Any, Any], object]) -> BaseException | None:
-        """Ask the broker something on a channel of its own; returns what closed that, or None where nothing did."""
-        channel = await self._reply(lambda done: self._connection.channel(on_open_callback=done))
+    async def probe(self, request: Callable[[Any, Any], object]) -> BaseException | None:
+        """Send a request on a temporary channel, which a refusal closes.
+
+        Return the error that closed the channel, or None if the broker accepted the request.
+        """
+        channel = await self._request(lambda done: self._connection.channel(on_open_callback=done))
         refused: asyncio.Future[BaseException | None] = self._loop.create_future()
-        channel.add_on_close_callback(lambda _, error: _answer_with(refused, error))
-        with translated(self._adapter):
-            ask(channel, lambda _: _answer(refused, None))
-        await self._answer_or_end(refused)
+        channel.add_on_close_callback(lambda _, error: _resolve_with(refused, error))
+        with translated(self._settings):
+            request(channel, lambda _: _resolve(refused, None))
+        await self._wait_for(refused)
         if channel.is_open:
             channel.close()
         return refused.result()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Return what the broker pushed; the first time, tell it to."""
-        if len(self._consumers) < len(self._adapter.queues) and not self._stopped:
+        """Return pushed deliveries. The first call starts the consumers."""
+        if len(self._consumers) < len(self._settings.queues) and not self._stopped:
             await self._consume()
         arrived = self._arrived
         while not arrived:
-            self._raise_if_dead()
+            self._raise_if_failed()
             self._arrival.clear()
             await self._arrival.wait()
-        self._raise_if_dead()
+        self._raise_if_failed()
         return [arrived.popleft() for _ in range(credit.count_fitting(arrived))]
 
     async def _consume(self) -> None:
-        for queue in self._adapter.queues:
-            if queue not in self._consumers.values():  # one that a cancelled fetch began is there already
-                await self._reply(partial(self._begin, queue), queue)
+        for queue in self._settings.queues:
+            if queue not in self._consumers.values():  # a cancelled fetch may have started the consumer
+                await self._request(partial(self._start_consumer, queue), queue)
 
-    def _begin(self, queue: str, done: Callable[[object], None]) -> None:
+    def _start_consumer(self, queue: str, done: Callable[[object], None]) -> None:
         if self._reader is None:
             self._reader = self._connection.read(self.client.channel_number, self._take)
-        tag: str = self.client.basic_consume(queue, self._not_read, callback=done)
+        tag: str = self.client.basic_consume(queue, self._on_unread, callback=done)
         self._consumers[tag] = self._reader.queues[tag.encode()] = queue
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Ack, requeue and reject. AMQP does not answer an ack, so the results say `sent`."""
-        self._raise_if_dead()
-        released = [
-            settlement.delivery.token for settlement in settlements if settlement.disposition is Disposition.release
-        ]
-        rejected = [
-            settlement.delivery.token for settlement in settlements if settlement.disposition is Disposition.reject
-        ]
-        acked = [settlement.delivery.token for settlement in settlements if settlement.disposition is Disposition.ack]
-        with translated(self._adapter):
+        """Ack, requeue and reject deliveries. The results are `sent`, because AMQP does not answer an ack."""
+        self._raise_if_failed()
+        released = [one.delivery.token for one in settlements if one.disposition is Disposition.release]
+        rejected = [one.delivery.token for one in settlements if one.disposition is Disposition.reject]
+        acked = [one.delivery.token for one in settlements if one.disposition is Disposition.ack]
+        with translated(self._settings):
             if released:
                 for tag in self._unacked.take(released):
                     self.client.basic_nack(tag, requeue=True)
@@ -184,33 +184,33 @@ class RabbitMQSession(Session):
         return [SettlementResult.sent] * len(settlements)
 
     async def status(self) -> SessionStatus:
-        """Ask the broker something: an answer is the proof that the connection is not half open.
+        """Send the broker a request: the answer proves that the connection is not half open.
 
-        Without the number of messages that wait: they may wait for another consumer, where only one is active.
+        The status has no lag: with a single active consumer, the waiting messages may be for another consumer.
         """
-        if self._dead.done():
+        if self._failed.done():
             return SessionStatus(connected=False)
-        await self.declared(self._adapter.queues[0])
+        await self.inspect_queue(self._settings.queues[0])
         return SessionStatus(connected=len(self._consumers) == len(self.client.consumer_tags))
 
-    async def declared(self, queue: str) -> Any:
-        """Return what the broker tells of a queue."""
-        ask = self.client.queue_declare
-        return (await self._reply(lambda done: ask(queue, passive=True, callback=done), queue)).method
+    async def inspect_queue(self, queue: str) -> Any:
+        """Return the broker's `Queue.DeclareOk` for a queue: its name, message count and consumer count."""
+        declare = self.client.queue_declare
+        return (await self._request(lambda done: declare(queue, passive=True, callback=done), queue)).method
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Cancel the consumers and return what was pushed and not fetched."""
+        """Cancel the consumers and return the deliveries that were pushed but not fetched."""
         self._stopped = True
-        if not self._dead.done():
+        if not self._failed.done():
             for consumer in list(self._consumers):
-                await self._reply(partial(self.client.basic_cancel, consumer))
+                await self._request(partial(self.client.basic_cancel, consumer))
         left = list(self._arrived)
         self._arrived.clear()
         self._consumers.clear()
         return left
 
     async def close(self) -> None:
-        """Close the connection: the broker redelivers what was not settled."""
+        """Close the connection. The broker redelivers unsettled messages."""
         connection = self._connection
         if connection is None or connection.is_closed:
             return
@@ -220,78 +220,84 @@ class RabbitMQSession(Session):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closed.wait(), _CLOSE_SECONDS)
         finally:
-            # One that is half open never answers, and the broker would keep what was delivered over it.
+            # A half-open connection never answers, and the broker would hold the deliveries of an open one.
             if not self._closed.is_set() and (transport := connection._transport) is not None:  # noqa: SLF001 - no other way
                 transport.abort()
 
-    async def _reply(self, ask: Callable[[Any], object], queue: str | None = None) -> Any:
-        """Ask the broker, and wait for its answer or the end of the channel."""
+    async def _request(self, send: Callable[[Any], object], queue: str | None = None) -> Any:
+        """Send a request and return the answer. Raise `Fatal` or `Transient` if the channel closes first."""
         answered: asyncio.Future[Any] = self._loop.create_future()
-        self._asked = queue
-        with translated(self._adapter):
-            ask(lambda answer: _answer(answered, answer))
-        await self._answer_or_end(answered)
-        self._asked = None
+        self._queue_in_request = queue
+        with translated(self._settings):
+            send(lambda answer: _resolve(answered, answer))
+        await self._wait_for(answered)
+        self._queue_in_request = None
         return answered.result()
 
-    async def _answer_or_end(self, answered: asyncio.Future[Any]) -> None:
-        await asyncio.wait([answered, self._dead], return_when=asyncio.FIRST_COMPLETED)
-        self._raise_if_dead()
+    async def _wait_for(self, answered: asyncio.Future[Any]) -> None:
+        await asyncio.wait([answered, self._failed], return_when=asyncio.FIRST_COMPLETED)
+        self._raise_if_failed()
 
-    # Called by pika, on the engine's loop
+    # pika calls these methods on the engine's loop.
 
     def _take(self, deliveries: list[Delivery]) -> None:
         self._unacked.add([one.token for one in deliveries])
         self._arrived += deliveries
         self._arrival.set()
 
-    def _not_read(self, *_: object) -> None:
-        says = f"pika {pika.__version__} delivers otherwise than is known here: install another"
-        self._die(Fatal(f"{self._adapter.url}: {says}"))
+    def _on_unread(self, *_: object) -> None:
+        """Fail on a delivery that pika read itself: this version of pika does not call the hook of `Connection`."""
+        self._fail(
+            Fatal(
+                f"{self._settings.url}: pika {pika.__version__} is not supported, because it receives data in an"
+                " unknown way: install another version"
+            )
+        )
 
     def _on_cancel(self, frame: Any) -> None:
-        queue = self._consumers.get(frame.method.consumer_tag, self._adapter.destination)
-        self._die(Transient(f"{self._adapter.url}: the queue {queue} is gone"))
+        queue = self._consumers.get(frame.method.consumer_tag, self._settings.destination)
+        self._fail(Transient(f"{self._settings.url}: the queue {queue} is gone, and its consumer was cancelled"))
 
-    def _listen(self) -> None:
-        """Give a connection up on which nothing came for twice the heartbeat; pika would wait for five seconds more.
+    def _check_silence(self) -> None:
+        """Terminate a connection that received nothing for twice the heartbeat; pika would wait five seconds longer.
 
-        The broker sends something at least once in a heartbeat.
+        The broker sends data at least once in each heartbeat.
         """
-        beat = self._connection.params.heartbeat
-        if not beat or self._dead.done():
+        heartbeat = self._connection.params.heartbeat
+        if not heartbeat or self._failed.done():
             return
-        (before, since), now = self._heard, self._loop.time()
+        (before, since), now = self._received, self._loop.time()
         received = self._connection.bytes_received
-        if received != before or (self._listening is not None and now - self._listening.when() > beat / _LOOKS):
-            # More came, or may have: this loop was not free to read it.
-            self._heard = received, now
-        elif now - since >= _SILENT * beat:
-            # As pika's own would do it, which has nothing public for it.
-            self._connection._terminate_stream(exceptions.AMQPHeartbeatTimeout("nothing came"))  # noqa: SLF001
+        late = self._next_check is not None and now - self._next_check.when() > heartbeat / _CHECKS
+        if received != before or late:
+            # A late check means that this loop was busy: data may have arrived without being read.
+            self._received = received, now
+        elif now - since >= _MAX_SILENCE * heartbeat:
+            # pika's own check calls the same method; there is no public one.
+            self._connection._terminate_stream(exceptions.AMQPHeartbeatTimeout("no data"))  # noqa: SLF001
             return
-        self._listening = self._loop.call_later(beat / _LOOKS, self._listen)
+        self._next_check = self._loop.call_later(heartbeat / _CHECKS, self._check_silence)
 
     def _on_close(self, error: BaseException) -> None:
-        if self._listening is not None:
-            self._listening.cancel()
+        if self._next_check is not None:
+            self._next_check.cancel()
         self._closed.set()
-        self._die(error)
+        self._fail(error)
 
-    def _die(self, error: BaseException) -> None:
-        if not self._dead.done():
-            self._dead.set_exception(trouble(error, self._adapter, self._asked))
-            self._dead.exception()  # looked at, so that asyncio does not complain when nobody else does
+    def _fail(self, error: BaseException) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(translate(error, self._settings, self._queue_in_request))
+            self._failed.exception()  # mark the exception as retrieved, so that asyncio does not log it
         self._arrival.set()
 
-    def _raise_if_dead(self) -> None:
-        if self._dead.done():
-            error = self._dead.exception()
-            # A new one each time: raised again, an exception's traceback grows.
-            raise type(error)(str(error)) if error is not None else Transient(f"{self._adapter.url} is closed")
+    def _raise_if_failed(self) -> None:
+        if self._failed.done():
+            error = self._failed.exception()
+            # Raise a new exception each time: the traceback of one that is raised again grows.
+            raise type(error)(str(error)) if error is not None else Transient(f"{self._settings.url} is closed")
 
 
-def _answer(future: asyncio.Future[Any], answer: object) -> None:
+def _resolve(future: asyncio.Future[Any], answer: object) -> None:
     if future.done():
         return
     if isinstance(answer, Exception):
@@ -300,13 +306,13 @@ def _answer(future: asyncio.Future[Any], answer: object) -> None:
         future.set_result(answer)
 
 
-def _answer_with(future: asyncio.Future[Any], answer: object) -> None:
-    """Answer, also with an exception as what is asked for."""
+def _resolve_with(future: asyncio.Future[Any], result: object) -> None:
+    """Set the result of a future, even if the result is an exception."""
     if not future.done():
-        future.set_result(answer)
+        future.set_result(result)
 
 
-def _version(told: object) -> tuple[int, ...]:
-    """Return major and minor of a version such as 3.12.1."""
-    parts = str(told).split(".")[:2]
+def _version(version: object) -> tuple[int, ...]:
+    """Return the major and minor number of a version such as 3.12.1."""
+    parts = str(version).split(".")[:2]
     return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else (0, 0)

@@ -1,4 +1,4 @@
-"""Acks with `multiple` never cover what is not settled, and never name a tag that is not outstanding."""
+"""Acks with `multiple` never cover an unsettled delivery, and never name a settled tag."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from missive.adapters.rabbitmq.unacked import Unacked
 
 
 class Channel:
-    """What a broker holds: refuses what would close a real channel, or settle another delivery."""
+    """A broker's channel. It fails on frames that would close a real channel or settle another delivery."""
 
     def __init__(self, count: int) -> None:
         self.outstanding = set(range(1, count + 1))
-        self.told: set[int] = set()
+        self.requested: set[int] = set()
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         assert tag in self.outstanding
         gone = {t for t in self.outstanding if t <= tag} if multiple else {tag}
-        assert gone <= self.told
+        assert gone <= self.requested
         self.outstanding -= gone
 
     def nack(self, tag: int) -> None:
@@ -31,12 +31,12 @@ TAGS = st.lists(st.integers(1, 120), min_size=1, max_size=20)
 
 @settings(deadline=None, max_examples=200)
 @given(calls=st.lists(st.tuples(st.booleans(), TAGS), max_size=30))
-def test_every_order_of_acks_settles_exactly_what_was_told(calls: list[tuple[bool, list[int]]]):
-    """Whatever the order, the batches and repeats, all that was told is settled at once, and no other."""
+def test_settles_exactly_the_requested_tags(calls: list[tuple[bool, list[int]]]):
+    """For any order, batches and repetitions, every requested tag is settled at once, and no other tag."""
     unacked, channel = Unacked(), Channel(120)
     unacked.add(range(1, 121))
     for released, tags in [*calls, (False, list(range(1, 121)))]:
-        channel.told.update(tags)
+        channel.requested.update(tags)
         if released:
             for tag in unacked.take(tags):
                 channel.nack(tag)
@@ -46,12 +46,12 @@ def test_every_order_of_acks_settles_exactly_what_was_told(calls: list[tuple[boo
                 channel.ack(up_to, multiple=True)
             for tag in single:
                 channel.ack(tag)
-        assert channel.outstanding == set(range(1, 121)) - channel.told
+        assert channel.outstanding == set(range(1, 121)) - channel.requested
         assert len(unacked) == len(channel.outstanding)
 
 
-def test_an_unbroken_run_takes_one_frame():
-    """What is done from the oldest on is one frame; beyond one that is not done, each has its own."""
+def test_one_frame_acks_an_unbroken_run():
+    """One frame acks all tags up to the oldest unsettled tag; each tag beyond it needs its own frame."""
     unacked = Unacked()
     unacked.add(range(1, 101))
     assert unacked.take_acked(range(1, 51)) == (50, [])

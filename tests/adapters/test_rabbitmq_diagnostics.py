@@ -1,4 +1,4 @@
-"""RabbitMQ, a real broker: what the doctor finds out about queues, and that it changes none."""
+"""`missive doctor` checks the queues of a real RabbitMQ broker and changes none of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import missive
 from missive.adapters import RabbitMQAdapter
 from missive.adapters.base import Finding
-from missive.adapters.rabbitmq.declaration import Declaration, declaration
+from missive.adapters.rabbitmq.declaration import Declaration, discover
 from missive.adapters.rabbitmq.session import RabbitMQSession
 from missive.matchers import Everything
 from missive.operations.doctor import Visitor, examine
@@ -49,7 +49,7 @@ def adapter(broker: RabbitMQ, *queues: str, **options: Any) -> RabbitMQAdapter:
 
 
 def found(source: RabbitMQAdapter) -> dict[str, Finding]:
-    """Return what was found about one queue, by what was looked at."""
+    """Return the findings by check."""
     return {finding.check: finding for finding in asyncio.run(examine(source))}
 
 
@@ -59,7 +59,7 @@ def declared(broker: RabbitMQ, name: str, **options: Any) -> Declaration | None:
         session = await source.connect(Visitor("app"))
         try:
             assert isinstance(session, RabbitMQSession)
-            return await declaration(session, name)
+            return await discover(session, name)
         finally:
             await session.close()
 
@@ -78,8 +78,8 @@ def declared(broker: RabbitMQ, name: str, **options: Any) -> Declaration | None:
     ],
     ids=lambda value: ",".join(value) or "plain",
 )
-def test_a_declaration_is_found_out(rabbitmq: RabbitMQ, arguments: dict[str, Any], properties: dict[str, bool]):
-    """Whatever a queue was declared with is found out, to the value, and declaring it so again is accepted."""
+def test_discovers_a_declaration(rabbitmq: RabbitMQ, arguments: dict[str, Any], properties: dict[str, bool]):
+    """The discovered declaration equals the original in each value, and the broker accepts it again."""
     name = queue(rabbitmq, arguments, **properties)
     flags = {"durable": True, "auto_delete": False} | properties
     assert declared(rabbitmq, name) == Declaration(**flags, arguments=arguments)
@@ -87,16 +87,16 @@ def test_a_declaration_is_found_out(rabbitmq: RabbitMQ, arguments: dict[str, Any
         channel.queue_declare(name, **flags, arguments=arguments)
 
 
-def test_a_queue_that_is_gone_is_not_made(rabbitmq: RabbitMQ):
-    """Asking how a queue was declared that is not there any more finds nothing, and makes no queue."""
-    there, gone = queue(rabbitmq, {}), f"q-{uuid.uuid4().hex[:8]}"
-    assert declared(rabbitmq, gone, queues=(there,)) is None
+def test_discovery_creates_no_queue(rabbitmq: RabbitMQ):
+    """Discovery of a deleted queue returns None and does not create the queue."""
+    existing, deleted = queue(rabbitmq, {}), f"q-{uuid.uuid4().hex[:8]}"
+    assert declared(rabbitmq, deleted, queues=(existing,)) is None
     with rabbitmq.channel() as channel, pytest.raises(Exception, match="NOT_FOUND"):
-        channel.queue_declare(gone, passive=True)
+        channel.queue_declare(deleted, passive=True)
 
 
 def test_a_sound_queue(rabbitmq: RabbitMQ):
-    """A durable queue without limits has no warning; policies, which AMQP does not tell, are unknown and not ok."""
+    """A durable queue without limits has no warning. Policies are unknown, because AMQP does not reveal them."""
     findings = found(adapter(rabbitmq, queue(rabbitmq, {}), prefetch=10))
     assert {check: finding.level for check, finding in findings.items()} == {
         "connection": "ok",
@@ -107,14 +107,14 @@ def test_a_sound_queue(rabbitmq: RabbitMQ):
     }
 
 
-def test_what_loses_messages(rabbitmq: RabbitMQ):
-    """Each argument that drops messages is a warning that says which, and so is a missing dead letter exchange."""
+def test_warns_about_message_loss(rabbitmq: RabbitMQ):
+    """Each argument that drops messages is a warning that names it, and so is a missing dead letter exchange."""
     name = queue(rabbitmq, EVERYTHING, durable=False, auto_delete=True)
     findings = found(adapter(rabbitmq, name))
     warnings = {check: finding.message for check, finding in findings.items() if finding.level == "warning"}
     assert set(warnings) == {"durable", "auto-delete", "expiry", "length", "dead letter exchange"}
-    assert "waits for over 60 s is sent to its dead letter exchange" in warnings["expiry"]
-    assert "beyond 10 messages or 10000 bytes the oldest is sent to" in warnings["length"]
+    assert "waits for over 60 s, even after a return, is sent to its dead letter exchange" in warnings["expiry"]
+    assert "beyond 10 messages or 10000 bytes, the oldest message is sent to" in warnings["length"]
     assert "there is no exchange nowhere" in warnings["dead letter exchange"]
     dropped = found(adapter(rabbitmq, queue(rabbitmq, {"x-max-length": 5, "x-dead-letter-exchange": "amq.direct"})))
     assert "dead letter exchange" not in dropped
@@ -127,14 +127,14 @@ def test_delivery_limits(rabbitmq: RabbitMQ):
     """A quorum queue's own delivery limit is a warning; without one, the broker's default is unknown."""
     limited = found(adapter(rabbitmq, queue(rabbitmq, {"x-queue-type": "quorum", "x-delivery-limit": 3})))
     assert limited["delivery limit"].level == "warning"
-    assert "comes back over 3 times is dropped" in limited["delivery limit"].message
+    assert "returns over 3 times is dropped" in limited["delivery limit"].message
     unlimited = found(adapter(rabbitmq, queue(rabbitmq, {"x-queue-type": "quorum"})))
     assert unlimited["delivery limit"].level == "unknown"
     assert "(quorum, 0 messages waiting)" in unlimited["queue"].message
 
 
-def test_a_prefetch_that_does_not_suit_the_consumer_timeout(rabbitmq: RabbitMQ):
-    """Where even quick handlers could not keep prefetched messages from being given back, that is a warning."""
+def test_warns_about_a_prefetch_too_large_for_the_consumer_timeout(rabbitmq: RabbitMQ):
+    """A prefetch is a warning if messages return unhandled even with quick handlers."""
     name = queue(rabbitmq, {})
     sound = found(adapter(rabbitmq, name, prefetch=250))["prefetch"]
     assert (sound.level, "take over 28 s on average" in sound.message) == ("ok", True)

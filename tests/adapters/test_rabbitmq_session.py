@@ -1,4 +1,4 @@
-"""RabbitMQ, a real broker: several queues for one adapter, streams, and settlements that are asked for twice."""
+"""A session on a real RabbitMQ broker consumes several queues, refuses streams, and settles each delivery once."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def handle(message, context):
 """
 
 
-def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run an asynchronous test."""
+def in_event_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run an asynchronous test in a new event loop."""
 
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
@@ -48,7 +48,7 @@ def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 
 class Host(KitHost):
-    """A host of as much credit as the broker is asked for."""
+    """A host with credit for the largest prefetch of these tests."""
 
     credit = Credit(20_000, 64 << 20)
 
@@ -87,7 +87,7 @@ async def opened(source: RabbitMQAdapter) -> AsyncIterator[Session]:
 
 
 async def take(session: Session, count: int) -> list[Delivery]:
-    """Fetch so many."""
+    """Fetch `count` deliveries."""
     taken: list[Delivery] = []
     async with asyncio.timeout(SECONDS):
         while len(taken) < count:
@@ -99,8 +99,8 @@ def acks(deliveries: Sequence[Delivery]) -> list[Settlement]:
     return [Settlement(one, Disposition.ack) for one in deliveries]
 
 
-def test_several_queues_are_consumed(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
-    """One source consumes a classic and a quorum queue; native says which, and all are acked where they came from."""
+def test_consumes_several_queues(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
+    """One source consumes a classic and a quorum queue. `native.queue` names the queue, and all messages are acked."""
     (tmp_path / "app.py").write_text(APPLICATION)
     first, second = names(rabbitmq, {}, {"x-queue-type": "quorum"})
     publish(rabbitmq, first, b"1", b"2")
@@ -112,13 +112,13 @@ def test_several_queues_are_consumed(rabbitmq: RabbitMQ, missive: Callable[..., 
     assert [waiting(rabbitmq, name) for name in (first, second)] == [0, 0]
 
 
-@on_a_loop
-async def test_a_missing_queue_is_named_and_the_others_wait(rabbitmq: RabbitMQ):
-    """Of several queues the missing one is named, nothing of the others is consumed, and once it is there all are."""
-    (there,) = names(rabbitmq, {})
-    publish(rabbitmq, there, b"1")
+@in_event_loop
+async def test_names_a_missing_queue_and_consumes_none(rabbitmq: RabbitMQ):
+    """The error names the missing queue, and nothing is consumed until all queues exist."""
+    (existing,) = names(rabbitmq, {})
+    publish(rabbitmq, existing, b"1")
     missing = f"q-{uuid.uuid4().hex[:8]}"
-    source = adapter(rabbitmq, [there, missing])
+    source = adapter(rabbitmq, [existing, missing])
     with pytest.raises(Transient, match=f"there is no queue {missing}$"):
         await source.connect(Host())
     with rabbitmq.channel() as channel:
@@ -126,13 +126,13 @@ async def test_a_missing_queue_is_named_and_the_others_wait(rabbitmq: RabbitMQ):
     publish(rabbitmq, missing, b"2")
     async with opened(source) as session:
         taken = await take(session, 2)
-        assert {one.native.queue: one.body for one in taken} == {there: b"1", missing: b"2"}
+        assert {one.native.queue: one.body for one in taken} == {existing: b"1", missing: b"2"}
         await session.settle(acks(taken))
 
 
-@on_a_loop
-async def test_a_queue_of_several_that_is_deleted_is_named(rabbitmq: RabbitMQ):
-    """When the broker cancels one of the consumers, the session ends, and says which queue is gone."""
+@in_event_loop
+async def test_names_a_deleted_queue(rabbitmq: RabbitMQ):
+    """When the broker cancels a consumer, the session ends with an error that names the queue."""
     first, second = names(rabbitmq, {}, {})
     async with opened(adapter(rabbitmq, f"{first},{second}")) as session:
         publish(rabbitmq, first, b"1")
@@ -143,9 +143,9 @@ async def test_a_queue_of_several_that_is_deleted_is_named(rabbitmq: RabbitMQ):
             await take(session, 1)
 
 
-@on_a_loop
-async def test_what_was_pushed_from_several_queues_is_given_back(rabbitmq: RabbitMQ):
-    """On a stop all consumers are cancelled, and what was pushed and not fetched is returned with its queue."""
+@in_event_loop
+async def test_stop_intake_returns_deliveries_of_all_queues(rabbitmq: RabbitMQ):
+    """A stop cancels all consumers and returns the deliveries that were pushed but not fetched, with their queues."""
     first, second = names(rabbitmq, {}, {})
     publish(rabbitmq, first, b"1", b"2")
     publish(rabbitmq, second, b"3", b"4")
@@ -159,29 +159,29 @@ async def test_what_was_pushed_from_several_queues_is_given_back(rabbitmq: Rabbi
         assert {one.native.queue for one in [*taken, *left]} == {first, second}
         await session.settle([Settlement(one, Disposition.release) for one in [*taken, *left]])
         await session.status()
-        assert [waiting(rabbitmq, name) for name in (first, second)] == [2, 2]  # and not delivered here again
+        assert [waiting(rabbitmq, name) for name in (first, second)] == [2, 2]  # and not redelivered to this session
 
 
 def test_queues_in_urls_and_keywords():
-    """Several are said with commas or as a list; none, and one that is there twice, are refused with one line."""
+    """Commas or a list give several queues. A missing name and a repeated name are refused with one line."""
     proc = missive.Processor()
     source = from_url("rabbitmq://host/v?queue=a,b", proc)
     assert (source.destination, source.url) == ("a,b", "rabbitmq://host:5672/v?queue=a,b")
-    assert RabbitMQAdapter(proc, ["a,b", "c"]).queues == ("a,b", "c")
-    for wrong, says in {"": "needs \\?queue=", "?queue=": "names a queue", "?queue=a,": "names a queue"}.items():
+    assert RabbitMQAdapter(proc, ["a,b", "c"]).settings.queues == ("a,b", "c")
+    for wrong, says in {"": "needs \\?queue=", "?queue=": "names no queue", "?queue=a,": "names no queue"}.items():
         with pytest.raises(UsageError, match=says):
             from_url(f"rabbitmq://host/v{wrong}", proc)
     with pytest.raises(UsageError, match="queue= names a twice"):
         RabbitMQAdapter(proc, "a,b,a")
 
 
-@on_a_loop
-async def test_a_stream_is_refused(rabbitmq: RabbitMQ):
-    """A queue that is a stream is fatal before anything is consumed, also beside others, and keeps its messages."""
+@in_event_loop
+async def test_refuses_a_stream(rabbitmq: RabbitMQ):
+    """A stream, even among other queues, is fatal before anything is consumed, and no queue loses a message."""
     classic, stream = names(rabbitmq, {}, {"x-queue-type": "stream"})
     publish(rabbitmq, stream, b"1")
     publish(rabbitmq, classic, b"2")
-    with pytest.raises(Fatal, match=f"{stream} is a stream, where an ack settles nothing"):
+    with pytest.raises(Fatal, match=f"{stream} is a stream, where an ack does not settle"):
         await adapter(rabbitmq, [classic, stream]).connect(Host())
     with rabbitmq.channel() as channel:
         channel.basic_qos(prefetch_count=1)
@@ -192,8 +192,8 @@ async def test_a_stream_is_refused(rabbitmq: RabbitMQ):
     assert (body, method.redelivered) == (b"2", False)
 
 
-def test_a_stream_is_one_line(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
-    """The worker ends with exit code 1 and one line that names the queue and the way out."""
+def test_reports_a_stream_in_one_line(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
+    """The worker ends with exit code 1 and one line that names the queue and the remedy."""
     (tmp_path / "app.py").write_text(APPLICATION)
     (stream,) = names(rabbitmq, {"x-queue-type": "stream"})
     process = missive("run", "app:proc", "--from", rabbitmq.url(stream), "--dlq", "sqlite:///dlq.db")
@@ -204,9 +204,9 @@ def test_a_stream_is_one_line(rabbitmq: RabbitMQ, missive: Callable[..., Running
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-@on_a_loop
-async def test_looking_for_streams_takes_nothing(rabbitmq: RabbitMQ, kind: str):
-    """Connecting counts as no delivery on a queue that is no stream."""
+@in_event_loop
+async def test_the_check_for_streams_takes_no_message(rabbitmq: RabbitMQ, kind: str):
+    """Connecting to a queue that is not a stream counts as no delivery."""
     (queue,) = names(rabbitmq, {"x-queue-type": kind})
     publish(rabbitmq, queue, b"1")
     for _ in range(3):
@@ -219,9 +219,9 @@ async def test_looking_for_streams_takes_nothing(rabbitmq: RabbitMQ, kind: str):
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-@on_a_loop
-async def test_a_settlement_that_is_repeated_is_harmless(rabbitmq: RabbitMQ, kind: str):
-    """A delivery that is settled twice, in one call or in two, alike or not, never closes the channel."""
+@in_event_loop
+async def test_repeated_settlements_are_harmless(rabbitmq: RabbitMQ, kind: str):
+    """Settling a delivery again, in one call or two, with any disposition, never closes the channel."""
     (queue,) = names(rabbitmq, {"x-queue-type": kind})
     publish(rabbitmq, queue, *(b"%d" % n for n in range(6)))
     async with opened(adapter(rabbitmq, queue)) as session:
@@ -237,19 +237,19 @@ async def test_a_settlement_that_is_repeated_is_harmless(rabbitmq: RabbitMQ, kin
         )
         await session.settle(acks(taken[:3]))
         await session.settle([Settlement(one, Disposition.release) for one in taken[:3]])
-        (again,) = await take(session, 1)
-        assert (again.body, again.redelivered) == (b"1", True)
-        await session.settle(acks([*taken, again, *taken, again]))
+        (redelivered,) = await take(session, 1)
+        assert (redelivered.body, redelivered.redelivered) == (b"1", True)
+        await session.settle(acks([*taken, redelivered, *taken, redelivered]))
         assert (await session.status()).connected
     assert waiting(rabbitmq, queue) == 0
 
 
-@on_a_loop
-async def test_one_that_is_held_keeps_thousands_settled(rabbitmq: RabbitMQ):
-    """Behind one that is held, 11,000 are settled one by one and twice; in the end it alone comes again."""
+@in_event_loop
+async def test_settles_thousands_behind_a_held_delivery(rabbitmq: RabbitMQ):
+    """Behind a held delivery, about 11,000 deliveries are settled, some twice. Only the held one is redelivered."""
     (queue,) = names(rabbitmq, {})
     connection = pika.BlockingConnection(pika.URLParameters(rabbitmq.url()))
-    channel = connection.channel()  # without confirms, which would take long
+    channel = connection.channel()  # without confirms, which would be slow
     for number in range(11_000):
         channel.basic_publish("", queue, b"%d" % number)
     connection.close()
@@ -261,27 +261,27 @@ async def test_one_that_is_held_keeps_thousands_settled(rabbitmq: RabbitMQ):
         assert (await session.status()).connected
         assert session._unacked._tags == {held.token: None}  # type: ignore[attr-defined]
     async with opened(adapter(rabbitmq, queue)) as session:
-        (again,) = await take(session, 1)
-        assert (again.body, again.redelivered) == (b"0", True)
-        await session.settle(acks([again]))
+        (redelivered,) = await take(session, 1)
+        assert (redelivered.body, redelivered.redelivered) == (b"0", True)
+        await session.settle(acks([redelivered]))
     assert waiting(rabbitmq, queue) == 0
 
 
-@on_a_loop
-async def test_a_pika_that_delivers_otherwise_is_refused(rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch):
-    """Where pika does not give its bytes to be read, that is one line and not silence."""
+@in_event_loop
+async def test_refuses_an_unsupported_pika(rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch):
+    """A version of pika that does not pass received bytes to the reader gives an error instead of silence."""
     monkeypatch.delattr(Connection, "_on_data_available")
     (queue,) = names(rabbitmq, {})
     publish(rabbitmq, queue, b"1")
     async with opened(adapter(rabbitmq, queue)) as session:
-        with pytest.raises(Fatal, match=f"pika {pika.__version__} delivers otherwise than is known here"):
+        with pytest.raises(Fatal, match=f"pika {pika.__version__} is not supported"):
             await take(session, 1)
     assert waiting(rabbitmq, queue) == 1
 
 
-@on_a_loop
+@in_event_loop
 async def test_a_message_of_many_frames(rabbitmq: RabbitMQ):
-    """Bodies of no byte, of one frame to the byte, and of many frames, arrive as they were, also side by side."""
+    """Bodies that are empty, fill one frame exactly, or span many frames arrive unchanged, even interleaved."""
     first, second = names(rabbitmq, {}, {})
     bodies = [b"", b"x" * (131_072 - 8), b"y" * (131_072 - 7), bytes(range(256)) * 12_000]
     publish(rabbitmq, first, *bodies)
@@ -290,15 +290,15 @@ async def test_a_message_of_many_frames(rabbitmq: RabbitMQ):
         taken = await take(session, 8)
         assert [one.body for one in taken if one.native.queue == first] == bodies
         assert [one.body for one in taken if one.native.queue == second] == bodies
-        # Which are a sign of life, also where nothing else comes.
+        # The bytes of deliveries count for the heartbeat check.
         assert session._connection.bytes_received > 2 * sum(map(len, bodies))  # type: ignore[attr-defined]
         await session.settle(acks(taken))
         assert (await session.status()).connected
     assert [waiting(rabbitmq, name) for name in (first, second)] == [0, 0]
 
 
-def test_the_doctor_looks_at_each_queue(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
-    """Of several queues the doctor says of each how many messages wait; a stream is an error."""
+def test_the_doctor_checks_each_queue(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
+    """The doctor reports the waiting messages of each queue. A stream is an error."""
     (tmp_path / "app.py").write_text(APPLICATION)
     first, second, stream = names(rabbitmq, {}, {}, {"x-queue-type": "stream"})
     publish(rabbitmq, second, b"1")
