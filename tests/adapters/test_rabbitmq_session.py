@@ -305,8 +305,8 @@ def test_the_doctor_checks_each_queue(rabbitmq: RabbitMQ, missive: Callable[...,
     command = ("doctor", "app:proc", "--dlq", "sqlite:///dlq.db", "--json", "--from")
     process = missive(*command, rabbitmq.url(f"{first},{second}"))
     out, _ = process.finish()
-    says = [finding["says"] for finding in json.loads(out) if finding["check"] == "queue"]
-    assert says == [f"{first} (classic, 0 messages waiting)", f"{second} (classic, 1 messages waiting)"]
+    messages = [finding["message"] for finding in json.loads(out) if finding["check"] == "queue"]
+    assert messages == [f"{first} (classic, 0 messages waiting)", f"{second} (classic, 1 messages waiting)"]
     process = missive(*command, rabbitmq.url(stream))
     out, _ = process.finish()
     assert process.code == 1

@@ -41,7 +41,7 @@ def doctor(
     def run(url: str, *options: str, target: str = "app:proc") -> Found:
         process = missive("doctor", target, "--from", url, "--json", *options)
         out, err = process.finish(60)
-        found = [(one["level"], one["check"], one["says"]) for one in json.loads(out)] if out else []
+        found = [(one["level"], one["check"], one["message"]) for one in json.loads(out)] if out else []
         return process.code, found, err
 
     return run
