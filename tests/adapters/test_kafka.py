@@ -26,7 +26,7 @@ from missive.engine.engine import Engine
 from missive.engine.runner import loop_factory
 from missive.matchers import Everything, by_key
 from missive.testing.conformance import Fault, FaultProxy
-from missive.testing.conformance.driver import KitHost
+from missive.testing.conformance.host import KitHost
 from missive.transport import Credit, Session, Watermark
 from tests.conftest import wait_until
 from tests.support.kafka import Kafka

@@ -16,7 +16,7 @@ import pytest
 import missive
 from missive import Fatal, Transient, UsageError
 from missive.adapters import RabbitMQAdapter, from_url
-from missive.testing.conformance.driver import KitHost
+from missive.testing.conformance.host import KitHost
 from missive.testing.conformance.proxy import Fault, FaultProxy
 from missive.transport import Credit, Disposition, Settlement
 from tests.support.certificates import Authority

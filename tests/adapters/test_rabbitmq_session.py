@@ -18,7 +18,7 @@ import missive
 from missive import Fatal, Transient, UsageError
 from missive.adapters import RabbitMQAdapter, from_url
 from missive.adapters.rabbitmq.reader import Connection
-from missive.testing.conformance.driver import KitHost
+from missive.testing.conformance.host import KitHost
 from missive.transport import Credit, Delivery, Disposition, Session, Settlement
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ

@@ -1,4 +1,4 @@
-"""Adapters that are broken on purpose, around a good one: the kit must catch each."""
+"""Adapters that are broken on purpose. Each wraps a correct adapter, and the suite must catch it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from missive.transport import Credit, Delivery, Disposition, Session, Settlement
 
 
 class BrokenAdapter(WrappedAdapter):
-    """Passes everything on to another adapter, but for what its kind breaks."""
+    """An adapter whose sessions have one fault, and otherwise behave like those of the adapter inside."""
 
     caught_by: ClassVar[tuple[int, ...]]
-    """The cases that must fail."""
+    """Numbers of the cases that must fail."""
     kind: ClassVar[type[WrappedSession]]
 
     def __init__(self, inner: Adapter) -> None:
@@ -35,7 +35,7 @@ class _AcksEarly(WrappedSession):
 
 
 class AcksEarly(BrokenAdapter):
-    """Acks what it fetches, before anybody has handled it."""
+    """Acks messages when it fetches them, before a handler has run."""
 
     caught_by = (8, 60)
     kind = _AcksEarly
@@ -45,14 +45,14 @@ class _Forgets(WrappedSession):
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         while True:
             deliveries = await self.inner.fetch(credit)
-            again = [delivery for delivery in deliveries if delivery.redelivered]
-            await self.inner.settle([Settlement(delivery, Disposition.ack) for delivery in again])
+            redelivered = [delivery for delivery in deliveries if delivery.redelivered]
+            await self.inner.settle([Settlement(delivery, Disposition.ack) for delivery in redelivered])
             if fresh := [delivery for delivery in deliveries if not delivery.redelivered]:
                 return fresh
 
 
 class LosesOnReconnect(BrokenAdapter):
-    """Takes what comes again after a reconnect for done."""
+    """Acks redelivered messages after a reconnect, as if they had been handled."""
 
     caught_by = (8,)
     kind = _Forgets
@@ -69,7 +69,6 @@ class _MixesUp(WrappedSession):
         return deliveries
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        # The oldest, whichever was asked for.
         oldest = [
             Settlement(delivery, settlement.disposition)
             for delivery, settlement in zip(self._fetched, settlements, strict=False)
@@ -81,7 +80,7 @@ class _MixesUp(WrappedSession):
 
 
 class MixesUpSettlements(BrokenAdapter):
-    """Settles the oldest message in place of the one that it is asked to."""
+    """Settles the oldest message in place of the requested message."""
 
     caught_by = (17,)
     kind = _MixesUp
@@ -93,7 +92,7 @@ class _Greedy(WrappedSession):
 
 
 class FetchesPastCredit(BrokenAdapter):
-    """Fetches twice what it was asked for."""
+    """Fetches twice as many messages as its credit."""
 
     caught_by = (18,)
     kind = _Greedy
@@ -106,7 +105,7 @@ class _Leaky(WrappedSession):
 
 
 class LeaksTask(BrokenAdapter):
-    """Starts a task for each session, and never ends it."""
+    """Starts a task for each session and never ends the task."""
 
     caught_by = (41,)
     kind = _Leaky
@@ -121,7 +120,7 @@ class _Talkative(WrappedSession):
 
 
 class LogsBodies(BrokenAdapter):
-    """Logs what it fetches, where only the lowest level shows it."""
+    """Logs the bodies of fetched messages at the level DEBUG."""
 
     caught_by = (70,)
     kind = _Talkative
@@ -135,4 +134,4 @@ BROKEN: tuple[type[BrokenAdapter], ...] = (
     LeaksTask,
     LogsBodies,
 )
-"""All of them."""
+"""All adapters that are broken on purpose."""

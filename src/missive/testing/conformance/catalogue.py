@@ -1,4 +1,4 @@
-"""The cases by number: what each proves, and whether this kit has it already."""
+"""The catalogue of cases, and the registration of the functions that run them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 class CaseOutcome(StrEnum):
-    """How a case ended. What is not declared is proved refused or absent, and never skipped."""
+    """How a case ended. A case for an undeclared capability proves the refusal; the suite never skips a case."""
 
     passed = "passed"
     refused = "refused"
-    """The capability is not declared, and using it was refused, or had no effect, as it must."""
+    """The capability is not declared, and its use was refused or had no effect."""
     failed = "failed"
     pending = "pending"
-    """The kit has no test of it yet."""
+    """The kit does not have this case yet."""
     missing = "missing"
-    """The kit has a test of it, which was not run."""
+    """The kit has this case, but the last run did not include it."""
 
 
 Run = Callable[["Driver"], Awaitable[CaseOutcome]]
@@ -29,86 +29,86 @@ Run = Callable[["Driver"], Awaitable[CaseOutcome]]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case: its number and title in the catalogue, and what runs it."""
+    """One case: its number, its title and the function that runs it."""
 
     number: int
     title: str
     run: Run
     created: bool = True
-    """Whether the source is made before the case begins."""
+    """Whether the suite creates the source before the case begins."""
     lanes: int = 1
-    """How many lanes it has, where the transport has lanes that are one consumer's alone."""
+    """Number of lanes of the source, where one consumer owns a lane."""
 
     def __repr__(self) -> str:
         return f"{self.number:02}-{self.title.replace(',', '').replace(' ', '-')}"
 
 
 TITLES: Final[dict[int, str]] = {
-    1: "byte exact body",
-    2: "headers",
-    3: "native id, key and timestamp are kept",
-    4: "native handle reachable",
-    5: "delivery count as exact as declared",
+    1: "bodies are byte-exact",
+    2: "headers arrive unchanged",
+    3: "native id, key and timestamp arrive",
+    4: "the native handle is reachable",
+    5: "the delivery count is as exact as declared",
     6: "an undecodable message never stops intake",
     7: "a confirmed ack survives SIGKILL",
-    8: "unsettled comes back after SIGKILL",
-    9: "retry comes back",
-    10: "retry delay is kept",
-    11: "rejected never comes back",
-    12: "double or conflicting settle is harmless",
-    13: "partial failure is reported per item",
+    8: "unsettled messages are redelivered after SIGKILL",
+    9: "a retried message is redelivered",
+    10: "a retry waits for its delay",
+    11: "a rejected message is never redelivered",
+    12: "a double or conflicting settlement is harmless",
+    13: "a batch reports each failed settlement",
     14: "a lost reply is unknown, and safe to repeat",
-    15: "acks out of order never pass an incomplete one",
-    16: "settling what is no longer ours is fenced",
-    17: "settling one never settles another",
-    18: "in flight never exceeds credit",
+    15: "acks out of order never pass an incomplete message",
+    16: "settling after the lease or lane is lost is fenced",
+    17: "settling one message never settles another",
+    18: "messages in flight never exceed the credit",
     19: "intake stops at the limit and resumes",
     20: "memory is flat on a backlog",
     21: "a slow lane does not starve the others",
-    22: "no busy loop when idle",
-    23: "rate limit",
+    22: "an idle adapter has no busy loop",
+    23: "the rate limit holds",
     24: "pause and resume",
-    25: "delivered but not started is given back on stop",
+    25: "unstarted messages are released on stop",
     26: "FIFO for each key",
     27: "handlers of one key never overlap",
-    28: "order through retry",
-    29: "order through rebalance",
-    30: "different keys overlap",
+    28: "order through a retry",
+    29: "order through a rebalance",
+    30: "handlers of different keys overlap",
     31: "gaps do not stall the watermark",
     32: "a handler of three leases runs once",
-    33: "renewal goes on while draining",
-    34: "a lost lease cancels or fences",
-    35: "short leases",
-    36: "renewal in batches",
-    37: "queued but not started is renewed or released",
-    38: "drain finishes and settles",
-    39: "past the deadline the rest comes again",
+    33: "renewal continues during a drain",
+    34: "a lost lease is fenced",
+    35: "short leases work",
+    36: "renewal runs in batches",
+    37: "a queued message is renewed or released",
+    38: "a drain finishes and settles",
+    39: "the rest is redelivered after the drain deadline",
     40: "close is idempotent, a cancelled fetch loses nothing",
-    41: "no leaked task, socket or thread",
-    42: "starts before the source exists",
-    43: "bad credentials fail fast, unprinted",
-    44: "two groups each get all, members share",
+    41: "no task, socket or thread leaks",
+    42: "the adapter starts before the source exists",
+    43: "bad credentials fail fast and are not printed",
+    44: "groups receive all messages, members share them",
     45: "broker restart under load",
     46: "broker SIGKILL under load",
-    47: "half-open TCP",
-    48: "latency, reset, truncation",
-    49: "connection dies between handler and ack",
-    50: "settle refused",
+    47: "half-open TCP connection",
+    48: "latency, reset and truncation",
+    49: "the connection dies between handler and ack",
+    50: "a settlement is refused",
     51: "worker SIGKILL loop",
     52: "SIGSTOP past the session timeout",
     53: "rebalance storm",
-    54: "revoked mid-handler, then a late ack",
-    55: "revoked and returned to the same member",
-    56: "commit racing completions",
-    57: "offset reset or truncation is loud",
+    54: "a lane is revoked during a handler, then a late ack",
+    55: "a lane is revoked and returned to the same member",
+    56: "commits race completions",
+    57: "offset reset and truncation are loud",
     58: "clock jump",
     59: "soak",
-    60: "dead letter confirmed before the original is settled",
-    61: "store down, the original stays",
-    62: "crash between store and settlement",
-    63: "dead letters keep everything",
+    60: "a dead letter is stored before its original is settled",
+    61: "the original stays while the store is down",
+    62: "a crash between store and settlement loses nothing",
+    63: "a dead letter is complete",
     64: "browsing consumes nothing",
-    65: "replay",
+    65: "a replay is filtered, limited and resumable",
     66: "a replay loop is bounded",
     67: "events and counters",
     68: "lag and oldest age agree with the broker",
@@ -122,11 +122,11 @@ _cases: dict[int, Case] = {}
 
 
 def case(number: int, *, created: bool = True, lanes: int = 1) -> Callable[[Run], Run]:
-    """Register what runs a case."""
+    """Register the decorated function as a case. Raise `ValueError` when the number is taken."""
 
     def register(run: Run) -> Run:
         if number in _cases:
-            raise ValueError(f"case {number} is there already")
+            raise ValueError(f"case {number} has a function already. Take another number.")
         _cases[number] = Case(number, TITLES[number], run, created, lanes)
         return run
 
@@ -134,8 +134,8 @@ def case(number: int, *, created: bool = True, lanes: int = 1) -> Callable[[Run]
 
 
 def all_cases() -> list[Case]:
-    """Return the cases that can be run, by number; all others are `pending`."""
-    from missive.testing.conformance.cases import load  # noqa: PLC0415 - they register themselves here
+    """Return the registered cases by number. The other titles of the catalogue are `pending`."""
+    from missive.testing.conformance.cases import load  # noqa: PLC0415 - the modules import `case` from here
 
     load()
     return [_cases[number] for number in sorted(_cases)]

@@ -1,4 +1,4 @@
-"""What the author of an adapter fills in: how to publish, how to look, and how to hurt the broker."""
+"""The harness: the part of the suite that the author of an adapter supplies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from missive.engine.intake.source import CREDIT
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One message as a bare client publishes it; what a transport cannot carry is left out."""
+    """One message for a bare client to publish. The client leaves out fields that the transport cannot carry."""
 
     body: bytes
     headers: Sequence[tuple[str, str | bytes]] = ()
@@ -25,99 +25,101 @@ class Sent:
 
 
 class Harness(ABC):
-    """One transport under test, with a fresh queue or topic of its own; made anew for each case.
+    """One transport under test, with a fresh queue, topic or file. Each case has a harness of its own.
 
-    The methods block, and are called on threads of the kit's, one at a time.
+    The methods block. The kit calls them in threads, one at a time.
     """
 
     name: ClassVar[str]
-    """The row's name in the table, such as `rabbitmq (quorum)`."""
+    """Column in the table, such as `rabbitmq (quorum)`."""
     preserves: ClassVar[frozenset[str]] = frozenset()
-    """What of a message arrives: of `key`, `timestamp`, `producer_id`, `native_id`."""
+    """The fields that arrive with a message: some of `key`, `timestamp`, `producer_id` and `native_id`."""
     headers: ClassVar[frozenset[str]] = frozenset()
-    """What headers may be: of `text`, `bytes` (values that are not UTF-8), `duplicate` (a name twice)."""
+    """The headers that arrive: some of `text`, `bytes` (values that are not UTF-8) and `duplicate` (repeated names)."""
     line_based: ClassVar[bool] = False
-    """Whether a message is a line, so that no body has a newline."""
+    """Whether a message is a line, so that a body cannot contain a newline."""
     largest_body: ClassVar[int] = 1_000_000
-    """The size in bytes of the largest body that is tried."""
+    """Size of the largest body that the suite publishes, in bytes."""
     broker: ClassVar[bool] = False
-    """Whether there is a broker that can be killed: `kill` and `start` work."""
+    """Whether the suite can kill and start a broker, with `kill` and `start`."""
     credentials: ClassVar[bool] = False
-    """Whether one logs in: `adapter` then takes `password`."""
+    """Whether the transport needs a login: `adapter` then accepts `password`."""
     creatable: ClassVar[bool] = True
-    """Whether the source can be missing, and made with `create` later."""
+    """Whether the source can be missing when the adapter connects, and be created later."""
     redelivery_seconds: ClassVar[float] = 10.0
-    """Within so many seconds what was unsettled comes again after its session was closed: the lease, and some more."""
+    """Time limit for the redelivery of unsettled messages after their session closed, in seconds.
+
+    It covers the lease and some delay.
+    """
     lease: ClassVar[float] = 1.0
-    """The lease that the kit asks for where there is one that can be set, in seconds."""
+    """The lease to ask for where the lease can be set, in seconds."""
     reads_once: ClassVar[bool] = False
-    """Whether what was read cannot be had again, as from a pipe."""
-
+    """Whether a message can be read only once, as from a pipe."""
     ends: ClassVar[bool] = False
-    """Whether a session ends with the last message there is, as at the end of a file."""
-
+    """Whether a session ends after the last message, as at the end of a file."""
     groups: ClassVar[bool] = False
-    """Whether several groups each get all messages: `adapter` then takes `group`, which is another one."""
-
+    """Whether several groups receive all messages each: `adapter` then accepts `group`, the name of a new group."""
     trims: ClassVar[bool] = False
-    """Whether what was not read can be deleted, and the position be lost: `trim` and `overrun` work."""
-
+    """Whether unread messages can be deleted and a position can be lost, with `trim` and `overrun`."""
     read_ahead: ClassVar[int] = 0
-    """How many messages a session may have read that nobody fetched, so that they wait at the transport no more."""
+    """Number of messages that a session may read before they are fetched. Its lag does not count them."""
     duplicates: ClassVar[int] = CREDIT.items
-    """How many messages may be handled twice for each fault: what is in flight at most, which is the engine's credit,
-    or a prefetch that is smaller."""
+    """Number of messages that may be handled twice after each fault: the engine's credit, or a smaller prefetch."""
     forgotten_settlements: ClassVar[int] = 0
-    """How many settlements that it took the broker may forget when it is killed, because it writes them later."""
+    """Number of accepted settlements that a killed broker may forget, because it writes them later."""
     handover_duplicates: ClassVar[int] = 0
-    """How many messages may be handled twice when a lane goes to another consumer in good order."""
+    """Number of messages that may be handled twice when a lane moves to another consumer in good order."""
     lanes: int = 1
-    """How many lanes the source is to have, where they are one consumer's alone; set before `create`."""
+    """Number of lanes to create, where one consumer owns a lane. The kit sets it before `create`."""
 
     @abstractmethod
     def adapter(self, processor: Processor[Any], **options: Any) -> Adapter:
-        """Make an adapter for this case's source.
+        """Make an adapter for the source of this case.
 
-        The kit may give options:
-        `address`: a host and port to connect to in place of the broker's (a fault proxy's);
-        `password`: to log in with, in place of the right one;
-        `group`: consume as another group, which is made here and begins with the first message;
-        `handover`: seconds that handlers have when a lane goes to another consumer, where lanes do.
+        The kit may pass these options:
+
+        - `address`: the host and port of a fault proxy, to connect to in place of the broker.
+        - `password`: a password in place of the correct one.
+        - `group`: the name of another group. Create it, so that it begins with the first message.
+        - `handover`: the time that handlers have when a lane moves to another consumer, in seconds.
         """
 
     @abstractmethod
     def create(self) -> None:
-        """Make the queue, topic or file. Called once, before anything is published."""
+        """Create the queue, topic or file. The kit calls this once, before it publishes."""
 
     @abstractmethod
     def publish(self, messages: Sequence[Sent]) -> None:
-        """Publish with a bare client, and return when the broker has confirmed them."""
+        """Publish with a bare client, and return when the broker has confirmed the messages."""
 
     def leave_gap(self) -> bool:
-        """Leave a gap in the positions, such as an aborted transaction does; False where there can be none."""
+        """Leave a gap in the positions, such as an aborted transaction. Return False where no gap is possible."""
         return False
 
     def remaining(self) -> int | None:
-        """Return how many messages the source still holds for us, delivered or not; None where nobody can tell."""
+        """Return how many messages the source holds for this consumer, delivered or not; None where unknown."""
         return None
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """The broker's host and port, for the fault proxy; None where there is no connection."""
+        """The host and port of the broker, for the fault proxy; None without a connection."""
         return None
 
     @property
     def proxy_port(self) -> int:
-        """The port of 127.0.0.1 for the proxy, where clients go on to what the broker names as its own; 0 for any."""
+        """The port of the fault proxy on 127.0.0.1; 0 for any.
+
+        Set it where a client follows the address that the broker advertises.
+        """
         return 0
 
     @property
     def url(self) -> str | None:
-        """The URL of this case's source for `missive run --from`; None where a worker process cannot reach it."""
+        """The URL of the source for `missive run --from`; None where a worker process cannot reach the source."""
         return None
 
     def versions(self) -> str:
-        """Return the versions of broker and client library, for the table."""
+        """Return the versions of the broker and the client library, for the table."""
         return ""
 
     def kill(self) -> None:
@@ -125,20 +127,20 @@ class Harness(ABC):
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Stop the broker in good order, and return when it is gone; killed where nothing else is said."""
+        """Stop the broker in good order, and return when it is gone. The default kills it."""
         self.kill()
 
     def start(self) -> None:
-        """Start the broker again, with its data, and return when it answers."""
+        """Start the broker again with its data, and return when it answers."""
         raise NotImplementedError
 
     def trim(self, position: int) -> None:
-        """Delete all messages before a position, read or not."""
+        """Delete the messages before a position, read or not."""
         raise NotImplementedError
 
     def overrun(self, position: int) -> None:
-        """Commit a position that is beyond the end, as if the rest had been truncated."""
+        """Commit a position beyond the end, as if the rest of the log had been truncated."""
         raise NotImplementedError
 
-    def close(self) -> None:  # noqa: B027 - most leave nothing
-        """Remove what the case made."""
+    def close(self) -> None:  # noqa: B027 - most harnesses leave nothing behind
+        """Remove the queue, topic or file of the case."""

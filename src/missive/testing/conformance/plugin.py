@@ -11,7 +11,7 @@ from missive.testing.conformance.table import write
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
-    parser.addoption("--conformance-table", metavar="FILE", help="write the table of the cases that ran")
+    parser.addoption("--conformance-table", metavar="FILE", help="write the outcomes of the cases to FILE, as Markdown")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

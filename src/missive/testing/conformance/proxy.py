@@ -1,4 +1,4 @@
-"""A TCP proxy that hurts: latency, resets, half-open connections, truncation and refusals."""
+"""A TCP proxy that causes faults: latency, resets, half-open connections, truncation and refusals."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _LINGER = struct.pack("ii", 1, 0)
 
 
 class Fault(StrEnum):
-    """What the proxy does to connections, those that are open and new ones alike."""
+    """A fault of the proxy. It applies to open and new connections alike, unless its text names one kind."""
 
     none = "none"
     half_open = "half-open"
-    """Accept, read, and pass nothing on; close nothing."""
+    """Accept connections, read and drop the data, and close nothing."""
     refuse = "refuse"
-    """Reset new connections at once; leave open ones alone."""
+    """Reset new connections at once; leave open connections alone."""
     truncate = "truncate"
-    """Pass half of the next data from the server on, then reset."""
+    """Forward half of the next data from the server, then reset."""
 
 
 class FaultProxy:
-    """Forwards a port of its own (`listen`, or any) to `host` and `port`, on a thread; a context manager."""
+    """A context manager that forwards a local port to `host` and `port`, in a thread. `listen` is the local port."""
 
     def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
         self._target = (host, port)
@@ -57,26 +57,26 @@ class FaultProxy:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    # From any thread
+    # In any thread
 
     def set(self, fault: Fault = Fault.none, *, latency: float = 0.0) -> None:
-        """Behave like this from now on; `latency` is added to each piece of data, in seconds."""
+        """Cause this fault from now on, and delay each piece of data by `latency` seconds."""
         self._fault, self._latency = fault, latency
 
     def reset(self) -> None:
-        """Reset every connection that is open."""
+        """Reset the open connections."""
         asyncio.run_coroutine_threadsafe(self._reset(), self._loop).result()
 
     def hang(self) -> None:
-        """Leave every connection that is open half open, for good: it takes data and passes none on. New ones work."""
+        """Make the open connections half-open until they close: the proxy drops their data. New connections work."""
         self._loop.call_soon_threadsafe(lambda: self._hung.update(self._writers))
 
     @property
     def connections(self) -> int:
-        """How many connections of clients are open."""
+        """Number of open connections of clients."""
         return len(self._writers) // 2
 
-    # On its thread
+    # In the thread of the proxy
 
     def _main(self) -> None:
         with contextlib.closing(self._loop):

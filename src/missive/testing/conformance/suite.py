@@ -1,4 +1,4 @@
-"""The suite as pytest sees it: a class whose `harness` fixture says what is tested."""
+"""The suite for pytest: a class whose `harness` fixture supplies the transport under test."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from missive.adapters.base import Adapter
+from missive.testing.conformance.balance import balance
 from missive.testing.conformance.catalogue import Case, CaseOutcome, all_cases
 from missive.testing.conformance.driver import Driver
 from missive.testing.conformance.harness import Harness
@@ -24,33 +25,33 @@ async def certify(
     deep: bool = False,
     wrap: Callable[[Adapter], Adapter] | None = None,
 ) -> CaseOutcome:
-    """Run one case. Raises `ConformanceError`, or what the adapter raised."""
+    """Run one case, and enter its outcome in the table unless `wrap` replaces the adapter.
+
+    Raise `ConformanceError` when the adapter fails the case, or an error of the adapter.
+    """
     driver = Driver(harness, directory, deep=deep, wrap=wrap)
     started, outcome = time.monotonic(), CaseOutcome.failed
     try:
         harness.lanes = case.lanes
         if case.created:
-            await driver.blocking(harness.create)
-        outcome = await case.run(driver)
-        try:
-            await driver.balance()
-        except BaseException:
-            outcome = CaseOutcome.failed
-            raise
+            await driver.in_thread(harness.create)
+        ended = await case.run(driver)
+        await balance(driver)
+        outcome = ended
         return outcome
     finally:
-        await driver.abandon()
+        await driver.close_all(Exception)
         if wrap is None:
             row = Row(case.number, outcome, time.monotonic() - started, driver.duplicates)
-            enter(harness.name, await driver.blocking(harness.versions), driver.capabilities, row)
+            enter(harness.name, await driver.in_thread(harness.versions), driver.capabilities, row)
 
 
 class Conformance:
-    """Derive from it, name the class `Test…`, and give it a fixture `harness` that makes a `Harness`."""
+    """The base of a test class. Name the class `Test…` and give it a fixture `harness` that returns a `Harness`."""
 
     @pytest.mark.parametrize("case", all_cases(), ids=repr)
     def test_case(self, case: Case, harness: Harness, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-        """One case of the catalogue."""
+        """Run one case of the catalogue."""
         deep = bool(request.config.getoption("--deep", default=False))
         try:
             asyncio.run(certify(case, harness, tmp_path, deep=deep))

@@ -1,4 +1,4 @@
-"""The table of the last run: adapter, capability and case, with the versions that were there."""
+"""The table of the last run: the outcome of each case on each transport, with capabilities and versions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Row:
 
 @dataclass(slots=True)
 class Column:
-    """What is known of one transport."""
+    """The results of one transport."""
 
     versions: str = ""
     capabilities: Capabilities = field(default_factory=Capabilities)
@@ -34,7 +34,7 @@ _columns: Final[dict[str, Column]] = {}
 
 
 def enter(name: str, versions: str, capabilities: Capabilities | None, row: Row) -> None:
-    """Keep the result of a case for the table."""
+    """Add the result of a case to the column `name`."""
     column = _columns.setdefault(name, Column())
     column.versions = versions
     column.capabilities = capabilities or column.capabilities
@@ -42,14 +42,18 @@ def enter(name: str, versions: str, capabilities: Capabilities | None, row: Row)
 
 
 def render() -> str:
-    """Return the table of all that was entered, as Markdown."""
-    names, there = sorted(_columns), {one.number for one in all_cases()}
+    """Return the table of the entered results, as Markdown."""
+    names, available = sorted(_columns), {one.number for one in all_cases()}
     lines = [
         "# Conformance of the adapters",
         "",
-        "Made by `scripts/conformance-table` from a run of the suite; see [the kit](conformance.md). `passed`: proved",
-        "on the real transport. `refused`: the capability is not declared, and proved refused or absent.",
-        "`pending`: the kit does not have the case yet. `missing`: it has, and the case was not run.",
+        "Compare the adapters case by case. `scripts/conformance-table` runs [the suite](conformance.md) and writes",
+        "this page. The outcomes:",
+        "",
+        "- `passed`: the real transport proved the case.",
+        "- `refused`: the adapter does not declare the capability, and the case proved the refusal.",
+        "- `pending`: the kit does not have the case yet.",
+        "- `missing`: the kit has the case, but the last run did not include it.",
         "",
         _line("", names),
         _line("---", ["---"] * len(names)),
@@ -59,9 +63,9 @@ def render() -> str:
         values = [getattr(_columns[name].capabilities, capability.name) for name in names]
         lines.append(_line(f"`{capability.name}`", [str(value) for value in values]))
     for number, title in TITLES.items():
-        found = [_columns[name].rows.get(number) for name in names]
-        absent = CaseOutcome.missing if number in there else CaseOutcome.pending
-        lines.append(_line(f"{number} {title}", [(absent if row is None else row.outcome).value for row in found]))
+        rows = [_columns[name].rows.get(number) for name in names]
+        absent = CaseOutcome.missing if number in available else CaseOutcome.pending
+        lines.append(_line(f"{number} {title}", [(absent if row is None else row.outcome).value for row in rows]))
     return "\n".join(lines) + "\n"
 
 

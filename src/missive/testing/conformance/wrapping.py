@@ -1,4 +1,4 @@
-"""What is put around an adapter: it passes everything on, for others to watch or to spoil."""
+"""Wrappers that forward every call. Derive from them to observe or disturb an adapter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from missive.transport import Credit, Delivery, Host, Session, SessionStatus, Se
 
 
 class WrappedSession(Session):
-    """Passes everything on to the session inside."""
+    """A session that forwards every call to the session inside."""
 
     def __init__(self, inner: Session) -> None:
         super().__init__()
@@ -18,44 +18,44 @@ class WrappedSession(Session):
         self.client = inner.client
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Pass it on."""
+        """Forward the call."""
         return await self.inner.fetch(credit)
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Pass it on."""
+        """Forward the call."""
         return await self.inner.settle(settlements)
 
     async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
-        """Pass it on."""
+        """Forward the call."""
         return await self.inner.commit(watermarks)
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
-        """Pass it on."""
+        """Forward the call."""
         return await self.inner.extend(deliveries)
 
     async def pause(self, lanes: Collection[str]) -> None:
-        """Pass it on."""
+        """Forward the call."""
         await self.inner.pause(lanes)
 
     async def resume(self, lanes: Collection[str]) -> None:
-        """Pass it on."""
+        """Forward the call."""
         await self.inner.resume(lanes)
 
     async def status(self) -> SessionStatus:
-        """Pass it on."""
+        """Forward the call."""
         return await self.inner.status()
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Pass it on."""
+        """Forward the call."""
         return await self.inner.stop_intake()
 
     async def close(self) -> None:
-        """Pass it on."""
+        """Forward the call."""
         await self.inner.close()
 
 
 class WrappedAdapter(Adapter):
-    """Passes everything on to the adapter inside; `kind` makes what goes around each of its sessions."""
+    """An adapter that forwards every call to the adapter inside. `kind` wraps each of its sessions."""
 
     transport = "wrapped"
 
@@ -66,14 +66,14 @@ class WrappedAdapter(Adapter):
 
     @property
     def destination(self) -> str:
-        """As the one inside."""
+        """The one of the adapter inside."""
         return self.inner.destination
 
     @property
     def url(self) -> str:
-        """As the one inside."""
+        """The one of the adapter inside."""
         return self.inner.url
 
     async def connect(self, host: Host) -> Session:
-        """Open a session inside another one."""
+        """Connect the adapter inside, and wrap its session."""
         return self._around(await self.inner.connect(host))

@@ -16,8 +16,9 @@ from missive.dlq.sql import SQLStore
 from missive.errors import StoreError
 from missive.matchers import Everything
 from missive.messages import RawMessage
+from missive.testing.conformance import processes
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import check
+from missive.testing.conformance.checks import check
 from missive.testing.conformance.harness import Sent
 from missive.testing.conformance.wrapping import WrappedSession
 from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
@@ -148,7 +149,7 @@ class Crashes(SQLStore):
         if not os.path.exists("crashed"):
             open("crashed", "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
-        open("filed again", "w").close()
+        open("stored again", "w").close()
 
 proc = missive.Processor(name="conformance", dlq=Crashes(os.environ["CONFORMANCE_DLQ"]))
 
@@ -168,19 +169,14 @@ async def crashed_between(driver: Driver) -> CaseOutcome:
         return CaseOutcome.refused
     (directory / "crashing.py").write_text(_CRASHES)
     await driver.publish(Sent(b"bad", message_id="one" if "producer_id" in harness.preserves else None))
-    for turn in range(2):
-        worker = await driver.worker("crashing.py:proc", "--from", harness.url, env={"CONFORMANCE_DLQ": driver.dlq})
-        try:
-            if turn == 0:
-                await driver.until(lambda: worker.returncode is not None, "the crash")  # noqa: B023 - it ends in this turn
-            else:
-                again = directory / "filed again"
-                await driver.until(again.exists, "it filed again", harness.redelivery_seconds + 30)
-                worker.terminate()
-                async with asyncio.timeout(30):
-                    await worker.wait()
-        finally:
-            await driver.end(worker)
+    command = ("run", "crashing.py:proc", "--from", harness.url)
+    env = {"CONFORMANCE_DLQ": driver.dlq}
+    async with processes.running(directory, *command, env=env) as first:
+        await driver.until(lambda: first.returncode is not None, "the crash")
+    async with processes.running(directory, *command, env=env) as second:
+        stored_again = directory / "stored again"
+        await driver.until(stored_again.exists, "a second dead letter", harness.redelivery_seconds + 30)
+        await processes.stop(second)
     driver.log.handled.update((directory / "handled").read_bytes().split())
     driver.duplicates = driver.faults = 1
     check(driver.log.handled[b"bad"] == 2, f"it was handled {driver.log.handled[b'bad']} times")

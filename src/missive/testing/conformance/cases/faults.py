@@ -13,8 +13,10 @@ from missive.engine.intake import watchdog
 from missive.errors import Transient
 from missive.matchers import Everything
 from missive.messages import RawMessage
+from missive.testing.conformance import processes
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import WAIT_SECONDS, check
+from missive.testing.conformance.checks import check
+from missive.testing.conformance.driver import WAIT_SECONDS
 from missive.testing.conformance.proxy import Fault
 from missive.testing.conformance.wrapping import WrappedSession
 from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
@@ -51,7 +53,7 @@ async def _under_load(
                 await driver.until(lambda goal=goal: len(handled) >= goal, "progress", 60)  # type: ignore[misc]
                 await hurt(turn)
             await driver.until(lambda: len(handled) == count, "all handled", 90)
-            await driver.emptied()
+            await driver.until_empty()
     driver.duplicates, driver.faults = sum(handled.values()) - count, times
     return CaseOutcome.passed
 
@@ -64,8 +66,8 @@ async def broker_restarted(driver: Driver) -> CaseOutcome:
         return CaseOutcome.refused
 
     async def hurt(_turn: int) -> None:
-        await driver.blocking(harness.stop)
-        await driver.blocking(harness.start)
+        await driver.in_thread(harness.stop)
+        await driver.in_thread(harness.start)
 
     return await _under_load(driver, hurt, 5 if driver.deep else 1)
 
@@ -79,8 +81,8 @@ async def broker_killed(driver: Driver) -> CaseOutcome:
 
     async def hurt(_turn: int) -> None:
         driver.forgotten += min(harness.forgotten_settlements, sum(driver.log.handled.values()))
-        await driver.blocking(harness.kill)
-        await driver.blocking(harness.start)
+        await driver.in_thread(harness.kill)
+        await driver.in_thread(harness.start)
 
     return await _under_load(driver, hurt, 10 if driver.deep else 1)
 
@@ -140,7 +142,7 @@ async def between(driver: Driver) -> CaseOutcome:
         await asyncio.sleep(0.2)
         results = await _settled_in_vain(session, taken[0])
         check(all(one in ("unknown", "failed") for one in results), "settled over a connection that is gone")
-        await driver.drop(session)
+        await driver.discard(session)
     return CaseOutcome.passed
 
 
@@ -213,7 +215,7 @@ async def refused(driver: Driver) -> CaseOutcome:
     adapter = driver.adapter(processor, inside=inside)
     async with driver.serving(adapter):
         await driver.until(lambda: len(seen) == 2, "two settlements that are refused")
-        await driver.emptied()
+        await driver.until_empty()
         check(set(driver.log.handled.values()) == {1}, "what was refused for now was handled again")
         if settled > len(seen) and not driver.harness.ends:
             script.append(None)
@@ -224,7 +226,7 @@ async def refused(driver: Driver) -> CaseOutcome:
                 seconds = WAIT_SECONDS + driver.harness.redelivery_seconds
                 again = "what was settled by a dead connection"
                 await driver.until(lambda: driver.log.handled[b"10"] > 1, again, seconds)
-            await driver.emptied()
+            await driver.until_empty()
     check(len(driver.log.handled) == len(driver.log.published), "not all were handled")
     return CaseOutcome.passed
 
@@ -263,25 +265,16 @@ async def worker_killed(driver: Driver) -> CaseOutcome:
         return out.read_bytes().split() if out.exists() else []
 
     chance = random.Random(count)  # noqa: S311 - when to kill is no secret
-    ended = False
-    for turn in range(kills + 1):
-        worker = await driver.worker("conformance_worker.py:proc", "--from", url, "--dlq", driver.dlq)
-        try:
-            if turn < kills:
-                was = len(lines())
-                goal = was + chance.randrange(1, count // (kills + 2))
-                await driver.until(lambda goal=goal: len(lines()) >= goal or len(set(lines())) == count, "work", 60)  # type: ignore[misc]
-            else:
-                await driver.until(
-                    lambda: len(set(lines())) == count, "all handled", 60 + driver.harness.redelivery_seconds
-                )
-                worker.terminate()
-                async with asyncio.timeout(30):
-                    await worker.wait()
-                ended = worker.returncode == 0
-        finally:
-            await driver.end(worker)
+    command = ("run", "conformance_worker.py:proc", "--from", url, "--dlq", driver.dlq)
+    for _ in range(kills):
+        async with processes.running(driver.directory, *command):
+            goal = len(lines()) + chance.randrange(1, count // (kills + 2))
+            await driver.until(lambda goal=goal: len(lines()) >= goal or len(set(lines())) == count, "progress", 60)  # type: ignore[misc]
+    async with processes.running(driver.directory, *command) as worker:
+        await driver.until(
+            lambda: len(set(lines())) == count, "every message handled", 60 + driver.harness.redelivery_seconds
+        )
+        await processes.stop(worker)
     driver.log.handled.update(lines())
     driver.duplicates, driver.faults, driver.credit = len(lines()) - count, kills, _CREDIT
-    check(ended, "the last worker did not end well")
     return CaseOutcome.passed

@@ -11,7 +11,7 @@ from missive.app.processor import Processor
 from missive.matchers import Field, Present
 from missive.messages import JSONMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import check
+from missive.testing.conformance.checks import check
 from missive.testing.conformance.harness import Sent
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ async def undecodable(driver: Driver) -> CaseOutcome:
     await driver.publish(b'{"broken', b'{"n": 1}')
     async with driver.serving(driver.adapter(processor)):
         await driver.until(handled.is_set, "the good one handled")
-    filed = [record.body for record in await driver.blocking(driver.dead_letters)]
+    filed = [record.body for record in await driver.in_thread(driver.dead_letters)]
     check(filed == [b'{"broken'], f"{len(filed)} dead letters, and not the one that cannot be decoded")
     driver.log.handled.update(filed)
     return CaseOutcome.passed

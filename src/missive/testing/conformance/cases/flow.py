@@ -12,7 +12,7 @@ from missive.app.processor import Processor
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import check
+from missive.testing.conformance.checks import ConformanceError, check
 from missive.transport import Credit, Disposition
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ async def pause(driver: Driver) -> CaseOutcome:
         for asked in (session.pause, session.resume):
             with contextlib.suppress(NotImplementedError):
                 await asked(["lane"])
-                check(condition=False, what="pausing is not declared, and not refused")
+                raise ConformanceError("pausing is not declared, but pause() or resume() was accepted")
         return CaseOutcome.refused
     await driver.publish(*(b"%d" % number for number in range(10)))
     taken = await driver.take(session, 1)
@@ -94,8 +94,8 @@ async def given_back(driver: Driver) -> CaseOutcome:
     if release == "none":
         if session.capabilities.durable is False:
             driver.log.confirmed.update(one.body for one in [*taken, *left])
-            driver.log.confirmed.update(driver.log.missing)
-            driver.log.delivered.update(driver.log.missing)
+            driver.log.confirmed.update(driver.log.undelivered)
+            driver.log.delivered.update(driver.log.undelivered)
         return CaseOutcome.refused
     await driver.settle(session, [*taken, *left], Disposition.release)
     seconds = driver.harness.redelivery_seconds

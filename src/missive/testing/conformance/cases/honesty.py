@@ -17,7 +17,7 @@ from missive.messages import RawMessage
 from missive.outcome import Outcome
 from missive.testing.client import TestClient
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import check
+from missive.testing.conformance.checks import check
 from missive.transport import SessionStatus
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def lag(driver: Driver) -> CaseOutcome:
     published = time.time()
     await driver.publish(*(b"%d" % number for number in range(waiting)))
     await asyncio.sleep(_AGE)
-    told = await driver.told(session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _TOLD)
+    told = await driver.status(session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _TOLD)
     check(told.lag is None or 0 <= waiting - told.lag <= ahead, f"the lag is {told.lag} of {waiting}")
     if told.oldest_age is not None:
         age = time.time() - published
@@ -48,7 +48,7 @@ async def lag(driver: Driver) -> CaseOutcome:
             f"the oldest is {told.oldest_age:.1f} s old, and not {age:.1f} s",
         )
     await driver.settle(session, await driver.take(session, waiting))
-    told_then = await driver.told(session, lambda status: status.lag in (None, 0), _TOLD)
+    told_then = await driver.status(session, lambda status: status.lag in (None, 0), _TOLD)
     check(told_then.lag in (None, 0) and not told_then.oldest_age, f"with nothing left it says {told_then}")
     check((told.lag is None) == (told_then.lag is None), "it tells the lag only now and then")
     return CaseOutcome.refused if told == SessionStatus(told.connected) else CaseOutcome.passed
@@ -135,12 +135,12 @@ _BODIES = ("ack", "return", "nack", "retry", "letter", "discard", "raise", "dead
 async def agree(driver: Driver) -> CaseOutcome:
     """Each outcome, as a test client says it, is what happens with the real adapter: attempts and dead letters."""
     real, client = _Story(driver.dlq), _Story("sqlite://")
-    letters = await driver.blocking(client.foretold)
+    letters = await driver.in_thread(client.foretold)
     await driver.publish(*(body.encode() for body in _BODIES))
     async with driver.serving(driver.adapter(real.processor())):
         await driver.until(lambda: set(_filed(driver)) >= set(letters), "the dead letters that the client foretells")
         await driver.until(lambda: real.attempts >= client.attempts, "the attempts that the client foretells")
-        await driver.emptied()
+        await driver.until_empty()
     differ = sorted(body for body, _ in _filed(driver).items() ^ letters.items())
     check(not differ, f"the dead letters of {differ} are others")
     differ = sorted(body for body in _BODIES if real.ran[body] != client.ran[body])

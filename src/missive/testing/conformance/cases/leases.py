@@ -13,7 +13,7 @@ from missive.engine.runtime import Runtime
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import check
+from missive.testing.conformance.checks import ConformanceError, check
 from missive.transport import Session, SettlementResult
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ async def _without_lease(driver: Driver, session: Session) -> CaseOutcome:
     taken = await driver.take(await driver.open() if driver.harness.ends else session, 1)
     with contextlib.suppress(NotImplementedError):
         await session.extend(taken)
-        check(condition=False, what="there is no lease to renew, and extend is not refused")
+        raise ConformanceError("no renewable lease is declared, but extend() was accepted")
     if driver.harness.reads_once:
         await driver.settle(session, taken)
     return CaseOutcome.refused
@@ -174,7 +174,7 @@ async def clock(driver: Driver) -> CaseOutcome:
                 await driver.until(lambda goal=goal: len(handled) >= goal, "progress")  # type: ignore[misc]
                 jump(seconds)
             await driver.until(lambda: len(handled) == count, "all handled")
-            await driver.emptied()
+            await driver.until_empty()
     # Leases that are reckoned by the wall clock are over after a jump: what was in flight then comes again.
     driver.duplicates, driver.faults = sum(handled.values()) - count, 3
     check(not driver.dead_letters(), "there are dead letters")

@@ -17,8 +17,10 @@ from missive.errors import Fatal, ForcedStop, Transient
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import WAIT_SECONDS, ConformanceError, KitHost, check
+from missive.testing.conformance.checks import ConformanceError, check
+from missive.testing.conformance.driver import WAIT_SECONDS
 from missive.testing.conformance.harness import Sent
+from missive.testing.conformance.host import KitHost
 from missive.transport import Credit, Disposition, Settlement, Watermark
 
 if TYPE_CHECKING:
@@ -87,8 +89,8 @@ async def close(driver: Driver) -> CaseOutcome:
         if not waiting.done():
             waiting.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            driver.note(session, await waiting)
-    got = list(driver.noted(session))
+            driver.record(session, await waiting)
+    got = list(driver.recorded(session))
     got += await driver.take(session, 20 - len(got), driver.harness.redelivery_seconds)
     check(len({one.body for one in got}) == 20, "messages are missing")
     await driver.settle(session, got)
@@ -134,7 +136,7 @@ async def missing(driver: Driver) -> CaseOutcome:
     """A source that is not there yet is transient, and named; once it is there, it works."""
     harness = driver.harness
     if not harness.creatable:
-        await driver.blocking(harness.create)
+        await driver.in_thread(harness.create)
         return CaseOutcome.refused
     adapter = driver.adapter()
     try:
@@ -144,7 +146,7 @@ async def missing(driver: Driver) -> CaseOutcome:
     else:
         await session.close()
         raise ConformanceError("a source that is missing is connected to")
-    await driver.blocking(harness.create)
+    await driver.in_thread(harness.create)
     await driver.publish(b"0")
     session = await driver.open(adapter)
     await driver.settle(session, await driver.take(session, 1))
@@ -174,7 +176,7 @@ async def groups(driver: Driver) -> CaseOutcome:
     """Two groups each get all there is; the members of one share it, and nobody gets what another one has."""
     harness, outcome = driver.harness, CaseOutcome.refused
     harness.lanes = 2
-    await driver.blocking(harness.create)
+    await driver.in_thread(harness.create)
     if harness.groups:
         outcome = CaseOutcome.passed
         bodies = {b"group-%d" % number for number in range(20)}
@@ -236,7 +238,7 @@ async def _members(driver: Driver) -> None:
             count += 40
             await driver.until(lambda: sum(shares.values()) >= count - 20, "progress")  # noqa: B023 - it is now
         await driver.until(lambda: sum(shares.values()) >= count, "all handled")
-        await driver.emptied()
+        await driver.until_empty()
     twice = sum(shares.values()) - count
     check(twice <= driver.harness.handover_duplicates, f"{twice} messages were given to both members")
 

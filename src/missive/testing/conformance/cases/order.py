@@ -14,7 +14,7 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.routing.route import OnLaneRetry
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import ConformanceError, check
+from missive.testing.conformance.checks import ConformanceError, check
 from missive.transport import Watermark
 
 if TYPE_CHECKING:
@@ -159,10 +159,10 @@ async def gaps(driver: Driver) -> CaseOutcome:
     for turn in range(4):
         await driver.publish(*(b"%d" % number for number in range(5 * turn, 5 * turn + 5)))
         if turn < 3:
-            await driver.blocking(driver.harness.leave_gap)
+            await driver.in_thread(driver.harness.leave_gap)
     async with driver.serving(driver.adapter(processor)):
         await driver.until(lambda: len(driver.log.handled) == 20, "all handled")
-        await driver.emptied()
+        await driver.until_empty()
     session = await driver.open()
     check(not await driver.take(session, 1, 1.0, least=0), "the mark did not pass a gap: what was handled comes again")
     return CaseOutcome.passed

@@ -15,7 +15,8 @@ from missive.engine.intake import source as intake
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import QUIET_SECONDS, check
+from missive.testing.conformance.checks import check
+from missive.testing.conformance.driver import QUIET_SECONDS
 from missive.testing.conformance.wrapping import WrappedSession
 from missive.transport import Credit, Delivery, Session, Settlement, SettlementResult
 

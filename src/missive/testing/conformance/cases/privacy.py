@@ -22,7 +22,7 @@ from missive.messages import JSONMessage
 from missive.operations import details, summary
 from missive.outcome import Reason
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import check
+from missive.testing.conformance.checks import check
 from missive.testing.conformance.harness import Sent
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ async def private(driver: Driver) -> CaseOutcome:
                     proxy.reset()
                     driver.faults = 1
                     await driver.until(lambda: proxy.connections, "a connection after the reset")
-                await driver.emptied()
+                await driver.until_empty()
         if harness.credentials:
             try:
                 await driver.adapter(processor, password=_PASSWORD).serve()

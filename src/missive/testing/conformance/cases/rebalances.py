@@ -23,7 +23,8 @@ from missive.errors import ForcedStop
 from missive.matchers import Everything, by_key
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import POLL_SECONDS, WAIT_SECONDS, check
+from missive.testing.conformance.checks import ConformanceError, check
+from missive.testing.conformance.driver import POLL_SECONDS, WAIT_SECONDS
 from missive.testing.conformance.harness import Sent
 from missive.transport import Delivery, Session, SettlementResult, Watermark
 
@@ -193,7 +194,7 @@ async def _late(driver: Driver, session: Session, lost: list[Delivery], left: in
             list(results.values()) == [SettlementResult.fenced],
             f"a late commit is {[one.value for one in results.values()]}",
         )
-    there = await driver.blocking(driver.harness.remaining)
+    there = await driver.in_thread(driver.harness.remaining)
     check(there in (None, left), f"after a late commit {there} messages are left, and not {left}")
 
 
@@ -247,7 +248,7 @@ async def returned(driver: Driver) -> CaseOutcome:
 async def _left(driver: Driver, count: int) -> None:
     """Wait until the source still holds so many messages."""
     deadline = time.monotonic() + WAIT_SECONDS
-    while (left := await driver.blocking(driver.harness.remaining)) not in (None, count):
+    while (left := await driver.in_thread(driver.harness.remaining)) not in (None, count):
         check(time.monotonic() < deadline, f"{left} messages are left, and not {count}")
 
 
@@ -315,7 +316,7 @@ async def _watched(driver: Driver, count: int, goal: int) -> None:
     looks = 0
     while len(handled) < goal or not looks:
         check(time.monotonic() < deadline, f"waited {WAIT_SECONDS:g} s for {goal} to be handled")
-        left = await driver.blocking(driver.harness.remaining)
+        left = await driver.in_thread(driver.harness.remaining)
         looks += 1
         # What is done by now is at least what was done when it was committed.
         done = next(number for number in range(count + 1) if not handled[b"%d" % number])
@@ -328,7 +329,7 @@ async def _without_marks(driver: Driver, session: Session) -> CaseOutcome:
     await driver.publish(b"0")
     with contextlib.suppress(NotImplementedError):
         await session.commit({None: Watermark(0)})
-        check(condition=False, what="commits are not declared, and not refused")
+        raise ConformanceError("commits are not declared, but commit() was accepted")
     await driver.settle(session, await driver.take(session, 1))
     return CaseOutcome.refused
 
@@ -346,10 +347,10 @@ async def position_gone(driver: Driver) -> CaseOutcome:
     if not harness.trims:
         return CaseOutcome.refused
     await driver.publish(*(b"%d" % number for number in range(10, 30)))
-    await driver.blocking(harness.trim, 20)
+    await driver.in_thread(harness.trim, 20)
     driver.log.published -= {b"%d" % number for number in range(10, 20)}
     await _loudly(driver, ("10", "20"), range(20, 30))
-    await driver.blocking(harness.overrun, 1000)
+    await driver.in_thread(harness.overrun, 1000)
     await _loudly(driver, ("1000", "30"), range(30, 40))
     return CaseOutcome.passed
 
@@ -448,7 +449,7 @@ async def stood_still(driver: Driver) -> CaseOutcome:
         await driver.until(lambda: "first ends 0" in lines(), "the first to go on")
         deadline = time.monotonic() + _LATE
         while time.monotonic() < deadline:
-            left = await driver.blocking(driver.harness.remaining)
+            left = await driver.in_thread(driver.harness.remaining)
             check(left in (None, 1), "the late ack of a worker that stood still was taken")
         (driver.directory / "second").touch()
         await driver.publish(*(b"%d" % number for number in range(1, 20)))

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from missive import operations
 from missive.app.context import HandlingContext
@@ -17,8 +16,9 @@ from missive.dlq.record import Status
 from missive.dlq.sql import SQLStore
 from missive.matchers import Everything
 from missive.messages import RawMessage
+from missive.testing.conformance import processes
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import check
+from missive.testing.conformance.checks import check
 
 if TYPE_CHECKING:
     from missive.testing.conformance.driver import Driver
@@ -58,7 +58,7 @@ async def browsed(driver: Driver) -> CaseOutcome:
     await _filed(driver, 4)
     if not driver.harness.reads_once:
         await driver.publish(b"4")
-    before = _dump(driver), await driver.blocking(driver.harness.remaining)
+    before = _dump(driver), await driver.in_thread(driver.harness.remaining)
 
     def browse() -> int:
         with contextlib.closing(SQLStore(driver.dlq)) as store:
@@ -75,11 +75,11 @@ async def browsed(driver: Driver) -> CaseOutcome:
             told = [store.count(Query()), store.stats(), store.services(Query()), store.replays(), store.lanes("x")]
             return len(seen) + len(tried) + len(lines) + len(told)
 
-    check(await driver.blocking(browse) >= 20, "browsing shows less than there is")
+    check(await driver.in_thread(browse) >= 20, "browsing shows less than there is")
     for words in (["groups"], ["list", "error:ValueError"]):
-        shown = await _missive(driver, "dlq", *words, "--json")
+        shown = await processes.output(driver.directory, "dlq", *words, "--json", "--dlq", driver.dlq)
         check(json.loads(shown), f"missive dlq {' '.join(words)} shows nothing")
-    check(before == (_dump(driver), await driver.blocking(driver.harness.remaining)), "browsing changed something")
+    check(before == (_dump(driver), await driver.in_thread(driver.harness.remaining)), "browsing changed something")
     return CaseOutcome.passed
 
 
@@ -110,18 +110,16 @@ async def replayed(driver: Driver) -> CaseOutcome:
 
     rate = f"{_RATE}/{_WINDOW * 1000:g}ms"
     replay = ("dlq", "replay", "error:ValueError", "--rate", rate, "--with", "fixed.py:proc", "--yes")
-    killed = await _started(driver, *replay)
-    try:
+    async with processes.running(driver.directory, *replay, "--dlq", driver.dlq):
         await driver.until(lambda: len(lines()) >= 2, "a replay under way")
-    finally:
-        await driver.end(killed)
     with contextlib.closing(SQLStore(driver.dlq)) as store:
         (kept,) = store.replays()
     check(kept.total == len(wanted), f"{kept.total} were chosen of {len(wanted)}")
     with contextlib.closing(sqlite3.connect(driver.directory / "dlq.db")) as connection, connection:
         # As a minute later, when what a dead command had taken up is free.
         connection.execute("UPDATE missive_dead_letters SET leased_until = 0 WHERE leased_until IS NOT NULL")
-    await _missive(driver, "dlq", "resume", kept.id, "--with", "fixed.py:proc")
+    resume = ("dlq", "resume", kept.id, "--with", "fixed.py:proc", "--dlq", driver.dlq)
+    await processes.output(driver.directory, *resume)
     check({body for body, _, _ in lines()} == wanted, "others were handled than were chosen")
     records = driver.dead_letters()
     check({one.body for one in records if one.status is Status.resolved} == wanted, "not all of them are resolved")
@@ -138,7 +136,7 @@ async def no_loop(driver: Driver) -> CaseOutcome:
     """What fails at each replay is tried once for each, keeps one record, and is never queued by itself."""
     await _filed(driver, 1)
     for turn in (1, 2, 3):
-        now = await driver.blocking(_replay_all, driver)
+        now = await driver.in_thread(_replay_all, driver)
         check((now.failed, now.resolved, now.queued) == (1, 0, 0), "a replay that failed does not say so")
         check(driver.log.handled[b"0"] == turn + 1, f"it was handled {driver.log.handled[b'0']} times")
         (record,) = driver.dead_letters()
@@ -155,22 +153,3 @@ def _replay_all(driver: Driver) -> Replay:
         selection = operations.select(store, [], Query(statuses=operations.FREE))
         replay = operations.start(store, selection, Replay("", "conformance", "all", by_command=True))
         return operations.run(store, replay, _failing(driver))
-
-
-async def _started(driver: Driver, *arguments: str) -> Any:
-    return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "missive", *arguments, "--dlq", driver.dlq),
-        cwd=driver.directory,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-
-
-async def _missive(driver: Driver, *arguments: str) -> bytes:
-    """Run a command to its end; returns what it prints."""
-    process = await _started(driver, *arguments)
-    async with asyncio.timeout(30):
-        out, _ = await process.communicate()
-    check(process.returncode == 0, f"missive {' '.join(arguments[:2])} ended with {process.returncode}")
-    return bytes(out)

@@ -12,7 +12,7 @@ from missive.errors import MissiveError, Transient
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
-from missive.testing.conformance.driver import ConformanceError, check
+from missive.testing.conformance.checks import ConformanceError, check
 from missive.transport import Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ async def confirmed(driver: Driver) -> CaseOutcome:
         await driver.settle(session, taken[10:])
         return CaseOutcome.refused
     await driver.crash(session)
-    return CaseOutcome.passed  # the ledger refuses what was confirmed, and wants the others
+    return CaseOutcome.passed  # the log refuses a redelivered ack, and the balance needs the other messages
 
 
 @case(8)
@@ -229,7 +229,7 @@ async def lost_reply(driver: Driver) -> CaseOutcome:
         if session.capabilities.commit == "cumulative":
             with contextlib.suppress(Transient):  # a client that connects again by itself commits in the end
                 await driver.settle(session, taken)
-            await driver.drop(session)
+            await driver.discard(session)
             return CaseOutcome.passed
         try:
             results = await session.settle([Settlement(one, Disposition.ack) for one in taken])
@@ -238,7 +238,7 @@ async def lost_reply(driver: Driver) -> CaseOutcome:
         replies = session.capabilities.replies
         check(not replies or SettlementResult.confirmed not in results, "confirmed over a connection that is gone")
         driver.log.requested.update(one.body for one in taken)
-        await driver.drop(session)
+        await driver.discard(session)
     return CaseOutcome.passed
 
 
