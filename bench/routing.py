@@ -46,7 +46,7 @@ def routed(router: Router, messages: Sequence[JSON]) -> float:
 
 
 def router(matchers: Sequence[Matcher[JSON]], *, indexed: bool = True) -> Router:
-    return Router([Route(str(n), m, handler, is_async=False) for n, m in enumerate(matchers)], indexed=indexed)
+    return Router([Route(str(n), m, handler, None) for n, m in enumerate(matchers)], indexed=indexed)
 
 
 def by_field(count: int) -> tuple[list[Matcher[JSON]], list[JSON]]:

@@ -360,7 +360,7 @@ def test_async_handlers_are_told_from_the_callable(handler, is_async):
     """An async def, a partial of one, and an object with an async call run on the loop."""
     proc = Processor()
     proc.add_handler(Everything(), handler)
-    assert [is_async] == [route.is_async for route in proc.routes()]
+    assert [is_async] == [route.terms.is_async for route in proc.routes()]
 
 
 def test_an_included_processors_handlers_join():
@@ -553,7 +553,7 @@ def test_an_included_processors_handling_hooks_stay_its_own():
     proc.add_handler(Topic("a"), nothing)
     part.add_handler(Topic("b"), other)
     assert {Topic("a"): ((mine,), ()), Topic("b"): ((its,), (its,))} == {
-        route.matcher: (route.before, route.after) for route in proc.routes()
+        route.matcher: (route.terms.before, route.terms.after) for route in proc.routes()
     }
 
 

@@ -302,7 +302,7 @@ def test_a_lane_of_big_messages_is_paused():
 
     @proc.handle_for(Everything())
     def handle(message, context):
-        if context._job.delivery.lane == "big":
+        if context._running.delivery.lane == "big":
             go_on.wait(10)
 
     big = [Delivery(b'{"text":"%s"}' % (b"x" * 10_000), lane="big", position=n) for n in range(30)]

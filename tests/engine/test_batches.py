@@ -655,7 +655,7 @@ def test_the_rate_of_a_batch_handler(is_async):
     proc, starts = processor(), []
 
     def handle(batch):
-        starts.append((batch[0]._job.started, len(batch)))
+        starts.append((batch[0]._running.started, len(batch)))
 
     register(proc, is_async, handle, size=4, rate_limit="10/200ms")
     assert run(Broker(proc, bodies(40))).report.total_handled == 40
@@ -735,7 +735,7 @@ def test_it_is_listed():
     async def handle_async(batch): ...
 
     proc.add_handler(Field("a", 3), lambda message, context: None, name="single")
-    assert [(route.name, route.to_dict()["kind"], route.batched) for route in proc.routes()] == [
+    assert [(route.name, route.to_dict()["kind"], route.terms.batch is not None) for route in proc.routes()] == [
         ("sync", "sync batch", True),
         ("async", "async batch", True),
         ("single", "sync", False),

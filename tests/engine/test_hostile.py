@@ -50,7 +50,7 @@ def test_a_slow_source_does_not_hold_a_handlers_place(terms):
 
     @proc.handle_for(Everything(), **terms)
     def handle(message, context):
-        began.setdefault(context.adapter, []).append(context._job.started)
+        began.setdefault(context.adapter, []).append(context._running.started)
 
     slow = Broker(proc, [b'{"n":0}'] * 60, rate_limit="2/s")
     fast = Broker(proc, [b'{"n":1}'] * 30)
@@ -373,7 +373,7 @@ def test_a_late_start_under_a_lease_that_ends():
 
     @proc.handle_for(Everything())
     def handle(message, context):
-        begun.append(context._job.started - context._job.arrived)
+        begun.append(context._running.started - context._running.arrived)
         time.sleep(0.02)
 
     broker = Broker(
@@ -442,7 +442,7 @@ def test_a_run_is_given_back_before_its_lease_ends():
 
     @proc.handle_for(Everything(), ordered_by=by_field("k"))
     def handle(message, context):
-        begun.append(context._job.started - context._job.arrived)
+        begun.append(context._running.started - context._running.arrived)
         time.sleep(0.09)
 
     lease = Capabilities(lease=10, renewable=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from missive import RawMessage
+from missive.app.terms import Terms
 from missive.engine.dispatch.isolation import IsolatingDispatcher
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
@@ -13,7 +14,7 @@ from missive.matchers import Everything
 from missive.routing.route import Route
 from missive.transport import Delivery
 
-ROUTE = Route("h", Everything(), lambda message, context: None, is_async=False)
+ROUTE = Route("h", Everything(), lambda message, context: None, Terms())
 ONE, OTHER = object(), object()
 
 
@@ -34,7 +35,7 @@ class Pool:
         self.given: list[Job] = []
         self.outstanding = 0
         self.overdue = 0
-        self.lane_route = Route("(lane)", Everything(), lambda: None, is_async=False)
+        self.lane_route = Route("(lane)", Everything(), lambda: None, Terms())
 
     def submit(self, jobs):
         self.given += jobs

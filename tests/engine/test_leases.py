@@ -428,7 +428,7 @@ def test_what_waits_for_too_long_is_given_back():
 
     @proc.handle_for(Everything())
     def handle(message, context):
-        begun.append(context._job.started - context._job.arrived)
+        begun.append(context._running.started - context._running.arrived)
         time.sleep(0.2)  # two seconds of the clock here
 
     broker = Broker(

@@ -31,7 +31,7 @@ class Starts:
     def note(self, message, context):
         """Note a start."""
         self.inside.append(time.monotonic())
-        self.engine.append(context._job.started)
+        self.engine.append(context._running.started)
         content = message.get_json()
         self.order.append((content.get("k"), content["n"]))
 

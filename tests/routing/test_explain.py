@@ -41,7 +41,7 @@ def nothing(message, context):
 
 def routes(*matchers):
     """Return a route for each matcher, named by its number."""
-    return [Route(str(n), matcher, nothing, is_async=False) for n, matcher in enumerate(matchers)]
+    return [Route(str(n), matcher, nothing, None) for n, matcher in enumerate(matchers)]
 
 
 def because(matcher, message, public=()):

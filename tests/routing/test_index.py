@@ -35,7 +35,7 @@ composed = st.one_of(
 
 
 def routers(found: list[Matcher[JSONMessage]]) -> tuple[Router, Router]:
-    routes = [Route(str(number), matcher, handle, is_async=False) for number, matcher in enumerate(found)]
+    routes = [Route(str(number), matcher, handle, None) for number, matcher in enumerate(found)]
     return Router(routes), Router(routes, indexed=False)
 
 

@@ -26,10 +26,7 @@ def nothing(message, context):
 
 def routes(*matchers):
     """Return a route for each matcher, named by its number."""
-    return [
-        Route(str(n), m if isinstance(m, Matcher) else Predicate(m), nothing, is_async=False)
-        for n, m in enumerate(matchers)
-    ]
+    return [Route(str(n), m if isinstance(m, Matcher) else Predicate(m), nothing, None) for n, m in enumerate(matchers)]
 
 
 def raising(message):

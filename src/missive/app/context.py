@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol
 
 from typing_extensions import TypeVar
 
@@ -17,9 +17,8 @@ from missive.resources.key import NO_OVERRIDES, Overrides, ResourceKey, belongs_
 from missive.resources.scope import AttemptResources, WorkerResources
 
 if TYPE_CHECKING:
-    from missive.adapters.base import Adapter
     from missive.app.processor import Processor
-    from missive.engine.job import Job
+    from missive.once.declaration import Once
     from missive.once.table import Effect
 
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
@@ -54,6 +53,33 @@ class Recorded(NamedTuple):
 
 _ACKED = Recorded(Outcome.acked)
 _NACKED = Recorded(Outcome.nacked)
+
+
+class Attempt(Protocol):
+    """The running attempt behind a context, as far as the context needs it."""
+
+    @property
+    def deadline(self) -> float:
+        """The end of the attempt's timeout, on the engine's clock; infinite without one."""
+        ...
+
+    @property
+    def handler(self) -> str | None:
+        """The name of the handler."""
+        ...
+
+    @property
+    def once(self) -> Once[Any] | None:
+        """The handler's `once=`, if it has one."""
+        ...
+
+    def grant(self, seconds: float) -> None:
+        """Extend the timeout. Raises `UsageError` where the lease would end first and cannot be renewed."""
+        ...
+
+    def mark_duplicate(self, duplicate: bool) -> None:
+        """Note whether the effect of the message has already happened."""
+        ...
 
 
 class ProcessingContext(Generic[M_co]):
@@ -112,10 +138,10 @@ class HandlingContext(Generic[M_co]):
         "_attempt",
         "_decided",
         "_exception",
-        "_job",
         "_message",
         "_native",
         "_recorded",
+        "_running",
         "_state",
         "_worker",
         "opened",
@@ -127,15 +153,15 @@ class HandlingContext(Generic[M_co]):
         worker: ProcessingContext[Any],
         attempt: int = 1,
         native: object = None,
-        adapter: Adapter | None = None,
-        job: Job | None = None,
+        adapter: object = None,
+        running: Attempt | None = None,
     ) -> None:
         self._message = message
         self._worker = worker
         self._attempt = attempt
         self._native = native
         self._adapter = adapter
-        self._job = job
+        self._running = running
         self._recorded: Recorded | None = None
         self._decided: Outcome | None = None
         self._exception: BaseException | None = None
@@ -172,22 +198,14 @@ class HandlingContext(Generic[M_co]):
         The lease of the message needs no care: the engine renews it while the handler runs. Raises `UsageError` where
         the transport's lease cannot be renewed and would end before that.
         """
-        job, granted = self._job, seconds(more)
-        if job is None or job.session is None or granted is None:
-            return
-        capabilities = job.session.capabilities
-        lease = None if capabilities.renewable else capabilities.lease
-        if lease is not None and job.deadline + granted > job.arrived + lease:
-            raise UsageError(
-                f"{job.source.adapter.url} gives a message to somebody else {lease:g} seconds after it came, and cannot"
-                " be asked for more time"
-            )
-        job.extended += granted
+        running, granted = self._running, seconds(more)
+        if running is not None and granted is not None:
+            running.grant(granted)
 
     @property
     def remaining(self) -> float:
         """Seconds until this attempt's timeout; below zero when it has passed, infinite where there is none."""
-        return float("inf") if self._job is None else self._job.deadline - self._worker.clock()
+        return float("inf") if self._running is None else self._running.deadline - self._worker.clock()
 
     def get(self, key: ResourceKey[T]) -> T:
         """Return what a resource yields: it is opened at its first use, and is the same object afterwards.
@@ -236,20 +254,19 @@ class HandlingContext(Generic[M_co]):
         from missive.once.declaration import NO_KEY, checked_name  # noqa: PLC0415 - as above
         from missive.once.table import Effect  # noqa: PLC0415 - as above
 
-        route = None if self._job is None else self._job.route
-        once = None if route is None else route.terms.once
-        if route is None or once is None:
-            name = "this handler" if route is None else route.name
-            raise UsageError(f"{name} has no once=, which says by what key its effects are told apart")
+        handler = None if self._running is None else self._running.handler
+        once = None if self._running is None else self._running.once
+        if handler is None or once is None:
+            raise UsageError(f"{handler or 'this handler'} has no once=, which names the key of its effects")
         digest = once.digest_of(self._message)
         if digest is None:
             raise DeadLetter(NO_KEY)
         service = checked_name(self._worker.processor.name, "a processor")
-        return Effect(service, route.name, digest, self._message.raw_data, once.ttl)
+        return Effect(service, handler, digest, self._message.raw_data, once.ttl)
 
     def _claimed(self, ours: bool) -> bool:
-        if self._job is not None:
-            self._job.duplicate = not ours
+        if self._running is not None:
+            self._running.mark_duplicate(not ours)
         return ours
 
     def _record(self, recorded: Recorded) -> None:

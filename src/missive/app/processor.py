@@ -17,6 +17,7 @@ from missive.app.batch import Batch
 from missive.app.breaker import Breaker
 from missive.app.context import HandlingContext, HandlingHook, ProcessingContext, ProcessingHook
 from missive.app.retry import Retry
+from missive.app.terms import BatchTerms, HandlerRoute, OnLaneRetry, Terms
 from missive.app.test_client import open_client
 from missive.durations import seconds
 from missive.errors import DuplicateMatcher, OverlapWarning, RegistrationClosed, RegistrationError, UsageError
@@ -27,15 +28,7 @@ from missive.messages import Message, RawMessage
 from missive.once.declaration import Once, checked_name
 from missive.rates import Rate
 from missive.resources.key import ResourceKey, Scope, checked_overrides, checked_scope, is_generator_function
-from missive.routing.route import (
-    BatchTerms,
-    OnLaneRetry,
-    Route,
-    Terms,
-    callable_name,
-    is_async_callable,
-    is_generator_callable,
-)
+from missive.routing.route import Route, callable_name, is_async_callable, is_generator_callable
 
 if TYPE_CHECKING:
     from missive.app.test_client import ClientSession
@@ -70,6 +63,10 @@ class _Registered(msgspec.Struct, frozen=True, eq=False):
     matcher: Matcher[Any]
     handler: Callable[..., Any]
     terms: Terms = _PLAIN
+    timeout: float | None = None
+    """Maximum duration of an attempt, in seconds; None for the processor's."""
+    retry: Retry | Literal[False] | None = None
+    """The retry policy; None for the processor's, False for no retries."""
     discards: str | None = None
 
 
@@ -153,8 +150,8 @@ class Processor(Generic[M]):
         self._unmatched: _Registered | None = None
         self._included_in: list[tuple[Processor[Any], Matcher[Any] | None]] = []
         self._hooks = Hooks()
-        self._router: Router | None = None
-        self._frozen: tuple[Route, ...] | None = None
+        self._router: Router[Terms] | None = None
+        self._frozen: tuple[HandlerRoute, ...] | None = None
 
     # Registration
 
@@ -238,10 +235,10 @@ class Processor(Generic[M]):
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 2, f"the handler {called} must take a message and a context")
-        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency, retry, breaker)
+        terms = self._terms(called, ordered_by, on_lane_retry, rate_limit, concurrency, breaker)
         if once is not None:
             terms = msgspec.structs.replace(terms, once=self._checked_once(once, called, name))
-        self._register(matcher, called, handler, terms)
+        self._register(matcher, called, handler, terms, timeout, retry)
 
     def handle_batch_for(
         self,
@@ -316,7 +313,7 @@ class Processor(Generic[M]):
         self._refuse_when_frozen("a handler")
         called = name or callable_name(handler)
         _check_takes(handler, 1, f"the batch handler {called} must take a batch")
-        terms = self._terms(called, timeout, ordered_by, on_lane_retry, rate_limit, concurrency, retry, breaker)
+        terms = self._terms(called, ordered_by, on_lane_retry, rate_limit, concurrency, breaker)
         gathered = BatchTerms(_checked_size(size, terms.rate_limit), _checked_wait(wait))
         terms = msgspec.structs.replace(terms, batch=gathered)
         if once is not None:
@@ -326,17 +323,15 @@ class Processor(Generic[M]):
                     f"the batches of {called} cannot be held by leases: Once(…, form='transaction'), and"
                     " context.claim(connection) for each item"
                 )
-        self._register(matcher, called, handler, terms)
+        self._register(matcher, called, handler, terms, timeout, retry)
 
     def _terms(
         self,
         called: str,
-        timeout: float | timedelta | None,
         ordered_by: Callable[[M], Hashable] | None,
         on_lane_retry: OnLaneRetry,
         rate_limit: str | None,
         concurrency: int | None,
-        retry: Retry | Literal[False] | None,
         breaker: Breaker | None,
     ) -> Terms:
         if ordered_by is not None:
@@ -345,15 +340,11 @@ class Processor(Generic[M]):
             raise RegistrationError('on_lane_retry= is "block", "park" or "pass"')
         if breaker is not None and not isinstance(breaker, Breaker):
             raise RegistrationError(f"breaker= (for {called}) is a missive.Breaker, such as Breaker('billing')")
-        if retry is not None and retry is not False:
-            _checked_retry(retry, f" (for {called})")
         terms = Terms(
             ordered_by,
             on_lane_retry,
             None if concurrency is None else checked_concurrency(concurrency),
-            None if timeout is None else _checked_timeout(timeout),
             None if rate_limit is None else _checked_rate(rate_limit),
-            retry=retry,
             breaker=breaker,
         )
         # Nearly all handlers have no terms of their own, and there may be a hundred thousand of them.
@@ -409,13 +400,17 @@ class Processor(Generic[M]):
         called: str,
         handler: Callable[..., object],
         terms: Terms = _PLAIN,
-        *,
+        timeout: float | timedelta | None = None,
+        retry: Retry | Literal[False] | None = None,
         discards: str | None = None,
     ) -> None:
+        if retry is not None and retry is not False:
+            _checked_retry(retry, f" (for {called})")
+        seconds = None if timeout is None else _checked_timeout(timeout)
         checked = self._checked_matcher(matcher, called)
         _claim([(checked, called)], self)
         self._registered()
-        self._entries.append(_Registered(called, checked, handler, terms, discards))
+        self._entries.append(_Registered(called, checked, handler, terms, seconds, retry, discards))
 
     def handle_unmatched(self, handler: Handler[M, R]) -> Handler[M, R]:
         """Register the decorated function for the messages that no handler and no discard matches; one at the most.
@@ -548,7 +543,7 @@ class Processor(Generic[M]):
         """Return the handlers that match, in order of registration. Raises `MatcherFailed` when a matcher does."""
         return [route.handler for route in self.router().matching(message)]
 
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[HandlerRoute, ...]:
         """Return every route, those of included processors too, in order of registration."""
         return self._compiled()
 
@@ -574,7 +569,7 @@ class Processor(Generic[M]):
 
     # For the engine
 
-    def router(self) -> Router:
+    def router(self) -> Router[Terms]:
         """Return the router of what is registered now."""
         if self._router is None:
             from missive.routing.router import Router  # noqa: PLC0415 - as above
@@ -582,7 +577,7 @@ class Processor(Generic[M]):
             self._router = Router(self._compiled())
         return self._router
 
-    def freeze(self) -> tuple[Route, ...]:
+    def freeze(self) -> tuple[HandlerRoute, ...]:
         """End registration, here and in what is included, and return the routes."""
         routes = self._compiled()
         for part in self._tree():
@@ -598,7 +593,7 @@ class Processor(Generic[M]):
             joined.after_processing += part._hooks.after_processing  # noqa: SLF001 - as above
         return joined
 
-    def _compiled(self) -> tuple[Route, ...]:
+    def _compiled(self) -> tuple[HandlerRoute, ...]:
         if self._frozen is not None:
             return self._frozen
         routes = tuple(self._own_and_included())
@@ -609,10 +604,10 @@ class Processor(Generic[M]):
         run = [route for route in routes if route.discards is None]
         _refuse_async_hooks(async_hooks, run)
         for route in run:
-            _refuse_async_hooks([*route.before, *route.after], [route])
+            _refuse_async_hooks([*route.terms.before, *route.terms.after], [route])
         return routes
 
-    def _own_and_included(self) -> Iterator[Route]:
+    def _own_and_included(self) -> Iterator[HandlerRoute]:
         for entry in self._entries:
             if isinstance(entry, _Registered):
                 yield self._route(entry)
@@ -620,14 +615,19 @@ class Processor(Generic[M]):
             for route in entry.processor._own_and_included():  # noqa: SLF001 - another of this class
                 yield msgspec.structs.replace(route, matcher=_narrowed(route.matcher, entry.when))
 
-    def _route(self, one: _Registered) -> Route:
-        before, after = tuple(self._hooks.before_handling), tuple(self._hooks.after_handling)
-        is_async = is_async_callable(one.handler)
-        timeout = self.timeout if one.terms.timeout is None else one.terms.timeout
-        retry = self.retry if one.terms.retry is None else one.terms.retry or None
-        return Route(
-            one.name, one.matcher, one.handler, is_async, one.terms, timeout, before, after, retry, one.discards
+    def _route(self, one: _Registered) -> HandlerRoute:
+        if one.discards is not None:
+            return Route(one.name, one.matcher, one.handler, one.terms, "discard", one.discards)
+        terms = msgspec.structs.replace(
+            one.terms,
+            is_async=is_async_callable(one.handler),
+            timeout=self.timeout if one.timeout is None else one.timeout,
+            retry=self.retry if one.retry is None else one.retry or None,
+            before=tuple(self._hooks.before_handling),
+            after=tuple(self._hooks.after_handling),
         )
+        kind = "async" if terms.is_async else "sync"
+        return Route(one.name, one.matcher, one.handler, terms, kind if terms.batch is None else f"{kind} batch")
 
     def _tree(self) -> Iterator[Processor[Any]]:
         yield self
@@ -822,8 +822,8 @@ def _checked_rate(value: str) -> Rate:
     raise RegistrationError(wrong)
 
 
-def _refuse_async_hooks(hooks: Sequence[Callable[..., object]], routes: Sequence[Route]) -> None:
-    sync_handler = next((route for route in routes if not route.is_async), None)
+def _refuse_async_hooks(hooks: Sequence[Callable[..., object]], routes: Sequence[HandlerRoute]) -> None:
+    sync_handler = next((route for route in routes if not route.terms.is_async), None)
     async_hook = next((hook for hook in hooks if is_async_callable(hook)), None)
     if sync_handler is not None and async_hook is not None:
         raise RegistrationError(

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from missive.adapters.base import Adapter
 from missive.app.processor import Processor
+from missive.app.terms import HandlerRoute
 from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import capture
 from missive.dlq.once import OnceStore
@@ -73,7 +74,7 @@ def make_job(
     return Job(source, session, delivery, message, delivery.attempt, arrived=arrived)
 
 
-def _orders(routes: Sequence[Route]) -> dict[Route, int]:
+def _orders(routes: Sequence[HandlerRoute]) -> dict[HandlerRoute, int]:
     """Return a number for each route that says what orders it; those that say the same have the same number."""
     numbers: dict[Callable[[Message], Hashable], int] = {}
     return {r: numbers.setdefault(key, len(numbers)) for r in routes if (key := r.terms.ordered_by) is not None}
@@ -108,19 +109,19 @@ class Flow:
         self._orders = _orders(routes)
         self._held: dict[Job, Callable[[], None]] = {}
         self._outbox = outbox = Outbox(asyncio.get_running_loop(), self._collect)
-        sync_routes = [route for route in routes if route.kind == "sync"]
-        async_routes = [route for route in routes if route.kind == "async"]
+        sync_routes = [route for route in routes if route.discards is None and not route.terms.is_async]
+        async_routes = [route for route in routes if route.terms.is_async]
         clock = runtime.monotonic
         sync_pool = runtime.thread_pool(processor, concurrency, outbox, sync_routes, handlers_loop, clock)
         async_pool = runtime.loop_pool(processor, concurrency, outbox, async_routes, handlers_loop, clock)
         # Hooks run in the workers there are: a processor without a sync handler has no threads.
         self.pools: list[Pool] = [sync_pool] if sync_routes or not async_routes else []
         self.pools += [async_pool] if async_routes else []
-        pool_of = {route: async_pool if route.is_async else sync_pool for route in routes}
+        pool_of = {route: async_pool if route.terms.is_async else sync_pool for route in routes}
         self._routes = routes
         self._concurrency = concurrency
         self.largest_batch = max((route.terms.batch.size for route in routes if route.terms.batch), default=1)
-        self._together = any(route.batched or route.terms.ordered_by is not None for route in routes)
+        self._together = any(route.terms.batch is not None or route.terms.ordered_by is not None for route in routes)
         isolating = IsolatingDispatcher(self.pools, pool_of, concurrency, runtime) if isinstance(sink, Store) else None
         self.dispatcher = Dispatcher(self.pools, pool_of, concurrency, runtime) if isolating is None else isolating
         self.dispatcher.keep_for = self._keep_for
@@ -180,7 +181,7 @@ class Flow:
             source: Watchdog(source, runtime, busy=functools.partial(self._is_held_back, source))
             for source in self.sources
         }
-        longest = max((route.timeout for route in routes if route.discards is None), default=0.0)
+        longest = max((route.terms.timeout for route in routes if route.discards is None), default=0.0)
         self.keepers = {
             source: LeaseRenewer(source, runtime, longest, lost=self._lost_leases, waiting=self._release_waiting)
             for source in self.sources
@@ -193,7 +194,7 @@ class Flow:
         if self.lot is not None:
             await self.lot.look()
 
-    def _claims_of(self, service: str, leased: frozenset[Route], sink: Sink | None) -> Claims | None:
+    def _claims_of(self, service: str, leased: frozenset[HandlerRoute], sink: Sink | None) -> Claims | None:
         """Return what claims effects, if there is anything to claim; for that it stands before the dispatcher."""
         if not leased or not isinstance(sink, OnceStore):
             return None
@@ -245,11 +246,10 @@ class Flow:
         if lease is None or session.capabilities.renewable:
             return
         for route in self._routes:
-            if route.discards is None and route.timeout > lease:
+            if route.discards is None and route.terms.timeout > lease:
                 raise Fatal(
-                    f"{source.adapter.url} gives a message to somebody else {lease:g} seconds after it came, and cannot"
-                    f" be asked for more time, but {route.name} may take {route.timeout:g} seconds: give it a timeout="
-                    " below that"
+                    f"{source.adapter.url}: the lease is {lease:g} s and cannot be renewed, but {route.name} may take"
+                    f" {route.terms.timeout:g} s. Lower its timeout=."
                 )
 
     def _take(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> None:
@@ -269,7 +269,7 @@ class Flow:
         self.dispatcher.dispatch()
 
     def _queue_all(self, source: Source, jobs: Sequence[Job]) -> None:
-        """Route jobs, and put each into its lane, if it has one."""
+        """HandlerRoute jobs, and put each into its lane, if it has one."""
         parked = self.lot is not None and self.lot.lanes
         unordered: list[Job] = []
         natural: list[Job] = []
@@ -314,7 +314,7 @@ class Flow:
             source.release(len(deliveries) - len(fresh), size)
         return fresh
 
-    def _routed(self, job: Job) -> Route | None:
+    def _routed(self, job: Job) -> HandlerRoute | None:
         """Find the route of a job; None where there is nothing to run, and the job is on its way already."""
         route = None if job.decision is not None else self._find(job.message)
         if route is None or isinstance(route, Misrouted) or route.discards is not None:
@@ -323,7 +323,7 @@ class Flow:
         job.route = route
         return route
 
-    def _end_at_once(self, job: Job, found: Route | Misrouted | None) -> None:
+    def _end_at_once(self, job: Job, found: HandlerRoute | Misrouted | None) -> None:
         """Go on with a job of which there is nothing to run."""
         if isinstance(found, Route):
             job.route, job.decision = found, decide_discarded(found)
@@ -343,7 +343,7 @@ class Flow:
                 job.lane = lane
             self.dispatcher.add_run(lane, of_lane)
 
-    def _queue(self, job: Job, route: Route) -> None:
+    def _queue(self, job: Job, route: HandlerRoute) -> None:
         """Put a routed job into its lane, if it has one."""
         if route.terms.ordered_by is None:
             if job.delivery.lane is not None:
@@ -384,7 +384,7 @@ class Flow:
     def _say_overdue(self, jobs: Sequence[Job]) -> None:
         for name, count in Counter(job.route.name for job in jobs if job.route is not None).items():
             logger.warning("%s: %d past the timeout", name, count)
-        threads = [job.route for job in jobs if job.route is not None and not job.route.is_async]
+        threads = [job.route for job in jobs if job.route is not None and not job.route.terms.is_async]
         if threads:
             logger.warning(
                 "a thread cannot be interrupted: %s keeps its worker, and its message stays unsettled, until it ends",
@@ -571,13 +571,13 @@ class Flow:
             self.dispatcher.step_back(of_lane, held=held)
         self._give_back(gone)
 
-    def _bury(self, job: Job, route: Route, decision: Decision) -> None:
+    def _bury(self, job: Job, route: HandlerRoute, decision: Decision) -> None:
         """File a dead letter, unless it failed for something that is known to be down."""
         if decision.blames is None or not self._is_down(job, route, decision):
             self.filing.add(job)
             self.dispatcher.leave_lane(job)
 
-    def _hold(self, job: Job, route: Route) -> None:
+    def _hold(self, job: Job, route: HandlerRoute) -> None:
         """Keep a retried or nacked job, unsettled, until it is due."""
         decision = job.decision
         if decision is None or not job.ours:
@@ -603,7 +603,7 @@ class Flow:
 
     # What waits for longer
 
-    def _parks(self, job: Job, route: Route, decision: Decision) -> bool:
+    def _parks(self, job: Job, route: HandlerRoute, decision: Decision) -> bool:
         """Park what is due so late that it is not held here, or cannot be; tells whether it is."""
         lot, session, on_lane_retry = self.lot, job.session, route.terms.on_lane_retry
         if lot is None or session is None or (job.lane is not None and on_lane_retry == "block"):
@@ -638,7 +638,7 @@ class Flow:
             job.decision = BEHIND
             self.lot.park(job, None, lane)
 
-    def _waits_in_lot(self, job: Job, route: Route) -> bool:
+    def _waits_in_lot(self, job: Job, route: HandlerRoute) -> bool:
         """Park what comes after others of its lane that are parked; tells whether it is."""
         lane = None if self.lot is None else self.lot.keeps(job, route)
         if lane is None:
@@ -648,7 +648,7 @@ class Flow:
         self._park_behind(job, lane)
         return True
 
-    def _sends_back(self, job: Job, route: Route, decision: Decision) -> bool:
+    def _sends_back(self, job: Job, route: HandlerRoute, decision: Decision) -> bool:
         """Let the transport hold what is due late, where it can; tells whether it does."""
         session = job.session
         if session is None or not HOLD_SECONDS < decision.delay <= session.capabilities.max_delay:
@@ -695,7 +695,7 @@ class Flow:
         else:
             self.report.retried += 1
 
-    def _is_down(self, job: Job, route: Route, decision: Decision) -> bool:
+    def _is_down(self, job: Job, route: HandlerRoute, decision: Decision) -> bool:
         """Hold a job that failed for the sake of a dependency that is known to be down: it spends no attempt."""
         circuit = self.dispatcher.circuits.get(decision.blames or "")
         if circuit is None:
@@ -720,7 +720,7 @@ class Flow:
             self._keep_for(job, max(NACK_SECONDS, circuit.opens_in))
         return True
 
-    def _count_held(self, job: Job, route: Route, decision: Decision) -> None:
+    def _count_held(self, job: Job, route: HandlerRoute, decision: Decision) -> None:
         self._tally(decision)
         if decision.outcome is Outcome.nacked:
             return

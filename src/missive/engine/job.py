@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
+from missive.app.terms import HandlerRoute
 from missive.dlq.record import Attempt
 from missive.engine.workers.decision import Decision
+from missive.errors import UsageError
 from missive.messages import Message
-from missive.routing.route import Route
+from missive.once.declaration import Once
 from missive.transport import Delivery, Disposition, Session
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class Job(msgspec.Struct, eq=False):
     delivery: Delivery
     message: Message
     attempt: int = 1
-    route: Route | None = None
+    route: HandlerRoute | None = None
     decision: Decision | None = None
     disposition: Disposition = Disposition.ack
     lane: Hashable = None
@@ -104,8 +106,35 @@ class Job(msgspec.Struct, eq=False):
     @property
     def deadline(self) -> float:
         """When its handler must be done, on the engine's clock."""
-        timeout = float("inf") if self.route is None else self.route.timeout
+        timeout = float("inf") if self.route is None else self.route.terms.timeout
         return float("inf") if self.started is None else self.started + timeout + self.extended
+
+    @property
+    def handler(self) -> str | None:
+        """The name of the handler."""
+        return None if self.route is None else self.route.name
+
+    @property
+    def once(self) -> Once[Any] | None:
+        """The handler's `once=`, if it has one."""
+        return None if self.route is None else self.route.terms.once
+
+    def grant(self, seconds: float) -> None:
+        """Extend the timeout. Raises `UsageError` where the lease would end first and cannot be renewed."""
+        if self.session is None:
+            return
+        capabilities = self.session.capabilities
+        lease = None if capabilities.renewable else capabilities.lease
+        if lease is not None and self.deadline + seconds > self.arrived + lease:
+            raise UsageError(
+                f"{self.source.adapter.url}: the lease is {lease:g} s and cannot be renewed: the attempt cannot be"
+                f" extended by {seconds:g} s"
+            )
+        self.extended += seconds
+
+    def mark_duplicate(self, duplicate: bool) -> None:
+        """Note whether the effect of the message has already happened."""
+        self.duplicate = duplicate
 
     def anew(self) -> None:
         """Forget how the last run went: it runs again."""
@@ -119,7 +148,7 @@ class Job(msgspec.Struct, eq=False):
 class BatchJob(msgspec.Struct, eq=False):
     """Jobs of one source that a batch handler gets together. They come back with it, each with its decision."""
 
-    route: Route
+    route: HandlerRoute
     source: Source
     jobs: list[Job]
     began: float | None = None
@@ -139,7 +168,7 @@ class LaneRun(msgspec.Struct, eq=False):
     to its transport.
     """
 
-    route: Route
+    route: HandlerRoute
     """The pool's own, for runs of lanes."""
     source: Source
     first: Job

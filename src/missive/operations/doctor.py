@@ -77,10 +77,10 @@ def _suits(adapter: Adapter, session: Session) -> list[Finding]:
     can, findings = session.capabilities, []
     routes = [route for route in adapter.processor.freeze() if route.discards is None]
     if can.lease is not None and not can.renewable:
-        late = [route for route in routes if route.timeout > can.lease]
+        late = [route for route in routes if route.terms.timeout > can.lease]
         for route in late:
             says = (
-                f"{route.name} may take {route.timeout:g} seconds, and a message is given to somebody else after"
+                f"{route.name} may take {route.terms.timeout:g} seconds, and a message is given to somebody else after"
                 f" {can.lease:g}: give it a timeout= below that"
             )
             findings.append(Finding("error", "timeouts", says))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic
 
 import msgspec
 
@@ -12,7 +12,7 @@ from missive.matchers.selectors import Field
 from missive.matchers.tests import Equals
 from missive.outcome import Reason
 from missive.routing.index import Index
-from missive.routing.route import Route
+from missive.routing.route import Route, TermsT
 
 if TYPE_CHECKING:
     from missive.messages import Message
@@ -30,20 +30,20 @@ class Misrouted(msgspec.Struct, frozen=True):
 _UNMATCHED = Misrouted(Reason.unmatched)
 
 
-class Router:
+class Router(Generic[TermsT]):
     """Routes by asking those matchers that the index finds for a message; all of them, without an index.
 
     The answers are the same, for the index never leaves out a matcher that would be true.
     """
 
-    def __init__(self, routes: Sequence[Route], *, indexed: bool = True) -> None:
+    def __init__(self, routes: Sequence[Route[TermsT]], *, indexed: bool = True) -> None:
         self.routes = tuple(route for route in routes if not route.is_fallback)
         self._unmatched = next((route for route in routes if route.is_fallback), _UNMATCHED)
         self._all = range(len(self.routes))
         self._index = Index([route.matcher for route in self.routes]) if indexed else None
         self._field, self._direct = self._direct_routes()
 
-    def _direct_routes(self) -> tuple[str, dict[str, Route]]:
+    def _direct_routes(self) -> tuple[str, dict[str, Route[TermsT]]]:
         """Return a field of the body, and the routes that its being a string is all there is to.
 
         To be found by it, a string is equal to the one that is wanted: such a matcher need not be asked.
@@ -67,7 +67,7 @@ class Router:
             # What can be told without the body, what cannot, and what raises, each matcher says.
             return self._all
 
-    def _find_direct(self, message: Message) -> Route | None:
+    def _find_direct(self, message: Message) -> Route[TermsT] | None:
         try:
             content = message.content  # type: ignore[attr-defined]  # registration saw to it
         except Exception:  # noqa: BLE001 - what comes of that, each matcher says
@@ -76,7 +76,7 @@ class Router:
             return self._direct.get(value)
         return None
 
-    def find(self, message: Message) -> Route | Misrouted:
+    def find(self, message: Message) -> Route[TermsT] | Misrouted:
         """Return the one route whose matcher is true, or else the one for what is unmatched, or why there is none.
 
         One true is enough, whatever cannot be known because the body cannot be decoded. None true and
@@ -86,10 +86,10 @@ class Router:
             return direct
         return self._ask(message)
 
-    def _ask(self, message: Message) -> Route | Misrouted:
-        found: list[Route] | None = None
+    def _ask(self, message: Message) -> Route[TermsT] | Misrouted:
+        found: list[Route[TermsT]] | None = None
         unknown: list[str] | None = None
-        route: Route | None = None
+        route: Route[TermsT] | None = None
         routes = self.routes
         try:
             candidates = self._candidates(message)
@@ -117,7 +117,7 @@ class Router:
             return found[0]
         return Misrouted(Reason.ambiguous, tuple(route.name for route in found))
 
-    def matching(self, message: Message) -> list[Route]:
+    def matching(self, message: Message) -> list[Route[TermsT]]:
         """Return every route that matches, in order of registration. Raises `MatcherFailed`."""
         found = []
         for number in self._candidates(message):

@@ -18,6 +18,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 from missive.adapters.base import Adapter
 from missive.app.context import ProcessingContext, ProcessingHook
 from missive.app.processor import Processor
+from missive.app.terms import HandlerRoute
 from missive.dlq.contract import DictSink
 from missive.dlq.once import ClaimRequest, MemoryOnce
 from missive.durations import seconds
@@ -34,7 +35,6 @@ from missive.ids import new_id
 from missive.messages import Message
 from missive.outcome import Outcome, Reason
 from missive.resources.key import NO_OVERRIDES, Overrides
-from missive.routing.route import Route
 from missive.routing.router import Misrouted
 from missive.transport import Capabilities, Delivery, Host, Session
 
@@ -257,8 +257,8 @@ class _Bench(Generic[M]):
     def _raise(self, job: Job, decision: Decision) -> NoReturn:
         if decision.reason is Reason.timeout and job.route is not None:
             raise NotSettled(
-                f"{job.route.name} ran for more than its {job.route.timeout:g} seconds, and there is no dead letter"
-                " queue"
+                f"{job.route.name} ran longer than its timeout of {job.route.terms.timeout:g} s, and there is no dead"
+                " letter queue"
             ) from job.error
         if job.error is not None:
             raise job.error
@@ -297,9 +297,11 @@ class TestClient(_Bench[M]):
         hooks = processor.hooks
         self._after = hooks.after_processing
         self._sync = {
-            r: compile_sync(r, self._wait, time.monotonic, keep_error=True) for r in self._routes if r.kind == "sync"
+            r: compile_sync(r, self._wait, time.monotonic, keep_error=True)
+            for r in self._routes
+            if r.kind.startswith("sync")
         }
-        self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.kind == "async"}
+        self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.terms.is_async}
         self._worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
         self._loop_worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
         try:
@@ -392,9 +394,11 @@ class AsyncTestClient(_Bench[M]):
 
         self._resolve = resolve
         self._sync = {
-            r: compile_sync(r, resolve, time.monotonic, keep_error=True) for r in self._routes if r.kind == "sync"
+            r: compile_sync(r, resolve, time.monotonic, keep_error=True)
+            for r in self._routes
+            if r.kind.startswith("sync")
         }
-        self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.kind == "async"}
+        self._async = {r: compile_async(r, time.monotonic, keep_error=True) for r in self._routes if r.terms.is_async}
         self._thread = ThreadPoolExecutor(1, "missive-test")
         self._worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
         self._loop_worker: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
@@ -511,7 +515,7 @@ class ClientSession(Generic[M]):
 def _together(jobs: Sequence[Job]) -> list[Work]:
     """Return what is to be run: jobs that nothing is decided about, those for one batch handler in batches."""
     works: list[Work] = []
-    batches: dict[Route, BatchJob] = {}
+    batches: dict[HandlerRoute, BatchJob] = {}
     for job in jobs:
         route = job.route
         if job.decision is not None or route is None:
@@ -558,4 +562,4 @@ def _raise_failed(failed: Exception | None) -> None:
         raise failed
 
 
-__all__ = ["AsyncTestClient", "ClientSession", "Result", "Route", "TestClient"]
+__all__ = ["AsyncTestClient", "ClientSession", "HandlerRoute", "Result", "TestClient"]

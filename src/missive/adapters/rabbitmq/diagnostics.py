@@ -45,7 +45,7 @@ async def diagnose(session: RabbitMQSession, settings: Settings, processor: Proc
 
 def _prefetch(settings: Settings, processor: Processor[Any]) -> Iterator[Finding]:
     """Compare the prefetch with the consumer timeout: messages that wait too long return to the queue unhandled."""
-    timeouts = [route.timeout for route in processor.freeze() if route.discards is None]
+    timeouts = [route.terms.timeout for route in processor.freeze() if route.discards is None]
     if not timeouts:
         return
     wait = max(0.0, settings.consumer_timeout - max(timeouts))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from missive.app.terms import HandlerRoute
 from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import describe_exception
 from missive.dlq.record import HEADER_FIELDS, Attempt, Origin, Record, Status, fingerprint
@@ -26,7 +27,6 @@ from missive.ids import after
 from missive.messages import Message, StructuredMessage
 from missive.outcome import Reason
 from missive.routing.explain import explain
-from missive.routing.route import Route
 from missive.routing.router import Misrouted
 from missive.transport import Disposition
 from missive.version import VERSION
@@ -61,7 +61,7 @@ class DeadLetterWriter:
         sink: Sink | None,
         runtime: Runtime,
         *,
-        routes: Sequence[Route],
+        routes: Sequence[HandlerRoute],
         public: Collection[tuple[str, ...]],
         filed: Callable[[Sequence[Job]], None],
         refused: Callable[[Job, NotSettled], None],
@@ -216,7 +216,7 @@ def make_record(
     job: Job,
     *,
     service: str,
-    routes: Sequence[Route],
+    routes: Sequence[HandlerRoute],
     public: Collection[tuple[str, ...]],
     now: float,
     new_id: Callable[[], str],
@@ -348,7 +348,7 @@ def public_values(message: Message, public: Collection[tuple[str, ...]]) -> dict
 
 
 def _explanation(
-    routes: Sequence[Route], decision: Decision, message: Message, public: Collection[tuple[str, ...]]
+    routes: Sequence[HandlerRoute], decision: Decision, message: Message, public: Collection[tuple[str, ...]]
 ) -> dict[str, object]:
     """Explain what was decided, as far as that is soon done: a matcher may walk through the whole body."""
     names = frozenset(decision.candidates)

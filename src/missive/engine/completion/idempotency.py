@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from missive.app.context import Recorded
+from missive.app.terms import HandlerRoute
 from missive.dlq.contract import Sink
 from missive.dlq.once import ClaimAnswer, ClaimRequest, ClaimState, EffectKey, OnceStore
 from missive.engine.completion.dead_letters import DeadLetterWriter
@@ -22,7 +23,6 @@ from missive.engine.workers.decision import DUPLICATE, Decision, decide
 from missive.errors import StoreError, UsageError
 from missive.once.declaration import EXPIRED, NO_KEY, Once
 from missive.outcome import Outcome, Reason
-from missive.routing.route import Route
 
 BUSY_SECONDS = 1.0
 """How long a message waits whose effect is in progress elsewhere, until it is asked again."""
@@ -44,7 +44,7 @@ logger = logging.getLogger("missive")
 T = TypeVar("T")
 
 
-def leased_routes(routes: Iterable[Route], sink: Sink | None) -> frozenset[Route]:
+def leased_routes(routes: Iterable[HandlerRoute], sink: Sink | None) -> frozenset[HandlerRoute]:
     """Return the routes whose claims are kept in the store. Raises `UsageError` where there is none for them."""
     leased = frozenset(route for route in routes if route.terms.once is not None and route.terms.once.form == "lease")
     if leased and not isinstance(sink, OnceStore):
@@ -120,7 +120,7 @@ class Claims:
         filing: DeadLetterWriter,
         store: OnceStore,
         runtime: Runtime,
-        routes: Iterable[Route],
+        routes: Iterable[HandlerRoute],
         concurrency: int,
         *,
         answered: Callable[[Sequence[Job]], None],

@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from missive.app.terms import HandlerRoute
 from missive.dlq.contract import Sink, Store
 from missive.engine.job import Job, Parked
 from missive.engine.runtime import Runtime
 from missive.engine.workers.decision import Decision
 from missive.errors import StoreError, UsageError
 from missive.outcome import Outcome, Reason
-from missive.routing.route import Route, callable_name
+from missive.routing.route import callable_name
 
 if TYPE_CHECKING:
     from missive.engine.completion.dead_letters import DeadLetterWriter
@@ -37,7 +38,7 @@ BREAKER_OPEN = Decision(Outcome.nacked, Reason.failed, "breaker open")
 logger = logging.getLogger("missive")
 
 
-def park_routes(routes: Iterable[Route], sink: Sink | None) -> frozenset[Route]:
+def park_routes(routes: Iterable[HandlerRoute], sink: Sink | None) -> frozenset[HandlerRoute]:
     """Return the routes whose lanes are parked. Raises `UsageError` where there is no store for them."""
     found = frozenset(route for route in routes if route.terms.on_lane_retry == "park")
     if found and not isinstance(sink, Store):
@@ -53,7 +54,9 @@ def park_routes(routes: Iterable[Route], sink: Sink | None) -> frozenset[Route]:
 class ParkingLot:
     """Where messages are parked: which of their lanes are not empty, so that what comes later waits behind them."""
 
-    def __init__(self, service: str, filing: DeadLetterWriter, runtime: Runtime, parking: frozenset[Route]) -> None:
+    def __init__(
+        self, service: str, filing: DeadLetterWriter, runtime: Runtime, parking: frozenset[HandlerRoute]
+    ) -> None:
         self._service = service
         self._filing = filing
         self._runtime = runtime
@@ -79,7 +82,7 @@ class ParkingLot:
         except StoreError as trouble:
             logger.warning("%s while looking for lanes that are parked", trouble)
 
-    def lane_of(self, job: Job, route: Route) -> str | None:
+    def lane_of(self, job: Job, route: HandlerRoute) -> str | None:
         """Return what a job's lane is called in the store, where it is one that is parked; None for no lane."""
         if job.delivery.record is not None and job.delivery.record.lane is not None:
             return str(job.delivery.record.lane)
@@ -91,7 +94,7 @@ class ParkingLot:
             return _digest(job.source.adapter.url, job.delivery.lane)
         return None
 
-    def keeps(self, job: Job, route: Route) -> str | None:
+    def keeps(self, job: Job, route: HandlerRoute) -> str | None:
         """Return the lane of a job that has to wait behind others that are parked; None for one that may run."""
         if not self.lanes or job.delivery.record is not None:
             return None
@@ -149,7 +152,7 @@ def _named(by: object) -> str:
     return repr(by) if hasattr(by, "requires") else callable_name(by)  # type: ignore[arg-type]
 
 
-def _said(key: Hashable, route: Route) -> str:
+def _said(key: Hashable, route: HandlerRoute) -> str:
     """Return a key as text that is the same in another process. Raises TypeError for one that has none."""
     if isinstance(key, tuple):
         return f"({','.join(_said(part, route) for part in key)})"

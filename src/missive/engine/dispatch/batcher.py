@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
+from missive.app.terms import BatchTerms, HandlerRoute
 from missive.engine.job import BatchJob, Job
-from missive.routing.route import BatchTerms, Route
 
 if TYPE_CHECKING:
     from missive.engine.intake.source import Source
@@ -20,7 +20,7 @@ class Batcher:
 
     def __init__(
         self,
-        route: Route,
+        route: HandlerRoute,
         source: Source,
         terms: BatchTerms,
         call_later: Callable[[float, Callable[[], None]], Callable[[], None]],

@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from missive.app.breaker import Breaker
+from missive.app.terms import HandlerRoute
 from missive.engine.job import Work
 from missive.engine.workers.decision import Decision
 from missive.errors import UsageError
 from missive.outcome import Outcome
-from missive.routing.route import Route
 
 _RAMP_ENDS = 64
 """So many at once that went well, and there is no limit any more."""
@@ -105,7 +105,7 @@ class Circuit:
         self.opened()
 
 
-def circuits_of(routes: Iterable[Route], clock: Callable[[], float], most: int) -> dict[str, Circuit]:
+def circuits_of(routes: Iterable[HandlerRoute], clock: Callable[[], float], most: int) -> dict[str, Circuit]:
     """Return the circuits by name, of which `most` may run at once while all is well.
 
     Raises `UsageError` for two breakers of one name that say different things.

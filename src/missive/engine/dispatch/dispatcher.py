@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
+from missive.app.terms import BatchTerms, HandlerRoute
 from missive.engine.dispatch.batcher import Batcher
 from missive.engine.dispatch.circuit import CircuitLimiter, circuits_of
 from missive.engine.dispatch.lanes import Lanes
@@ -15,7 +16,6 @@ from missive.engine.runtime import Runtime
 from missive.engine.workers.pool import Pool
 from missive.errors import ProcessingFailed
 from missive.rates import Rate
-from missive.routing.route import BatchTerms, Route
 
 if TYPE_CHECKING:
     from missive.engine.intake.source import Source
@@ -37,7 +37,7 @@ class Dispatcher:
     """
 
     def __init__(
-        self, pools: Sequence[Pool], pool_of: Mapping[Route, Pool], concurrency: int, runtime: Runtime
+        self, pools: Sequence[Pool], pool_of: Mapping[HandlerRoute, Pool], concurrency: int, runtime: Runtime
     ) -> None:
         self._pools = pools
         self._pool_of = {**pool_of, **{pool.lane_route: pool for pool in pools}}
@@ -45,7 +45,7 @@ class Dispatcher:
         self._runtime = runtime
         self._lanes = Lanes()
         self._ready: deque[Work] = deque()
-        self._gates: dict[Route, Limiter] = {}
+        self._gates: dict[HandlerRoute, Limiter] = {}
         self._source_gates: dict[Source, Limiter] = {}
         self.circuits = circuits_of(pool_of, runtime.monotonic, _AHEAD * concurrency)
         """What is known of the dependencies of handlers, by the names of their breakers."""
@@ -59,11 +59,11 @@ class Dispatcher:
         """Called with what would wait for a breaker; tells whether it was taken elsewhere."""
         self._largest: dict[Source, int] = {}
         """How many messages of a source its rate ever lets pass at once."""
-        self._gatherers: dict[tuple[Route, Source], Batcher] = {}
+        self._gatherers: dict[tuple[HandlerRoute, Source], Batcher] = {}
         self._stopped = False
         self.keep_for: Callable[[Job, float], None] = lambda job, _: self.add_head(job)
         """Called with the head of a lane that is not due yet, and the seconds until it is."""
-        self.leased: frozenset[Route] = frozenset()
+        self.leased: frozenset[HandlerRoute] = frozenset()
         """Routes of which nothing runs before its effect is claimed."""
         self.claim: Callable[[Job], None] = self.add_head
         """Called with a job of such a route, which comes back to `add_head` when it has its claim."""
@@ -72,7 +72,7 @@ class Dispatcher:
             if terms.concurrency is not None or terms.rate_limit is not None:
                 clock = runtime.monotonic
                 self._gates[route] = Limiter(terms.concurrency, terms.rate_limit, clock)
-        self._plain = not self._gates and not self._breakers and not any(route.batched for route in pool_of)
+        self._plain = not self._gates and not self._breakers and all(route.terms.batch is None for route in pool_of)
 
     def limit(self, source: Source, rate: Rate) -> None:
         """Limit how many messages of one source begin in a stretch of time."""
@@ -127,7 +127,7 @@ class Dispatcher:
             if job.behind:
                 job.source.put_forward(job)
             self._ready.append(job)
-        elif (route := _route(job)).batched:
+        elif (route := _route(job)).terms.batch is not None:
             self._gather(job, route)
         else:
             self._admit(job)
@@ -136,7 +136,7 @@ class Dispatcher:
         """Tell whether something has to run with nothing beside it."""
         return False
 
-    def _gather(self, job: Job, route: Route) -> None:
+    def _gather(self, job: Job, route: HandlerRoute) -> None:
         if self.is_suspect(job):
             self._admit(BatchJob(route, job.source, [job]))
             return
@@ -149,7 +149,7 @@ class Dispatcher:
     def _follow_batch(self, lane: Hashable, job: Job) -> None:
         """Let what begins to wait in a lane join the batch that those before it are being gathered for."""
         route = _route(job)
-        if route.batched and self._lanes.waiting(lane)[0] is job:
+        if route.terms.batch is not None and self._lanes.waiting(lane)[0] is job:
             self._take_along(self._gatherer(route, job.source), lane)
 
     def _take_along(self, gatherer: Batcher, lane: Hashable) -> None:
@@ -164,7 +164,7 @@ class Dispatcher:
                 return
             gatherer.add(self._lanes.follow(lane, count))
 
-    def _gatherer(self, route: Route, source: Source) -> Batcher:
+    def _gatherer(self, route: HandlerRoute, source: Source) -> Batcher:
         gatherer = self._gatherers.get((route, source))
         if gatherer is None:
             if (terms := route.terms.batch) is None:
@@ -347,7 +347,10 @@ class Dispatcher:
         if route in self.leased:
             return False
         return self._plain or not (
-            route.batched or route in self._gates or route in self._breaker_gates or job.source in self._source_gates
+            route.terms.batch is not None
+            or route in self._gates
+            or route in self._breaker_gates
+            or job.source in self._source_gates
         )
 
     # Stopping
@@ -411,7 +414,7 @@ def _taken(waiting: deque[Work]) -> Iterable[Work]:
     return works
 
 
-def _route(work: Work) -> Route:
+def _route(work: Work) -> HandlerRoute:
     if work.route is None:
         raise ProcessingFailed("a job without a route cannot be run")
     return work.route

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
+from missive.app.terms import HandlerRoute
 from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.job import Job, Work
 from missive.engine.runtime import Runtime
 from missive.engine.workers.pool import Pool
-from missive.routing.route import Route
 
 
 class IsolatingDispatcher(Dispatcher):
@@ -20,7 +20,7 @@ class IsolatingDispatcher(Dispatcher):
     """
 
     def __init__(
-        self, pools: Sequence[Pool], pool_of: Mapping[Route, Pool], concurrency: int, runtime: Runtime
+        self, pools: Sequence[Pool], pool_of: Mapping[HandlerRoute, Pool], concurrency: int, runtime: Runtime
     ) -> None:
         super().__init__(pools, pool_of, concurrency, runtime)
         self.survived: Callable[[Job], None] = lambda _: None

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+from missive.app.terms import HandlerRoute
 from missive.engine.dispatch.isolation import IsolatingDispatcher
 from missive.engine.processes.inflight import InFlightDirectory, InFlightLog, delivery_mark
 from missive.engine.workers.decision import POISONED
@@ -76,7 +77,7 @@ class Crashes:
         filing: DeadLetterWriter,
         runtime: Runtime,
         dispatcher: IsolatingDispatcher,
-        find: Callable[[Message], Route | Misrouted],
+        find: Callable[[Message], HandlerRoute | Misrouted],
     ) -> None:
         self._service = service
         self._filing = filing

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from zlib import crc32
 
 if TYPE_CHECKING:
+    from missive.app.terms import HandlerRoute
     from missive.engine.job import BatchJob, Job
-    from missive.routing.route import Route
     from missive.transport import Delivery
 
 try:
@@ -63,7 +63,9 @@ class InFlightSlot:
     def __init__(self, words: memoryview, first: int, width: int) -> None:
         self._words = words[first : first + width]
 
-    def around(self, chains: dict[Route, Callable[[Any, Any], T]]) -> dict[Route, Callable[[Any, Any], T]]:
+    def around(
+        self, chains: dict[HandlerRoute, Callable[[Any, Any], T]]
+    ) -> dict[HandlerRoute, Callable[[Any, Any], T]]:
         """Return chains that take the seat before they run."""
         return _Seated(self._words, chains)
 

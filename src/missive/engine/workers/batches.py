@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from missive.app.batch import Batch
 from missive.app.context import HandlingContext, ProcessingContext
+from missive.app.terms import HandlerRoute
 from missive.engine.job import BatchJob, Job
 from missive.engine.workers.decision import ACKED, HELD, Decision, decide
 from missive.engine.workers.handlers import (
@@ -25,16 +26,15 @@ from missive.engine.workers.handlers import (
 )
 from missive.engine.workers.once import async_once, sync_once
 from missive.engine.workers.retrying import decide_attempt
-from missive.routing.route import Route
 
 BatchItem: TypeAlias = tuple[Job, HandlingContext[Any]]
 
 logger = logging.getLogger("missive")
 
 
-def sync_batch_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
+def sync_batch_chain(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
     """Compile a sync route of batches; for `keep_error` see `sync_chain`."""
-    handler, before, after = route.handler, route.before, route.after
+    handler, before, after = route.handler, route.terms.before, route.terms.after
 
     def prepared(item: BatchItem, search: _Search) -> bool:
         try:
@@ -71,10 +71,10 @@ def sync_batch_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error
 
 
 def async_batch_chain(  # noqa: C901 - three small functions
-    route: Route, clock: Clock, *, keep_error: bool = False
+    route: HandlerRoute, clock: Clock, *, keep_error: bool = False
 ) -> AsyncChain:
     """Compile an async route of batches."""
-    handler, before, after = route.handler, route.before, route.after
+    handler, before, after = route.handler, route.terms.before, route.terms.after
 
     async def prepared(item: BatchItem, search: _Search) -> bool:
         try:
@@ -113,15 +113,15 @@ def async_batch_chain(  # noqa: C901 - three small functions
     return run
 
 
-def compile_sync(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
+def compile_sync(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
     """Compile a sync route, of single messages or of batches."""
-    compiler = sync_batch_chain if route.batched else sync_chain
+    compiler = sync_batch_chain if route.terms.batch is not None else sync_chain
     return sync_once(route, compiler(route, resolve, clock, keep_error=keep_error), clock)
 
 
-def compile_async(route: Route, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
+def compile_async(route: HandlerRoute, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
     """Compile an async route, of single messages or of batches."""
-    compiler = async_batch_chain if route.batched else async_chain
+    compiler = async_batch_chain if route.terms.batch is not None else async_chain
     return async_once(route, compiler(route, clock, keep_error=keep_error), clock)
 
 

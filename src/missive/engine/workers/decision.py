@@ -8,11 +8,11 @@ import concurrent.futures
 import msgspec
 
 from missive.app.context import Recorded
+from missive.app.terms import HandlerRoute
 from missive.dlq.failure import Failure, capture
 from missive.durations import seconds
 from missive.errors import DeadLetter, DecodingError, Discard, MatcherFailed, OnceConflict, RetryLater
 from missive.outcome import Outcome, Reason
-from missive.routing.route import Route
 from missive.routing.router import Misrouted
 
 RETRY_SECONDS = 5.0
@@ -101,7 +101,7 @@ def decide_misrouted(misrouted: Misrouted) -> Decision:
     )
 
 
-def decide_discarded(route: Route) -> Decision:
+def decide_discarded(route: HandlerRoute) -> Decision:
     """Decide about a message of which it is declared that nothing needs to be done about it."""
     return Decision(Outcome.discarded, label=route.discards)
 

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from missive.app.context import HandlingContext, HandlingHook, ProcessingContext
+from missive.app.terms import HandlerRoute
 from missive.engine.job import Job, LaneRun
 from missive.engine.workers.decision import ACKED, HELD
 from missive.engine.workers.retrying import decide_attempt
-from missive.routing.route import Route
 
 Clock: TypeAlias = Callable[[], float]
 Resolve: TypeAlias = Callable[[Awaitable[Any]], object]
@@ -26,13 +26,13 @@ _SLICE = 0.002
 """Seconds after which a run of a lane makes place for others."""
 
 
-def sync_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
+def sync_chain(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
     """Compile a sync route.
 
     `keep_error` leaves the exception itself on the job, with all that its frames hold, and looks at the clock itself:
     for tests only, where no engine looks after the job.
     """
-    handler, before, after = route.handler, route.before, route.after
+    handler, before, after = route.handler, route.terms.before, route.terms.after
 
     def run(job: Job, worker: ProcessingContext[Any]) -> None:
         job.started = clock()
@@ -70,9 +70,9 @@ def sync_chain(route: Route, resolve: Resolve, clock: Clock, *, keep_error: bool
     return run
 
 
-def async_chain(route: Route, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
+def async_chain(route: HandlerRoute, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
     """Compile an async route: the same with its hooks and handler awaited where they are awaitable."""
-    handler, before, after = route.handler, route.before, route.after
+    handler, before, after = route.handler, route.terms.before, route.terms.after
     always_awaitable = inspect.iscoroutinefunction(handler)
 
     async def run(job: Job, worker: ProcessingContext[Any]) -> None:
@@ -146,7 +146,7 @@ async def run_async_after(
         del error  # its traceback has this frame
 
 
-def sync_lane_chain(chains: Mapping[Route, SyncChain], clock: Clock) -> SyncChain:
+def sync_lane_chain(chains: Mapping[HandlerRoute, SyncChain], clock: Clock) -> SyncChain:
     """Compile what runs several jobs of a lane, each with the chain of its route and in a context of its own."""
 
     def run(work: LaneRun, worker: ProcessingContext[Any]) -> None:
@@ -166,7 +166,7 @@ def sync_lane_chain(chains: Mapping[Route, SyncChain], clock: Clock) -> SyncChai
     return run
 
 
-def async_lane_chain(chains: Mapping[Route, AsyncChain], clock: Clock) -> AsyncChain:
+def async_lane_chain(chains: Mapping[HandlerRoute, AsyncChain], clock: Clock) -> AsyncChain:
     """Compile what runs several jobs of a lane; it ends early where one left something for the next."""
 
     async def run(work: LaneRun, worker: ProcessingContext[Any]) -> None:

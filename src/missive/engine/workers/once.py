@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from missive.app.context import ProcessingContext
+from missive.app.terms import HandlerRoute
 from missive.engine.job import BatchJob, Job
 from missive.engine.workers.decision import ACKED, DUPLICATE, LAPSED
 from missive.engine.workers.handlers import AsyncChain, Clock, SyncChain
-from missive.routing.route import Route
 
 
-def sync_once(route: Route, chain: SyncChain, clock: Clock) -> SyncChain:
+def sync_once(route: HandlerRoute, chain: SyncChain, clock: Clock) -> SyncChain:
     """Compile what goes around the chain of a sync route; the chain itself where it has no `once=`."""
     if route.terms.once is None:
         return chain
@@ -24,7 +24,7 @@ def sync_once(route: Route, chain: SyncChain, clock: Clock) -> SyncChain:
     return run
 
 
-def async_once(route: Route, chain: AsyncChain, clock: Clock) -> AsyncChain:
+def async_once(route: HandlerRoute, chain: AsyncChain, clock: Clock) -> AsyncChain:
     """Do the same around the chain of an async route."""
     if route.terms.once is None:
         return chain

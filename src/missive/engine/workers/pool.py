@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from missive.app.processor import Hooks, Processor
+from missive.app.terms import Terms
 from missive.engine.job import Job, LaneRun, Work
 from missive.engine.processes.inflight import InFlightLog
 from missive.engine.workers.handlers import Clock
@@ -65,7 +66,7 @@ class Pool(ABC):
         self._concurrency = concurrency
         self._outbox = outbox
         self._clock = clock
-        self.lane_route = Route("(lane)", Everything(), _nothing, is_async=False)
+        self.lane_route = Route("(lane)", Everything(), _nothing, Terms())
         """What runs of lanes are known by in this pool."""
         self._current: list[Work | None] = [None] * concurrency
         """What each worker is at; written by the workers, and here only read."""

@@ -35,8 +35,8 @@ def decide_attempt(
         return decision
     if decision.reason in _FAILED:
         return _failed(job, decision, TimeoutError if late or error is None else type(error), error, clock)
-    if decision.outcome is Outcome.retried and route.retry is not None:
-        delay = route.retry.next(job.attempt, _elapsed(job, clock), lambda: spread(job), decision.asked)
+    if decision.outcome is Outcome.retried and route.terms.retry is not None:
+        delay = route.terms.retry.next(job.attempt, _elapsed(job, clock), lambda: spread(job), decision.asked)
         if delay is None:
             return msgspec.structs.replace(
                 decision, outcome=Outcome.dead_lettered, reason=Reason.failed, label=EXHAUSTED, delay=0.0
@@ -51,7 +51,7 @@ def _failed(
     route = job.route
     if route is None:
         return decision
-    policy, breaker = route.retry, route.terms.breaker
+    policy, breaker = route.terms.retry, route.terms.breaker
     blames, trips = None, False
     if isinstance(error, DependencyDown):
         blames, trips = error.name, True

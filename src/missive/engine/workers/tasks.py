@@ -12,13 +12,13 @@ from typing import Any
 
 from missive.app.context import ProcessingContext
 from missive.app.processor import Processor
+from missive.app.terms import HandlerRoute
 from missive.engine.job import Job, Work
 from missive.engine.processes.inflight import InFlightSlot
 from missive.engine.workers.batches import compile_async
 from missive.engine.workers.handlers import AsyncChain, Clock, async_lane_chain
 from missive.engine.workers.hooks import end_async_worker, run_async_hooks
 from missive.engine.workers.pool import CHUNK, Outbox, Pool
-from missive.routing.route import Route
 
 _GRACE = 5.0
 """Seconds that a handler which was cancelled has to end, and a loop to answer, before they count as stuck."""
@@ -36,7 +36,7 @@ class LoopPool(Pool):
         processor: Processor[Any],
         concurrency: int,
         outbox: Outbox,
-        routes: Sequence[Route],
+        routes: Sequence[HandlerRoute],
         handlers_loop: asyncio.AbstractEventLoop,
         clock: Clock,
     ) -> None:
@@ -119,7 +119,7 @@ class LoopPool(Pool):
         if self._works:
             self._spawn()
 
-    def _seated(self) -> tuple[InFlightSlot | None, dict[Route, AsyncChain]]:
+    def _seated(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, AsyncChain]]:
         """Return a runner's seat, if there are any, and the chains with which it takes it."""
         if self.seats is None or (seat := self.seats.take()) is None:
             return None, self._chains

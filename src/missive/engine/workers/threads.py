@@ -12,13 +12,13 @@ from typing import Any
 
 from missive.app.context import ProcessingContext
 from missive.app.processor import Processor
+from missive.app.terms import HandlerRoute
 from missive.engine.job import Job, Work
 from missive.engine.processes.inflight import InFlightSlot
 from missive.engine.workers.batches import compile_sync
 from missive.engine.workers.handlers import Clock, SyncChain, sync_lane_chain
 from missive.engine.workers.hooks import end_worker, run_hooks
 from missive.engine.workers.pool import Outbox, Pool
-from missive.routing.route import Route
 
 
 class ThreadPool(Pool):
@@ -29,7 +29,7 @@ class ThreadPool(Pool):
         processor: Processor[Any],
         concurrency: int,
         outbox: Outbox,
-        routes: Sequence[Route],
+        routes: Sequence[HandlerRoute],
         handlers_loop: asyncio.AbstractEventLoop,
         clock: Clock,
     ) -> None:
@@ -120,7 +120,7 @@ class ThreadPool(Pool):
         failed = end_worker(self._hooks.after_processing, context, self._resolve)
         _tell(loop, stopped, failed)
 
-    def _seated(self) -> tuple[InFlightSlot | None, dict[Route, SyncChain]]:
+    def _seated(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, SyncChain]]:
         """Return a worker's seat, if there are any, and the chains with which it takes it."""
         if self.seats is None or (seat := self.seats.take()) is None:
             return None, self._chains

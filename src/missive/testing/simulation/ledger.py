@@ -7,10 +7,10 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 from missive.app.breaker import Breaker
+from missive.app.terms import HandlerRoute
 from missive.dlq.once import EffectKey
 from missive.engine.job import Job, Work
 from missive.outcome import Outcome
-from missive.routing.route import Route
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
 from missive.transport import Delivery
@@ -54,7 +54,7 @@ class Entry:
         """When it arrives at the transport."""
         self.lane: str | None = None
         self.position: int | None = None
-        self.route: Route | None = None
+        self.route: HandlerRoute | None = None
         self.group: Hashable = None
         """Which messages it is in order with; None for none."""
         self.passes = False
@@ -208,8 +208,8 @@ class Ledger:
         self._busy: dict[Hashable, Work] = {}
         self._at: set[EffectKey] = set()
         self._outages: dict[Breaker, Outage] = {}
-        self._running: dict[Route | None, int] = {}
-        self._began: dict[Route, deque[tuple[float, int]]] = {}
+        self._running: dict[HandlerRoute | None, int] = {}
+        self._began: dict[HandlerRoute, deque[tuple[float, int]]] = {}
         self.runs = 0
         """How often messages were handled."""
 
@@ -292,7 +292,7 @@ class Ledger:
         if attempt != handout.attempt:
             self._fail(Promise.attempts, f"attempt {handout.attempt} of m{handout.entry.number} came as {attempt}")
 
-    def _check_limits(self, work: Work, route: Route | None) -> None:
+    def _check_limits(self, work: Work, route: HandlerRoute | None) -> None:
         running, messages = self._running, len(work.jobs)
         running[route] = running.get(route, 0) + 1
         if self.running > self._concurrency:

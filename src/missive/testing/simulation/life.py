@@ -97,7 +97,7 @@ class Life:
 
     def duration(self, work: Work) -> float:
         """Return how long a sync handler takes: less than its timeout, for nothing can interrupt it."""
-        timeout = float("inf") if work.route is None else work.route.timeout
+        timeout = float("inf") if work.route is None else work.route.terms.timeout
         return min(self._longest, timeout / 2) * self._random.random()
 
     def either(self) -> bool:

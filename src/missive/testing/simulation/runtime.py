@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from missive.app.context import ProcessingContext
 from missive.app.processor import Processor
+from missive.app.terms import HandlerRoute
 from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.runtime import Runtime
 from missive.engine.workers.batches import compile_sync
@@ -20,7 +21,6 @@ from missive.engine.workers.hooks import run_hooks
 from missive.engine.workers.pool import Outbox, Pool
 from missive.engine.workers.tasks import LoopPool
 from missive.errors import UsageError
-from missive.routing.route import Route
 from missive.testing.simulation.trace import Promise
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class InlinePool(Pool):
         processor: Processor[Any],
         concurrency: int,
         outbox: Outbox,
-        routes: Sequence[Route],
+        routes: Sequence[HandlerRoute],
         handlers_loop: asyncio.AbstractEventLoop,
         clock: Clock,
     ) -> None:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
+from missive.app.terms import OnLaneRetry
 from missive.dlq.sql import SQLStore
 from missive.matchers import Everything
 from missive.messages import RawMessage
-from missive.routing.route import OnLaneRetry
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import ConformanceError, check
 from missive.transport import Watermark
