@@ -1,4 +1,4 @@
-"""Redis Streams, a real server: envelope, owner-checked acks, take-over, faults."""
+"""Redis Streams on a real server: envelope, fenced settlements, take-over and faults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ CREDIT = Credit(100, 10**6)
 
 
 class Stream:
-    """A stream of the test's own, with a group, seen through a bare client."""
+    """A new stream with a group, used through redis-py without Missive."""
 
     def __init__(self, server: RedisServer, *, group: bool = True) -> None:
         self.server = server
@@ -67,21 +67,21 @@ class Stream:
         with self.server.client() as client:
             return int(client.xpending(self.name, self.group)["pending"])
 
-    def left(self) -> int:
-        """Return how many entries are not acked."""
+    def unsettled(self) -> int:
+        """Return the number of entries that are not acked."""
         with self.server.client() as client:
             group = client.xinfo_groups(self.name)[0]
             return int(group["pending"]) + int(group["lag"] or 0)
 
 
 class BareHost:
-    """What a session is offered."""
+    """A host that stores its reports."""
 
     service = "app"
     credit = Credit(5000, 64 * 1024 * 1024)
 
     def __init__(self) -> None:
-        self.said: list[str] = []
+        self.reports: list[str] = []
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -90,7 +90,7 @@ class BareHost:
         return time.time()
 
     def report(self, line: str) -> None:
-        self.said.append(line)
+        self.reports.append(line)
 
 
 @contextlib.asynccontextmanager
@@ -104,7 +104,7 @@ async def sessions(*adapters: Any) -> AsyncIterator[list[Any]]:
 
 
 async def fetch(session: Session, count: int, seconds: float = 20) -> list[Delivery]:
-    """Fetch until there are so many."""
+    """Fetch at least `count` deliveries."""
     deliveries: list[Delivery] = []
     async with asyncio.timeout(seconds):
         while len(deliveries) < count:
@@ -112,8 +112,8 @@ async def fetch(session: Session, count: int, seconds: float = 20) -> list[Deliv
     return deliveries
 
 
-def items(deliveries: list[Delivery], verb: Disposition = Disposition.ack) -> list[Settlement]:
-    return [Settlement(delivery, verb) for delivery in deliveries]
+def settlements(deliveries: list[Delivery], disposition: Disposition = Disposition.ack) -> list[Settlement]:
+    return [Settlement(delivery, disposition) for delivery in deliveries]
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def work(missive: Callable[..., Running], tmp_path: Path) -> Callable[..., Runni
 
 
 def test_the_envelope_arrives(redis: RedisServer):
-    """Body to the byte, headers, id, time and native fields; without the body's field all of it is a JSON object."""
+    """Body, headers, id, timestamp and native fields arrive. Without a body field, the entry becomes a JSON object."""
     stream, seen = Stream(redis), []
     proc = missive.Processor(name="app")
 
@@ -158,11 +158,11 @@ def test_the_envelope_arrives(redis: RedisServer):
     assert list(native.fields)[:2] == [b"data", body]
     assert json.loads(two.raw_data) == {"x": "1", "y": "é"}
     assert "\\xff" not in repr(native)
-    assert stream.left() == 0
+    assert stream.unsettled() == 0
 
 
-def test_an_ack_of_what_somebody_else_has_is_fenced(redis: RedisServer):
-    """An entry that another consumer claimed is neither acked nor taken back by who had it before."""
+def test_fences_an_ack_after_a_take_over(redis: RedisServer):
+    """The earlier owner of an entry can neither ack it nor renew its lease after another consumer claimed it."""
     stream = Stream(redis)
 
     async def main() -> None:
@@ -171,7 +171,7 @@ def test_an_ack_of_what_somebody_else_has_is_fenced(redis: RedisServer):
             deliveries = await fetch(first, 2)
             await first.client.xclaim(stream.name, "g", second._name, 0, [deliveries[0].native_id])
             assert await first.extend(deliveries) == [SettlementResult.fenced, SettlementResult.confirmed]
-            assert await first.settle(items(deliveries)) == [SettlementResult.fenced, SettlementResult.confirmed]
+            assert await first.settle(settlements(deliveries)) == [SettlementResult.fenced, SettlementResult.confirmed]
             assert stream.pending() == 1
             owners = await first.client.xpending_range(stream.name, "g", "-", "+", 10)
             assert [owner["consumer"] for owner in owners] == [second._name.encode()]
@@ -180,57 +180,61 @@ def test_an_ack_of_what_somebody_else_has_is_fenced(redis: RedisServer):
 
 
 def test_settling_twice_is_harmless(redis: RedisServer):
-    """The second settlement of a delivery says `fenced`, and touches nothing else."""
+    """The second settlement of a delivery is `fenced` and changes nothing."""
     stream = Stream(redis)
 
     async def main() -> None:
         async with sessions(stream.adapter()) as (session,):
             stream.publish(b"a", b"b")
             one, two = await fetch(session, 2)
-            assert await session.settle(items([one])) == [SettlementResult.confirmed]
-            assert await session.settle(items([one])) == [SettlementResult.fenced]
+            assert await session.settle(settlements([one])) == [SettlementResult.confirmed]
+            assert await session.settle(settlements([one])) == [SettlementResult.fenced]
             assert stream.pending() == 1
-            assert await session.settle(items([two])) == [SettlementResult.confirmed]
+            assert await session.settle(settlements([two])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
 
 
-def test_what_is_released_is_somebody_elses_at_once(redis: RedisServer):
-    """What was not started goes to another consumer within moments, and it counts as no delivery."""
+def test_a_released_entry_is_free_at_once(redis: RedisServer):
+    """Another consumer receives a released entry at once, and the release does not count as a delivery."""
     stream = Stream(redis)
 
     async def main() -> None:
         async with sessions(stream.adapter(), stream.adapter()) as (first, second):
             stream.publish(b"a")
             (delivery,) = await fetch(first, 1)
-            assert await first.settle(items([delivery], Disposition.release)) == [SettlementResult.confirmed]
-            (again,) = await fetch(second, 1, 5)
-            assert (again.body, again.attempt) == (b"a", 1)
-            assert await second.settle(items([again])) == [SettlementResult.confirmed]
+            assert await first.settle(settlements([delivery], Disposition.release)) == [SettlementResult.confirmed]
+            (redelivered,) = await fetch(second, 1, 5)
+            assert (redelivered.body, redelivered.attempt) == (b"a", 1)
+            assert await second.settle(settlements([redelivered])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
-    assert stream.left() == 0
+    assert stream.unsettled() == 0
 
 
-def test_entries_of_a_dead_consumer_are_taken_over(redis: RedisServer):
-    """After `claim_idle` they come to another consumer, with the count of their deliveries; the late ack is fenced."""
+def test_takes_over_entries_of_a_dead_consumer(redis: RedisServer):
+    """After `claim_idle`, another consumer receives the entry with its delivery count. A late ack is fenced."""
     stream = Stream(redis)
 
     async def main() -> None:
         async with sessions(stream.adapter(claim_idle=1), stream.adapter(claim_idle=1)) as (first, second):
             stream.publish(b"a")
             (delivery,) = await fetch(first, 1)
-            (again,) = await fetch(second, 1)
-            assert (again.native_id, again.attempt, again.redelivered) == (delivery.native_id, 2, True)
-            assert await first.settle(items([delivery])) == [SettlementResult.fenced]
-            assert await second.settle(items([again])) == [SettlementResult.confirmed]
+            (redelivered,) = await fetch(second, 1)
+            assert (redelivered.native_id, redelivered.attempt, redelivered.redelivered) == (
+                delivery.native_id,
+                2,
+                True,
+            )
+            assert await first.settle(settlements([delivery])) == [SettlementResult.fenced]
+            assert await second.settle(settlements([redelivered])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
-    assert stream.left() == 0
+    assert stream.unsettled() == 0
 
 
-def test_what_comes_again_to_the_same_consumer_fences_what_was_before(redis: RedisServer):
-    """A lease that ran out and came back here is another delivery: what was done for the first settles nothing."""
+def test_a_redelivery_to_the_same_consumer_fences_the_first(redis: RedisServer):
+    """After its lease expired, an entry that returns to its consumer is a new delivery; the first settles nothing."""
     stream = Stream(redis)
 
     async def main() -> None:
@@ -239,16 +243,16 @@ def test_what_comes_again_to_the_same_consumer_fences_what_was_before(redis: Red
             (first,) = await fetch(session, 1)
             (second,) = await fetch(session, 1)
             assert second.attempt == 2
-            assert await session.settle(items([first])) == [SettlementResult.fenced]
+            assert await session.settle(settlements([first])) == [SettlementResult.fenced]
             assert stream.pending() == 1
-            assert await session.settle(items([second])) == [SettlementResult.confirmed]
+            assert await session.settle(settlements([second])) == [SettlementResult.confirmed]
 
     asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", ["fetch", "extend"])
-def test_what_was_read_ahead_and_is_not_fetched_in_time_is_given_back(redis: RedisServer, how: str):
-    """What a busy consumer read ahead is free for others when leases are renewed, or at a late fetch, uncounted."""
+def test_gives_back_stale_entries_that_were_read_ahead(redis: RedisServer, how: str):
+    """A busy consumer gives back entries that it read ahead, at a renewal of leases or a late fetch, uncounted."""
     stream, credit = Stream(redis), Credit(100, 10**9)
 
     async def main() -> None:
@@ -259,8 +263,8 @@ def test_what_was_read_ahead_and_is_not_fetched_in_time_is_given_back(redis: Red
             with redis.client() as client:
                 ids = [entry["message_id"] for entry in client.xpending_range(stream.name, stream.group, "-", "+", 300)]
                 client.xclaim(stream.name, stream.group, "thief", 0, ids[250:], justid=True)
-            session._arrived_at -= 6  # as if so many seconds had passed
-            session._next_look = 0.0
+            session._arrived_at -= 6  # as if six seconds had passed
+            session._next_takeover = 0.0
             mine: list[Delivery] = []
             if how == "extend":
                 assert await session.extend(first) == [SettlementResult.confirmed] * 100
@@ -269,15 +273,19 @@ def test_what_was_read_ahead_and_is_not_fetched_in_time_is_given_back(redis: Red
             rest = [*mine, *await fetch(other, 150 - len(mine))]
             assert sorted(int(one.body) for one in rest) == list(range(100, 250))
             assert {one.attempt for one in rest} == {1}
-            assert await session.settle(items([*first, *mine])) == [SettlementResult.confirmed] * (100 + len(mine))
-            assert await other.settle(items(rest[len(mine) :])) == [SettlementResult.confirmed] * (150 - len(mine))
+            assert await session.settle(settlements([*first, *mine])) == [SettlementResult.confirmed] * (
+                100 + len(mine)
+            )
+            assert await other.settle(settlements(rest[len(mine) :])) == [SettlementResult.confirmed] * (
+                150 - len(mine)
+            )
 
     asyncio.run(main())
     assert stream.pending() == 50
 
 
-def test_a_stop_waits_for_what_is_just_given_back(redis: RedisServer):
-    """A fetch that is cancelled while it gives back what is stale ends, and nothing of it stays here or is counted."""
+def test_a_stop_waits_until_entries_are_given_back(redis: RedisServer):
+    """A fetch that is cancelled while it gives back stale entries still gives back all of them, uncounted."""
     stream, credit = Stream(redis), Credit(100, 10**9)
 
     async def main() -> None:
@@ -297,14 +305,14 @@ def test_a_stop_waits_for_what_is_just_given_back(redis: RedisServer):
                 == [SettlementResult.confirmed] * 100
             )
         async with sessions(stream.adapter()) as (session,):
-            again = await fetch(session, 300)
-            assert {one.attempt for one in again} == {1}
+            redelivered = await fetch(session, 300)
+            assert {one.attempt for one in redelivered} == {1}
 
     asyncio.run(main())
 
 
-def test_what_cannot_be_given_back_is_returned_by_a_stop(redis: RedisServer):
-    """What is stale while the server answers nothing is not forgotten."""
+def test_a_stop_returns_entries_that_could_not_be_given_back(redis: RedisServer):
+    """Stale entries stay with the session while the server does not answer."""
     stream, credit = Stream(redis), Credit(100, 10**9)
 
     async def main() -> None:
@@ -327,20 +335,20 @@ def test_what_cannot_be_given_back_is_returned_by_a_stop(redis: RedisServer):
     asyncio.run(main())
 
 
-def test_leases_are_renewed(redis: RedisServer, work: Callable[..., Running]):
-    """A handler that takes three leases is run once, though another consumer looks for what is idle."""
+def test_renews_leases(redis: RedisServer, work: Callable[..., Running]):
+    """A handler that takes three leases runs once, although another consumer takes over idle entries."""
     stream = Stream(redis)
     stream.publish(b"a", b"b")
     first = work(stream.url(claim_idle=1), SLEEP="3")
     assert json.loads(first.line())[0] == "a"
     second = work(stream.url(claim_idle=1), SLEEP="3")
-    wait_until(lambda: stream.left() == 0, "both to be acked")
+    wait_until(lambda: stream.unsettled() == 0, "both to be acked")
     out = first.terminate()[0] + second.terminate()[0]
     assert [json.loads(line) for line in out.splitlines()] == [["b", 1]]
 
 
-def test_trimmed_entries_are_said_once(redis: RedisServer):
-    """Entries that were trimmed while they were pending are no messages: one line says so."""
+def test_reports_trimmed_entries_once(redis: RedisServer):
+    """One line reports entries that were trimmed while they were pending. They give no deliveries."""
     stream = Stream(redis)
 
     async def main() -> None:
@@ -354,17 +362,17 @@ def test_trimmed_entries_are_said_once(redis: RedisServer):
             (delivery,) = await fetch(second, 1)
             assert delivery.body == b"d"
             wait = asyncio.ensure_future(second.fetch(CREDIT))
-            await asyncio.to_thread(wait_until, lambda: second._host.said, "the line")
+            await asyncio.to_thread(wait_until, lambda: second._host.reports, "the line")
             wait.cancel()
-            assert second._host.said == [f"{second._adapter.url}: 3 entries were trimmed before they were handled"]
-            await second.settle(items([delivery]))
+            assert second._host.reports == [f"{second._settings.url}: 3 entries were trimmed before they were handled"]
+            await second.settle(settlements([delivery]))
 
     asyncio.run(main())
     assert stream.pending() == 0
 
 
-def test_two_groups_each_get_all(redis: RedisServer, work: Callable[..., Running]):
-    """A group is made on request, and groups do not take entries from each other."""
+def test_two_groups_each_receive_all_entries(redis: RedisServer, work: Callable[..., Running]):
+    """The adapter creates a group on request, and each group receives every entry."""
     stream = Stream(redis, group=False)
     with redis.client() as client:
         client.xadd(stream.name, {"data": b"a"})
@@ -372,8 +380,8 @@ def test_two_groups_each_get_all(redis: RedisServer, work: Callable[..., Running
     assert [json.loads(process.line())[0] for process in processes] == ["a", "a"]
 
 
-def test_a_stream_that_is_missing_is_waited_for(redis: RedisServer, work: Callable[..., Running]):
-    """A missing stream is one line, tried again; so is a group that went with a flush, and what comes is handled."""
+def test_waits_for_a_missing_stream(redis: RedisServer, work: Callable[..., Running]):
+    """A missing stream is reported and retried, and so is a deleted one. New entries are handled afterwards."""
     stream = Stream(redis, group=False)
     process = work(stream.url())
     assert f"there is no stream {stream.name}" in process.error_line()
@@ -381,7 +389,7 @@ def test_a_stream_that_is_missing_is_waited_for(redis: RedisServer, work: Callab
         client.xgroup_create(stream.name, "g", "0", mkstream=True)
     stream.publish(b"a")
     assert json.loads(process.line())[0] == "a"
-    wait_until(lambda: stream.left() == 0, "the ack")
+    wait_until(lambda: stream.unsettled() == 0, "the ack")
     with redis.client() as client:
         client.delete(stream.name)
     assert "connected again" in process.error_line()
@@ -392,20 +400,20 @@ def test_a_stream_that_is_missing_is_waited_for(redis: RedisServer, work: Callab
 
 
 def test_a_key_of_another_type_is_fatal(redis: RedisServer, work: Callable[..., Running]):
-    """A key that is no stream ends it with exit code 1, and one line."""
+    """A key that is not a stream ends the worker with exit code 1 and one line."""
     stream = Stream(redis, group=False)
     with redis.client() as client:
         client.set(stream.name, "canary")
     process = work(stream.url())
     _, err = process.finish()
     assert process.code == 1
-    assert f"the key {stream.name} is there, and is no stream" in err
+    assert f"the key {stream.name} exists, but is not a stream" in err
     assert "canary" not in err
     assert "Traceback" not in err
 
 
-def test_wrong_credentials_are_fatal_and_not_shown(redis: RedisServer, work: Callable[..., Running]):
-    """A wrong password ends it with exit code 1; neither it nor the right one is shown."""
+def test_wrong_credentials_are_fatal_and_hidden(redis: RedisServer, work: Callable[..., Running]):
+    """A wrong password ends the worker with exit code 1. No output contains a password."""
     stream = Stream(redis)
     with redis.client() as client:
         client.acl_setuser("worker", enabled=True, passwords=["+right-canary"], commands=["+@all"], keys=["*"])
@@ -419,18 +427,18 @@ def test_wrong_credentials_are_fatal_and_not_shown(redis: RedisServer, work: Cal
     assert json.loads(process.line())[0] == "a"
 
 
-def test_rights_that_are_missing_are_fatal(redis: RedisServer):
-    """A user that may not read the stream is told so."""
+def test_missing_permissions_are_fatal(redis: RedisServer):
+    """A user without permission to read the stream gets an error that lists the permissions."""
     stream = Stream(redis)
     with redis.client() as client:
         client.acl_setuser("guest", enabled=True, passwords=["+p"], commands=["+ping", "+client"], keys=["*"])
     adapter = from_url(redis.url(stream.name, "g", user="guest:p@"), missive.Processor(name="app"))
-    with pytest.raises(Fatal, match="may not consume it"):
+    with pytest.raises(Fatal, match="has no permission to consume the stream"):
         asyncio.run(adapter.connect(BareHost()))
 
 
-def test_nobody_there_is_transient():
-    """Where nobody listens it is tried again."""
+def test_an_absent_server_is_transient():
+    """A refused connection is a transient error."""
     adapter = from_url("redis://127.0.0.1:9/0?stream=s&group=g", missive.Processor(name="app"))
     with pytest.raises(Transient, match="cannot be reached"):
         asyncio.run(adapter.connect(BareHost()))
@@ -438,7 +446,7 @@ def test_nobody_there_is_transient():
 
 @pytest.mark.openssl
 def test_tls(tmp_path: Path):
-    """`rediss://` speaks TLS, and takes no certificate that it does not know."""
+    """`rediss://` uses TLS and accepts only trusted certificates."""
     with RedisServer(tmp_path, tls=True) as server:
         stream = Stream(server)
         stream.publish(b"a")
@@ -446,7 +454,7 @@ def test_tls(tmp_path: Path):
         async def main() -> None:
             async with sessions(stream.adapter(ca_file=server.certificate)) as (session,):
                 (delivery,) = await fetch(session, 1)
-                assert await session.settle(items([delivery])) == [SettlementResult.confirmed]
+                assert await session.settle(settlements([delivery])) == [SettlementResult.confirmed]
             with pytest.raises(Transient):
                 await stream.adapter().connect(BareHost())
 
@@ -454,7 +462,7 @@ def test_tls(tmp_path: Path):
 
 
 def test_a_killed_server_loses_nothing(tmp_path: Path, work: Callable[..., Running]):
-    """The server is killed under load and comes back: every entry is handled and acked."""
+    """After a server is killed under load and restarted, every entry is handled and acked."""
     with RedisServer(tmp_path / "redis") as server:
         stream = Stream(server)
         stream.publish(*(b"%d" % n for n in range(3000)))
@@ -464,13 +472,13 @@ def test_a_killed_server_loses_nothing(tmp_path: Path, work: Callable[..., Runni
             server.kill()
             server.start()
             seen += [process.line() for _ in range(100)]
-        wait_until(lambda: stream.left() == 0, "all to be acked")
+        wait_until(lambda: stream.unsettled() == 0, "all to be acked")
         seen += process.terminate()[0].splitlines()
     assert {json.loads(line)[0] for line in seen} == {str(n) for n in range(3000)}
 
 
 def test_a_killed_worker_loses_nothing(redis: RedisServer, work: Callable[..., Running]):
-    """Workers are killed again and again: every entry is handled."""
+    """After several workers are killed, every entry is handled."""
     stream = Stream(redis)
     stream.publish(*(b"%d" % n for n in range(2000)))
     seen: list[str] = []
@@ -479,13 +487,13 @@ def test_a_killed_worker_loses_nothing(redis: RedisServer, work: Callable[..., R
         seen += [process.line() for _ in range(250)]
         seen += [line for line in process.kill()[0].splitlines() if line.endswith("]")]
     process = work(stream.url(claim_idle=1))
-    wait_until(lambda: stream.left() == 0, "all to be acked")
+    wait_until(lambda: stream.unsettled() == 0, "all to be acked")
     seen += process.terminate()[0].splitlines()
     assert {json.loads(line)[0] for line in seen} == {str(n) for n in range(2000)}
 
 
-def test_a_half_open_connection_is_noticed(tmp_path: Path, work: Callable[..., Running]):
-    """A server that stops answering is noticed, and left for a new connection when it answers again."""
+def test_detects_a_half_open_connection(tmp_path: Path, work: Callable[..., Running]):
+    """The worker detects a server that stops answering, and reconnects when it answers again."""
     with RedisServer(tmp_path / "redis") as server:
         stream = Stream(server)
         process = work(stream.url(claim_idle=2))
@@ -500,14 +508,14 @@ def test_a_half_open_connection_is_noticed(tmp_path: Path, work: Callable[..., R
         assert json.loads(process.line())[0] == "b"
 
 
-def test_a_session_that_is_closed_while_it_settles_is_transient(tmp_path: Path):
-    """What waits for its answer then is told that the connection is gone, and nothing else."""
+def test_closing_a_session_fails_its_settlement(tmp_path: Path):
+    """A settlement that waits for its answer when the session closes fails with a transient error."""
 
     async def main(server: RedisServer, stream: Stream) -> None:
         async with sessions(stream.adapter()) as (session,):
-            settling = asyncio.ensure_future(session.settle(items(await fetch(session, 1))))
+            settling = asyncio.ensure_future(session.settle(settlements(await fetch(session, 1))))
             server.suspend()
-            await asyncio.sleep(0)  # it is sent, and waits
+            await asyncio.sleep(0)  # the command is sent and waits for its answer
             await session.close()
             server.resume()
             with pytest.raises(Transient):
@@ -519,8 +527,8 @@ def test_a_session_that_is_closed_while_it_settles_is_transient(tmp_path: Path):
         asyncio.run(main(server, stream))
 
 
-def test_a_consumer_that_leaves_is_removed(redis: RedisServer):
-    """A consumer with nothing pending leaves no name behind; with something it does, so that it can be taken over."""
+def test_removes_a_consumer_that_leaves(redis: RedisServer):
+    """A consumer without pending entries leaves the group. One with pending entries stays, for the take-over."""
     stream = Stream(redis)
 
     async def main() -> None:
@@ -529,7 +537,7 @@ def test_a_consumer_that_leaves_is_removed(redis: RedisServer):
             (delivery,) = await fetch(first, 1)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(second.fetch(CREDIT), 0.2)
-            assert await first.settle(items([delivery])) == [SettlementResult.confirmed]
+            assert await first.settle(settlements([delivery])) == [SettlementResult.confirmed]
         async with sessions(stream.adapter()) as (third,):
             stream.publish(b"b")
             await fetch(third, 1)
@@ -540,7 +548,7 @@ def test_a_consumer_that_leaves_is_removed(redis: RedisServer):
 
 
 def test_lag_and_age(redis: RedisServer):
-    """The status says how many entries the group has not read, and how old the first of them is."""
+    """The status has the number of unread entries and the age of the first of them."""
     stream = Stream(redis)
 
     async def main() -> None:
@@ -554,8 +562,8 @@ def test_lag_and_age(redis: RedisServer):
     asyncio.run(main())
 
 
-def test_ids_of_a_producer_s_own(redis: RedisServer):
-    """Entries are acked whatever their ids are; where two would have one position, they have none."""
+def test_acks_ids_chosen_by_a_producer(redis: RedisServer):
+    """Entries with any id are acked. An id that could share its position with another has no position."""
     stream = Stream(redis)
 
     async def main() -> None:
@@ -565,14 +573,14 @@ def test_ids_of_a_producer_s_own(redis: RedisServer):
                     client.xadd(stream.name, {"data": b"a"}, id=entry)
             deliveries = await fetch(session, 5)
             assert [one.position for one in deliveries] == [1 << 20, (1 << 20) + 5, None, None, 2 << 20]
-            assert await session.settle(items(deliveries[::-1])) == [SettlementResult.confirmed] * 5
+            assert await session.settle(settlements(deliveries[::-1])) == [SettlementResult.confirmed] * 5
 
     asyncio.run(main())
-    assert stream.left() == 0
+    assert stream.unsettled() == 0
 
 
-def test_the_doctor_tells_unread_from_read_entries(redis: RedisServer):
-    """Entries that were trimmed are a finding where the group had not read them, and else are not."""
+def test_the_doctor_reports_unread_trimmed_entries(redis: RedisServer):
+    """Trimmed entries are a finding only if the group had not read them."""
     stream = Stream(redis)
 
     async def main(*, read: bool) -> list[str]:
@@ -580,20 +588,20 @@ def test_the_doctor_tells_unread_from_read_entries(redis: RedisServer):
         async with sessions(adapter) as (session,):
             stream.publish(b"a", b"b", b"c")
             if read:
-                await session.settle(items(await fetch(session, 3)))
+                await session.settle(settlements(await fetch(session, 3)))
             with redis.client() as client:
                 client.xtrim(stream.name, maxlen=0)
             stream.publish(b"d")
             found = [finding.check for finding in await adapter.diagnose(session)]
-            await session.settle(items(await fetch(session, 1)))
+            await session.settle(settlements(await fetch(session, 1)))
             return found
 
     assert "trimming" not in asyncio.run(main(read=True))
     assert "trimming" in asyncio.run(main(read=False))
 
 
-def test_the_doctor_finds_what_would_lose(tmp_path: Path):
-    """A server without an append-only file, or that evicts, is a finding."""
+def test_the_doctor_reports_settings_that_lose_entries(tmp_path: Path):
+    """A missing append-only file and an eviction policy are findings."""
     with RedisServer(tmp_path, "--appendonly", "no", "--maxmemory-policy", "allkeys-lru") as server:
         stream = Stream(server)
 
@@ -607,7 +615,7 @@ def test_the_doctor_finds_what_would_lose(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("redis://h:1/0?stream=s", "needs ?group="),
         ("redis://h:1/0?group=g", "needs ?stream="),
@@ -615,19 +623,19 @@ def test_the_doctor_finds_what_would_lose(tmp_path: Path):
         ("redis://h:1/0?stream=s&group=g&claim_idel=3", "did you mean claim_idle=?"),
         ("redis://h:1/0?stream=s&group=g&claim_idle=0", "from 0.1 to 604800"),
         ("redis://h:1/0?stream=s&group=g&claim_idle=inf", "from 0.1 to 604800"),
-        ("redis:?stream=s&group=g", "names its host"),
+        ("redis:?stream=s&group=g", "must name a host"),
     ],
 )
-def test_what_cannot_work_is_said(url: str, says: str):
-    """Each mistake in a URL is one line that names it."""
+def test_refuses_a_wrong_url(url: str, message: str):
+    """Each mistake in a URL gives one line that names it."""
     with pytest.raises(UsageError) as refused:
         from_url(url, missive.Processor())
-    assert says in str(refused.value)
+    assert message in str(refused.value)
 
 
-def test_the_password_is_nowhere():
-    """The password is in no repr, and in no URL that is shown."""
+def test_hides_the_password():
+    """No repr and no displayed URL contains the password."""
     adapter = from_url("rediss://me:canary@h:1/2?stream=s&group=g", missive.Processor())
     assert isinstance(adapter, RedisStreamsAdapter)
-    assert "canary" not in f"{adapter!r} {adapter.url} {adapter.destination}"
+    assert "canary" not in f"{adapter!r} {adapter.url} {adapter.destination} {adapter.settings!r}"
     assert adapter.url == "rediss://h:1/2?stream=s&group=g"

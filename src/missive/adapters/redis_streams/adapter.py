@@ -1,4 +1,4 @@
-"""The Redis Streams adapter: which stream is consumed, and as whom."""
+"""The Redis Streams adapter: check the options of a source and open its sessions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import Adapter, Finding
 from missive.adapters.parameters import constructor_arguments
+from missive.adapters.redis_streams.settings import PORT, Settings
 from missive.app.processor import Processor
 from missive.errors import MissingExtra, UsageError
 from missive.transport import Host, Session
@@ -18,22 +19,18 @@ if TYPE_CHECKING:
 
     from missive.adapters.redis_streams.session import RedisStreamsSession
 
-PORT = 6379
-_SHORTEST, _LONGEST = 0.1, 7 * 86400.0
-REPLY = 10.0
-"""Seconds within which the server answers what it need not wait for: longer, and the connection is half open."""
-
 
 class RedisStreamsAdapter(Adapter):
-    """Consumes a stream as a group: `redis://host:6379/0?stream=orders&group=billing`; `rediss://` speaks TLS.
+    """Consume a stream as a group: `redis://host:6379/0?stream=orders&group=billing`. `rediss://` uses TLS.
 
-    The body is the field `body_field`, and the other fields are headers; in an entry without that field, the whole of
-    it is the body, as a JSON object. `claim_idle` is when an entry of a consumer that died is taken over: a lease that
-    is renewed while a message is worked on. With `create`, stream and group are made if they are missing, the group at
-    `start`: `0` for all there is, `$` for what comes. `consumer` is this consumer's name in the group; by default each
-    has its own, and is removed when it leaves with nothing pending.
+    The field `body_field` of an entry is the body, and the other fields are headers. Without that field, the whole
+    entry is the body, as a JSON object. `claim_idle` is the lease of an entry, in seconds. Missive renews it while it
+    works on the message; when a consumer dies, another consumer takes over its entries after that time. With `create`,
+    the adapter creates a missing stream and group. The group then starts at `start`: `0` for all entries, `$` for new
+    entries. `consumer` is the name of this consumer in the group. By default, each session has its own name, which it
+    removes from the group if it leaves with nothing pending.
 
-    The client is a `redis.asyncio.Redis`, used through `context.adapter.call` or `acall`; `context.native` has the
+    The client is a `redis.asyncio.Redis`; use it through `context.adapter.call` or `acall`. `context.native` has the
     entry's `id` and raw `fields`.
     """
 
@@ -63,37 +60,39 @@ class RedisStreamsAdapter(Adapter):
         super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if find_spec("redis") is None:
             raise MissingExtra("Redis", "redis")
-        if not _SHORTEST <= claim_idle <= _LONGEST:
-            raise UsageError(f"claim_idle= is a number of seconds from {_SHORTEST:g} to {_LONGEST:g}")
-        self.stream = stream
-        self.group = group
-        self.body_field = body_field
-        self.claim_idle = claim_idle
-        self.create = create
-        self.start = start
-        self.consumer = consumer
-        self.host = host
-        self.port = port
-        self.db = db
-        self.username = username
-        self.tls = tls
-        self.ca_file = ca_file
-        self._password = password
+        self.settings = Settings(
+            stream,
+            group,
+            body_field,
+            claim_idle,
+            create,
+            start,
+            consumer,
+            host,
+            port,
+            db,
+            username,
+            password,
+            tls,
+            ca_file,
+        )
 
     @classmethod
     def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
         """Return the adapter of `redis://user:pass@host:6379/0?stream=orders&group=billing`."""
         if not url.authority:
-            raise UsageError("a Redis URL names its host: redis://:${PASSWORD}@host:6379/0?stream=orders&group=billing")
+            raise UsageError(
+                "a Redis URL must name a host: redis://:${PASSWORD}@host:6379/0?stream=orders&group=billing"
+            )
         db = url.path.strip("/") or "0"
         if not db.isdecimal():
             raise UsageError(
-                "a Redis URL's path is the number of a database: redis://host:6379/0?stream=orders&group=g"
+                "the path of a Redis URL must be the number of a database: redis://host:6379/0?stream=orders&group=g"
             )
-        said_elsewhere = ("host", "port", "db", "username", "password", "tls")
+        not_parameters = ("host", "port", "db", "username", "password", "tls")
         return cls(
             processor,
-            **constructor_arguments(cls, url, exclude=said_elsewhere),
+            **constructor_arguments(cls, url, exclude=not_parameters),
             host=url.host or "localhost",
             port=url.port or PORT,
             db=int(db),
@@ -105,49 +104,22 @@ class RedisStreamsAdapter(Adapter):
     @property
     def destination(self) -> str:
         """The stream."""
-        return self.stream
+        return self.settings.stream
 
     @property
     def url(self) -> str:
         """The server, stream and group, without credentials."""
-        scheme = "rediss" if self.tls else "redis"
-        return f"{scheme}://{self.host}:{self.port}/{self.db}?stream={self.stream}&group={self.group}"
-
-    def connection(self, seconds: float, name: str) -> Any:
-        """Return a client of one connection, which answers within so many seconds."""
-        from redis.asyncio import Redis  # noqa: PLC0415 - an extra
-        from redis.asyncio.retry import Retry  # noqa: PLC0415 - an extra
-        from redis.backoff import NoBackoff  # noqa: PLC0415 - an extra
-
-        client = Redis(
-            host=self.host,
-            port=self.port,
-            db=self.db,
-            username=self.username,
-            password=self._password,
-            protocol=2,
-            single_connection_client=True,
-            socket_timeout=seconds,
-            socket_connect_timeout=REPLY,
-            socket_keepalive=True,
-            retry=Retry(NoBackoff(), 0),  # the engine connects again, and nothing is sent twice
-            client_name=name,
-            ssl=self.tls,
-            ssl_ca_certs=self.ca_file,
-            ssl_check_hostname=True,
-        )
-        # As the server said it: what is made of it here costs less.
-        client.set_response_callback("XREADGROUP", lambda response, **_: response)
-        return client
+        return self.settings.url
 
     async def connect(self, host: Host) -> RedisStreamsSession:
-        """Connect, and see that the group is there; nothing is read before the first fetch.
+        """Connect and check that the group exists. The session reads nothing before its first fetch.
 
-        Raises `Fatal` for credentials, rights and a key that is no stream, `Transient` for all else.
+        Raise `Fatal` for wrong credentials, missing permissions and a key that is not a stream, and `Transient` for
+        every other failure.
         """
         from missive.adapters.redis_streams.session import RedisStreamsSession  # noqa: PLC0415 - the client is an extra
 
-        session = RedisStreamsSession(self, host)
+        session = RedisStreamsSession(self.settings, host)
         try:
             await session.open()
         except BaseException:
@@ -156,7 +128,7 @@ class RedisStreamsAdapter(Adapter):
         return session
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
-        """Look at what would lose entries: no append-only file, eviction, trimming; and at consumers that died."""
-        from missive.adapters.redis_streams.diagnostics import examine  # noqa: PLC0415 - the client is an extra
+        """Check for settings of the server that lose entries, for trimming, and for consumers that died."""
+        from missive.adapters.redis_streams.diagnostics import diagnose  # noqa: PLC0415 - the client is an extra
 
-        return await examine(session.client, self)
+        return await diagnose(session.client, self.settings)

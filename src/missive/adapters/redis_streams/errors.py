@@ -1,53 +1,53 @@
-"""What goes wrong with Redis, by its codes; never by its texts, which may hold more than we know."""
+"""Translate redis-py's errors into Missive's, by code and never by text, which may hold message content."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from redis import exceptions
 
+from missive.adapters.redis_streams.settings import Settings
 from missive.errors import Fatal, Transient
-
-if TYPE_CHECKING:
-    from missive.adapters.redis_streams.adapter import RedisStreamsAdapter
 
 
 @contextlib.contextmanager
-def translated(adapter: RedisStreamsAdapter) -> Iterator[None]:
-    """Raise `Fatal` or `Transient` for what the client raises."""
+def translated(settings: Settings) -> Iterator[None]:
+    """Raise `Fatal` or `Transient` in place of an error of the client."""
     try:
         yield
         return
     except exceptions.RedisError as error:
-        trouble = _trouble(error, adapter)
+        translation = _translate(error, settings)
     except (OSError, TimeoutError) as error:
-        trouble = Transient(f"{adapter.url} cannot be reached ({type(error).__name__})")
-    except KeyError:  # the client was closed meanwhile, and knows its connection no more
-        trouble = Transient(f"{adapter.url} lost its connection")
-    raise trouble
+        translation = Transient(f"{settings.url} cannot be reached ({type(error).__name__})")
+    except KeyError:  # redis-py raises it when another task closed the client during a command
+        translation = Transient(f"{settings.url} lost its connection")
+    raise translation
 
 
-def _trouble(error: Exception, adapter: RedisStreamsAdapter) -> Exception:
-    url, word = adapter.url, code(error)
-    if isinstance(error, exceptions.AuthenticationError) or word in ("WRONGPASS", "NOAUTH"):
-        who = f"of user {adapter.username}" if adapter.username else "of the default user"
-        return Fatal(f"{url} refused the credentials {who}")
-    if isinstance(error, exceptions.NoPermissionError) or word == "NOPERM":
-        return Fatal(f"{url}: this user may not consume it (that is +@stream +@scripting +@connection, and the key)")
-    if word == "WRONGTYPE":
-        return Fatal(f"{url}: the key {adapter.stream} is there, and is no stream")
-    if word == "NOGROUP":
-        return Transient(f"{url}: there is no stream {adapter.stream}, or no group {adapter.group}")
+def _translate(error: Exception, settings: Settings) -> Exception:
+    url, code = settings.url, error_code(error)
+    if isinstance(error, exceptions.AuthenticationError) or code in ("WRONGPASS", "NOAUTH"):
+        user = f"user {settings.username}" if settings.username else "the default user"
+        return Fatal(f"{url} refused the credentials of {user}")
+    if isinstance(error, exceptions.NoPermissionError) or code == "NOPERM":
+        return Fatal(
+            f"{url}: the user has no permission to consume the stream;"
+            " grant +@stream +@scripting +@connection and access to the key"
+        )
+    if code == "WRONGTYPE":
+        return Fatal(f"{url}: the key {settings.stream} exists, but is not a stream")
+    if code == "NOGROUP":
+        return Transient(f"{url}: there is no stream {settings.stream}, or no group {settings.group}")
     if isinstance(error, exceptions.ResponseError):
         if "no such key" in str(error).lower():
-            return Transient(f"{url}: there is no stream {adapter.stream} (create=true makes it)")
-        return Transient(f"{url}: the server refused ({word})")
+            return Transient(f"{url}: there is no stream {settings.stream} (create=true creates it)")
+        return Transient(f"{url}: the server refused a command ({code})")
     return Transient(f"{url} cannot be reached ({type(error).__name__})")
 
 
-def code(error: Exception) -> str:
-    """Return the first word of an answer, which is its code."""
+def error_code(error: Exception) -> str:
+    """Return the code of an error reply, which is its first word, or else the name of the exception."""
     word = str(error).partition(" ")[0]
     return word if word.isupper() and word.isalpha() else type(error).__name__

@@ -1,20 +1,20 @@
-"""Scripts that the server runs, each as one step: what only the owner of an entry may do."""
+"""Lua scripts for the operations that only the owner of an entry may perform."""
 
-# Each is one atomic step of the server, and does something about entries only where they are this consumer's: an XACK
-# or XCLAIM alone would settle, or take back, what somebody else has by now. The arguments are the group, the consumer,
-# the first and the last id, and all ids in ascending order, with spaces in between: one argument costs less than many.
+# The server runs each script atomically. A script changes an entry only if this consumer owns it: a bare XACK or XCLAIM
+# would settle or take back an entry that another consumer owns by now. The arguments are the group, the consumer, the
+# first id, the last id, and all ids in ascending order, joined by spaces: one argument costs less than many.
 _PENDING = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[4], 20000, ARGV[2])
 """
 _OWNED = """
 local owned = {}
 for _, entry in ipairs(pending) do owned[entry[1]] = entry[4] end
-local ours, gone = {}, {}
+local ours, lost = {}, {}
 for id in string.gmatch(ARGV[5], '%S+') do
-  if owned[id] then ours[#ours + 1] = id else gone[#gone + 1] = id end
+  if owned[id] then ours[#ours + 1] = id else lost[#lost + 1] = id end
 end
 """
-# Nearly always what is acked is all that is pending in between, a thousand at the most: then there is nothing to sort.
+# Nearly always, the acked ids are all pending ids of the range, at most a thousand. They need no comparison one by one.
 ACK = f"""{_PENDING}
 if #pending <= 1000 then
   local ids = {{}}
@@ -26,7 +26,7 @@ if #pending <= 1000 then
 end
 {_OWNED}
 if #ours > 0 then redis.call('XACK', KEYS[1], ARGV[1], unpack(ours)) end
-return gone
+return lost
 """
 EXTEND = f"""{_PENDING}{_OWNED}
 if #ours > 0 then
@@ -35,13 +35,13 @@ if #ours > 0 then
   claim[#claim + 1] = 'JUSTID'
   redis.call(unpack(claim))
 end
-return gone
+return lost
 """
 _RELEASE = """
 for _, id in ipairs(ours) do
   redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, id, 'IDLE', {idle}, 'RETRYCOUNT', owned[id] - 1, 'JUSTID')
 end
-return gone
+return lost
 """
 TAKE_OVER = """
 local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
@@ -65,5 +65,5 @@ return #pending
 
 
 def release(idle: int) -> str:
-    """Return what makes entries free for whoever looks for those that were idle for so many milliseconds."""
+    """Return the script that makes entries free for consumers that take over entries after `idle` milliseconds."""
     return _PENDING + _OWNED + _RELEASE.format(idle=idle)

@@ -1,23 +1,23 @@
-"""One consumer of a group, on the engine's loop."""
+"""One consumer of a group on the engine's loop: read entries, renew leases and settle."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import socket
 from collections import deque
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 from redis.exceptions import ResponseError
 
 from missive.adapters.redis_streams import scripts
-from missive.adapters.redis_streams.adapter import REPLY
-from missive.adapters.redis_streams.errors import code, translated
+from missive.adapters.redis_streams.client import REPLY_SECONDS, make_client
+from missive.adapters.redis_streams.entries import order_of, to_delivery
+from missive.adapters.redis_streams.errors import error_code, translated
+from missive.adapters.redis_streams.settings import Settings
 from missive.errors import Transient
 from missive.ids import new_id
 from missive.transport import (
@@ -32,109 +32,94 @@ from missive.transport import (
     SettlementResult,
 )
 
-if TYPE_CHECKING:
-    from missive.adapters.redis_streams.adapter import RedisStreamsAdapter
-
-_BLOCK = 1.0
-"""Seconds that a read waits for new entries."""
-_LOOK = 1.0
-"""Seconds between two looks for entries that nobody works on any more."""
-_LEAVE = 0.5
-"""Seconds to leave the group in, before the connections are closed."""
-_AT_ONCE = 1000
-_AHEAD = Credit(500, 16 * 1024 * 1024)
-"""So much is read ahead while the engine works, where the last read left more behind."""
-_MUCH = 100
-"""A read that was for so many and got them may have left more behind."""
-_STALE = 0.25
-"""What was read ahead is not handed out after this share of its lease: somebody else may have time for it."""
-_SEQUENCE = 20
-"""Bits of a position for an entry's number within its millisecond; an id of a producer's own may have a larger one."""
+_BLOCK_SECONDS = 1.0
+"""Limit for the wait of a read for new entries, in seconds."""
+_TAKEOVER_SECONDS = 1.0
+"""Longest interval between checks for idle entries of other consumers, in seconds."""
+_LEAVE_SECONDS = 0.5
+"""Limit for leaving the group before the connections close, in seconds."""
+_MAX_ENTRIES = 1000
+"""Limit of entries for one read or one script."""
+_READ_AHEAD = Credit(500, 16 * 1024 * 1024)
+"""Credit of a read ahead, which starts while the engine works if the last read left entries behind."""
+_FULL_READ = 100
+"""Size from which a read that got all it asked for may have left entries behind, in entries."""
+_STALE_SHARE = 0.25
+"""Share of its lease after which an entry that was read ahead is given back instead of fetched."""
 _FIRST_SIZE = 100_000
-"""The size in bytes that a body is taken for before any has come."""
-
-
-class RedisNative(msgspec.Struct, frozen=True, gc=False):
-    """What `context.native` is: the entry's id, and its fields as they came."""
-
-    id: str
-    fields: Sequence[bytes]
-
-    def __repr__(self) -> str:
-        return f"<RedisNative {self.id}>"
+"""Expected size of a body before the first one has arrived, in bytes."""
 
 
 class RedisStreamsSession(Session):
-    """One consumer of a group. A delivery's token says which of the times it came to this consumer it is."""
+    """One consumer of a group. The token of a delivery counts the deliveries of its entry to this consumer."""
 
-    def __init__(self, adapter: RedisStreamsAdapter, host: Host) -> None:
+    def __init__(self, settings: Settings, host: Host) -> None:
         super().__init__()
-        self.capabilities = Capabilities(lease=adapter.claim_idle, attempts="exact", fences=True)
-        self._adapter = adapter
+        self.capabilities = Capabilities(lease=settings.claim_idle, attempts="exact", fences=True)
+        self._settings = settings
         self._host = host
-        self._name = adapter.consumer or f"{socket.gethostname()}-{os.getpid()}-{new_id()[-8:]}"
-        self._keys = (adapter.stream, adapter.group, self._name)
-        self._body_field = adapter.body_field.encode()
+        self._name = settings.consumer or f"{socket.gethostname()}-{os.getpid()}-{new_id()[-8:]}"
+        self._body_field = settings.body_field.encode()
         self._reader: Any = None
         self._reader_id = 0
         self._reading: asyncio.Task[None] | None = None
-        self._returning: asyncio.Task[None] | None = None
+        self._giving_back: asyncio.Task[None] | None = None
         self._arrived: deque[Delivery] = deque()
         self._arrived_at = 0.0
-        """When the oldest of these came."""
-        self._more = False
-        """Whether the last read left something behind."""
-        self._out: dict[str, int] = {}
-        """Which time each entry came, of those that are here."""
-        self._typical = _FIRST_SIZE
-        """The size in bytes of a body, as they last came."""
-        self._next_look = 0.0
+        """Loop time at which the oldest of the arrived deliveries was read."""
+        self._left_behind = False
+        """Whether the last read may have left entries behind."""
+        self._tokens: dict[str, int] = {}
+        """The current token of each unsettled entry."""
+        self._mean_size = _FIRST_SIZE
+        """Mean size of the bodies of the last read, in bytes."""
+        self._next_takeover = 0.0
         self._cursor = "0-0"
-        self._trimmed_said = False
+        self._trimming_reported = False
 
     async def open(self) -> None:
-        """Connect, and see that stream and group are there."""
-        adapter, name = self._adapter, f"missive-{self._host.service}".replace(" ", "-")
-        self.client = adapter.connection(REPLY, name)
-        self._reader = adapter.connection(_BLOCK + REPLY, name)
-        with translated(self._adapter):
+        """Connect, and check that the stream and the group exist."""
+        settings, name = self._settings, f"missive-{self._host.service}".replace(" ", "-")
+        self.client = make_client(settings, REPLY_SECONDS, name)
+        self._reader = make_client(settings, _BLOCK_SECONDS + REPLY_SECONDS, name)
+        with translated(settings):
             await self.client.ping()
             self._reader_id = await self._reader.client_id()
-            if adapter.create:
+            if settings.create:
                 await self._create()
             self._ack = self.client.register_script(scripts.ACK)
             self._extend = self.client.register_script(scripts.EXTEND)
-            self._release = self.client.register_script(scripts.release(int(adapter.claim_idle * 1000)))
+            self._release = self.client.register_script(scripts.release(int(settings.claim_idle * 1000)))
             self._take_over = self.client.register_script(scripts.TAKE_OVER)
-            groups = await self.client.xinfo_groups(adapter.stream)
-        if adapter.group.encode() not in [group["name"] for group in groups]:
-            raise Transient(f"{adapter.url}: the stream has no group {adapter.group} (create=true makes it)")
+            groups = await self.client.xinfo_groups(settings.stream)
+        if settings.group.encode() not in [group["name"] for group in groups]:
+            raise Transient(f"{settings.url}: the stream has no group {settings.group} (create=true creates it)")
 
     async def _create(self) -> None:
-        adapter = self._adapter
+        settings = self._settings
         try:
-            await self.client.xgroup_create(adapter.stream, adapter.group, adapter.start, mkstream=True)
+            await self.client.xgroup_create(settings.stream, settings.group, settings.start, mkstream=True)
         except ResponseError as error:
-            if code(error) != "BUSYGROUP":  # which says that it is there
+            if error_code(error) != "BUSYGROUP":  # the group exists
                 raise
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Read new entries, and now and then those that nobody works on any more.
+        """Read new entries, and from time to time take over idle entries of other consumers.
 
-        The read goes on when this is cancelled, and what it brings is for the next fetch. While there is much to read,
-        the next read is begun before it is asked for.
+        When this call is cancelled, its read goes on, and the next fetch returns the entries. While many entries wait,
+        the next read starts before the next fetch.
         """
         await self._give_back_stale()
         while not self._arrived:
             await asyncio.shield(self._reading or self._start_reading(credit))
             self._reading = None
-        if self._reading is not None and self._reading.done():  # it brought what is here
+        if self._reading is not None and self._reading.done():  # its entries have arrived
             self._reading = None
         fetched = [self._arrived.popleft() for _ in range(credit.count_fitting(self._arrived))]
-        if self._more and not self._arrived and self._reading is None:
-            self._start_reading(_AHEAD)
+        if self._left_behind and not self._arrived and self._reading is None:
+            self._start_reading(_READ_AHEAD)
             try:
-                await asyncio.sleep(0)  # so that the server begins before the engine is busy with these
+                await asyncio.sleep(0)  # send the command before the engine is busy with these deliveries
             except asyncio.CancelledError:
                 self._arrived.extendleft(reversed(fetched))
                 raise
@@ -142,203 +127,166 @@ class RedisStreamsSession(Session):
 
     def _start_reading(self, credit: Credit) -> asyncio.Task[None]:
         self._reading = reading = asyncio.ensure_future(self._read(credit))
-        reading.add_done_callback(_look_at)
+        reading.add_done_callback(_retrieve_exception)
         return reading
 
     async def _give_back_stale(self) -> None:
-        """Give back what has waited too long to be fetched, to the end also when this is cancelled."""
-        if self._arrived and self._loop.time() - self._arrived_at > _STALE * self._adapter.claim_idle:
-            # Not awaited itself: the client may swallow that it is cancelled.
-            self._returning = asyncio.ensure_future(self._give_back(list(self._arrived)))
-            self._returning.add_done_callback(_look_at)
+        """Give back deliveries that have waited too long for a fetch. Cancelling the call does not stop this."""
+        if self._arrived and self._loop.time() - self._arrived_at > _STALE_SHARE * self._settings.claim_idle:
+            # A task of its own, because redis-py may swallow a cancellation.
+            self._giving_back = asyncio.ensure_future(self._give_back(list(self._arrived)))
+            self._giving_back.add_done_callback(_retrieve_exception)
             self._arrived.clear()
-            await asyncio.shield(self._returning)
+            await asyncio.shield(self._giving_back)
 
     async def _give_back(self, stale: Sequence[Delivery]) -> None:
         try:
             await self.settle([Settlement(one, Disposition.release) for one in stale])
         except BaseException:
-            self._arrived.extendleft(reversed(stale))  # for `stop_intake`, or the next try
+            self._arrived.extendleft(reversed(stale))  # for `stop_intake` or the next attempt
             raise
 
     async def _read(self, credit: Credit) -> None:
-        adapter = self._adapter
-        # As many as the credit in bytes is likely to have room for: the server cannot be told a size.
-        count = max(1, min(credit.items, _AT_ONCE, credit.bytes // self._typical))
-        with translated(self._adapter):
-            if (now := self._loop.time()) >= self._next_look and await self._look(count):
+        settings = self._settings
+        # The server accepts no limit in bytes, so derive a number of entries from the mean size.
+        count = max(1, min(credit.items, _MAX_ENTRIES, credit.bytes // self._mean_size))
+        with translated(settings):
+            if (now := self._loop.time()) >= self._next_takeover and await self._take_over_idle(count):
                 return
-            # So that what is given back meanwhile is soon found.
-            block = max(1, int(1000 * min(_BLOCK, max(self._next_look - now, 0.05))))
-            read = ("GROUP", adapter.group, self._name, "COUNT", count, "BLOCK", block, "STREAMS", adapter.stream, ">")
+            # A short wait lets the next read find entries that were given back in the meantime.
+            block = max(1, int(1000 * min(_BLOCK_SECONDS, max(self._next_takeover - now, 0.05))))
+            read = (
+                "GROUP",
+                settings.group,
+                self._name,
+                "COUNT",
+                count,
+                "BLOCK",
+                block,
+                "STREAMS",
+                settings.stream,
+                ">",
+            )
             found = await self._reader.execute_command("XREADGROUP", *read)
         if found:
-            entries = found[0][1]
-            arrived = [self._delivery(native_id.decode(), fields, 1, 0) for native_id, fields in entries]
-            self._out.update((one.native_id or "", 0) for one in arrived)
+            body_field, entries = self._body_field, found[0][1]
+            arrived = [to_delivery(native_id.decode(), fields, 1, 0, body_field) for native_id, fields in entries]
+            self._tokens.update((one.native_id or "", 0) for one in arrived)
             self._arrived_at = self._loop.time()
             self._arrived += arrived
-            self._typical = max(1, sum([len(one.body) for one in arrived]) // len(arrived))
-            self._more = len(arrived) == count >= _MUCH
+            self._mean_size = max(1, sum([len(one.body) for one in arrived]) // len(arrived))
+            self._left_behind = len(arrived) == count >= _FULL_READ
 
-    async def _look(self, count: int) -> bool:
-        """Take over entries that nobody has worked on for too long; tells whether there were any."""
-        idle = int(self._adapter.claim_idle * 1000)
-        arguments = [self._adapter.group, self._name, idle, self._cursor, count]
-        cursor, entries, trimmed = await self._take_over(keys=[self._adapter.stream], args=arguments)
+    async def _take_over_idle(self, count: int) -> bool:
+        """Take over up to `count` entries whose lease has expired. Return whether any were found."""
+        idle = int(self._settings.claim_idle * 1000)
+        arguments = [self._settings.group, self._name, idle, self._cursor, count]
+        cursor, entries, trimmed = await self._take_over(keys=[self._settings.stream], args=arguments)
         self._cursor = cursor.decode()
         if self._cursor == "0-0":
-            self._next_look = self._loop.time() + min(_LOOK, self._adapter.claim_idle / 2)
-        if trimmed and not self._trimmed_said:
-            self._trimmed_said = True
-            self._host.report(f"{self._adapter.url}: {trimmed} entries were trimmed before they were handled")
+            self._next_takeover = self._loop.time() + min(_TAKEOVER_SECONDS, self._settings.claim_idle / 2)
+        if trimmed and not self._trimming_reported:
+            self._trimming_reported = True
+            self._host.report(f"{self._settings.url}: {trimmed} entries were trimmed before they were handled")
         self._arrived_at = self._loop.time()
         for native_id, fields, delivered in entries:
             entry = native_id.decode()
-            token = self._out[entry] = self._out.get(entry, -1) + 1
-            self._arrived.append(self._delivery(entry, fields, delivered, token))
+            token = self._tokens[entry] = self._tokens.get(entry, -1) + 1
+            self._arrived.append(to_delivery(entry, fields, delivered, token, self._body_field))
         return bool(entries)
 
-    def _delivery(self, entry: str, fields: Sequence[bytes], delivered: int, token: int) -> Delivery:
-        headers: Sequence[tuple[str, str | bytes]] = ()
-        if len(fields) == 2 and fields[0] == self._body_field:  # noqa: PLR2004 - a name and its value
-            body = fields[1]
-        else:
-            body, headers = self._parts(fields)
-        milliseconds, _, sequence = entry.partition("-")
-        at, number = int(milliseconds), int(sequence)
-        return Delivery(
-            body,
-            headers=headers,
-            native_id=entry,
-            timestamp=at / 1000,
-            position=at << _SEQUENCE | number if number < 1 << _SEQUENCE else None,
-            token=token,
-            attempt=delivered,
-            redelivered=delivered > 1,
-            native=RedisNative(entry, fields),
-        )
-
-    def _parts(self, fields: Sequence[bytes]) -> tuple[bytes, Sequence[tuple[str, str | bytes]]]:
-        """Return body and headers of an entry of several fields, or without a field for its body."""
-        pairs = list(zip(fields[::2], fields[1::2], strict=False))
-        bodies = [value for name, value in pairs if name == self._body_field]
-        if not bodies:
-            whole = {_text(name): _text(value) for name, value in pairs}
-            return json.dumps(whole, ensure_ascii=False).encode(), ()
-        return bodies[0], [(_text(name), _value(value)) for name, value in pairs if name != self._body_field]
-
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Ack what is done with, and make what is released free for others, where it is still this consumer's."""
-        acked = [settlement.delivery for settlement in settlements if settlement.disposition is Disposition.ack]
-        gone = await self._run(self._ack, acked) if acked else set[str]()
+        """Ack deliveries, and make released ones free for other consumers, if this consumer still owns them."""
+        acked = [one.delivery for one in settlements if one.disposition is Disposition.ack]
+        lost = await self._run(self._ack, acked) if acked else set[str]()
         if len(acked) < len(settlements):
-            gone |= await self._run(
-                self._release,
-                [settlement.delivery for settlement in settlements if settlement.disposition is Disposition.release],
-            )
-        out, results = self._out, []
-        for settlement in settlements:
-            entry = settlement.delivery.native_id or ""
-            ours = out.get(entry) == settlement.delivery.token
-            if ours:
-                del out[entry]
-            results.append(SettlementResult.confirmed if ours and entry not in gone else SettlementResult.fenced)
+            released = [one.delivery for one in settlements if one.disposition is Disposition.release]
+            lost |= await self._run(self._release, released)
+        tokens, results = self._tokens, []
+        for one in settlements:
+            entry = one.delivery.native_id or ""
+            current = tokens.get(entry) == one.delivery.token
+            if current:
+                del tokens[entry]
+            results.append(SettlementResult.confirmed if current and entry not in lost else SettlementResult.fenced)
         return results
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
-        """Begin the leases anew of what is still this consumer's."""
-        gone = await self._run(self._extend, deliveries)
+        """Renew the leases of the deliveries that this consumer still owns, and give back stale ones."""
+        lost = await self._run(self._extend, deliveries)
         results = []
         for one in deliveries:
             entry = one.native_id or ""
-            ours = self._out.get(entry) == one.token
-            if ours and entry in gone:
-                del self._out[entry]
-            results.append(SettlementResult.confirmed if ours and entry not in gone else SettlementResult.fenced)
-        with contextlib.suppress(Transient):  # it is tried again, and these are renewed
+            current = self._tokens.get(entry) == one.token
+            if current and entry in lost:
+                del self._tokens[entry]
+            results.append(SettlementResult.confirmed if current and entry not in lost else SettlementResult.fenced)
+        with contextlib.suppress(Transient):  # the leases are renewed, and stale deliveries have another attempt
             await self._give_back_stale()
         return results
 
     async def _run(self, script: Any, deliveries: Sequence[Delivery]) -> set[str]:
-        """Run a script over entries that are still here; returns those that are somebody else's."""
-        here = [one for one in deliveries if self._out.get(one.native_id or "") == one.token]
-        gone: set[str] = set()
-        here.sort(key=_place if any([one.position is None for one in here]) else _position)  # noqa: C419 - quicker
-        for start in range(0, len(here), _AT_ONCE):
-            ids = [one.native_id or "" for one in here[start : start + _AT_ONCE]]
-            arguments = [self._adapter.group, self._name, ids[0], ids[-1], " ".join(ids)]
-            with translated(self._adapter):
-                answer = await script(keys=[self._adapter.stream], args=arguments)
-            gone.update([entry.decode() for entry in answer])
-        return gone
+        """Run a script on the current deliveries. Return the ids of entries that other consumers own."""
+        current = [one for one in deliveries if self._tokens.get(one.native_id or "") == one.token]
+        lost: set[str] = set()
+        current.sort(key=order_of if any([one.position is None for one in current]) else _position)  # noqa: C419 - faster
+        for start in range(0, len(current), _MAX_ENTRIES):
+            ids = [one.native_id or "" for one in current[start : start + _MAX_ENTRIES]]
+            arguments = [self._settings.group, self._name, ids[0], ids[-1], " ".join(ids)]
+            with translated(self._settings):
+                reply = await script(keys=[self._settings.stream], args=arguments)
+            lost.update([entry.decode() for entry in reply])
+        return lost
 
     async def status(self) -> SessionStatus:
-        """Return how many entries the group has not read yet, and how old the first of them is."""
-        adapter = self._adapter
-        with translated(self._adapter):
-            groups = await self.client.xinfo_groups(adapter.stream)
-            ours = next((group for group in groups if group["name"] == adapter.group.encode()), None)
-            if ours is None:
+        """Return the number of entries that the group has not read, and the age of the first of them."""
+        settings = self._settings
+        with translated(settings):
+            groups = await self.client.xinfo_groups(settings.stream)
+            group = next((group for group in groups if group["name"] == settings.group.encode()), None)
+            if group is None:
                 return SessionStatus(connected=False)
-            last = ours["last-delivered-id"].decode()
-            waiting = await self.client.xrange(adapter.stream, f"({last}", "+", count=1)
-        lag = ours.get("lag")
-        if not waiting:
+            last = group["last-delivered-id"].decode()
+            unread = await self.client.xrange(settings.stream, f"({last}", "+", count=1)
+        lag = group.get("lag")
+        if not unread:
             return SessionStatus(connected=True, lag=0)
-        age = self._host.time() - int(waiting[0][0].partition(b"-")[0]) / 1000
+        age = self._host.time() - int(unread[0][0].partition(b"-")[0]) / 1000
         return SessionStatus(connected=True, lag=lag if isinstance(lag, int) else None, oldest_age=max(0.0, age))
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Read no more; returns what a read that was waited for in vain brought."""
+        """Stop reading, and return the deliveries that were read but not fetched."""
         if self._reading is not None and not self._reading.done():
-            with contextlib.suppress(Transient), translated(self._adapter):  # it ends by itself, in a moment
+            with contextlib.suppress(Transient), translated(self._settings):  # else the read ends within a second
                 await self.client.client_unblock(self._reader_id)
-            await asyncio.wait([self._reading], timeout=_BLOCK + 1)
-        if self._returning is not None and not self._returning.done():
-            await asyncio.wait([self._returning], timeout=REPLY)
+            await asyncio.wait([self._reading], timeout=_BLOCK_SECONDS + 1)
+        if self._giving_back is not None and not self._giving_back.done():
+            await asyncio.wait([self._giving_back], timeout=REPLY_SECONDS)
         left = list(self._arrived)
         self._arrived.clear()
         return left
 
     async def close(self) -> None:
-        """Leave the group, unless something of it is pending here, and close the connections."""
+        """Leave the group, unless entries are pending for this consumer, and close the connections."""
         client, self.client = self.client, None
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading], timeout=1)
-        if client is not None and self._adapter.consumer is None and not self._out:
-            with contextlib.suppress(Exception):  # it is only tidying up, and what is left of it is a name
-                leaving = client.eval(scripts.LEAVE, 1, self._adapter.stream, self._adapter.group, self._name)
-                await asyncio.wait_for(leaving, _LEAVE)  # a connection that is half open never answers
+        if client is not None and self._settings.consumer is None and not self._tokens:
+            with contextlib.suppress(Exception):  # a failure leaves only an unused consumer name in the group
+                leaving = client.eval(scripts.LEAVE, 1, self._settings.stream, self._settings.group, self._name)
+                await asyncio.wait_for(leaving, _LEAVE_SECONDS)  # a half-open connection never answers
         for one in (client, self._reader):
             if one is not None:
-                with contextlib.suppress(Exception):  # the connection is gone, or was never there
+                with contextlib.suppress(Exception):  # the connection is lost, or was never open
                     await one.aclose()
 
 
-def _look_at(read: asyncio.Task[None]) -> None:
-    """Look at how a read ended that nobody waits for any more, so that asyncio does not complain."""
-    if not read.cancelled():
-        read.exception()
+def _retrieve_exception(task: asyncio.Task[None]) -> None:
+    """Retrieve the exception of a task that may have no waiter, so that asyncio does not log it."""
+    if not task.cancelled():
+        task.exception()
 
 
 _position = attrgetter("position")
-"""In the order of the ids, where every id makes one, at a tenth of the cost."""
-
-
-def _place(delivery: Delivery) -> tuple[int, int]:
-    """Return an entry's id as what it is ordered by: its position is for telling entries apart."""
-    milliseconds, _, sequence = (delivery.native_id or "0-0").partition("-")
-    return int(milliseconds), int(sequence)
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "backslashreplace")
-
-
-def _value(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value
+"""Sort key for entries that all have a position: the order of their ids, at a tenth of the cost of `order_of`."""
