@@ -164,7 +164,7 @@ def settle(store: SQLStore) -> None:
 
 def exporting(store: SQLStore) -> None:
     """Print how much memory an export takes."""
-    lines = operations.export(store, Query(), content=True)
+    lines = operations.export_records(store, Query(), content=True)
     for _ in range(5000):
         next(lines)
     tracemalloc.start()

@@ -64,16 +64,16 @@ def handle(message, context):
 
 PURGE = """
 import time
-from missive.operations import purging
+from missive.operations import purge
 from missive.cli import main
 
-query = purging.Query
+query = purge.Query
 
 def one_after_another(**conditions):
     time.sleep(0.02)
     return query(**conditions)
 
-purging._AT_ONCE, purging.Query = 1, one_after_another
+purge._BATCH, purge.Query = 1, one_after_another
 main()
 """
 

@@ -14,7 +14,7 @@ from missive.adapters.base import Finding
 from missive.adapters.rabbitmq.declaration import Declaration, discover
 from missive.adapters.rabbitmq.session import RabbitMQSession
 from missive.matchers import Everything
-from missive.operations.doctor import Visitor, examine
+from missive.operations.doctor import DiagnosticHost, diagnose_source
 from tests.support.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.rabbitmq
@@ -50,13 +50,13 @@ def adapter(broker: RabbitMQ, *queues: str, **options: Any) -> RabbitMQAdapter:
 
 def found(source: RabbitMQAdapter) -> dict[str, Finding]:
     """Return the findings by check."""
-    return {finding.check: finding for finding in asyncio.run(examine(source))}
+    return {finding.check: finding for finding in asyncio.run(diagnose_source(source))}
 
 
 def declared(broker: RabbitMQ, name: str, **options: Any) -> Declaration | None:
     async def ask() -> Declaration | None:
         source = adapter(broker, *options.pop("queues", (name,)), **options)
-        session = await source.connect(Visitor("app"))
+        session = await source.connect(DiagnosticHost("app"))
         try:
             assert isinstance(session, RabbitMQSession)
             return await discover(session, name)

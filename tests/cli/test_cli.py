@@ -18,14 +18,18 @@ from tests.support.rabbitmq import RabbitMQ
 HEAD = "import missive\np = missive.Processor()\n"
 MISTAKES = [
     (["run"], 2, "Missing argument 'TARGET'"),
-    (["run", "app:proc"], 2, "say where its messages come from"),
+    (["run", "app:proc"], 2, "app:proc is a processor: name its source of messages"),
     (["run", "app", "--from", "stdin:"], 2, "is not a target: write module:name"),
-    (["run", "nothing:proc", "--from", "stdin:"], 2, "there is no module nothing"),
+    (["run", "nothing:proc", "--from", "stdin:"], 2, "there is no module nothing in "),
     (["run", "nothing.py:proc", "--from", "stdin:"], 2, "there is no file nothing.py"),
-    (["run", "queue.py:proc", "--from", "stdin:"], 2, "queue.py has the name of the module queue"),
+    (
+        ["run", "queue.py:proc", "--from", "stdin:"],
+        2,
+        "queue.py has the name of the module queue, and would replace it: rename the file",
+    ),
     (["run", "app:prok", "--from", "stdin:"], 2, "app has no prok; it has proc, adapter"),
-    (["run", "app:number", "--from", "stdin:"], 2, "app:number is a int, and neither a processor nor an adapter"),
-    (["run", "app:make", "--from", "stdin:"], 2, "goes with --factory"),
+    (["run", "app:number", "--from", "stdin:"], 2, "app:number is of type int, neither a processor nor an adapter"),
+    (["run", "app:make", "--from", "stdin:"], 2, "if it returns one, add --factory"),
     (["run", "app:adapter", "--from", "stdin:"], 2, "leave --from out"),
     (["run", "app:proc", "--from", "kafcar://x"], 2, "no adapter is known by the URL kafcar://x"),
     (["run", "app:proc", "--from", "rabitmq://me:hunter2@h/?queue=q"], 2, "did you mean rabbitmq:?"),
@@ -46,7 +50,7 @@ MISTAKES = [
     (["run", "app:proc", "--from", "file:in.jsonl", "--dlq", "sqlite:////no/such/place/d.db"], 1, "cannot be opened"),
     (["run", "app:proc", "--from", "file:in.jsonl", "--dlq", "sqlite:///app.py"], 1, "file is not a database"),
     (["run", "app:proc", "--concurrency", "0"], 2, "Invalid value for '--concurrency'"),
-    (["dlq", "list"], 2, "say which dead letter store"),
+    (["dlq", "list"], 2, "name the dead letter store"),
     (["dlq", "list", "--dlq", "sqlite:///none.db"], 2, "there is no dead letter store sqlite:///none.db"),
     (["explain", "app:proc", "none.json"], 2, "does not exist"),
     (["rum"], 2, "No such command 'rum'"),
@@ -155,7 +159,7 @@ def test_dead_letters_from_end_to_end(run: Run, tmp_path: Path):
     assert json.loads(run("dlq", "show", listed["id"], "--json")[1])["error"] == "ValueError"
 
     code, _, err = run("dlq", "replay", failed["fingerprint"], "--with", "app:proc")
-    assert (code, "say --yes" in err) == (2, True)
+    assert (code, "add --yes" in err) == (2, True)
     code, out, _ = run("dlq", "replay", failed["fingerprint"], "--with", "app:proc", "--yes")
     assert (code, out) == (1, "1 replayed: 0 resolved, 1 failed again\n")
     (again,) = json.loads(run("dlq", "list", "--reason", "failed", "--json")[1])
@@ -174,10 +178,10 @@ def test_dead_letters_from_end_to_end(run: Run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["replay", "--yes"], "say which to replay"),
+        (["replay", "--yes"], "name the dead letters to replay"),
         (["replay", "01NOTHING", "--yes"], "01NOTHING is neither the id of a dead letter nor a group"),
         (["replay", "--reason", "odd", "--yes"], "there is no reason 'odd'"),
-        (["replay", "--reason", "failed"], "1 dead letter of shop would be chosen to replay: say --yes"),
+        (["replay", "--reason", "failed"], "to replay 1 dead letter of shop, add --yes"),
         (["discard", "--status", "any", "--yes"], "'any' is not one of 'dead', 'queued'"),
         (["show", "01NOTHING"], "there is no dead letter 01NOTHING"),
     ],
@@ -195,7 +199,7 @@ def test_queued_records_are_taken_up_by_a_running_worker(run: Run, missive: Star
     (tmp_path / "app.py").write_text(FIXED.replace('print(f"cannot work with {message.get_json()}")', "pass"))
     worker = missive("run", "app:proc", "--from", "stdin:", stdin=subprocess.PIPE)
     code, out, _ = run("dlq", "replay", "--reason", "failed", "--yes")
-    assert (code, out) == (0, "1 queued: the running workers of shop take them up\n")
+    assert (code, out) == (0, "1 queued for the running workers of shop\n")
     for _ in range(100):
         if json.loads(run("dlq", "list", "--status", "resolved", "--json")[1]):
             break
@@ -307,7 +311,7 @@ def test_what_cannot_be_explained_is_one_line(run: Run, tmp_path: Path):
     (tmp_path / "odd.py").write_text(ODD, encoding="utf-8")
     (tmp_path / "body").write_text("hunter2")
     code, _, err = run("explain", "odd:own", "body")
-    assert (code, err.strip()) == (2, "missive: Own cannot be made of that: TypeError")
+    assert (code, err.strip()) == (2, "missive: Own refuses this message: TypeError")
     code, _, err = run("explain", "app:proc", "/proc/self/mem")
     assert (code, err.strip()) == (2, "missive: /proc/self/mem cannot be read: Input/output error")
 

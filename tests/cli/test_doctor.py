@@ -73,9 +73,9 @@ def test_what_is_shown(missive, tmp_path):
     assert process.code == 1
     assert out.splitlines()[:3] == [
         "nothing",
-        "  ! handlers: there are none: every message would be a dead letter",
-        "  ✗ dead letters: there is no store: name one with --dlq, MISSIVE_DLQ or Processor(dlq=…), or missive run"
-        " refuses to start",
+        "  ! handlers: there are no handlers: every message would become a dead letter",
+        "  ✗ dead letters: there is no store, so missive run will refuse to start: name one with --dlq, MISSIVE_DLQ"
+        " or Processor(dlq=…)",
     ]
     assert "  ✗ connection: sqlite:///none.db?queue=q: the file does not exist" in out
 

@@ -75,7 +75,7 @@ class Life(RuleBasedStateMachine):
     def replay(self, numbers: list[int], pace: dict[str, int]):
         replay = Replay(new_id(), "me", "q", **pace)
         self.store.start_replay(replay, self.some(numbers))
-        operations.set_off(self.store, replay)
+        operations.hand_over_replay(self.store, replay)
 
     @rule(status=st.sampled_from([Status.resolved, Status.discarded, None]))
     def work(self, status: Status | None):
@@ -102,7 +102,7 @@ class Life(RuleBasedStateMachine):
     def edit(self, number: int):
         for one in self.some([number]):
             if (there := self.store.get(one)) is not None and there.status is Status.dead:
-                operations.edit(self.store, one, "me", body=there.body + b"!")
+                operations.edit_record(self.store, one, "me", body=there.body + b"!")
 
     @rule(numbers=chosen)
     def purge(self, numbers: list[int]):
@@ -172,7 +172,7 @@ def test_the_trend_of_a_group(store: SQLStore, clock: Clock):
     store.put([again, replace(again, id=new_id(), last_at=100 * DAY + 2.0)])
     (group,) = store.groups(Query())
     assert group.trend == (2, 0, 0, 0, 0, 1, 5)
-    operations.edit(store, store.ids(Query())[-1], "me", body=b"new")
+    operations.edit_record(store, store.ids(Query())[-1], "me", body=b"new")
     (dead,) = store.groups(Query(statuses=(Status.dead,)))
     assert dead.trend == group.trend, "an edit is no failure"
 

@@ -90,7 +90,7 @@ def test_canaries_go_first(store: SQLStore):
     """Others wait until the canaries are resolved, and then all go."""
     store.put(letters(5))
     replay = started(store, canary=2)
-    operations.set_off(store, replay)
+    operations.hand_over_replay(store, replay)
     store.advance()
     assert handle(store) == ["000", "001"]
     store.advance()
@@ -104,14 +104,14 @@ def test_a_canary_that_fails_stops_the_replay(store: SQLStore):
     """The others are dead as before, and nothing takes them up."""
     store.put(letters(5))
     replay = started(store, canary=1)
-    operations.set_off(store, replay)
+    operations.hand_over_replay(store, replay)
     handle(store, bad=1)
     store.advance()
     now = store.replays(replay.id)[0]
     assert (now.status, now.failed, now.left, now.finished_at) == ("stopped", 1, 4, 1000.0)
     assert handle(store) == []
-    with pytest.raises(UsageError, match="as often as it may"):
-        operations.resume(store, replay.id, by_command=False)
+    with pytest.raises(UsageError, match="has reached its limit of failures"):
+        operations.resume_replay(store, replay.id, by_command=False)
 
 
 @on_each
@@ -119,7 +119,7 @@ def test_failures_stop_a_replay(store: SQLStore):
     """No more are under way than may still fail, so that no more do."""
     store.put(letters(9))
     replay = started(store, until_failures=3)
-    operations.set_off(store, replay)
+    operations.hand_over_replay(store, replay)
     failed = []
     for _ in range(5):
         failed.append(len(handle(store, bad=1)))
@@ -133,7 +133,7 @@ def test_failures_stop_a_replay(store: SQLStore):
 def test_a_rate_holds_in_the_store(store: SQLStore, clock: Clock):
     """Asked by several workers in one second, no more are let out than asked once."""
     store.put(letters(40))
-    operations.set_off(store, started(store, rate="5/s"))
+    operations.hand_over_replay(store, started(store, rate="5/s"))
     first = len(handle(store))
     for _ in range(3):
         store.advance()
@@ -148,9 +148,9 @@ def test_a_plain_replay_is_not_held_back(store: SQLStore):
     """Without canary, rate or limit all go at once; a cancelled one goes on when it is resumed."""
     store.put(letters(3))
     replay = started(store)
-    operations.set_off(store, replay)
-    operations.cancel(store, replay.id)
+    operations.hand_over_replay(store, replay)
+    operations.cancel_replay(store, replay.id)
     store.advance()
     assert handle(store) == []
-    operations.resume(store, replay.id, by_command=False)
+    operations.resume_replay(store, replay.id, by_command=False)
     assert len(handle(store)) == 3

@@ -1,4 +1,4 @@
-"""A command line once more: what was given to a command, as arguments for another process."""
+"""A command's own arguments, rebuilt for a child process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import click
 from click.core import ParameterSource
 
 
-def given(command: click.Context, *, without: Collection[str] = ()) -> list[str]:
-    """Return the arguments with which a command was called, save some; what is in the environment is there anyway."""
+def rebuild_argv(command: click.Context, *, without: Collection[str] = ()) -> list[str]:
+    """Return the arguments of the current command line, except the parameters named in `without`.
+
+    Leave out values from the environment, because a child process inherits them.
+    """
     options: list[str] = []
     arguments: list[str] = []
     for parameter in command.command.params:

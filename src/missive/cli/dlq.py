@@ -1,16 +1,16 @@
-"""`missive dlq`: look at dead letters, replay them, give them up."""
+"""`missive dlq`: the group of commands for dead letters, and the commands that show them."""
 
 from __future__ import annotations
 
+import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from missive.cli import editing, options, replaying
-from missive.cli import maintenance as upkeep
-from missive.cli import selection as choosing
-from missive.cli.output import ago, pairs, say, show_json, show_table, when
-from missive.cli.selection import CHOOSABLE, STATUSES, choose, filters, open_named, query_of, user
+from missive.cli import edit, maintenance, options, replay
+from missive.cli.output import ago, hint, pairs, say, show_json, show_table, when
+from missive.cli.selection import STATUSES, QueryCommand, filters, open_store, query_of, query_words
 from missive.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def dlq() -> None:
-    """Dead letters: see them, replay them, give them up.
+    """Show, replay, edit and discard dead letters.
 
-    The store is --dlq, else MISSIVE_DLQ, else missive-dlq.db in this directory. Nothing of a message is shown that
-    its processor does not declare public.
+    The store is --dlq, else MISSIVE_DLQ, else missive-dlq.db in the working directory. These commands show no message
+    content, except the values that the processor of the message declared public.
     """
 
 
@@ -31,7 +31,7 @@ def dlq() -> None:
 @options.as_json
 def stats(dlq_url: str | None, as_json: bool) -> None:
     """Count dead letters by service, status and reason."""
-    rows = open_named(dlq_url).stats()
+    rows = open_store(dlq_url).stats()
     if as_json:
         show_json(rows)
     else:
@@ -41,16 +41,16 @@ def stats(dlq_url: str | None, as_json: bool) -> None:
         )
 
 
-@dlq.command(cls=choosing.QueryCommand)
-@choosing.query_words
+@dlq.command(cls=QueryCommand)
+@query_words
 @options.dlq
 @filters(STATUSES)
 @options.limit
 @options.offset
 @options.as_json
-def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
-    """List dead letters in groups that failed in the same way, the largest first."""
-    found = open_named(dlq_url).groups(query_of(words, wanted), limit=limit, offset=offset)
+def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **given: Any) -> None:
+    """List groups of dead letters that failed in the same way, largest first."""
+    found = open_store(dlq_url).groups(query_of(words, given), limit=limit, offset=offset)
     if as_json:
         show_json([{name: getattr(group, name) for name in group.__slots__} for group in found])
         return
@@ -75,20 +75,19 @@ def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int,
     )
 
 
-@dlq.command("list", cls=choosing.QueryCommand)
-@choosing.query_words
+@dlq.command("list", cls=QueryCommand)
+@query_words
 @options.dlq
 @filters(STATUSES)
 @options.limit
 @options.offset
 @options.as_json
-def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **wanted: Any) -> None:
-    """List dead letters, the newest first."""
+def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **given: Any) -> None:
+    """List dead letters, newest first."""
     from missive.operations import summary  # noqa: PLC0415 - `missive --help` stays quick
 
-    rows = [
-        summary(record) for record in open_named(dlq_url).query(query_of(words, wanted), limit=limit, offset=offset)
-    ]
+    records = open_store(dlq_url).query(query_of(words, given), limit=limit, offset=offset)
+    rows = [summary(record) for record in records]
     if as_json:
         show_json(rows)
         return
@@ -103,7 +102,7 @@ def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, 
         ],
     )  # fmt: skip
     if rows and len(rows) == limit:
-        click.echo(f"the first {limit}; more with --limit and --offset", err=True)
+        hint(f"these are the first {limit}: see more with --limit and --offset")
 
 
 @dlq.command()
@@ -111,13 +110,14 @@ def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, 
 @options.dlq
 @options.as_json
 def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
-    """Show one dead letter: why it is here, where from, its stack and history; its content masked."""
-    from missive.operations import details  # noqa: PLC0415 - `missive --help` stays quick
+    """Show one dead letter: its reason, origin, stack and history.
 
-    store = open_named(dlq_url)
-    record = store.get(record_id)
-    if record is None:
-        raise UsageError(f"there is no dead letter {record_id}: see missive dlq list")
+    The content of the message is masked.
+    """
+    from missive.operations import details, find_record  # noqa: PLC0415 - `missive --help` stays quick
+
+    store = open_store(dlq_url)
+    record = find_record(store, record_id)
     shown = details(record, store.notes(record_id))
     if as_json:
         show_json(shown)
@@ -129,7 +129,7 @@ def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
 
 
 def _show_head(record: Record, shown: dict[str, Any]) -> None:
-    """Print what is known of a record's message, masked."""
+    """Print the identity of a record, and its masked message."""
     for name in ("id", "status", "service", "reason", "label", "handler", "error", "group", "attempts", "source"):
         if shown[name] is not None:
             say(f"{name:<10} {shown[name]}")
@@ -147,7 +147,7 @@ def _show_head(record: Record, shown: dict[str, Any]) -> None:
 
 
 def _show_why(record: Record) -> None:
-    """Print why a record is here: candidates, near misses, stack, history."""
+    """Print the causes of a dead letter: candidates, near misses, stack and history."""
     for candidate in record.candidates:
         say(f"{'candidate':<10} {candidate}")
     if record.explanation is not None:
@@ -163,24 +163,36 @@ def _show_why(record: Record) -> None:
         say(f"{'history':<10} {when(attempt.at)}  attempt {attempt.attempt}: {attempt.error or attempt.reason}")
 
 
-@dlq.command(cls=choosing.QueryCommand)
-@choosing.names
+@dlq.command(cls=QueryCommand)
+@query_words
 @options.dlq
-@filters(CHOOSABLE)
-@click.option("--why", metavar="TEXT", help="A word or a sentence; `show` shows it.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@filters(STATUSES)
+@click.option(
+    "--every", type=click.FloatRange(0.1, 86400), default=1.0, show_default=True, help="Poll interval, in seconds."
+)
 @options.as_json
-def discard(
-    names: tuple[str, ...], dlq_url: str | None, why: str | None, yes: bool, as_json: bool, **wanted: Any
-) -> None:
-    """Give dead letters up: by id, by group, or by query. They stay in the store, as discarded."""
-    store, selection = choose(dlq_url, names, wanted, "discard", yes=yes)
-    count = store.discard(selection.ids, user(), why)
-    if as_json:
-        show_json({"discarded": count})
-    elif selection.ids:
-        say(f"{count} discarded")
+def watch(words: tuple[str, ...], dlq_url: str | None, every: float, as_json: bool, **given: Any) -> None:
+    """Print new dead letters until Ctrl-C.
+
+    With --json, print one line of JSON for each.
+    """
+    from missive.operations import summary, watch_failures  # noqa: PLC0415 - `missive --help` stays quick
+
+    query = query_of(words, given)
+    if not every > 0:
+        raise UsageError("--every takes a number of seconds")
+    try:
+        for record in watch_failures(open_store(dlq_url), query, every):
+            row = summary(record)
+            if as_json:
+                say(json.dumps(row))
+            else:
+                what = " ".join(str(row[name]) for name in ("reason", "label", "handler", "error") if row[name])
+                say(f"{when(record.last_at)}  {record.id}  {what}  {pairs(row['public'])}".rstrip())
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(0)
 
 
-for _command in (*replaying.COMMANDS, *upkeep.COMMANDS, *editing.COMMANDS):
+for _command in (*replay.COMMANDS, *maintenance.COMMANDS, edit.edit):
     dlq.add_command(_command)

@@ -1,8 +1,7 @@
-"""`missive doctor`: is this deployment sound."""
+"""`missive doctor`: check a deployment before it runs."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ _SIGNS = {"ok": ("✓", "green"), "unknown": ("?", "blue"), "warning": ("!", "ye
 
 @click.command()
 @click.argument("target")
-@options.option("--from", "sources", metavar="URL", multiple=True, help="Where messages come from; may be repeated.")
+@options.sources
 @options.dlq
 @options.as_json
 @options.factory
@@ -28,29 +27,33 @@ _SIGNS = {"ok": ("✓", "green"), "unknown": ("?", "blue"), "warning": ("!", "ye
 def doctor(
     command: click.Context, target: str, sources: tuple[str, ...], dlq_url: str | None, as_json: bool, factory: bool
 ) -> int:
-    """Look whether a deployment is sound: sources, timeouts, order, dead letters.
+    """Check a deployment: sources, timeouts, order, dead letters.
 
-    It opens each source, consumes nothing and changes nothing. ✓ is sound, ? is for you to look at, ! works and
-    will hurt, ✗ does not work or loses messages. Exit code: 0 when there is no ✗, else 1; 2 for wrong usage.
+    The doctor opens each source. It consumes no message and changes nothing.
+
+    \b
+      ✓  sound
+      ?  unknown: the transport does not report this, so check it yourself
+      !  works today, but will cause problems
+      ✗  does not work, or loses messages
+
+    Exit code: 0 without any ✗, 1 otherwise, 2 for wrong usage.
 
     \b
       missive doctor app:proc --from 'kafka://host:9092?topic=orders&group=billing' --dlq sqlite:///dlq.db
     """  # noqa: D301 - \b is click's
-    from missive.cli.main import adapters_of  # noqa: PLC0415 - the two name each other
-    from missive.operations.doctor import examine, examine_processor, examine_store  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.cli.target import load_adapters  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.doctor import diagnose  # noqa: PLC0415 - as above
 
-    logging.getLogger("missive").setLevel(logging.CRITICAL)  # what is found is told below
-    adapters = adapters_of(target, sources, None, factory=factory)
-    processor = adapters[0].processor
-    place = processor.dlq if dlq_url is None else dlq_url
-    found = [(processor.name, examine_processor(processor) + examine_store(place, adapters))]
-    found += [(adapter.url, asyncio.run(examine(adapter))) for adapter in adapters]
+    logging.getLogger("missive").setLevel(logging.CRITICAL)  # the findings report everything
+    adapters = load_adapters(target, sources, None, factory=factory)
+    diagnoses = diagnose(adapters, adapters[0].processor.dlq if dlq_url is None else dlq_url)
     if as_json:
-        show_json([{"where": where, **finding._asdict()} for where, findings in found for finding in findings])
+        show_json([{"where": where, **finding._asdict()} for where, findings in diagnoses for finding in findings])
     else:
-        for where, findings in found:
+        for where, findings in diagnoses:
             _show(where, findings, color=command.color)
-    return int(any(finding.level == "error" for _, findings in found for finding in findings))
+    return int(any(finding.level == "error" for _, findings in diagnoses for finding in findings))
 
 
 def _show(where: str, findings: Iterable[Finding], *, color: bool | None) -> None:

@@ -1,4 +1,4 @@
-"""`missive dlq`, continued: test, restore, note, export, import and purge dead letters."""
+"""`missive dlq test`, `discard`, `restore`, `note`, `export`, `import` and `purge`."""
 
 from __future__ import annotations
 
@@ -8,44 +8,46 @@ from typing import Any
 import click
 
 from missive.cli import options
-from missive.cli import selection as choosing
-from missive.cli.output import say, show_json, show_table
+from missive.cli.output import hint, say, show_json, show_table
 from missive.cli.selection import (
-    CHOOSABLE,
     CLOSED,
     PURGEABLE,
+    REPLAYABLE,
     STATUSES,
+    QueryCommand,
     choose,
+    current_user,
     filters,
-    open_named,
+    is_term,
+    names_and_words,
+    open_store,
     query_of,
-    user,
+    query_words,
 )
 from missive.errors import UsageError
 
 _LONGEST_NOTE = 2000
+"""Maximum length of a note, in characters."""
 
-_yes = click.option("--yes", is_flag=True, help="Do not ask.")
 
-
-@click.command(cls=choosing.QueryCommand)
-@choosing.names
-@click.option("--with", "target", metavar="TARGET", required=True, help="The processor to ask.")
+@click.command(cls=QueryCommand)
+@names_and_words
+@click.option("--with", "target", metavar="TARGET", required=True, help="The processor that routes them.")
 @options.dlq
-@filters(CHOOSABLE)
+@filters(REPLAYABLE)
 @options.as_json
 @options.factory
-def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool, factory: bool, **wanted: Any) -> None:
-    """Say which handler would get dead letters now: by id, by group, or by query. No handler runs.
+def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool, factory: bool, **given: Any) -> None:
+    """Show which handler would get dead letters now.
 
-    Matchers of TARGET are asked, and nothing else of it: it changes nothing, here or elsewhere.
+    Choose dead letters by id, by group or by query. Only the matchers of TARGET run; nothing changes.
     """
-    from missive import operations  # noqa: PLC0415 - as above
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations import preview_routes  # noqa: PLC0415 - as above
 
     processor = load_processor(target, factory=factory)
-    store, selection = choose(dlq_url, names, wanted, "test", yes=True)
-    rows = [tried.to_dict() for tried in operations.dry_run(store, selection.ids, processor)]
+    store, selection = choose(dlq_url, names, given, "test", yes=True)
+    rows = [preview.to_dict() for preview in preview_routes(store, selection.ids, processor)]
     if as_json:
         show_json(rows)
         return
@@ -55,66 +57,94 @@ def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool
     )
 
 
-@click.command(cls=choosing.QueryCommand)
-@choosing.names
+@click.command(cls=QueryCommand)
+@names_and_words
+@options.dlq
+@filters(REPLAYABLE)
+@click.option("--why", metavar="TEXT", help="The reason; missive dlq show prints it.")
+@options.yes
+@options.as_json
+def discard(
+    names: tuple[str, ...], dlq_url: str | None, why: str | None, yes: bool, as_json: bool, **given: Any
+) -> None:
+    """Discard dead letters. They stay in the store.
+
+    Choose dead letters by id, by group or by query.
+    """
+    store, selection = choose(dlq_url, names, given, "discard", yes=yes)
+    count = store.discard(selection.ids, current_user(), why)
+    if as_json:
+        show_json({"discarded": count})
+    elif selection.ids:
+        say(f"{count} discarded")
+
+
+@click.command(cls=QueryCommand)
+@names_and_words
 @options.dlq
 @filters(CLOSED, default="any")
-@_yes
+@options.yes
 @options.as_json
-def restore(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **wanted: Any) -> None:
-    """Make dead letters dead again that were resolved or discarded: by id, by group, or by query."""
-    store, selection = choose(dlq_url, names, wanted, "restore", yes=yes, among=CLOSED)
-    count = store.restore(selection.ids, user())
+def restore(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **given: Any) -> None:
+    """Return resolved and discarded dead letters to dead.
+
+    Choose dead letters by id, by group or by query.
+    """
+    store, selection = choose(dlq_url, names, given, "restore", yes=yes, among=CLOSED)
+    count = store.restore(selection.ids, current_user())
     if as_json:
         show_json({"restored": count})
     elif count:
         say(f"{count} restored")
 
 
-@click.command(cls=choosing.QueryCommand)
-@choosing.names
-@click.option("--text", required=True, help="What to write; `show` shows it.")
+@click.command(cls=QueryCommand)
+@names_and_words
+@click.option("--text", required=True, help="The note.")
 @options.dlq
 @filters(STATUSES, default="any")
 @options.as_json
-def note(names: tuple[str, ...], text: str, dlq_url: str | None, as_json: bool, **wanted: Any) -> None:
-    """Write a note to dead letters: by id, by group, or by query. It is shown by `show`, with who wrote it."""
+def note(names: tuple[str, ...], text: str, dlq_url: str | None, as_json: bool, **given: Any) -> None:
+    """Add a note to dead letters.
+
+    Choose dead letters by id, by group or by query. missive dlq show prints the note and its author.
+    """
     if not text.strip() or len(text) > _LONGEST_NOTE:
-        raise UsageError(f"a note is some text, of at most {_LONGEST_NOTE} characters")
-    store, selection = choose(dlq_url, names, wanted, "note", yes=True, among=STATUSES)
-    count = store.note(selection.ids, user(), text)
+        raise UsageError(f"--text takes a text of at most {_LONGEST_NOTE} characters, and not only spaces")
+    store, selection = choose(dlq_url, names, given, "note", yes=True, among=STATUSES)
+    count = store.note(selection.ids, current_user(), text)
     if as_json:
         show_json({"noted": count})
     elif count:
         say(f"{count} noted")
 
 
-@click.command(cls=choosing.QueryCommand)
-@choosing.query_words
+@click.command(cls=QueryCommand)
+@query_words
 @options.dlq
 @filters(STATUSES)
-@click.option("--with-content", is_flag=True, help="Whole records, bodies included, for `import`.")
-@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="A new file, of mode 0600.")
-def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, output: Path | None, **wanted: Any) -> None:
-    """Print dead letters as JSON lines, newest first; content is masked but for what is public.
+@click.option("--with-content", is_flag=True, help="Export whole records, for missive dlq import.")
+@click.option("--output", metavar="FILE", type=click.Path(path_type=Path), help="Write to a new file of mode 0600.")
+def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, output: Path | None, **given: Any) -> None:
+    """Print dead letters as JSON lines, newest first.
 
-    With --with-content nothing is masked, and the lines go to a file.
+    Content is masked, except public values. With --with-content, nothing is masked, and --output is required.
     """
     from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
 
     if with_content and output is None:
-        raise UsageError("--with-content prints nothing: say --output FILE, which is made with mode 0600")
-    lines = operations.export(open_named(dlq_url), query_of(words, wanted), content=with_content)
+        raise UsageError("--with-content writes to a file only: add --output FILE, which gets mode 0600")
+    lines = operations.export_records(open_store(dlq_url), query_of(words, given), content=with_content)
     if output is None:
         for line in lines:
             say(line)
         return
     count = 0
     with operations.private_file(output) as file:
-        for count, line in enumerate(lines, 1):  # noqa: B007 - counted
+        for count, line in enumerate(lines, 1):  # noqa: B007 - the count is used after the loop
             file.write(line + "\n")
-    what = ", with all that is confidential in them" if with_content else ""
-    click.echo(f"missive: {count} dead letters are in {output}{what}", err=True)
+    what = ", with all of their confidential content" if with_content else ""
+    hint(f"{count} dead letters are in {output}{what}")
 
 
 @click.command("import")
@@ -122,39 +152,43 @@ def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, outp
 @options.dlq
 @options.as_json
 def import_(file: Path, dlq_url: str | None, as_json: bool) -> None:
-    """Keep the dead letters of FILE, which `export --with-content` made; those that are there already are left."""
-    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
+    """Store the dead letters of an exported FILE.
 
-    new, there = operations.import_file(open_named(dlq_url), file)
+    FILE comes from missive dlq export --with-content. Dead letters that are already in the store stay unchanged.
+    """
+    from missive.operations import import_records  # noqa: PLC0415 - `missive --help` stays quick
+
+    new, known = import_records(open_store(dlq_url), file)
     if as_json:
-        show_json({"imported": new, "there_already": there})
+        show_json({"imported": new, "there_already": known})
     else:
-        say(f"{new} imported, {there} there already")
+        say(f"{new} imported, {known} already in the store")
 
 
-@click.command(cls=choosing.QueryCommand)
-@choosing.names
+@click.command(cls=QueryCommand)
+@names_and_words
 @options.dlq
 @filters(PURGEABLE, default="any")
-@_yes
+@options.yes
 @options.as_json
-def purge(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **wanted: Any) -> None:
-    """Delete dead letters for good: by id, by group, or by query; resolved and discarded ones.
+def purge(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **given: Any) -> None:
+    """Delete resolved and discarded dead letters.
 
-    Dead ones only with status:dead, and never what waits to be taken up.
+    Choose dead letters by id, by group or by query. Add status:dead to delete dead ones. Parked and queued ones are
+    never deleted.
     """
     from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.dlq import Status  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.dlq.query import is_term  # noqa: PLC0415 - as above
+    from missive.dlq import Status  # noqa: PLC0415 - as above
 
-    said = query_of([name for name in names if is_term(name)], wanted, "any", operations.CLOSED).statuses
-    among = PURGEABLE if Status.dead in said else CLOSED
-    store, selection = choose(dlq_url, names, wanted, "purge", yes=yes, among=among)
-    count = operations.purge(store, said, selection.ids)
+    words = [name for name in names if is_term(name)]
+    statuses = query_of(words, given, "any", operations.CLOSED).statuses
+    among = PURGEABLE if Status.dead in statuses else CLOSED
+    store, selection = choose(dlq_url, names, given, "purge", yes=yes, among=among)
+    count = operations.purge_records(store, statuses, selection.ids)
     if as_json:
         show_json({"purged": count})
     elif selection.ids:
         say(f"{count} purged")
 
 
-COMMANDS = (test, restore, note, export, import_, purge)
+COMMANDS = (test, discard, restore, note, export, import_, purge)

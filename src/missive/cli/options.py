@@ -1,4 +1,4 @@
-"""Options that several commands share; each flag is also a MISSIVE_… variable in the environment."""
+"""Options that several commands share. Most can also be set by a MISSIVE_… environment variable."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-MOST = 1_000_000_000
-"""What every database takes for a number."""
+LARGEST = 1_000_000_000
+"""Largest number that an option takes; every database can store it."""
 
 
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
-    """Declare an option that can also be given as MISSIVE_NAME in the environment."""
+    """Declare an option that can also be set by the environment variable MISSIVE_NAME."""
     flag = next(name for name in names if name.startswith("--"))
     settings.setdefault("envvar", "MISSIVE_" + flag.partition("/")[0].strip("-").replace("-", "_").upper())
     settings.setdefault("show_envvar", True)
     return click.option(*names, **settings)
 
 
-factory = option("--factory", is_flag=True, help="TARGET is a function that makes a processor or an adapter.")
-as_json = option("--json", "as_json", is_flag=True, help="Print JSON: a list as one array, a summary as one object.")
+factory = option("--factory", is_flag=True, help="TARGET is a function that returns a processor or an adapter.")
+as_json = option("--json", "as_json", is_flag=True, help="Print JSON: an array for a list, an object for a summary.")
 dlq = option("--dlq", "dlq_url", metavar="URL", help="The dead letter store, such as sqlite:///dlq.db.")
-limit = option("--limit", type=click.IntRange(0, MOST), default=100, show_default=True, help="Show at most so many.")
-offset = option("--offset", type=click.IntRange(0, MOST), default=0, help="Leave out so many at the beginning.")
+limit = option(
+    "--limit", type=click.IntRange(0, LARGEST), default=100, show_default=True, help="Show at most this number."
+)
+offset = option("--offset", type=click.IntRange(0, LARGEST), default=0, help="Skip this number at the beginning.")
+concurrency = option("--concurrency", type=click.IntRange(min=1), help="Number of messages handled at the same time.")
+sources = option("--from", "sources", metavar="URL", multiple=True, help="A source of messages; may be repeated.")
+with_target = click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
+wait = click.option("--wait", is_flag=True, help="Without --with: wait until the workers have finished.")
+yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

@@ -1,4 +1,4 @@
-"""How the command line shows things: tables on a terminal, plain columns in a pipe, JSON when asked."""
+"""Output: tables cut to the terminal, plain columns in a pipe, and JSON on request."""
 
 from __future__ import annotations
 
@@ -15,35 +15,40 @@ from missive.errors import MissiveError
 
 
 def show_json(value: object) -> None:
-    """Print one JSON document. Raises `MissiveError` where it cannot be written."""
+    """Print one JSON document. Raise `MissiveError` when it cannot be written."""
     _print(json.dumps(value, indent=2, default=str))
 
 
 def say(text: str, *, bold: bool = False) -> None:
-    """Print text; what would control a terminal, or cannot be shown there, is escaped.
+    """Print text on standard output. Escape control characters and characters that the terminal cannot show.
 
-    Raises `MissiveError` where it cannot be written.
+    Raise `MissiveError` when the text cannot be written.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    _print(_harmless(text, "\n\t").encode(encoding, "backslashreplace").decode(encoding), bold=bold)
+    _print(_escaped(text, "\n\t").encode(encoding, "backslashreplace").decode(encoding), bold=bold)
+
+
+def hint(text: str) -> None:
+    """Print a line for the operator on standard error."""
+    click.echo(f"missive: {text}", err=True)
 
 
 def _print(text: str, *, bold: bool = False) -> None:
     try:
         click.secho(text, bold=bold or None)
     except BrokenPipeError:
-        raise  # whoever read it has seen enough
+        raise  # `main` ends the command quietly
     except OSError as error:
         raise MissiveError(f"the output cannot be written: {error.strerror}") from None
 
 
-def _harmless(text: str, kept: str = "") -> str:
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+def _escaped(text: str, allowed: str = "") -> str:
+    return "".join(c if c.isprintable() or c in allowed else c.encode("unicode_escape").decode() for c in text)
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table, cut to the terminal's width; in a pipe, whole and separated by two spaces."""
-    cells = [["" if cell is None else _harmless(str(cell)) for cell in row] for row in rows]
+    """Print a table, cut to the width of the terminal. In a pipe, print whole columns, separated by two spaces."""
+    cells = [["" if cell is None else _escaped(str(cell)) for cell in row] for row in rows]
     widths = [max(len(column), *(len(row[place]) for row in cells), 0) for place, column in enumerate(columns)]
     terminal = sys.stdout is not None and sys.stdout.isatty()
     limit = shutil.get_terminal_size().columns if terminal else None
@@ -57,7 +62,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def ago(at: float | None) -> str:
-    """Return how long ago something was, in the largest unit that fits."""
+    """Return the time since `at`, in the largest unit that fits, or an empty text for None."""
     if at is None:
         return ""
     seconds = max(time.time() - at, 0)
@@ -68,10 +73,10 @@ def ago(at: float | None) -> str:
 
 
 def when(at: float | None) -> str:
-    """Return a point in time, in UTC."""
+    """Return a point in time as text, in UTC, or an empty text for None."""
     return "" if at is None else time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))
 
 
 def pairs(values: dict[str, Any]) -> str:
-    """Return public values on one line."""
+    """Return names and values on one line."""
     return ", ".join(f"{name}={value}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""How the commands of `missive dlq` find their store, and what they are for."""
+"""Queries, filters and names on the command line of `missive dlq`, and the question before an operation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from missive.cli.output import hint
 from missive.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,38 +24,35 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 STATUSES = ("dead", "parked", "queued", "resolved", "discarded", "any")
-CHOOSABLE = ("dead", "queued")
-"""What can be replayed or given up."""
-_NAMED = 3
-"""So many services are named in a question."""
+REPLAYABLE = ("dead", "queued")
+"""Statuses of records that can be replayed or discarded."""
 CLOSED = ("resolved", "discarded", "any")
-"""What can be restored: any of the two."""
+"""Statuses of records that can be restored; `any` is either of the two."""
 PURGEABLE = ("resolved", "discarded", "dead", "any")
-"""What can be deleted; any is not the dead ones."""
-_SAID_TWICE = ("group", "service", "reason", "handler")
-"""What there is a flag for, and a term."""
+"""Statuses of records that can be deleted; `any` does not include `dead`."""
+_SHOWN_SERVICES = 3
+"""Number of services that a question lists by name."""
+_TERM_FLAGS = ("group", "service", "reason", "handler")
+"""Names that are both a flag and a term of a query."""
 
 
-def open_named(url: str | None) -> Store:
-    """Open the store that the command line, the environment or the working directory names."""
-    from missive.cli.main import DEFAULT_DLQ  # noqa: PLC0415 - the two name each other
-    from missive.dlq import open_store  # noqa: PLC0415 - `missive --help` stays quick
+def open_store(url: str | None) -> Store:
+    """Open the store of --dlq, of the environment or of the working directory. Raise `UsageError` without any."""
+    from missive.operations.stores import open_named_store  # noqa: PLC0415 - `missive --help` stays quick
 
-    if url is None and not Path("missive-dlq.db").exists():
-        raise UsageError("say which dead letter store: --dlq sqlite:///path/to/dlq.db, or MISSIVE_DLQ")
-    return open_store(url or DEFAULT_DLQ, create=False)
+    return open_named_store(url)
 
 
 def filters(statuses: Sequence[str], default: str = "dead") -> Callable[[F], F]:
-    """Add the options that say which records."""
+    """Add the options that narrow a query."""
 
     def add(command: F) -> F:
         for decorate in (
             click.option("--group", help="Only this group, by its fingerprint."),
-            click.option("--service", help="Only those of this service."),
-            click.option("--reason", help="Only those with this reason, such as unmatched or failed."),
-            click.option("--handler", help="Only those of this handler."),
-            click.option("--status", type=click.Choice(statuses), show_default=default),
+            click.option("--service", help="Only this service."),
+            click.option("--reason", help="Only this reason, such as unmatched or failed."),
+            click.option("--handler", help="Only this handler."),
+            click.option("--status", type=click.Choice(statuses), show_default=default, help="Only this status."),
         ):
             command = decorate(command)
         return command
@@ -63,13 +60,21 @@ def filters(statuses: Sequence[str], default: str = "dead") -> Callable[[F], F]:
     return add
 
 
-def query_of(
-    words: Sequence[str], wanted: dict[str, Any], default: str | None = "dead", anything: Sequence[Status] = ()
-) -> Query:
-    """Return the query that words and the options of `filters` make.
+def is_term(word: str) -> bool:
+    """Return whether a word is a term of a query, such as `reason:failed`, rather than the name of a record."""
+    from missive.dlq.query import is_term as is_query_term  # noqa: PLC0415 - `missive --help` stays quick
 
-    Where nothing says a status it is the `default`; `anything` is what the status `any` means here. Raises `UsageError`
-    for a word that says nothing, and for what is said twice.
+    return is_query_term(word)
+
+
+def query_of(
+    words: Sequence[str], given: dict[str, Any], default: str | None = "dead", any_status: Sequence[Status] = ()
+) -> Query:
+    """Return the query that the words and the options of `filters` form.
+
+    `default` is the status when neither names one; `any_status` lists the statuses that `any` stands for.
+
+    Raise `UsageError` for a word that is no term, and for a condition that is both a term and an option.
     """
     from missive.dlq import Status  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq.query import parse  # noqa: PLC0415 - as above
@@ -78,35 +83,31 @@ def query_of(
     for word in words:
         _check_spaces(word)
     query = parse(" ".join(words), time.time())
-    reason, status = wanted["reason"], wanted["status"]
+    reason, status = given["reason"], given["status"]
     if reason is not None and reason not in set(Reason):
-        raise UsageError(f"there is no reason {reason!r}: it is one of {', '.join(Reason)}")
-    for name, said in (("status", query.statuses), *((name, getattr(query, name)) for name in _SAID_TWICE)):
-        if wanted[name] is not None and said not in (None, ()):
-            raise UsageError(f"--{name} and {name}: say the same thing: leave one out")
-    query = replace(query, **{name: wanted[name] for name in _SAID_TWICE if wanted[name] is not None})
+        raise UsageError(f"there is no reason {reason!r}: use one of {', '.join(Reason)}")
+    for name, term in (("status", query.statuses), *((name, getattr(query, name)) for name in _TERM_FLAGS)):
+        if given[name] is not None and term not in (None, ()):
+            raise UsageError(f"--{name} and {name}: are the same condition: leave one out")
+    query = replace(query, **{name: given[name] for name in _TERM_FLAGS if given[name] is not None})
     if not query.statuses and (status := status or default):
-        query = replace(query, statuses=tuple(anything) if status == "any" else (Status(status),))
+        query = replace(query, statuses=tuple(any_status) if status == "any" else (Status(status),))
     return query
 
 
 def _check_spaces(word: str) -> None:
-    """Refuse a term of which the shell took the quotes: its second half would be looked for as a word."""
-    from missive.dlq.query import is_term  # noqa: PLC0415 - `missive --help` stays quick
-
+    """Raise `UsageError` for a term that lost its quotes to the shell: a part of its value would become a word."""
     first, *others = word.split() or [""]
     if '"' not in word and is_term(first) and not all(map(is_term, others)):
         name, sign, value = re.split("([:<>])", word, maxsplit=1)
-        raise UsageError(f"{word}: a value with a space in it is quoted twice: '{name}{sign}\"{value}\"'")
+        raise UsageError(f"{word}: quote a value with a space twice: '{name}{sign}\"{value}\"'")
 
 
 class QueryCommand(click.Command):
-    """A command that takes a query: `-field:value`, which must not hold, is no option."""
+    """A command that takes a query, in which `-field:value` is a negated term and not an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Take terms for what they are."""
-        from missive.dlq.query import is_term  # noqa: PLC0415 - `missive --help` stays quick
-
+        """Move negated terms behind `--`, so that click does not take them for options."""
         if any(arg.startswith("-") for arg in args) and "--" not in args:
             terms = [arg for arg in args if arg.startswith("-") and is_term(arg)]
             if terms:
@@ -115,14 +116,14 @@ class QueryCommand(click.Command):
 
 
 query_words = click.argument("words", metavar="[QUERY]…", nargs=-1)
-names = click.argument("names", metavar="[ID|GROUP|QUERY]…", nargs=-1)
+names_and_words = click.argument("names", metavar="[ID|GROUP|QUERY]…", nargs=-1)
 
 
-def user() -> str:
-    """Return who does it: user@host."""
+def current_user() -> str:
+    """Return the user who runs this command, as user@host."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # a container's user may have no name
         name = f"uid {os.getuid()}"
     return f"{name}@{platform.node()}"
 
@@ -130,50 +131,49 @@ def user() -> str:
 def choose(
     dlq_url: str | None,
     names: tuple[str, ...],
-    wanted: dict[str, Any],
+    given: dict[str, Any],
     what: str,
     *,
     yes: bool,
-    among: Sequence[str] = CHOOSABLE,
+    among: Sequence[str] = REPLAYABLE,
 ) -> tuple[Store, Selection]:
-    """Choose records by names and filters, and ask before anything is done with them.
+    """Select records by names, terms and options, and ask for confirmation before the operation `what`.
 
-    `among` are the statuses that they may have. Raises `UsageError` where nothing is said to choose by, or there is
-    no terminal to ask on; `click.Abort` for a no.
+    `among` lists the statuses that the operation takes.
+
+    Raise `UsageError` when no condition is given, or when there is no terminal for the question. Raise `click.Abort`
+    when the answer is no.
     """
-    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq import Status  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.dlq.query import is_term  # noqa: PLC0415 - as above
+    from missive.operations import CLOSED as CLOSED_STATUSES  # noqa: PLC0415 - as above
+    from missive.operations import select_records  # noqa: PLC0415 - as above
 
     words = [name for name in names if is_term(name)]
     names = tuple(name for name in names if name not in words)
-    unsaid = "any" if "any" in among else "dead"
-    if (
-        not names
-        and not words
-        and not any(value for name, value in wanted.items() if name != "status" or value != unsaid)
-    ):
-        raise UsageError(f"say which to {what}: ids, groups, or a query such as reason:failed")
+    default = "any" if "any" in among else "dead"
+    narrowed = any(value for name, value in given.items() if name != "status" or value != default)
+    if not names and not words and not narrowed:
+        raise UsageError(f"name the dead letters to {what}: ids, groups, or a query such as reason:failed")
     statuses = [Status(one) for one in among if one != "any"]
-    anything = () if among is STATUSES else (Status.resolved, Status.discarded)
-    query = query_of(words, wanted, None if names else unsaid, anything)
+    any_status = () if among is STATUSES else CLOSED_STATUSES
+    query = query_of(words, given, None if names else default, any_status)
     if among is not STATUSES and (wrong := set(query.statuses) - set(statuses)):
-        raise UsageError(f"status:{min(wrong)}: what can be chosen to {what} is {' or '.join(statuses)}")
-    store = open_named(dlq_url)
-    selection = operations.select(store, names, query, statuses)
-    count = len(selection.ids)
-    if not count:
-        click.echo(f"there is nothing among them to {what}", err=True)
+        raise UsageError(f"status:{min(wrong)}: {what} takes only records that are {' or '.join(statuses)}")
+    store = open_store(dlq_url)
+    selection = select_records(store, names, query, statuses)
+    if not selection.ids:
+        hint(f"no dead letter matches: there is nothing to {what}")
     elif not yes:
-        first, more = selection.services[:_NAMED], len(selection.services) - _NAMED
-        letters = f"{count} dead letter{'' if count == 1 else 's'} of {', '.join(first)}"
-        letters += f" and {more} more" if more > 0 else ""
-        ask(f"{what} {letters}?", f"{letters} would be chosen to {what}")
+        _confirm(what, selection)
     return store, selection
 
 
-def ask(question: str, otherwise: str) -> None:
-    """Ask on the terminal. Raises `click.Abort` for a no, `UsageError` where there is none, saying `otherwise`."""
+def _confirm(what: str, selection: Selection) -> None:
+    """Ask before an operation. Raise `click.Abort` for a no, and `UsageError` when there is no terminal."""
+    count = len(selection.ids)
+    shown, more = selection.services[:_SHOWN_SERVICES], len(selection.services) - _SHOWN_SERVICES
+    letters = f"{count} dead letter{'' if count == 1 else 's'} of {', '.join(shown)}"
+    letters += f" and {more} more" if more > 0 else ""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(f"{otherwise}: say --yes, there is no terminal to ask on")
-    click.confirm(question, abort=True, err=True)
+        raise UsageError(f"to {what} {letters}, add --yes: there is no terminal to ask on")
+    click.confirm(f"{what} {letters}?", abort=True, err=True)

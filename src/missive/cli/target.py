@@ -1,4 +1,4 @@
-"""Targets: `module:name` or `path/to/file.py:name`, a processor or an adapter."""
+"""Targets: `module:name` or `path/to/file.py:name`, which name a processor or an adapter."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import importlib
 import importlib.util
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from missive.adapters.base import Adapter
+from missive.adapters.registry import from_url
 from missive.app.processor import Processor
 from missive.errors import MissiveError, UsageError
 
 
 def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapter:
-    """Import what a TARGET names; with `factory`, call it. Raises `UsageError`, never what the import raised."""
+    """Import the object that a TARGET names; with `factory`, call it and return its result.
+
+    Raise `UsageError` for a wrong target, and in place of any exception of the application.
+    """
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise UsageError(f"{target!r} is not a target: write module:name, or path/to/file.py:name")
@@ -29,18 +34,40 @@ def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapt
             raise UsageError(f"{place} has no {name}{_candidates(found)}") from None
     if factory:
         if not callable(found):
-            raise UsageError(f"{target} is a {type(found).__name__}, and --factory wants a function that makes one")
+            raise UsageError(f"{target} is of type {type(found).__name__}: --factory takes a function that returns one")
         found = _guarded(f"calling {target}", found)
     if isinstance(found, (Processor, Adapter)):
         return found
-    hint = " (a function that makes one goes with --factory)" if callable(found) and not factory else ""
-    raise UsageError(f"{target} is a {type(found).__name__}, and neither a processor nor an adapter{hint}")
+    remedy = ": if it returns one, add --factory" if callable(found) and not factory else ""
+    raise UsageError(f"{target} is of type {type(found).__name__}, neither a processor nor an adapter{remedy}")
 
 
 def load_processor(target: str, *, factory: bool = False) -> Processor[Any]:
-    """Import a TARGET and return its processor, which may be that of an adapter. Raises `UsageError`."""
+    """Import a TARGET and return its processor, or the processor of its adapter. Raise `UsageError`."""
     found = load_target(target, factory=factory)
     return found.processor if isinstance(found, Adapter) else found
+
+
+def load_adapters(target: str, urls: Sequence[str], drain: float | None, *, factory: bool) -> list[Adapter]:
+    """Import a TARGET and return one adapter for each URL, or the adapter that it names. Raise `UsageError`.
+
+    `drain` replaces the drain time of the adapters, in seconds.
+    """
+    found = load_target(target, factory=factory)
+    if isinstance(found, Adapter):
+        if urls:
+            raise UsageError(f"{target} is an adapter, which has its own source: leave --from out")
+        adapters = [found]
+    else:
+        if not urls:
+            raise UsageError(f"{target} is a processor: name its source of messages, such as --from file:events.jsonl")
+        adapters = [from_url(url, found) for url in urls]
+    if drain is not None:
+        if not drain >= 0:
+            raise UsageError("--drain takes a number of seconds, zero or more")
+        for adapter in adapters:
+            adapter.drain = drain
+    return adapters
 
 
 def _import(place: str) -> ModuleType:
@@ -50,14 +77,14 @@ def _import(place: str) -> ModuleType:
         sys.path.insert(0, str(Path.cwd()))
     parts = place.split(".")
     try:
-        # Asked of each package on the way, whose own import may fail: that is not a missing module.
+        # Find each parent package too: importing a parent may fail, which is not a missing module.
         parents = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-        there = all(_guarded(f"importing {place}", partial(importlib.util.find_spec, name)) for name in parents)
+        exists = all(_guarded(f"importing {place}", partial(importlib.util.find_spec, name)) for name in parents)
     except ValueError:
-        there = False
-    if not there:
-        hint = f"; for a file, write {place.replace('.', '/')}.py" if "/" not in place else "; a file ends in .py"
-        raise UsageError(f"there is no module {place} (looked in {Path.cwd()} and on Python's path){hint}")
+        exists = False
+    if not exists:
+        remedy = f"; for a file, write {place.replace('.', '/')}.py" if "/" not in place else "; a file ends in .py"
+        raise UsageError(f"there is no module {place} in {Path.cwd()} or on Python's path{remedy}")
     module: ModuleType = _guarded(f"importing {place}", lambda: importlib.import_module(place))
     return module
 
@@ -66,12 +93,12 @@ def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     if path.stem in sys.stdlib_module_names or path.stem == "missive":
-        raise UsageError(f"{path} has the name of the module {path.stem}, which others import: rename it")
+        raise UsageError(f"{path} has the name of the module {path.stem}, and would replace it: rename the file")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} cannot be imported")
     module = importlib.util.module_from_spec(spec)
-    # As if it were run: what lies beside it can be imported.
+    # As for a script, modules in the same directory can be imported.
     sys.path.insert(0, str(path.parent.absolute()))
     sys.modules[path.stem] = module
     loader = spec.loader
@@ -79,8 +106,8 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
-def _guarded(doing: str, call: Any) -> Any:
-    """Run the user's code; what it raises becomes one line that says where."""
+def _guarded(doing: str, call: Callable[[], Any]) -> Any:
+    """Run the application's code. Raise `UsageError` with the place of any exception, in one line."""
     try:
         return call()
     except UsageError:
@@ -92,6 +119,7 @@ def _guarded(doing: str, call: Any) -> Any:
 
 
 def _where(error: BaseException) -> str:
+    """Return the innermost line of the application in a traceback, in parentheses."""
     if isinstance(error, SyntaxError):
         return ""
     package = str(Path(__file__).parents[1])

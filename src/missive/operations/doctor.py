@@ -1,137 +1,152 @@
-"""The doctor: is a deployment sound, before messages are lost over it. It consumes nothing, and changes nothing."""
+"""The doctor: checks of a deployment before it runs. They consume no message and change nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from missive.adapters.base import Adapter, Finding
 from missive.app.processor import Processor
 from missive.dlq import open_dlq
 from missive.dlq.contract import DLQ, Sink
-from missive.errors import Fatal, MissiveError, StoreError, Transient, UsageError
+from missive.errors import Fatal, MissiveError, StoreError, Transient
 from missive.transport import Credit, Session, Watermark
 
-_CONNECT = 30.0
-_CLOSE = 10.0
+_CONNECT_SECONDS = 30.0
+_CLOSE_SECONDS = 10.0
 
 
-class Visitor:
-    """The host of a session that is opened to be looked at."""
+class Diagnosis(NamedTuple):
+    """The findings about one part of a deployment."""
+
+    where: str
+    """The name of the application, or the URL of a source."""
+    findings: list[Finding]
+
+
+def diagnose(adapters: Sequence[Adapter], dlq: DLQ) -> list[Diagnosis]:
+    """Check an application, its dead letter store and each of its sources. Open one session for each source."""
+    processor = adapters[0].processor
+    application = Diagnosis(processor.name, diagnose_processor(processor) + diagnose_store(dlq, adapters))
+    return [application, *(Diagnosis(adapter.url, asyncio.run(diagnose_source(adapter))) for adapter in adapters)]
+
+
+def diagnose_processor(processor: Processor[Any]) -> list[Finding]:
+    """Check that an application has handlers."""
+    count = len(processor.routes())
+    if not count:
+        return [Finding("warning", "handlers", "there are no handlers: every message would become a dead letter")]
+    return [Finding("ok", "handlers", f"{processor.name} has {count}")]
+
+
+def diagnose_store(dlq: DLQ, adapters: Sequence[Adapter]) -> list[Finding]:
+    """Check that there is a dead letter store, and that it can be written."""
+    if dlq is None:
+        if all(adapter.default_store for adapter in adapters):
+            return [Finding("ok", "dead letters", "they go to missive-dlq.db in the working directory")]
+        return [
+            Finding(
+                "error",
+                "dead letters",
+                "there is no store, so missive run will refuse to start: name one with --dlq, MISSIVE_DLQ or"
+                " Processor(dlq=…)",
+            )
+        ]
+    try:
+        sink = open_dlq(dlq)
+    except MissiveError as error:
+        return [Finding("error", "dead letters", str(error))]
+    return _diagnose_sink(sink) if sink is not None else []
+
+
+def _diagnose_sink(sink: Sink) -> list[Finding]:
+    try:
+        if not sink.durable:
+            return [Finding("warning", "dead letters", "they are held in memory only, and lost with the process")]
+        sink.put([])
+        writable = Finding("ok", "dead letters", f"{getattr(sink, 'url', type(sink).__name__)} can be written")
+        return [writable, *(Finding("warning", "dead letters", risk) for risk in sink.diagnose())]
+    except StoreError as error:
+        return [Finding("error", "dead letters", str(error))]
+    finally:
+        sink.close()
+
+
+async def diagnose_source(adapter: Adapter) -> list[Finding]:
+    """Check one source: its connection, its fit with the handlers, and the checks of its own adapter."""
+    opening = asyncio.ensure_future(adapter.connect(DiagnosticHost(adapter.processor.name)))
+    try:
+        session = await asyncio.wait_for(opening, _CONNECT_SECONDS)
+    except TimeoutError:
+        return [Finding("error", "connection", f"{adapter.url} does not answer within {_CONNECT_SECONDS:g} seconds")]
+    except (Transient, Fatal, StoreError) as error:
+        return [Finding("error", "connection", str(error))]
+    try:
+        findings = [Finding("ok", "connection", f"{adapter.url} can be reached")]
+        findings += _diagnose_needs(adapter, session)
+        try:
+            findings += await adapter.diagnose(session)
+        except (Transient, Fatal, StoreError) as error:
+            findings.append(Finding("error", "source", str(error)))
+        return findings
+    finally:
+        await asyncio.wait([asyncio.ensure_future(session.close())], timeout=_CLOSE_SECONDS)
+
+
+def _diagnose_needs(adapter: Adapter, session: Session) -> list[Finding]:
+    """Compare the capabilities of a session with the needs of the handlers."""
+    capabilities, findings = session.capabilities, []
+    lease = capabilities.lease
+    routes = [route for route in adapter.processor.freeze() if route.discards is None]
+    if lease is not None and not capabilities.renewable:
+        late = [route for route in routes if route.terms.timeout > lease]
+        for route in late:
+            says = (
+                f"the lease is {lease:g} s and cannot be renewed, but {route.name} may take {route.terms.timeout:g} s: lower"
+                " its timeout="
+            )
+            findings.append(Finding("error", "timeouts", says))
+        if not late:
+            findings.append(Finding("ok", "timeouts", f"all are within the lease of {lease:g} s"))
+    ordered = [route.name for route in routes if route.terms.ordered_by is not None]
+    if ordered and adapter.shareable and not adapter.exclusive_lanes:
+        says = f"{ordered[0]} has ordered_by=, which holds only within one process here: run one, without --workers"
+        findings.append(Finding("warning", "order", says))
+    if not capabilities.durable:
+        findings.append(Finding("warning", "durability", "messages do not survive a restart of the transport"))
+    return findings
+
+
+class DiagnosticHost:
+    """The host of a session that is opened for diagnosis: it holds no lanes and stores no checkpoints."""
 
     def __init__(self, service: str) -> None:
         self.service = service
         self.credit = Credit(1, 1)
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for some seconds."""
         await asyncio.sleep(seconds)
 
     def time(self) -> float:
-        """Return the wall clock."""
+        """Return the wall clock time, in seconds since 1970."""
         return time.time()
 
-    async def load_checkpoint(self, source: str) -> str | None:  # noqa: ARG002 - nothing is looked up
-        """Return nothing."""
+    async def load_checkpoint(self, source: str) -> str | None:  # noqa: ARG002 - the host has no store
+        """Return None: the host has no checkpoints."""
         return None
 
-    async def save_checkpoint(self, source: str, value: str) -> bool:  # noqa: ARG002 - nothing is kept
-        """Keep nothing."""
+    async def save_checkpoint(self, source: str, value: str) -> bool:  # noqa: ARG002 - the host has no store
+        """Return False: the host stores no checkpoint."""
         return False
 
     def report(self, line: str) -> None:
-        """Say nothing: what is found is told in findings."""
+        """Drop the log line: the findings report everything."""
 
     async def lanes_gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
-        """Take up nothing."""
+        """Ignore gained lanes."""
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
-        """Let go of nothing."""
-
-
-async def examine(adapter: Adapter) -> list[Finding]:
-    """Look at one source: can it be reached, does it suit the handlers, and what its own adapter knows."""
-    opening = asyncio.ensure_future(adapter.connect(Visitor(adapter.processor.name)))
-    try:
-        session = await asyncio.wait_for(opening, _CONNECT)
-    except TimeoutError:
-        return [Finding("error", "connection", f"{adapter.url} does not answer within {_CONNECT:g} seconds")]
-    except (Transient, Fatal, StoreError) as trouble:
-        return [Finding("error", "connection", str(trouble))]
-    try:
-        findings = [Finding("ok", "connection", f"{adapter.url} can be reached")]
-        findings += _suits(adapter, session)
-        try:
-            findings += await adapter.diagnose(session)
-        except (Transient, Fatal, StoreError) as trouble:
-            findings.append(Finding("error", "source", str(trouble)))
-        return findings
-    finally:
-        await asyncio.wait([asyncio.ensure_future(session.close())], timeout=_CLOSE)
-
-
-def _suits(adapter: Adapter, session: Session) -> list[Finding]:
-    """Hold what a session can do against what the handlers ask."""
-    can, findings = session.capabilities, []
-    routes = [route for route in adapter.processor.freeze() if route.discards is None]
-    if can.lease is not None and not can.renewable:
-        late = [route for route in routes if route.terms.timeout > can.lease]
-        for route in late:
-            says = (
-                f"{route.name} may take {route.terms.timeout:g} seconds, and a message is given to somebody else after"
-                f" {can.lease:g}: give it a timeout= below that"
-            )
-            findings.append(Finding("error", "timeouts", says))
-        if not late:
-            findings.append(Finding("ok", "timeouts", f"all are within the {can.lease:g} seconds there are"))
-    ordered = [route.name for route in routes if route.terms.ordered_by is not None]
-    if ordered and adapter.shareable and not adapter.exclusive_lanes:
-        says = (
-            f"{ordered[0]} asks for order by key, which here holds within one process only: run one, without --workers"
-        )
-        findings.append(Finding("warning", "order", says))
-    if not can.durable:
-        findings.append(Finding("warning", "durability", "messages do not survive a restart of the transport"))
-    return findings
-
-
-def examine_processor(processor: Processor[Any]) -> list[Finding]:
-    """Look at the application."""
-    count = len(processor.routes())
-    if not count:
-        return [Finding("warning", "handlers", "there are none: every message would be a dead letter")]
-    return [Finding("ok", "handlers", f"{count} of {processor.name}")]
-
-
-def examine_store(place: DLQ, adapters: Sequence[Adapter]) -> list[Finding]:
-    """Look at the dead letter store: is there one, and can it be written."""
-    if place is None:
-        if all(adapter.default_store for adapter in adapters):
-            return [Finding("ok", "dead letters", "go to missive-dlq.db in the working directory")]
-        says = (
-            "there is no store: name one with --dlq, MISSIVE_DLQ or Processor(dlq=…), or missive run refuses to start"
-        )
-        return [Finding("error", "dead letters", says)]
-    try:
-        sink = open_dlq(place)
-    except UsageError as wrong:
-        return [Finding("error", "dead letters", str(wrong))]
-    except MissiveError as trouble:
-        return [Finding("error", "dead letters", str(trouble))]
-    return _examine_sink(sink) if sink is not None else []
-
-
-def _examine_sink(sink: Sink) -> list[Finding]:
-    try:
-        if not sink.durable:
-            says = "are kept in this process only: they are lost with it"
-            return [Finding("warning", "dead letters", says)]
-        sink.put([])
-        works = Finding("ok", "dead letters", f"{getattr(sink, 'url', type(sink).__name__)} can be written")
-        return [works, *(Finding("warning", "dead letters", trouble) for trouble in sink.diagnose())]
-    except StoreError as trouble:
-        return [Finding("error", "dead letters", str(trouble))]
-    finally:
-        sink.close()
+        """Ignore lost lanes."""

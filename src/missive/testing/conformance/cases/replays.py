@@ -66,11 +66,11 @@ async def browsed(driver: Driver) -> CaseOutcome:
             seen += [operations.summary(record) for record in store.query(Query(error="ValueError"), limit=1, offset=1)]
             for group in store.groups(Query()):
                 seen += map(operations.summary, store.query(Query(group=group.fingerprint)))
-            selection = operations.select(store, [str(seen[0]["id"])], Query())
-            tried = list(operations.dry_run(store, selection.ids, _failing(driver)))
+            selection = operations.select_records(store, [str(seen[0]["id"])], Query())
+            tried = list(operations.preview_routes(store, selection.ids, _failing(driver)))
             lines = [
-                *operations.export(store, Query(), content=True),
-                *operations.export(store, Query(), content=False),
+                *operations.export_records(store, Query(), content=True),
+                *operations.export_records(store, Query(), content=False),
             ]
             told = [store.count(Query()), store.stats(), store.services(Query()), store.replays(), store.lanes("x")]
             return len(seen) + len(tried) + len(lines) + len(told)
@@ -150,6 +150,6 @@ async def no_loop(driver: Driver) -> CaseOutcome:
 
 def _replay_all(driver: Driver) -> Replay:
     with contextlib.closing(SQLStore(driver.dlq)) as store:
-        selection = operations.select(store, [], Query(statuses=operations.FREE))
-        replay = operations.start(store, selection, Replay("", "conformance", "all", by_command=True))
-        return operations.run(store, replay, _failing(driver))
+        selection = operations.select_records(store, [], Query(statuses=operations.REPLAYABLE))
+        replay = operations.start_replay(store, selection, Replay("", "conformance", "all", by_command=True))
+        return operations.run_replay(store, replay, _failing(driver))

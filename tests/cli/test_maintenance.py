@@ -35,13 +35,17 @@ def test_a_life_of_records(filed: Run, tmp_path: Path):
     masked = [json.loads(line) for line in filed("dlq", "export")[1].splitlines()]
     assert len(masked) == 3
     code, out, err = filed("dlq", "export", "--with-content", "--output", "out.jsonl")
-    assert (code, out, "3 dead letters are in out.jsonl, with all that is confidential" in err) == (0, "", True)
+    assert (code, out, "3 dead letters are in out.jsonl, with all of their confidential content" in err) == (
+        0,
+        "",
+        True,
+    )
     assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o600
 
     code, _, err = filed("dlq", "purge", one["id"], "--yes")
-    assert (code, "there is nothing among them to purge" in err) == (0, True)
+    assert (code, "no dead letter matches: there is nothing to purge" in err) == (0, True)
     assert filed("dlq", "purge", one["id"], "--status", "dead", "--yes")[1] == "1 purged\n"
-    assert filed("dlq", "import", "out.jsonl")[1] == "1 imported, 2 there already\n"
+    assert filed("dlq", "import", "out.jsonl")[1] == "1 imported, 2 already in the store\n"
     assert listed(filed, "--reason", "unmatched")[0]["id"] == one["id"]
 
 
@@ -74,7 +78,10 @@ def test_what_is_said_beside_a_name_holds(run: Run, tmp_path: Path):
     rows = listed(run)
     group, (first, second, third) = rows[0]["group"], (row["id"] for row in rows)
     run("dlq", "discard", first, "--yes")
-    assert run("dlq", "discard", second, "handler:app:other", "--yes")[2] == "there is nothing among them to discard\n"
+    assert (
+        run("dlq", "discard", second, "handler:app:other", "--yes")[2]
+        == "missive: no dead letter matches: there is nothing to discard\n"
+    )
     assert run("dlq", "purge", group, "--status", "resolved", "--yes")[1] == ""
     assert run("dlq", "purge", group, "status:resolved", "--yes")[1] == ""
     assert run("dlq", "restore", group, "--status", "resolved", "--yes")[1] == ""
@@ -107,27 +114,27 @@ def test_what_no_database_takes(filed: Run):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["list", "status:dead", "--status", "any"], "--status and status: say the same thing"),
-        (["list", "-label:not today"], "a value with a space in it is quoted twice: '-label:\"not today\"'"),
-        (["discard", "reason:failed today", "--yes"], "is quoted twice: 'reason:\"failed today\"'"),
-        (["discard", "01NOTHING", "id:01OTHER", "--yes"], "01NOTHING is named, and a query says which id or group"),
-        (["restore", "--yes"], "say which to restore"),
+        (["list", "status:dead", "--status", "any"], "--status and status: are the same condition"),
+        (["list", "-label:not today"], "quote a value with a space twice: '-label:\"not today\"'"),
+        (["discard", "reason:failed today", "--yes"], "quote a value with a space twice: 'reason:\"failed today\"'"),
+        (["discard", "01NOTHING", "id:01OTHER", "--yes"], "01NOTHING is an id or a group, and the query names another"),
+        (["restore", "--yes"], "name the dead letters to restore"),
         (["restore", "--reason", "failed", "--status", "dead", "--yes"], "'dead' is not one of"),
-        (["purge", "--yes"], "say which to purge"),
-        (["purge", "--status", "dead"], "say --yes"),
+        (["purge", "--yes"], "name the dead letters to purge"),
+        (["purge", "--status", "dead"], "add --yes"),
         (["purge", "--status", "queued", "--yes"], "'queued' is not one of"),
         (["list", "raeson:failed"], "raeson:failed: there is no field raeson: did you mean reason?"),
-        (["list", "reason:failed", "--reason", "failed"], "--reason and reason: say the same thing"),
-        (["replay", "status:resolved", "--yes"], "status:resolved: what can be chosen to replay is dead or queued"),
-        (["purge", "status:queued", "--yes"], "status:queued: what can be chosen to purge is"),
-        (["note", "--text", "x"], "say which to note"),
+        (["list", "reason:failed", "--reason", "failed"], "--reason and reason: are the same condition"),
+        (["replay", "status:resolved", "--yes"], "status:resolved: replay takes only records that are dead or queued"),
+        (["purge", "status:queued", "--yes"], "status:queued: purge takes only records that are"),
+        (["note", "--text", "x"], "name the dead letters to note"),
         (["note", "01NOTHING", "--text", "x"], "01NOTHING is neither the id"),
-        (["note", "01NOTHING", "--text", " "], "a note is some text"),
+        (["note", "01NOTHING", "--text", " "], "--text takes a text"),
         (["test", "--reason", "failed"], "Missing option '--with'"),
-        (["export", "--with-content"], "say --output FILE"),
-        (["export", "--output", "app.py"], "app.py cannot be made: File exists"),
+        (["export", "--with-content"], "add --output FILE"),
+        (["export", "--output", "app.py"], "app.py cannot be created: File exists"),
         (["import", "none.jsonl"], "none.jsonl cannot be read: No such file"),
-        (["import", "in.jsonl"], "in.jsonl, line 1: it is no dead letter"),
+        (["import", "in.jsonl"], "in.jsonl, line 1: this is no exported dead letter"),
     ],
 )
 def test_a_mistake_is_one_line(filed: Run, arguments: list[str], complaint: str):

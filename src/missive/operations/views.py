@@ -1,4 +1,4 @@
-"""What lists and pages show of a record: nothing of the message but what is public."""
+"""Views of a record for lists and pages: metadata, and only the public values of its message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from missive.dlq.record import Record
 
 
 def summary(record: Record) -> dict[str, Any]:
-    """Return what a list shows of a record: nothing of the message but what is public."""
+    """Return the fields of a record that a list shows."""
     return {
         "id": record.id,
         "status": str(record.status),
@@ -30,7 +30,7 @@ def summary(record: Record) -> dict[str, Any]:
 
 
 def details(record: Record, notes: Sequence[Note] = ()) -> dict[str, Any]:
-    """Return what is shown of one record: all but the body, the header values and the exception's text."""
+    """Return everything about a record except the body, private header values and the exception's text."""
     public = {name.lower(): value for name, value in record.public.items()}
     return {
         **summary(record),

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from missive.cli import options
-from missive.cli.argv import given
+from missive.cli.argv import rebuild_argv
 
 
 @click.command()
@@ -18,7 +18,7 @@ from missive.cli.argv import given
 @options.option("--left-out")
 @click.pass_context
 def command(context: click.Context, **_: object) -> list[str]:
-    return given(context, without={"left_out"})
+    return rebuild_argv(context, without={"left_out"})
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def letters(count: int, *, bad: tuple[int, ...] = ()) -> list:
 
 
 def started(store: Store, ids: list[str] | None = None, **terms: object) -> Replay:
-    chosen = tuple(store.ids(Query(statuses=operations.FREE)) if ids is None else ids)
-    return operations.start(
+    chosen = tuple(store.ids(Query(statuses=operations.REPLAYABLE)) if ids is None else ids)
+    return operations.start_replay(
         store, Selection(chosen, tuple(store.services(Query()))), Replay("", "me@host", "reason:failed", **terms)
     )
 
@@ -59,18 +59,18 @@ def test_a_replay_that_is_cancelled_and_resumed(store: SQLStore):
     replay = started(store)
     store.queue_remaining(replay.id)
     store.lease_records("shop", "t", 2, 60)
-    assert operations.cancel(store, replay.id).left == 3
+    assert operations.cancel_replay(store, replay.id).left == 3
     assert by_status(store) == {"dead": ["002", "003", "004"], "queued": ["000", "001"]}
     with pytest.raises(UsageError, match="is cancelled: there is nothing to cancel"):
-        operations.cancel(store, replay.id)
+        operations.cancel_replay(store, replay.id)
     assert store.queue_remaining(replay.id) == 0
     store.put([record(id="000", lease_token="t")])
     store.resolve(["001"], "t", Status.resolved, "x")
     started(store, ["004"])
-    assert operations.resume(store, replay.id, by_command=False).queued == 2
+    assert operations.resume_replay(store, replay.id, by_command=False).queued == 2
     assert by_status(store) == {"dead": ["000", "004"], "queued": ["002", "003"], "resolved": ["001"]}
     with pytest.raises(UsageError, match="there is no replay 01NONE"):
-        operations.resume(store, "01NONE", by_command=False)
+        operations.resume_replay(store, "01NONE", by_command=False)
 
 
 @on_each
@@ -93,7 +93,7 @@ def test_what_a_killed_command_had_queued_is_taken_up_by_workers(store: SQLStore
     replay = started(store, by_command=True)
     store.queue_remaining(replay.id)
     assert len(store.lease_records("shop", "killed", 1, 60, replay.id)) == 1
-    assert operations.resume(store, replay.id, by_command=False).queued == 3
+    assert operations.resume_replay(store, replay.id, by_command=False).queued == 3
     assert [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)] == ["001", "002"]
     assert store.next_due("shop") == clock.now + 60
     clock.now += 60
@@ -107,14 +107,14 @@ def test_what_a_killed_command_had_is_not_stuck(store: SQLStore, clock: Clock):
     replay = started(store, by_command=True)
     store.queue_remaining(replay.id)
     store.lease_records("shop", "killed", 1, 60, replay.id)
-    operations.cancel(store, replay.id)
+    operations.cancel_replay(store, replay.id)
     assert store.lease_records("shop", "w", 9, 60) == []
     clock.now += 60
     assert store.lease_records("shop", "w", 9, 60) == []
     assert by_status(store) == {"dead": ["000", "001"]}
     assert [(group.status, group.count) for group in store.groups(Query())] == [("dead", 2)]
     assert store.next_due("shop") is None
-    assert operations.resume(store, replay.id, by_command=False).queued == 2
+    assert operations.resume_replay(store, replay.id, by_command=False).queued == 2
     assert [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)] == ["000", "001"]
 
 
@@ -132,7 +132,7 @@ def processor(handled: list[str], name: str = "shop") -> missive.Processor:
 
 def ran(store: Store, replay: Replay, **settings: object) -> tuple[Replay, int]:
     handled: list[str] = []
-    done = operations.run(store, replay, processor(handled), **settings)
+    done = operations.run_replay(store, replay, processor(handled), **settings)
     return done, len(handled)
 
 
@@ -151,7 +151,7 @@ def test_canaries_go_first(store: SQLStore):
     store.put(letters(10, bad=(1,)))
     done, handled = ran(store, started(store, by_command=True, canary=2))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("stopped", 1, 1, 8, 2)
-    done, handled = ran(store, operations.resume(store, done.id, by_command=True))
+    done, handled = ran(store, operations.resume_replay(store, done.id, by_command=True))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("done", 9, 1, 0, 8)
 
 
@@ -189,12 +189,12 @@ def test_a_replay_of_a_rate(store: SQLStore):
     done, handled = ran(store, started(store, by_command=True, rate="100/s"))
     assert (done.status, done.resolved, handled) == ("done", 3, 3)
     store.put([record(id="x"), record(id="y", service="other")])
-    with pytest.raises(UsageError, match="--rate is for one service at a time: add service:other"):
+    with pytest.raises(UsageError, match="--rate works for one service at a time: add service:other"):
         started(store, by_command=True, rate="100/s")
     assert [replay.status for replay in store.replays()] == ["done"], "none was begun"
     left = started(store, rate="100/s")
-    with pytest.raises(UsageError, match="--rate is for one service"):
-        operations.resume(store, left.id, by_command=True)
+    with pytest.raises(UsageError, match="--rate works for one service"):
+        operations.resume_replay(store, left.id, by_command=True)
     assert [replay.by_command for replay in store.replays(left.id)] == [False], "it is still the workers'"
 
 
@@ -234,7 +234,7 @@ def test_a_commands_replay_is_left_to_workers(store: SQLStore):
     store.put(letters(3))
     replay = started(store, by_command=True, canary=1)
     store.set_replay(replay.id, "stopped")
-    assert operations.resume(store, replay.id, by_command=False).queued == 1
+    assert operations.resume_replay(store, replay.id, by_command=False).queued == 1
     assert [lease.record.id for lease in store.lease_records("shop", "t", 9, 60)] == ["000"]
 
 
@@ -243,9 +243,9 @@ def test_a_replay_of_more_than_one_step(store: SQLStore):
     store.put([record(id=f"{n:05}") for n in range(5001)])
     replay = started(store)
     assert (replay.total, store.queue_remaining(replay.id, 4500), store.queue_remaining(replay.id)) == (5001, 4500, 501)
-    assert operations.cancel(store, replay.id).left == 5001
+    assert operations.cancel_replay(store, replay.id).left == 5001
     assert store.count(Query(statuses=(Status.queued,))) == 0
-    assert operations.resume(store, replay.id, by_command=False).queued == 5001
+    assert operations.resume_replay(store, replay.id, by_command=False).queued == 5001
     store.set_replay(replay.id, "stopped")
     (replay,) = store.replays()
     assert (replay.queued, replay.left) == (0, 5001)

@@ -1,4 +1,4 @@
-"""Dead letters as they come."""
+"""A watch: new failures, as they reach the store."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from missive.dlq.contract import Query, Store
 from missive.dlq.record import Record
 
 _LATE = 10.0
-"""In seconds: a record may be in the store so long after the time that it says it failed at."""
+"""Longest expected time from a failure to its record in the store, in seconds."""
 
 
-def watch(
+def watch_failures(
     store: Store,
     query: Query,
     seconds: float,
@@ -21,12 +21,15 @@ def watch(
     clock: Callable[[], float] = time.time,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Record]:
-    """Yield what fails from now on, the oldest first, each failure once; looks again every `seconds`. Never ends."""
+    """Yield each record of a query that fails from now on, once for each failure, oldest first.
+
+    Query the store every `seconds`. The iterator never ends.
+    """
     began = clock()
     seen: dict[tuple[str, int], float] = {}
     while True:
         now = clock()
-        began = min(began, now)  # it may be set back
+        began = min(began, now)  # the clock may be set back
         after = max(began, now - _LATE - seconds)
         if query.last_after is not None:
             after = max(after, query.last_after)

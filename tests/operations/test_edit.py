@@ -22,14 +22,14 @@ def test_an_edit_makes_another_record(store: SQLStore):
     """The original stays to the byte, as discarded; each says what became of it, or of what."""
     old = record(identity="i", may_join=True, headers=(("Kind", "a"), ("keep", "1")))
     store.put([old])
-    new = operations.edit(store, old.id, "me", body=b"new", headers={"kind": "b", "more": "2", "keep": None})
+    new = operations.edit_record(store, old.id, "me", body=b"new", headers={"kind": "b", "more": "2", "keep": None})
     kept, there = store.get(old.id), store.get(new.id)
     assert (kept.body, kept.headers, kept.status) == (old.body, old.headers, Status.discarded)
     assert (kept.closed_by, kept.closed_why) == ("me", f"edited as {new.id}")
     assert (there.body, there.status, there.edited_from) == (b"new", Status.dead, old.id)
     assert there.headers == (("kind", "b"), ("more", "2"))
     assert [note.text for note in store.notes(new.id)] == [f"edited from {old.id}"]
-    assert operations.difference(old, new)["headers"] == ["keep", "kind", "more"]
+    assert operations.describe_edit(old, new)["headers"] == ["keep", "kind", "more"]
     store.put([replace(old, id=new_id(), last_at=20.0)])
     assert store.get(old.id).attempts == 2, "the message itself, once more, is the original"
 
@@ -40,10 +40,12 @@ def test_headers_that_are_repeated(store: SQLStore):
         headers=(("a", "1"), ("A", b"\xff"), ("b", "1"), ("b", "2"), ("Correlation-Id", "x")), correlation_id="x"
     )
     store.put([old])
-    new = operations.edit(store, old.id, "me", headers={"B": ["3", "2"], "correlation-id": "y", "traceparent": "t"})
+    new = operations.edit_record(
+        store, old.id, "me", headers={"B": ["3", "2"], "correlation-id": "y", "traceparent": "t"}
+    )
     assert new.headers == (*old.headers[:2], ("B", "3"), ("B", "2"), ("correlation-id", "y"), ("traceparent", "t"))
     assert (new.correlation_id, new.trace) == ("y", "t")
-    assert operations.difference(old, new)["headers"] == ["b", "correlation-id", "traceparent"]
+    assert operations.describe_edit(old, new)["headers"] == ["b", "correlation-id", "traceparent"]
     assert store.get(new.id) == new
 
 
@@ -52,14 +54,14 @@ def test_two_operators_at_one_record(store: SQLStore):
     """The second one is told, and changes nothing."""
     old = record()
     store.put([old])
-    operations.edit(store, old.id, "first", body=b"one")
+    operations.edit_record(store, old.id, "first", body=b"one")
     with pytest.raises(StoreConflict, match="is discarded"):
-        operations.edit(store, old.id, "second", body=b"two")
+        operations.edit_record(store, old.id, "second", body=b"two")
     with pytest.raises(StoreConflict, match="changed meanwhile"):
         store.edit(old.id, old.version, record(), "third")
     store.restore([old.id], "first")
-    with pytest.raises(StoreConflict, match="at version 3, and not 1"):
-        operations.edit(store, old.id, "second", body=b"two", version=1)
+    with pytest.raises(StoreConflict, match="at version 3, not 1"):
+        operations.edit_record(store, old.id, "second", body=b"two", version=1)
     assert store.count(Query()) == 2
 
 
@@ -67,10 +69,10 @@ def test_a_change_that_is_none(store: SQLStore):
     """It is refused, and so is an id that is nothing's."""
     old = record()
     store.put([old])
-    with pytest.raises(UsageError, match="has already"):
-        operations.edit(store, old.id, "me", body=old.body)
+    with pytest.raises(UsageError, match="has this body and these headers already"):
+        operations.edit_record(store, old.id, "me", body=old.body)
     with pytest.raises(UsageError, match="there is no dead letter nothing"):
-        operations.edit(store, "nothing", "me", body=b"")
+        operations.edit_record(store, "nothing", "me", body=b"")
 
 
 def test_watching(store: SQLStore, clock: Clock):
@@ -92,7 +94,7 @@ def test_watching(store: SQLStore, clock: Clock):
     seen = []
 
     def watch() -> None:
-        found = operations.watch(store, Query(service="shop"), 1.0, clock=clock, sleep=sleep)
+        found = operations.watch_failures(store, Query(service="shop"), 1.0, clock=clock, sleep=sleep)
         seen.extend((each.id, each.attempts) for each in found)
 
     with pytest.raises(Over):
@@ -108,7 +110,7 @@ def test_watching_while_the_clock_is_set_back(store: SQLStore, clock: Clock):
         clock.now -= 600
         store.put([late])
 
-    watched = operations.watch(store, Query(), 1.0, clock=clock, sleep=sleep)
+    watched = operations.watch_failures(store, Query(), 1.0, clock=clock, sleep=sleep)
     assert next(watched).id == late.id
 
 
@@ -136,7 +138,7 @@ def test_what_a_replay_counts_is_kept_until_it_is_over(url: str, clock: Clock):
     """A replay that outlasts the time that resolved records are kept does not begin with its canaries again."""
     with contextlib.closing(opened_at(f"{url}{'&' if '?' in url else '?'}keep_resolved=1h", clock)) as store:
         store.put([record(id="old", status=Status.resolved, closed_at=900.0), *(record(id=f"{n}") for n in range(3))])
-        replay = operations.start(
+        replay = operations.start_replay(
             store, operations.Selection(("0", "1", "2"), ("shop",)), Replay("", "me", "q", canary=1)
         )
         store.advance()

@@ -72,9 +72,9 @@ def test_only_what_is_closed_is_purged(store: SQLStore):
 def test_what_changed_since_it_was_chosen_is_not_purged(store: SQLStore):
     """A record that was restored between the choice and the purge stays."""
     store.put([closed("a"), closed("b")])
-    chosen = operations.select(store, [], Query(statuses=operations.CLOSED), operations.CLOSED)
+    chosen = operations.select_records(store, [], Query(statuses=operations.CLOSED), operations.CLOSED)
     store.restore(["a"], "me")
-    assert operations.purge(store, operations.CLOSED, chosen.ids) == 1
+    assert operations.purge_records(store, operations.CLOSED, chosen.ids) == 1
     assert statuses(store) == {"a": "dead"}
 
 
@@ -113,8 +113,8 @@ def test_a_file_that_is_not_written_to_its_end_is_deleted(tmp_path: Path, error:
 def test_a_pipe_is_not_imported(store: SQLStore, tmp_path: Path):
     """It is read twice, and empty the second time: said, and not counted as nothing."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="pipe is no file: what is imported is read twice"):
-        operations.import_file(store, tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe is not a regular file: an import reads its file twice"):
+        operations.import_records(store, tmp_path / "pipe")
 
 
 def exported(path: Path, *changes: dict[str, object]) -> Path:
@@ -146,8 +146,8 @@ def exported(path: Path, *changes: dict[str, object]) -> Path:
 def test_a_bad_line_imports_nothing(store: SQLStore, tmp_path: Path, change: dict[str, object]):
     """One line that is no record is named, without its content, before anything is kept."""
     path = exported(tmp_path / "x.jsonl", {}, change)
-    with pytest.raises(UsageError, match="line 2: it is no dead letter") as caught:
-        operations.import_file(store, path)
+    with pytest.raises(UsageError, match="line 2: this is no exported dead letter") as caught:
+        operations.import_records(store, path)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__context__ is None
     assert statuses(store) == {}
@@ -156,19 +156,19 @@ def test_a_bad_line_imports_nothing(store: SQLStore, tmp_path: Path, change: dic
 def test_an_export_of_a_newer_missive_is_not_imported(store: SQLStore, tmp_path: Path):
     """It says to upgrade, and keeps nothing."""
     with pytest.raises(UsageError, match="line 2: a newer Missive has written it: upgrade Missive"):
-        operations.import_file(store, exported(tmp_path / "x.jsonl", {}, {"format": 2}))
+        operations.import_records(store, exported(tmp_path / "x.jsonl", {}, {"format": 2}))
     assert statuses(store) == {}
 
 
 def test_a_masked_export_is_not_imported(store: SQLStore, tmp_path: Path):
     """What was exported without its content says so, and how to export it."""
     store.put([record(id="a", body=b"hunter2")])
-    (line,) = operations.export(store, Query(), content=False)
+    (line,) = operations.export_records(store, Query(), content=False)
     assert "hunter2" not in line
     assert "aHVudGVyMg" not in line
     (tmp_path / "x.jsonl").write_text(line)
-    with pytest.raises(UsageError, match="line 1: it has no content: export it with --with-content"):
-        operations.import_file(store, tmp_path / "x.jsonl")
+    with pytest.raises(UsageError, match="line 1: the record has no content: export it with --with-content"):
+        operations.import_records(store, tmp_path / "x.jsonl")
 
 
 def test_from_one_store_to_another(store: SQLStore, tmp_path: Path):
@@ -176,13 +176,13 @@ def test_from_one_store_to_another(store: SQLStore, tmp_path: Path):
     store.put([record(id=f"{n:04}", body=bytes([n % 256])) for n in range(1200)])
     path = tmp_path / "x.jsonl"
     with operations.private_file(path) as file:
-        file.writelines(line + "\n" for line in operations.export(store, Query(), content=True))
+        file.writelines(line + "\n" for line in operations.export_records(store, Query(), content=True))
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(UsageError, match="File exists"), operations.private_file(path):
         pass
     with contextlib.closing(SQLStore(f"sqlite:///{tmp_path}/other.db")) as other:
-        assert operations.import_file(other, path) == (1200, 0)
-        assert operations.import_file(other, path) == (0, 1200)
+        assert operations.import_records(other, path) == (1200, 0)
+        assert operations.import_records(other, path) == (0, 1200)
         assert list(other.query(Query())) == list(store.query(Query()))
 
 
@@ -198,7 +198,7 @@ def test_a_dry_run_runs_no_handler(store: SQLStore):
     bodies = [b'{"type": "a"}', b'{"type": "b"}', b"hunter2"]
     store.put([record(id=str(n), body=body, handler="old") for n, body in enumerate(bodies)])
     before = list(store.query(Query()))
-    found = [one.to_dict() for one in operations.dry_run(store, ("0", "1", "2", "gone"), proc)]
+    found = [one.to_dict() for one in operations.preview_routes(store, ("0", "1", "2", "gone"), proc)]
     assert [(one["id"], one["handler"], one["reason"]) for one in found] == [
         ("0", "of_a", None),
         ("1", None, "unmatched"),

@@ -71,9 +71,9 @@ def test_a_replay_is_kept(run: Run, tmp_path: Path):
         "dlq", "replay", "error:ValueError", "--canary", "2", "--rate", "50/s", "--until-failures", "2", "--with",
         "app:proc", "--yes",
     )  # fmt: skip
-    assert (code, out) == (1, "5 replayed: 0 resolved, 1 failed again, 4 left\n")
+    assert (code, out) == (1, "5 replayed: 0 resolved, 1 failed again, 4 not run\n")
     (kept,) = replays(run)
-    assert f"missive: stopped; to go on: missive dlq resume {kept['id']} --with TARGET" in err
+    assert f"missive: stopped; to continue: missive dlq resume {kept['id']} --with TARGET" in err
     assert (kept["canary"], kept["rate"], kept["until_failures"], "@" in kept["by"]) == (2, "50/s", 2, True)
     assert "error:ValueError" in kept["query"]
     (tmp_path / "app.py").write_text(FIXED.replace('print(f"cannot work with {message.get_json()}")', "pass"))
@@ -88,14 +88,14 @@ def test_a_queued_replay_is_cancelled_and_resumed(run: Run):
     run("run", "app:proc", "--from", "file:in.jsonl")
     run("dlq", "replay", "reason:failed", "--yes")
     (kept,) = replays(run)
-    assert run("dlq", "cancel", kept["id"])[1] == "cancelled: 1 of 1 are left\n"
-    assert run("dlq", "resume", kept["id"])[1] == "1 queued: the running workers of shop take them up\n"
+    assert run("dlq", "cancel", kept["id"])[1] == "cancelled: 1 of 1 did not run\n"
+    assert run("dlq", "resume", kept["id"])[1] == "1 queued for the running workers of shop\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["replay", "reason:failed", "--rate", "x", "--with", "app:proc"], "--rate is messages in a time"),
+        (["replay", "reason:failed", "--rate", "x", "--with", "app:proc"], "--rate takes messages in a time"),
         (["replay", "reason:failed", "--canary", "0"], "Invalid value for '--canary'"),
         (["cancel", "01NONE"], "there is no replay 01NONE: see missive dlq replays"),
         (["resume", "01NONE"], "there is no replay 01NONE"),

@@ -1,0 +1,94 @@
+"""`missive dlq edit`: replay a dead letter with a changed message."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from missive.cli import options
+from missive.cli.output import hint, say, show_json
+from missive.cli.selection import current_user, open_store
+from missive.errors import UsageError
+
+
+@click.command()
+@click.argument("record_id", metavar="ID")
+@click.option("--body", type=click.Path(path_type=Path), metavar="FILE|-", help="A file that holds the new body.")
+@click.option(
+    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A new value of a header; may be repeated."
+)
+@click.option("--without-header", "dropped", multiple=True, metavar="NAME", help="A header to remove; may be repeated.")
+@click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Only save the body to a new file.")
+@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Edit only if this is still the version.")
+@options.dlq
+@options.as_json
+def edit(
+    record_id: str,
+    body: Path | None,
+    headers: tuple[str, ...],
+    dropped: tuple[str, ...],
+    save: Path | None,
+    version: int | None,
+    dlq_url: str | None,
+    as_json: bool,
+) -> None:
+    """Make a new dead letter with another body or other headers.
+
+    The original stays in the store, as discarded. To edit a body, save it with --save FILE, change the file, then run
+    the command that --save printed. FILE gets mode 0600. No content of either message is printed.
+    """
+    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
+
+    store = open_store(dlq_url)
+    record = operations.find_record(store, record_id)
+    if save is not None:
+        if body or headers or dropped:
+            raise UsageError("--save only saves the body: leave out --body, --header and --without-header")
+        operations.save_body(record, save)
+        hint(f"the body is in {save}, with all of its confidential content")
+        say(f"after changing it, run: missive dlq edit {record_id} --body {save} --version {record.version}")
+        return
+    changes = _changes(headers, dropped)
+    if body is None and not changes:
+        raise UsageError("name a change: --body FILE, --header NAME=VALUE or --without-header NAME")
+    new = operations.edit_record(
+        store, record_id, current_user(), body=None if body is None else _read(body), headers=changes, version=version
+    )
+    changed = operations.describe_edit(record, new)
+    if as_json:
+        show_json({"id": new.id, "edited_from": record_id, "changed": changed})
+        return
+    say(f"{new.id} is the edited dead letter; {record_id} is discarded")
+    if changed["body"] is not None:
+        before, after = changed["body"]["size"]
+        say(f"body: {before} bytes before, {after} now")
+    if changed["headers"]:
+        say(f"headers: {', '.join(changed['headers'])}")
+    say(f"to replay it: missive dlq replay {new.id}")
+
+
+def _changes(headers: tuple[str, ...], dropped: tuple[str, ...]) -> dict[str, list[str]]:
+    """Return the new values of each named header: several, one, or none to remove it. Names match in any case."""
+    changes: dict[str, list[str]] = {name: [] for name in dropped}
+    names = {name.lower(): name for name in dropped}
+    for header in headers:
+        name, found, value = header.partition("=")
+        if not found or not name:
+            raise UsageError("--header takes NAME=VALUE")
+        if name.lower() in map(str.lower, dropped):
+            raise UsageError(f"--header and --without-header both name {name}: leave one out")
+        changes.setdefault(names.setdefault(name.lower(), name), []).append(value)
+    return changes
+
+
+def _read(path: Path) -> bytes:
+    if str(path) == "-":
+        if sys.stdin is None:
+            raise UsageError("standard input is closed: name a file with --body FILE")
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from None

@@ -1,0 +1,99 @@
+"""`missive routes`, `check` and `explain`: the routing of an application, without running it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from missive.cli import options
+from missive.cli.output import say, show_json, show_table
+from missive.errors import UsageError
+
+
+@click.command()
+@click.argument("target")
+@options.as_json
+@options.factory
+def routes(target: str, as_json: bool, factory: bool) -> None:
+    """List the handlers of an application and their matchers."""
+    from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
+
+    table = [route.to_dict() for route in load_processor(target, factory=factory).routes()]
+    if as_json:
+        show_json(table)
+    else:
+        show_table(
+            ["HANDLER", "KIND", "MATCHER"],
+            [(r["handler"], r["kind"], r["matcher"]) for r in table],
+        )
+
+
+@click.command()
+@click.argument("target")
+@options.as_json
+@options.factory
+def check(target: str, as_json: bool, factory: bool) -> None:
+    """Report the cost of routing, and handlers that overlap.
+
+    For two handlers that overlap, the report shows a message that both match, made up from their matchers. Callables
+    cannot be compared; their pairs are counted as unknown. Handlers that can never run are errors at registration, so
+    they do not get this far.
+
+    \b
+      missive check app:proc
+      missive check app:proc --json | jq .overlap_count
+    """  # noqa: D301 - \b is click's
+    from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
+
+    found = load_processor(target, factory=factory).check()
+    if as_json:
+        show_json(found.to_dict())
+    else:
+        say(str(found))
+
+
+@click.command()
+@click.argument("target")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be repeated.")
+@click.option("--topic", help="The topic, subject or routing key.")
+@click.option("--key", help="The key by which the transport partitions.")
+@options.as_json
+@options.factory
+def explain(
+    target: str,
+    file: str,
+    headers: tuple[str, ...],
+    topic: str | None,
+    key: str | None,
+    as_json: bool,
+    factory: bool,
+) -> None:
+    """Explain which handler would get a message, and why the others would not.
+
+    FILE holds the body of one message; - reads it from standard input. The output shows only the values that the
+    processor declares public.
+    """
+    from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations import explain_body  # noqa: PLC0415 - as above
+
+    processor = load_processor(target, factory=factory)
+    pairs = [(name, value) for name, equals, value in (header.partition("=") for header in headers) if equals]
+    if len(pairs) != len(headers):
+        raise UsageError("--header takes NAME=VALUE, such as --header type=order.placed")
+    if file == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed: name a FILE that holds the message")
+    try:
+        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    explanation = explain_body(processor, body, headers=pairs, topic=topic, key=key)
+    if as_json:
+        show_json(explanation.to_dict())
+    else:
+        say(str(explanation))
+
+
+COMMANDS = (routes, check, explain)

@@ -1,0 +1,104 @@
+"""`missive run`: handle messages in this process, or in worker processes."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from missive.cli import options
+from missive.cli.argv import rebuild_argv
+from missive.cli.output import hint, show_json
+
+if TYPE_CHECKING:
+    from missive.engine.report import Report
+
+
+@click.command()
+@click.argument("target")
+@options.sources
+@options.dlq
+@options.option(
+    "--concurrency", type=click.IntRange(min=1), help="Number of messages that each process handles at the same time."
+)
+@options.option("--workers", type=click.IntRange(min=1), help="Number of processes; one that dies is replaced [1].")
+@options.option("--drain", type=click.FloatRange(min=0), help="Seconds for running work to finish after a signal [25].")
+@options.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
+    default="info",
+    show_default=True,
+    help="Lowest level of the log lines on standard error.",
+)
+@options.as_json
+@options.factory
+@click.pass_context
+def run(
+    command: click.Context,
+    target: str,
+    sources: tuple[str, ...],
+    dlq_url: str | None,
+    concurrency: int | None,
+    workers: int | None,
+    drain: float | None,
+    log_level: str,
+    as_json: bool,
+    factory: bool,
+) -> int:
+    """Handle messages until the input ends or a signal arrives.
+
+    The first SIGINT or SIGTERM drains: running handlers finish and their messages are settled. The second one forces
+    an immediate stop. Messages without a handler, and messages that fail, go to the dead letter store.
+
+    Exit code: 0 when done or drained, 1 when failed or forced to stop, 2 for wrong usage.
+
+    \b
+      missive run app:proc --from file:events.jsonl
+      missive run app:proc --from 'sqlite:///queue.db?queue=orders' --dlq sqlite:///dlq.db
+      missive run app:proc --from 'sqlite:///queue.db?queue=orders' --dlq sqlite:///dlq.db --workers 4
+      missive run app:proc --from 'rabbitmq://user:${PASSWORD}@host/vhost?queue=orders' --dlq sqlite:///dlq.db
+    """  # noqa: D301 - \b is click's
+    from missive.cli.target import load_adapters  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.dlq import open_dlq  # noqa: PLC0415 - as above
+    from missive.engine.processes.worker import Worker  # noqa: PLC0415 - as above
+    from missive.engine.runner import execute  # noqa: PLC0415 - as above
+    from missive.operations.stores import DEFAULT_DLQ, choose_dlq  # noqa: PLC0415 - as above
+    from missive.operations.workers import run_workers  # noqa: PLC0415 - as above
+
+    # A signal that arrives while the interpreter exits must not change the exit code.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+    worker = Worker.inherited()
+    # Several workers log to the same standard error.
+    name = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
+    logging.basicConfig(level=log_level.upper(), format=f"%(levelname)s {name}: %(message)s", stream=sys.stderr)
+    with contextlib.nullcontext() if worker is None else worker:
+        adapters = load_adapters(target, sources, drain, factory=factory)
+        processor = adapters[0].processor
+        dlq = choose_dlq(adapters, dlq_url)
+        if dlq_url is None and processor.dlq is None:
+            hint(f"dead letters go to {DEFAULT_DLQ} (choose another store with --dlq)")
+        if worker is None and workers is not None and workers > 1:
+            argv = [sys.executable, "-P", "-m", "missive", "run", *rebuild_argv(command, without={"workers"})]
+            report, well = run_workers(argv, workers, adapters, dlq)
+            _sum_up(processor.name, report, as_json=as_json)
+            return 0 if well else 1
+        watch = None if worker is None else worker.watch
+        (report,) = execute(adapters, sink=open_dlq(dlq), concurrency=concurrency, watch=watch)
+    if worker is None:
+        _sum_up(processor.name, report, as_json=as_json)
+    return 0
+
+
+def _sum_up(service: str, report: Report, *, as_json: bool) -> None:
+    """Print the report of a run: JSON on standard output, or one line on standard error."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    if as_json:
+        show_json({"service": service, **report.to_dict()})
+    else:
+        hint(str(report))
