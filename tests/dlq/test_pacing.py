@@ -14,8 +14,8 @@ from missive.dlq.pacing import pace
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
 from tests.dlq.conftest import Clock
-from tests.dlq.test_replays import letters, started
 from tests.dlq.test_store import on_each, record
+from tests.operations.test_replay import letters, started
 
 counts = st.integers(0, 20)
 

@@ -104,8 +104,8 @@ def _diagnose_needs(adapter: Adapter, session: Session) -> list[Finding]:
         late = [route for route in routes if route.terms.timeout > lease]
         for route in late:
             says = (
-                f"the lease is {lease:g} s and cannot be renewed, but {route.name} may take {route.terms.timeout:g} s: lower"
-                " its timeout="
+                f"the lease is {lease:g} s and cannot be renewed, but {route.name} may take"
+                f" {route.terms.timeout:g} s: lower its timeout="
             )
             findings.append(Finding("error", "timeouts", says))
         if not late:
