@@ -1,4 +1,4 @@
-"""A dependency that is down, with real processes: all is handled in the end, in order, and nothing is a dead letter."""
+"""While a dependency is down, real workers lose no message, keep the order by key, and make no dead letters."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ import http.client, os, threading
 import missive
 from missive.matchers import Field, by_field
 
-place = threading.local()
+local = threading.local()
 handled = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 billing = missive.Breaker("billing", on=(OSError, http.client.HTTPException), after=5, probe={PROBE})
-again = missive.Retry(on=(OSError, http.client.HTTPException), attempts=10)
-proc = missive.Processor(missive.JSONMessage, name="outage", concurrency=4, retry=again)
+retry = missive.Retry(on=(OSError, http.client.HTTPException), attempts=10)
+proc = missive.Processor(missive.JSONMessage, name="outage", concurrency=4, retry=retry)
 
 def call(message):
     number = message.get_json()["n"]
-    if not hasattr(place, "http"):
-        place.http = http.client.HTTPConnection("127.0.0.1", int(os.environ["PORT"]), timeout=10)
+    if not hasattr(local, "http"):
+        local.http = http.client.HTTPConnection("127.0.0.1", int(os.environ["PORT"]), timeout=10)
     try:
-        place.http.request("POST", "/", b"%d" % number)
-        response = place.http.getresponse()
+        local.http.request("POST", "/", b"%d" % number)
+        response = local.http.getresponse()
         response.read()
     except BaseException:
-        place.http.close()
+        local.http.close()
         raise
     if response.status != 200:
         raise ConnectionError("down")
@@ -67,12 +67,12 @@ def other(message, context):
 
 
 class Billing:
-    """A small HTTP server that is down when it is told to be, and notes when it was asked meanwhile."""
+    """An HTTP server that answers 503 while `down` is set, and records the times of these requests."""
 
     def __init__(self) -> None:
         billing = self
         self.down = threading.Event()
-        self.asked: list[float] = []
+        self.refused: list[float] = []
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -82,13 +82,13 @@ class Billing:
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers["Content-Length"]))
                 if billing.down.is_set():
-                    billing.asked.append(time.monotonic())
+                    billing.refused.append(time.monotonic())
                 self.send_response(503 if billing.down.is_set() else 200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
             def log_message(self, *arguments: object) -> None:
-                """Say nothing."""
+                """Write no log."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -97,18 +97,18 @@ class Billing:
         self._thread.start()
 
     def close(self) -> None:
-        """End it."""
+        """Stop the server."""
         self._server.shutdown()
         self._server.server_close()
 
 
 @pytest.fixture
 def billing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Billing]:
-    """Yield the dependency; workers find its port in their environment."""
-    made = Billing()
-    monkeypatch.setenv("PORT", str(made.port))
-    yield made
-    made.close()
+    """Start the dependency, and put its port into the environment of the workers."""
+    server = Billing()
+    monkeypatch.setenv("PORT", str(server.port))
+    yield server
+    server.close()
 
 
 def body_of(n: int) -> bytes:
@@ -122,7 +122,7 @@ def handled(directory: Path) -> list[int]:
 
 
 def statuses(directory: Path) -> Counter[str]:
-    """Count the records of the store."""
+    """Count the records of the store by status."""
     if not (directory / "dlq.db").exists():
         return Counter()
     with contextlib.closing(sqlite3.connect(directory / "dlq.db", timeout=30)) as connection:
@@ -141,33 +141,33 @@ def outlast(
     source: tuple[str, int, float],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Let the dependency be down for a while from the start, and see all handled."""
+    """Start a worker while the dependency is down, end the outage, and check that every message is handled."""
     url, count, outage = source
     (directory / "app.py").write_text(APPLICATION)
     billing.down.set()
     worker = missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db")
-    wait_until(lambda: billing.asked, "the dependency to be asked", 30)
-    time.sleep(outage)  # what is tested is that time
-    asked = list(billing.asked)
+    wait_until(lambda: billing.refused, "a request to the dependency", 30)
+    time.sleep(outage)  # the length of the outage is the subject of the test
+    refused = list(billing.refused)
     parked = statuses(directory)["parked"]
     billing.down.clear()
     began = time.monotonic()
-    wait_until(lambda: len(set(handled(directory))) >= count, "all to be handled", 120 + count / 200)
+    wait_until(lambda: len(set(handled(directory))) >= count, "all messages to be handled", 120 + count / 200)
     took = time.monotonic() - began
-    wait_until(lambda: not statuses(directory)["parked"], "nothing to be parked", 60)
+    wait_until(lambda: not statuses(directory)["parked"], "no parked record", 60)
     worker.terminate(60)
     assert worker.code == 0
     done = handled(directory)
     assert sorted(set(done)) == list(range(count))
     assert statuses(directory)["dead"] == 0
-    probes = [at for at in asked if at > asked[0] + PROBE / 2]
-    assert len(asked) - len(probes) <= 5 + 8, "what ran when it opened, and no more"
-    assert outage / PROBE / 3 <= len(probes) <= outage / PROBE + 1, "one probe a period"
+    probes = [at for at in refused if at > refused[0] + PROBE / 2]
+    assert len(refused) - len(probes) <= 5 + 8, "only the calls that ran when the breaker opened"
+    assert outage / PROBE / 3 <= len(probes) <= outage / PROBE + 1, "one probe in each period"
     assert all(later - earlier > PROBE * 0.8 for earlier, later in itertools.pairwise(probes))
     first = list(dict.fromkeys(done))
     for key in range(KEYS):
-        mine = [n for n in first if n % 4 == 2 and n % KEYS == key]
-        assert mine == sorted(mine), "in order by key"
+        ordered = [n for n in first if n % 4 == 2 and n % KEYS == key]
+        assert ordered == sorted(ordered), "ordered by key"
     record_property(
         "outage",
         f"{count} messages, {outage:g} s down: {len(probes)} probes, {parked} parked, then {took:.1f} s,"
@@ -177,7 +177,7 @@ def outlast(
 
 @pytest.fixture
 def size(request: pytest.FixtureRequest) -> tuple[int, float]:
-    """How many messages, and for how long the dependency is down."""
+    """Return the number of messages and the length of the outage in seconds."""
     return (200_000, 60.0) if request.config.getoption("--deep") else (20_000, 5.0)
 
 
@@ -192,7 +192,7 @@ def fill(path: Path, bodies: Iterator[bytes]) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_sqlite_queue(missive, tmp_path, billing, size, record_property):
-    """With an SQLite queue: an outage costs no message, no order, and one probe a period."""
+    """With an SQLite queue, an outage costs no message and no order, and causes one probe in each period."""
     fill(tmp_path / "queue.db", map(body_of, range(size[0])))
     outlast(missive, tmp_path, billing, ("sqlite:///queue.db?queue=work", *size), record_property)
 
@@ -201,7 +201,7 @@ def test_sqlite_queue(missive, tmp_path, billing, size, record_property):
 @pytest.mark.timeout(3600)
 @pytest.mark.rabbitmq
 def test_rabbitmq(missive, tmp_path, rabbitmq: RabbitMQ, billing, size, record_property):
-    """With RabbitMQ: the same."""
+    """With RabbitMQ, an outage costs no message and no order, and causes one probe in each period."""
     queue = f"outage-{os.getpid()}"
     with rabbitmq.channel() as channel:
         channel.queue_declare(queue, durable=True)
@@ -217,12 +217,12 @@ import missive
 from missive.matchers import Field, by_field
 
 handled = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-again = missive.Retry(attempts=50, immediate=0, delays=missive.constant(0.3))
-proc = missive.Processor(missive.JSONMessage, name="killed", concurrency=2, retry=again)
+retry = missive.Retry(attempts=50, immediate=0, delays=missive.constant(0.3))
+proc = missive.Processor(missive.JSONMessage, name="killed", concurrency=2, retry=retry)
 
 import missive.engine.flow
 import missive.adapters.sqlite
-missive.engine.flow.HOLD_SECONDS = 0.1  # so that all is parked that fails, and not held, nor delayed by its queue
+missive.engine.flow.HOLD_SECONDS = 0.1  # park failed messages instead of holding them or delaying them in the queue
 missive.adapters.sqlite._MOST_DELAY = 0.0
 
 def run(message, context):
@@ -240,8 +240,8 @@ proc.add_handler(Field("kind", "ordered"), run, name="ordered", ordered_by=by_fi
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_killed_while_parking_and_claiming(missive, tmp_path, request, record_property):
-    """Killed again and again while it parks and takes up what is parked, it loses nothing and keeps the order."""
+def test_kills_while_parking_and_leasing_lose_nothing(missive, tmp_path, request, record_property):
+    """A worker that is killed repeatedly while it parks messages and leases parked ones loses no message."""
     count, kills = (20_000, 60) if request.config.getoption("--deep") else (1_500, 5)
     seed = random.SystemRandom().randrange(10**6)
     chance = random.Random(seed)
@@ -250,13 +250,13 @@ def test_killed_while_parking_and_claiming(missive, tmp_path, request, record_pr
     command = ("run", "app:proc", "--from", "sqlite:///queue.db?queue=work&lease=1", "--dlq", "sqlite:///dlq.db")
     for _ in range(kills):
         worker = missive(*command)
-        time.sleep(chance.uniform(0.5, 1.5))  # the moment is what is random here
+        time.sleep(chance.uniform(0.5, 1.5))  # kill at a random moment
         assert worker.code is None
         worker.kill()
     worker = missive(*command)
-    fill(tmp_path / "queue.db", map(body_of, range(count, count := count + 100)))  # so that there is work for the last
-    wait_until(lambda: len(set(handled(tmp_path))) >= count, f"all to be handled (seed {seed})", 180)
-    wait_until(lambda: not statuses(tmp_path)["parked"], f"nothing to be parked (seed {seed})", 90)
+    fill(tmp_path / "queue.db", map(body_of, range(count, count := count + 100)))  # work for the last worker
+    wait_until(lambda: len(set(handled(tmp_path))) >= count, f"all messages to be handled (seed {seed})", 180)
+    wait_until(lambda: not statuses(tmp_path)["parked"], f"no parked record (seed {seed})", 90)
     worker.terminate(60)
     assert worker.code == 0
     done = handled(tmp_path)

@@ -1,4 +1,4 @@
-"""Certificates for tests, made by the command openssl: an authority, and what it signs."""
+"""Create certificates for tests with the command openssl."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ KEY: Final = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nod
 
 
 def available() -> bool:
-    """Tell whether the command is there."""
+    """Return whether this machine has the command openssl."""
     return shutil.which("openssl") is not None
 
 
 class Authority:
-    """Signs certificates, each for a day, into files of its own directory."""
+    """A certificate authority. It writes certificates that are valid for a day into its directory."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir()
@@ -25,7 +25,7 @@ class Authority:
         self._run("req", "-x509", *KEY, "-subj", "/CN=Missive tests", "-keyout", self._key, "-out", self.certificate)
 
     def sign(self, name: str, *subjects: str) -> tuple[Path, Path]:
-        """Return the files of a new certificate and its key, for subjects such as ``DNS:localhost``."""
+        """Sign a new certificate for subjects such as ``DNS:localhost``. Return its file and the file of its key."""
         certificate, key, request = (self.directory / f"{name}.{kind}" for kind in ("pem", "key", "csr"))
         self._run("req", "-new", *KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", request)
         extensions = self.directory / f"{name}.ext"

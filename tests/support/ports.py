@@ -1,4 +1,4 @@
-"""Free ports on the loopback interface, for brokers that tests start."""
+"""Find free ports on the loopback interface for brokers that tests start."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Final
 
 HOST: Final = "127.0.0.1"
 
-# Below Linux's range for outgoing connections: while the node is down, a client that keeps trying to connect must
-# neither be given the node's port as its own nor, on loopback, end up connected to itself.
+# Stay below Linux's range for outgoing connections. Otherwise, while a broker is down, a client that retries could get
+# the broker's port as its local port and, on loopback, connect to itself.
 PORTS: Final = range(10_240, 32_768)
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port on which no process listens."""
     (port,) = free_ports(1)
     return port
 
 
 def free_ports(count: int) -> list[int]:
-    """Return so many different ports that nobody listens on."""
+    """Return `count` different ports on which no process listens. Raise RuntimeError if too few are free."""
     found: list[int] = []
     for port in random.SystemRandom().sample(PORTS, 200):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -29,4 +29,4 @@ def free_ports(count: int) -> list[int]:
             found.append(port)
         if len(found) == count:
             return found
-    raise RuntimeError(f"no {count} free ports on {HOST} between {PORTS.start} and {PORTS.stop - 1}")
+    raise RuntimeError(f"fewer than {count} free ports on {HOST} between {PORTS.start} and {PORTS.stop - 1}")

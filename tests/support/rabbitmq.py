@@ -1,7 +1,7 @@
 """A private RabbitMQ node for tests, run from Debian's rabbitmq-server package.
 
-Each node has its own name, cookie, data directory, ports and port mapper (epmd), all on the loopback interface, so
-that test runs beside each other, and a RabbitMQ of the machine's own, never meet.
+Each node has its own name, cookie, data directory, ports and port mapper (epmd), all on the loopback interface. It
+therefore never meets the node of another test run or of the machine.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ REPLY_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 0.02
 LOG_TAIL_LINES: Final = 40
 
-# Debian's /usr/sbin/rabbitmq-server changes to the rabbitmq user and to the machine's own node, so the server's own
-# script is what is looked for.
+# Debian's /usr/sbin/rabbitmq-server switches to the rabbitmq user and the node of the machine, so look for the script
+# that it wraps.
 SCRIPT_PLACES: Final = (
     "/usr/lib/rabbitmq/bin/rabbitmq-server",
     "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server",
@@ -47,25 +47,24 @@ METHOD_FRAME_ON_CHANNEL_0: Final = b"\x01\x00\x00"
 
 
 class RabbitMQError(Exception):
-    """The node could not be started or stopped; the message ends with the tail of its log."""
+    """Raised when a node fails to start or stop. The message ends with the tail of its log."""
 
 
 class TLS(NamedTuple):
-    """The certificates of a node that also speaks TLS, at ``tls_port``."""
+    """The certificates of a node that also accepts TLS, at ``tls_port``."""
 
     ca: Path
     certificate: Path
     key: Path
     asks_clients: bool
-    """Whether a client must show a certificate that ``ca`` signed."""
+    """Whether a client must present a certificate that ``ca`` signed."""
 
 
 class RabbitMQ:
-    """One private RabbitMQ node under ``directory``, at the same URL and with the same data at every start.
+    """A private RabbitMQ node under ``directory``, with the same URL and data at every start.
 
-    Use it as a context manager, or call :meth:`start` and, in the end, :meth:`stop`. After :meth:`stop` and after
-    :meth:`kill` none of its processes is left. The methods can be called from any thread; while one of them is at work
-    the others wait for it.
+    Use it as a context manager, or call :meth:`start` and finally :meth:`stop`. :meth:`stop` and :meth:`kill` leave no
+    process behind. Any thread may call the methods; each waits until the others have finished.
     """
 
     def __init__(self, directory: Path, tls: TLS | None = None) -> None:
@@ -77,13 +76,13 @@ class RabbitMQ:
         self._cookie = secrets.token_hex(16)
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
-        # A test that kills from one thread may start again from another as soon as it sees the death, while kill() is
-        # still after the last helpers.
+        # One thread may call start() as soon as it sees the death of the node, while kill() in another thread still
+        # ends the last helpers.
         self._lock = threading.RLock()
 
     @staticmethod
     def available() -> bool:
-        """Tell whether this machine has what a node needs: the server's script, Erlang and its port mapper."""
+        """Return whether this machine has the server's script, Erlang and its port mapper."""
         return _find_script() is not None and _find_program("erl") is not None and _find_program("epmd") is not None
 
     @property
@@ -92,18 +91,18 @@ class RabbitMQ:
         return self._node.pid if self._node is not None else None
 
     def url(self, queue: str | None = None, user: str = "guest", password: str = "guest") -> str:
-        """Give the ``amqp://`` URL of the node's default virtual host, with ``?queue=`` if a queue is given."""
+        """Return the ``amqp://`` URL of the node's default virtual host, with ``?queue=`` if a queue is given."""
         query = f"?queue={quote(queue, safe='')}" if queue is not None else ""
         return f"amqp://{quote(user, safe='')}:{quote(password, safe='')}@{HOST}:{self.port}/%2F{query}"
 
     def start(self) -> None:
-        """Start the node and return when it speaks AMQP; start it with its data after a stop or kill.
+        """Start the node with its earlier data, and return when it answers AMQP.
 
-        Raises RabbitMQError if it ends on the way or takes longer than 60 seconds; it is killed then.
+        Kill the node and raise RabbitMQError if it exits or needs more than 60 seconds.
         """
         with self._lock:
             if self._node is not None:
-                raise RabbitMQError(f"{self.name} is running already: stop() or kill() it first")
+                raise RabbitMQError(f"{self.name} is already running: call stop() or kill() first")
             deadline = time.monotonic() + START_SECONDS
             try:
                 self._launch()
@@ -113,14 +112,14 @@ class RabbitMQ:
                 raise
 
     def stop(self) -> None:
-        """Shut the node down in good order; does nothing while it is down.
+        """Shut the node down cleanly. Do nothing while it is down.
 
-        Raises RabbitMQError if that takes longer than 30 seconds; it is killed then.
+        Kill the node and raise RabbitMQError if the shutdown takes more than 30 seconds.
         """
         with self._lock:
             if self._node is None:
                 return
-            self._node.terminate()  # RabbitMQ's own handler of SIGTERM stops the applications, then the VM
+            self._node.terminate()  # RabbitMQ's handler for SIGTERM stops the applications, then the VM
             try:
                 self._node.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
@@ -129,10 +128,10 @@ class RabbitMQ:
                 self.kill()
 
     def kill(self) -> None:
-        """End the node as the kernel's out-of-memory killer would, with SIGKILL; does nothing while it is down.
+        """Kill the node with SIGKILL, as the kernel's out-of-memory killer does. Do nothing while it is down.
 
-        The VM goes first, then its helpers and the port mapper; all of them are gone when this returns. Raises
-        RabbitMQError, which says what is left, if that takes longer than 15 seconds.
+        The VM dies first, then its helpers and the port mapper; all are gone when this returns. Raise RabbitMQError,
+        which lists the remaining processes, after 15 seconds.
         """
         with self._lock:
             deadline = time.monotonic() + KILL_SECONDS
@@ -141,23 +140,25 @@ class RabbitMQ:
                     os.killpg(process.pid, signal.SIGKILL)
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(deadline - time.monotonic())
-            # The VM puts each of its helpers into a session of its own, out of reach of killpg.
-            while left := self._left():
+            # The VM starts each helper in a separate session, which killpg does not reach.
+            while left := self._remaining():
                 if time.monotonic() > deadline:
-                    raise RabbitMQError(f"{self.name}: after SIGKILL and {KILL_SECONDS:g} s there is still {left}")
+                    raise RabbitMQError(
+                        f"{self.name}: {KILL_SECONDS:g} s after SIGKILL, these processes remain: {left}"
+                    )
                 for helper in left:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(helper, signal.SIGKILL)
                 time.sleep(POLL_SECONDS)
             self._node = self._epmd = None
 
-    def _left(self) -> dict[int, str]:
+    def _remaining(self) -> dict[int, str]:
         own = [process for process in (self._node, self._epmd) if process is not None and process.poll() is None]
         return {process.pid: str(process.args) for process in own} | _processes_with(f"RABBITMQ_NODENAME={self.name}")
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[Any]:
-        """Connect with a bare client, and give a channel whose publishes are confirmed; it does not wait for ever."""
+        """Connect with pika and yield a channel with publisher confirms. Every wait has a limit."""
         import pika
 
         patience = "&".join(f"{kind}_timeout={REPLY_SECONDS:g}" for kind in ("blocked_connection", "socket", "stack"))
@@ -182,7 +183,7 @@ class RabbitMQ:
     def _launch(self) -> None:
         script, epmd = _find_script(), _find_program("epmd")
         if script is None or epmd is None:
-            raise RabbitMQError("no rabbitmq-server on this machine: run scripts/install-brokers")
+            raise RabbitMQError("this machine has no rabbitmq-server: run scripts/install-brokers")
         epmd_port, distribution_port = free_port(), free_port()
         self._write_files(Path(script).resolve().parent.parent / "plugins")
         environment = self._environment(epmd_port, distribution_port)
@@ -192,8 +193,8 @@ class RabbitMQ:
     def _write_files(self, libraries: Path) -> None:
         plugins = self.directory / "plugins"
         plugins.mkdir(parents=True, exist_ok=True)
-        # A start reads every plugin it can find, enabled or not, for more than a second. The broker itself must be
-        # among them; what it needs besides is found elsewhere.
+        # A start reads every plugin that it finds, enabled or not, for more than a second. Link only the broker itself;
+        # Erlang finds its dependencies elsewhere.
         for broker in libraries.glob("rabbit-*"):
             link = plugins / broker.name
             link.unlink(missing_ok=True)
@@ -205,12 +206,12 @@ class RabbitMQ:
             cookie.chmod(0o400)  # Erlang refuses a cookie that others can read
         (self.directory / "enabled_plugins").write_text("[].\n")
         (self.directory / "env.conf").write_text("")
-        # Erlang would run helper processes to ask the machine's resolver for the one name that there is.
+        # Without this file, Erlang runs helper processes to resolve the only name, localhost.
         (self.directory / "inetrc").write_text('{lookup, [file]}.\n{host, {127,0,0,1}, ["localhost"]}.\n')
-        # Erlang terms are read as they are; a rabbitmq.conf would be translated first, which takes longer.
+        # The node reads Erlang terms directly, but translates a rabbitmq.conf first, which takes longer.
         (self.directory / "advanced.config").write_text(
             f'[{{rabbit, [{{tcp_listeners, [{{"{HOST}", {self.port}}}]}},{self._tls_settings()}'
-            # An alarm for a machine that is full of other things would block publishers, and say so nowhere.
+            # An alarm on a full machine would silently block publishers.
             " {disk_free_limit, 0}, {vm_memory_high_watermark, 1.0}]}].\n"
         )
 
@@ -227,7 +228,7 @@ class RabbitMQ:
         )
 
     def _environment(self, epmd_port: int, distribution_port: int) -> dict[str, str]:
-        # Nothing is inherited but the search path, so that settings of the machine's own node stay out.
+        # Inherit only the search path, to exclude the settings of the node of the machine.
         place = self.directory
         return {
             "PATH": _search_path(),
@@ -255,7 +256,7 @@ class RabbitMQ:
             "RABBITMQ_CONF_ENV_FILE": str(place / "env.conf"),
             "RABBITMQ_CONFIG_FILE": str(place / "rabbitmq"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(place / "advanced.config"),
-            # The script then becomes the VM instead of waiting for it, so that signals reach the VM itself.
+            # With these, the script execs the VM instead of waiting for it, so that signals reach the VM.
             "RABBITMQ_ALLOW_INPUT": "1",
             "RABBITMQ_SERVER_START_ARGS": "-noinput",
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
@@ -277,7 +278,7 @@ class RabbitMQ:
         while not _speaks_amqp(self.port):
             for process in (self._node, self._epmd):
                 if process is not None and process.poll() is not None:
-                    raise RabbitMQError(self._with_log(f"{self.name} ended with {process.returncode} while starting"))
+                    raise RabbitMQError(self._with_log(f"{self.name} exited with {process.returncode} while starting"))
             if time.monotonic() > deadline:
                 raise RabbitMQError(self._with_log(f"{self.name} did not start in {START_SECONDS:g} s"))
             time.sleep(POLL_SECONDS)
@@ -304,13 +305,13 @@ def _find_script() -> str | None:
         for script in sorted(Path("/").glob(place.lstrip("/")), reverse=True):
             if os.access(script, os.X_OK):
                 return str(script)
-    # Elsewhere than on Debian the program on the search path is the server's own script.
+    # On other systems than Debian, the program on the search path is the server's script itself.
     found = _find_program("rabbitmq-server")
     return found if found != WRAPPER else None
 
 
 def _speaks_amqp(port: int) -> bool:
-    """Tell whether a broker answers the protocol header; a connection alone may be accepted before it is ready."""
+    """Return whether a broker answers the protocol header. It may accept connections before it is ready."""
     try:
         with socket.create_connection((HOST, port), timeout=5) as connection:
             connection.sendall(AMQP_PROTOCOL_HEADER)
@@ -320,13 +321,13 @@ def _speaks_amqp(port: int) -> bool:
 
 
 def _processes_with(setting: str) -> dict[int, str]:
-    """Find the living processes that were started with an environment variable, as ``NAME=value``: pid and state."""
+    """Return the pid and state of each live process whose environment has ``setting``, given as ``NAME=value``."""
     proc = Path("/proc")
     found: dict[int, str] = {}
     if not (proc / "self").exists() or (proc / "self").readlink().name != str(os.getpid()):
-        return found  # there is none, or that of another namespace, whose numbers are other processes here
+        return found  # /proc is missing, or belongs to another pid namespace
     for process in proc.glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+        with contextlib.suppress(OSError):  # the process ended, or belongs to another user
             if setting.encode() not in (process / "environ").read_bytes().split(b"\0"):
                 continue
             # "17 (name (of any kind)) S 1 …": https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html

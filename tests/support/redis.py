@@ -1,4 +1,4 @@
-"""A private Redis server for tests, with an append-only file that is synced at each write."""
+"""A private Redis server for tests, with an append-only file that is synced after each write."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ STOP_SECONDS: Final = 15.0
 
 
 class RedisError(Exception):
-    """The server could not be started; the message ends with the tail of its log."""
+    """Raised when a server fails to start. The message is the tail of its log."""
 
 
 class RedisServer:
-    """One private server under ``directory``, at the same port and with the same data at every start."""
+    """A private server under ``directory``, with the same port and data at every start."""
 
     def __init__(self, directory: Path, *options: str, tls: bool = False) -> None:
         self.directory = directory.resolve()
@@ -43,30 +43,30 @@ class RedisServer:
 
     @staticmethod
     def available() -> bool:
-        """Tell whether this machine has redis-server."""
+        """Return whether this machine has redis-server."""
         return shutil.which("redis-server") is not None
 
     def url(self, stream: str, group: str, user: str = "", **parameters: object) -> str:
-        """Return the URL of an adapter."""
+        """Return the URL of an adapter for a stream and group."""
         more = "".join(f"&{name}={value}" for name, value in parameters.items())
         scheme = "rediss" if self.tls else "redis"
         return f"{scheme}://{user}{HOST}:{self.port}/0?stream={stream}&group={group}{more}"
 
     def store(self, user: str = "", **parameters: object) -> str:
-        """Return the URL of a dead letter store of its own."""
+        """Return the URL of a dead letter store with a new prefix."""
         more = "".join(f"&{name}={value}" for name, value in parameters.items())
         scheme = "rediss" if self.tls else "redis"
         return f"{scheme}://{user}{HOST}:{self.port}/0?prefix={secrets.token_hex(6)}{more}"
 
     @property
     def pid(self) -> int | None:
-        """The process id, or None while it is down."""
+        """The process id, or None while the server is down."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start the server, with its data after a stop or kill, and return when it answers.
+        """Start the server with its earlier data, and return when it answers.
 
-        After a kill its file is written anew, as docs/dead-letters.md tells operators to do.
+        After a kill, rewrite its append-only file, as docs/dead-letters.md advises operators to do.
         """
         with self._lock:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class RedisServer:
                 raise
 
     def stop(self) -> None:
-        """Shut it down in good order; does nothing while it is down."""
+        """Shut the server down cleanly. Do nothing while it is down."""
         with self._lock:
             if self._process is not None:
                 self._process.terminate()
@@ -98,7 +98,7 @@ class RedisServer:
                 self.kill()
 
     def kill(self) -> None:
-        """End it with SIGKILL; does nothing while it is down."""
+        """Kill the server with SIGKILL. Do nothing while it is down."""
         with self._lock:
             if self._process is not None:
                 self._killed = self._process.poll() is None
@@ -108,21 +108,21 @@ class RedisServer:
                 self._process = None
 
     def suspend(self) -> None:
-        """Stop it as SIGSTOP does: its connections stay open and nothing answers."""
+        """Suspend the server with SIGSTOP: its connections stay open, but it does not answer."""
         os.killpg(self._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the server with SIGCONT."""
         os.killpg(self._process.pid, signal.SIGCONT)  # type: ignore[union-attr]
 
     @property
     def certificate(self) -> Path:
-        """The certificate of the authority that signed its own."""
+        """The certificate of the authority that signed the server's certificate."""
         return self._authority.certificate
 
     @contextlib.contextmanager
     def client(self, **options: Any) -> Any:
-        """Connect with a bare client."""
+        """Connect with redis-py and yield the client."""
         import redis
 
         if self.tls:
@@ -156,10 +156,10 @@ class RedisServer:
             deadline = time.monotonic() + START_SECONDS
             while (state := client.info("persistence"))["aof_rewrite_in_progress"] or state["aof_rewrite_scheduled"]:
                 if time.monotonic() > deadline:
-                    raise RedisError("its append-only file is not written anew")
+                    raise RedisError("the rewrite of the append-only file did not finish")
                 time.sleep(0.005)
             if state["aof_last_bgrewrite_status"] != "ok":
-                raise RedisError("its append-only file cannot be written anew")
+                raise RedisError("the rewrite of the append-only file failed")
 
     def _wait_until_ready(self) -> None:
         import redis
@@ -176,5 +176,5 @@ class RedisServer:
                 return
             except redis.AuthenticationError:
                 return
-            except redis.RedisError:  # it is not there yet, or loads its data
+            except redis.RedisError:  # the server is starting, or loads its data
                 time.sleep(0.02)

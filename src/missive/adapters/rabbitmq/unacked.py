@@ -23,7 +23,7 @@ class Unacked:
         self._tags.update(dict.fromkeys(tags))
 
     def take(self, tags: Iterable[int]) -> list[int]:
-        """Remove the given tags, and return those that were unsettled, once each and in ascending order."""
+        """Remove the given tags. Return each tag that was unsettled once, in ascending order."""
         unsettled = self._tags
         # pop() both tests and removes, so a tag that is given twice is returned once.
         return sorted([tag for tag in tags if unsettled.pop(tag, False) is None])
