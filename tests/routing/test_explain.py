@@ -126,15 +126,15 @@ def test_a_callable_is_shown_by_where_it_is():
     """A callable that said no is named with its line, and what it said."""
     (line,) = because(Predicate(lambda message: False), RawMessage(b""))
     assert line.startswith(f"<{__name__}:test_a_callable_is_shown_by_where_it_is.<locals>.<lambda> line ")
-    assert line.endswith(": was False")
+    assert line.endswith(": returned False")
     (line,) = because(~Predicate(lambda message: True), RawMessage(b""))
-    assert line.endswith(": was True")
+    assert line.endswith(": returned True")
 
 
 def test_an_undecodable_body_is_said_to_be_one():
     """Where the body cannot be decoded, that is what stood in the way."""
     explanation = explain(routes(Field("a", 1)), JSONMessage(CANARY.encode()))
-    assert explanation.considered[0].verdict == "cannot tell: the body cannot be decoded"
+    assert explanation.considered[0].verdict == "unknown: the body cannot be decoded"
     assert explanation.considered[0].because == (
         "Field('a', Equals(1)): expected 1, got a body that cannot be decoded",
     )
@@ -145,7 +145,7 @@ def test_a_callable_that_cannot_tell_did_not_answer(complement):
     """Of a callable that needs an undecodable body no answer is claimed."""
     matcher = Predicate(lambda message: message.get_json() == 1)
     (line,) = because(~matcher if complement else matcher, JSONMessage(b"{"))
-    assert not line.endswith((": was True", ": was False"))
+    assert not line.endswith((": returned True", ": returned False"))
 
 
 def test_a_matcher_that_raised_is_named_with_the_exceptions_type_only():
@@ -284,7 +284,7 @@ def test_an_explanation_agrees_with_the_router(matchers, message):
     explanation, found = explain(table, message), Router(table).find(message)
     assert (found.name if isinstance(found, Route) else None) == explanation.handler
     assert (None if isinstance(found, Route) else found.reason) == explanation.reason
-    verdicts = {True: "matches", False: "does not match", None: "cannot tell: the body cannot be decoded"}
+    verdicts = {True: "matches", False: "does not match", None: "unknown: the body cannot be decoded"}
     assert sorted(c.handler for c in explanation.considered) == sorted(route.name for route in table)
     for considered in explanation.considered:
         verdict = table[int(considered.handler)].matcher.evaluate(message)

@@ -120,7 +120,10 @@ def witness_in(text):
 def test_what_no_message_meets_is_refused(matcher):
     """An unsatisfiable matcher is refused, and it and its handler are named."""
     proc = processor(LARGE, on_overlap="ignore")
-    assert f"no message could ever match {matcher!r}, the matcher of new" == refusal(proc, matcher)
+    assert refusal(proc, matcher) == (
+        f"no message could ever match {matcher!r}, the matcher of new: its conditions exclude each other. "
+        "Remove one of them"
+    )
     assert len(proc.routes()) == 1
 
 
@@ -153,8 +156,10 @@ def test_equal_matchers_are_refused(one, other):
     for first, second in ((one, other), (other, one)):
         proc = processor(first, on_overlap="ignore")
         said = refusal(proc, second)
-        assert re.match("a and new (match the same messages|have the same matcher), ", said)
-        assert said.endswith(": neither would ever be chosen")
+        assert re.match(
+            "a and new (match the same messages|have the same matcher), .*: neither would ever be chosen", said
+        )
+        assert said.startswith("a and new have") or said.endswith(". Remove one of the handlers, or change its matcher")
         assert [first] == [route.matcher for route in proc.routes()]
 
 
@@ -191,10 +196,12 @@ def test_one_that_is_never_alone_is_refused_with_the_way_out(inner, outer, outer
     wide, narrow = ("a", "new") if outer_first else ("new", "a")
     proc = processor(names["a"], on_overlap="ignore")
     said = refusal(proc, names["new"])
-    assert said.startswith(f"{narrow} could never run: all that {inner!r} matches, {outer!r} of {wide} matches too.")
+    assert said.startswith(
+        f"{narrow} could never run: every message that matches {inner!r} also matches {outer!r} of {wide}."
+    )
     assert len(proc.routes()) == 1
 
-    suggested = re.search(rf"Leave that to {narrow}, with (.+) for {wide}$", said)[1]
+    suggested = re.search(rf"To leave these messages to {narrow}, register {wide} for (.+)$", said)[1]
     if not inner.opaque:  # the repr of a callable is no expression
         assert outer & ~inner == eval(suggested, dict(NAMES))
     apart = {wide: outer & ~inner, narrow: inner}
@@ -439,7 +446,7 @@ def test_included_handlers_are_compared_as_when_narrows_them():
     proc.include(part, when=PLACED)
     with pytest.raises(RegistrationError, match=r"no message could ever match .* the matcher of p0"):
         proc.include(part, when=Field("country", "NO"))
-    with pytest.raises(RegistrationError, match="p0 could never run: all that"):
+    with pytest.raises(RegistrationError, match="p0 could never run: every message that"):
         proc.include(part, when=PAID)
     with pytest.raises(RegistrationError, match=r"no message could ever match .* the matcher of new"):
         part.handle_for(PAID, name="new")(nothing)
@@ -601,7 +608,7 @@ def test_the_check_of_wide_matchers():
     proc.handle_for(PAID & Field("n", OneOf(*range(1000))), name="listed")(nothing)
     report = proc.check()
     assert (report.too_wide, report.residual) == (("wide",), ())
-    assert "  too many alternatives to keep apart: wide" in str(report).splitlines()
+    assert "  too many alternatives: wide" in str(report).splitlines()
 
 
 def test_a_check_that_is_not_complete_says_so(monkeypatch):

@@ -1,4 +1,4 @@
-"""The check: what routing by some handlers costs, and which of them overlap, or could."""
+"""The check: a report on the cost of routing and on handlers that overlap."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from missive.routing.route import Route
 from missive.routing.witness import expression_of
 
 _MAX_COMPARISONS = 200_000
-"""Pairs of alternatives of two matchers that are compared."""
+"""Pairs of alternatives that one check compares."""
 _MAX_LISTED = 100
+"""Entries in each list of a report."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -23,24 +24,26 @@ class Check(msgspec.Struct, frozen=True):
 
     handlers: int
     shapes: dict[str, int]
-    """What is looked up, such as `Field('type')`, and how many keys lead from there."""
+    """The places that the index looks up, such as `Field('type')`, each with its number of keys."""
     largest_bucket: int
-    """The most handlers that one look-up leads to: each of them is asked."""
+    """Largest number of handlers that one look-up finds. Each of their matchers is evaluated."""
     residual: tuple[str, ...]
-    """Handlers that are asked about every message, for there is nothing to look them up by."""
+    """Handlers whose matchers are evaluated for every message, because the index cannot look them up."""
     too_wide: tuple[str, ...]
-    """Handlers whose matchers have too many alternatives to keep apart: simplify them."""
+    """Handlers whose matchers have too many alternatives. Simplify these matchers."""
     overlaps: tuple[tuple[str, str, str], ...]
-    """Two handlers and a message that matches both; a hundred at most."""
+    """Pairs of handlers, each with a message that matches both; at most 100."""
     unknown: tuple[tuple[str, str], ...]
-    """Two handlers that could overlap, most often because of a callable; a hundred at most."""
+    """Pairs of handlers that may overlap, usually because of a callable; at most 100."""
     overlap_count: int
+    """Number of overlaps, listed or not."""
     unknown_count: int
+    """Number of unknown pairs, listed or not."""
     complete: bool
-    """Whether every two handlers were compared, or are known to ask for different literals."""
+    """Whether all pairs of handlers were compared or are known to require different literals."""
 
     def to_dict(self) -> dict[str, object]:
-        """Return the report as JSON would have it."""
+        """Return the report as plain data for JSON."""
         return {
             **msgspec.structs.asdict(self),
             "overlaps": [{"handlers": [one, other], "message": message} for one, other, message in self.overlaps],
@@ -53,18 +56,18 @@ class Check(msgspec.Struct, frozen=True):
         handlers = _counted(self.handlers, "handler")
         lines = [f"{handlers}, largest bucket {self.largest_bucket}, {len(self.residual)} residual"]
         lines += [f"  looked up by {shape}: {_counted(keys, 'key')}" for shape, keys in self.shapes.items()]
-        lines += [f"  asked about every message: {name}" for name in self.residual]
-        lines += [f"  too many alternatives to keep apart: {name}" for name in self.too_wide]
+        lines += [f"  evaluated for every message: {name}" for name in self.residual]
+        lines += [f"  too many alternatives: {name}" for name in self.too_wide]
         more = "" if self.complete else " or more"
         overlaps = _counted(self.overlap_count, "overlap", more=more)
         lines.append(f"{overlaps}, {_counted(self.unknown_count, 'unknown pair', more=more)}")
         lines += [f"  {one} and {other} overlap: {message}" for one, other, message in self.overlaps]
-        lines += [f"  {one} and {other}: not known" for one, other in self.unknown]
+        lines += [f"  {one} and {other}: unknown" for one, other in self.unknown]
         return "\n".join(lines)
 
 
 def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
-    """Build the index of some routes and compare them with each other."""
+    """Build the index of some routes, compare the routes with each other, and return the report."""
     routes = [route for route in routes if not route.is_fallback]
     index = Index([route.matcher for route in routes])
     compared = _Comparisons(routes, message_cls)
@@ -83,7 +86,7 @@ def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
 
 
 class _Comparisons:
-    """What comes of comparing handlers with each other, in the order they are registered."""
+    """The result of comparing handlers with each other, in order of registration."""
 
     def __init__(self, routes: Sequence[Route], message_cls: type[Message]) -> None:
         self.overlaps: list[tuple[str, str, str]] = []
@@ -122,7 +125,7 @@ class _Comparisons:
 
 
 def _are_few(routes: Sequence[Route]) -> bool:
-    """Tell whether every two alternatives can be compared."""
+    """Return whether the limit allows a comparison of all pairs of alternatives."""
     if len(routes) ** 2 > 2 * _MAX_COMPARISONS:
         return False
     return sum(len(analyse(route.matcher).alternatives) for route in routes) ** 2 <= 2 * _MAX_COMPARISONS

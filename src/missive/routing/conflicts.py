@@ -1,4 +1,4 @@
-"""Conflicts: whether two matchers can both be true of a message, and whether one is never true alone."""
+"""Conflicts: whether two matchers can match the same message, and whether one of them never matches alone."""
 
 from __future__ import annotations
 
@@ -18,28 +18,30 @@ from missive.routing.proofs import disjoint, finite_values, implies, impossible,
 from missive.routing.witness import witness
 
 _MAX_PAIRS = 1000
-"""Pairs of alternatives of two matchers that are compared."""
+"""Pairs of alternatives up to which two matchers are compared."""
 _MAX_WITNESSES = 8
+"""Pairs of alternatives for which a witness is tried."""
 MAX_KEYS = 64
-"""Combinations of literals under which one alternative is found; with more, its widest list counts as no literal."""
+"""Combinations of literals in the look-up key of an alternative. With more, the key leaves out the longest list."""
 
 
 class Relation(Enum):
-    """What is known of two matchers."""
+    """The relation of two matchers, as far as it is known."""
 
     disjoint = "disjoint"
-    """No message matches both: proved."""
+    """It is proved that no message matches both."""
     overlap = "overlap"
-    """Some message matches both: here it is."""
+    """A message that matches both was found."""
     unknown = "unknown"
-    """Neither is proved, most often because of a callable."""
+    """Neither is proved, usually because of a callable."""
 
 
 class Comparison(msgspec.Struct, frozen=True, eq=False):
-    """A relation of two matchers, with the message that shows an overlap."""
+    """The result of comparing two matchers."""
 
     relation: Relation
     witness: Message | None = None
+    """A message that matches both, for an overlap."""
 
 
 DISJOINT = Comparison(Relation.disjoint)
@@ -47,21 +49,21 @@ UNKNOWN = Comparison(Relation.unknown)
 
 
 class Analysis(msgspec.Struct, frozen=True, eq=False):
-    """A matcher with its alternatives, those left out that no message can meet."""
+    """A matcher with its alternatives, except alternatives that no message can meet."""
 
     matcher: Matcher[Any]
     alternatives: tuple[Conjunction, ...]
     single: Atom | None = None
-    """The one test at one place that a matcher comes down to, or None where it says more."""
+    """The only test, where the matcher is equivalent to one test at one place, and None otherwise."""
 
     @property
     def too_wide(self) -> bool:
-        """Whether it has parts that were left together, because they have too many alternatives."""
+        """Whether a part of the matcher is opaque because it has too many alternatives."""
         return any(isinstance(part.matcher, (And, Or, Not)) for one in self.alternatives for part in one.opaque_parts)
 
 
 def analyse(matcher: Matcher[Any]) -> Analysis:
-    """Return a matcher with the alternatives that a message could meet: none if it is unsatisfiable."""
+    """Return a matcher with the alternatives that a message can meet. An unsatisfiable matcher has no alternatives."""
     alternatives = tuple(_with_key(_pruned(one)) for one in conjunctions(matcher) if not unsatisfiable(one))
     return Analysis(matcher, alternatives, _single(alternatives))
 
@@ -77,11 +79,11 @@ def _single(alternatives: tuple[Conjunction, ...]) -> Atom | None:
 
 
 def _pruned(alternative: Conjunction) -> Conjunction:
-    """Leave out what is true of every message, such as `~Header("x", 1)`."""
+    """Leave out tests that every message passes, such as `~Header("x", 1)`."""
     constraints = {}
     for place, constraint in alternative.constraints.items():
         if place[0] in {"field", "event"}:
-            # Not even what is true of every value is true of a body that cannot be decoded.
+            # Keep the test even if every value passes: a body that cannot be decoded does not pass.
             constraints[place] = constraint
             continue
         positives = tuple(test for test in constraint.positives if not _always_true(place, test, positive=True))
@@ -97,7 +99,7 @@ def _always_true(place: Place, test: Test, *, positive: bool) -> bool:
         return implies(place, nothing, test, positive=positive) or (
             not positive and impossible(place, Constraint((test,)))
         )
-    except Exception:  # noqa: BLE001 - a test of somebody's own may raise for values that it does not expect
+    except Exception:  # noqa: BLE001 - a user's test may raise for values that it does not expect
         return False
 
 
@@ -115,26 +117,26 @@ def _with_key(alternative: Conjunction) -> Conjunction:
 
 
 def _finite(place: Place, constraint: Constraint) -> tuple[Scalar, ...] | None:
-    """Return the literals of which there must be one at a place, or None where other values will do.
+    """Return the literals that meet a constraint at a place, or None where other values meet the constraint too.
 
-    Two EventFields with different literals could both be true of an event that has both in an array. They are not
-    compared, for that would be said of every pair of patterns.
+    Two EventFields with different literals can both match an event that has both literals in an array. Missive does
+    not report these pairs, because almost every pair of patterns is such a pair.
     """
     if place[0] != "event":
         try:
             return finite_values(place, constraint)
-        except Exception:  # noqa: BLE001 - a test of somebody's own may raise for values that it does not expect
+        except Exception:  # noqa: BLE001 - a user's test may raise for values that it does not expect
             return None
     return literals_of(constraint.positives[0]) if len(constraint.positives) == 1 else None
 
 
 def combinations(values: dict[Place, tuple[Scalar, ...]]) -> int:
-    """Return how many ways there are to choose one of the literals at each place."""
+    """Return the number of ways to choose one literal at each place."""
     return math.prod(map(len, values.values()))
 
 
 def relation(one: Analysis, other: Analysis, message_cls: type[Message]) -> Comparison:
-    """Say whether some message of a class matches both of two matchers."""
+    """Compare two matchers: return whether a message of a class can match both."""
     if len(one.alternatives) * len(other.alternatives) > _MAX_PAIRS:
         return UNKNOWN
     if _singles_disjoint(one.single, other.single):
@@ -148,7 +150,7 @@ def relation(one: Analysis, other: Analysis, message_cls: type[Message]) -> Comp
     if not both:
         return DISJOINT
     if one.matcher.opaque or other.matcher.opaque:
-        return UNKNOWN  # to try a witness would run somebody's code
+        return UNKNOWN  # trying a witness would run the user's callable
     for condition in both[:_MAX_WITNESSES]:
         message = witness(message_cls, condition)
         if message is not None and _match(message, one.matcher, other.matcher):
@@ -159,24 +161,24 @@ def relation(one: Analysis, other: Analysis, message_cls: type[Message]) -> Comp
 def _match(message: Message, *matchers: Matcher[Any]) -> bool:
     try:
         return all(matcher.evaluate(message) for matcher in matchers)
-    except Exception:  # noqa: BLE001 - somebody's own decoder or test, of a message that it does not expect
+    except Exception:  # noqa: BLE001 - a user's decoder or test may raise for a message that it does not expect
         return False
 
 
 def contained(one: Analysis, other: Analysis) -> bool:
-    """Tell whether it is proved that every message that matches `one` matches `other` as well."""
+    """Return whether it is proved that `other` matches every message that `one` matches."""
     if len(one.alternatives) * len(other.alternatives) > _MAX_PAIRS:
         return False
     try:
         if one.single is not None and other.single is not None and one.single.place == other.single.place:
             return _single_within(one.single, other.single)
         return all(any(_within(inner, outer) for outer in other.alternatives) for inner in one.alternatives)
-    except Exception:  # noqa: BLE001 - a test of somebody's own: nothing is proved
+    except Exception:  # noqa: BLE001 - a user's test raised: nothing is proved
         return False
 
 
 def _single_within(inner: Atom, outer: Atom) -> bool:
-    # The case of nearly every pair that is compared: many of a kind at one place.
+    # A fast path for most comparisons: two matchers with one test at the same place.
     if inner.positive:
         return within(inner.test, outer.test) if outer.positive else disjoint(inner.test, outer.test)
     return not outer.positive and within(outer.test, inner.test)
@@ -187,12 +189,12 @@ def _singles_disjoint(one: Atom | None, other: Atom | None) -> bool:
         return False
     try:
         return disjoint(one.test, other.test)
-    except Exception:  # noqa: BLE001 - a test of somebody's own: nothing is proved
+    except Exception:  # noqa: BLE001 - a user's test raised: nothing is proved
         return False
 
 
 def unsatisfiable(condition: Conjunction) -> bool:
-    """Tell whether it is proved that no message meets a condition."""
+    """Return whether it is proved that no message meets a condition."""
     try:
         return _unsatisfiable(condition)
     except Exception:  # noqa: BLE001 - as above
@@ -204,7 +206,7 @@ def _unsatisfiable(condition: Conjunction) -> bool:
         return True
     if any(Opaque(one.matcher, not one.positive) in condition.opaque_parts for one in condition.opaque_parts):
         return True
-    # A field inside another makes that one an object.
+    # A field with another field inside it must be an object.
     objects = _objects(condition)
     return any(_holds_no_fields(place, outer) for place, outer in condition.constraints.items() if place in objects)
 
@@ -218,11 +220,11 @@ def _of_kind(constraint: Constraint, kind: type) -> Constraint:
 
 
 def _objects(condition: Conjunction) -> set[Place]:
-    """Return the fields that must be objects, for something inside them must be there."""
+    """Return the fields that must be objects, because the condition needs a field inside them."""
     return {
         place[:length]
         for place, constraint in condition.constraints.items()
-        if place[0] == "field" and len(place) > 2 and any(not test.on_missing for test in constraint.positives)  # noqa: PLR2004 - of one segment
+        if place[0] == "field" and len(place) > 2 and any(not test.on_missing for test in constraint.positives)  # noqa: PLR2004 - a path of two segments or more
         for length in range(2, len(place))
     }
 

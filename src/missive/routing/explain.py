@@ -1,4 +1,4 @@
-"""Explanations: why a message has the handler it has, or none, without showing what is in it."""
+"""Explanations: why a message has its handler, or none, without showing its content."""
 
 from __future__ import annotations
 
@@ -23,31 +23,34 @@ Public: TypeAlias = Collection[tuple[str, ...]]
 """Field paths and header names whose values may be shown."""
 
 _MAX_SHOWN = 5
+"""Number of values of an EventField in one line."""
 _MAX_LINE = 500
-_VERDICTS = {True: "matches", False: "does not match", None: "cannot tell: the body cannot be decoded"}
+"""Length of a line, in characters."""
+_UNDECODABLE = "unknown: the body cannot be decoded"
+_VERDICTS = {True: "matches", False: "does not match", None: _UNDECODABLE}
 
 
 class Considered(msgspec.Struct, frozen=True):
-    """What one handler's matcher said."""
+    """The verdict of one handler's matcher."""
 
     handler: str
     verdict: str
     because: tuple[str, ...]
-    """For each part that stood in the way: what was expected and what kind of thing was there."""
+    """For each part that prevented a match: the expected value, and the kind of the value in the message."""
 
 
 class Explanation(msgspec.Struct, frozen=True):
-    """Why a message would be given to a handler, or to none."""
+    """The handler of a message, or the reason for a dead letter, with the verdict of each matcher."""
 
     handler: str | None
-    """The one handler that would run."""
+    """Name of the handler that would run; None for a dead letter."""
     reason: str | None
-    """The reason for a dead letter, where no one handler would."""
+    """Reason of the dead letter; None where a handler would run."""
     considered: tuple[Considered, ...]
-    """Those that match first, then those of which the smallest part stood in the way."""
+    """The handlers that match, then the others, the nearest misses first."""
 
     def to_dict(self) -> dict[str, object]:
-        """Return the explanation as JSON would have it."""
+        """Return the explanation as plain data for JSON."""
         return {
             "handler": self.handler,
             "reason": self.reason,
@@ -68,14 +71,14 @@ class Explanation(msgspec.Struct, frozen=True):
 def explain(
     routes: Sequence[Route], message: Message, public: Public = (), routing: Route | Misrouted | None = None
 ) -> Explanation:
-    """Ask every route's matcher about a message and say what each answered and why.
+    """Evaluate the matcher of every route for a message, and explain each verdict.
 
-    `routing` is what a router said; None asks all of them for that too.
+    `routing` is the result of a router for this message. With None, `explain` routes the message itself.
     """
     if routing is None:
         routing = Router(routes, indexed=False).find(message)
     asked = [(route, _consider(route, message, public)) for route in routes if not route.is_fallback]
-    # The nearest first: what had the smallest part of it in its way is what somebody meant.
+    # Sort near misses first: the user probably meant the matcher with the smallest failed part.
     asked.sort(key=lambda pair: len(pair[1].because) / _size(pair[0].matcher))
     considered = [one for _, one in asked]
     if isinstance(routing, Misrouted):
@@ -91,7 +94,7 @@ def _consider(route: Route, message: Message, public: Public) -> Considered:
     try:
         verdict = _VERDICTS[route.matcher.evaluate(message)]
         because = tuple(map(_line, _obstacles(route.matcher, message, public, wanted=True)))
-    except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+    except Exception as error:  # noqa: BLE001 - a user's callable may raise anything
         return Considered(route.name, f"its matcher raised {type(error).__name__}", (_line(repr(route.matcher)),))
     return Considered(route.name, verdict, because)
 
@@ -101,7 +104,7 @@ def _line(text: str) -> str:
 
 
 def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wanted: bool) -> Iterator[str]:
-    """Yield a line for each part of `matcher` that keeps it from being `wanted`."""
+    """Yield a line for each part of `matcher` that prevents the result `wanted`."""
     if matcher.evaluate(message) is wanted:
         return
     if isinstance(matcher, (And, Or)):
@@ -117,7 +120,7 @@ def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wante
         yield f"{matcher!r}: expected {expected}, got {_found_all(matcher, message, public)}"
     else:
         answer = matcher.evaluate(message)
-        yield f"{matcher!r}: {'cannot tell: the body cannot be decoded' if answer is None else f'was {answer}'}"
+        yield f"{matcher!r}: {_UNDECODABLE if answer is None else f'returned {answer}'}"
 
 
 def _found(selector: Selector[Any], message: Message, public: Public) -> str:
@@ -142,7 +145,7 @@ def _found_all(field: EventField, message: Any, public: Public) -> str:
 
 
 def kind_of(value: object) -> str:
-    """Describe a value without showing it: its type, and its size where it has one."""
+    """Describe a value by its type, and its size if it has one, without showing the value."""
     if value is None:
         return "<null>"
     if isinstance(value, str):

@@ -1,6 +1,6 @@
-"""The index: from a message to the few routes that could match it, at a cost that does not grow with their number.
+"""The index: find the few matchers that can match a message, at a cost that does not grow with their number.
 
-It is only a filter, so each candidate is still asked itself: a dict takes `True`, `1` and `1.0` for one key.
+The index is only a filter. The matcher of each candidate decides: a dict treats `True`, `1` and `1.0` as one key.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from missive.matchers.algebra import Matcher
 
 _MAX_PLACES = 64
-"""Sets of places, or places, that are looked up one by one; beyond, the message says what to look up."""
+"""Number of places, and of sets of places, that are looked up one by one. Beyond it, the message drives the look-up."""
 
 
 class Index:
-    """Finds candidates among matchers, which are numbered in the order they are given. Fixed once made."""
+    """An immutable index of matchers. A matcher's number is its position in the given sequence."""
 
     def __init__(self, matchers: Sequence[Matcher[Any]]) -> None:
         alternatives = [
@@ -34,10 +34,10 @@ class Index:
             for number, matcher in enumerate(matchers)
             for alternative in analyse(matcher).alternatives
         ]
-        # Also for an alternative that nothing meets: with a body that cannot be decoded, even that is unknown.
+        # Include alternatives that no message meets: even they are unknown where the body cannot be decoded.
         self._reads_content = any(part.requires is not Message for matcher in matchers for part in matcher.walk())
         self.residual: tuple[int, ...] = ()
-        """Those that are asked about every message, for there is nothing to look them up by."""
+        """Matchers that are candidates for every message, because the index cannot look them up."""
         self._places: dict[Place, PlaceIndex] = {}
         self._tables: dict[tuple[Place, ...], dict[tuple[Scalar, ...], Items]] = {}
         self._fill(alternatives)
@@ -45,7 +45,7 @@ class Index:
             index.seal()
         self._compile()
 
-    # Making
+    # Building
 
     def _fill(self, alternatives: list[tuple[int, Conjunction, dict[Place, tuple[Scalar, ...]]]]) -> None:
         shapes = Counter(shape for _, _, wanted in alternatives if len(shape := _shape(wanted)) > 1)
@@ -71,14 +71,14 @@ class Index:
         by_message = len(self._places.keys() | shaped.keys()) > _MAX_PLACES
         singly = shaped if by_message else dict.fromkeys((*shaped, *self._places))
         slots = {place: slot for slot, place in enumerate(sorted(singly, key=lambda place: place[0] != "field"))}
-        # Those of fields first; they share the decoded body.
+        # Fields come first, because they share the decoded body.
         self._fields = [(p[1:], None if by_message else self._places.get(p)) for p in slots if p[0] == "field"]
         self._envelope = [
             (p[0], p[-1], None if by_message else self._places.get(p)) for p in slots if p[0] not in {"field", "event"}
         ]
         self._shapes = [(tuple(slots[place] for place in shape), table) for shape, table in self._tables.items()]
         self._single_field: tuple[str, PlaceIndex] | None = None
-        """The one field of the body that all are looked up by, where that is so."""
+        """The field of the body that looks up all matchers, where one field is enough."""
         if len(slots) == len(self._fields) == 1 and not (self._shapes or self.residual or by_message):
             (path, index), *_ = self._fields
             if len(path) == 1 and index is not None and len(self._places) == 1:
@@ -100,40 +100,40 @@ class Index:
                 self._event = self._event or _EventNode()
                 self._event.add(place[1:], index)
 
-    # What it is made of, for a report
+    # Figures for the check
 
     @property
     def shapes(self) -> list[tuple[tuple[Place, ...], int]]:
-        """The sets of places that are looked up together, or alone, each with how many keys lead from it."""
+        """The places that are looked up, alone or together, each set with its number of keys."""
         return [(shape, len(table)) for shape, table in self._tables.items()] + [
             ((place,), len(index)) for place, index in self._places.items()
         ]
 
     @property
     def largest_bucket(self) -> int:
-        """The most candidates that one look-up can lead to."""
+        """Largest number of candidates that one look-up can find."""
         tables = self._tables.values()
         buckets = [len(items) if isinstance(items, list) else 1 for table in tables for items in table.values()]
         return max([0, *buckets, *(index.largest_bucket for index in self._places.values())])
 
-    # Asking
+    # Look-up
 
     @property
     def single_field(self) -> tuple[str, dict[str, int]] | None:
-        """The field of the body that all are looked up by, if there is one, and what leads to one of them alone."""
+        """The field that looks up all matchers, if one is enough, and its strings that lead to one matcher only."""
         return None if self._single_field is None else (self._single_field[0], self._single_field[1].unique)
 
     def candidates(self, message: Message) -> list[int]:
-        """Return the numbers of those that could match, in order, perhaps with some that do not.
+        """Return the numbers of all matchers that match a message, and perhaps others, in ascending order.
 
-        Raises `DecodingError` where that depends on a body that cannot be decoded.
+        Raise `DecodingError` when the look-up needs the body and the body cannot be decoded.
         """
         if self._single_field is not None:
             return self._by_single_field(*self._single_field, message.content)  # type: ignore[attr-defined]  # as below
         found = list(self.residual)
         values: list[Any] = []
         if self._reads_content:
-            self._search_fields(message.content, values, found)  # type: ignore[attr-defined]  # registration saw to it
+            self._search_fields(message.content, values, found)  # type: ignore[attr-defined]  # checked at registration
         if self._envelope:
             self._search_envelope(message, values, found)
         if self._headers:
@@ -143,7 +143,7 @@ class Index:
         for slots, table in self._shapes:
             try:
                 items = table.get(tuple([values[slot] for slot in slots]))
-            except (TypeError, ValueError):  # a list or an object is no literal
+            except (TypeError, ValueError):  # a list or an object has no hash
                 continue
             if items is not None:
                 collect(items, found)
@@ -181,7 +181,7 @@ class Index:
 
     @staticmethod
     def _search_trie(trie: _Node, content: Any, found: list[int]) -> None:
-        """Look up what is driven by the message."""
+        """Look up the fields that both the trie and the message have."""
         stack = [(trie, content)]
         while stack:
             node, value = stack.pop()
@@ -192,9 +192,9 @@ class Index:
 
     @staticmethod
     def _search_event(trie: _EventNode, event: dict[Any, Any], found: list[int]) -> None:
-        """Look up what leads through arrays, and through names with dots."""
+        """Look up event fields, through arrays and through names with dots."""
         leaves: dict[_EventNode, list[Any]] = {}
-        # A decoder may return any graph: each list and object is entered once for each way that led there.
+        # A decoder may return a graph with shared or circular parts. Enter each list and object once for each node.
         entered: set[tuple[int, _EventNode]] = set()
         stack: list[tuple[_EventNode, Any]] = [(trie, event)]
         while stack:
@@ -222,7 +222,7 @@ def _shape(wanted: dict[Place, tuple[Scalar, ...]]) -> tuple[Place, ...]:
 def _access_path(
     alternative: Conjunction, wanted: dict[Place, tuple[Scalar, ...]], common: Counter[tuple[Place, Scalar]]
 ) -> tuple[Place | None, Sequence[Test]]:
-    """Choose the one place by which an alternative is found, and the test there: what fewest others ask for."""
+    """Return the place that looks up an alternative, and the tests there: the literals that are rarest, if any."""
     if wanted:
         rarest = min(wanted, key=lambda place: max(common[place, value] for value in wanted[place]))
         return rarest, [Equals(value) for value in wanted[rarest]]
@@ -236,7 +236,7 @@ def _access_path(
 
 
 class _Node:
-    """What is looked up in one object of the body, by the names of its fields."""
+    """A node of the trie of field paths, which stands for one object of the body."""
 
     __slots__ = ("index", "next")
 
@@ -252,7 +252,7 @@ class _Node:
 
 
 class _EventNode:
-    """What is looked up in one object of an event, by the names that lead on: those of one segment, or of several."""
+    """A node of the trie of event paths. A name in an event may stand for one segment of a path, or for several."""
 
     __slots__ = ("index", "next", "segments")
 
@@ -283,6 +283,6 @@ def _in_envelope(message: Message, kind: str, name: str) -> Any:
 
 
 def _both(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Return the names that two tables share, at the cost of the smaller."""
+    """Return the names that two tables share, in time proportional to the smaller table."""
     small, large = (one, other) if len(one) <= len(other) else (other, one)
     return [name for name in small if name in large]

@@ -1,4 +1,4 @@
-"""Intervals: which of many hold a value, and which of many overlap another; nesting costs nothing."""
+"""Intervals: find all intervals that contain a value or overlap another interval. Nesting adds no cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RECENT = 64
 
 
 class Interval(NamedTuple, Generic[T]):
-    """From `low` to `high`, both included, with what it stands for."""
+    """The values from `low` to `high`, both included, with an item."""
 
     low: Any
     high: Any
@@ -20,10 +20,10 @@ class Interval(NamedTuple, Generic[T]):
 
 
 class IntervalMap(Generic[T]):
-    """Intervals, fixed once made. An answer takes the logarithm of their number, and the length of the answer.
+    """A segment tree of intervals, immutable. A look-up takes O(log n + k) time for n intervals and k results.
 
-    A segment tree: the distinct ends cut the line into points and gaps, and each interval is kept at the few nodes
-    that together span its points and gaps.
+    The distinct ends cut the line into points and gaps. Each interval is stored at the few nodes that together cover
+    its points and gaps.
     """
 
     __slots__ = ("_by_low", "_ends", "_lows", "_nodes", "_width")
@@ -33,7 +33,7 @@ class IntervalMap(Generic[T]):
         self._width = 2 * len(ends) + 1
         nodes: dict[int, list[T]] = {}
         for one in intervals:
-            # The point of end number n is leaf 2n + 1, with the gaps before and after it on either side.
+            # Leaf 2n + 1 is the point of end number n. The leaves before and after it are the gaps next to the point.
             left = 2 * bisect_left(ends, one.low) + 1 + self._width
             right = 2 * bisect_left(ends, one.high) + 2 + self._width
             while left < right:
@@ -50,7 +50,7 @@ class IntervalMap(Generic[T]):
         self._lows = [one.low for one in self._by_low]
 
     def containing(self, value: Any) -> list[T]:
-        """Return what the intervals that hold a value stand for."""
+        """Return the items of the intervals that contain a value."""
         before = bisect_left(self._ends, value)
         at_end = before < len(self._ends) and self._ends[before] == value
         node = 2 * before + (1 if at_end else 0) + self._width
@@ -63,16 +63,16 @@ class IntervalMap(Generic[T]):
         return found
 
     def overlapping(self, low: Any, high: Any) -> Iterator[T]:
-        """Yield what the intervals that overlap another stand for."""
+        """Yield the items of the intervals that overlap the range from `low` to `high`."""
         yield from self.containing(low)
         for place in range(bisect_right(self._lows, low), bisect_right(self._lows, high)):
             yield self._by_low[place].item
 
     @property
     def max_depth(self) -> int:
-        """The most intervals that hold one value."""
+        """Largest number of intervals that contain the same value."""
         most = depth = 0
-        # Where one ends and another begins, both hold the value.
+        # Where one interval ends and another begins, both contain the value.
         ends = sorted([(one.low, 0) for one in self._by_low] + [(one.high, 1) for one in self._by_low])
         for _, is_high in ends:
             depth += -1 if is_high else 1
@@ -87,7 +87,7 @@ class IntervalMap(Generic[T]):
 
 
 class GrowingIntervals(Generic[T]):
-    """Intervals that are added one by one: maps of doubling size, so that each is built into few of them."""
+    """A collection of intervals that grows: interval maps of doubling size, so that few maps are rebuilt."""
 
     __slots__ = ("_maps", "_recent")
 
@@ -107,7 +107,7 @@ class GrowingIntervals(Generic[T]):
         self._recent = []
 
     def overlapping(self, low: Any, high: Any) -> Iterable[T]:
-        """Yield what the intervals that overlap another stand for."""
+        """Yield the items of the intervals that overlap the range from `low` to `high`."""
         for one in self._maps:
             yield from one.overlapping(low, high)
         for recent in self._recent:

@@ -1,4 +1,4 @@
-"""Disjunctive normal form: a matcher as alternatives, each a conjunction of what must hold at which place."""
+"""Disjunctive normal form: a matcher as a list of alternatives, each a conjunction of constraints at places."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern
 from missive.matchers.values import Scalar
 
 _MAX_ALTERNATIVES = 128
+"""Number of alternatives of a matcher that are kept apart."""
 _SELECTORS = (Field, Header, Topic, Key, Body)
 DIALECTS = (NatsPattern, MqttFilter, AmqpPattern)
-"""Topic patterns whose meaning is known; a subclass of somebody's own may mean anything."""
+"""Topic patterns whose meaning is known. Compare exact types: a user's subclass may have another meaning."""
 
 
 class Atom(msgspec.Struct, frozen=True):
-    """One test at one place, or the complement of it."""
+    """A test at a place, or the complement of the test."""
 
     place: Place
     test: Test
@@ -31,7 +32,7 @@ class Atom(msgspec.Struct, frozen=True):
 
 
 class Opaque(msgspec.Struct, frozen=True):
-    """A part that cannot be looked into: a callable, or a composition of more alternatives than are kept apart."""
+    """A part that cannot be analysed: a callable, or a composition with too many alternatives."""
 
     matcher: Matcher[Any]
     positive: bool = True
@@ -42,31 +43,31 @@ Alternative: TypeAlias = frozenset[Conjunct]
 
 
 class Constraint(msgspec.Struct, frozen=True):
-    """What must hold at one place: all of `positives`, none of `negatives`."""
+    """The tests at one place: all of `positives` must pass, and all of `negatives` must fail."""
 
     positives: tuple[Test, ...] = ()
     negatives: tuple[Test, ...] = ()
 
 
 class Conjunction(msgspec.Struct, frozen=True, eq=False):
-    """Conditions that must all hold."""
+    """Constraints and opaque parts that must all hold."""
 
     constraints: dict[Place, Constraint]
     opaque_parts: tuple[Opaque, ...] = ()
     finite: dict[Place, tuple[Scalar, ...]] = {}
-    """The places where only these literals will do."""
+    """The places that can hold only a few values, each with these values."""
     key_values: dict[Place, tuple[Scalar, ...]] = {}
-    """Of these, those by which it is looked up: all, unless that makes too many combinations."""
+    """The part of `finite` that serves as look-up key: all of it, unless it has too many combinations."""
 
 
 ANY = Constraint()
-"""What holds at a place that nobody asks about."""
+"""The constraint that every value and a missing value meet."""
 
 
 def conjunctions(matcher: Matcher[Any]) -> tuple[Conjunction, ...]:
-    """Return the alternatives of a matcher; none where it is false of every message by its form alone.
+    """Return the alternatives of a matcher, or nothing where its form alone makes it false for every message.
 
-    The work is bounded: beyond 128 alternatives, a part of the matcher stays together as `Opaque`.
+    The work is bounded: beyond 128 alternatives, a part of the matcher becomes one `Opaque`.
     """
     return tuple(_conjunction(alternative) for alternative in _expand(matcher, positive=True))
 
@@ -88,9 +89,9 @@ def _expand(matcher: Matcher[Any], *, positive: bool) -> list[Alternative]:
 def _distribute(
     parts: list[list[Alternative]], matchers: tuple[Matcher[Any], ...], *, positive: bool
 ) -> list[Alternative]:
-    # At once, for there may be thousands of parts that have no alternatives.
+    # Join all parts with one alternative in one step: there may be thousands.
     together: list[Alternative] = [frozenset().union(*(part[0] for part in parts if len(part) == 1))]
-    # The narrow ones first: they are kept apart, whatever the widest of them is.
+    # Start with the parts that have the fewest alternatives, so that only the widest parts become opaque.
     for part, matcher in sorted(zip(parts, matchers, strict=True), key=lambda pair: len(pair[0])):
         if len(part) == 1:
             continue
@@ -102,7 +103,7 @@ def _distribute(
 
 
 def _merge_literals(alternatives: list[Alternative]) -> list[Alternative]:
-    """Join alternatives that are each one set of literals at the same place into one."""
+    """Merge alternatives that accept literals at the same place, and nothing else, into one alternative."""
     values: dict[Place, dict[Any, None]] = {}
     others: dict[Alternative, None] = {}
     for alternative in alternatives:
@@ -119,13 +120,13 @@ def _merge_literals(alternatives: list[Alternative]) -> list[Alternative]:
 
 
 def literals_of(test: Test) -> tuple[Any, ...] | None:
-    """Return the only values that a test is true of, or None where they are not a list of literals."""
+    """Return the only values that a test accepts, or None where these values are not a list of literals."""
     if type(test) is Equals:
         return (test.value,)
     if type(test) is OneOf:
         return test.values
     if type(test) is Range:
-        # A number from 1 to 1 is what equals 1: no boolean, in both cases.
+        # Range(ge=1, le=1) accepts the same values as Equals(1). Neither accepts a boolean.
         return (test.ge,) if test.ge is not None and test.ge == test.le else None
     if type(test) is Wildcard:
         return test.chunks if len(test.chunks) == 1 and not test.ignore_case else None
@@ -150,7 +151,7 @@ def _conjuncts(matcher: Matcher[Any], *, positive: bool) -> Iterator[Conjunct]:
 
 
 def _at_one_value(test: Test, *, positive: bool) -> tuple[Test, ...]:
-    """Return tests that together say of one value what a test says."""
+    """Return tests that together are equivalent to one test on a single value."""
     plainer = _plainer(test)
     if type(plainer) is NoneOf and positive:
         return tuple(_plainer(AnythingBut(one)) for one in plainer.tests)
@@ -158,7 +159,7 @@ def _at_one_value(test: Test, *, positive: bool) -> tuple[Test, ...]:
 
 
 def _plainer(test: Test) -> Test:
-    """Return an equal test that is easier to compare."""
+    """Return an equivalent test that is easier to compare."""
     if type(test) is NoneOf and len(test.tests) == 1:
         return _plainer(AnythingBut(test.tests[0]))
     if type(test) is AnythingBut and type(test.test) is AnythingBut and not test.test.test.on_missing:
@@ -167,7 +168,7 @@ def _plainer(test: Test) -> Test:
 
 
 def _implied(path: tuple[str, ...], inside: Matcher[Any]) -> Iterator[Atom]:
-    """Yield what must hold of an event, where conditions must hold of one object inside it."""
+    """Yield the conditions on an event that follow from conditions on one object inside the event."""
     for part in inside.parts if isinstance(inside, And) else (inside,):
         if type(part) is EventField and part.test is not None and not part.test.on_missing:
             yield Atom(("event", *path, *part.path), part.test)
@@ -185,7 +186,7 @@ def _conjunction(alternative: Alternative) -> Conjunction:
             continue
         test, positive = conjunct.test, conjunct.positive
         if not positive and type(test) in (Present, Absent):
-            # Of the two, one is the complement of the other.
+            # Present and Absent are complements of each other.
             test, positive = (Absent() if type(test) is Present else Present()), True
         (positives if positive else negatives).setdefault(conjunct.place, []).append(test)
     places = sorted({*positives, *negatives})

@@ -1,4 +1,4 @@
-"""The index of what is registered: finds, for a new matcher, the few others that it could be in conflict with."""
+"""The overlap index: find the few registered matchers that can conflict with a new one, and compare them with it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ from missive.routing.places import Items, insert
 from missive.routing.ranges import Projection
 
 _MAX_CANDIDATES = 1000
-"""Others that one new matcher is compared with, where what they ask about one place tells nothing apart."""
+"""Registered matchers that one new matcher is compared with."""
 _MAX_TRIED = 32
-"""Of these, those of which nothing is proved, up to which an overlap is looked for."""
-_SMALL = 32
-_FEW_GROUPS = 64
+"""Comparisons without a result after which the search for an overlap ends."""
+_MAX_UNRELATED = 32
+"""Groups without a shared place that one alternative is compared with."""
+_MAX_BUCKET = 32
+"""Members of a bucket that are compared without narrowing them by another place."""
+_MAX_GROUPS = 64
+"""Groups at a place up to which the place has no table of literals."""
 
 _analyse = lru_cache(maxsize=8192)(analyse)
 
@@ -41,7 +45,7 @@ _Key: TypeAlias = tuple[Scalar, ...]
 
 
 class Overlap(msgspec.Struct, frozen=True, eq=False):
-    """Two handlers with a message that matches both."""
+    """Two handlers that overlap, and a message that matches both."""
 
     one: str
     other: str
@@ -49,17 +53,17 @@ class Overlap(msgspec.Struct, frozen=True, eq=False):
 
 
 class Unproved(msgspec.Struct, frozen=True):
-    """Two handlers of which nothing is proved."""
+    """Two handlers that may overlap: neither an overlap nor the opposite is proved."""
 
     one: str
     other: str
 
 
 class OverlapIndex:
-    """All matchers of one processor, found by what they say about shared places.
+    """The matchers of one processor, indexed by their constraints at places.
 
-    Matchers that ask for equality at the same places are one group, and are found there by their literals; so
-    nobody is compared with all the others.
+    Alternatives that require literals at the same places form a group. A group finds its members by their literals,
+    so that a new matcher is not compared with all others.
     """
 
     def __init__(self, message_cls: type[Message]) -> None:
@@ -74,14 +78,17 @@ class OverlapIndex:
         self._opaque: list[int] = []
 
     def check(self, matcher: Matcher[Any], name: str) -> tuple[int, ...]:
-        """Return the others that were compared with a matcher.
+        """Compare a new matcher with the registered candidates, and return the numbers of the candidates.
 
-        Raises `RegistrationError` for a matcher that no message meets, or that is never the only one to match. In
-        the second case it may also be one of those that are registered whose messages would all be taken.
+        Raise `RegistrationError` when no message can match the new matcher, when a registered matcher matches all
+        messages of the new one, or when the new matcher matches all messages of a registered one.
         """
         new = _analyse(matcher)
         if not new.alternatives:
-            raise RegistrationError(f"no message could ever match {cut(matcher)}, the matcher of {name}")
+            raise RegistrationError(
+                f"no message could ever match {cut(matcher)}, the matcher of {name}: its conditions exclude each "
+                "other. Remove one of them"
+            )
         candidates = tuple(self._candidates(new))
         for number in candidates:
             other, other_name = _analyse(self._matchers[number]), self._names[number]
@@ -89,7 +96,7 @@ class OverlapIndex:
             if inside and outside:
                 raise RegistrationError(
                     f"{other_name} and {name} match the same messages, by {cut(other.matcher)} and {cut(matcher)}: "
-                    "neither would ever be chosen"
+                    "neither would ever be chosen. Remove one of the handlers, or change its matcher"
                 )
             if inside:
                 raise RegistrationError(_never_alone(name, matcher, other_name, other.matcher))
@@ -98,9 +105,9 @@ class OverlapIndex:
         return candidates
 
     def overlap(self, matcher: Matcher[Any], name: str, candidates: Iterable[int]) -> Overlap | None:
-        """Return the first other handler that is found to overlap, with a message that matches both."""
+        """Return the first overlap of a new matcher with a registered one, or None where none is found."""
         new = _analyse(matcher)
-        # What asks about other places overlaps by its nature: said once for all that ask about the same.
+        # Alternatives at different places always overlap. Report this once for each set of places.
         unlike = (one for one in new.alternatives if self._group_key(one) not in self._groups)
         tried = 0
         for number in (*candidates, *(number for one in unlike for number in self._unrelated(one))):
@@ -115,7 +122,7 @@ class OverlapIndex:
         return None
 
     def add(self, matcher: Matcher[Any], name: str) -> None:
-        """Register a matcher."""
+        """Register a matcher under the name of its handler."""
         number = len(self._matchers)
         self._matchers.append(matcher)
         self._names.append(name)
@@ -137,10 +144,10 @@ class OverlapIndex:
             if not alternative.constraints and not alternative.opaque_parts:
                 self._everything = number
 
-    # Whom to ask
+    # Candidates for a comparison
 
     def _candidates(self, new: Analysis) -> Iterable[int]:
-        """Return those that may be in conflict because they ask about the same, each once."""
+        """Return, once each, the registered matchers that share a place or an opaque part with a new one."""
         return islice(dict.fromkeys(self._sharing(new, _MAX_CANDIDATES)), _MAX_CANDIDATES)
 
     def _sharing(self, new: Analysis, max_opaque: int | None = None) -> Iterator[int]:
@@ -148,8 +155,8 @@ class OverlapIndex:
             yield self._everything
         for alternative in new.alternatives:
             if not alternative.constraints and not alternative.opaque_parts and self._matchers:
-                yield 0  # all of them are inside this one
-            # The others of those that share a callable are found by their places, if this one asks about any.
+                yield 0  # an alternative without conditions contains every other matcher
+            # Where the alternative has constraints, its places find the other matchers that share the callable.
             sharing = self._only_opaque_parts if alternative.constraints else self._by_opaque_part
             for unseen in alternative.opaque_parts:
                 yield from islice(sharing.get(unseen, ()), max_opaque)
@@ -168,11 +175,11 @@ class OverlapIndex:
         return groups
 
     def _unrelated(self, alternative: Conjunction) -> Iterator[int]:
-        """Yield one of each of a few groups that ask about nothing that an alternative asks about."""
+        """Yield one member of each of a few groups that share no place with an alternative."""
         places = alternative.constraints
-        ancestor = {one for place in places for one in _ancestors(place)}
-        strange = (group for group in self._groups.values() if not group.touches(places, ancestor))
-        for group in islice(strange, _SMALL):
+        ancestors = {one for place in places for one in _ancestors(place)}
+        unrelated = (group for group in self._groups.values() if not group.touches(places, ancestors))
+        for group in islice(unrelated, _MAX_UNRELATED):
             yield group.members[0]
 
     @staticmethod
@@ -182,13 +189,13 @@ class OverlapIndex:
         return tuple(literal), others, bool(alternative.opaque_parts)
 
     def analysis(self, number: int) -> Analysis:
-        """Return a registered matcher with its alternatives."""
+        """Return the analysis of a registered matcher."""
         return _analyse(self._matchers[number])
 
-    # The report
+    # For the check
 
     def possible_overlaps(self, matcher: Matcher[Any]) -> tuple[Iterable[int], bool]:
-        """Return those that a matcher could overlap, and whether these are all that it could."""
+        """Return the registered matchers that a matcher may overlap, and whether the result is complete."""
         new = _analyse(matcher)
         if matcher.opaque:
             return range(len(self._matchers)), True
@@ -196,12 +203,12 @@ class OverlapIndex:
         return dict.fromkeys((*self._sharing(new), *unrelated, *self._opaque)), not unrelated
 
     def compare(self, number: int, matcher: Matcher[Any], name: str) -> tuple[Overlap | Unproved | None, int]:
-        """Return what is found of a matcher and a registered one, and how many pairs of alternatives that took.
+        """Compare a matcher with a registered one. Return the result, and the number of compared alternatives.
 
-        None where they are proved to be apart.
+        The result is None where the two are proved to be disjoint.
         """
         one, other = self.analysis(number), _analyse(matcher)
-        # EventFields with different literals are never reported: an array may have both, so all of them would be.
+        # Do not report EventFields with different literals. An array may have both, so almost every pair would count.
         comparison = DISJOINT if _want_different_literals(one, other) else relation(one, other, self._message_cls)
         found: Overlap | Unproved | None = None
         if comparison.witness is not None:
@@ -212,7 +219,7 @@ class OverlapIndex:
 
 
 def _want_different_literals(one: Analysis, other: Analysis) -> bool:
-    """Tell whether two matchers want different literals at the same place, whichever of their alternatives holds."""
+    """Return whether each alternative of one matcher excludes each of the other by different literals at a place."""
     return all(
         any(
             (values := second.finite.get(place)) is not None and not set(values) & set(wanted)
@@ -224,25 +231,25 @@ def _want_different_literals(one: Analysis, other: Analysis) -> bool:
 
 def _never_alone(inner_name: str, inner: Matcher[Any], outer_name: str, outer: Matcher[Any]) -> str:
     return (
-        f"{inner_name} could never run: all that {cut(inner)} matches, {cut(outer)} of {outer_name} matches too. "
-        f"Leave that to {inner_name}, with {cut(And(outer, ~inner))} for {outer_name}"
+        f"{inner_name} could never run: every message that matches {cut(inner)} also matches {cut(outer)} of "
+        f"{outer_name}. To leave these messages to {inner_name}, register {outer_name} for {cut(And(outer, ~inner))}"
     )
 
 
 def _ancestors(place: Place) -> Iterator[Place]:
-    """Yield the fields that a field is inside of."""
+    """Yield the fields that contain a field."""
     if place[0] == "field":
         for length in range(2, len(place)):
             yield place[:length]
 
 
 def _bare(key: _Key) -> Any:
-    """Return the one literal of a key of one: a tuple around each of many would double the memory."""
+    """Return a key of one literal without its tuple, because a tuple for each key would double the memory."""
     return key[0] if len(key) == 1 else key
 
 
 class _Place:
-    """One place: which groups ask about it."""
+    """The groups that have a constraint at one place."""
 
     __slots__ = ("_by_value", "_literal", "_others", "_place", "descendants")
 
@@ -252,7 +259,7 @@ class _Place:
         self._others: dict[_Group, None] = {}
         self._by_value: dict[Scalar, dict[_Group, None]] | None = None
         self.descendants: dict[_Group, None] = {}
-        """Groups that ask about something inside this field."""
+        """Groups that have a constraint at a field inside this field."""
 
     def add(self, group: _Group, alternative: Conjunction) -> None:
         if self._place not in group.literal:
@@ -262,14 +269,14 @@ class _Place:
         if self._by_value is not None:
             for value in alternative.finite.get(self._place, ()):
                 self._by_value.setdefault(value, {})[group] = None
-        elif len(self._literal) > _FEW_GROUPS:
+        elif len(self._literal) > _MAX_GROUPS:
             self._by_value = {}
             for one in self._literal:
                 for value in one.values_at(self._place):
                     self._by_value.setdefault(value, {})[one] = None
 
     def groups(self, values: tuple[Scalar, ...] | None) -> Iterator[tuple[_Group, None]]:
-        """Yield the groups that ask about it, as far as they could want one of some literals."""
+        """Yield the groups at this place that may accept one of the literals. With None, yield all groups."""
         yield from self._others.items()
         if values is None or self._by_value is None:
             yield from self._literal.items()
@@ -279,7 +286,7 @@ class _Place:
 
 
 class _Group:
-    """Alternatives that want literals at the same places, and something else at the same other places."""
+    """Alternatives that require literals at the same places, and have other constraints at the same other places."""
 
     def __init__(self, literal: tuple[Place, ...], others: tuple[Place, ...], index: OverlapIndex) -> None:
         self.literal = literal
@@ -290,10 +297,10 @@ class _Group:
         self._by_part: dict[tuple[int, ...], dict[_Key, list[int]]] = {}
         self._projections: dict[tuple[tuple[int, ...], _Key, Place], Projection] = {}
 
-    def touches(self, places: Collection[Place], ancestor: set[Place]) -> bool:
-        """Tell whether it asks about one of these places, something inside one, or one of those ancestor them."""
+    def touches(self, places: Collection[Place], ancestors: set[Place]) -> bool:
+        """Return whether a member has a constraint at one of the places, inside one, or at one of their ancestors."""
         return any(
-            place in places or place in ancestor or any(one in places for one in _ancestors(place))
+            place in places or place in ancestors or any(one in places for one in _ancestors(place))
             for place in self.places
         )
 
@@ -317,13 +324,13 @@ class _Group:
                 projection.add(place, constraint, number)
 
     def values_at(self, place: Place) -> Iterator[Scalar]:
-        """Yield the literals at one of its places."""
+        """Yield the literals of the members at a place of the key."""
         at = self.literal.index(place)
         for key in self._by_key:
             yield key[at] if len(self.literal) > 1 else key
 
     def candidates(self, wanted: Conjunction) -> Iterable[int]:
-        """Return the members that may be in conflict with an alternative."""
+        """Return the members that may conflict with an alternative."""
         at = {place: values for place in self.literal if (values := wanted.finite.get(place)) is not None}
         while at and combinations(at) > MAX_KEYS:
             del at[max(at, key=lambda place: len(at[place]))]
@@ -331,18 +338,18 @@ class _Group:
         found: list[int] = []
         for key in product(*at.values()):
             bucket = self._bucket(part, key)
-            found += bucket if len(bucket) <= _SMALL else self._narrowed(part, key, bucket, wanted)
+            found += bucket if len(bucket) <= _MAX_BUCKET else self._narrowed(part, key, bucket, wanted)
         return found
 
     def _bucket(self, part: tuple[int, ...], key: _Key) -> Sequence[int]:
-        """Return the members that have certain literals at some of the places."""
+        """Return the members whose keys have given literals at some of the places."""
         if not part:
             return self.members
         if len(part) == len(self.literal):
             items = self._by_key.get(_bare(key), ())
             return (items,) if isinstance(items, int) else items
         if (by_key := self._by_part.get(part)) is None:
-            # Only where there are several literals, so that no key is bare.
+            # A part of a key exists only for keys of several literals, and these keys are tuples.
             self._by_part[part] = by_key = {}
             for whole, items in self._by_key.items():
                 numbers = [items] if isinstance(items, int) else items
@@ -350,7 +357,7 @@ class _Group:
         return by_key.get(key, ())
 
     def _narrowed(self, part: tuple[int, ...], key: _Key, bucket: Sequence[int], wanted: Conjunction) -> Iterable[int]:
-        """Return those of many members that what is said about one more place does not exclude."""
+        """Return the members of a large bucket that are left after excluding members by one more place."""
         fixed = {self.literal[i] for i in part}
         for place in sorted(self.places & wanted.constraints.keys() - fixed):
             if (projection := self._projections.get((part, key, place))) is None:

@@ -1,4 +1,4 @@
-"""What is asked about one place: from the value there to those whose test it could pass."""
+"""The index of one place: find the items whose test the value at this place can pass."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from missive.routing.normal import DIALECTS, literals_of
 from missive.routing.topics import TopicTrie
 
 Items: TypeAlias = int | list[int]
-"""One item, or several: most literals are one handler's, and a list for each would double the memory."""
+"""One item or several. Most literals belong to one handler; a list for each literal would double the memory."""
 
 EQUAL, NARROW, PRESENT, NEVER = 3, 2, 1, 0
-"""How few values a test leaves, from one to nothing that can be looked up."""
+"""Selectivity of a test, from a few literals down to a test that cannot be looked up."""
 
 
 def selectivity(test: Test) -> int:
-    """Tell how well a test is looked up: by its literals, by a part of the value, by presence alone, or not."""
-    # Exact types: a subclass of somebody's own may mean anything.
+    """Return how a test is looked up: by its literals, by a part of the value, by presence alone, or not at all."""
+    # Compare exact types: a user's subclass may have another meaning.
     if literals_of(test) is not None or (type(test) is Some and literals_of(test.test) is not None):
         return EQUAL
     if type(test) in (Range, Cidr, *DIALECTS):
@@ -32,12 +32,12 @@ def selectivity(test: Test) -> int:
     glob = glob_of(test)
     if glob is not None and (glob.chunks[0] or glob.chunks[-1]):
         return NARROW
-    # A test of somebody's own may be true of a missing value, as Absent is.
+    # Like Absent, a user's test may accept a missing value.
     return NEVER if isinstance(test, Absent) or test.on_missing else PRESENT
 
 
 class PlaceIndex:
-    """Items by the tests they ask of the value at one place. `seal` ends the adding."""
+    """Items, indexed by their tests on the value at one place. Add all items, then call `seal`, then `find`."""
 
     __slots__ = (
         "_addresses",
@@ -58,7 +58,7 @@ class PlaceIndex:
         self._equal: dict[Scalar, Items] = {}
         self._elements: dict[Scalar, Items] = {}
         self._present: list[int] = []
-        # By whether case is folded and whether it is the head, then by length.
+        # Keys: whether the case is folded, whether the text is the head of the value; then the length of the text.
         self._by_end: dict[tuple[bool, bool], dict[int, dict[str, Items]]] = {}
         self._ends: list[tuple[bool, bool, list[tuple[int, dict[str, Items]]]]] = []
         self._ranges: list[Interval[int]] = []
@@ -70,7 +70,7 @@ class PlaceIndex:
         self._last: int | None = None
 
     def add(self, test: Test, item: int) -> None:
-        """Add an item that is wanted where the value passes a test. Those of one item come one after the other."""
+        """Add an item with a test. Add all tests of an item before the next item."""
         if item != self._last:
             self._count, self._last = self._count + 1, item
         if (literals := literals_of(test)) is not None:
@@ -101,7 +101,7 @@ class PlaceIndex:
             self._present.append(item)
 
     def seal(self) -> None:
-        """Make what can only be made once all is there."""
+        """Build the structures that need all items."""
         self._intervals = IntervalMap(self._ranges) if self._ranges else None
         self._ranges = []
         self._ends = [(*end, sorted(by_length.items(), key=_length)) for end, by_length in self._by_end.items()]
@@ -118,14 +118,14 @@ class PlaceIndex:
 
     @property
     def unique(self) -> dict[str, int]:
-        """What leads to one item and to no other: those strings; none where anything but literals is looked for."""
+        """The strings that lead to exactly one item. Empty where the index has tests other than literals."""
         if self._more:
             return {}
         return {key: item for key, item in self._equal.items() if type(key) is str and isinstance(item, int)}
 
     @property
     def largest_bucket(self) -> int:
-        """The most items that one literal, range, network, pattern, or presence alone, leads to."""
+        """Largest number of items for one literal, one number, one network or one pattern, or for presence alone."""
         sizes = [len(items) if isinstance(items, list) else 1 for table in self._tables() for items in table.values()]
         if self._intervals is not None:
             sizes.append(self._intervals.max_depth)
@@ -136,11 +136,11 @@ class PlaceIndex:
         return sum(map(len, self._tables())) + sum(map(len, rest))
 
     def find(self, value: Any, found: list[int]) -> None:
-        """Add to `found` the items whose test the value could pass: perhaps more of them, never fewer."""
+        """Append to `found` all items whose test the value passes, and perhaps others."""
         if self._equal:
             try:
                 items = self._equal.get(value)
-            except (TypeError, ValueError):  # a list or an object is no literal
+            except (TypeError, ValueError):  # a list or an object has no hash
                 items = None
             if items is not None:
                 collect(items, found)
@@ -149,13 +149,13 @@ class PlaceIndex:
             self._find_more(value, found)
 
     def find_among(self, values: Sequence[Any], found: list[int]) -> None:
-        """Add to `found` the items whose test one of several values could pass, each once."""
+        """Append to `found`, once each, all items whose test one of the values passes, and perhaps others."""
         several = set(self._present)
         for value in values:
             few: list[int] = []
             try:
                 items = self._equal.get(value)
-            except (TypeError, ValueError):  # no literal
+            except (TypeError, ValueError):  # no hash
                 items = None
             if items is not None:
                 collect(items, few)
@@ -175,7 +175,7 @@ class PlaceIndex:
             if self._addresses:
                 self._find_address(value, found)
         elif isinstance(value, (int, float)):
-            # A boolean is a number to Python, and the range says what it is; NaN has no place among the numbers.
+            # A boolean is a number in Python; the range itself refuses it. NaN has no order among the numbers.
             if self._intervals is not None and value == value:  # noqa: PLR0124 - see above
                 found += self._intervals.containing(value)
         elif self._elements and isinstance(value, (list, tuple)):
@@ -206,19 +206,19 @@ class PlaceIndex:
             try:
                 if element in self._elements:
                     wanted[element] = None
-            except (TypeError, ValueError):  # no literal
+            except (TypeError, ValueError):  # no hash
                 continue
         for element in wanted:
             collect(self._elements[element], found)
 
 
 def insert(table: dict[Any, Items], key: Any, item: int) -> None:
-    """Add an item under a key, once."""
+    """Add an item under a key, unless the key has this item already."""
     before = table.get(key)
     if before is None:
         table[key] = item
     elif isinstance(before, list):
-        # Several alternatives of one handler come one after the other.
+        # The alternatives of a handler are added in sequence, so only the last item can be the same.
         if before[-1] != item:
             before.append(item)
     elif before != item:
@@ -226,7 +226,7 @@ def insert(table: dict[Any, Items], key: Any, item: int) -> None:
 
 
 def collect(items: Items, found: list[int]) -> None:
-    """Add what a key leads to."""
+    """Append the items of a key to `found`."""
     if isinstance(items, list):
         found += items
     else:

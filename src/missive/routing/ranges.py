@@ -1,4 +1,4 @@
-"""Spans: what a constraint leaves of a axis (of numbers, of texts, of addresses), to find those that could meet."""
+"""Ranges: the part of each axis (numbers, texts, addresses) that a constraint allows, to find overlapping ones."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from missive.matchers.tests import Range, Test
 from missive.routing.bounds import bounds_of
 from missive.routing.globs import glob_of
 from missive.routing.intervals import GrowingIntervals
-from missive.routing.kinds import possible_kinds
+from missive.routing.kinds import NUMBERS, TEXT, possible_kinds
 from missive.routing.normal import Constraint, literals_of
 
 AxisRange: TypeAlias = tuple[Any, Any]
 
 _AXES = ("number", "text", "reversed text", "address")
-_NUMBERS, _TEXT = frozenset({"int", "float"}), frozenset({"str"})
-_KINDS_ON = {"number": _NUMBERS, "text": _TEXT, "reversed text": _TEXT, "address": _TEXT}
+_KINDS_ON = {"number": NUMBERS, "text": TEXT, "reversed text": TEXT, "address": TEXT}
 _LAST = "\U0010ffff"
 
 
 class Projection:
-    """Constraints at one place, each with its axis_range on each axis that it is bound on."""
+    """Constraints at one place, indexed by their ranges on each axis.
+
+    A constraint that allows values on an axis without bounding them is loose on this axis.
+    """
 
     __slots__ = ("_bound", "_loose")
 
@@ -32,7 +34,7 @@ class Projection:
         self._loose: dict[str, list[int]] = {axis: [] for axis in _AXES}
 
     def add(self, place: Place, constraint: Constraint, number: int) -> None:
-        """Add the constraint of one member."""
+        """Add the constraint of a matcher, under the number of the matcher."""
         ranges = ranges_of(place, constraint)
         possible = _possible(place, constraint)
         for axis in _AXES:
@@ -42,9 +44,9 @@ class Projection:
                 self._loose[axis].append(number)
 
     def candidates(self, place: Place, constraint: Constraint) -> Iterable[int] | None:
-        """Return the members whose constraints may be met together with another; None where that excludes nobody."""
+        """Return the matchers whose constraints can meet another constraint, or None where all of them can."""
         ranges, possible = ranges_of(place, constraint), _possible(place, constraint)
-        # A axis says all only where nothing beside it is possible.
+        # An axis excludes matchers only where the constraint allows no values outside the axis.
         axes = [axis for axis in ranges if possible <= _KINDS_ON[axis]]
         if not axes:
             return None
@@ -58,12 +60,12 @@ class Projection:
 
 def _possible(place: Place, constraint: Constraint) -> frozenset[str]:
     if place[0] == "event" or not constraint.positives:
-        return frozenset({"anything"}) | _NUMBERS | _TEXT
+        return frozenset({"anything"}) | NUMBERS | TEXT
     return possible_kinds(place, constraint.positives)
 
 
 def ranges_of(place: Place, constraint: Constraint) -> dict[str, AxisRange]:
-    """Return, for each axis that a constraint is bound on, from where to where; nothing where it may be anywhere."""
+    """Return the range of a constraint on each axis that the constraint bounds."""
     if place[0] == "event":
         return {}
     ranges: dict[str, AxisRange] = {}
@@ -71,7 +73,7 @@ def ranges_of(place: Place, constraint: Constraint) -> dict[str, AxisRange]:
         for axis, (low, high) in _ranges(test):
             before = ranges.get(axis)
             ranges[axis] = (low, high) if before is None else (max(low, before[0]), min(high, before[1]))
-    # An empty one is for the proofs to see.
+    # Omit empty ranges: the proofs find that the constraint is impossible.
     return {axis: axis_range for axis, axis_range in ranges.items() if axis_range[0] <= axis_range[1]}
 
 
@@ -84,7 +86,7 @@ def _ranges(test: Test) -> Iterator[tuple[str, AxisRange]]:
     elif type(test) is Cidr:
         yield "address", ((test.version, test.first), (test.version, test.last))
     elif (glob := glob_of(test)) is not None:
-        # Case-folded, all of them, so that those that fold and those that do not are found by each other.
+        # Fold the case of all texts, so that tests with ignore_case= and tests without it find each other.
         head, tail = glob.chunks[0].casefold(), glob.chunks[-1].casefold()[::-1]
         if len(glob.chunks) == 1:
             yield "text", (head, head)
@@ -96,22 +98,17 @@ def _ranges(test: Test) -> Iterator[tuple[str, AxisRange]]:
 
 
 def _ranges_of_literals(values: tuple[Any, ...]) -> Iterator[tuple[str, AxisRange]]:
-    found = kinds_of(values)
-    if found <= _NUMBERS:
+    found = frozenset({type(value).__name__ for value in values})
+    if found <= NUMBERS:
         yield "number", (min(values), max(values))
-    elif found <= _TEXT:
+    elif found <= TEXT:
         folded = [value.casefold() for value in values]
         backwards = [value[::-1] for value in folded]
         yield "text", (min(folded), max(folded))
         yield "reversed text", (min(backwards), max(backwards))
 
 
-def kinds_of(values: tuple[Any, ...]) -> frozenset[str]:
-    """Return the kinds of some literals."""
-    return frozenset({type(value).__name__ for value in values})
-
-
 def _after(prefix: str) -> str:
-    """Return a text that is not before any that starts with a prefix."""
+    """Return an upper bound of the texts that start with a prefix."""
     stem = prefix.rstrip(_LAST)
     return stem[:-1] + chr(ord(stem[-1]) + 1) if stem else _LAST * (len(prefix) + 1)

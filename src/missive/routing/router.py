@@ -1,4 +1,4 @@
-"""The router: finds the one route for a message, or says why there is none."""
+"""The router: find the route of a message, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Misrouted(msgspec.Struct, frozen=True):
-    """Why a message has no one handler."""
+    """The reason why a message has no handler, or more than one."""
 
     reason: Reason
     candidates: tuple[str, ...] = ()
-    """Names of the handlers in question: all that match, or those whose matcher could not answer."""
+    """Names of the handlers that match (ambiguous), are unknown (unreadable) or failed (matcher_failed)."""
     exception: MatcherFailed | None = None
 
 
@@ -31,9 +31,10 @@ _UNMATCHED = Misrouted(Reason.unmatched)
 
 
 class Router(Generic[TermsT]):
-    """Routes by asking those matchers that the index finds for a message; all of them, without an index.
+    """A router over a fixed sequence of routes.
 
-    The answers are the same, for the index never leaves out a matcher that would be true.
+    The router evaluates the matchers that the index finds for a message, or all of them with `indexed=False`. The
+    result is the same, because the index never omits a matcher that matches.
     """
 
     def __init__(self, routes: Sequence[Route[TermsT]], *, indexed: bool = True) -> None:
@@ -44,9 +45,10 @@ class Router(Generic[TermsT]):
         self._field, self._direct = self._direct_routes()
 
     def _direct_routes(self) -> tuple[str, dict[str, Route[TermsT]]]:
-        """Return a field of the body, and the routes that its being a string is all there is to.
+        """Return a field of the body, and the routes that a string in this field determines.
 
-        To be found by it, a string is equal to the one that is wanted: such a matcher need not be asked.
+        Each of these routes requires one string in this field and nothing else, so that finding the string in the
+        table replaces the evaluation of the matcher.
         """
         single_field = None if self._index is None else self._index.single_field
         if single_field is None:
@@ -63,24 +65,24 @@ class Router(Generic[TermsT]):
             return self._all
         try:
             return self._index.candidates(message)
-        except Exception:  # noqa: BLE001 - of a message class of somebody's own, that raises when it is looked at
-            # What can be told without the body, what cannot, and what raises, each matcher says.
+        except Exception:  # noqa: BLE001 - the content of a user's message class may raise anything
+            # Evaluate all matchers: some need no body, and the others report the error.
             return self._all
 
     def _find_direct(self, message: Message) -> Route[TermsT] | None:
         try:
-            content = message.content  # type: ignore[attr-defined]  # registration saw to it
-        except Exception:  # noqa: BLE001 - what comes of that, each matcher says
+            content = message.content  # type: ignore[attr-defined]  # checked at registration
+        except Exception:  # noqa: BLE001 - the evaluation of the matchers reports the error
             return None
         if type(content) is dict and type(value := content.get(self._field)) is str:
             return self._direct.get(value)
         return None
 
     def find(self, message: Message) -> Route[TermsT] | Misrouted:
-        """Return the one route whose matcher is true, or else the one for what is unmatched, or why there is none.
+        """Return the only route whose matcher is true, or the route for unmatched messages, or the reason for neither.
 
-        One true is enough, whatever cannot be known because the body cannot be decoded. None true and
-        something unknown: unreadable.
+        A matcher is unknown if it depends on a body that cannot be decoded. If one matcher is true, unknown matchers
+        do not count. If no matcher is true and some are unknown, the message is unreadable.
         """
         if self._direct and (direct := self._find_direct(message)) is not None:
             return direct
@@ -93,7 +95,7 @@ class Router(Generic[TermsT]):
         routes = self.routes
         try:
             candidates = self._candidates(message)
-            if len(candidates) == 1:  # nearly always
+            if len(candidates) == 1:  # the usual case
                 route = routes[candidates[0]]
                 verdict = route.matcher.evaluate(message)
                 if verdict:
@@ -109,7 +111,7 @@ class Router(Generic[TermsT]):
                         found.append(route)
                 elif verdict is None:
                     unknown = [*(unknown or ()), route.name]
-        except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+        except Exception as error:  # noqa: BLE001 - a user's callable may raise anything
             return _matcher_failed(route, error)
         if found is None:
             return self._unmatched if unknown is None else Misrouted(Reason.unreadable, tuple(unknown))
@@ -118,7 +120,7 @@ class Router(Generic[TermsT]):
         return Misrouted(Reason.ambiguous, tuple(route.name for route in found))
 
     def matching(self, message: Message) -> list[Route[TermsT]]:
-        """Return every route that matches, in order of registration. Raises `MatcherFailed`."""
+        """Return all routes that match, in order of registration. Raise `MatcherFailed` when a matcher raises."""
         found = []
         for number in self._candidates(message):
             route = self.routes[number]
@@ -130,7 +132,7 @@ class Router(Generic[TermsT]):
                 if verdict:
                     found.append(route)
                 continue
-            # Outside the except block: chained, the matcher's exception would carry content with it.
+            # Raise outside the except block: a chained exception of the matcher could carry message content.
             if failed is not None:
                 raise failed
         return found

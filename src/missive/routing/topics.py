@@ -1,4 +1,4 @@
-"""Topic patterns, token by token: whether two have a topic in common, and a trie to find those that match one."""
+"""Topic patterns, token by token: comparison of two patterns, and a trie that finds the patterns of a topic."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern, TopicP
 
 
 class _Wild:
+    """A wildcard token, compared by identity."""
+
     __slots__ = ()
 
 
 ONE: Final = _Wild()
-"""Stands for any one token."""
+"""Matches exactly one token."""
 MANY: Final = _Wild()
-"""Stands for any tokens, or none."""
+"""Matches zero or more tokens."""
 
 Token: TypeAlias = str | _Wild
 
 _MAX_WORK = 250_000
-"""Tokens of one pattern times those of another, up to which two are compared."""
+"""Product of the token counts of two patterns up to which they are compared."""
 _MAX_READINGS = 1000
-"""Ways to read one pattern against another, up to which one is asked to be within the other."""
+"""States of the search for a counterexample to containment, up to which the search goes on."""
 
 
 @lru_cache(maxsize=16_384)
 def tokens_of(pattern: TopicPattern) -> tuple[Token, ...]:
-    """Return a pattern of any dialect in one alphabet; NATS's `>`, one or more, is one and then any."""
+    """Return the tokens of a pattern of any dialect in one alphabet. NATS's `>` becomes `ONE` and `MANY`."""
     tokens: list[Token] = []
     for token in pattern.tokens:
         if token == pattern.multi:
@@ -44,21 +46,21 @@ def _words_of(pattern: TopicPattern) -> frozenset[Token]:
 
 
 def topics_disjoint(one: TopicPattern, other: TopicPattern) -> bool:
-    """Tell whether it is proved that no topic matches both patterns, which are of one dialect."""
+    """Return whether it is proved that no topic matches both of two patterns of one dialect."""
     a, b = tokens_of(one), tokens_of(other)
     return len(a) * len(b) <= _MAX_WORK and common_tokens(one, other) is None
 
 
 def common_tokens(one: TopicPattern, other: TopicPattern) -> list[str] | None:
-    """Return the tokens of a topic that matches both of two patterns of one dialect, or None where there is none.
+    """Return the tokens of a topic that matches both of two patterns of one dialect.
 
-    None also where the patterns are too long to be compared.
+    Return None where no topic matches both, or where the patterns are too long to be compared.
     """
     a, b = tokens_of(one), tokens_of(other)
     if len(a) * len(b) > _MAX_WORK:
         return None
     hidden = isinstance(one, MqttFilter)
-    # Breadth first over what is left of the two, with the token that led there.
+    # Search breadth-first. A state is a position in each pattern; store the token that leads to each state.
     start = (0, 0, True)
     reached_from: dict[tuple[int, int, bool], tuple[tuple[int, int, bool], str | None] | None] = {start: None}
     queue = [start]
@@ -91,7 +93,7 @@ def _steps(a: tuple[Token, ...], b: tuple[Token, ...], i: int, j: int) -> Iterat
 
 
 def _both(left: Token, right: Token) -> str | None:
-    """Return a token that both of two pattern tokens take, or None."""
+    """Return a token that both of two pattern tokens match, or None."""
     if isinstance(left, str):
         return left if not isinstance(right, str) or left == right else None
     return right if isinstance(right, str) else "x"
@@ -110,16 +112,16 @@ def _trace(
 
 
 def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
-    """Tell whether it is proved that every topic of one pattern matches another of the same dialect."""
+    """Return whether it is proved that every topic of one pattern matches another pattern of the same dialect."""
     inner, outer = tokens_of(one), tokens_of(other)
     if not _words_of(other) <= _words_of(one):
-        return False  # only a word takes a word of the outer one
+        return False  # only the same word of the inner pattern can match a word of the outer pattern
     if len(inner) * len(outer) > _MAX_WORK:
         return False
     hidden = isinstance(one, MqttFilter)
-    # Which lengths of `outer` can have taken what was read of `inner`, as bits. A wildcard of the inner one is a token
-    # like no other, that only a wildcard can take; where it stands for many, any number of these must be taken.
-    # A topic has at least one token, but for AMQP's empty one.
+    # A state has the position in `inner`, the positions in `outer` that the same tokens can reach (as bits), and
+    # whether the topic has a token yet. A wildcard of `inner` stands for a token that only a wildcard of `outer`
+    # matches; `MANY` stands for any number of such tokens. Only AMQP has topics without tokens.
     pending = [(0, _skipping(1, outer), isinstance(one, AmqpPattern))]
     seen = set(pending)
     for number, reached, some in pending:
@@ -141,7 +143,7 @@ def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
 
 
 def _taking(reached: int, outer: tuple[Token, ...], token: Token, *, hidden: bool) -> int:
-    """Return which lengths have taken one more token; `hidden` where MQTT keeps one with $ from wildcards."""
+    """Return the positions in `outer` after one more token. With `hidden`, wildcards do not match a token with `$`."""
     literal = isinstance(token, str)
     wild = not (hidden and isinstance(token, str) and token.startswith("$"))
     following = 0
@@ -155,7 +157,7 @@ def _taking(reached: int, outer: tuple[Token, ...], token: Token, *, hidden: boo
 
 
 def _skipping(reached: int, outer: tuple[Token, ...]) -> int:
-    """Add what is reached where `MANY` stands for nothing."""
+    """Add the positions that are reached when `MANY` matches zero tokens."""
     for at, taker in enumerate(outer):
         if taker is MANY and reached >> at & 1:
             reached |= 1 << at + 1
@@ -163,7 +165,7 @@ def _skipping(reached: int, outer: tuple[Token, ...]) -> int:
 
 
 class TopicTrie:
-    """Patterns of one dialect, by their tokens: finds all that may match a topic in one walk over its tokens."""
+    """A trie of the patterns of one dialect. One walk over the tokens of a topic finds all patterns that can match."""
 
     __slots__ = ("_entry", "_root", "_separator")
 
@@ -173,7 +175,7 @@ class TopicTrie:
         self._entry: tuple[_Node, ...] = ()
 
     def add(self, pattern: TopicPattern, item: int) -> None:
-        """Add a pattern, and what to return for it."""
+        """Add a pattern, and the item that `find` returns for it."""
         node = self._root
         for token in tokens_of(pattern):
             node = node.after(token)
@@ -181,7 +183,7 @@ class TopicTrie:
         self._entry = ()
 
     def find(self, topic: str) -> list[int]:
-        """Return the items of the patterns that match a topic; perhaps more, never fewer."""
+        """Return the items of all patterns that match a topic, and perhaps items of other patterns."""
         active: Sequence[_Node] = self._entry or self._sealed()
         for token in topic.split(self._separator):
             following: list[_Node] = []
@@ -194,12 +196,12 @@ class TopicTrie:
                     following += child.at_once
             if not following:
                 return []
-            # Several ways may lead to one node, and each of them on to many.
+            # Remove duplicates: several paths may lead to one node, and their number can grow with each token.
             active = following if len(following) == 1 else list(dict.fromkeys(following))
         return [item for node in active for item in node.items]
 
     def _sealed(self) -> tuple[_Node, ...]:
-        """Note for each node where it leads without a token."""
+        """Store in each node the nodes that it reaches without a token."""
         for node in reversed(self._nodes()):
             node.at_once = (node,) if node.many is None else (node, *node.many.at_once)
         self._entry = self._root.at_once
@@ -207,7 +209,7 @@ class TopicTrie:
 
     @property
     def largest_bucket(self) -> int:
-        """The most items with one pattern; a topic may match several patterns."""
+        """Largest number of items with the same pattern. A topic can match several patterns."""
         return max(len(node.items) for node in self._nodes())
 
     def _nodes(self) -> list[_Node]:
@@ -221,6 +223,8 @@ class TopicTrie:
 
 
 class _Node:
+    """The state of a trie after some tokens."""
+
     __slots__ = ("at_once", "items", "literal", "loops", "many", "one")
 
     def __init__(self, *, loops: bool = False) -> None:
@@ -232,7 +236,7 @@ class _Node:
         self.loops = loops
 
     def after(self, token: Token) -> _Node:
-        """Return the node that a token leads to, made if there is none."""
+        """Return the node that a token leads to. Create the node if necessary."""
         if token is ONE:
             self.one = self.one or _Node()
             return self.one

@@ -1,4 +1,4 @@
-"""Witnesses: messages made up to meet given conditions, to show that two handlers would both want them."""
+"""Witnesses: example messages that meet given conditions, to demonstrate that two handlers overlap."""
 
 from __future__ import annotations
 
@@ -20,40 +20,39 @@ from missive.routing.normal import ANY, Conjunction, Constraint, literals_of
 from missive.routing.topics import common_tokens
 
 _MAX_TRIED = 500
+"""Sample values that are tried at one place."""
 _PLAIN: tuple[Any, ...] = ("x", 1, 0, 1.5, True, False, None, "", [], {}, b"x", "missive", -1)
 _OF_TYPE: dict[type, Any] = {str: "x", bytes: b"x", int: 1, float: 1.5, bool: True, list: [], dict: {}}
 
 
 def witness(message_cls: type[Message], condition: Conjunction) -> Message | None:
-    """Return a message that was made to meet a condition, or None where none was found.
+    """Return a message that is built to meet a condition, or None where no such message was found.
 
-    Whether it meets it must still be asked: a class of messages may decode in its own way.
+    Evaluate the matchers for the message before you rely on it: a message class may decode in another way.
     """
     try:
         return _Maker(condition).message(message_cls)
-    except Exception:  # noqa: BLE001 - values that a class cannot carry (bytes in JSON), or one that is made otherwise
+    except Exception:  # noqa: BLE001 - the class may refuse values (bytes in JSON) or have another constructor
         return None
 
 
 def expression_of(message: Message) -> str:
-    """Return an expression for a message that was made up."""
+    """Return a Python expression that makes a message equal to the given one."""
     content = None
     if isinstance(message, StructuredMessage):
-        with contextlib.suppress(Exception):  # a body that somebody wants to be no JSON, say
+        with contextlib.suppress(Exception):  # a matcher may require a body that is not JSON
             content = message.content
     envelope = {"headers": dict(message.headers) or None, "topic": message.topic, "key": message.key}
-    said = [f"{name}={value!r}" for name, value in envelope.items() if value is not None]
-    is_json = isinstance(message, JSONMessage)
-    # JSON that is written in another way is another body.
+    arguments = [f"{name}={value!r}" for name, value in envelope.items() if value is not None]
+    # Show the body itself where encoding the content would give another body.
     if content is None or (isinstance(message, JSONMessage) and type(message).of(content).raw_data != message.raw_data):
-        return f"{type(message).__name__}({', '.join([repr(message.raw_data), *said])})"
-    return (
-        f"{type(message).__name__}.{'of' if is_json else 'holding'}({', '.join([_value_expression(content), *said])})"
-    )
+        return f"{type(message).__name__}({', '.join([repr(message.raw_data), *arguments])})"
+    factory = "of" if isinstance(message, JSONMessage) else "holding"
+    return f"{type(message).__name__}.{factory}({', '.join([_value_expression(content), *arguments])})"
 
 
 def _value_expression(value: Any) -> str:
-    """Return an expression for a value that was made up; infinity has no literal of its own."""
+    """Return a Python expression for a value. Infinity has no literal in Python."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{name!r}: {_value_expression(inner)}' for name, inner in value.items())}}}"
     if isinstance(value, list):
@@ -62,10 +61,12 @@ def _value_expression(value: Any) -> str:
 
 
 class _NotFound(Exception):
-    """No value was found for one place."""
+    """No value was found for a place."""
 
 
 class _Maker:
+    """A builder of one message that meets a condition."""
+
     def __init__(self, condition: Conjunction) -> None:
         self._at = condition.constraints
         self._paths = sorted(
@@ -89,7 +90,7 @@ class _Maker:
         return message_cls.holding(content, **envelope)
 
     def _content(self, path: tuple[str, ...]) -> Any:
-        """Return a value for one path, built from what is needed below it, or else from samples."""
+        """Return a value for a path: an object of the fields needed below the path, or else a sample that passes."""
         field, event = self._at.get(("field", *path), ANY), self._at.get(("event", *path), ANY)
         below = dict.fromkeys(
             other[len(path)] for other in self._paths if len(other) > len(path) and other[: len(path)] == path
@@ -132,7 +133,7 @@ def _found(constraint: Constraint, types: type | tuple[type, ...]) -> Any:
 
 
 def _can_arrive(value: Any) -> bool:
-    """Tell whether a header may have a value: a list is one that is repeated, and so several texts."""
+    """Return whether a header can have a value. A list stands for a repeated header, so its items are texts."""
     if not isinstance(value, list):
         return True
     return len(value) > 1 and all(isinstance(element, (str, bytes)) for element in value)
@@ -146,7 +147,7 @@ def _first(candidates: Iterable[Any], good: Callable[[Any], bool]) -> Any:
 
 
 def samples(tests: Sequence[Test]) -> Iterator[Any]:
-    """Yield values that might pass all of some tests: those on the edges of what each says, and a few others."""
+    """Yield values that may pass all of the tests: literals, ends of ranges, fillings of patterns and common values."""
     for test in tests:
         yield from values_equal_to(literals_of(test) or ())
         if isinstance(test, IsInstance):
@@ -205,7 +206,7 @@ def _topics(tests: Sequence[Test]) -> Iterator[str]:
 def _texts(globs: Sequence[Glob]) -> Iterator[str]:
     if not globs:
         return
-    # One that is compared as it is written says which case to write.
+    # Start with a glob that does not ignore case: it determines the case of the text.
     exact = sorted(globs, key=lambda glob: glob.folded)
     heads = sorted((glob.chunks[0] for glob in exact), key=len, reverse=True)
     tails = sorted((glob.chunks[-1] for glob in exact), key=len, reverse=True)
