@@ -270,7 +270,7 @@ def test_a_decoder_may_say_why_itself():
 
 def test_a_structured_message_needs_a_decoder():
     """A subclass that does not say `decode` is told so, and its messages are not taken for unreadable."""
-    with pytest.raises(NotImplementedError, match="StructuredMessage does not say how it decodes"):
+    with pytest.raises(NotImplementedError, match="StructuredMessage must override decode"):
         _ = StructuredMessage(b"").content
 
 

@@ -223,7 +223,7 @@ proc = missive.Processor(missive.JSONMessage, name="killed", concurrency=2, retr
 import missive.engine.flow
 import missive.adapters.sqlite
 missive.engine.flow.HOLD_SECONDS = 0.1  # park failed messages instead of holding them or delaying them in the queue
-missive.adapters.sqlite._MOST_DELAY = 0.0
+missive.adapters.sqlite._MAX_DELAY = 0.0
 
 def run(message, context):
     number = message.get_json()["n"]

@@ -1,15 +1,15 @@
-"""Durations: seconds or timedeltas as seconds."""
+"""Durations, given as seconds or timedeltas."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
 
-def seconds(after: float | timedelta | None) -> float | None:
-    """Return a delay in seconds. Raises ValueError when it is negative or not a number."""
-    if after is None:
+def seconds(duration: float | timedelta | None) -> float | None:
+    """Return a duration in seconds, or None for None. Raise ValueError unless it is finite and not negative."""
+    if duration is None:
         return None
-    delay = after.total_seconds() if isinstance(after, timedelta) else float(after)
-    if not 0 <= delay < float("inf"):
-        raise ValueError("a delay is a finite number of seconds, zero or more")
-    return delay
+    number = duration.total_seconds() if isinstance(duration, timedelta) else float(duration)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"a duration must be a finite number of seconds, zero or more, not {number:g}")
+    return number

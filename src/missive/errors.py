@@ -1,37 +1,37 @@
-"""Every exception Missive raises, as one tree.
+"""The exceptions of Missive, as one tree.
 
 ::
 
     MissiveError
-    ├── UsageError                       what the caller asked for cannot be; the command line exits 2
-    │   └── MissingExtra                 a transport's client library is not installed
+    ├── UsageError                       a request that cannot work as written; the command line exits with code 2
+    │   └── MissingExtra                 an optional library is not installed
     ├── RegistrationError (RuntimeError) a handler, hook or include that can never work
-    │   ├── DuplicateMatcher             the same matcher is registered already
-    │   └── RegistrationClosed           processing has started
-    ├── DecodingError                    a body that is not what its message class says
-    ├── MatcherFailed                    a matcher raised something else
-    ├── UnmatchedError (RuntimeError)    no handler, and no dead letter queue to file the message in
-    ├── AmbiguousError (RuntimeError)    several handlers, and no dead letter queue
-    ├── NotSettled (RuntimeError)        a would-be dead letter, and no dead letter queue
-    ├── OutcomeConflict               a handler recorded two different outcomes
-    ├── OnceConflict                     the key of an effect that happened, with another body
-    ├── ResourceError                    a resource that cannot be had so, or is no generator of one value
-    ├── StoreError                       the dead letter store cannot be read or written now
-    │   └── StoreRefused                 it never will: a newer schema, another kind of file, a sink
-    │       └── StoreConflict            somebody else changed the record meanwhile
-    ├── AdapterError
-    │   ├── Transient                    worth another try: connection lost, queue not there yet
-    │   └── Fatal                        not worth one: wrong credentials, wrong type
-    ├── ProcessingFailed                 the processor stopped on an error
+    │   ├── DuplicateMatcher             a second handler has the same matcher
+    │   └── RegistrationClosed           registration after processing started
+    ├── DecodingError                    a body that its message class cannot decode
+    ├── MatcherFailed                    a matcher raised another exception
+    ├── UnmatchedError (RuntimeError)    no handler matches, and there is no dead letter queue
+    ├── AmbiguousError (RuntimeError)    several handlers match, and there is no dead letter queue
+    ├── NotSettled (RuntimeError)        a message needs a dead letter queue, and there is none
+    ├── OutcomeConflict                  a handler recorded two different outcomes
+    ├── OnceConflict                     a once= key belongs to the effect of another body
+    ├── ResourceError                    a resource is requested incorrectly or does not yield once
+    ├── StoreError                       the dead letter store fails now; a later call may succeed
+    │   └── StoreRefused                 the dead letter store cannot do this at all
+    │       └── StoreConflict            the record changed in the meantime
+    ├── AdapterError                     a transport failed
+    │   ├── Transient                    another attempt may succeed: connection lost, queue missing
+    │   └── Fatal                        another attempt cannot succeed: wrong credentials, wrong type
+    ├── ProcessingFailed                 the processor stopped because of an error
     │   └── ForcedStop                   the drain was cut short
-    ├── OverlapWarning (UserWarning)     two handlers that some message would match both of; an error if asked for
-    └── DeclaredOutcome                       not errors: outcomes a handler declares by raising
+    ├── OverlapWarning (UserWarning)     two handlers can match the same message
+    └── DeclaredOutcome                  not errors: outcomes that a handler declares by raising them
         ├── RetryLater
         ├── DeadLetter
         ├── Discard
         └── DependencyDown
 
-No exception of this module carries message content in its text.
+The text of an exception never contains message content.
 """
 
 from __future__ import annotations
@@ -43,122 +43,132 @@ if TYPE_CHECKING:
 
 
 class MissiveError(Exception):
-    """The root of everything Missive raises."""
+    """The base class of every exception that Missive raises."""
 
 
 class UsageError(MissiveError):
-    """What was asked for cannot be done as asked: an unknown URL, parameter, target or option."""
+    """Raised by constructors, `from_url` and the command line for an invalid URL, parameter, target or option."""
 
 
 class MissingExtra(UsageError):
-    """A library that an adapter, or a matcher, needs is not installed."""
+    """Raised by constructors of adapters, stores and matchers when their optional library is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an extra: pip install 'missive[{extra}]'")
 
 
 class RegistrationError(MissiveError, RuntimeError):
-    """A handler, hook, matcher or include that could never work, found when it is registered."""
+    """Raised by `Processor` methods and matchers for a handler, hook, matcher or include that can never work."""
 
 
 class DuplicateMatcher(RegistrationError):
-    """A second handler for a matcher that is registered already: neither would ever be chosen."""
+    """Raised by `add_handler` and `include` when a handler with the same matcher exists: neither could be chosen."""
 
 
 class OverlapWarning(MissiveError, UserWarning):
-    """Some message matches two handlers, and would be dead-lettered as ambiguous; names both, and shows it.
+    """Issued by `add_handler` and `include` when two handlers can match the same message.
 
-    It is warned of when the second is registered, raised for `Processor(on_overlap="error")`, and never said for
-    `"ignore"`. The message in its text is made up from what the matchers say.
+    Such a message becomes a dead letter with the reason `ambiguous`. The text names both handlers and shows an example
+    message, which is built from the matchers alone. `Processor(on_overlap="error")` raises the warning, and
+    `"ignore"` suppresses it.
     """
 
 
 class RegistrationClosed(RegistrationError):
-    """Something was registered after the processor had started processing."""
+    """Raised by `Processor` methods when a registration follows the start of processing."""
 
 
 class DecodingError(MissiveError):
-    """A message body is not what its class says, raised by `StructuredMessage.content`.
+    """Raised by `StructuredMessage.content` when the message class cannot decode the body.
 
-    The decoder's own exception is not chained: it would hold the body.
+    The decoder's exception is not chained, because it may contain the body.
     """
 
 
 class MatcherFailed(MissiveError):
-    """A matcher raised, in place of answering. Names the handler and the matcher."""
+    """Raised by `Processor.route` when a matcher raises an exception. Names the handler and the matcher."""
 
 
 class UnmatchedError(MissiveError, RuntimeError):
-    """No handler matches, raised by a test client that has no dead letter queue."""
+    """Raised by a test client without a dead letter queue when no handler matches a message."""
 
 
 class AmbiguousError(MissiveError, RuntimeError):
-    """Several handlers match, raised by a test client that has no dead letter queue."""
+    """Raised by a test client without a dead letter queue when several handlers match a message."""
 
 
 class NotSettled(MissiveError, RuntimeError):
-    """A message would be dead-lettered and there is no dead letter queue: it was left unsettled."""
+    """Raised by `serve` and test clients when a message would become a dead letter without a dead letter queue.
+
+    The message stays unsettled.
+    """
 
 
 class OutcomeConflict(MissiveError):
-    """A handler recorded an outcome after another one; the text names both."""
+    """Raised by `ack`, `nack`, `retry`, `dead_letter` and `discard` after a different outcome. Names both outcomes."""
 
 
 class OnceConflict(MissiveError):
-    """An effect has happened for the same key and another body; raised by `context.claim`: a dead letter `conflict`.
+    """Raised by `context.claim` when the effect of the `once=` key has happened for another body.
 
-    The two messages are not the same, or their key does not tell them apart.
+    The message becomes a dead letter with the reason `conflict`. Either the messages differ, or the key is too coarse.
     """
 
     def __init__(self) -> None:
-        super().__init__("the effect of this message's key has happened for another body")
+        super().__init__("the effect of this once= key has happened for a message with another body")
 
 
 class ResourceError(MissiveError):
-    """A resource cannot be had in this way, or does not yield once; raised by `context.get` and `aget`.
+    """Raised by `context.get` and `context.aget` for an incorrect request, or a resource that does not yield once.
 
-    Also what a message fails with whose resource went on to a second yield.
+    A resource that yields twice fails its message with this error.
     """
 
 
 class StoreError(MissiveError):
-    """The dead letter store failed now and may work later."""
+    """Raised by dead letter stores when an operation fails now. A later call may succeed."""
 
 
 class StoreRefused(StoreError):
-    """The dead letter store will not do this: a newer schema, a file of another kind, a sink asked to list."""
+    """Raised by dead letter stores when an operation cannot succeed.
+
+    Examples are a newer schema, a file that is not a database, and reading from a write-only sink.
+    """
 
 
 class StoreConflict(StoreRefused):
-    """A record is not as it was when it was looked at: somebody else has changed it, or works on it."""
+    """Raised by methods that edit a record when the record changed after it was read, or a worker leases it."""
 
 
 class AdapterError(MissiveError):
-    """A transport failed; always one of the two below."""
+    """The base class of `Transient` and `Fatal`."""
 
 
 class Transient(AdapterError):
-    """The transport may work later; the engine connects again with back-off."""
+    """Raised by sessions and `Adapter.connect` when a later attempt may succeed. The engine connects with back-off."""
 
 
 class Fatal(AdapterError):
-    """The transport will not work until somebody changes something; the processor stops with exit code 1."""
+    """Raised by sessions and `Adapter.connect` when no attempt can succeed until an operator changes something.
+
+    Processing stops with exit code 1.
+    """
 
 
 class ProcessingFailed(MissiveError):
-    """The processor stopped because of an error and not because it was done, raised by `serve()`."""
+    """Raised by `serve` and test clients when an error stops the processor."""
 
 
 class ForcedStop(ProcessingFailed):
-    """A second signal, or the drain's deadline, stopped the processor before its work was finished."""
+    """Raised by `serve` when a second signal or the drain's deadline stops the processor before its work is done."""
 
 
 class DeclaredOutcome(MissiveError):
-    """An outcome that a handler declares by raising it; not an error."""
+    """The base class of outcomes that a handler declares by raising them. They are not errors."""
 
 
 class RetryLater(DeclaredOutcome):
-    """Raised by a handler: run this message again after `after` seconds; spends an attempt."""
+    """Raised by a handler to run this message again after `after` seconds. Spends an attempt."""
 
     def __init__(self, after: float | timedelta | None = None) -> None:
         super().__init__("retry later")
@@ -166,9 +176,9 @@ class RetryLater(DeclaredOutcome):
 
 
 class DeadLetter(DeclaredOutcome):
-    """Raised by a handler: file this message as a dead letter.
+    """Raised by a handler to store this message as a dead letter.
 
-    `reason` is a short constant label, shown to operators and counted; `detail` is confidential.
+    `reason` is a short constant label, which operators see and metrics count. `detail` is confidential.
     """
 
     def __init__(self, reason: str, *, detail: str | None = None) -> None:
@@ -178,7 +188,7 @@ class DeadLetter(DeclaredOutcome):
 
 
 class Discard(DeclaredOutcome):
-    """Raised by a handler: this message needs nothing done; `reason` is a short constant label."""
+    """Raised by a handler when this message needs no work. `reason` is a short constant label."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -186,9 +196,10 @@ class Discard(DeclaredOutcome):
 
 
 class DependencyDown(DeclaredOutcome):
-    """Raised by a handler: what it depends on is down. Opens the breaker of that name, and spends no attempt.
+    """Raised by a handler when a service that it depends on is down.
 
-    Where no handler has a breaker of that name it is a failure like any other.
+    Opens the breaker `name` and spends no attempt. If no handler has a breaker of this name, the message fails as with
+    any other exception.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Sortable unique ids (ULID): 48 bits of milliseconds and 80 random bits, in Crockford's base 32."""
+"""Sortable unique ids (ULIDs): 48 bits of milliseconds and 80 random bits, in Crockford's base 32."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def new_id(milliseconds: int | None = None) -> str:
-    """Return a new 26-character id; those of different milliseconds sort by time.
+    """Return a new id of 26 characters. Ids of different milliseconds sort by time.
 
-    Layout: https://github.com/ulid/spec. `milliseconds` since 1970 is now when None.
+    `milliseconds` is the time since 1970, and defaults to now. Layout: https://github.com/ulid/spec.
     """
     if milliseconds is None:
         milliseconds = time.time_ns() // 1_000_000
@@ -20,7 +20,7 @@ def new_id(milliseconds: int | None = None) -> str:
 
 
 def after(last: str, candidate: str) -> str:
-    """Return an id that sorts after the last one: the candidate, or where it does not, the very next."""
+    """Return an id that sorts after `last`: the candidate if possible, otherwise the successor of `last`."""
     if candidate > last:
         return candidate
     number = 0

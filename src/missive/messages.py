@@ -1,4 +1,4 @@
-"""Messages: the bytes that arrived, their envelope, and the classes that decode them."""
+"""Message classes: the bytes of a message, its envelope, and the decoding of its body."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 
 
 HeaderValue: TypeAlias = str | bytes | tuple[str | bytes, ...]
-"""One header's value: a `str`, `bytes` where it is not UTF-8, a tuple where the header is repeated."""
+"""The value of a header: a `str`, `bytes` if it is not UTF-8, or a tuple for a repeated header."""
 
 HeadersInput: TypeAlias = Mapping[str, str | bytes] | Iterable[tuple[str, str | bytes]]
-"""What a message's headers can be given as: a mapping, or pairs where a name may be repeated."""
+"""The headers argument of a message: a mapping, or pairs in which a name may be repeated."""
 
 NOT_DECODED: Any = object()
-"""Stands for the content of a body that nobody asked for."""
+"""Placeholder for the content of a body that has not been decoded."""
 
 _decode_json = msgspec.json.Decoder().decode
 
 
 class Headers(Mapping[str, HeaderValue]):
-    """The headers of one message, by name (ASCII case does not matter), in the order they arrived."""
+    """The headers of one message by name, in order of arrival. Names match ASCII case-insensitively."""
 
     __slots__ = ("by_name", "pairs")
 
@@ -36,7 +36,7 @@ class Headers(Mapping[str, HeaderValue]):
         self.pairs: tuple[tuple[str, str | bytes], ...] = tuple(
             (name, _text(value) if isinstance(value, bytes) else value) for name, value in pairs
         )
-        """Every header as it arrived, duplicates and spelling kept."""
+        """Every header as it arrived, with duplicates and original spelling."""
         by_name: dict[str, HeaderValue] = {}
         for name, value in self.pairs:
             folded = fold_name(name)
@@ -48,7 +48,7 @@ class Headers(Mapping[str, HeaderValue]):
             else:
                 by_name[folded] = (earlier, value)
         self.by_name = by_name
-        """The values by name, each name as `fold_name` has it."""
+        """The values by folded name (see `fold_name`)."""
 
     def __getitem__(self, name: str) -> HeaderValue:
         try:
@@ -67,8 +67,8 @@ class Headers(Mapping[str, HeaderValue]):
 
 
 def fold_name(name: str) -> str:
-    """Return a header's name as it is compared: in lower case, as far as it is ASCII."""
-    # ASCII only: str.lower() would merge names that are different, such as a Kelvin sign and a k.
+    """Return the form of a header name that is compared: ASCII letters in lower case."""
+    # ASCII only, because str.lower() merges different names, such as those with a Kelvin sign and a k.
     return name.lower() if name.isascii() else "".join(c.lower() if c.isascii() else c for c in name)
 
 
@@ -80,14 +80,14 @@ def _text(value: bytes) -> str | bytes:
 
 
 class Message:
-    """A message as it arrived: a body of bytes and its envelope.
+    """A message as it arrived: a body of bytes and an envelope.
 
-    `raw_data` is the body. `headers`, `topic` (the subject, routing key or destination), `key` (what the
-    transport partitions by), `timestamp` (when it was sent, in seconds since 1970) and `content_type` are
-    what the transport said, or nothing. `message_id` is the producer's or the transport's, the same for
-    every redelivery; where there is none, one is generated when it is first read.
+    `raw_data` is the body. The transport provides `headers`, `topic` (the subject, routing key or destination), `key`
+    (the partition key), `timestamp` (the time of sending, in seconds since 1970) and `content_type`; they are None or
+    empty otherwise. `message_id` is the id from the producer or the transport, and is equal across redeliveries.
+    Without such an id, it is generated at the first access.
 
-    Messages are equal when their ids are. A message's repr never shows its content.
+    Messages are equal if their ids are equal. The repr never shows content.
     """
 
     __slots__ = ("_content", "_headers", "_message_id", "content_type", "key", "raw_data", "timestamp", "topic")
@@ -114,7 +114,7 @@ class Message:
 
     @property
     def headers(self) -> Headers:
-        """The headers, parsed when they are first read."""
+        """The headers, parsed at the first access."""
         headers = self._headers
         if isinstance(headers, Headers):
             return headers
@@ -123,7 +123,7 @@ class Message:
 
     @property
     def message_id(self) -> str:
-        """The id that redeliveries share; generated now if neither producer nor transport gave one."""
+        """The id, equal across redeliveries. Generated now if neither the producer nor the transport provided one."""
         if self._message_id is None:
             self._message_id = new_id()
         return self._message_id
@@ -137,48 +137,48 @@ class Message:
         return hash(self.message_id)
 
     def __repr__(self) -> str:
-        import hashlib  # noqa: PLC0415 - it loads OpenSSL, which a process that shows no message does not need
+        import hashlib  # noqa: PLC0415 - loads OpenSSL, which only processes that print messages need
 
-        # A producer's id may itself be confidential (an order number, an address): only its digest.
+        # A producer's id may be confidential, such as an order number or an address. Only its digest is shown.
         digest = hashlib.sha256(self.message_id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         return f"<{type(self).__name__} id#{digest}, {len(self.raw_data)} bytes>"
 
 
 class RawMessage(Message):
-    """A message whose body stays bytes."""
+    """A message whose body is not decoded."""
 
     __slots__ = ()
 
 
 class StructuredMessage(Message):
-    """A message whose body decodes to something that `Field` can look into.
+    """A message with a decoded body, in which `Field` finds values.
 
-    Subclasses override `decode`, and read the result as `content`.
+    A subclass overrides `decode`. The result is available as `content`.
     """
 
     __slots__ = ()
 
     def decode(self) -> object:
-        """Return the decoded body. Called at most once a message; whatever it raises becomes `DecodingError`."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how it decodes: override decode()")
+        """Return the decoded body. Called at most once per message. Any exception becomes a `DecodingError`."""
+        raise NotImplementedError(f"{type(self).__name__} must override decode()")
 
     @classmethod
     def holding(cls, content: object, **envelope: Any) -> Self:
-        """Return a message as if its body had been decoded to `content`; its body stays empty."""
+        """Return a message with decoded `content` and an empty body."""
         message = cls(b"", **envelope)
         message._content = content
         return message
 
     @property
     def content(self) -> object:
-        """What `decode` returned, decoded once. Raises `DecodingError`, each time, when it cannot be."""
+        """The result of `decode`, computed once. Every access raises `DecodingError` if decoding fails."""
         content = self._content
         if content is NOT_DECODED:
             try:
                 content = self.decode()
             except NotImplementedError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a decoder may raise anything, holding the body or parts of it
+            except Exception as error:  # noqa: BLE001 - a decoder may raise any exception, which may contain the body
                 content = _undecodable(self, error)
             self._content = content
         if type(content) is _Undecodable:
@@ -187,7 +187,7 @@ class StructuredMessage(Message):
 
 
 class _Undecodable:
-    """Stands for the content of a body that cannot be decoded."""
+    """Placeholder for the content of a body that cannot be decoded."""
 
     __slots__ = ("why",)
 
@@ -196,7 +196,7 @@ class _Undecodable:
 
 
 def _undecodable(message: Message, error: Exception) -> _Undecodable:
-    """Return why a body cannot be decoded, without the exception that would hold the body."""
+    """Return the reason why a body cannot be decoded, without the exception, which may contain the body."""
     if isinstance(error, DecodingError):
         return _Undecodable(str(error))
     return _Undecodable(f"the body is not a {type(message).__name__} ({type(error).__name__} while decoding)")
@@ -205,8 +205,8 @@ def _undecodable(message: Message, error: Exception) -> _Undecodable:
 class JSONMessage(StructuredMessage):
     """A message whose body is a JSON document.
 
-    Integers stay exact, up to the interpreter's limit of 4300 digits (`sys.set_int_max_str_digits`); NaN and
-    infinities are refused, as RFC 8259 does.
+    Integers are exact up to the interpreter's limit of 4300 digits (`sys.set_int_max_str_digits`). NaN and infinities
+    are errors, as in RFC 8259.
     """
 
     __slots__ = ()
@@ -216,7 +216,7 @@ class JSONMessage(StructuredMessage):
         return _decode_json(self.raw_data)
 
     def get_json(self) -> Any:
-        """Return the parsed document; raises `DecodingError` when the body is not JSON."""
+        """Return the parsed document. Raise `DecodingError` if the body is not JSON."""
         return self.content
 
     @classmethod
@@ -236,7 +236,7 @@ class JSONMessage(StructuredMessage):
         timestamp: float | None = None,
         content_type: str | None = "application/json",
     ) -> Self:
-        """Return a message whose body is `obj` as JSON; for tests."""
+        """Return a message whose body is `obj` as JSON, for tests."""
         return cls(
             msgspec.json.encode(obj),
             headers=headers,

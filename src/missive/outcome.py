@@ -1,4 +1,4 @@
-"""Outcomes: the closed lists of how a message can end and why."""
+"""The outcomes of a message and the reasons of dead letters, as closed lists."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """How one attempt at a message ended; the same in results, contexts and metrics."""
+    """The end of one attempt. Results, contexts and metrics use the same values."""
 
     acked = "acked"
     """Handled."""
     nacked = "nacked"
-    """Not here, not now: comes back without spending an attempt."""
+    """Returned without spending an attempt, to be handled elsewhere or later."""
     retried = "retried"
-    """Comes back later, as the next attempt."""
+    """Scheduled for another attempt."""
     dead_lettered = "dead_lettered"
-    """Filed in the dead letter queue with its reason."""
+    """Stored in the dead letter queue with a reason."""
     discarded = "discarded"
-    """Needs nothing done, as declared."""
+    """Declared to need no work."""
 
 
 class Reason(StrEnum):
-    """Why a message was dead-lettered: a closed list."""
+    """The reason of a dead letter."""
 
     unreadable = "unreadable"
-    """No handler could be chosen, or run, because the body cannot be decoded."""
+    """The body cannot be decoded, and routing or the handler needs it."""
     unmatched = "unmatched"
     """No handler matches."""
     ambiguous = "ambiguous"
     """Several handlers match."""
     matcher_failed = "matcher_failed"
-    """A matcher raised, in place of answering."""
+    """A matcher raised an exception."""
     rejected = "rejected"
-    """The handler said so; its short constant is the label."""
+    """The handler rejected the message. Its short constant reason is the label."""
     failed = "failed"
-    """The handler, or a hook around it, raised."""
+    """The handler, or a hook around it, raised an exception."""
     timeout = "timeout"
-    """The handler ran for longer than its timeout."""
+    """The handler exceeded its timeout."""
     conflict = "conflict"
-    """Its `once` key is that of another body's effect; or nobody knows whether its own happened."""
+    """The `once` key belongs to the effect of another body, or the effect's result is unknown."""
     poison = "poison"
-    """It killed its worker process three times."""
+    """The message killed its worker process three times."""
     shutdown = "shutdown"
-    """The processor stopped before the message was handled, and its transport cannot take it back."""
+    """The processor stopped before the handler started, and the transport cannot take the message back."""

@@ -1,4 +1,4 @@
-"""URLs that name sources and stores: their parts, and values from the environment."""
+"""URLs of sources and stores: their parts, and values from the environment."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class ParsedURL:
-    """A URL in its parts, as an adapter's `from_parsed_url` gets it."""
+    """The parts of a URL, for `Adapter.from_parsed_url`. Environment variables are already replaced."""
 
     original: str
-    """As it was written; it may hold a password."""
+    """The URL as written. It may contain a password."""
     scheme: str
     authority: str
-    """Host and port, or several with commas between them, without user and password."""
+    """Host and port without user and password. Several hosts are separated by commas."""
     username: str | None
     password: str | None
     path: str
@@ -32,21 +32,21 @@ class ParsedURL:
 
     @property
     def host(self) -> str | None:
-        """The one host, or None. Raises `UsageError` when there are several, or its port is no number."""
+        """The host, or None. Raise `UsageError` for several hosts and for an invalid port."""
         return self._one()[0]
 
     @property
     def port(self) -> int | None:
-        """The one host's port, or None. Raises `UsageError` as `host` does."""
+        """The port, or None. Raise `UsageError` for several hosts and for an invalid port."""
         return self._one()[1]
 
     def _one(self) -> tuple[str | None, int | None]:
         match = _HOST.fullmatch(self.authority)
         if match is None or (match["port"] and int(match["port"]) > _LAST_PORT):
-            # What stands there may be a part of a password that was not quoted: it is not shown.
+            # The authority is not shown, because it may be part of a password with unquoted special characters.
             raise UsageError(
-                f"{redact_url(self.original)} has no host and port that can be read: quote special characters in a"
-                " password as %40, or take it from the environment with ${NAME}"
+                f"{redact_url(self.original)} has no valid host and port: quote special characters in a password,"
+                " such as @ as %40, or take the password from the environment with ${NAME}"
             )
         return match["ipv6"] or match["name"] or None, int(match["port"]) if match["port"] else None
 
@@ -55,9 +55,10 @@ class ParsedURL:
 
 
 def parse_url(url: str) -> ParsedURL:
-    """Return a URL in its parts, each with what the environment has for it.
+    """Split a URL into its parts and replace environment variables in each part.
 
-    Raises `ValueError`, which may quote the URL, for one that cannot be read, and `UsageError` for a missing variable.
+    Raise `ValueError` for an invalid URL, with a text that may quote the URL. Raise `UsageError` for a missing
+    variable.
     """
     parts = urlsplit(url)
     credentials, at, authority = parts.netloc.rpartition("@")
@@ -65,13 +66,13 @@ def parse_url(url: str) -> ParsedURL:
     parameters: dict[str, str] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
         if name in parameters:
-            raise ValueError(f"{name}= is there twice")
+            raise ValueError(f"{name}= is repeated")
         parameters[name] = expand_environment(value, within=url)
     return ParsedURL(
         url,
         parts.scheme,
         expand_environment(authority, within=url),
-        # Unquoted before a variable's value takes its place: that value is meant to the character.
+        # Unquoted before variables are replaced, because their values are literal.
         expand_environment(unquote(username), within=url) if at else None,
         expand_environment(unquote(password), within=url) if colon else None,
         expand_environment(unquote(parts.path), within=url),
@@ -80,9 +81,10 @@ def parse_url(url: str) -> ParsedURL:
 
 
 def expand_environment(text: str, environment: Mapping[str, str] | None = None, *, within: str | None = None) -> str:
-    """Replace each `${NAME}` by the environment's, so that no secret stands in a process list.
+    """Replace each `${NAME}` in a text by an environment variable, which keeps secrets out of process lists.
 
-    `within` is the URL that the text is a part of. Raises `UsageError`, naming both, when a variable is not set.
+    `within` is the URL that contains the text. Raise `UsageError`, which names the URL and the variable, if the
+    variable is not set.
     """
     known = os.environ if environment is None else environment
 
@@ -91,6 +93,6 @@ def expand_environment(text: str, environment: Mapping[str, str] | None = None, 
             return known[match[1]]
         except KeyError:
             shown = redact_url(within or text)
-            raise UsageError(f"{shown} names ${{{match[1]}}}, which the environment does not have") from None
+            raise UsageError(f"{shown} uses ${{{match[1]}}}, but this environment variable is not set") from None
 
     return _VARIABLE.sub(value, text)

@@ -50,12 +50,12 @@ def test_a_second_run_goes_on_where_the_first_ended(run, tmp_path: Path):
     assert [str(n) for n in range(20)] == run()[0]
     out, err = run()
     assert out == []
-    assert "is done up to its end already" in err
+    assert "has no new lines" in err
     with (tmp_path / "in.jsonl").open("a") as file:
         file.write(lines(20, 25))
     out, err = run()
     assert [str(n) for n in range(20, 25)] == out
-    assert "goes on at byte 50" in err
+    assert "resumes at byte 50" in err
     assert [str(n) for n in range(25)] == run("file:in.jsonl?start=beginning")[0]
 
 
@@ -66,7 +66,7 @@ def test_another_file_under_the_name_is_read_from_its_beginning(run, tmp_path: P
     (tmp_path / "in.jsonl").write_text(lines(100, 120))
     out, err = run()
     assert [str(n) for n in range(100, 120)] == out
-    assert "another file" in err
+    assert "is not the file of the previous run" in err
 
 
 def test_a_shorter_file_is_read_from_its_beginning(run, tmp_path: Path):
@@ -91,7 +91,7 @@ def test_a_broken_gzip_file_is_one_line(run, tmp_path: Path):
     """What is called .gz and is not is refused, in one line."""
     (tmp_path / "in.jsonl.gz").write_text("nothing of the kind")
     _, err = run("file:in.jsonl.gz", code=1)
-    assert "missive: file:in.jsonl.gz is not a whole gzip file" in err.splitlines()[-1]
+    assert "missive: file:in.jsonl.gz is not a complete gzip file" in err.splitlines()[-1]
 
 
 def test_a_killed_run_is_resumed(missive: Start, tmp_path: Path):
@@ -133,7 +133,7 @@ def test_a_dead_letter_is_kept_with_its_place(run, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("url", "complaint"),
-    [("file:", "a file's URL is"), ("file:in.jsonl?begin=1", "no parameter begin="), ("file:.", "is a directory")],
+    [("file:", "the URL has no path"), ("file:in.jsonl?begin=1", "no parameter begin="), ("file:.", "is a directory")],
 )
 def test_a_wrong_url_is_one_line(run, tmp_path: Path, url: str, complaint: str):
     """A URL that cannot be is refused with what to write instead."""

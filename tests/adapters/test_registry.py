@@ -157,9 +157,9 @@ def test_the_environment_is_named_and_not_shown(monkeypatch):
         ("fil:events.jsonl", "did you mean file:?"),
         ("sqlit:///q.db?queue=o", "did you mean sqlite:?"),
         ("rabitmq://host/", "did you mean rabbitmq:?"),
-        ("carrier-pigeon://host/", "known are stdin:, file:events.jsonl"),
-        ("events.jsonl", "known are stdin:, file:events.jsonl"),
-        ("", "known are stdin:, file:events.jsonl"),
+        ("carrier-pigeon://host/", "examples of known URLs: stdin:, file:events.jsonl"),
+        ("events.jsonl", "examples of known URLs: stdin:, file:events.jsonl"),
+        ("", "examples of known URLs: stdin:, file:events.jsonl"),
     ],
 )
 def test_an_unknown_scheme_names_the_nearest(url, said):
@@ -174,7 +174,7 @@ def test_an_unknown_scheme_names_the_nearest(url, said):
     [
         ("sqlite:///q.db?queue=o&leese=3", "no parameter leese= (in sqlite:///q.db?queue=o&leese=3): did you mean"),
         ("sqlite:///q.db?que=o", "did you mean queue=?"),
-        ("file:e.jsonl?from=beginning", "known are start"),
+        ("file:e.jsonl?from=beginning", "known parameters: start"),
         ("stdin:?processor=x", "StdinAdapter has no parameter processor="),
         ("sqlite:///q.db?queue=o&path=other.db", "SQLiteAdapter has no parameter path="),
         ("stdin:?DRAIN=1", "StdinAdapter has no parameter DRAIN="),
@@ -188,13 +188,13 @@ def test_an_unknown_parameter_names_the_nearest(url, said):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("stdin:?drain=soon", "drain= is a number of seconds (in stdin:?drain=soon)"),
-        ("stdin:?drain=", "drain= is a number of seconds"),
-        ("stdin:?drain=-1", "drain= must be zero or more seconds, not -1"),
-        ("stdin:?drain=nan", "drain= must be zero or more seconds, not nan"),
-        ("sqlite:///q.db?queue=o&lease=0", "lease= is a number of seconds above zero"),
-        ("sqlite:///q.db?queue=o&create=perhaps", "create= is true or false"),
-        ("file:e.jsonl?start=middle", "start= is one of resume, beginning"),
+        ("stdin:?drain=soon", "drain= must be a number of seconds (in stdin:?drain=soon)"),
+        ("stdin:?drain=", "drain= must be a number of seconds"),
+        ("stdin:?drain=-1", "drain= must be a number of seconds, zero or more"),
+        ("stdin:?drain=nan", "drain= must be a number of seconds, zero or more"),
+        ("sqlite:///q.db?queue=o&lease=0", "lease= must be a number of seconds above zero"),
+        ("sqlite:///q.db?queue=o&create=perhaps", "create= must be true or false"),
+        ("file:e.jsonl?start=middle", "start= must be one of: resume, beginning"),
         ("sqlite:///q.db", "sqlite:///q.db needs ?queue=…"),
         ("sqlite://host/q.db?queue=o", "sqlite:///queue.db?queue=orders"),
         ("sqlite:///?queue=o", "sqlite:///queue.db?queue=orders"),
@@ -202,7 +202,7 @@ def test_an_unknown_parameter_names_the_nearest(url, said):
         ("stdin:?drain", "cannot be read"),
         (
             "sqlite:///q.db?queue=${MISSIVE_TEST_NOT_SET}",
-            "names ${MISSIVE_TEST_NOT_SET}, which the environment does not",
+            "uses ${MISSIVE_TEST_NOT_SET}, but this environment variable is not set",
         ),
     ],
 )
@@ -214,7 +214,7 @@ def test_a_value_that_does_not_fit_is_refused(url, said):
 def test_a_whole_number_is_one(probe):
     """An int parameter takes no fraction."""
     assert made("probe://h?size=3").size == 3
-    assert "size= is a whole number" in refused("probe://h?size=3.5")
+    assert "size= must be a whole number" in refused("probe://h?size=3.5")
 
 
 # Secrets
@@ -327,7 +327,7 @@ def test_several_hosts_are_a_host(probe):
     """A URL may name several hosts with their ports, as Kafka's do."""
     adapter = made("probe://user:pw@one:9092,two:9093?size=1")
     assert (adapter.target, adapter.from_url.password) == ("one:9092,two:9093", "pw")
-    with pytest.raises(UsageError, match="has no host and port that can be read"):
+    with pytest.raises(UsageError, match="has no valid host and port"):
         _ = adapter.from_url.host
 
 

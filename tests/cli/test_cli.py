@@ -38,7 +38,7 @@ MISTAKES = [
     (
         ["run", "app:proc", "--from", "sqlite:///q.db?queue=q&lease=x", "--dlq", "sqlite:///d.db"],
         2,
-        "lease= is a number",
+        "lease= must be a number",
     ),
     (["run", "app:proc", "--from", "sqlite:///q.db?queue=q"], 2, "needs a dead letter store"),
     (["run", "app:proc", "--from", "rabbitmq://${NOT_SET}@h/?queue=q"], 2, "names ${NOT_SET}"),

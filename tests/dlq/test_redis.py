@@ -415,7 +415,7 @@ def test_a_newer_schema_is_refused(redis: RedisServer):
         ("redis://h/0?prefix=a{b}", "prefix= is a word"),
         ("redis://h/0?prefx=a", "there is no parameter prefx"),
         ("redis://h/0?keep_resolved=soon", "keep_resolved is how long"),
-        ("redis://u:hunter2@h:port/0", "has no host and port that can be read"),
+        ("redis://u:hunter2@h:port/0", "has no valid host and port"),
         ("redis://u:hunter2@[h/0", "cannot be read"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 import time
 
@@ -101,7 +102,7 @@ def test_what_is_a_rate(text, rate):
 )
 def test_what_is_no_rate(text):
     """Anything else is refused, with the right error, wherever it is said."""
-    complaint = "rate_limit= is messages in a time, such as '20/s'"
+    complaint = re.escape(f"rate_limit={text!r} is not messages per time, such as '20/s'")
     with pytest.raises(UsageError, match=complaint):
         Rate.parse(text)
     if text is None:  # says that there is none

@@ -226,7 +226,7 @@ def test_corrupt_gzip_ends_the_run(missive: Start, tmp_path: Path):
     process = missive("run", "app:proc", "--from", "file:in.gz")
     _, err = process.finish(60)
     assert process.code == 1
-    assert err.splitlines()[-1] == "missive: file:in.gz is not a whole gzip file"
+    assert err.splitlines()[-1] == "missive: file:in.gz is not a complete gzip file"
 
 
 def test_a_released_message_is_visible_at_once(tmp_path: Path):

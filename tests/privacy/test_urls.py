@@ -133,7 +133,7 @@ def test_variables_are_replaced_once(monkeypatch, url, expanded):
 def test_a_variable_that_is_not_set_is_named(monkeypatch):
     """A missing variable raises, names itself, and shows nothing secret of the URL."""
     monkeypatch.delenv("NOT_THERE", raising=False)
-    with pytest.raises(UsageError, match=r"amqp://host/v\?queue=\$\{NOT_THERE\} names \$\{NOT_THERE\}") as caught:
+    with pytest.raises(UsageError, match=r"amqp://host/v\?queue=\$\{NOT_THERE\} uses \$\{NOT_THERE\}") as caught:
         expand_environment(f"amqp://user:{CANARY}@host/v?queue=${{NOT_THERE}}")
     assert CANARY not in str(caught.value)
 
@@ -141,6 +141,6 @@ def test_a_variable_that_is_not_set_is_named(monkeypatch):
 def test_a_part_of_a_url_names_the_whole(monkeypatch):
     """`within` is the URL that the error about a part of it shows, without its secrets."""
     monkeypatch.delenv("NOT_THERE", raising=False)
-    with pytest.raises(UsageError, match=r"amqp://host/v names \$\{NOT_THERE\}") as caught:
+    with pytest.raises(UsageError, match=r"amqp://host/v uses \$\{NOT_THERE\}") as caught:
         expand_environment("${NOT_THERE}", within=f"amqp://{CANARY}:${{NOT_THERE}}@host/v")
     assert CANARY not in str(caught.value)

@@ -1,4 +1,10 @@
-"""Adapters: how messages arrive. Each is loaded when it is first named, so that importing missive stays quick."""
+"""Adapters: the sources of messages. Input: a URL or constructor arguments. Output: sessions that deliver messages.
+
+`registry` finds the adapter for a URL, and `parameters` converts the URL's parameters. `base` has the class `Adapter`,
+and `running` starts the engine. `threaded` supports blocking clients. `stdin`, `file`, `sqlite`, `rabbitmq`, `kafka`
+and `redis_streams` are the transports; `replay` delivers dead letters again. An adapter is imported at its first use,
+so `import missive` is fast.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Adapter(ABC):
     def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
         _check_contract(type(self))
         if not drain >= 0:
-            raise UsageError(f"drain= must be zero or more seconds, not {drain!r}")
+            raise UsageError("drain= must be a number of seconds, zero or more")
         self.processor = processor
         self.drain = drain
         self.rate_limit = None if rate_limit is None else Rate.parse(rate_limit)

@@ -1,4 +1,4 @@
-"""A file of messages, one a line, plain or gzipped. A run goes on where the last one stopped."""
+"""Files as sources: each line is a message. A run resumes where the previous run stopped."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ from missive.urls import ParsedURL
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_CHUNK = 1 << 20
 _HEAD = 4096
+"""Number of leading bytes that identify a file."""
 _STARTS = ("resume", "beginning")
 
 
 class FileAdapter(Adapter):
-    """Reads messages from a file, one a line: `file:events.jsonl`, `file:/var/log/events.jsonl.gz`.
+    """Reads messages from the lines of a file: `file:events.jsonl`, `file:/var/log/events.jsonl.gz`.
 
-    A name that ends in `.gz` is decompressed. How far the file is done is kept in the SQL dead letter store, by
-    service and path, and the next run goes on there; `start="beginning"` reads it all again. A file that is no
-    longer the same is read from its beginning. `progress` shows a bar, on a terminal unless it is said.
-    `context.native` is the offset of the line in the decompressed file, in bytes. The client is the open file.
+    A file whose name ends in `.gz` is decompressed. The dead letter store keeps a checkpoint for each service and path,
+    and the next run resumes there. `start="beginning"` ignores the checkpoint. A different file under the same path is
+    read from its beginning. `progress` shows a progress bar; by default, it is shown on a terminal. `context.native` is
+    the offset of the line in the decompressed file, in bytes. The client is the open file.
     """
 
     transport = "file"
@@ -65,45 +65,45 @@ class FileAdapter(Adapter):
     ) -> None:
         super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if start not in _STARTS:
-            raise UsageError(f"start= is one of {', '.join(_STARTS)}")
+            raise UsageError(f"start= must be one of: {', '.join(_STARTS)}")
         self.path = Path(path)
         self.start = start
         self.progress = sys.stderr.isatty() if progress is None else progress
 
     @classmethod
     def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
-        """Return the adapter of `file:PATH`."""
+        """Return the adapter for `file:PATH`."""
         path = url.authority + url.path
         if not path:
-            raise UsageError("a file's URL is file:events.jsonl, or file:/absolute/path/events.jsonl")
+            raise UsageError("the URL has no path: write file:events.jsonl or file:/absolute/path/events.jsonl")
         return cls(processor, path, **constructor_arguments(cls, url, exclude=("path",)))
 
     @property
     def destination(self) -> str:
-        """The path, as it was given."""
+        """The path as written."""
         return str(self.path)
 
     @property
     def default_store(self) -> bool:
-        """A person at a shell has a working directory."""
+        """True: files are read from a shell, which has a working directory."""
         return True
 
     async def connect(self, host: Host) -> FileSession:
-        """Open the file where the last run stopped. Raises `Transient` when it is not there, `Fatal` for no file."""
-        # A name need not be UTF-8, and what is kept beside the dead letters must be.
+        """Open the file at its checkpoint. Raise `Transient` if it does not exist and `Fatal` if it cannot be read."""
+        # A path may contain invalid UTF-8, but the store needs valid UTF-8.
         name = str(self.path.absolute()).encode("utf-8", "backslashreplace").decode()
         thread = ClientThread("missive-file")
         session = FileSession(self, host, name, thread)
         try:
-            kept = None if self.start == "beginning" else await host.load_checkpoint(f"file:{name}")
-            await thread.run(session.open, kept)
+            checkpoint = None if self.start == "beginning" else await host.load_checkpoint(f"file:{name}")
+            await thread.run(session.open, checkpoint)
         except BaseException:
             await session.close()
             raise
         return session
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
-        """Say how large the file is, and whether its end is there: a line that is being written is half a message."""
+        """Report the size of the file and whether its last line is complete."""
         return list(await asyncio.wrap_future(session.submit(lambda: list(_findings(self.path, session.client)))))
 
 
@@ -114,16 +114,18 @@ def _findings(path: Path, file: IO[bytes]) -> Iterator[Finding]:
         return
     yield Finding("ok", "file", f"{path} has {size} bytes")
     if path.suffix == ".gz":
-        yield Finding("unknown", "last line", f"{path} is compressed: whether it is whole shows when it is read")
+        yield Finding("unknown", "last line", f"{path} is compressed: only reading it shows whether it is complete")
         return
     file.seek(-1, os.SEEK_END)
     if file.read(1) != b"\n":
-        says = f"{path} does not end with a newline: where somebody is still writing, half a message would be read"
-        yield Finding("warning", "last line", says)
+        message = (
+            f"{path} does not end with a newline: if its producer is still writing, the last message is incomplete"
+        )
+        yield Finding("warning", "last line", message)
 
 
 class FileSession(ThreadedSession):
-    """One pass through the file."""
+    """A session that reads the file once, from its checkpoint to its end."""
 
     capabilities = Capabilities(commit="cumulative", order="lane")
 
@@ -136,11 +138,11 @@ class FileSession(ThreadedSession):
         self._offset = 0
         self._head = b""
         self._ended = False
-        self._remembers = True
+        self._has_checkpoints = True
         self._progress = _Progress(adapter) if adapter.progress else None
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Read the next lines."""
+        """Return the next lines."""
         if not self._read:
             await self.thread.run(self._fill, credit)
         if not self._read:
@@ -148,22 +150,21 @@ class FileSession(ThreadedSession):
         return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Do nothing: how far the file is done is committed, and not each line."""
+        """Do nothing: `commit` records the progress."""
         return [SettlementResult.confirmed] * len(settlements)
 
     async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
-        """Remember how far the file is done. Raises `StoreError` when that cannot be written now."""
+        """Save the position as the file's checkpoint. Raise `StoreError` if the store fails."""
         position = watermarks[None].position
         if self._progress is not None:
             self._progress.at(position)
-        if self._remembers:
+        if self._has_checkpoints:
             head = self._head[:position]
             value = json.dumps({"offset": position, "head": _digest(head), "head_size": len(head)})
             if not await self._host.save_checkpoint(f"file:{self._name}", value):
-                self._remembers = False
-                self._host.report(
-                    f"{self._adapter.url}: how far it is done is not remembered, for want of an SQL dead letter store"
-                )
+                self._has_checkpoints = False
+                needs = "a checkpoint needs a dead letter store (--dlq): the next run starts at the beginning"
+                self._host.report(f"{self._adapter.url}: {needs}")
         return dict.fromkeys(watermarks, SettlementResult.confirmed)
 
     async def close(self) -> None:
@@ -176,39 +177,39 @@ class FileSession(ThreadedSession):
 
     # On the file's thread
 
-    def open(self, kept: str | None) -> None:
-        """Open the file and go to where the last run stopped."""
+    def open(self, checkpoint: str | None) -> None:
+        """Open the file at its checkpoint."""
         path = self._adapter.path
-        with _file_troubles(self._adapter.url):
+        with _translated_errors(self._adapter.url):
             if path.is_dir():
                 raise Fatal(f"{self._adapter.url} is a directory: name a file in it")
             self.client = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - the session's
             self._head = self.client.read(_HEAD)
             self.client.seek(0)
-            if kept is not None:
-                self._resume(json.loads(kept))
+            if checkpoint is not None:
+                self._resume(json.loads(checkpoint))
         if self._progress is not None:
             self._progress.open(self._offset)
 
-    def _resume(self, kept: dict[str, Any]) -> None:
-        offset = int(kept["offset"])
+    def _resume(self, checkpoint: dict[str, Any]) -> None:
+        offset = int(checkpoint["offset"])
         file: IO[bytes] = self.client
-        same = _digest(self._head[: kept["head_size"]]) == kept["head"]
-        there = file.seek(0, 2) if self._adapter.path.suffix != ".gz" else offset
-        if not same or there < offset:
+        same = _digest(self._head[: checkpoint["head_size"]]) == checkpoint["head"]
+        size = file.seek(0, 2) if self._adapter.path.suffix != ".gz" else offset
+        if not same or size < offset:
             file.seek(0)
-            self._host.report(f"{self._adapter.url} is another file than the last time: starting at its beginning")
+            self._host.report(f"{self._adapter.url} is not the file of the previous run: starting at its beginning")
             return
         self._offset = offset
         file.seek(offset)
-        at_end = there == offset and file.read(1) == b""
-        where = "is done up to its end already" if at_end else f"goes on at byte {offset}"
+        at_end = size == offset and file.read(1) == b""
+        where = "has no new lines" if at_end else f"resumes at byte {offset}"
         file.seek(offset)
         self._host.report(f"{self._adapter.url} {where}; to read it again: {self._adapter.url}?start=beginning")
 
     def _fill(self, credit: Credit) -> None:
         size = 0
-        with _file_troubles(self._adapter.url):
+        with _translated_errors(self._adapter.url):
             while len(self._read) < credit.items and size < credit.bytes and not self._ended:
                 line = self.client.readline()
                 if not line:
@@ -221,15 +222,16 @@ class FileSession(ThreadedSession):
 
 
 @contextlib.contextmanager
-def _file_troubles(url: str) -> Iterator[None]:
+def _translated_errors(url: str) -> Iterator[None]:
+    """Translate errors of reading a file into `Transient` and `Fatal`."""
     try:
         yield
     except FileNotFoundError:
         error: Exception = Transient(f"{url} does not exist")
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        error = Fatal(f"{url} is not a whole gzip file")
-    except OSError as trouble:
-        error = Fatal(f"{url} cannot be read: {trouble.strerror or type(trouble).__name__}")
+        error = Fatal(f"{url} is not a complete gzip file")
+    except OSError as system_error:
+        error = Fatal(f"{url} cannot be read: {system_error.strerror or type(system_error).__name__}")
     else:
         return
     raise error
@@ -240,7 +242,7 @@ def _digest(head: bytes) -> str:
 
 
 class _Progress:
-    """A bar on standard error: how much of the file is settled."""
+    """A progress bar on standard error. It shows the committed part of the file."""
 
     def __init__(self, adapter: FileAdapter) -> None:
         self._adapter = adapter
@@ -249,12 +251,12 @@ class _Progress:
 
     def open(self, offset: int) -> None:
         """Show the bar."""
-        from rich.console import Console  # noqa: PLC0415 - only where somebody is watching
+        from rich.console import Console  # noqa: PLC0415 - slow, and only the bar needs it
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        # The size of a gzipped file says nothing of what comes out of it.
+        # The size of a gzip file does not reveal the size of its content.
         total = None if self._adapter.path.suffix == ".gz" else self._adapter.path.stat().st_size
         self._task = self._bar.add_task(self._adapter.path.name, total=total, completed=offset)
         self._bar.start()
@@ -264,6 +266,6 @@ class _Progress:
         self._bar.update(self._task, completed=offset)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()

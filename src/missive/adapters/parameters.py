@@ -1,4 +1,4 @@
-"""Parameters of a URL as keyword arguments of an adapter."""
+"""Parameters of a URL as constructor arguments of an adapter."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 def constructor_arguments(adapter: type, url: ParsedURL, *, exclude: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return a URL's parameters as keyword arguments of an adapter's constructor, each of its type.
+    """Return the parameters of a URL as keyword arguments of an adapter's constructor, converted to their types.
 
-    `known` are arguments that the URL says elsewhere, and that are no parameters. Raises `UsageError` for a
-    parameter that the constructor does not take (naming the nearest that it does) or a value that does not fit.
+    `exclude` names arguments that another part of the URL provides. Raise `UsageError` for an unknown parameter, for a
+    missing one, and for a value of the wrong type.
     """
     options = {
         name: parameter
@@ -29,7 +29,7 @@ def constructor_arguments(adapter: type, url: ParsedURL, *, exclude: tuple[str, 
     for name, value in url.parameters.items():
         if name not in options:
             near = difflib.get_close_matches(name, options, 1)
-            hint = f"did you mean {near[0]}=?" if near else f"known are {', '.join(options)}"
+            hint = f"did you mean {near[0]}=?" if near else f"known parameters: {', '.join(options)}"
             raise UsageError(f"{adapter.__name__} has no parameter {name}= (in {redact_url(url.original)}): {hint}")
         given[name] = _converted(name, value, options[name].annotation, url)
     missing = [name for name, option in options.items() if option.default is option.empty and name not in given]
@@ -39,7 +39,7 @@ def constructor_arguments(adapter: type, url: ParsedURL, *, exclude: tuple[str, 
 
 
 def _plain_type(annotation: Any) -> type | None:
-    """Return the type that a URL's text can be made into, or None: a live object is a keyword only."""
+    """Return the type to which text can be converted, or None for arguments that a URL cannot provide."""
     kinds = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
     plain = [kind for kind in kinds if kind is not NoneType]
     return plain[0] if len(plain) == 1 and plain[0] in (str, int, float, bool) else None
@@ -56,4 +56,4 @@ def _converted(name: str, value: str, annotation: Any, url: ParsedURL) -> Any:
         except ValueError:
             pass
     wanted = {int: "a whole number", float: "a number of seconds", bool: "true or false"}[kind]
-    raise UsageError(f"{name}= is {wanted} (in {redact_url(url.original)})")
+    raise UsageError(f"{name}= must be {wanted} (in {redact_url(url.original)})")

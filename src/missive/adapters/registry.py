@@ -1,4 +1,4 @@
-"""From a URL to an adapter: schemes, parameters as keywords, and the entry points of third parties."""
+"""The registry of adapters: a URL becomes an adapter. Entry points of other packages add schemes."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _EXAMPLES = "stdin:, file:events.jsonl, sqlite:///queue.db?queue=orders, rabbitm
 
 
 def from_url(url: str, processor: Processor[Any]) -> Adapter:
-    """Return the adapter that a URL describes, for a processor. Opens nothing.
+    """Return the adapter that a URL describes. It opens no connection.
 
-    The URL's parameters are the adapter's keyword arguments. `${NAME}` in it is the environment's, to the
-    character; a URL that is one variable is that variable's. Raises `UsageError` for a scheme, a parameter or a
-    value that is not known.
+    The parameters of the URL are the keyword arguments of the adapter. `${NAME}` in the URL stands for an environment
+    variable, whose value is literal. A URL that starts with `${` is expanded before it is parsed. Raise `UsageError`
+    for an unknown scheme, an unknown parameter or an invalid value.
     """
     written, url = url, expand_environment(url) if url.startswith("${") else url
     scheme = url.partition(":")[0].lower()
@@ -46,14 +46,14 @@ def from_url(url: str, processor: Processor[Any]) -> Adapter:
 
 
 def _without_quotes(error: ValueError) -> str:
-    # What urllib complains of may quote the part that holds the password.
+    # The text of urllib's error may quote the part of the URL that contains the password.
     return str(error).partition(":")[0].partition("'")[0].strip()
 
 
 def _find(scheme: str) -> str | None:
     if scheme in _SCHEMES:
         return _SCHEMES[scheme]
-    from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and only third parties need it
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow, and only adapters of other packages need it
 
     return next((point.value for point in entry_points(group="missive.adapters") if point.name == scheme), None)
 
@@ -65,4 +65,4 @@ def _load(target: str) -> Any:
 
 def _nearest(scheme: str) -> str:
     near = difflib.get_close_matches(scheme, _SCHEMES, 1)
-    return f"did you mean {near[0]}:?" if near else f"known are {_EXAMPLES}"
+    return f"did you mean {near[0]}:?" if near else f"examples of known URLs: {_EXAMPLES}"

@@ -1,4 +1,4 @@
-"""The store as a source: records chosen for replay enter the engine like any other message. Nothing is republished."""
+"""The dead letter store as a source: the engine handles replayed records like any other message."""
 
 from __future__ import annotations
 
@@ -26,16 +26,22 @@ from missive.transport import (
     SettlementResult,
 )
 
-_POLL, _LEAST_POLL = 1.0, 0.01
+_POLL = 1.0
+"""Poll interval without a due record, in seconds."""
+_MIN_POLL = 0.01
+"""Shortest wait for a due record, in seconds."""
 _LEASE = 60.0
-_AT_ONCE = 100
+"""Record lease, in seconds."""
+_MAX_LEASED = 100
+"""Maximum number of records in one lease call."""
 _EXPIRE_EVERY = 60.0
-"""In seconds: what is kept no longer is deleted by the running workers, a thousand at a time."""
+"""Interval at which workers delete expired records, in seconds."""
 _FILED = frozenset({Outcome.dead_lettered, Outcome.retried, Outcome.nacked})
+"""Outcomes after which the store already has the record as dead or parked."""
 
 
 class Tolerance:
-    """How many failures a replay bears: never do more run at once than may still fail."""
+    """The limit on failures of a replay. Never more messages run at once than may still fail."""
 
     def __init__(self, failures: int | None = None) -> None:
         self._failures_left = failures
@@ -43,29 +49,30 @@ class Tolerance:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether it has had as many failures as it bears."""
+        """Whether the failures have reached the limit."""
         return self._failures_left is not None and self._failures_left <= 0
 
     def allow(self, wanted: int) -> int:
-        """Return how many of `wanted` may begin."""
+        """Return how many of `wanted` messages may start."""
         return wanted if self._failures_left is None else max(min(wanted, self._failures_left - self._running), 0)
 
     def start(self, count: int) -> None:
-        """Count what begins."""
+        """Count messages that start."""
         self._running += count
 
     def finish(self, settlements: Sequence[Settlement]) -> None:
-        """Count what has ended, and which of it failed."""
+        """Count messages that finished, and the failures among them."""
         self._running -= len(settlements)
         if self._failures_left is not None:
             self._failures_left -= sum(one.outcome in _FILED for one in settlements)
 
 
 class ReplayAdapter(Adapter):
-    """Delivers the records of a service that are queued for replay, and those that are parked and due.
+    """Delivers the queued records of a service, and its parked records that are due.
 
-    With `replay`, only those of that replay, and its input ends with them; `service` is whose records they are.
-    Without, it helps out beside other sources: it takes up what operators queue, and keeps nothing alive.
+    With `replay`, the adapter delivers the records of this replay only, and its input ends after them. `service` is the
+    owner of the records. Without `replay`, the adapter is a background source: it delivers the records that operators
+    queue until the other sources end.
     """
 
     transport = "dlq"
@@ -91,38 +98,38 @@ class ReplayAdapter(Adapter):
         self._tokens: dict[str, str] = {}
 
     def add_leases(self, leases: Sequence[RecordLease]) -> None:
-        """Remember what was taken up, and under which token."""
+        """Record the leases of this replay's records."""
         if self.replay is not None:
             self._tokens |= {lease.record.id: lease.token for lease in leases}
 
     def drop_leases(self, ids: Iterable[str]) -> None:
-        """Forget what was settled."""
+        """Forget the leases of settled records."""
         for one in ids:
             self._tokens.pop(one, None)
 
     def release_leases(self) -> None:
-        """Give back what the engine did not, when it was cut short. Raises `StoreError`."""
+        """Release the leases that remain after a forced stop. Raise `StoreError` on failure."""
         for token in set(self._tokens.values()):
-            self.store.release_records([one for one, held in self._tokens.items() if held == token], token)
+            self.store.release_records([one for one, other in self._tokens.items() if other == token], token)
         self._tokens.clear()
 
     @property
     def background(self) -> bool:  # type: ignore[override]
-        """Only a replay of its own is a reason to go on."""
+        """Whether this adapter has no replay to finish."""
         return self.replay is None
 
     @property
     def destination(self) -> str:
-        """The service's dead letters."""
+        """The service that owns the records."""
         return self.service
 
     async def connect(self, host: Host) -> ReplaySession:
-        """Start taking up records."""
+        """Open a session."""
         return ReplaySession(self, host)
 
 
 class ReplaySession(ThreadedSession):
-    """Claims records under a lease, and closes them as they are handled."""
+    """A session that leases records and closes them after they are handled."""
 
     capabilities = Capabilities(lease=_LEASE)
 
@@ -133,19 +140,19 @@ class ReplaySession(ThreadedSession):
         self._host = host
         self._token = new_id()
         self._leased: deque[Delivery] = deque()
-        self._patience = _POLL
+        self._poll_delay = _POLL
         self._expire_at = host.time() + _EXPIRE_EVERY
         self._more = asyncio.Event()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Claim records; look again when the next is due, and every second, or end where a replay's are all done."""
+        """Lease records. Poll every second and when the next record is due; end after the last record of a replay."""
         tolerance = self._adapter.tolerance
         while not self._leased or not tolerance.allow(1):
             self._more.clear()
             if tolerance.is_exceeded:
                 raise EndOfInput
-            if not self._leased and (room := tolerance.allow(min(credit.items, _AT_ONCE))):
-                await self.thread.run(self._lease_records, room)
+            if not self._leased and (allowed := tolerance.allow(min(credit.items, _MAX_LEASED))):
+                await self.thread.run(self._lease_records, allowed)
             if self._leased and tolerance.allow(1):
                 break
             if self._adapter.replay is not None and not self._leased and await self.thread.run(self._is_done):
@@ -156,8 +163,8 @@ class ReplaySession(ThreadedSession):
         return some
 
     async def _pause(self) -> None:
-        """Wait until it is time to look again, or something was settled."""
-        waits = [asyncio.ensure_future(self._host.sleep(self._patience)), asyncio.ensure_future(self._more.wait())]
+        """Wait until the next poll or settlement."""
+        waits = [asyncio.ensure_future(self._host.sleep(self._poll_delay)), asyncio.ensure_future(self._more.wait())]
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -165,71 +172,76 @@ class ReplaySession(ThreadedSession):
                 wait.cancel()
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Close what was handled or discarded; what failed again is in the store as dead already."""
+        """Close the handled and discarded records. Failed records are already dead or parked in the store."""
         results = await self.thread.run(self._settle, settlements)
         self._adapter.tolerance.finish(settlements)
-        self._more.set()  # the next of their lanes, perhaps
+        self._more.set()  # the next records of their lanes may be available now
         if self._adapter.on_settled is not None:
             self._adapter.on_settled(sum(settlement.disposition is Disposition.ack for settlement in settlements))
         return results
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
-        """Keep the claims."""
+        """Renew the record leases."""
         ids = [str(delivery.record_id) for delivery in deliveries]
-        ours = await self.thread.run(self._asked, self._adapter.store.extend_leases, ids, self._token, _LEASE)
+        ours = await self.thread.run(self._call_store, self._adapter.store.extend_leases, ids, self._token, _LEASE)
         return [SettlementResult.confirmed if record_id in ours else SettlementResult.fenced for record_id in ids]
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Return what a cancelled fetch had claimed."""
+        """Return the leased records that no fetch returned."""
         await self.quiesce()
         left = list(self._leased)
         self._leased.clear()
         return left
 
     def _is_done(self) -> bool:
-        """Tell whether nothing of the replay is queued any more: not here, and not with one that was killed."""
-        asked = Query(replay=self._adapter.replay, service=self._adapter.service, statuses=(Status.queued,))
-        return not self._asked(self._adapter.store.count, asked)
+        """Return whether no record of the replay is queued, including records that a killed process leased."""
+        query = Query(replay=self._adapter.replay, service=self._adapter.service, statuses=(Status.queued,))
+        return not self._call_store(self._adapter.store.count, query)
 
     def _lease_records(self, limit: int) -> None:
         adapter = self._adapter
         if adapter.replay is None:
-            self._asked(adapter.store.advance)
+            self._call_store(adapter.store.advance)
             if (now := self._host.time()) >= self._expire_at:
-                more = self._asked(adapter.store.expire)
+                more = self._call_store(adapter.store.expire)
                 self._expire_at = now if more else now + _EXPIRE_EVERY
-        leases = self._asked(adapter.store.lease_records, adapter.service, self._token, limit, _LEASE, adapter.replay)
+        leases = self._call_store(
+            adapter.store.lease_records, adapter.service, self._token, limit, _LEASE, adapter.replay
+        )
         adapter.add_leases(leases)
         self._leased.extend(map(_delivery, leases))
-        self._patience = _POLL
-        if not leases and (due := self._asked(adapter.store.next_due, adapter.service)) is not None:
-            self._patience = min(_POLL, max(_LEAST_POLL, due - self._host.time()))
+        self._poll_delay = _POLL
+        if not leases and (due := self._call_store(adapter.store.next_due, adapter.service)) is not None:
+            self._poll_delay = min(_POLL, max(_MIN_POLL, due - self._host.time()))
 
-    def _settle(self, items: Sequence[Settlement]) -> list[SettlementResult]:
+    def _settle(self, settlements: Sequence[Settlement]) -> list[SettlementResult]:
         done: set[str] = set()
         for outcome, status in ((Outcome.acked, Status.resolved), (Outcome.discarded, Status.discarded)):
-            ids = [str(item.delivery.record_id) for item in items if item.outcome is outcome]
+            ids = [str(one.delivery.record_id) for one in settlements if one.outcome is outcome]
             if ids:
-                done |= self._asked(self._adapter.store.resolve, ids, self._token, status, "replay")
-        released = [str(item.delivery.record_id) for item in items if item.disposition is Disposition.release]
+                done |= self._call_store(self._adapter.store.resolve, ids, self._token, status, "replay")
+        released = [str(one.delivery.record_id) for one in settlements if one.disposition is Disposition.release]
         if released:
-            done |= self._asked(self._adapter.store.release_records, released, self._token)
-        # What failed again is dead or parked in the store by now.
-        done |= {str(i.delivery.record_id) for i in items if i.disposition is Disposition.ack and i.outcome in _FILED}
-        self._adapter.drop_leases(str(item.delivery.record_id) for item in items)
+            done |= self._call_store(self._adapter.store.release_records, released, self._token)
+        done |= {
+            str(one.delivery.record_id)
+            for one in settlements
+            if one.disposition is Disposition.ack and one.outcome in _FILED
+        }
+        self._adapter.drop_leases(str(one.delivery.record_id) for one in settlements)
         return [
-            SettlementResult.confirmed if str(item.delivery.record_id) in done else SettlementResult.fenced
-            for item in items
+            SettlementResult.confirmed if str(one.delivery.record_id) in done else SettlementResult.fenced
+            for one in settlements
         ]
 
     @staticmethod
-    def _asked(call: Callable[..., Any], *arguments: object) -> Any:
-        """Ask the store; its trouble is this session's."""
+    def _call_store(call: Callable[..., Any], *arguments: object) -> Any:
+        """Call the store. Raise `Transient` if the store fails."""
         try:
             return call(*arguments)
-        except StoreError as error:
-            trouble = Transient(str(error))
-        raise trouble
+        except StoreError as store_error:
+            error = Transient(str(store_error))
+        raise error
 
 
 def _delivery(lease: RecordLease) -> Delivery:
@@ -252,15 +264,15 @@ def _delivery(lease: RecordLease) -> Delivery:
 
 
 class NoNative:
-    """Stands in for the transport's object on a replay, and says so when it is touched."""
+    """The value of `context.native` on a replay. Access to its attributes raises `AttributeError`."""
 
     def __init__(self, record: Record) -> None:
         self._where = record.origin.transport
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
-            f"context.native.{name}: this is a replay of a dead letter of {self._where}, and that transport's object"
-            " is gone; ask context.native.is_replay first"
+            f"context.native.{name}: this message is a replay of a dead letter from {self._where}, and a replay has no"
+            " native object; check context.native.is_replay first"
             if not name.startswith("__")
             else name
         )

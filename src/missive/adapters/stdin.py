@@ -1,4 +1,4 @@
-"""Standard input as a source: one message a line."""
+"""Standard input as a source: each line is a message."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ _CHUNK = 1 << 18
 
 
 class StdinAdapter(Adapter):
-    """Reads messages from standard input, one a line, of any length and any bytes; the newline is not part of it.
+    """Reads messages from standard input. A message is a line of any length and any bytes, without its newline.
 
-    Nothing can be given back to standard input: what was read and not handled when processing stops is
-    dead-lettered as `shutdown`. `context.native` is the number of the line, from 1. The client is the file
-    descriptor.
+    Standard input cannot take lines back. When processing stops, unhandled lines become dead letters with the reason
+    `shutdown`. `context.native` is the number of the line, starting at 1. The client is the file descriptor.
     """
 
     transport = "stdin"
@@ -34,27 +33,27 @@ class StdinAdapter(Adapter):
 
     @property
     def destination(self) -> str:
-        """A dash, as command lines name standard input."""
+        """A dash, the usual name of standard input on command lines."""
         return "-"
 
     @property
     def url(self) -> str:
-        """Where from."""
+        """The URL of the source."""
         return "stdin:"
 
     @property
     def default_store(self) -> bool:
-        """A person at a shell has a working directory."""
+        """True: standard input is used from a shell, which has a working directory."""
         return True
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
-        """Say whether somebody would have to type."""
+        """Report whether standard input is a terminal."""
         if os.isatty(session.client):
-            return [Finding("warning", "standard input", "is a terminal: pipe messages in, one a line")]
+            return [Finding("warning", "standard input", "is a terminal: pipe messages in, one per line")]
         return [Finding("ok", "standard input", "is a pipe or a file")]
 
-    async def connect(self, host: Host) -> StdinSession:  # noqa: ARG002 - there is nothing to ask of it
-        """Start reading. Raises `Fatal` when there is no standard input."""
+    async def connect(self, host: Host) -> StdinSession:  # noqa: ARG002 - the session does not need the host
+        """Open a session. Raise `Fatal` if the process has no standard input."""
         try:
             return StdinSession(sys.stdin.fileno())
         except (AttributeError, OSError, ValueError):
@@ -62,7 +61,7 @@ class StdinAdapter(Adapter):
 
 
 class StdinSession(ThreadedSession):
-    """Reads lines on a thread of its own, no more than was asked for."""
+    """A session that reads lines on its own thread, within the credit of each fetch."""
 
     capabilities = Capabilities(release="none", order="lane", durable=False)
 
@@ -77,7 +76,7 @@ class StdinSession(ThreadedSession):
         self._wake_reader, self._wake_writer = os.pipe()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Wait for a line; return those that are there."""
+        """Wait for a line; return the available lines."""
         if not self._read:
             await self.thread.run(self._fill, credit)
         if not self._read:
@@ -85,11 +84,11 @@ class StdinSession(ThreadedSession):
         return [self._read.popleft() for _ in range(min(credit.items, len(self._read)))]
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Do nothing: a line that was read is gone from standard input."""
+        """Do nothing: reading removed the line from standard input."""
         return [SettlementResult.confirmed] * len(settlements)
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Stop reading; return what was read, an unfinished last line included."""
+        """Stop reading; return the lines that no fetch returned, including an unfinished last line."""
         if not self._stopping:
             self._stopping = True
             os.write(self._wake_writer, b"x")
@@ -99,7 +98,7 @@ class StdinSession(ThreadedSession):
         return left
 
     async def close(self) -> None:
-        """End the reading thread; standard input stays open, for it is the process's."""
+        """End the reading thread. Standard input stays open, because it belongs to the process."""
         if not self._stopping:
             await self.stop_intake()
         await super().close()
@@ -111,13 +110,13 @@ class StdinSession(ThreadedSession):
     # On the reading thread
 
     def _fill(self, credit: Credit) -> None:
-        """Read until there is a line, or there will be none."""
+        """Read until a line is complete, the input ends, or the session stops."""
         while not self._stopping and not self._ended and not self._take(credit):
             if self._readable():
                 try:
                     chunk = os.read(self.client, _CHUNK)
-                except OSError as trouble:
-                    raise Fatal(f"standard input cannot be read: {trouble.strerror}") from None
+                except OSError as error:
+                    raise Fatal(f"standard input cannot be read: {error.strerror}") from None
                 self._lines.add(chunk)
                 self._ended = not chunk
         if self._ended:
@@ -144,25 +143,25 @@ class StdinSession(ThreadedSession):
         self._read.append(Delivery(line, native=self._number))
 
     def _readable(self) -> bool:
-        """Wait for input, or to be stopped, without reading what would then be lost."""
+        """Wait for input without reading it. Return False if the session stops first."""
         with selectors.DefaultSelector() as selector:
             try:
                 selector.register(self.client, selectors.EVENT_READ)
-            except (PermissionError, ValueError):  # a regular file, which is always readable
+            except (PermissionError, ValueError):  # a regular file is always readable
                 return True
             selector.register(self._wake_reader, selectors.EVENT_READ)
             return any(key.fd == self.client for key, _ in selector.select())
 
 
 class LineBuffer:
-    """Cuts chunks of bytes into lines; the work is linear in the bytes, however long a line is."""
+    """Splits chunks of bytes into lines. The cost is linear in the number of bytes, also for long lines."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
         self._lines: deque[bytes] = deque()
 
     def add(self, chunk: bytes) -> None:
-        """Add bytes as they were read."""
+        """Add a chunk of bytes."""
         if b"\n" not in chunk:
             if chunk:
                 self._parts.append(chunk)
@@ -174,10 +173,10 @@ class LineBuffer:
         self._parts = [last] if last else []
 
     def take(self) -> bytes | None:
-        """Return the next whole line without its newline, or None."""
+        """Return the next complete line without its newline, or None."""
         return self._lines.popleft() if self._lines else None
 
     def rest(self) -> bytes | None:
-        """Return the last line, which has no newline, or None where there is none."""
+        """Return the unfinished last line, or None."""
         parts, self._parts = self._parts, []
         return b"".join(parts) if parts else None

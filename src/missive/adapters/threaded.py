@@ -1,4 +1,4 @@
-"""A thread that owns a blocking client: calls go into its mailbox, results come back as futures."""
+"""Sessions for blocking clients. A client belongs to one thread, which runs the calls in its mailbox."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class ClientThread:
-    """Runs calls one after the other on one thread of its own, until it is closed.
+    """A thread that runs the calls of its mailbox one after the other until it is closed.
 
-    A client that must be pumped (heartbeats, arriving data) overrides `pump`, which waits inside the client until
-    `wake` is called from another thread.
+    For a client that must process events (heartbeats, incoming data), override `pump` to wait inside the client, and
+    `wake` to end that wait from another thread.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,9 +31,9 @@ class ClientThread:
         self._thread.start()
 
     def submit(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Run a call on the thread. Raises RuntimeError when it is closed."""
+        """Run a call on the thread. Raise RuntimeError if the thread is closed."""
         future: Future[T] = Future()
-        with self._lock:  # a call that is accepted is answered: none slips in behind the last look
+        with self._lock:  # no call enters the mailbox after the thread has emptied it for the last time
             if self._closing:
                 raise RuntimeError("the client's thread is closed")
             self._mailbox.append((future, lambda: fn(*args, **kwargs)))
@@ -41,40 +41,40 @@ class ClientThread:
         return future
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a call on the thread and wait for its result. Cancelled, the call may still be made."""
+        """Run a call on the thread and return its result. After a cancellation, the thread may still run the call."""
         return await asyncio.wrap_future(self.submit(fn, *args, **kwargs))
 
     def pump(self) -> None:
-        """Wait for mail."""
+        """Wait until the mailbox has a call."""
         self._mail.wait()
 
     def wake(self) -> None:
-        """End a waiting `pump`, from any thread."""
+        """End a waiting `pump`. Any thread may call it."""
         self._mail.set()
 
     async def close(self) -> None:
-        """Run what is in the mailbox, then end the thread."""
+        """Run the calls in the mailbox, then end the thread."""
         with self._lock:
             self._closing = True
         self.wake()
-        while self._thread.is_alive():  # noqa: ASYNC110 - a thread's end sets no event
+        while self._thread.is_alive():  # noqa: ASYNC110 - the end of a thread sets no event
             await asyncio.sleep(0.001)
 
     def serve_mail(self) -> None:
-        """Make the calls that wait in the mailbox; on the thread, also from inside a call of the client's."""
+        """Run the calls in the mailbox. The thread calls it, also from a callback of the client."""
         while self._mailbox:
             future, call = self._mailbox.popleft()
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(call())
-                except BaseException as error:  # noqa: BLE001 - the caller gets it
+                except BaseException as error:  # noqa: BLE001 - the caller receives the exception
                     future.set_exception(error)
                 del future, call
 
     def _main(self) -> None:
         while True:
             self._mail.clear()
-            closing = self._closing  # before the mailbox: what was accepted before that is still in it
+            closing = self._closing  # read before the mailbox, which then contains every accepted call
             self.serve_mail()
             if closing:
                 return
@@ -83,7 +83,7 @@ class ClientThread:
 
 
 class ThreadedSession(Session):
-    """A session whose client lives on a `ClientThread`."""
+    """A session whose client belongs to a `ClientThread`."""
 
     def __init__(self, thread: ClientThread) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class ThreadedSession(Session):
         return self.thread.submit(fn)
 
     async def quiesce(self) -> None:
-        """Wait until the call of a cancelled fetch, which may still be at work, is done."""
+        """Wait for the call of a cancelled fetch, which may still be running."""
         await self.thread.run(lambda: None)
 
     async def close(self) -> None:

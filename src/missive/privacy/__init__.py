@@ -1,4 +1,7 @@
-"""Privacy: what may be shown, and what is hidden."""
+"""Privacy: what Missive may show. Input: a value that may contain a secret. Output: a text that contains none.
+
+`redaction` removes secrets from URLs.
+"""
 
 from missive.privacy.redaction import redact_url
 

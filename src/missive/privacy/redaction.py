@@ -1,4 +1,4 @@
-"""Redaction: URLs without their secrets."""
+"""Redaction of secrets in URLs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _SECRET_PARAMETER = re.compile(r"pass|pwd|secret|token|key|credential|signature|
 
 
 def redact_url(url: str) -> str:
-    """Return a URL without its user, its password, and the values of parameters that sound like secrets.
+    """Return a URL without its user, its password, and the values of parameters with names of secrets.
 
-    Everything up to the last `@` may be a password that somebody forgot to quote, and is left out.
+    Text up to the last `@` is removed, because it may be a password with unquoted special characters.
     """
     before, at, after = url.rpartition("@")
     if at:
