@@ -49,7 +49,7 @@ def stats(dlq_url: str | None, as_json: bool) -> None:
 @options.offset
 @options.as_json
 def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **given: Any) -> None:
-    """List groups of dead letters that failed in the same way, largest first."""
+    """List groups of dead letters with the same failure, largest first."""
     found = open_store(dlq_url).groups(query_of(words, given), limit=limit, offset=offset)
     if as_json:
         show_json([{name: getattr(group, name) for name in group.__slots__} for group in found])
@@ -168,7 +168,12 @@ def _show_why(record: Record) -> None:
 @options.dlq
 @filters(STATUSES)
 @click.option(
-    "--every", type=click.FloatRange(0.1, 86400), default=1.0, show_default=True, help="Poll interval, in seconds."
+    "--every",
+    type=click.FloatRange(0.1, 86400),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Poll interval.",
 )
 @options.as_json
 def watch(words: tuple[str, ...], dlq_url: str | None, every: float, as_json: bool, **given: Any) -> None:

@@ -21,7 +21,9 @@ from missive.errors import UsageError
 )
 @click.option("--without-header", "dropped", multiple=True, metavar="NAME", help="A header to remove; may be repeated.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Only save the body to a new file.")
-@click.option("--version", type=click.IntRange(min=1), metavar="N", help="Edit only if this is still the version.")
+@click.option(
+    "--version", type=click.IntRange(min=1), metavar="N", help="Edit only if the dead letter is at version N."
+)
 @options.dlq
 @options.as_json
 def edit(

@@ -40,7 +40,9 @@ _LONGEST_NOTE = 2000
 def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool, factory: bool, **given: Any) -> None:
     """Show which handler would get dead letters now.
 
-    Choose dead letters by id, by group or by query. Only the matchers of TARGET run; nothing changes.
+    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'.
+
+    Only the matchers of TARGET run; nothing changes.
     """
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
     from missive.operations import preview_routes  # noqa: PLC0415 - as above
@@ -69,7 +71,7 @@ def discard(
 ) -> None:
     """Discard dead letters. They stay in the store.
 
-    Choose dead letters by id, by group or by query.
+    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'.
     """
     store, selection = choose(dlq_url, names, given, "discard", yes=yes)
     count = store.discard(selection.ids, current_user(), why)
@@ -88,7 +90,7 @@ def discard(
 def restore(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **given: Any) -> None:
     """Return resolved and discarded dead letters to dead.
 
-    Choose dead letters by id, by group or by query.
+    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'.
     """
     store, selection = choose(dlq_url, names, given, "restore", yes=yes, among=CLOSED)
     count = store.restore(selection.ids, current_user())
@@ -107,7 +109,9 @@ def restore(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: boo
 def note(names: tuple[str, ...], text: str, dlq_url: str | None, as_json: bool, **given: Any) -> None:
     """Add a note to dead letters.
 
-    Choose dead letters by id, by group or by query. missive dlq show prints the note and its author.
+    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'.
+
+    missive dlq show prints the note and its author.
     """
     if not text.strip() or len(text) > _LONGEST_NOTE:
         raise UsageError(f"--text takes a text of at most {_LONGEST_NOTE} characters, and not only spaces")
@@ -174,8 +178,9 @@ def import_(file: Path, dlq_url: str | None, as_json: bool) -> None:
 def purge(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool, **given: Any) -> None:
     """Delete resolved and discarded dead letters.
 
-    Choose dead letters by id, by group or by query. Add status:dead to delete dead ones. Parked and queued ones are
-    never deleted.
+    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'.
+
+    Add status:dead to delete dead ones. Parked and queued ones are never deleted.
     """
     from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq import Status  # noqa: PLC0415 - as above

@@ -26,10 +26,12 @@ factory = option("--factory", is_flag=True, help="TARGET is a function that retu
 as_json = option("--json", "as_json", is_flag=True, help="Print JSON: an array for a list, an object for a summary.")
 dlq = option("--dlq", "dlq_url", metavar="URL", help="The dead letter store, such as sqlite:///dlq.db.")
 limit = option(
-    "--limit", type=click.IntRange(0, LARGEST), default=100, show_default=True, help="Show at most this number."
+    "--limit", type=click.IntRange(0, LARGEST), default=100, show_default=True, metavar="N", help="Show at most N."
 )
-offset = option("--offset", type=click.IntRange(0, LARGEST), default=0, help="Skip this number at the beginning.")
-concurrency = option("--concurrency", type=click.IntRange(min=1), help="Number of messages handled at the same time.")
+offset = option("--offset", type=click.IntRange(0, LARGEST), default=0, metavar="N", help="Skip the first N.")
+concurrency = option(
+    "--concurrency", type=click.IntRange(min=1), metavar="N", help="With --with: handle N messages at the same time."
+)
 sources = option("--from", "sources", metavar="URL", multiple=True, help="A source of messages; may be repeated.")
 with_target = click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
 wait = click.option("--wait", is_flag=True, help="Without --with: wait until the workers have finished.")

@@ -69,7 +69,7 @@ def replay(
 ) -> None:
     """Run dead letters through handlers again.
 
-    Choose dead letters by id, by group or by query. Nothing is published.
+    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'. Nothing is published.
 
     With --with, they run here, through the current code of TARGET, and handled ones are resolved. Without it, they are
     queued, and the running workers of their service handle them at the pace of these options.
@@ -211,7 +211,10 @@ def replays(dlq_url: str | None, limit: int, offset: int, as_json: bool) -> None
 @options.dlq
 @options.as_json
 def cancel(replay_id: str, dlq_url: str | None, as_json: bool) -> None:
-    """Cancel a replay: dead letters not yet started return to dead."""
+    """Cancel a replay.
+
+    Dead letters that did not start return to dead. Running ones finish.
+    """
     from missive.operations import cancel_replay  # noqa: PLC0415 - `missive --help` stays quick
 
     done = cancel_replay(open_store(dlq_url), replay_id)

@@ -71,10 +71,10 @@ def explain(
     as_json: bool,
     factory: bool,
 ) -> None:
-    """Explain which handler would get a message, and why the others would not.
+    """Explain which handler would get a message, and why.
 
-    FILE holds the body of one message; - reads it from standard input. The output shows only the values that the
-    processor declares public.
+    FILE holds the body of one message; - reads it from standard input. For each handler that does not match, the output
+    names the conditions that fail. It shows only the values that the processor declares public.
     """
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
     from missive.operations import explain_body  # noqa: PLC0415 - as above

@@ -24,10 +24,23 @@ if TYPE_CHECKING:
 @options.sources
 @options.dlq
 @options.option(
-    "--concurrency", type=click.IntRange(min=1), help="Number of messages that each process handles at the same time."
+    "--concurrency",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Handle N messages at the same time in each process.  [default: as the processor declares]",
 )
-@options.option("--workers", type=click.IntRange(min=1), help="Number of processes; one that dies is replaced [1].")
-@options.option("--drain", type=click.FloatRange(min=0), help="Seconds for running work to finish after a signal [25].")
+@options.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run N processes, and replace those that die.  [default: 1]",
+)
+@options.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Time for running handlers to finish after a signal.  [default: 25]",
+)
 @options.option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
