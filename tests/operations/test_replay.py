@@ -1,4 +1,4 @@
-"""Replays in the store and through the engine: a snapshot, canaries, a limit of failures, cancelled and resumed."""
+"""Replays in the store and through the engine: snapshots, canaries, limits of failures, cancelling and resuming."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from tests.dlq.test_store import on_each, record
 
 
 def letters(count: int, *, bad: tuple[int, ...] = ()) -> list:
+    """Return dead letters with the ids 000, 001, …; those numbered in `bad` fail again."""
     return [record(id=f"{n:03}", body=b'{"bad": %s}' % (b"true" if n in bad else b"false")) for n in range(count)]
 
 
 def started(store: Store, ids: list[str] | None = None, **terms: object) -> Replay:
+    """Start a replay of some records, or of all that can be replayed."""
     chosen = tuple(store.ids(Query(statuses=operations.REPLAYABLE)) if ids is None else ids)
     return operations.start_replay(
         store, Selection(chosen, tuple(store.services(Query()))), Replay("", "me@host", "reason:failed", **terms)
@@ -26,6 +28,7 @@ def started(store: Store, ids: list[str] | None = None, **terms: object) -> Repl
 
 
 def by_status(store: Store) -> dict[str, list[str]]:
+    """Return the ids of all records by status, sorted."""
     found: dict[str, list[str]] = {}
     for one in sorted(store.query(Query()), key=lambda one: one.id):
         found.setdefault(str(one.status), []).append(one.id)
@@ -33,8 +36,8 @@ def by_status(store: Store) -> dict[str, list[str]]:
 
 
 @on_each
-def test_only_the_snapshot_is_replayed(store: SQLStore, clock: Clock):
-    """What arrives later is not a replay's; counts say what became of those that are."""
+def test_a_replay_runs_only_its_snapshot(store: SQLStore, clock: Clock):
+    """Later arrivals are not in the replay, and its counts tell the results of its records."""
     store.put(letters(4))
     replay = started(store)
     store.put([record(id="later")])
@@ -53,8 +56,8 @@ def test_only_the_snapshot_is_replayed(store: SQLStore, clock: Clock):
 
 
 @on_each
-def test_a_replay_that_is_cancelled_and_resumed(store: SQLStore):
-    """What nobody has is dead again; what failed since is not run again, and what is elsewhere now is left alone."""
+def test_a_cancelled_replay_can_be_resumed(store: SQLStore):
+    """Unstarted records become dead; a resume skips records that failed since or belong to another replay."""
     store.put(letters(5))
     replay = started(store)
     store.queue_remaining(replay.id)
@@ -74,8 +77,8 @@ def test_a_replay_that_is_cancelled_and_resumed(store: SQLStore):
 
 
 @on_each
-def test_workers_leave_a_replay_of_a_command_alone(store: SQLStore):
-    """While a command runs it, only that command takes its records up; afterwards they are dead."""
+def test_workers_do_not_lease_records_that_a_command_replays(store: SQLStore):
+    """Only the command leases the records while it runs; afterwards they are dead."""
     store.put(letters(2))
     replay = started(store, by_command=True)
     store.queue_remaining(replay.id)
@@ -87,8 +90,8 @@ def test_workers_leave_a_replay_of_a_command_alone(store: SQLStore):
 
 
 @on_each
-def test_what_a_killed_command_had_queued_is_taken_up_by_workers(store: SQLStore, clock: Clock):
-    """Once the replay is left to them: at once what nobody had, and what the command had when its lease is over."""
+def test_workers_continue_a_replay_of_a_killed_command(store: SQLStore, clock: Clock):
+    """Workers lease its queued records at once, and its leased records when their lease expires."""
     store.put(letters(3))
     replay = started(store, by_command=True)
     store.queue_remaining(replay.id)
@@ -101,8 +104,8 @@ def test_what_a_killed_command_had_queued_is_taken_up_by_workers(store: SQLStore
 
 
 @on_each
-def test_what_a_killed_command_had_is_not_stuck(store: SQLStore, clock: Clock):
-    """When its replay is cancelled, what it had taken up is dead after its lease, and no worker runs it."""
+def test_records_leased_by_a_killed_command_become_dead(store: SQLStore, clock: Clock):
+    """After a cancel, leased records become dead when their lease expires, and no worker runs them."""
     store.put(letters(2))
     replay = started(store, by_command=True)
     store.queue_remaining(replay.id)
@@ -119,6 +122,7 @@ def test_what_a_killed_command_had_is_not_stuck(store: SQLStore, clock: Clock):
 
 
 def processor(handled: list[str], name: str = "shop") -> missive.Processor:
+    """Return a processor that notes the record of each call, and fails for bad ones."""
     proc = missive.Processor(missive.JSONMessage, name=name)
 
     @proc.handle_for(lambda message: True, name="handler")
@@ -131,6 +135,7 @@ def processor(handled: list[str], name: str = "shop") -> missive.Processor:
 
 
 def ran(store: Store, replay: Replay, **settings: object) -> tuple[Replay, int]:
+    """Run a replay; return it and the number of calls."""
     handled: list[str] = []
     done = operations.run_replay(store, replay, processor(handled), **settings)
     return done, len(handled)
@@ -138,7 +143,7 @@ def ran(store: Store, replay: Replay, **settings: object) -> tuple[Replay, int]:
 
 @pytest.mark.parametrize("failures", [1, 3])
 def test_a_replay_stops_at_its_limit_of_failures(store: SQLStore, failures: int):
-    """No more fail than it bears, whatever the concurrency; the rest is left, and dead."""
+    """No more records fail than the limit, at any concurrency; the others are dead."""
     store.put(letters(30, bad=tuple(range(5, 30))))
     done, _ = ran(store, started(store, by_command=True, until_failures=failures), concurrency=8)
     assert (done.status, done.failed) == ("stopped", failures)
@@ -146,8 +151,8 @@ def test_a_replay_stops_at_its_limit_of_failures(store: SQLStore, failures: int)
     assert done.queued == 0
 
 
-def test_canaries_go_first(store: SQLStore):
-    """When a canary fails, nothing else runs; when they are resolved, all do."""
+def test_canaries_run_first(store: SQLStore):
+    """When a canary fails, nothing else runs; when all are resolved, the others run."""
     store.put(letters(10, bad=(1,)))
     done, handled = ran(store, started(store, by_command=True, canary=2))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("stopped", 1, 1, 8, 2)
@@ -155,8 +160,8 @@ def test_canaries_go_first(store: SQLStore):
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("done", 9, 1, 0, 8)
 
 
-def test_what_another_command_has_in_hand_is_left_to_it(store: SQLStore):
-    """Of two that run one replay, the first to stop makes dead what nobody runs, and no more."""
+def test_records_leased_by_another_command_stay_queued(store: SQLStore):
+    """Of two commands that run one replay, the first to stop returns only unleased records to dead."""
     store.put(letters(5, bad=(2,)))
     replay = started(store, by_command=True, until_failures=1)
     store.queue_remaining(replay.id)
@@ -166,8 +171,8 @@ def test_what_another_command_has_in_hand_is_left_to_it(store: SQLStore):
     assert store.resolve(["000", "001"], "other", Status.resolved, "x") == {"000", "001"}
 
 
-def test_what_an_engine_cannot_give_back_is_given_back(store: SQLStore, monkeypatch: pytest.MonkeyPatch):
-    """A replay that is cut short leaves nothing that it had in hand queued."""
+def test_a_failed_engine_leaves_no_record_queued(store: SQLStore, monkeypatch: pytest.MonkeyPatch):
+    """After an engine that fails with leased records, all unhandled records are dead."""
     store.put(letters(5))
     replay = started(store, by_command=True)
 
@@ -183,23 +188,23 @@ def test_what_an_engine_cannot_give_back_is_given_back(store: SQLStore, monkeypa
     assert by_status(store) == {"resolved": ["000"], "dead": ["001", "002", "003", "004"]}
 
 
-def test_a_replay_of_a_rate(store: SQLStore):
-    """A rate holds, and is for one service."""
+def test_a_rate_applies_to_one_service(store: SQLStore):
+    """A replay keeps its rate, and a rate for two services is refused before the replay starts."""
     store.put(letters(3))
     done, handled = ran(store, started(store, by_command=True, rate="100/s"))
     assert (done.status, done.resolved, handled) == ("done", 3, 3)
     store.put([record(id="x"), record(id="y", service="other")])
     with pytest.raises(UsageError, match="--rate works for one service at a time: add service:other"):
         started(store, by_command=True, rate="100/s")
-    assert [replay.status for replay in store.replays()] == ["done"], "none was begun"
+    assert [replay.status for replay in store.replays()] == ["done"], "no replay was started"
     left = started(store, rate="100/s")
     with pytest.raises(UsageError, match="--rate works for one service"):
         operations.resume_replay(store, left.id, by_command=True)
-    assert [replay.by_command for replay in store.replays(left.id)] == [False], "it is still the workers'"
+    assert [replay.by_command for replay in store.replays(left.id)] == [False], "the workers still run it"
 
 
-def test_a_replay_that_fails_again_can_be_replayed_and_ends(store: SQLStore):
-    """Each replay runs each record once: what fails is counted, and is no loop."""
+def test_a_replay_runs_each_record_once(store: SQLStore):
+    """A record that fails again is counted, and does not run in a loop."""
     store.put(letters(2, bad=(0, 1)))
     for turn in (1, 2):
         done, handled = ran(store, started(store, by_command=True))
@@ -208,8 +213,8 @@ def test_a_replay_that_fails_again_can_be_replayed_and_ends(store: SQLStore):
 
 
 @on_each
-def test_what_is_restored_is_not_run_again_by_its_replay(store: SQLStore, clock: Clock):
-    """A replay that is still going on at its pace leaves what an operator has taken out of it alone."""
+def test_a_restored_record_leaves_its_replay(store: SQLStore, clock: Clock):
+    """A paced replay that still runs does not run a record that an operator restored."""
     store.put(letters(3))
     replay = started(store, canary=1)
     store.advance()
@@ -229,8 +234,8 @@ def test_what_is_restored_is_not_run_again_by_its_replay(store: SQLStore, clock:
     assert store.get("000").replay is None
 
 
-def test_a_commands_replay_is_left_to_workers(store: SQLStore):
-    """A replay that a command began with a canary goes on at that pace in the workers."""
+def test_workers_keep_the_canary_of_a_resumed_replay(store: SQLStore):
+    """A replay that a command started with a canary continues with that canary in the workers."""
     store.put(letters(3))
     replay = started(store, by_command=True, canary=1)
     store.set_replay(replay.id, "stopped")
@@ -238,8 +243,8 @@ def test_a_commands_replay_is_left_to_workers(store: SQLStore):
     assert [lease.record.id for lease in store.lease_records("shop", "t", 9, 60)] == ["000"]
 
 
-def test_a_replay_of_more_than_one_step(store: SQLStore):
-    """It is begun, queued and cancelled in several transactions, and none of its records is forgotten."""
+def test_a_large_replay_takes_several_transactions(store: SQLStore):
+    """Starting, queueing and cancelling in several transactions miss no record."""
     store.put([record(id=f"{n:05}") for n in range(5001)])
     replay = started(store)
     assert (replay.total, store.queue_remaining(replay.id, 4500), store.queue_remaining(replay.id)) == (5001, 4500, 501)
