@@ -1,4 +1,4 @@
-"""What the measurements of transports have in common: the message, its decoder, and Missive's side."""
+"""The message, the decoder and Missive's side of the benchmarks of transports."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ decode = msgspec.json.Decoder().decode
 
 
 def with_missive(url: str, messages: int) -> float:
-    """Run a field matcher and a sync handler, stopped when the last message is handled, and so drained.
+    """Run a field matcher and a sync handler, and drain after the last message.
 
-    Returns the seconds from the first message to that.
+    Return the time from the first message to the end of the drain, in seconds.
     """
     proc = missive.Processor(missive.JSONMessage, name="bench", dlq={})
     engines: list[Engine] = []

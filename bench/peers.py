@@ -1,8 +1,8 @@
-"""FastStream beside Missive and the fastest bare loop, in the same run: RabbitMQ, Redis Streams and Kafka.
+"""Compare Missive with FastStream and the fastest bare loop, in one run, on RabbitMQ, Redis Streams and Kafka.
 
-FastStream runs in an environment of its own, whose interpreter MISSIVE_BENCH_PEERS names; `scripts/bench --peers` makes
-it. Sides are timed from their first message, in interleaved rounds; medians are compared. MISSIVE_BENCH_ROUNDS (3) and
-MISSIVE_BENCH_MESSAGES (50000) make it shorter or longer.
+FastStream runs in a separate environment, which `scripts/bench --peers` creates. MISSIVE_BENCH_PEERS is the interpreter
+of this environment. The rounds are interleaved, each starts with the first message, and the medians are compared.
+MISSIVE_BENCH_ROUNDS (3) and MISSIVE_BENCH_MESSAGES (50000) set the length of the run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIDES = ("bare", "Missive", "FastStream")
 
 
 def faststream(transport: str, url: str) -> tuple[float, float]:
-    """Return the seconds that FastStream takes for all messages, and those of CPU."""
+    """Return the time that FastStream takes for all messages and its CPU time, in seconds."""
     command = [PEERS, str(Path(__file__).with_name("faststream_peer.py")), transport, url, str(MESSAGES)]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     if ran.returncode:
@@ -40,7 +40,7 @@ def faststream(transport: str, url: str) -> tuple[float, float]:
     return float(wall), float(cpu)
 
 
-def here(side: Callable[[], float]) -> tuple[float, float]:
+def in_process(side: Callable[[], float]) -> tuple[float, float]:
     cpu = time.process_time()
     return side(), time.process_time() - cpu
 
@@ -56,8 +56,8 @@ def on_rabbitmq(directory: Path) -> Iterator[Callable[[str, int], tuple[float, f
                 return faststream("rabbitmq", broker.url())
             parameters = f"&prefetch={rabbitmq.PREFETCH}"
             if name == "Missive":
-                return here(lambda: rabbitmq.with_missive(broker.url(), parameters))
-            return here(lambda: rabbitmq.bare_select(broker.url()))
+                return in_process(lambda: rabbitmq.with_missive(broker.url(), parameters))
+            return in_process(lambda: rabbitmq.bare_select(broker.url()))
 
         yield side
 
@@ -76,8 +76,8 @@ def on_redis(directory: Path) -> Iterator[Callable[[str, int], tuple[float, floa
                     client.xgroup_create("bench", "faststream", "0")
                 return faststream("redis", f"redis://{HOST}:{server.port}/0")
             if name == "Missive":
-                return here(lambda: redis_streams.with_missive(server, f"missive-{number}"))
-            return here(lambda: redis_streams.bare(server, f"bare-{number}", 500))
+                return in_process(lambda: redis_streams.with_missive(server, f"missive-{number}"))
+            return in_process(lambda: redis_streams.bare(server, f"bare-{number}", 500))
 
         yield side
 
@@ -90,7 +90,7 @@ def on_kafka(directory: Path) -> Iterator[Callable[[str, int], tuple[float, floa
             if name == "FastStream":
                 return faststream("kafka", broker.servers)
             run = kafka.single if name == "Missive" else kafka.bare
-            return here(lambda: run(broker, "bench", MESSAGES))
+            return in_process(lambda: run(broker, "bench", MESSAGES))
 
         broker.create("bench")
         broker.publish("bench", (loop.BODY for _ in range(MESSAGES)))
@@ -99,7 +99,7 @@ def on_kafka(directory: Path) -> Iterator[Callable[[str, int], tuple[float, floa
 
 def main() -> None:
     if not PEERS:
-        sys.exit("FastStream is measured by scripts/bench --peers")
+        sys.exit("MISSIVE_BENCH_PEERS is not set: run scripts/bench --peers")
     brokers = {
         "RabbitMQ": (RabbitMQ, on_rabbitmq),
         "Redis Streams": (RedisServer, on_redis),
@@ -107,7 +107,7 @@ def main() -> None:
     }
     for transport, (broker, start) in brokers.items():
         if not broker.available():
-            print(f"{transport} was not found: scripts/install-brokers")
+            print(f"{transport} is not installed: run scripts/install-brokers")
             continue
         rates: dict[str, list[float]] = {name: [] for name in SIDES}
         cpus: dict[str, list[float]] = {name: [] for name in SIDES}

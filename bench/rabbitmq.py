@@ -1,8 +1,8 @@
-"""Missive beside the fastest bare loops on the same client, in the same run: RabbitMQ, persistent 190-byte JSON.
+"""Compare Missive on RabbitMQ with loops that use pika alone, in one run, on persistent messages of 190 bytes of JSON.
 
-Every side decodes with the same decoder and acks in batches; each is timed until its last settlement is with the
-broker, in interleaved rounds, and medians are compared. MISSIVE_BENCH_ROUNDS (7) and MISSIVE_BENCH_MESSAGES (100000)
-make it shorter or longer.
+Every side uses the same decoder and acks in batches. The rounds are interleaved, each ends when the broker has received
+the last settlement, and the medians are compared. MISSIVE_BENCH_ROUNDS (7) and MISSIVE_BENCH_MESSAGES (100000) set the
+length of the run.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def publish(url: str) -> None:
         )
     while waiting(channel) < MESSAGES:
         connection.sleep(0.05)
-    connection.sleep(1)  # the broker is done with writing them
+    connection.sleep(1)  # the broker finishes its writes
     connection.close()
 
 
@@ -49,7 +49,7 @@ def waiting(channel: Any) -> int:
 
 
 def consumer(done: Callable[[Any], None]) -> Callable[..., None]:
-    """The body of a bare loop: decode, and ack each hundredth with all before it."""
+    """Return the callback of a bare loop. It decodes each message, and acks each hundredth with all before it."""
     seen = 0
 
     def on_message(channel: Any, method: Any, _properties: Any, body: bytes) -> None:
@@ -122,13 +122,13 @@ def with_missive(url: str, parameters: str = f"&prefetch={PREFETCH}") -> float:
 
 def main() -> None:
     if not RabbitMQ.available():
-        sys.exit("rabbitmq-server was not found: scripts/install-brokers")
+        sys.exit("rabbitmq-server is not installed: run scripts/install-brokers")
     sides = {
         "bare pika, blocking": bare_blocking,
         "bare pika, select": bare_select,
         "bare pika, asyncio": bare_asyncio,
         "Missive": with_missive,
-        "Missive, as it comes": lambda url: with_missive(url, ""),
+        "Missive, default": lambda url: with_missive(url, ""),
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     cpus: dict[str, list[float]] = {name: [] for name in sides}
@@ -147,7 +147,7 @@ def main() -> None:
     fastest = max(statistics.median(found) for name, found in rates.items() if name.startswith("bare"))
     for name in (name for name in rates if name.startswith("Missive")):
         print(f"{name} / fastest bare loop: {statistics.median(rates[name]) / fastest:.2f} (the bar is 0.9)")
-    print(f"with the same prefetch, {PREFETCH}; as it comes, with the adapter's own, which is smaller")
+    print(f"All sides have a prefetch of {PREFETCH}, except the default, which is the adapter's smaller prefetch.")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Missive beside the fastest bare loop of redis-py with hiredis, in the same run: a real server, 190-byte JSON.
+"""Compare Missive on Redis Streams with loops that use redis-py and hiredis alone, in one run, on 190 bytes of JSON.
 
-The bare loop reads a hundred entries with XREADGROUP, decodes them, and acks them with one XACK; so does one that reads
-five hundred. Each side is timed until its last ack is answered, in interleaved rounds; medians are compared.
-MISSIVE_BENCH_ROUNDS (7) and MISSIVE_BENCH_MESSAGES (400000) make it shorter or longer.
+A bare loop reads 100 entries (or 500) with XREADGROUP, decodes them, and acks them with one XACK. The rounds are
+interleaved, each ends with the answer to the last ack, and the medians are compared. MISSIVE_BENCH_ROUNDS (7) and
+MISSIVE_BENCH_MESSAGES (400000) set the length of the run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def with_missive(server: RedisServer, group: str) -> float:
 
 def main() -> None:
     if not RedisServer.available():
-        sys.exit("redis-server was not found: scripts/install-brokers")
+        sys.exit("redis-server is not installed: run scripts/install-brokers")
     sides: dict[str, Any] = {
         "bare, XREADGROUP 100": lambda server, group: bare(server, group, 100),
         "bare, XREADGROUP 500": lambda server, group: bare(server, group, 500),
