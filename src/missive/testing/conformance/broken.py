@@ -13,7 +13,7 @@ from missive.transport import Credit, Delivery, Disposition, Session, Settlement
 
 
 class BrokenAdapter(WrappedAdapter):
-    """An adapter whose sessions have one fault, and otherwise behave like those of the adapter inside."""
+    """An adapter whose sessions have one fault. The adapter inside supplies the rest of their behaviour."""
 
     caught_by: ClassVar[tuple[int, ...]]
     """Numbers of the cases that must fail."""

@@ -48,7 +48,7 @@ POLL_SECONDS = 0.01
 
 
 class Driver:
-    """Drives one adapter through one case. `wrap` puts another adapter around those that the harness makes."""
+    """Drives one adapter through one case. `wrap` puts another adapter around each adapter of the harness."""
 
     def __init__(
         self,

@@ -1,4 +1,7 @@
-"""The cases, a module for each group of the catalogue."""
+"""The cases, in a module for each group of the catalogue.
+
+A case is a coroutine function that takes the driver and returns its outcome. `@case` registers it under its number.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ _GROUPS = (
     "pressure",
     "order",
     "rebalances",
+    "positions",
     "leases",
     "lifecycle",
     "faults",
+    "workers",
     "dead_letters",
     "replays",
     "privacy",
@@ -22,6 +27,6 @@ _GROUPS = (
 
 
 def load() -> None:
-    """Import all groups; each case registers itself."""
+    """Import the modules. Each case registers itself."""
     for group in _GROUPS:
         importlib.import_module(f"{__name__}.{group}")

@@ -1,4 +1,4 @@
-"""Cases 60 to 63: a dead letter is durable, with all that it was, before its original is settled."""
+"""Cases 60 to 63: the store has the complete dead letter before the original is settled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class _Down(SQLStore):
-    """A store that fails at first."""
+    """A store whose first `times` writes fail."""
 
     def __init__(self, url: str, times: int) -> None:
         super().__init__(url)
@@ -43,7 +43,8 @@ class _Down(SQLStore):
         self.records += records
 
 
-async def _filed(driver: Driver, sink: _Down, message: Sent) -> None:
+async def _fail(driver: Driver, sink: _Down, message: Sent) -> None:
+    """Publish a message whose handler fails, and wait for its dead letter."""
     processor = Processor(name="conformance", dlq=sink)
 
     @processor.handle_for(Everything())
@@ -53,15 +54,15 @@ async def _filed(driver: Driver, sink: _Down, message: Sent) -> None:
 
     await driver.publish(message)
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(lambda: sink.records, "a dead letter")
+        await driver.until(lambda: sink.records, "a dead letter to be stored")
 
 
 _SLOW = 0.15
-"""So many seconds a store takes to keep something, in which nothing may be settled."""
+"""Duration of a write to the slow store, in seconds. No original may be settled within it."""
 
 
 class _Slow(SQLStore):
-    """A store that takes its time before it keeps anything."""
+    """A store that is slow to write."""
 
     def put(self, records: Sequence[Record]) -> None:
         time.sleep(_SLOW)
@@ -69,7 +70,10 @@ class _Slow(SQLStore):
 
 
 class _Watched(WrappedSession):
-    """Looks, at each settlement, whether the store has what is settled, as another process would see it."""
+    """A session that checks, at each settlement, whether the store has the settled message.
+
+    It reads the store through a connection of its own, as another process would.
+    """
 
     def __init__(self, inner: Session, url: str, settled: dict[bytes, bool]) -> None:
         super().__init__(inner)
@@ -84,7 +88,7 @@ class _Watched(WrappedSession):
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         if self.capabilities.commit != "cumulative":
-            await self._look(
+            await self._check(
                 {settlement.delivery.body for settlement in settlements if settlement.disposition is Disposition.ack}
             )
         return await self.inner.settle(settlements)
@@ -95,22 +99,22 @@ class _Watched(WrappedSession):
             for one in self._fetched
             if one.lane in watermarks and (one.position or 0) <= watermarks[one.lane].position
         }
-        await self._look(passed)
+        await self._check(passed)
         return await self.inner.commit(watermarks)
 
-    async def _look(self, bodies: set[bytes]) -> None:
-        def kept() -> set[bytes]:
+    async def _check(self, bodies: set[bytes]) -> None:
+        def read_stored() -> set[bytes]:
             with contextlib.closing(SQLStore(self._url)) as store:
                 return {record.body for record in store.query(Query())}
 
-        there = await asyncio.to_thread(kept)
+        stored = await asyncio.to_thread(read_stored)
         for body in bodies:
-            self._settled.setdefault(body, body in there)
+            self._settled.setdefault(body, body in stored)
 
 
 @case(60)
-async def first_filed(driver: Driver) -> CaseOutcome:
-    """When an original is settled its dead letter is in the store already, also where the store is slow."""
+async def stored_first(driver: Driver) -> CaseOutcome:
+    """The store has a dead letter before its original is settled, also when the store is slow."""
     settled: dict[bytes, bool] = {}
     processor = Processor(name="conformance", dlq=_Slow(driver.dlq), concurrency=4)
 
@@ -122,18 +126,18 @@ async def first_filed(driver: Driver) -> CaseOutcome:
     adapter = driver.adapter(processor, inside=lambda inner: _Watched(inner, driver.dlq, settled))
     await driver.publish(*(b"%d" % number for number in range(10)))
     async with driver.serving(adapter):
-        await driver.until(lambda: len(settled) == 10, "all originals settled")
-    early = sum(not kept for kept in settled.values())
-    check(not early, f"{early} originals were settled before their dead letters were kept")
+        await driver.until(lambda: len(settled) == 10, "every original to be settled")
+    early = sum(not stored for stored in settled.values())
+    check(not early, f"{early} originals were settled before their dead letters were stored")
     return CaseOutcome.passed
 
 
 @case(61)
 async def store_down(driver: Driver) -> CaseOutcome:
-    """While the store is down the original is not settled, and is once the store is back."""
+    """The original stays unsettled while the store is down, and is settled when the store is back."""
     sink = _Down(driver.dlq, 2)
-    await _filed(driver, sink, Sent(b"bad"))
-    check(sink.left == 0 and len(sink.records) == 1, "it was filed more than once")
+    await _fail(driver, sink, Sent(b"bad"))
+    check(sink.left == 0 and len(sink.records) == 1, "the dead letter was stored more than once")
     return CaseOutcome.passed
 
 
@@ -163,7 +167,7 @@ def handle(message, context):
 
 @case(62)
 async def crashed_between(driver: Driver) -> CaseOutcome:
-    """A worker that is killed between the store and the settlement handles it again, and keeps one record of it."""
+    """A worker that is killed between store and settlement handles the message again and has one record of it."""
     harness, directory = driver.harness, driver.directory
     if harness.url is None:
         return CaseOutcome.refused
@@ -179,22 +183,22 @@ async def crashed_between(driver: Driver) -> CaseOutcome:
         await processes.stop(second)
     driver.log.handled.update((directory / "handled").read_bytes().split())
     driver.duplicates = driver.faults = 1
-    check(driver.log.handled[b"bad"] == 2, f"it was handled {driver.log.handled[b'bad']} times")
+    check(driver.log.handled[b"bad"] == 2, f"the message was handled {driver.log.handled[b'bad']} times in place of 2")
     records = driver.dead_letters()
-    known = "producer_id" in harness.preserves or "native_id" in harness.preserves or harness.line_based
-    check(len(records) == 1 or not known, f"there are {len(records)} records of one message")
-    check(len(records) == 2 or records[0].attempts == 2, "its history does not say that it came twice")
+    identified = "producer_id" in harness.preserves or "native_id" in harness.preserves or harness.line_based
+    check(len(records) == 1 or not identified, f"the store has {len(records)} records of one message")
+    check(len(records) == 2 or records[0].attempts == 2, "the record does not count both attempts")
     return CaseOutcome.passed
 
 
 @case(63)
-async def kept(driver: Driver) -> CaseOutcome:
-    """A dead letter has the bytes, the key, the source and the error of its message."""
+async def complete(driver: Driver) -> CaseOutcome:
+    """A dead letter has the body and the error of its message, byte for byte."""
     harness, sink = driver.harness, _Down(driver.dlq, 0)
     body = bytes(range(256)).replace(b"\n", b"") if harness.line_based else bytes(range(256))
     headers = [("trace", "1")] if "text" in harness.headers else []
-    await _filed(driver, sink, Sent(body, headers=headers, key="k" if "key" in harness.preserves else None))
+    await _fail(driver, sink, Sent(body, headers=headers, key="k" if "key" in harness.preserves else None))
     (record,) = sink.records
-    check(record.body == body, "the body is another")
-    check("ValueError" in repr(record.error_type), "the error is another")
+    check(record.body == body, "the body of the dead letter changed")
+    check("ValueError" in repr(record.error_type), "the dead letter does not name the error")
     return CaseOutcome.passed

@@ -1,4 +1,4 @@
-"""Cases 1 to 6: what was published is what arrives."""
+"""Cases 1 to 6: messages arrive as they were published."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @case(1)
 async def bodies(driver: Driver) -> CaseOutcome:
-    """Bodies arrive to the byte: empty, binary, text, and the largest."""
+    """Empty, binary, text and largest bodies arrive byte for byte."""
     every = bytes(range(256)) * 2
     sent = [
         b"",
@@ -31,30 +31,30 @@ async def bodies(driver: Driver) -> CaseOutcome:
     await driver.publish(*sent)
     session = await driver.open()
     taken = await driver.take(session, len(sent))
-    check(sorted(one.body for one in taken) == sorted(sent), "bodies arrived changed")
+    check(sorted(one.body for one in taken) == sorted(sent), "a body changed on its way")
     await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(2)
 async def headers(driver: Driver) -> CaseOutcome:
-    """Headers arrive as they were given; a transport that declares none delivers none."""
-    can = driver.harness.headers
+    """Headers arrive unchanged. A transport without headers delivers none."""
+    carried = driver.harness.headers
     pairs: list[tuple[str, str | bytes]] = []
-    if "text" in can:
+    if "text" in carried:
         pairs += [("trace", "é1"), ("empty", "")]
-    if "duplicate" in can:
+    if "duplicate" in carried:
         pairs += [("twice", "1"), ("twice", "2")]
-    if "bytes" in can:
+    if "bytes" in carried:
         pairs.append(("raw", b"\xff\xfe"))
     await driver.publish(Sent(b"with", headers=pairs), Sent(b"without"))
     session = await driver.open()
     taken = {one.body: one for one in await driver.take(session, 2)}
     found = {body: _pairs(one.headers) for body, one in taken.items()}
-    check(found[b"with"] == sorted(pairs, key=repr), "headers arrived changed")
-    check(found[b"without"] == [], "headers arrived that nobody sent")
+    check(found[b"with"] == sorted(pairs, key=repr), "a header changed on its way")
+    check(found[b"without"] == [], "a message that was sent without headers arrived with headers")
     await driver.settle(session, list(taken.values()))
-    return CaseOutcome.passed if can else CaseOutcome.refused
+    return CaseOutcome.passed if carried else CaseOutcome.refused
 
 
 def _pairs(given: object) -> list[tuple[str, str | bytes]]:
@@ -64,51 +64,54 @@ def _pairs(given: object) -> list[tuple[str, str | bytes]]:
 
 @case(3)
 async def envelope(driver: Driver) -> CaseOutcome:
-    """Key, timestamp and ids arrive where the transport keeps them, and are None where it does not."""
-    keeps = driver.harness.preserves
-    hour_ago = float(int(time.time()) - 3600)  # not so old that the transport's retention deletes it
+    """Key, timestamp and ids arrive where the harness declares them, and are None elsewhere."""
+    preserved = driver.harness.preserves
+    hour_ago = float(int(time.time()) - 3600)  # recent enough for the retention of the transport
     given = Sent(b"a", key="k-1", message_id="id-1", timestamp=hour_ago)
     carried = Sent(
         b"a",
-        key=given.key if "key" in keeps else None,
-        message_id=given.message_id if "producer_id" in keeps else None,
-        timestamp=given.timestamp if "timestamp" in keeps else None,
+        key=given.key if "key" in preserved else None,
+        message_id=given.message_id if "producer_id" in preserved else None,
+        timestamp=given.timestamp if "timestamp" in preserved else None,
     )
     await driver.publish(carried)
     session = await driver.open()
     (first,) = await driver.take(session, 1)
     key = first.key.decode() if isinstance(first.key, bytes) else first.key
-    check(key == carried.key, "the key is another")
-    check(first.producer_id == carried.message_id, "the producer's id is another")
-    check(("timestamp" not in keeps) or first.timestamp == carried.timestamp, "the timestamp is another")
-    check(("native_id" in keeps) == (first.native_id is not None), "the native id is not as declared")
+    check(key == carried.key, "the key changed on its way")
+    check(first.producer_id == carried.message_id, "the producer's id changed on its way")
+    check(("timestamp" not in preserved) or first.timestamp == carried.timestamp, "the timestamp changed on its way")
+    check(
+        ("native_id" in preserved) == (first.native_id is not None),
+        "the harness and the delivery disagree about a native id",
+    )
     if driver.harness.reads_once:
         await driver.settle(session, [first])
         return CaseOutcome.passed
     await driver.close(session)
     session = await driver.open()
     (second,) = await driver.take(session, 1, driver.harness.redelivery_seconds)
-    check(second.native_id == first.native_id, "a redelivery has another native id")
+    check(second.native_id == first.native_id, "a redelivery has a different native id")
     await driver.settle(session, [second])
-    return CaseOutcome.passed if keeps else CaseOutcome.refused
+    return CaseOutcome.passed if preserved else CaseOutcome.refused
 
 
 @case(4)
 async def native(driver: Driver) -> CaseOutcome:
-    """The native handle of a message, and the client on its own thread, are within reach."""
+    """A handler reaches the native handle of its message, and the client in the client's own thread."""
     await driver.publish(b"a")
     adapter = driver.adapter()
     session = await driver.open(adapter)
     taken = await driver.take(session, 1)
-    check(taken[0].native is not None, "context.native would be None")
-    check(await adapter.acall(lambda: adapter.client is not None), "there is no client")
+    check(taken[0].native is not None, "the delivery has no native handle")
+    check(await adapter.acall(lambda: adapter.client is not None), "the adapter has no client")
     await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(5)
 async def attempts(driver: Driver) -> CaseOutcome:
-    """Deliveries are counted as exactly as declared."""
+    """The delivery count is as exact as the adapter declares."""
     await driver.publish(b"a")
     counts: list[int] = []
     for turn in range(3):
@@ -122,18 +125,21 @@ async def attempts(driver: Driver) -> CaseOutcome:
             await driver.settle(session, taken)
         await driver.close(session)
     if declared == "exact":
-        check(counts == [1, 2, 3], f"exact counts are {counts}")
+        check(counts == [1, 2, 3], f"the counts are declared as exact, but they are {counts}")
     elif declared == "approximate":
-        check(counts[0] == 1 and all(later > 1 for later in counts[1:]), f"approximate counts are {counts}")
+        check(
+            counts[0] == 1 and all(later > 1 for later in counts[1:]),
+            f"the counts are declared as approximate, but they are {counts}",
+        )
     else:
-        check(set(counts) == {1}, f"deliveries are not counted, and the counts are {counts}")
+        check(set(counts) == {1}, f"no counts are declared, but they are {counts}")
         return CaseOutcome.refused
     return CaseOutcome.passed
 
 
 @case(6)
 async def undecodable(driver: Driver) -> CaseOutcome:
-    """What cannot be decoded becomes a dead letter, and what comes after it is handled."""
+    """An undecodable message becomes a dead letter, and the next message is handled."""
     processor = Processor(JSONMessage, name="conformance", dlq=driver.dlq)
     handled = asyncio.Event()
 
@@ -144,8 +150,8 @@ async def undecodable(driver: Driver) -> CaseOutcome:
 
     await driver.publish(b'{"broken', b'{"n": 1}')
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(handled.is_set, "the good one handled")
-    filed = [record.body for record in await driver.in_thread(driver.dead_letters)]
-    check(filed == [b'{"broken'], f"{len(filed)} dead letters, and not the one that cannot be decoded")
-    driver.log.handled.update(filed)
+        await driver.until(handled.is_set, "the good message to be handled")
+    stored = [record.body for record in await driver.in_thread(driver.dead_letters)]
+    check(stored == [b'{"broken'], f"the store has {len(stored)} dead letters in place of the undecodable message")
+    driver.log.handled.update(stored)
     return CaseOutcome.passed

@@ -1,4 +1,4 @@
-"""Cases 22 to 25: nothing for nothing, and no more than was asked for."""
+"""Cases 22 to 25: idle sessions cost nothing, and intake obeys rates, pauses and stops."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _IDLE_CPU = 0.4
 
 @case(22)
 async def idle(driver: Driver) -> CaseOutcome:
-    """Waiting for messages costs next to nothing."""
+    """A session that waits for messages uses almost no processor time."""
     session = await driver.open()
     if driver.harness.ends:
-        check(await driver.fetch(session, Credit(1, 1)) == (), "there was something in an empty source")
+        check(await driver.fetch(session, Credit(1, 1)) == (), "an empty source delivered a message")
         return CaseOutcome.refused
     waiting = asyncio.ensure_future(session.fetch(Credit(10, 1000)))
     before = time.process_time()
@@ -36,13 +36,13 @@ async def idle(driver: Driver) -> CaseOutcome:
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await waiting
-    check(used < _IDLE_CPU, f"an idle second took {used:.2f} s of processor time")
+    check(used < _IDLE_CPU, f"an idle second used {used:.2f} s of processor time")
     return CaseOutcome.passed
 
 
 @case(23)
 async def rate(driver: Driver) -> CaseOutcome:
-    """No stretch of half a second begins more handlings than the rate limit."""
+    """No period of half a second has more handler starts than the rate limit allows."""
     processor = Processor(name="conformance", dlq=driver.dlq)
     begun: list[float] = []
 
@@ -53,29 +53,29 @@ async def rate(driver: Driver) -> CaseOutcome:
 
     await driver.publish(*(b"%d" % number for number in range(30)))
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(lambda: len(begun) >= 30, "all handled")
+        await driver.until(lambda: len(begun) >= 30, "every message to be handled")
     most = max(sum(1 for later in begun if first <= later < first + 0.475) for first in begun)
-    check(most <= 10, f"{most} began within half a second")
+    check(most <= 10, f"{most} handlers began within half a second, and the limit is 10")
     return CaseOutcome.passed
 
 
 @case(24)
 async def pause(driver: Driver) -> CaseOutcome:
-    """A paused lane delivers nothing, keeps its place, and goes on when it is resumed; else pausing is refused."""
+    """A paused lane delivers nothing and resumes at its position. A session without pauses refuses the call."""
     session = await driver.open()
     if not session.capabilities.pauses:
-        for asked in (session.pause, session.resume):
+        for call in (session.pause, session.resume):
             with contextlib.suppress(NotImplementedError):
-                await asked(["lane"])
+                await call(["lane"])
                 raise ConformanceError("pausing is not declared, but pause() or resume() was accepted")
         return CaseOutcome.refused
     await driver.publish(*(b"%d" % number for number in range(10)))
     taken = await driver.take(session, 1)
     lanes = set(driver.hosts[-1].gained) or {taken[0].lane or ""}
     await session.pause(lanes)
-    taken += await driver.take(session, 9, 1.0, least=0)  # what was read before it was paused
+    taken += await driver.take(session, 9, 1.0, least=0)  # messages that the session read before the pause
     await driver.publish(*(b"%d" % number for number in range(10, 20)))
-    check(not await driver.take(session, 1, 1.0, least=0), "a paused lane delivers")
+    check(not await driver.take(session, 1, 1.0, least=0), "a paused lane delivered a message")
     await session.resume(lanes)
     taken += await driver.take(session, 20 - len(taken))
     await driver.settle(session, taken)
@@ -83,8 +83,8 @@ async def pause(driver: Driver) -> CaseOutcome:
 
 
 @case(25)
-async def given_back(driver: Driver) -> CaseOutcome:
-    """What was delivered and not started is given back on stop, and comes at once, or with the end of its lease."""
+async def released(driver: Driver) -> CaseOutcome:
+    """Released messages are redelivered at once, or at the end of their lease, as declared."""
     await driver.publish(*(b"%d" % number for number in range(10)))
     session = await driver.open()
     taken = await driver.take(session, 5)

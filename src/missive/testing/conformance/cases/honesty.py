@@ -1,4 +1,4 @@
-"""Cases 68 and 72: what is told of a source is so, and what a test client says is what happens."""
+"""Cases 68 and 72: the status of a session and the results of a test client agree with the transport."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from missive.testing.conformance.driver import Driver
 
 _WAITING, _AGE = 5, 1.2
-_TOLD = 5.0
-"""Seconds until what a transport tells must have caught up."""
+_LATEST = 5.0
+"""Time limit for a status to be up to date, in seconds."""
 
 
 @case(68)
 async def lag(driver: Driver) -> CaseOutcome:
-    """The messages that wait and the age of the oldest, where a session tells them, are what was published."""
+    """The lag and the oldest age, where a session reports them, agree with the published messages."""
     ahead = driver.harness.read_ahead
     waiting = _WAITING + 2 * ahead
     await driver.publish(b"first")
@@ -39,30 +39,35 @@ async def lag(driver: Driver) -> CaseOutcome:
     published = time.time()
     await driver.publish(*(b"%d" % number for number in range(waiting)))
     await asyncio.sleep(_AGE)
-    told = await driver.status(session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _TOLD)
-    check(told.lag is None or 0 <= waiting - told.lag <= ahead, f"the lag is {told.lag} of {waiting}")
-    if told.oldest_age is not None:
+    status = await driver.status(
+        session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _LATEST
+    )
+    check(
+        status.lag is None or 0 <= waiting - status.lag <= ahead,
+        f"the lag is {status.lag}, but {waiting} messages wait",
+    )
+    if status.oldest_age is not None:
         age = time.time() - published
         check(
-            _AGE - 0.1 <= told.oldest_age <= age + 1.0,
-            f"the oldest is {told.oldest_age:.1f} s old, and not {age:.1f} s",
+            _AGE - 0.1 <= status.oldest_age <= age + 1.0,
+            f"the oldest age is {status.oldest_age:.1f} s, but the message is {age:.1f} s old",
         )
     await driver.settle(session, await driver.take(session, waiting))
-    told_then = await driver.status(session, lambda status: status.lag in (None, 0), _TOLD)
-    check(told_then.lag in (None, 0) and not told_then.oldest_age, f"with nothing left it says {told_then}")
-    check((told.lag is None) == (told_then.lag is None), "it tells the lag only now and then")
-    return CaseOutcome.refused if told == SessionStatus(told.connected) else CaseOutcome.passed
+    empty = await driver.status(session, lambda status: status.lag in (None, 0), _LATEST)
+    check(empty.lag in (None, 0) and not empty.oldest_age, f"the status of an empty source is {empty}")
+    check((status.lag is None) == (empty.lag is None), "the session reports its lag at some times only")
+    return CaseOutcome.refused if status == SessionStatus(status.connected) else CaseOutcome.passed
 
 
-class _Story:
-    """What became of messages: the attempts at each, and its dead letter."""
+class _Run:
+    """One run of the messages of the case: the handlers and attempts of each message."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.ran: dict[str, list[tuple[str, int]]] = defaultdict(list)
 
     def processor(self) -> Processor[RawMessage]:
-        """Return a processor of which each message ends in another way."""
+        """Return a processor that ends each message in a different way."""
         processor = Processor(name="conformance", dlq=self.url)
 
         def named(name: str, retry: Retry | None = None) -> None:
@@ -80,7 +85,7 @@ class _Story:
 
     @staticmethod
     def end(body: str, context: HandlingContext[RawMessage], times: int) -> None:
-        """End an attempt as the body says."""
+        """End an attempt in the way that the body names."""
         if body == "ack":
             context.ack()
         elif body == "nack" and times == 1:
@@ -96,8 +101,8 @@ class _Story:
         elif body == "dead":
             raise DeadLetter("refused")
 
-    def foretold(self) -> Letters:
-        """Run all messages in a test client; returns what becomes a dead letter, and why."""
+    def expected(self) -> Letters:
+        """Run the messages in a test client, and return the dead letters."""
         letters: Letters = {}
         with contextlib.closing(TestClient(self.processor())) as client:
             for body in _BODIES:
@@ -112,19 +117,19 @@ class _Story:
 
     @property
     def attempts(self) -> int:
-        """How many there were in all."""
+        """Number of attempts at all messages."""
         return sum(map(len, self.ran.values()))
 
 
 Letters = dict[str, tuple[str | None, str | None, str | None]]
-"""Of each message that is a dead letter the label or reason, the handler, and the exception's type."""
+"""By body of a dead letter: its label or reason, its handler, and the type of the exception."""
 
 
-def _filed(driver: Driver) -> Letters:
+def _stored(driver: Driver) -> Letters:
     return {
         one.body.decode(): (one.label or str(one.reason), one.handler, one.error_type)
         for one in driver.dead_letters()
-        if one.status is Status.dead  # a pipe's nacks are parked, and resolved
+        if one.status is Status.dead  # nacks from a pipe are parked and resolved
     }
 
 
@@ -133,17 +138,17 @@ _BODIES = ("ack", "return", "nack", "retry", "letter", "discard", "raise", "dead
 
 @case(72)
 async def agree(driver: Driver) -> CaseOutcome:
-    """Each outcome, as a test client says it, is what happens with the real adapter: attempts and dead letters."""
-    real, client = _Story(driver.dlq), _Story("sqlite://")
-    letters = await driver.in_thread(client.foretold)
+    """The test client and the real adapter have the same handlers, attempts and dead letters."""
+    real, client = _Run(driver.dlq), _Run("sqlite://")
+    letters = await driver.in_thread(client.expected)
     await driver.publish(*(body.encode() for body in _BODIES))
     async with driver.serving(driver.adapter(real.processor())):
-        await driver.until(lambda: set(_filed(driver)) >= set(letters), "the dead letters that the client foretells")
-        await driver.until(lambda: real.attempts >= client.attempts, "the attempts that the client foretells")
+        await driver.until(lambda: set(_stored(driver)) >= set(letters), "the dead letters of the test client")
+        await driver.until(lambda: real.attempts >= client.attempts, "the attempts of the test client")
         await driver.until_empty()
-    differ = sorted(body for body, _ in _filed(driver).items() ^ letters.items())
-    check(not differ, f"the dead letters of {differ} are others")
+    differ = sorted(body for body, _ in _stored(driver).items() ^ letters.items())
+    check(not differ, f"the adapter and the test client disagree about the dead letters of {differ}")
     differ = sorted(body for body in _BODIES if real.ran[body] != client.ran[body])
-    check(not differ, f"handlers or attempts of {differ} are others")
+    check(not differ, f"the adapter and the test client disagree about the handlers or attempts of {differ}")
     driver.log.handled.update(body.encode() for body in _BODIES)
     return CaseOutcome.passed

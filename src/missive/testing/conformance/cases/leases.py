@@ -1,4 +1,4 @@
-"""Cases 32 to 37 and 58: leases are kept as long as the work takes, whatever the clock says."""
+"""Cases 32 to 37 and 58: leases are renewed until their handlers end, whatever the wall clock shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SHORT = 5.0
 
 
 async def _without_lease(driver: Driver, session: Session) -> CaseOutcome:
-    """Prove that what cannot be renewed is not: `extend` is refused."""
+    """Prove that a session without a renewable lease refuses `extend`."""
     await driver.publish(b"x")
     taken = await driver.take(await driver.open() if driver.harness.ends else session, 1)
     with contextlib.suppress(NotImplementedError):
@@ -39,7 +39,7 @@ def _leased(session: Session) -> bool:
 
 
 async def _once(driver: Driver, count: int, concurrency: int, *, stop_early: bool = False) -> CaseOutcome:
-    """Handle for three leases beside a second consumer that would take what was let go."""
+    """Handle messages for three leases, with a second consumer that would take a message whose lease ended."""
     session = await driver.open()
     if not _leased(session):
         return await _without_lease(driver, session)
@@ -56,10 +56,10 @@ async def _once(driver: Driver, count: int, concurrency: int, *, stop_early: boo
 
     await driver.publish(*(b"%d" % number for number in range(count)))
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(started.is_set, "a handler running")
+        await driver.until(started.is_set, "a handler to start")
         if not stop_early:
             async with driver.serving(driver.adapter(processor)):
-                await driver.until(lambda: len(driver.log.handled) == count, "all handled")
+                await driver.until(lambda: len(driver.log.handled) == count, "every message to be handled")
                 await asyncio.sleep(2 * lease if count == 1 else 0)
     check(set(driver.log.handled.values()) == {1}, "a message was handled twice")
     return CaseOutcome.passed
@@ -67,19 +67,19 @@ async def _once(driver: Driver, count: int, concurrency: int, *, stop_early: boo
 
 @case(32)
 async def three_leases(driver: Driver) -> CaseOutcome:
-    """A handler that takes three leases runs once, beside a consumer that waits for leases to end."""
+    """A handler that takes three leases runs once, although a second consumer waits for the lease to end."""
     return await _once(driver, 1, 1)
 
 
 @case(33)
 async def while_draining(driver: Driver) -> CaseOutcome:
-    """Leases are renewed also while the engine drains: a handler of three leases that is drained runs once."""
+    """The engine renews leases during a drain: a drained handler that takes three leases runs once."""
     return await _once(driver, 1, 1, stop_early=True)
 
 
 @case(34)
 async def lost(driver: Driver) -> CaseOutcome:
-    """Renewing what somebody else has by now is fenced."""
+    """The renewal of a lease that another consumer holds is fenced."""
     session = await driver.open()
     if not _leased(session):
         return await _without_lease(driver, session)
@@ -88,15 +88,17 @@ async def lost(driver: Driver) -> CaseOutcome:
     other = await driver.open()
     again = await driver.take(other, 1, driver.harness.redelivery_seconds)
     results = await session.extend(taken)
-    check(list(results) == [SettlementResult.fenced], f"renewing a lost lease is {results[0].value}")
-    check(list(await other.extend(again)) == [SettlementResult.confirmed], "the owner's renewal is refused")
+    check(
+        list(results) == [SettlementResult.fenced], f"the renewal of a lost lease is {results[0].value}, and not fenced"
+    )
+    check(list(await other.extend(again)) == [SettlementResult.confirmed], "the renewal by the owner was refused")
     await driver.settle(other, again)
     return CaseOutcome.passed
 
 
 @case(35)
 async def short(driver: Driver) -> CaseOutcome:
-    """Leases of five seconds and less work: the kit's own are that short."""
+    """Leases of five seconds or less work. The kit asks for such a lease."""
     session = await driver.open()
     if not _leased(session):
         return await _without_lease(driver, session)
@@ -105,51 +107,51 @@ async def short(driver: Driver) -> CaseOutcome:
     taken = await driver.take(session, 1)
     for _ in range(4):
         await asyncio.sleep((session.capabilities.lease or 0) / 2)
-        check(list(await session.extend(taken)) == [SettlementResult.confirmed], "a renewal in time is refused")
+        check(list(await session.extend(taken)) == [SettlementResult.confirmed], "a renewal in time was refused")
     await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(36)
 async def batches(driver: Driver) -> CaseOutcome:
-    """Many leases are renewed with one call, which answers for each."""
+    """One call renews many leases and reports a result for each."""
     session = await driver.open()
     if not _leased(session):
         return await _without_lease(driver, session)
     await driver.publish(*(b"%d" % number for number in range(50)))
     taken = await driver.take(session, 50)
     results = await session.extend(taken)
-    check(list(results) == [SettlementResult.confirmed] * 50, "not each of fifty was renewed")
+    check(list(results) == [SettlementResult.confirmed] * 50, "not all of the 50 leases were renewed")
     await driver.settle(session, taken)
     return CaseOutcome.passed
 
 
 @case(37)
 async def queued(driver: Driver) -> CaseOutcome:
-    """What waits behind a running handler is renewed, or given back: none is handled twice."""
+    """Messages that wait behind a running handler are renewed or released: none is handled twice."""
     return await _once(driver, 4, 1)
 
 
 @contextlib.contextmanager
 def _jumping() -> Iterator[Callable[[float], None]]:
-    """Let engines have a wall clock that can be put forward and back; yields what puts it, in seconds off."""
-    off = 0.0
+    """Give engines a wall clock that a case can change; yield a function that sets its offset in seconds."""
+    offset = 0.0
 
     def jump(seconds: float) -> None:
-        nonlocal off
-        off = seconds
+        nonlocal offset
+        offset = seconds
 
-    truth = Runtime.time
-    Runtime.time = lambda self: truth(self) + off  # type: ignore[method-assign]
+    original = Runtime.time
+    Runtime.time = lambda self: original(self) + offset  # type: ignore[method-assign]
     try:
         yield jump
     finally:
-        Runtime.time = truth  # type: ignore[method-assign]
+        Runtime.time = original  # type: ignore[method-assign]
 
 
 @case(58)
 async def clock(driver: Driver) -> CaseOutcome:
-    """A wall clock that jumps an hour forward, and two back, loses nothing, and stops no work, retry or rate."""
+    """A wall clock that jumps an hour forward and two back loses nothing, and stalls no handler, retry or rate."""
     session = await driver.open()
     lease = (session.capabilities.lease or 0.0) if _leased(session) else 0.2
     await driver.close(session)
@@ -173,9 +175,9 @@ async def clock(driver: Driver) -> CaseOutcome:
             for goal, seconds in ((count // 4, 3600.0), (count // 2, -3600.0), (3 * count // 4, 0.0)):
                 await driver.until(lambda goal=goal: len(handled) >= goal, "progress")  # type: ignore[misc]
                 jump(seconds)
-            await driver.until(lambda: len(handled) == count, "all handled")
+            await driver.until(lambda: len(handled) == count, "every message to be handled")
             await driver.until_empty()
-    # Leases that are reckoned by the wall clock are over after a jump: what was in flight then comes again.
+    # A jump ends leases that use the wall clock, so that the messages in flight are redelivered.
     driver.duplicates, driver.faults = sum(handled.values()) - count, 3
-    check(not driver.dead_letters(), "there are dead letters")
+    check(not driver.dead_letters(), "the jump caused dead letters")
     return CaseOutcome.passed

@@ -1,4 +1,4 @@
-"""Cases 38 to 44: beginnings and ends."""
+"""Cases 38 to 44: connecting, sharing a source, draining and closing."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from missive.transport import Credit, Disposition, Settlement, Watermark
 if TYPE_CHECKING:
     from missive.testing.conformance.driver import Driver
 
-_SECRET = "canary-9d1c-secret"  # noqa: S105 - one that must never be seen
+_SECRET = "canary-9d1c-secret"  # noqa: S105 - a canary that must never be printed
 
 
 @case(38)
 async def drain(driver: Driver) -> CaseOutcome:
-    """A drain lets what runs finish, and settles it."""
+    """A drain waits for running handlers, and settles their messages."""
     processor = Processor(name="conformance", dlq=driver.dlq)
     started = asyncio.Event()
 
@@ -43,14 +43,14 @@ async def drain(driver: Driver) -> CaseOutcome:
 
     await driver.publish(b"0")
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(started.is_set, "a handler running")
-    check(driver.log.handled[b"0"] == 1, "the drain did not wait for it")
+        await driver.until(started.is_set, "a handler to start")
+    check(driver.log.handled[b"0"] == 1, "the drain did not wait for the running handler")
     return CaseOutcome.passed
 
 
 @case(39)
 async def deadline(driver: Driver) -> CaseOutcome:
-    """What is not done when the drain ends comes again."""
+    """A message that is unfinished at the drain deadline is redelivered."""
     processor = Processor(name="conformance", dlq=driver.dlq)
     started = asyncio.Event()
 
@@ -64,7 +64,7 @@ async def deadline(driver: Driver) -> CaseOutcome:
     adapter.drain = 0.2
     with contextlib.suppress(ForcedStop):
         async with driver.serving(adapter):
-            await driver.until(started.is_set, "a handler running")
+            await driver.until(started.is_set, "a handler to start")
     if driver.harness.reads_once:
         driver.log.handled[b"0"] += 1
         return CaseOutcome.refused
@@ -76,7 +76,7 @@ async def deadline(driver: Driver) -> CaseOutcome:
 
 @case(40)
 async def close(driver: Driver) -> CaseOutcome:
-    """A cancelled fetch loses nothing; closing twice, and twice at once, is one closing."""
+    """A cancelled fetch loses nothing, and a session can be closed twice, also concurrently."""
     ends = driver.harness.ends
     if ends:
         await driver.publish(*(b"%d" % number for number in range(20)))
@@ -92,7 +92,7 @@ async def close(driver: Driver) -> CaseOutcome:
             driver.record(session, await waiting)
     got = list(driver.recorded(session))
     got += await driver.take(session, 20 - len(got), driver.harness.redelivery_seconds)
-    check(len({one.body for one in got}) == 20, "messages are missing")
+    check(len({one.body for one in got}) == 20, "a cancelled fetch lost messages")
     await driver.settle(session, got)
     async with asyncio.timeout(30):
         await asyncio.gather(session.close(), session.close())
@@ -101,8 +101,8 @@ async def close(driver: Driver) -> CaseOutcome:
 
 
 @case(41)
-async def leaks(driver: Driver) -> CaseOutcome:
-    """Sessions that are closed leave no task, thread or open file behind."""
+async def no_leaks(driver: Driver) -> CaseOutcome:
+    """Closed sessions leave no task, thread or open file behind."""
     if not driver.harness.reads_once:
         await driver.publish(b"0", b"1")
 
@@ -117,8 +117,8 @@ async def leaks(driver: Driver) -> CaseOutcome:
     for _ in range(3):
         await use()
     await asyncio.sleep(0)
-    for what, (was, count) in {name: (before[name], now) for name, now in _census().items()}.items():
-        check(count <= was, f"{count - was} {what} were left behind by three sessions")
+    for kind, count in _census().items():
+        check(count <= before[kind], f"three sessions left {count - before[kind]} {kind} behind")
     return CaseOutcome.passed
 
 
@@ -127,13 +127,13 @@ def _census() -> dict[str, int]:
     return {
         "tasks": len(asyncio.all_tasks()),
         "threads": sum(1 for one in threading.enumerate() if not one.name.startswith("asyncio")),
-        "files": len(os.listdir(files)) if files.is_dir() else 0,  # noqa: PTH208 - what is listed may be gone
+        "files": len(os.listdir(files)) if files.is_dir() else 0,  # noqa: PTH208 - a listed entry may be gone already
     }
 
 
 @case(42, created=False)
 async def missing(driver: Driver) -> CaseOutcome:
-    """A source that is not there yet is transient, and named; once it is there, it works."""
+    """Connecting to a missing source raises Transient with its name; once the source exists, connecting works."""
     harness = driver.harness
     if not harness.creatable:
         await driver.in_thread(harness.create)
@@ -142,10 +142,10 @@ async def missing(driver: Driver) -> CaseOutcome:
     try:
         session = await adapter.connect(KitHost())
     except Transient as error:
-        check(adapter.destination in str(error), "what is missing is not named")
+        check(adapter.destination in str(error), "the error does not name the missing source")
     else:
         await session.close()
-        raise ConformanceError("a source that is missing is connected to")
+        raise ConformanceError("connect() succeeded, but the source does not exist")
     await driver.in_thread(harness.create)
     await driver.publish(b"0")
     session = await driver.open(adapter)
@@ -155,7 +155,7 @@ async def missing(driver: Driver) -> CaseOutcome:
 
 @case(43)
 async def credentials(driver: Driver) -> CaseOutcome:
-    """Wrong credentials are fatal at once, and are not printed."""
+    """Wrong credentials raise Fatal at once, and are not printed."""
     if not driver.harness.credentials:
         return CaseOutcome.refused
     adapter = driver.adapter(password=_SECRET)
@@ -163,17 +163,19 @@ async def credentials(driver: Driver) -> CaseOutcome:
         session = await adapter.connect(KitHost())
     except Fatal as error:
         shown = f"{error!r} {error} {adapter!r} {adapter.url} {error.__cause__!r} {error.__context__!r}"
-        check(_SECRET not in shown, "the password is printed")
+        check(_SECRET not in shown, "an error, a repr or the URL shows the password")
         return CaseOutcome.passed
     except Transient:
-        raise ConformanceError("wrong credentials would be tried for ever") from None
+        raise ConformanceError(
+            "wrong credentials raised Transient, so that the engine would try them for ever"
+        ) from None
     await session.close()
     raise ConformanceError("wrong credentials were accepted")
 
 
 @case(44, created=False)
 async def groups(driver: Driver) -> CaseOutcome:
-    """Two groups each get all there is; the members of one share it, and nobody gets what another one has."""
+    """Each group receives all messages. The members of a group share them, and none receives another's message."""
     harness, outcome = driver.harness, CaseOutcome.refused
     harness.lanes = 2
     await driver.in_thread(harness.create)
@@ -196,7 +198,7 @@ async def groups(driver: Driver) -> CaseOutcome:
 
 
 async def _other_group(driver: Driver, bodies: set[bytes]) -> None:
-    """Take everything as another group, which is none of the ledger's."""
+    """Take every message as another group, without the log of the case."""
     seen: list[bytes] = []
     session = await driver.adapter(group="other").connect(KitHost(driver.dlq))
     try:
@@ -210,11 +212,11 @@ async def _other_group(driver: Driver, bodies: set[bytes]) -> None:
                     await session.settle([Settlement(one, Disposition.ack) for one in deliveries])
     finally:
         await session.close()
-    check(sorted(seen) == sorted(bodies), "the other group did not get all, once")
+    check(sorted(seen) == sorted(bodies), "the other group did not receive every message once")
 
 
 async def _members(driver: Driver) -> None:
-    """Let two members work at once."""
+    """Run two members of one group concurrently."""
     shares: Counter[str] = Counter()
 
     def member(name: str) -> Adapter:
@@ -230,17 +232,17 @@ async def _members(driver: Driver) -> None:
 
     one, two = member("one"), member("two")
     async with driver.serving(one), driver.serving(two):
-        await driver.until(lambda: _connected(one) and _connected(two), "two members")
+        await driver.until(lambda: _connected(one) and _connected(two), "two connected members")
         count = 0
         while len(shares) < 2:
-            check(count < 2000, "one of the members gets nothing")
+            check(count < 2000, "one of the members received no message")
             await driver.publish(*(Sent(b"%d" % number, key=f"k{number}") for number in range(count, count + 40)))
             count += 40
-            await driver.until(lambda: sum(shares.values()) >= count - 20, "progress")  # noqa: B023 - it is now
-        await driver.until(lambda: sum(shares.values()) >= count, "all handled")
+            await driver.until(lambda: sum(shares.values()) >= count - 20, "progress")  # noqa: B023 - called in this turn only
+        await driver.until(lambda: sum(shares.values()) >= count, "every message to be handled")
         await driver.until_empty()
     twice = sum(shares.values()) - count
-    check(twice <= driver.harness.handover_duplicates, f"{twice} messages were given to both members")
+    check(twice <= driver.harness.handover_duplicates, f"{twice} messages went to both members")
 
 
 def _connected(adapter: Adapter) -> bool:

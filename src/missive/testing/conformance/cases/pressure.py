@@ -1,4 +1,4 @@
-"""Cases 18 to 21 and 59: what is in flight is bounded, and what waits keeps nothing else from going on."""
+"""Cases 18 to 21 and 59: messages in flight are bounded, and waiting messages never block the others."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SIZE = 1000
 _BACKLOG, _DEEP_BACKLOG = 10_000, 100_000
 _SOAK, _DEEP_SOAK = 2.0, 300.0
 _PROGRESS = 2.0
-"""Seconds within which something must be handled while there is a backlog."""
+"""Maximum time between two handled messages while a backlog exists, in seconds."""
 
 
 class _Meter(WrappedSession):
-    """Counts what was fetched, and what of that is not settled, where each delivery is settled by itself."""
+    """Counts messages in flight: fetched and, where the transport settles each message, not yet settled."""
 
     def __init__(self, inner: Session, readings: _Readings) -> None:
         super().__init__(inner)
@@ -51,15 +51,15 @@ class _Meter(WrappedSession):
 
 
 class _Readings:
-    """What a meter shows."""
+    """The readings of a meter: the current and the highest number and size of messages in flight."""
 
     def __init__(self) -> None:
         self.items = self.bytes = self.most_items = self.most_bytes = 0
         self.falls = True
-        """Whether what is settled is told; marks do not say it for each."""
+        """Whether settlements lower the readings. Watermarks do not name single messages."""
 
     def count(self, items: int, size: int) -> None:
-        """Count more, or fewer, in flight."""
+        """Add to the messages in flight; negative values subtract."""
         self.items += items
         self.bytes += size
         self.most_items, self.most_bytes = max(self.most_items, self.items), max(self.most_bytes, self.bytes)
@@ -67,7 +67,7 @@ class _Readings:
 
 @contextlib.asynccontextmanager
 async def _opened(gate: asyncio.Event) -> AsyncIterator[None]:
-    """Let handlers go on in the end, also of a case that failed, so that they can be drained."""
+    """Open the gate at the end of the block, also after a failure, so that the engine can drain."""
     try:
         yield
     finally:
@@ -75,7 +75,7 @@ async def _opened(gate: asyncio.Event) -> AsyncIterator[None]:
 
 
 def _gated(driver: Driver) -> tuple[Processor[RawMessage], asyncio.Event]:
-    """Return a processor whose handlers wait for an event; it has no lanes."""
+    """Return a processor whose handlers wait for the returned event. The processor has no lanes."""
     processor, gate = Processor(name="conformance", dlq=driver.dlq, concurrency=8), asyncio.Event()
 
     @processor.handle_for(Everything(), ordered_by=lambda _: None)
@@ -91,7 +91,7 @@ def _bodies(name: str, count: int, size: int = _SIZE) -> list[bytes]:
 
 
 async def _publishing(driver: Driver, bodies: list[bytes]) -> asyncio.Future[None]:
-    """Publish; in a pipe, while it is read."""
+    """Publish, and return when done. For a pipe, return at once and publish while the adapter reads."""
     publishing = asyncio.ensure_future(driver.publish(*bodies))
     if not driver.harness.reads_once:
         await publishing
@@ -99,7 +99,7 @@ async def _publishing(driver: Driver, bodies: list[bytes]) -> asyncio.Future[Non
 
 
 async def _stalled(driver: Driver, credit: Credit, count: int, name: str) -> None:
-    """Let handlers stall, until intake has stopped at its limit; then let them go, until all is handled."""
+    """Stall the handlers until intake stops at its limit, then release them until every message is handled."""
     log, readings = driver.log, _Readings()
     before = len(log.handled)
     processor, gate = _gated(driver)
@@ -111,21 +111,21 @@ async def _stalled(driver: Driver, credit: Credit, count: int, name: str) -> Non
             await driver.until(lambda: readings.items >= 0.75 * full, f"{full} messages in flight")
             await asyncio.sleep(QUIET_SECONDS)
             stopped = readings.items
-            check(stopped <= full, f"{stopped} were fetched with a credit of {full}")
+            check(stopped <= full, f"{stopped} messages were fetched with a credit of {full}")
             check(stopped < count, "intake did not stop")
             gate.set()
             await publishing
-            await driver.until(lambda: len(log.handled) == before + count, "all handled once handlers went on")
+            await driver.until(
+                lambda: len(log.handled) == before + count, "every message to be handled after the stall"
+            )
     largest = _SIZE + 12
-    check(
-        readings.most_bytes < credit.bytes + largest or not readings.falls, "more bytes were in flight than the credit"
-    )
-    check(readings.most_items <= credit.items or not readings.falls, "more messages were in flight than the credit")
+    check(readings.most_bytes < credit.bytes + largest or not readings.falls, "the bytes in flight exceeded the credit")
+    check(readings.most_items <= credit.items or not readings.falls, "the messages in flight exceeded the credit")
 
 
 @case(18)
 async def credit(driver: Driver) -> CaseOutcome:
-    """No more is fetched, by a session or by the engine, than its credit in items, and in bytes and one message."""
+    """Sessions and engines fetch within the credit: its items, and its bytes plus at most one message."""
     await driver.publish(*(b"%04d" % number * 250 for number in range(20)))
     session = await driver.open()
     taken: list[Delivery] = []
@@ -133,7 +133,7 @@ async def credit(driver: Driver) -> CaseOutcome:
         taken += await driver.fetch(session, Credit(3, 64 << 20))
     while len(taken) < 12:
         got = await driver.fetch(session, Credit(20, 2500))
-        check(sum(len(one.body) for one in got) <= 2500 + 1000, "a fetch went over its bytes by more than one message")
+        check(sum(len(one.body) for one in got) <= 2500 + 1000, "a fetch exceeded its bytes by more than one message")
         taken += got
     while len(taken) < 20:
         taken += await driver.fetch(session, Credit(1, 1))
@@ -146,7 +146,7 @@ async def credit(driver: Driver) -> CaseOutcome:
 
 @case(19)
 async def stops_and_resumes(driver: Driver) -> CaseOutcome:
-    """While handlers stall intake stops at the credit, and each time they go on it resumes."""
+    """Intake stops at the credit while handlers stall, and resumes with them, several times."""
     for turn in range(3):
         await _stalled(driver, Credit(30, 64 << 20), 80, f"turn{turn}")
     return CaseOutcome.passed
@@ -154,7 +154,7 @@ async def stops_and_resumes(driver: Driver) -> CaseOutcome:
 
 @case(20)
 async def flat(driver: Driver) -> CaseOutcome:
-    """A backlog behind a handler that stalls takes no more memory than the credit does, however long it is."""
+    """A backlog behind a stalled handler uses memory for its credit only, whatever its length."""
     count, size = (_DEEP_BACKLOG if driver.deep else _BACKLOG), 2000
     processor, gate = _gated(driver)
     publishing = await _publishing(driver, _bodies("backlog", count, size))
@@ -163,18 +163,23 @@ async def flat(driver: Driver) -> CaseOutcome:
     try:
         adapter = driver.adapter(processor, inside=lambda inner: _Meter(inner, readings))
         async with driver.serving(adapter), _opened(gate):
-            await driver.until(lambda: readings.items >= 200, "a full intake")
+            await driver.until(lambda: readings.items >= 200, "intake to fill up")
             before = -1
             while before != readings.items:
                 before = readings.items
                 await asyncio.sleep(QUIET_SECONDS)
             used, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
-            check(before <= intake.CREDIT.items, f"{before} messages are in flight")
-            check(used < 6 * size * intake.CREDIT.items, f"{used >> 20} MiB for {before} messages of {size} bytes")
+            check(
+                before <= intake.CREDIT.items,
+                f"{before} messages are in flight, and the credit is {intake.CREDIT.items}",
+            )
+            check(used < 6 * size * intake.CREDIT.items, f"{before} messages of {size} bytes use {used >> 20} MiB")
             gate.set()
             await publishing
-            await driver.until(lambda: len(driver.log.handled) == count, "all handled", 60 + count / 200)
+            await driver.until(
+                lambda: len(driver.log.handled) == count, "every message to be handled", 60 + count / 200
+            )
     finally:
         tracemalloc.stop()
     return CaseOutcome.passed
@@ -182,7 +187,7 @@ async def flat(driver: Driver) -> CaseOutcome:
 
 @case(21)
 async def not_starved(driver: Driver) -> CaseOutcome:
-    """A lane that stands still, with more behind it than the credit, keeps no other lane waiting."""
+    """A stalled lane with more messages than the credit does not delay the other lanes."""
     processor, gate = Processor(name="conformance", dlq=driver.dlq, concurrency=2), asyncio.Event()
 
     @processor.handle_for(Everything(), ordered_by=lambda message: message.raw_data.split(b"-")[0])
@@ -192,19 +197,19 @@ async def not_starved(driver: Driver) -> CaseOutcome:
         driver.log.handled[message.raw_data] += 1
 
     await driver.publish(*_bodies("slow", 60, 20), *_bodies("fast", 30, 20))
-    # Where marks settle, what is done beyond the mark keeps its credit: the fast ones fit into it.
+    # On a cumulative transport, messages that are done beyond the watermark still use credit. The fast lane fits in.
     with driver.limited(Credit(40, 64 << 20)):
         async with driver.serving(driver.adapter(processor)), _opened(gate):
-            await driver.until(lambda: len(driver.log.handled) == 30, "the other lane")
-            check(all(body.startswith(b"fast") for body in driver.log.handled), "the slow lane did not stand still")
+            await driver.until(lambda: len(driver.log.handled) == 30, "the fast lane")
+            check(all(body.startswith(b"fast") for body in driver.log.handled), "the slow lane did not stall")
             gate.set()
-            await driver.until(lambda: len(driver.log.handled) == 90, "the slow lane, once it goes on")
+            await driver.until(lambda: len(driver.log.handled) == 90, "the slow lane after the stall")
     return CaseOutcome.passed
 
 
 @case(59)
 async def soak(driver: Driver) -> CaseOutcome:
-    """Under a steady load, some of which fails, something is handled every few seconds while there is a backlog."""
+    """Under a steady load with failures, handling makes progress every few seconds while a backlog exists."""
     processor = Processor(name="conformance", dlq=driver.dlq, concurrency=8)
     handled, tried, ended = driver.log.handled, set[bytes](), time.monotonic()
     longest = 0.0
@@ -228,14 +233,14 @@ async def soak(driver: Driver) -> CaseOutcome:
     count = 300
     await driver.publish(*(b"%d" % number for number in range(count)))
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(lambda: handled, "the first")
+        await driver.until(lambda: handled, "the first message to be handled")
         began, longest = time.monotonic(), 0.0
         while time.monotonic() - began < seconds and not driver.harness.ends:
-            if count - len(handled) < 200:  # a backlog, always
+            if count - len(handled) < 200:  # keep a backlog
                 await driver.publish(*(b"%d" % number for number in range(count, count + 200)))
                 count += 200
             await asyncio.sleep(0.02)
-            check(time.monotonic() - ended < _PROGRESS, f"nothing was handled for {_PROGRESS:g} s")
-        await driver.until(lambda: len(handled) == count, "all handled", 60)
-    check(longest < _PROGRESS, f"nothing was handled for {longest:.1f} s")
+            check(time.monotonic() - ended < _PROGRESS, f"no message was handled for {_PROGRESS:g} s")
+        await driver.until(lambda: len(handled) == count, "every message to be handled", 60)
+    check(longest < _PROGRESS, f"no message was handled for {longest:.1f} s")
     return CaseOutcome.passed

@@ -1,4 +1,4 @@
-"""Case 70: what a message holds, and how one logs in, is said nowhere."""
+"""Case 70: message content and credentials reach no log, output, error or record."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from missive.testing.conformance.driver import Driver
 
 _BODY, _HEADER, _KEY, _ID = "canary-body-71c0", "canary-header-5e2b", "canary-key-90ff", "canary-id-3d4a"
-_PASSWORD = "canary-password-c4e1"  # noqa: S105 - one that must never be seen
+_PASSWORD = "canary-password-c4e1"  # noqa: S105 - a canary that must never be printed
 _CANARIES = (_BODY, _HEADER, _KEY, _ID, _PASSWORD)
 
 
-class _Kept(logging.Handler):
-    """Keeps all that is logged, formatted, with its traceback."""
+class _Lines(logging.Handler):
+    """Collects log records, formatted with their tracebacks."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -44,23 +44,23 @@ class _Kept(logging.Handler):
         self.lines.append(f"{record.name}: {logging.Formatter().format(record)} {record.args!r}")
 
 
-class _Said:
-    """All that a process says while it is listened to: logs, output, warnings, and what its loop complains of."""
+class _Capture:
+    """The captured text of a process: logs, output, warnings and errors of its event loop."""
 
     def __init__(self) -> None:
         self.text = ""
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen, at the lowest level of every logger."""
-        root, kept, printed, complaints = logging.getLogger(), _Kept(), io.StringIO(), []
+    def running(self) -> Iterator[None]:
+        """Capture during the block, at the lowest level of every logger."""
+        root, logged, printed, loop_errors = logging.getLogger(), _Lines(), io.StringIO(), []
         loop, level = asyncio.get_running_loop(), root.level
         earlier = loop.get_exception_handler()
         with tempfile.TemporaryFile() as file, warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
-            root.addHandler(kept)
+            root.addHandler(logged)
             root.setLevel(logging.DEBUG)
-            loop.set_exception_handler(lambda _, context: complaints.append(repr(context)))
+            loop.set_exception_handler(lambda _, context: loop_errors.append(repr(context)))
             sys.stdout.flush()
             sys.stderr.flush()
             ends = [(number, os.dup(number)) for number in (1, 2)]
@@ -75,21 +75,21 @@ class _Said:
                     os.close(saved)
                 loop.set_exception_handler(earlier)
                 root.setLevel(level)
-                root.removeHandler(kept)
+                root.removeHandler(logged)
             file.seek(0)
             raw = file.read().decode("utf-8", "replace")
-        self.text += "\n".join([*kept.lines, raw, printed.getvalue(), *map(str, warned), *complaints])
+        self.text += "\n".join([*logged.lines, raw, printed.getvalue(), *map(str, warned), *loop_errors])
 
     def check(self) -> None:
-        """Fail for what should not have been said, naming which and where."""
+        """Raise `ConformanceError` for the first canary in the text, with the start of its line."""
         for canary in _CANARIES:
             where = next((line[:60].split(canary)[0] for line in self.text.splitlines() if canary in line), None)
-            check(where is None, f"the {canary.split('-')[1]} is said: {where}…")
+            check(where is None, f"the {canary.split('-')[1]} appears after: {where}…")
 
 
 @case(70)
 async def private(driver: Driver) -> CaseOutcome:
-    """Failures of each kind say nothing of bodies, headers, keys, ids and passwords: not in logs, errors or records."""
+    """Failures of each kind print no body, header, key, id or password in logs, output, errors or records."""
     processor = Processor(JSONMessage, name="conformance", dlq=driver.dlq)
 
     @processor.handle_for(Field("type", "raises"))
@@ -106,7 +106,7 @@ async def private(driver: Driver) -> CaseOutcome:
 
     bodies = [f'{{"type":"{kind}","secret":"{_BODY}"}}' for kind in ("raises", "shown", "unmatched")]
     bodies.append(f"{{{_BODY}")
-    harness, said = driver.harness, _Said()
+    harness, capture = driver.harness, _Capture()
     sent = [
         Sent(
             body.encode(),
@@ -117,29 +117,29 @@ async def private(driver: Driver) -> CaseOutcome:
         for number, body in enumerate(bodies)
     ]
     await driver.publish(*sent)
-    with said.listening():
+    with capture.running():
         with contextlib.ExitStack() as stack:
             proxy = None if harness.address is None else stack.enter_context(driver.proxy())
             adapter = driver.adapter(processor) if proxy is None else driver.adapter(processor, address=proxy.address)
             async with driver.serving(adapter):
-                await driver.until(lambda: len(driver.dead_letters()) == len(bodies), "all filed")
+                await driver.until(lambda: len(driver.dead_letters()) == len(bodies), "every dead letter to be stored")
                 if proxy is not None:
                     proxy.reset()
                     driver.faults = 1
-                    await driver.until(lambda: proxy.connections, "a connection after the reset")
+                    await driver.until(lambda: proxy.connections, "a new connection after the reset")
                 await driver.until_empty()
         if harness.credentials:
             try:
                 await driver.adapter(processor, password=_PASSWORD).serve()
             except MissiveError as error:
-                said.text += f"{error!r} {error} {error.__cause__!r} {error.__context__!r}"
+                capture.text += f"{error!r} {error} {error.__cause__!r} {error.__context__!r}"
     records = driver.dead_letters()
-    said.text += "\n".join([*map(repr, records), *(json.dumps([details(one), summary(one)]) for one in records)])
+    capture.text += "\n".join([*map(repr, records), *(json.dumps([details(one), summary(one)]) for one in records)])
     reasons = sorted(one.reason for one in records)
     expected = sorted([Reason.failed, Reason.rejected, Reason.unmatched, Reason.unreadable])
     check(reasons == expected, f"the reasons are {[str(reason) for reason in reasons]}")
-    check(bool(said.text), "nothing was heard")
-    said.check()
+    check(bool(capture.text), "no text was captured")
+    capture.check()
     for body in bodies:
         driver.log.handled[body.encode()] += 1
     return CaseOutcome.passed

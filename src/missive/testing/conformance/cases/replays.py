@@ -1,4 +1,4 @@
-"""Cases 64 to 66: dead letters are looked at without harm, and replayed without loss and without a loop."""
+"""Cases 64 to 66: dead letters are browsed without a change, and replayed without loss and without a loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RATE, _WINDOW = 2, 0.25
 
 
 def _failing(driver: Driver) -> Processor[RawMessage]:
-    """Return a processor of which every message fails: odd numbers with a ValueError, even ones with a KeyError."""
+    """Return a processor whose handler fails: with a ValueError for odd numbers, with a KeyError for even ones."""
     processor = Processor(name="conformance", dlq=driver.dlq)
 
     @processor.handle_for(Everything())
@@ -39,12 +39,12 @@ def _failing(driver: Driver) -> Processor[RawMessage]:
     return processor
 
 
-async def _filed(driver: Driver, count: int) -> None:
-    """Let messages fail, so that there are dead letters."""
+async def _fail(driver: Driver, count: int) -> None:
+    """Publish messages whose handlers fail, and wait for their dead letters."""
     await driver.publish(*(b"%d" % number for number in range(count)))
     async with driver.serving(driver.adapter(_failing(driver))):
-        await driver.until(lambda: len(driver.log.handled) == count, "all handled")
-    check(len(driver.dead_letters()) == count, "not all that failed is a dead letter")
+        await driver.until(lambda: len(driver.log.handled) == count, "every message to be handled")
+    check(len(driver.dead_letters()) == count, "a failed message has no dead letter")
 
 
 def _dump(driver: Driver) -> list[str]:
@@ -55,7 +55,7 @@ def _dump(driver: Driver) -> list[str]:
 @case(64)
 async def browsed(driver: Driver) -> CaseOutcome:
     """Lists, groups, counts, pages and exports change neither the store nor the source."""
-    await _filed(driver, 4)
+    await _fail(driver, 4)
     if not driver.harness.reads_once:
         await driver.publish(b"4")
     before = _dump(driver), await driver.in_thread(driver.harness.remaining)
@@ -75,11 +75,14 @@ async def browsed(driver: Driver) -> CaseOutcome:
             told = [store.count(Query()), store.stats(), store.services(Query()), store.replays(), store.lanes("x")]
             return len(seen) + len(tried) + len(lines) + len(told)
 
-    check(await driver.in_thread(browse) >= 20, "browsing shows less than there is")
+    check(await driver.in_thread(browse) >= 20, "browsing returned fewer entries than the store has")
     for words in (["groups"], ["list", "error:ValueError"]):
-        shown = await processes.output(driver.directory, "dlq", *words, "--json", "--dlq", driver.dlq)
-        check(json.loads(shown), f"missive dlq {' '.join(words)} shows nothing")
-    check(before == (_dump(driver), await driver.in_thread(driver.harness.remaining)), "browsing changed something")
+        printed = await processes.output(driver.directory, "dlq", *words, "--json", "--dlq", driver.dlq)
+        check(json.loads(printed), f"missive dlq {' '.join(words)} printed no entry")
+    check(
+        before == (_dump(driver), await driver.in_thread(driver.harness.remaining)),
+        "browsing changed the store or the source",
+    )
     return CaseOutcome.passed
 
 
@@ -99,8 +102,8 @@ def handle(message, context):
 
 @case(65)
 async def replayed(driver: Driver) -> CaseOutcome:
-    """A replay takes what was chosen, at its rate; killed midway it is resumed, and everything is handled."""
-    await _filed(driver, _FAILED)
+    """A replay handles the selected messages at its rate. A killed replay resumes and loses none."""
+    await _fail(driver, _FAILED)
     (driver.directory / "fixed.py").write_text(_REPLAYS)
     out = driver.directory / "replayed.txt"
     wanted = {b"%d" % number for number in range(1, _FAILED, 2)}
@@ -109,42 +112,51 @@ async def replayed(driver: Driver) -> CaseOutcome:
         return [line.split() for line in out.read_bytes().splitlines()] if out.exists() else []
 
     rate = f"{_RATE}/{_WINDOW * 1000:g}ms"
-    replay = ("dlq", "replay", "error:ValueError", "--rate", rate, "--with", "fixed.py:proc", "--yes")
-    async with processes.running(driver.directory, *replay, "--dlq", driver.dlq):
+    command = ("dlq", "replay", "error:ValueError", "--rate", rate, "--with", "fixed.py:proc", "--yes")
+    async with processes.running(driver.directory, *command, "--dlq", driver.dlq):
         await driver.until(lambda: len(lines()) >= 2, "a replay under way")
     with contextlib.closing(SQLStore(driver.dlq)) as store:
-        (kept,) = store.replays()
-    check(kept.total == len(wanted), f"{kept.total} were chosen of {len(wanted)}")
+        (replay,) = store.replays()
+    check(replay.total == len(wanted), f"the replay selected {replay.total} messages in place of {len(wanted)}")
     with contextlib.closing(sqlite3.connect(driver.directory / "dlq.db")) as connection, connection:
-        # As a minute later, when what a dead command had taken up is free.
+        # End the record leases of the killed command, which would otherwise last for a minute.
         connection.execute("UPDATE missive_dead_letters SET leased_until = 0 WHERE leased_until IS NOT NULL")
-    resume = ("dlq", "resume", kept.id, "--with", "fixed.py:proc", "--dlq", driver.dlq)
+    resume = ("dlq", "resume", replay.id, "--with", "fixed.py:proc", "--dlq", driver.dlq)
     await processes.output(driver.directory, *resume)
-    check({body for body, _, _ in lines()} == wanted, "others were handled than were chosen")
+    check({body for body, _, _ in lines()} == wanted, "the handled messages are not the selected ones")
     records = driver.dead_letters()
-    check({one.body for one in records if one.status is Status.resolved} == wanted, "not all of them are resolved")
-    check(all(one.status is Status.dead for one in records if one.body not in wanted), "others were touched")
+    check(
+        {one.body for one in records if one.status is Status.resolved} == wanted,
+        "the resolved records are not the selected ones",
+    )
+    check(
+        all(one.status is Status.dead for one in records if one.body not in wanted),
+        "a record that was not selected changed",
+    )
     for process in {process for _, process, _ in lines()}:
         begun = [float(at) for _, one, at in lines() if one == process]
         most = max(sum(first <= later < first + 0.9 * _WINDOW for later in begun) for first in begun)
-        check(most <= _RATE, f"{most} began within {_WINDOW:g} s")
+        check(most <= _RATE, f"{most} handlers began within {_WINDOW:g} s, and the rate limit is {_RATE}")
     return CaseOutcome.passed
 
 
 @case(66)
 async def no_loop(driver: Driver) -> CaseOutcome:
-    """What fails at each replay is tried once for each, keeps one record, and is never queued by itself."""
-    await _filed(driver, 1)
+    """A message that fails at each replay has one attempt for each and one record, and is never queued again."""
+    await _fail(driver, 1)
     for turn in (1, 2, 3):
-        now = await driver.in_thread(_replay_all, driver)
-        check((now.failed, now.resolved, now.queued) == (1, 0, 0), "a replay that failed does not say so")
-        check(driver.log.handled[b"0"] == turn + 1, f"it was handled {driver.log.handled[b'0']} times")
+        replay = await driver.in_thread(_replay_all, driver)
+        check((replay.failed, replay.resolved, replay.queued) == (1, 0, 0), "the replay does not report its failure")
+        check(
+            driver.log.handled[b"0"] == turn + 1,
+            f"the message was handled {driver.log.handled[b'0']} times in place of {turn + 1}",
+        )
         (record,) = driver.dead_letters()
-        check((record.status, record.attempts) == (Status.dead, turn + 1), "its record does not say what happened")
+        check((record.status, record.attempts) == (Status.dead, turn + 1), "the record does not count the attempts")
     if not driver.harness.ends:
         async with driver.serving(driver.adapter(_failing(driver))):
-            await asyncio.sleep(1.2)  # longer than a worker waits until it looks for what is queued
-    check(driver.log.handled[b"0"] == 4, "it was taken up again by itself")
+            await asyncio.sleep(1.2)  # longer than the poll interval of a worker for queued records
+    check(driver.log.handled[b"0"] == 4, "the message was handled again without a replay")
     return CaseOutcome.passed
 
 

@@ -1,4 +1,4 @@
-"""Cases 7 to 17: what is settled is settled, and nothing else is."""
+"""Cases 7 to 17: a settlement settles its own message, and no other."""
 
 from __future__ import annotations
 
@@ -28,47 +28,52 @@ def _bodies(count: int) -> list[bytes]:
 
 @case(7)
 async def confirmed(driver: Driver) -> CaseOutcome:
-    """What was confirmed before the broker was killed never comes again."""
+    """A broker that is killed never redelivers a message whose ack it confirmed."""
     await driver.publish(*_bodies(20))
     session = await driver.open()
     taken = await driver.take(session, 20)
     results = await driver.settle(session, taken[:10])
     expected = SettlementResult.confirmed if session.capabilities.replies else SettlementResult.sent
-    check(set(results) == {expected}, f"results are {set(results)}")
+    check(
+        set(results) == {expected},
+        f"the results are {sorted(one.value for one in set(results))}, and not {expected.value}",
+    )
     if not session.capabilities.durable:
         await driver.settle(session, taken[10:])
         return CaseOutcome.refused
     await driver.crash(session)
-    return CaseOutcome.passed  # the log refuses a redelivered ack, and the balance needs the other messages
+    return CaseOutcome.passed  # the log refuses a redelivery of acked messages, and the balance needs the others
 
 
 @case(8)
 async def unsettled(driver: Driver) -> CaseOutcome:
-    """What was delivered and not settled when the broker was killed comes again, all of it."""
+    """A broker that is killed redelivers every delivered and unsettled message."""
     await driver.publish(*_bodies(20))
     session = await driver.open()
     taken = await driver.take(session, 20)
     if not session.capabilities.durable:
-        check(session.capabilities.release == "none", "nothing survives, and release is not none")
+        check(session.capabilities.release == "none", "the transport is not durable, but `release` is not `none`")
         await driver.settle(session, taken)
         return CaseOutcome.refused
     await driver.crash(session)
     session = await driver.open()
     again = await driver.take(session, 20, driver.harness.redelivery_seconds)
-    check(sorted(one.body for one in again) == sorted(_bodies(20)), "others came than were unsettled")
+    check(
+        sorted(one.body for one in again) == sorted(_bodies(20)), "the redelivered messages are not the unsettled ones"
+    )
     await driver.settle(session, again)
     return CaseOutcome.passed
 
 
 @case(9)
 async def retry(driver: Driver) -> CaseOutcome:
-    """A message that is to be tried again is, and is gone once it succeeds."""
+    """A retried message is handled again, and is gone once it succeeds."""
     return await _retried(driver, 0.0)
 
 
 @case(10)
 async def delay(driver: Driver) -> CaseOutcome:
-    """The delay of a retry is kept: not shorter, and not much longer."""
+    """A retry comes after its delay, and not much later."""
     return await _retried(driver, _DELAY)
 
 
@@ -86,16 +91,19 @@ async def _retried(driver: Driver, seconds: float) -> CaseOutcome:
 
     await driver.publish(b"again")
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(lambda: driver.log.handled, "a second attempt")
-    check(len(tried) == 2, f"it was tried {len(tried)} times")
+        await driver.until(lambda: driver.log.handled, "the second attempt")
+    check(len(tried) == 2, f"the message had {len(tried)} attempts in place of 2")
     waited = tried[1] - tried[0]
-    check(seconds <= waited + 0.02 and waited < seconds + _TOLERANCE, f"it came again after {waited:.2f} s")
+    check(
+        seconds <= waited + 0.02 and waited < seconds + _TOLERANCE,
+        f"the retry came after {waited:.2f} s in place of {seconds:g} s",
+    )
     return CaseOutcome.passed
 
 
 @case(11)
 async def rejected(driver: Driver) -> CaseOutcome:
-    """What was dead-lettered or discarded never comes again."""
+    """A dead-lettered or discarded message is never redelivered."""
     processor = Processor(name="conformance", dlq=driver.dlq)
 
     @processor.handle_for(Everything())
@@ -108,14 +116,14 @@ async def rejected(driver: Driver) -> CaseOutcome:
 
     await driver.publish(*_bodies(4))
     async with driver.serving(driver.adapter(processor)):
-        await driver.until(lambda: len(driver.log.handled) == 4, "all rejected")
+        await driver.until(lambda: len(driver.log.handled) == 4, "every message to be rejected")
     check(set(driver.log.handled.values()) == {1}, "a rejected message was handled twice")
     return CaseOutcome.passed
 
 
 @case(12)
-async def twice(driver: Driver) -> CaseOutcome:
-    """Settling twice, or releasing what was acked, harms nothing: the session goes on, and no other is settled."""
+async def settled_twice(driver: Driver) -> CaseOutcome:
+    """A second ack, or a release after an ack, is harmless: the session works, and no other message is settled."""
     await driver.publish(*_bodies(4))
     session = await driver.open()
     taken = await driver.take(session, 4)
@@ -124,8 +132,11 @@ async def twice(driver: Driver) -> CaseOutcome:
         if disposition is Disposition.release and session.capabilities.commit == "cumulative":
             continue
         results = await session.settle([Settlement(taken[0], disposition)])
-        check(len(results) == 1, "a result is missing")
-        check(SettlementResult.failed not in results, "a second settlement would be tried for ever")
+        check(len(results) == 1, "a settlement has no result")
+        check(
+            SettlementResult.failed not in results,
+            "a second settlement has the result failed, so that an engine would try it for ever",
+        )
     await driver.settle(session, taken[1:2])
     if driver.harness.reads_once:
         await driver.settle(session, taken[2:])
@@ -133,27 +144,30 @@ async def twice(driver: Driver) -> CaseOutcome:
     await driver.close(session)
     session = await driver.open()
     again = await driver.take(session, 2, driver.harness.redelivery_seconds)
-    check({one.body for one in again} == {one.body for one in taken[2:]}, "others came than were unsettled")
+    check(
+        {one.body for one in again} == {one.body for one in taken[2:]},
+        "the redelivered messages are not the unsettled ones",
+    )
     await driver.settle(session, again)
     return CaseOutcome.passed
 
 
 @case(13)
 async def partial(driver: Driver) -> CaseOutcome:
-    """In one batch, what is still ours is settled, and what is not is reported: a result for each item, in order."""
+    """One batch settles owned messages and fences lost ones, with a result for each in order."""
     lost, session, taken = await _lost_lease(driver)
     if lost is None and session.capabilities.fences:
         return await _lost_lane(driver, session, taken)
     if lost is None:
         results = await driver.settle(session, taken)
-        check(SettlementResult.fenced not in results, "fencing is not declared")
+        check(SettlementResult.fenced not in results, "a result is fenced, but `fences` is not declared")
         return CaseOutcome.refused
     await driver.publish(b"fresh")
     fresh = await driver.take(session, 1)
     results = await session.settle([Settlement(lost, Disposition.ack), Settlement(fresh[0], Disposition.ack)])
     check(
         list(results) == [SettlementResult.fenced, SettlementResult.confirmed],
-        f"the results are {[one.value for one in results]}",
+        f"the results are {[one.value for one in results]}, and not fenced and confirmed",
     )
     driver.log.confirmed.add(b"fresh")
     return CaseOutcome.passed
@@ -161,18 +175,21 @@ async def partial(driver: Driver) -> CaseOutcome:
 
 @case(16)
 async def fenced(driver: Driver) -> CaseOutcome:
-    """A late ack of what somebody else has by now is refused, and does nothing to it."""
+    """A late ack of a message that another consumer holds is fenced, and leaves the message alone."""
     lost, session, taken = await _lost_lease(driver)
     if lost is None and session.capabilities.fences:
         return await _lost_lane(driver, session, taken)
     if lost is not None:
         results = await session.settle([Settlement(lost, Disposition.ack)])
-        check(list(results) == [SettlementResult.fenced], f"the result is {results[0].value}")
+        check(
+            list(results) == [SettlementResult.fenced],
+            f"the result of a late ack is {results[0].value}, and not fenced",
+        )
         return CaseOutcome.passed
     if driver.harness.reads_once:
         await driver.settle(session, taken)
         return CaseOutcome.refused
-    # Where nothing is fenced, a session's deliveries die with it.
+    # Without fencing, a closed session must not settle its deliveries.
     await driver.close(session)
     if session.capabilities.commit == "cumulative":
         return CaseOutcome.refused
@@ -180,42 +197,50 @@ async def fenced(driver: Driver) -> CaseOutcome:
         results = await session.settle([Settlement(taken[0], Disposition.ack)])
     except (MissiveError, RuntimeError):
         return CaseOutcome.refused
-    raise ConformanceError(f"a closed session settles: {results[0].value}")
+    raise ConformanceError(f"a closed session accepted an ack: {results[0].value}")
 
 
 async def _lost_lease(driver: Driver) -> tuple[Delivery | None, Session, list[Delivery]]:
-    """Let a lease run out and another session take the message; returns the delivery of the first, where it fences."""
+    """Let a lease expire, so that a second session takes the message.
+
+    Return the lost delivery of the first session, the first session, and the deliveries of the second. Without leases
+    or fencing, return None, the first session and its deliveries.
+    """
     await driver.publish(b"0")
     session = await driver.open()
     taken = await driver.take(session, 1)
     if not session.capabilities.fences:
         return None, session, taken
     if session.capabilities.lease is None:
-        check(session.capabilities.commit == "cumulative", "it fences, and has neither leases nor lanes to lose")
+        check(
+            session.capabilities.commit == "cumulative",
+            "`fences` is declared, but the adapter has no leases and no lanes",
+        )
         return None, session, taken
     other = await driver.open()
     again = await driver.take(other, 1, driver.harness.redelivery_seconds)
-    check(again[0].body == taken[0].body, "another message came")
+    check(again[0].body == taken[0].body, "the second session received a different message")
     return taken[0], session, again
 
 
 async def _lost_lane(driver: Driver, session: Session, taken: list[Delivery]) -> CaseOutcome:
-    """Commit a lane that has gone with its session: that is refused, and its message comes to the next."""
+    """Prove that a closed session cannot commit its lane, and that the next session receives the message."""
     await driver.close(session)
     results = await session.commit({one.lane: Watermark(one.position or 0) for one in taken})
     check(
-        set(results.values()) == {SettlementResult.fenced}, f"the results are {[one.value for one in results.values()]}"
+        set(results.values()) == {SettlementResult.fenced},
+        f"the results of a late commit are {[one.value for one in results.values()]}, and not fenced",
     )
     session = await driver.open()
     again = await driver.take(session, len(taken), driver.harness.redelivery_seconds)
-    check([one.body for one in again] == [one.body for one in taken], "another message came")
+    check([one.body for one in again] == [one.body for one in taken], "the next session received a different message")
     await driver.settle(session, again)
     return CaseOutcome.passed
 
 
 @case(14)
 async def lost_reply(driver: Driver) -> CaseOutcome:
-    """A settlement whose answer is lost is unknown, or the connection is; to repeat it is safe."""
+    """A settlement without a reply is unknown or raises Transient, and the ack can be repeated safely."""
     address = driver.harness.address
     await driver.publish(*_bodies(3))
     if address is None:
@@ -227,7 +252,7 @@ async def lost_reply(driver: Driver) -> CaseOutcome:
         taken = await driver.take(session, 3)
         proxy.reset()
         if session.capabilities.commit == "cumulative":
-            with contextlib.suppress(Transient):  # a client that connects again by itself commits in the end
+            with contextlib.suppress(Transient):  # a client that reconnects on its own commits in the end
                 await driver.settle(session, taken)
             await driver.discard(session)
             return CaseOutcome.passed
@@ -236,7 +261,7 @@ async def lost_reply(driver: Driver) -> CaseOutcome:
         except Transient:
             results = []
         replies = session.capabilities.replies
-        check(not replies or SettlementResult.confirmed not in results, "confirmed over a connection that is gone")
+        check(not replies or SettlementResult.confirmed not in results, "an ack was confirmed over a closed connection")
         driver.log.requested.update(one.body for one in taken)
         await driver.discard(session)
     return CaseOutcome.passed
@@ -244,37 +269,38 @@ async def lost_reply(driver: Driver) -> CaseOutcome:
 
 @case(15)
 async def out_of_order(driver: Driver) -> CaseOutcome:
-    """Acks out of order never settle what is not complete."""
+    """Acks out of order never settle an incomplete message."""
     await driver.publish(*_bodies(10))
     session = await driver.open()
     taken = await driver.take(session, 10)
     for delivery in reversed(taken[1:]):
         await driver.settle(session, [delivery])
-    return await _only_these_come_again(driver, session, taken[:1])
+    return await _only_these_are_redelivered(driver, session, taken[:1])
 
 
 @case(17)
 async def one_not_another(driver: Driver) -> CaseOutcome:
-    """Settling every other message leaves those between unsettled."""
+    """Acks of every second message leave the messages between them unsettled."""
     await driver.publish(*_bodies(10))
     session = await driver.open()
     taken = await driver.take(session, 10)
     await driver.settle(session, taken[1::2])
-    return await _only_these_come_again(driver, session, taken[0::2])
+    return await _only_these_are_redelivered(driver, session, taken[0::2])
 
 
-async def _only_these_come_again(driver: Driver, session: Session, left: list[Delivery]) -> CaseOutcome:
+async def _only_these_are_redelivered(driver: Driver, session: Session, left: list[Delivery]) -> CaseOutcome:
+    """Close the session, and prove that the next one receives the unsettled messages."""
     if driver.harness.reads_once:
         await driver.settle(session, left)
         return CaseOutcome.refused
     await driver.close(session)
     session = await driver.open()
-    # A mark without gaps brings again what came after it.
+    # A watermark that stores a position only redelivers every message after it.
     exact = session.capabilities.commit == "each"
     again = await driver.take(session, len(left), driver.harness.redelivery_seconds)
     if not exact:
         again += await driver.take(session, 10 - len(again), 1.0, least=0)
     missing = {one.body for one in left} - {one.body for one in again}
-    check(not missing, f"{len(missing)} messages were settled that nobody asked for")
+    check(not missing, f"{len(missing)} messages were settled without a request")
     await driver.settle(session, again)
     return CaseOutcome.passed
