@@ -901,7 +901,7 @@ def test_a_sync_client_in_a_loop_says_what_to_write():
 @pytest.mark.parametrize("sent", [RawMessage(b"{}"), b"{}", None, {"a": 1}])
 def test_only_the_processors_messages_are_sent(either, sent):
     """What is no message of the processor's class raises, and both classes are named."""
-    with pytest.raises(UsageError, match=f"takes JSONMessages, and this is a {type(sent).__name__}"):
+    with pytest.raises(UsageError, match=f"takes messages of class JSONMessage, not {type(sent).__name__}"):
         either.run(Processor(JSONMessage), sent)
 
 

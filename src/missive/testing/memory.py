@@ -1,4 +1,4 @@
-"""An adapter whose messages are given in memory, with a ledger of what was settled; for tests and measurements."""
+"""An in-memory adapter for tests and benchmarks, which records every settlement."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ from missive.transport import (
 
 
 class MemoryAdapter(Adapter):
-    """Delivers what it was given, then ends; what is released comes again, and what is delayed, with such capabilities.
+    """Delivers the given messages, and ends unless `ends` is false.
 
-    `settled` is the ledger: each settlement as the transport was told it.
+    It redelivers released messages, and delayed ones where its capabilities have a `max_delay`. `settled` has every
+    settlement in order.
     """
 
     transport = "memory"
@@ -51,17 +52,17 @@ class MemoryAdapter(Adapter):
 
     @property
     def destination(self) -> str:
-        """What it is called."""
+        """The name of the source."""
         return "memory"
 
     async def connect(self, host: Host) -> MemorySession:
-        """Start delivering."""
+        """Open a session."""
         self.sessions += 1
         return MemorySession(self, host)
 
 
 class MemorySession(Session):
-    """One session of a `MemoryAdapter`."""
+    """A session of a `MemoryAdapter`."""
 
     def __init__(self, adapter: MemoryAdapter, host: Host) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class MemorySession(Session):
         self._delayed: set[asyncio.Future[None]] = set()
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Return what waits, up to the credit in items."""
+        """Return waiting messages, up to the items of the credit."""
         waiting = self._adapter.waiting
         while not waiting:
             if self._adapter.ends:
@@ -83,27 +84,27 @@ class MemorySession(Session):
         return [waiting.popleft() for _ in range(min(credit.items, len(waiting)))]
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Write the ledger; a released delivery waits again, and one that is delayed after its delay."""
+        """Record settlements. Released deliveries wait again at once, delayed ones after their delay."""
         self._adapter.settled.extend(settlements)
         released = [settlement.delivery for settlement in settlements if settlement.disposition is Disposition.release]
         self._adapter.waiting.extend(released)
         for settlement in settlements if self.capabilities.max_delay else ():
             if settlement.disposition is Disposition.delay:
-                coming = asyncio.ensure_future(self._come_again(settlement))
-                self._delayed.add(coming)
-                coming.add_done_callback(self._came)
+                redelivery = asyncio.ensure_future(self._redeliver(settlement))
+                self._delayed.add(redelivery)
+                redelivery.add_done_callback(self._redelivered)
         return [SettlementResult.confirmed] * len(settlements)
 
-    async def _come_again(self, item: Settlement) -> None:
+    async def _redeliver(self, item: Settlement) -> None:
         await self._host.sleep(item.delay)
         again = msgspec.structs.replace(item.delivery, attempt=item.attempt + 1, redelivered=True)
         self._adapter.waiting.append(again)
 
-    def _came(self, coming: asyncio.Future[None]) -> None:
-        self._delayed.discard(coming)
+    def _redelivered(self, redelivery: asyncio.Future[None]) -> None:
+        self._delayed.discard(redelivery)
         self._more.set()
 
     async def close(self) -> None:
-        """Forget what was delayed: like all that was not settled it is simply not in the ledger as done."""
-        for coming in self._delayed:
-            coming.cancel()
+        """Cancel the redelivery of delayed messages. They stay unacked in `settled`."""
+        for redelivery in self._delayed:
+            redelivery.cancel()
