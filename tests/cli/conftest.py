@@ -1,4 +1,4 @@
-"""An application, and `missive` run in its directory."""
+"""An application, and a fixture that runs `missive` in its directory."""
 
 from __future__ import annotations
 
@@ -34,14 +34,31 @@ number = 3
 def make(): return proc
 """
 
-FIXED = APPLICATION.replace("raise ValueError", "print")
+FIXED = APPLICATION.replace('raise ValueError(f"cannot work with {message.get_json()}")', "pass")
+"""The application without its bug."""
+ODD = """
+import missive
+from missive.matchers import Field
+
+class Own(missive.JSONMessage):
+    def __init__(self, body, **envelope):
+        raise TypeError(body)
+
+proc = missive.Processor(missive.JSONMessage, name="odd")
+own = missive.Processor(Own, name="own")
+
+@proc.handle_for(Field("漢", 1), name="evil\\n\\x1b[31m")
+def handle(message, context): ...
+"""
+"""An application with a name that controls a terminal, and a message class that refuses every message."""
+
 SECRETS = ("hunter2", "4111-1111")
 INPUT = '{"type":"ok","card":"4111-1111"}\n{"type":"bad","card":"4111-1111"}\n{"type":"odd"}\nhunter2\n'
 
 
 @pytest.fixture
 def run(missive: Start, tmp_path: Path) -> Run:
-    """Run `missive` in a directory with an application and its input; returns exit code, output and errors."""
+    """Run `missive` in a directory with an application and its input. Return the exit code, output and errors."""
     (tmp_path / "app.py").write_text(APPLICATION)
     (tmp_path / "in.jsonl").write_text(INPUT)
 

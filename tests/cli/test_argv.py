@@ -1,4 +1,4 @@
-"""A command line once more, for another process."""
+"""The arguments of a command, rebuilt for a child process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command(context: click.Context, **_: object) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "again"),
+    ("arguments", "rebuilt"),
     [
         (["t"], ["--", "t"]),
         (["--from", "a b", "t", "--from=-c", "--json"], ["--from", "a b", "--from", "-c", "--json", "--", "t"]),
@@ -31,13 +31,13 @@ def command(context: click.Context, **_: object) -> list[str]:
         (["--switch", "--", "-t"], ["--switch", "--", "-t"]),
     ],
 )
-def test_what_was_given_is_given_again(arguments: list[str], again: list[str]):
-    """Options in their long form, repeated ones too, then what is no option; no defaults, and not what is left out."""
-    assert command.main(arguments, standalone_mode=False) == again
+def test_arguments_are_rebuilt(arguments: list[str], rebuilt: list[str]):
+    """Options come in their long form, then arguments; defaults and excluded options are left out."""
+    assert command.main(arguments, standalone_mode=False) == rebuilt
 
 
-def test_the_environment_is_not_given_again(monkeypatch: pytest.MonkeyPatch):
-    """It is there in the other process anyway."""
+def test_values_from_the_environment_are_left_out(monkeypatch: pytest.MonkeyPatch):
+    """A child process inherits the environment."""
     monkeypatch.setenv("MISSIVE_NUMBER", "3")
     monkeypatch.setenv("MISSIVE_JSON", "1")
     assert command.main(["t"], standalone_mode=False) == ["--", "t"]

@@ -1,4 +1,4 @@
-"""`missive doctor`: what is sound, what will hurt, what does not work; it consumes nothing."""
+"""`missive doctor`: its findings about sound and faulty deployments. It consumes no message."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ nothing = missive.Processor(name="nothing")
 
 @proc.handle_for(Everything(), ordered_by=by_key, timeout=100)
 def handle(message, context):
-    raise SystemExit("it must not be called")
+    raise SystemExit("the doctor must not call a handler")
 """
 
 
@@ -35,7 +35,7 @@ Found = tuple[int | None, list[tuple[str, str, str]], str]
 def doctor(
     missive: Callable[..., Running], tmp_path: Path
 ) -> Callable[..., tuple[int | None, list[tuple[str, str, str]], str]]:
-    """Run the doctor; returns the exit code, what it found, and its errors."""
+    """Run the doctor. Return the exit code, the findings, and standard error."""
     (tmp_path / "app.py").write_text(APPLICATION)
 
     def run(url: str, *options: str, target: str = "app:proc") -> Found:
@@ -52,7 +52,7 @@ def levels(found: list[tuple[str, str, str]]) -> list[tuple[str, str]]:
 
 
 def test_a_sound_deployment(doctor, tmp_path):
-    """A queue that is there, handlers and a store: exit code 0, in words and signs where no JSON is asked for."""
+    """An existing queue, a handler and a store give exit code 0."""
     url = "sqlite:///queue.db?queue=q&create=true"
     code, found, err = doctor(url, "--dlq", "sqlite:///dlq.db")
     assert (code, err) == (0, "")
@@ -65,8 +65,8 @@ def test_a_sound_deployment(doctor, tmp_path):
     ]
 
 
-def test_what_is_shown(missive, tmp_path):
-    """Without --json each finding is a line with a sign, without colours where there is no terminal."""
+def test_findings_are_lines_with_signs(missive, tmp_path):
+    """Without --json each finding is a line with a sign, without colours outside a terminal."""
     (tmp_path / "app.py").write_text(APPLICATION)
     process = missive("doctor", "app:nothing", "--from", "sqlite:///none.db?queue=q")
     out, _ = process.finish()
@@ -81,7 +81,7 @@ def test_what_is_shown(missive, tmp_path):
 
 
 def test_a_store_that_cannot_be_opened(doctor, tmp_path):
-    """A store that is no database is an error, and named."""
+    """A file that is no database is an error."""
     (tmp_path / "dlq.db").write_bytes(b"this is no database, and never was one" * 100)
     code, found, _ = doctor("sqlite:///queue.db?queue=q&create=true", "--dlq", "sqlite:///dlq.db")
     assert code == 1
@@ -89,7 +89,7 @@ def test_a_store_that_cannot_be_opened(doctor, tmp_path):
 
 
 def test_a_mistake_is_wrong_usage(doctor):
-    """A URL that nobody knows is exit code 2 and one line."""
+    """An unknown URL gives exit code 2 and one line."""
     code, found, err = doctor("rabid://h/x")
     assert (code, found) == (2, [])
     assert "did you mean" in err or "no adapter is known" in err
@@ -97,7 +97,7 @@ def test_a_mistake_is_wrong_usage(doctor):
 
 @pytest.mark.rabbitmq
 def test_rabbitmq(doctor, rabbitmq: RabbitMQ):
-    """It takes no message, says what handlers ask that the broker cannot give, and what AMQP does not tell."""
+    """The doctor consumes no message, and reports a timeout that is longer than the lease."""
     name = f"q-{uuid.uuid4().hex[:8]}"
     with rabbitmq.channel() as channel:
         channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
@@ -117,7 +117,7 @@ def test_rabbitmq(doctor, rabbitmq: RabbitMQ):
 
 @pytest.mark.redis
 def test_redis(doctor, redis: RedisServer):
-    """A stream that is missing is an error; one that is there is sound, and nothing of it is read."""
+    """A missing stream is an error; an existing one is sound, and none of its entries is read."""
     name = f"s-{uuid.uuid4().hex[:8]}"
     code, found, _ = doctor(redis.url(name, "g"), "--dlq", "sqlite:///dlq.db")
     assert code == 1
@@ -133,7 +133,7 @@ def test_redis(doctor, redis: RedisServer):
 
 @pytest.mark.kafka
 def test_kafka(doctor, kafka: Kafka):
-    """A topic that is missing is an error; one with a single copy of each message is a warning; no group is joined."""
+    """A missing topic is an error, and a single copy of each message is a warning; the doctor joins no group."""
     name = f"t-{uuid.uuid4().hex[:8]}"
     code, found, _ = doctor(kafka.url(name, "g"), "--dlq", "sqlite:///dlq.db")
     assert code == 1
@@ -146,7 +146,7 @@ def test_kafka(doctor, kafka: Kafka):
 
 @pytest.mark.redis
 def test_a_store_in_redis(doctor, tmp_path, redis):
-    """A store in a server that keeps what it has is sound; of one that does not, the doctor warns."""
+    """A store in a durable server is sound; a server that is not durable gives a warning."""
     url = "sqlite:///queue.db?queue=q&create=true"
     code, found, _ = doctor(url, "--dlq", redis.store())
     assert (code, [one[0] for one in found if one[1] == "dead letters"]) == (0, ["ok"])
@@ -157,7 +157,7 @@ def test_a_store_in_redis(doctor, tmp_path, redis):
 
 
 def test_files_and_standard_input(doctor, tmp_path):
-    """How large a file is, and what of it may be half written; who would have to type."""
+    """The doctor reports the size of a file and an incomplete last line; standard input is sound."""
     for name, body, expected in (
         ("whole.jsonl", b"{}\n", [("ok", "file")]),
         ("half.jsonl", b"{}\n{", [("ok", "file"), ("warning", "last line")]),

@@ -1,23 +1,19 @@
-"""`missive dlq edit`, `watch`, and replays that running workers run at a pace."""
+"""`missive dlq edit`."""
 
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.cli.conftest import FIXED, Run, Start
-
-
-def listed(run: Run, *query: str) -> list[dict]:
-    return json.loads(run("dlq", "list", *query, "--json")[1])
+from tests.cli.conftest import Run
+from tests.cli.test_dlq import listed
 
 
 def test_a_message_is_edited_and_replayed(run: Run, tmp_path: Path):
-    """Its body is saved, changed and given back; nothing of it is printed, and the new one is handled."""
+    """The body is saved, changed and read again; no content is printed, and the new message is handled."""
     run("run", "app:proc", "--from", "file:in.jsonl")
     (record,) = listed(run, "reason:unreadable")
     code, out, err = run("dlq", "edit", record["id"], "--save", "body")
@@ -43,8 +39,8 @@ def test_a_message_is_edited_and_replayed(run: Run, tmp_path: Path):
     assert f"edited as {done['id']}" in run("dlq", "show", record["id"])[1]
 
 
-def test_what_cannot_be_edited(run: Run):
-    """Each mistake is one line, and changes nothing."""
+def test_a_mistake_is_one_line(run: Run):
+    """The error says what to write instead, and nothing changes."""
     run("run", "app:proc", "--from", "file:in.jsonl")
     (record,) = listed(run, "reason:unmatched")
     for arguments, complaint in (
@@ -64,8 +60,8 @@ def test_what_cannot_be_edited(run: Run):
     assert run("dlq", "watch", "--every", "inf")[0] == 2
 
 
-def test_a_header_that_is_given_twice_has_two_values(run: Run, tmp_path: Path):
-    """It is as long as both, whatever the case of its name; and nothing is read where there is no standard input."""
+def test_a_repeated_header_option_gives_two_values(run: Run, tmp_path: Path):
+    """Names match in any case, and a closed standard input is an error."""
     run("run", "app:proc", "--from", "file:in.jsonl")
     (record,) = listed(run, "reason:unmatched")
     script = f"exec {sys.executable} -m missive dlq edit {record['id']} --body - <&-"
@@ -78,46 +74,3 @@ def test_a_header_that_is_given_twice_has_two_values(run: Run, tmp_path: Path):
         ).fetchone()
     connection.close()
     assert json.loads(headers) == [["who", "1"], ["who", "2"]]
-
-
-def test_watching_prints_what_comes(run: Run, missive: Start, tmp_path: Path):
-    """A dead letter of now is one line of JSON, one that is not asked for is none, and Ctrl-C ends it."""
-    run("run", "app:proc", "--from", "file:in.jsonl")
-    watching = missive("dlq", "watch", "reason:failed", "--every", "0.1", "--json")
-    for number in range(20):  # it may have begun after the first
-        (tmp_path / f"{number}.jsonl").write_text('{"type":"bad","card":"4111-1111"}\n{"type":"odd"}\n')
-        run("run", "app:proc", "--from", f"file:{number}.jsonl")
-        if (line := watching.any_line(1.0)) is not None:
-            break
-    row = json.loads(line)
-    assert (row["reason"], row["handler"], row["error"]) == ("failed", "app:broken", "ValueError")
-    watching.send(signal.SIGINT)
-    assert watching.finish()[1] == ""
-    assert watching.code == 0
-
-
-def test_what_must_not_hold_is_said_with_a_minus(run: Run):
-    """A term with a minus is no option, where an option follows too."""
-    run("run", "app:proc", "--from", "file:in.jsonl")
-    assert {row["reason"] for row in listed(run, "-reason:failed", "status:any")} == {"unmatched", "unreadable"}
-    assert run("dlq", "discard", "-reason:failed", "--why", "old", "--yes")[1] == "2 discarded\n"
-
-
-def test_workers_keep_a_replays_pace(run: Run, missive: Start, tmp_path: Path):
-    """Left to a running worker, a canary that fails stops the others, and `--wait` says so; mended, all are handled."""
-    (tmp_path / "in.jsonl").write_text('{"type":"bad","card":"4111-1111"}\n' * 5)
-    run("run", "app:proc", "--from", "file:in.jsonl")
-    worker = missive("run", "app:proc", "--from", "stdin:", stdin=subprocess.PIPE)
-    code, out, err = run("dlq", "replay", "reason:failed", "--canary", "1", "--wait", "--yes")
-    assert (code, out) == (1, "5 replayed: 0 resolved, 1 failed again, 4 not run\n")
-    assert "stopped; to continue: missive dlq resume" in err
-    worker.finish()
-    (tmp_path / "app.py").write_text(FIXED.replace('print(f"cannot work with {message.get_json()}")', "pass"))
-    worker = missive("run", "app:proc", "--from", "stdin:", stdin=subprocess.PIPE)
-    code, out, err = run(
-        "dlq", "replay", "reason:failed", "--canary", "1", "--rate", "50/s", "--until-failures", "2", "--wait", "--yes"
-    )
-    assert (code, out) == (0, "5 replayed: 5 resolved, 0 failed again\n")
-    assert err.startswith("missive: waiting for the running workers of shop; after Ctrl-C, replay 01")
-    worker.finish()
-    assert worker.code == 0

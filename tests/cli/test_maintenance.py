@@ -1,4 +1,4 @@
-"""`missive dlq` test, restore, note, export, import and purge, as commands."""
+"""`missive dlq test`, `discard`, `restore`, `note`, `export`, `import` and `purge`."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run
+from tests.cli.test_dlq import listed
 
 
 @pytest.fixture
 def filed(run: Run) -> Run:
-    """A store with three dead letters: failed, unmatched, unreadable."""
+    """Make a store with three dead letters: failed, unmatched and unreadable."""
     run("run", "app:proc", "--from", "file:in.jsonl")
     return run
 
 
-def listed(run: Run, *arguments: str) -> list[dict]:
-    return json.loads(run("dlq", "list", *arguments, "--json")[1])
-
-
-def test_a_life_of_records(filed: Run, tmp_path: Path):
-    """Discarded, noted, restored, exported, purged and imported; each says how many, and who did it is kept."""
+def test_a_record_through_all_operations(filed: Run, tmp_path: Path):
+    """A record is discarded, noted, restored, exported, purged and imported; each command prints its count."""
     assert filed("dlq", "discard", "--reason", "unmatched", "--yes")[1] == "1 discarded\n"
     (one,) = listed(filed, "--status", "discarded")
     assert filed("dlq", "note", one["id"], "--text", "asked the sender")[1] == "1 noted\n"
@@ -49,8 +46,8 @@ def test_a_life_of_records(filed: Run, tmp_path: Path):
     assert listed(filed, "--reason", "unmatched")[0]["id"] == one["id"]
 
 
-def test_a_dry_run(filed: Run):
-    """`test` says which handler each would get, and changes nothing."""
+def test_a_preview_changes_nothing(filed: Run):
+    """`test` shows the handler of each record, and changes no record."""
     rows = json.loads(filed("dlq", "test", "--status", "dead", "--reason", "failed", "--with", "app:proc", "--json")[1])
     assert [(row["was"], row["handler"], row["reason"]) for row in rows] == [("failed", "app:broken", None)]
     code, out, _ = filed("dlq", "test", "--reason", "unmatched", "--with", "app:proc")
@@ -58,8 +55,8 @@ def test_a_dry_run(filed: Run):
     assert {row["attempts"] for row in listed(filed)} == {1}
 
 
-def test_a_query_on_the_command_line(filed: Run):
-    """Terms choose in lists, exports and operations, alone and beside flags; a word is looked for."""
+def test_a_query_narrows_lists_and_operations(filed: Run):
+    """Terms work alone and next to options, and a plain word searches text."""
     assert [row["reason"] for row in listed(filed, "reason:failed", "age<1h", "type")] == ["failed"]
     assert listed(filed, "age>1h") == []
     assert [row["reason"] for row in listed(filed, "attempts:1 error:ValueError")] == ["failed"]
@@ -71,8 +68,8 @@ def test_a_query_on_the_command_line(filed: Run):
     assert filed("dlq", "purge", "reason:failed", "status:dead", "--yes")[1] == "1 purged\n"
 
 
-def test_what_is_said_beside_a_name_holds(run: Run, tmp_path: Path):
-    """Of a group, only records of the status that is said are restored or purged; a filter holds of an id too."""
+def test_filters_apply_to_named_records(run: Run, tmp_path: Path):
+    """A status restricts the records of a group, and a filter restricts a record that is named by id."""
     (tmp_path / "in.jsonl").write_text('{"type": "bad"}\n' * 3)
     run("run", "app:proc", "--from", "file:in.jsonl")
     rows = listed(run)
@@ -92,16 +89,16 @@ def test_what_is_said_beside_a_name_holds(run: Run, tmp_path: Path):
     assert third not in run("dlq", "list")[1]
 
 
-def test_nothing_chosen_is_json_too(filed: Run):
-    """Where nothing is among what is said, a script still reads an object."""
-    said = "reason:poison", "--json", "--yes"
-    assert json.loads(filed("dlq", "discard", *said)[1]) == {"discarded": 0}
-    replay = json.loads(filed("dlq", "replay", *said)[1])
+def test_an_empty_selection_prints_json(filed: Run):
+    """A script reads an object even when no record matches."""
+    arguments = "reason:poison", "--json", "--yes"
+    assert json.loads(filed("dlq", "discard", *arguments)[1]) == {"discarded": 0}
+    replay = json.loads(filed("dlq", "replay", *arguments)[1])
     assert (replay["id"], replay["total"], replay["status"]) == (None, 0, "done")
 
 
-def test_what_no_database_takes(filed: Run):
-    """Bytes that are no text, and numbers that are too large, are one line."""
+def test_values_that_no_database_stores_are_one_line(filed: Run):
+    """Bytes that are no text and numbers that are too large are one line."""
     for arguments in (("show", b"\xff"), ("list", b"\xff"), ("list", b"id:\xff"), ("cancel", b"\xff")):
         code, out, err = filed("dlq", *arguments)
         assert (code, out, err.count("\n")) == (1, "", 1), err
@@ -138,6 +135,6 @@ def test_what_no_database_takes(filed: Run):
     ],
 )
 def test_a_mistake_is_one_line(filed: Run, arguments: list[str], complaint: str):
-    """What cannot be done as asked is refused with what to write instead."""
+    """The error says what to write instead."""
     code, _, err = filed("dlq", *arguments)
     assert (code, complaint in err.splitlines()[-1]) == (2, True), err
