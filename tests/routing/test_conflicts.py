@@ -1,4 +1,4 @@
-"""Proofs about two matchers are never wrong, whatever the matchers."""
+"""Conflicts: proofs about two matchers are correct for generated matchers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.strategies import event_matchers, examples, matchers, message
 near = st.one_of(
     matchers,
     event_matchers,
-    # Of few places, so that two of them meet.
+    # Use few places, so that two matchers often share one.
     st.builds(lambda test: Field("a", test), tests),
     st.builds(lambda one, other: Field("a", one) & ~Field("a", other), tests, tests),
     st.builds(lambda one, other: Field("a", one) | Field(("a", "b"), other), tests, tests),
@@ -31,17 +31,17 @@ def matches(matcher: Matcher[JSONMessage], message: JSONMessage) -> bool:
 
 @examples(400)
 @given(near, near, st.lists(messages(), min_size=1, max_size=6))
-def test_what_is_proved_holds(one: Matcher[JSONMessage], other: Matcher[JSONMessage], asked: list[JSONMessage]):
-    """Disjoint matchers share no message, a contained one has none of its own, a witness matches both."""
+def test_proofs_hold_for_messages(one: Matcher[JSONMessage], other: Matcher[JSONMessage], asked: list[JSONMessage]):
+    """Disjoint matchers share no message, a contained matcher never matches alone, and a witness matches both."""
     first, second = analyse(one), analyse(other)
-    verdict = relation(first, second, JSONMessage)
+    comparison = relation(first, second, JSONMessage)
     inside, outside = contained(first, second), contained(second, first)
-    if verdict.relation is Relation.overlap:
-        assert one(verdict.witness)
-        assert other(verdict.witness)
+    if comparison.relation is Relation.overlap:
+        assert one(comparison.witness)
+        assert other(comparison.witness)
     for message in asked:
         a, b = matches(one, message), matches(other, message)
-        assert not (verdict.relation is Relation.disjoint and a and b)
+        assert not (comparison.relation is Relation.disjoint and a and b)
         assert not (inside and a and not b)
         assert not (outside and b and not a)
         assert not (a and not first.alternatives)
@@ -49,8 +49,8 @@ def test_what_is_proved_holds(one: Matcher[JSONMessage], other: Matcher[JSONMess
 
 @examples(200)
 @given(near, near)
-def test_what_is_made_of_two_is_known(one: Matcher[JSONMessage], other: Matcher[JSONMessage]):
-    """`A & B` is inside A, and `B & ~A` shares nothing with A: the way out that an error suggests works."""
+def test_suggested_matchers_are_disjoint(one: Matcher[JSONMessage], other: Matcher[JSONMessage]):
+    """`A & B` is contained in A, and `B & ~A` never overlaps with A, so the suggestion of an error works."""
     if not any(alternative.opaque_parts for matcher in (one, other) for alternative in analyse(matcher).alternatives):
         both = analyse(one & other)
         if len(both.alternatives) <= 8:

@@ -1,4 +1,4 @@
-"""Explanations: they say why, and never what was in the message."""
+"""Explanations: verdicts and failed parts of matchers, without message content."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def because(matcher, message, public=()):
     return list(explain(routes(matcher), message, frozenset(public)).considered[0].because)
 
 
-def test_the_one_handler_is_named():
-    """Where one handler matches, the explanation names it and has no reason."""
+def test_explanation_names_the_only_handler():
+    """If one handler matches, the explanation names it and has no reason."""
     explanation = explain(routes(Topic("a"), Topic("b")), RawMessage(b"", topic="b"))
     assert (explanation.handler, explanation.reason) == ("1", None)
     assert [(c.handler, c.verdict) for c in explanation.considered] == [("1", "matches"), ("0", "does not match")]
@@ -66,8 +66,8 @@ def test_the_one_handler_is_named():
         ([Predicate(lambda message: {}["a"])], Reason.matcher_failed),
     ],
 )
-def test_the_reason_is_the_routers(matchers, reason):
-    """Where no one handler would run, the explanation has the reason that a dead letter would."""
+def test_explanation_has_the_reason_of_the_router(matchers, reason):
+    """If no handler would run, the explanation has the reason of the dead letter."""
     explanation = explain(routes(*matchers), JSONMessage(b"{"))
     assert (None, reason) == (explanation.handler, explanation.reason)
 
@@ -87,13 +87,13 @@ def test_the_reason_is_the_routers(matchers, reason):
         (47.11, "<float>"),
     ],
 )
-def test_the_kind_of_a_value_is_its_type_and_size(value, kind):
-    """A value that may not be shown is described by type and size."""
+def test_kind_of_a_value_is_its_type_and_size(value, kind):
+    """A confidential value is described by its type and size."""
     assert kind == kind_of(value)
 
 
-def test_a_near_miss_says_what_was_expected_and_what_kind_was_there():
-    """The line of a near miss has the matcher, the expectation, and the kind of what was there."""
+def test_near_miss_shows_expectation_and_kind():
+    """The line of a near miss has the matcher, the expected value, and the kind of the value in the message."""
     message = JSONMessage.of({"detail": {"state": "stopped"}})
     matcher = Field(("detail", "state"), OneOf("running", "starting"))
     assert because(matcher, message) == [
@@ -101,16 +101,16 @@ def test_a_near_miss_says_what_was_expected_and_what_kind_was_there():
     ]
 
 
-def test_what_is_missing_is_nothing():
-    """A selector that found nothing says so, and Absent that it expected nothing."""
+def test_missing_value_is_nothing():
+    """A missing value is shown as `nothing`, and so is the expectation of Absent."""
     message = JSONMessage.of({"a": 1})
     assert because(Field("b", Present()), message) == ["Field('b', Present()): expected something, got nothing"]
     assert because(Field("a", Absent()), message) == ["Field('a', Absent()): expected nothing, got <int>"]
     assert because(Topic("t"), message) == ["Topic(Equals('t')): expected 't', got nothing"]
 
 
-def test_only_what_stood_in_the_way_is_listed():
-    """Of a conjunction the parts that failed are listed, of a disjunction all, of a complement what was true."""
+def test_only_failed_parts_are_listed():
+    """A conjunction lists its failed parts, a disjunction all parts, and a complement the parts that were true."""
     message = JSONMessage.of({"a": 1, "b": 2}, topic="t")
     assert because(Field("a", 1) & Field("b", 1) & Topic("t"), message) == [
         "Field('b', Equals(1)): expected 1, got <int>"
@@ -122,17 +122,17 @@ def test_only_what_stood_in_the_way_is_listed():
     ]
 
 
-def test_a_callable_is_shown_by_where_it_is():
-    """A callable that said no is named with its line, and what it said."""
+def test_callable_is_shown_by_name_and_line():
+    """A callable that prevented a match is shown by its name, its line and its result."""
     (line,) = because(Predicate(lambda message: False), RawMessage(b""))
-    assert line.startswith(f"<{__name__}:test_a_callable_is_shown_by_where_it_is.<locals>.<lambda> line ")
+    assert line.startswith(f"<{__name__}:test_callable_is_shown_by_name_and_line.<locals>.<lambda> line ")
     assert line.endswith(": returned False")
     (line,) = because(~Predicate(lambda message: True), RawMessage(b""))
     assert line.endswith(": returned True")
 
 
-def test_an_undecodable_body_is_said_to_be_one():
-    """Where the body cannot be decoded, that is what stood in the way."""
+def test_undecodable_body_is_reported():
+    """If the body cannot be decoded, the verdict and the line of the matcher report it."""
     explanation = explain(routes(Field("a", 1)), JSONMessage(CANARY.encode()))
     assert explanation.considered[0].verdict == "unknown: the body cannot be decoded"
     assert explanation.considered[0].because == (
@@ -141,15 +141,15 @@ def test_an_undecodable_body_is_said_to_be_one():
 
 
 @pytest.mark.parametrize("complement", [False, True])
-def test_a_callable_that_cannot_tell_did_not_answer(complement):
-    """Of a callable that needs an undecodable body no answer is claimed."""
+def test_unknown_callable_has_no_result(complement):
+    """A callable that needs an undecodable body is shown without a result."""
     matcher = Predicate(lambda message: message.get_json() == 1)
     (line,) = because(~matcher if complement else matcher, JSONMessage(b"{"))
     assert not line.endswith((": returned True", ": returned False"))
 
 
-def test_a_matcher_that_raised_is_named_with_the_exceptions_type_only():
-    """What a matcher raised is named by type, and its text is not quoted."""
+def test_exception_of_a_matcher_is_shown_by_type_only():
+    """The exception of a matcher is shown by its type, without its text."""
 
     def failing(message):
         raise LookupError(message.topic)
@@ -162,8 +162,8 @@ def test_a_matcher_that_raised_is_named_with_the_exceptions_type_only():
     assert CANARY not in str(explanation)
 
 
-def test_the_nearest_are_considered_first():
-    """Those that match go first, then those of which the smallest part stood in the way."""
+def test_nearest_misses_come_first():
+    """Matching handlers come first, then the others, sorted by the share of their parts that failed."""
     message = JSONMessage.of({"a": 1, "b": 1, "c": 1})
     far, near, matching = Field("a", 2), Field("a", 1) & Field("b", 1) & Field("c", 2), Field("a", 1)
     nearer_half = Field("a", 1) & Field("b", 2)
@@ -171,8 +171,8 @@ def test_the_nearest_are_considered_first():
     assert [c.handler for c in explanation.considered] == ["3", "2", "1", "0"]
 
 
-def test_an_explanation_is_json():
-    """`to_dict` is plain data: handler, reason, and what each matcher said."""
+def test_to_dict_is_json():
+    """`to_dict` returns plain data: the handler, the reason, and the verdict of each matcher."""
     explanation = explain(routes(Topic("a")), RawMessage(b"", topic="b"))
     expected = {
         "handler": None,
@@ -189,8 +189,8 @@ def test_an_explanation_is_json():
     assert expected == json.loads(json.dumps(explanation.to_dict()))
 
 
-def test_an_explanation_reads_as_lines():
-    """As text, an explanation is the verdict, then each handler with what stood in its way."""
+def test_text_of_an_explanation():
+    """The text of an explanation has the result, then each handler with its failed parts."""
     assert str(explain(routes(Topic("a")), RawMessage(b""))) == (
         "no handler: unmatched\n  0: does not match\n    Topic(Equals('a')): expected 'a', got nothing"
     )
@@ -218,8 +218,8 @@ EVERY_SELECTOR = [
 
 @pytest.mark.parametrize("matcher", EVERY_SELECTOR, ids=repr)
 @pytest.mark.parametrize("public", [(), [("other",), ("h", "a"), ("topic",), ("key",), ("body",), ("b",)]])
-def test_nothing_is_shown_that_is_not_public(matcher, public):
-    """No part of the message is in an explanation, whatever place the matcher looks at."""
+def test_confidential_values_are_not_shown(matcher, public):
+    """An explanation contains no value of the message, at any place that a matcher tests."""
     bodies = [
         {"a": CANARY, "list": [CANARY], "number": 4711},
         {"a": {"b": CANARY, CANARY: CANARY}, "list": {CANARY: 1}, "number": CANARY},
@@ -233,13 +233,13 @@ def test_nothing_is_shown_that_is_not_public(matcher, public):
             message_id=CANARY,
         )
         explanation = explain(routes(matcher, ~matcher), message, frozenset(public))
-        told = str(explanation) + repr(explanation) + json.dumps(explanation.to_dict())
-        assert "canary" not in told
-        assert "4711" not in told
+        text = str(explanation) + repr(explanation) + json.dumps(explanation.to_dict())
+        assert "canary" not in text
+        assert "4711" not in text
 
 
-def test_what_is_public_is_shown():
-    """The value at a public path or header is shown as it is."""
+def test_public_values_are_shown():
+    """The value at a public path or header is shown unchanged."""
     message = JSONMessage.of({"a": "seen-1", "n": {"b": 42}}, headers={"X-Tenant": "seen-2"})
     assert because(Field("a", "x"), message, [("a",)]) == ["Field('a', Equals('x')): expected 'x', got 'seen-1'"]
     assert because(Field(("n", "b"), 1), message, [("n", "b")]) == ["Field(('n', 'b'), Equals(1)): expected 1, got 42"]
@@ -248,14 +248,14 @@ def test_what_is_public_is_shown():
     ]
 
 
-def test_a_processor_explains_by_its_own_public():
-    """`Processor.explain` shows what the processor declared public."""
+def test_processor_explains_with_its_public_values():
+    """`Processor.explain` shows the values that the processor declares public, and no others."""
     proc = Processor(JSONMessage, public=["a", ("n", "b")], on_overlap="ignore")
     proc.add_handler(Field("a", "x"), nothing)
     proc.add_handler(Field(("n", "c"), "x"), nothing)
-    told = str(proc.explain(JSONMessage.of({"a": "seen-1", "n": {"c": CANARY}})))
-    assert "seen-1" in told
-    assert CANARY not in told
+    text = str(proc.explain(JSONMessage.of({"a": "seen-1", "n": {"c": CANARY}})))
+    assert "seen-1" in text
+    assert CANARY not in text
 
 
 canaries = st.recursive(
@@ -267,19 +267,19 @@ canaries = st.recursive(
 
 @given(st.lists(strategies.matchers, max_size=2), st.dictionaries(strategies.names, canaries), st.booleans())
 @strategies.examples(35)
-def test_no_matcher_makes_an_explanation_show_content(matchers, body, readable):
-    """Whatever the matchers are, an explanation without public places has nothing of the message."""
+def test_no_matcher_reveals_content(matchers, body, readable):
+    """With generated matchers, an explanation without public places contains no value of the message."""
     raw = json.dumps(body).encode() if readable else CANARY.encode()
     message = JSONMessage(raw, headers=[("x", CANARY), ("y", CANARY), ("Y", "47114711")], topic=CANARY, key=CANARY)
-    told = str(explain(routes(*matchers), message))
-    assert "canary" not in told
-    assert "4711" not in told
+    text = str(explain(routes(*matchers), message))
+    assert "canary" not in text
+    assert "4711" not in text
 
 
 @given(st.lists(strategies.matchers, max_size=3), strategies.messages())
 @strategies.examples(30)
-def test_an_explanation_agrees_with_the_router(matchers, message):
-    """The handler and the verdicts are those of routing, and whoever does not match is given a reason."""
+def test_explanation_agrees_with_the_router(matchers, message):
+    """Handler, reason and verdicts agree with the router, and each handler that does not match has a failed part."""
     table = routes(*matchers)
     explanation, found = explain(table, message), Router(table).find(message)
     assert (found.name if isinstance(found, Route) else None) == explanation.handler

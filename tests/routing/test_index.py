@@ -1,4 +1,4 @@
-"""The index answers as a linear scan does, whatever the matchers and the messages."""
+"""The index: the results are the same as with a linear scan, for generated matchers and messages."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def same_answers(indexed: Router, linear: Router, message: JSONMessage) -> None:
 
 @examples(300)
 @given(st.lists(composed, max_size=12), st.lists(messages(), min_size=1, max_size=5))
-def test_the_index_is_the_linear_scan(found: list[Matcher[JSONMessage]], asked: list[JSONMessage]):
-    """One handler, none, several, unreadable, a matcher that raised: all as if every matcher had been asked."""
+def test_index_agrees_with_a_linear_scan(found: list[Matcher[JSONMessage]], asked: list[JSONMessage]):
+    """The index changes no result: one handler, none, several, unreadable, or a matcher that raises."""
     indexed, linear = routers(found)
     for message in asked:
         same_answers(indexed, linear, message)
@@ -67,8 +67,8 @@ LITERALS = ("x", "y", 1, True, 1.0, None, "")
     ),
     st.lists(st.sampled_from([*LITERALS, "z", [], {}, ["x"]]), min_size=1, max_size=5),
 )
-def test_one_field_tells_them_apart(wanted: list[Any], values: list[Any]):
-    """Where all is looked up by one field, and most is found without being asked, the answers are the same."""
+def test_look_up_by_a_single_field(wanted: list[Any], values: list[Any]):
+    """The results are the same if one field looks up all matchers and most of them are not evaluated."""
     indexed, linear = routers([Field("a", OneOf(*one) if isinstance(one, list) else one) for one in wanted])
     for value in values:
         same_answers(indexed, linear, JSONMessage.of({"a": value}))
@@ -78,8 +78,10 @@ def test_one_field_tells_them_apart(wanted: list[Any], values: list[Any]):
 
 @examples(100)
 @given(st.lists(composed, max_size=12), st.lists(messages(), min_size=1, max_size=5), st.data())
-def test_driven_by_the_message_too(found: list[Matcher[JSONMessage]], asked: list[JSONMessage], data: st.DataObject):
-    """With more places than are looked up one by one, the message drives the look-up, and nothing else changes."""
+def test_look_up_driven_by_the_message(
+    found: list[Matcher[JSONMessage]], asked: list[JSONMessage], data: st.DataObject
+):
+    """The results are the same with so many places that the message drives the look-up."""
     paths = st.lists(names, min_size=2, max_size=4).map(tuple)
     many: list[Matcher[JSONMessage]] = [Field(("a", str(number), "b"), 1) for number in range(40)]
     many += [Header(f"x{number}", "1") for number in range(40)]

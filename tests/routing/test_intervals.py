@@ -1,4 +1,4 @@
-"""Intervals answer as a look at each of them does, and at less cost."""
+"""Intervals: the results are the same as with a linear scan, at a lower cost."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ lines = st.sampled_from(
 
 @st.composite
 def several(draw: st.DrawFn, least: int = 0) -> tuple[list[Interval[int]], list[tuple[object, object]]]:
-    """Return intervals on one line, and others to ask about, none of them empty."""
+    """Return intervals on one line, and others to look up, none of them empty."""
     line = draw(lines)
     pairs = st.tuples(line, line).map(lambda ends: (min(ends), max(ends)))
     made = draw(st.lists(pairs, min_size=least, max_size=12))
@@ -37,19 +37,19 @@ def several(draw: st.DrawFn, least: int = 0) -> tuple[list[Interval[int]], list[
 
 
 def containing(made, value):
-    """Return what holds a value, by a look at each."""
+    """Return the items of the intervals that contain a value, by a linear scan."""
     return Counter(one.item for one in made if one.low <= value <= one.high)
 
 
 def overlapping(made, low, high):
-    """Return what overlaps an interval, by a look at each."""
+    """Return the items of the intervals that overlap another, by a linear scan."""
     return Counter(one.item for one in made if one.low <= high and low <= one.high)
 
 
 @given(several())
 @examples(150)
-def test_a_map_is_as_a_look_at_each(drawn):
-    """A map gives what holds a value and what overlaps an interval, each once, of numbers, texts and addresses."""
+def test_map_agrees_with_a_linear_scan(drawn):
+    """A map finds, once each, the intervals that contain a value or overlap a range of numbers, texts or addresses."""
     made, asked = drawn
     index = IntervalMap(made)
     values = [end for pair in asked for end in pair] + [end for one in made for end in (one.low, one.high)]
@@ -63,8 +63,8 @@ def test_a_map_is_as_a_look_at_each(drawn):
 
 @given(several(), st.integers(1, 4))
 @examples(100)
-def test_growing_intervals_are_as_a_look_at_each(drawn, recent):
-    """At each moment what was added so far is found, and nothing else, each once."""
+def test_growing_intervals_agree_with_a_linear_scan(drawn, recent):
+    """After each addition, exactly the intervals added before are found, once each."""
     made, asked = drawn
     with mock.patch.object(intervals, "_RECENT", recent):
         growing = GrowingIntervals()
@@ -77,8 +77,8 @@ def test_growing_intervals_are_as_a_look_at_each(drawn, recent):
 
 @given(st.lists(ranges() | st.sampled_from([Range(gt=INFINITY), Range(lt=-INFINITY)]), max_size=8), st.data())
 @examples(150)
-def test_ranges_are_found_by_a_number(tests, data):
-    """A number finds all ranges that it is in, open or closed or without an end, and else those that end there."""
+def test_number_finds_its_ranges(tests, data):
+    """A number finds all ranges that contain it, open, closed or unbounded, and otherwise only ranges that end there."""
     index, found = PlaceIndex(), []
     for item, test in enumerate(tests):
         index.add(test, item)
@@ -93,8 +93,8 @@ def test_ranges_are_found_by_a_number(tests, data):
 
 
 @pytest.mark.parametrize("value", [float("nan"), "1", b"1", None, [1], (1,), {}])
-def test_what_is_no_number_is_in_no_range(value):
-    """NaN, text, null, lists and objects find no range, and raise nothing."""
+def test_other_values_find_no_range(value):
+    """NaN, text, null, lists and objects find no range, and raise no exception."""
     index, found = PlaceIndex(), []
     for item, test in enumerate([Range(ge=-INFINITY), Range(le=INFINITY), Range(gt=0, lt=2)]):
         index.add(test, item)
@@ -105,7 +105,7 @@ def test_what_is_no_number_is_in_no_range(value):
 
 @pytest.mark.parametrize("number", [HUGE, -HUGE, 2**4000, 2**53, float(2**53)])
 def test_large_numbers_are_compared_exactly(number):
-    """Integers beyond what a float can hold have intervals of their own, beside infinity."""
+    """Integers that a float cannot represent are distinguished from their neighbours and from infinity."""
     around = range(int(number) - 2, int(number) + 3)
     index = IntervalMap([*(Interval(n, n, n) for n in around), Interval(-INFINITY, INFINITY, None)])
     for n in around:
@@ -115,7 +115,7 @@ def test_large_numbers_are_compared_exactly(number):
 
 @total_ordering
 class Counted:
-    """A number that counts how often two are compared."""
+    """A number that counts the comparisons of its class."""
 
     compared = 0
 
@@ -145,10 +145,10 @@ SIZE = 2**11
         lambda n: (0, n),
         lambda n: (n // 64, n // 64),
     ],
-    ids=["nested", "beside each other", "from one start", "many alike"],
+    ids=["nested", "adjacent", "from one start", "many equal"],
 )
-def test_an_answer_costs_a_logarithm(ends):
-    """A value among thousands of intervals is found by a few comparisons, however they are nested."""
+def test_look_up_takes_logarithmic_time(ends):
+    """A look-up among thousands of intervals takes few comparisons, however the intervals nest."""
     made = [Interval(*map(Counted, ends(n)), n) for n in range(SIZE)]
     index = IntervalMap(made)
     for value in (-1, 0, 1, SIZE // 2, SIZE, 2 * SIZE, 5 * SIZE):
@@ -159,8 +159,8 @@ def test_an_answer_costs_a_logarithm(ends):
         assert Counted.compared < 6 * log2(4 * SIZE)
 
 
-def test_growing_intervals_are_built_into_few_maps():
-    """Each interval is built into a logarithm of maps, so that many are added at little cost."""
+def test_growing_intervals_rebuild_few_maps():
+    """Each interval is built into a logarithmic number of maps, so that adding many intervals is cheap."""
     growing, count, built = GrowingIntervals(), 4000, []
 
     def making(together):

@@ -1,4 +1,4 @@
-"""The router: one handler, or the one reason why there is none."""
+"""The router: the only route of a message, or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -30,67 +30,67 @@ def routes(*matchers):
 
 
 def raising(message):
-    """Raise what quotes the message."""
+    """Raise an exception that contains message content."""
     raise KeyError(CANARY)
 
 
 def test_one_match_is_the_route():
-    """Where one matcher is true, its route is found."""
+    """If one matcher is true, the router returns its route."""
     table = routes(Topic("a"), Topic("b"))
     assert table[1] is Router(table).find(RawMessage(b"", topic="b"))
 
 
 def test_no_match_is_unmatched():
-    """Where no matcher is true, the message is unmatched, of no handler in particular."""
+    """If no matcher is true, the message is unmatched, without candidates."""
     found = Router(routes(Topic("a"), Topic("b"))).find(RawMessage(b"", topic="c"))
     assert (Reason.unmatched, (), None) == (found.reason, found.candidates, found.exception)
 
 
 def test_no_routes_match_nothing():
-    """Without routes every message is unmatched."""
+    """Without routes, every message is unmatched."""
     assert Reason.unmatched is Router([]).find(RawMessage(b"")).reason
     assert Router([]).matching(RawMessage(b"")) == []
 
 
 def test_several_matches_are_ambiguous():
-    """Where several are true the message is ambiguous, and all of them are named, in order."""
+    """If several matchers are true, the message is ambiguous, and the candidates are all their handlers in order."""
     found = Router(routes(Everything(), Topic("z"), lambda message: True, Topic("a"))).find(RawMessage(b"", topic="a"))
     assert (Reason.ambiguous, ("0", "2", "3")) == (found.reason, found.candidates)
 
 
-def test_an_undecodable_body_that_matters_is_unreadable():
-    """None true and some unknown: unreadable, and those that could not answer are named."""
+def test_unknown_matchers_make_a_message_unreadable():
+    """If no matcher is true and some are unknown, the message is unreadable, and the candidates are the unknown ones."""
     found = Router(routes(Field("a", 1), Header("h", "2"), Field("b", 1))).find(UNREADABLE)
     assert (Reason.unreadable, ("0", "2")) == (found.reason, found.candidates)
 
 
-def test_one_true_is_enough_whatever_is_unknown():
-    """A handler on headers alone gets its message, undecodable as it is."""
+def test_one_true_matcher_outweighs_unknown_ones():
+    """A handler that tests headers only gets its message even if the body cannot be decoded."""
     table = routes(Field("a", 1), Header("h", "1"), Field("b", 1))
     assert table[1] is Router(table).find(UNREADABLE)
     assert [table[1]] == Router(table).matching(UNREADABLE)
 
 
-def test_several_true_are_ambiguous_whatever_is_unknown():
-    """Two that are true are ambiguous beside any number that is unknown."""
+def test_two_true_matchers_are_ambiguous_despite_unknown_ones():
+    """Two true matchers make a message ambiguous even if other matchers are unknown."""
     found = Router(routes(Header("h", "1"), Field("a", 1), Header("h", Present()))).find(UNREADABLE)
     assert (Reason.ambiguous, ("0", "2")) == (found.reason, found.candidates)
 
 
-def test_an_undecodable_body_that_does_not_matter_is_unmatched():
-    """Where every matcher is false without the body, an undecodable one is unmatched."""
+def test_undecodable_body_can_be_unmatched():
+    """If every matcher is false without the body, a message with an undecodable body is unmatched."""
     assert Reason.unmatched is Router(routes(Header("h", "2") & Field("a", 1))).find(UNREADABLE).reason
 
 
 def test_a_callable_that_needs_an_undecodable_body_is_unknown():
-    """A DecodingError in a callable is unknown, and not a failure of the matcher."""
+    """A DecodingError in a callable makes the matcher unknown; it is not a failure of the matcher."""
     found = Router(routes(lambda message: message.get_json()["a"] == 1)).find(UNREADABLE)
     assert (Reason.unreadable, ("0",), None) == (found.reason, found.candidates, found.exception)
 
 
 @pytest.mark.parametrize("before", [[], [Everything()], [Topic("z")], [Field("a", 1)]])
-def test_a_matcher_that_raises_is_a_reason_of_its_own(before):
-    """A callable that raises is matcher_failed, naming handler and matcher, whatever the others answer."""
+def test_matcher_that_raises_is_matcher_failed(before):
+    """A callable that raises leads to matcher_failed, which names handler and matcher, whatever other matchers return."""
     found = Router(routes(*before, raising, Everything())).find(UNREADABLE)
     name = str(len(before))
     assert (Reason.matcher_failed, (name,)) == (found.reason, found.candidates)
@@ -99,8 +99,8 @@ def test_a_matcher_that_raises_is_a_reason_of_its_own(before):
     assert "raised KeyError" in str(found.exception)
 
 
-def test_a_failed_matcher_quotes_nothing():
-    """Neither text nor chain of MatcherFailed holds what the matcher's exception said."""
+def test_matcher_failed_contains_no_content():
+    """Neither the text nor the chain of MatcherFailed contains the text of the matcher's exception."""
     table = routes(raising)
     error = Router(table).find(RawMessage(b"")).exception
     with pytest.raises(MatcherFailed) as caught:
@@ -110,8 +110,8 @@ def test_a_failed_matcher_quotes_nothing():
         assert (one.__cause__, one.__context__) == (None, None)
 
 
-def test_an_exit_in_a_matcher_comes_through():
-    """What is no Exception, such as Ctrl-C, is not taken for a matcher's failure."""
+def test_keyboard_interrupt_in_a_matcher_propagates():
+    """A BaseException, such as Ctrl-C, propagates; it is not a failure of the matcher."""
 
     def interrupted(message):
         raise KeyboardInterrupt
@@ -120,29 +120,29 @@ def test_an_exit_in_a_matcher_comes_through():
         Router(routes(interrupted)).find(RawMessage(b""))
 
 
-def test_a_type_error_in_a_matcher_hints_at_precedence():
-    """`lambda m: m.topic == "a" and Field(…)` needs the truth of a matcher; the error says how to write it."""
+def test_truth_of_a_matcher_gives_a_hint():
+    """`lambda m: m.topic == "a" and Field(…)` uses the truth of a matcher; the error shows the correct form."""
     table = routes(lambda message: bool(message.topic == "a" and Field("a", 1)))
     found = Router(table).find(JSONMessage(b"", topic="a"))
     assert Reason.matcher_failed is found.reason
     assert "write (lambda m: …) & Field(…)" in str(found.exception)
 
 
-def test_a_callable_that_swallowed_an_ampersand_hints_at_precedence():
-    """`lambda m: m.key == 1 & Field(…)`, the usual cause of matcher_failed, is told what it did."""
+def test_operator_precedence_gives_a_hint():
+    """`lambda m: m.key == 1 & Field(…)` is the usual cause of matcher_failed; the error explains the precedence."""
     found = Router(routes(lambda message: message.key == 1 & Field("a", 1))).find(JSONMessage(b"{}"))
     assert Reason.matcher_failed is found.reason
     assert "write (lambda m: …) & Field(…)" in str(found.exception)
 
 
 def test_matching_is_in_order_of_registration():
-    """`matching` gives every route that matches, first registered first."""
+    """`matching` returns all routes that match, in order of registration."""
     table = routes(Topic("a"), Everything(), Topic("b"), ~Topic("b"))
     assert [table[0], table[1], table[3]] == Router(table).matching(RawMessage(b"", topic="a"))
 
 
-def test_a_body_is_decoded_once_for_all_matchers():
-    """Routing asks any number of fields for one decoding."""
+def test_body_is_decoded_once_for_all_matchers():
+    """Routing decodes the body once, however many fields the matchers test."""
     calls = []
 
     class Counting(JSONMessage):
@@ -156,7 +156,7 @@ def test_a_body_is_decoded_once_for_all_matchers():
 
 @pytest.mark.parametrize("reason", [Reason.unmatched, Reason.ambiguous, Reason.unreadable])
 def test_misrouted_messages_are_decided_as_dead_letters(reason):
-    """What has no one handler is dead-lettered with its reason and candidates."""
+    """A message without a single handler is dead-lettered with its reason and candidates."""
     decision = decide_misrouted(Misrouted(reason, ("a", "b")))
     assert (Outcome.dead_lettered, reason, ("a", "b"), None) == (
         decision.outcome,
@@ -178,8 +178,8 @@ callables = st.sampled_from(
 
 @given(st.lists(strategies.matchers | callables, max_size=6), strategies.messages())
 @strategies.examples(45)
-def test_the_router_agrees_with_asking_every_matcher(matchers, message):
-    """`find` and `matching` answer what the matchers answer one by one, in order."""
+def test_router_agrees_with_the_matchers(matchers, message):
+    """`find` and `matching` return the same result as evaluating the matchers one by one, in order."""
     table = routes(*matchers)
     verdicts = [route.matcher.evaluate(message) for route in table]
     true = [route for route, verdict in zip(table, verdicts, strict=True) if verdict is True]
@@ -198,8 +198,8 @@ def test_the_router_agrees_with_asking_every_matcher(matchers, message):
 
 @given(st.lists(strategies.matchers, max_size=4), strategies.messages())
 @strategies.examples(20)
-def test_the_order_of_routes_does_not_change_who_is_found(matchers, message):
-    """Routes in reverse give the same route, or the same reason."""
+def test_order_of_routes_does_not_matter(matchers, message):
+    """The reversed routes give the same route, or the same reason."""
     table = routes(*matchers)
     found, reverse = Router(table).find(message), Router(table[::-1]).find(message)
     if isinstance(found, Route):
@@ -210,8 +210,8 @@ def test_the_order_of_routes_does_not_change_who_is_found(matchers, message):
 
 @given(strategies.matchers, strategies.messages())
 @strategies.examples(20)
-def test_a_matcher_and_its_complement_divide_all_messages(matcher, message):
-    """Of a matcher and its complement exactly one is found, unless the body hides which."""
+def test_matcher_and_complement_divide_all_messages(matcher, message):
+    """Either a matcher or its complement matches a message, unless the body cannot be decoded."""
     found = Router(routes(matcher, ~matcher)).find(message)
     if isinstance(found, Misrouted):
         assert (Reason.unreadable, ("0", "1")) == (found.reason, found.candidates)

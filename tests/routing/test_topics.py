@@ -1,4 +1,4 @@
-"""Topic patterns, compared with each other and found by a topic, as trying all topics has it."""
+"""Topic patterns: comparison and look-up agree with an exhaustive test of short topics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from missive.routing.topics import TopicTrie, common_tokens, topics_disjoint, to
 from tests.support.strategies import examples, promptly
 
 ALPHABETS = {
-    # The tokens of patterns, and those of topics: one more, that no pattern has.
+    # The tokens of patterns, then the tokens of topics, which include one that no pattern has.
     "nats": (NatsPattern, ["a", "b", "*", ">"], ["a", "b", "z"]),
     "mqtt": (MqttFilter, ["a", "$a", "+", "#"], ["a", "$a", "z"]),
     "amqp": (AmqpPattern, ["a", "b", "*", "#"], ["a", "b", "z"]),
@@ -27,7 +27,7 @@ dialects = pytest.mark.parametrize("dialect", ALPHABETS)
 
 
 def patterns(kind, tokens, longest):
-    """Return every pattern of so many tokens that the dialect takes."""
+    """Return all patterns of up to `longest` tokens that are valid in the dialect."""
     made = {}
     for length in range(1, longest + 1):
         for several in itertools.product(tokens, repeat=length):
@@ -39,7 +39,7 @@ def patterns(kind, tokens, longest):
 
 
 def topics(kind, tokens, longest):
-    """Return every topic of so many tokens, and the empty one."""
+    """Return all topics of up to `longest` tokens, including the empty topic."""
     return sorted(
         {
             kind.separator.join(several)
@@ -51,20 +51,20 @@ def topics(kind, tokens, longest):
 
 @cache
 def matched(dialect):
-    """Return for each pattern of a dialect, up to three tokens, the topics that match, up to five."""
+    """Return each pattern of up to three tokens with the topics of up to five tokens that match."""
     kind, tokens, words = ALPHABETS[dialect]
     asked = topics(kind, words, 5)
     return {pattern: frozenset(filter(pattern, asked)) for pattern in patterns(kind, tokens, 3)}
 
 
 def pairs(dialect):
-    """Return every two patterns, each with its topics."""
+    """Return all pairs of patterns, each pattern with its topics."""
     return itertools.product(matched(dialect).items(), repeat=2)
 
 
 @dialects
-def test_apart_is_no_topic_in_common(dialect):
-    """Two patterns that are said to be apart have no topic in common, and where no token is empty, only these."""
+def test_disjoint_patterns_share_no_topic(dialect):
+    """Patterns proved disjoint share no topic; without empty tokens, all patterns that share none are proved."""
     assert len(matched(dialect)) > 50
     for (one, of_one), (other, of_other) in pairs(dialect):
         apart, disjoint = topics_disjoint(one, other), not of_one & of_other
@@ -72,21 +72,21 @@ def test_apart_is_no_topic_in_common(dialect):
 
 
 @dialects
-def test_within_is_no_topic_of_its_own(dialect):
-    """One that is said to be within another matches nothing else, and where no token is empty, only these."""
+def test_contained_patterns_match_no_other_topic(dialect):
+    """A pattern proved contained matches no other topic; without empty tokens, all contained patterns are proved."""
     for (one, of_one), (other, of_other) in pairs(dialect):
         within, inside = topics_within(one, other), of_one <= of_other
         assert (within is inside) if dialect in EXACT else (inside or not within), (one, other)
 
 
 @pytest.mark.parametrize("dialect", EXACT)
-def test_common_tokens_are_those_of_a_topic(dialect):
-    """The tokens that two patterns have in common make a topic that matches both, of the fewest tokens there are."""
+def test_common_tokens_form_a_shortest_topic(dialect):
+    """The common tokens of two patterns form a topic that matches both, with the smallest number of tokens."""
     for (one, of_one), (other, of_other) in pairs(dialect):
         tokens = common_tokens(one, other)
         both = of_one & of_other
         assert (tokens is None) is (not both)
-        if tokens:  # without tokens it is the empty topic, or of MQTT none
+        if tokens:  # no tokens stand for the empty topic, which MQTT does not have
             topic = one.separator.join(tokens)
             assert one(topic)
             assert other(topic)
@@ -99,8 +99,8 @@ WORDS = [".".join(words) for length in range(7) for words in itertools.product("
 
 @given(*[st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=6).map(".".join).map(AmqpPattern)] * 2)
 @examples(60)
-def test_hashes_anywhere(one, other):
-    """What is said of two AMQP patterns with # at any places holds of every routing key of up to six words."""
+def test_hash_at_any_position(one, other):
+    """Proofs about AMQP patterns with # at any position hold for all routing keys of up to six words."""
     first, second = set(filter(one, WORDS)), set(filter(other, WORDS))
     assert not (topics_disjoint(one, other) and first & second)
     assert not (topics_within(one, other) and first - second)
@@ -127,8 +127,8 @@ def test_hashes_anywhere(one, other):
         ("a.#.a", "a.#.a.#.a", False),
     ],
 )
-def test_hashes_are_read_in_every_way(one, other, within):
-    """Containment of AMQP patterns sees that several wildcards stand for the same as others."""
+def test_containment_of_patterns_with_hashes(one, other, within):
+    """Containment of AMQP patterns recognizes different wildcards with the same meaning."""
     assert topics_within(AmqpPattern(one), AmqpPattern(other)) is within
 
 
@@ -143,7 +143,7 @@ def test_hashes_are_read_in_every_way(one, other, within):
     ids=range(4),
 )
 def test_hostile_patterns_are_compared_promptly(one, other):
-    """However long two patterns are, an answer comes soon, and what is proved is never that they are apart."""
+    """Very long patterns are compared in bounded time, and never declared disjoint by mistake."""
     with promptly():
         assert [topics_disjoint(one, other), topics_disjoint(other, one)] == [False, False]
         topics_within(one, other)
@@ -151,8 +151,8 @@ def test_hostile_patterns_are_compared_promptly(one, other):
 
 
 @pytest.mark.parametrize("kind", [NatsPattern, MqttFilter])
-def test_what_is_too_long_is_not_compared(kind):
-    """Of two very long patterns nothing is proved, not even what is plain to see."""
+def test_too_long_patterns_are_not_compared(kind):
+    """Nothing is proved about two very long patterns, not even an obvious fact."""
     long = kind.separator.join(["a"] * 1000)
     one, other = kind(long), kind(long + kind.separator + "b")
     assert common_tokens(one, one) is None
@@ -164,8 +164,8 @@ def test_what_is_too_long_is_not_compared(kind):
 
 
 @dialects
-def test_a_trie_finds_the_patterns_that_match(dialect):
-    """A trie of all patterns finds those that a topic matches; where no token is empty, only these, each once."""
+def test_trie_finds_the_patterns_of_a_topic(dialect):
+    """A trie finds all patterns that match a topic; without empty tokens, it finds only these, once each."""
     kind, _, words = ALPHABETS[dialect]
     table = matched(dialect)
     trie = TopicTrie(kind.separator)
@@ -186,8 +186,8 @@ def test_a_trie_finds_the_patterns_that_match(dialect):
     st.lists(st.lists(st.sampled_from(["a", "b", "z"]), min_size=1, max_size=7), min_size=1, max_size=4),
 )
 @examples(60)
-def test_a_trie_that_grows(drawn, asked):
-    """Also between two questions patterns can be added, the same one for several items."""
+def test_trie_can_grow_between_look_ups(drawn, asked):
+    """Patterns can be added between look-ups, and one pattern can have several items."""
     trie = TopicTrie(".")
     for number, tokens in enumerate(drawn):
         trie.add(AmqpPattern(".".join(tokens)), number)
@@ -197,13 +197,13 @@ def test_a_trie_that_grows(drawn, asked):
     assert len(drawn) == len(trie)
 
 
-def test_an_empty_trie_finds_nothing():
-    """Without patterns nothing is found."""
+def test_empty_trie_finds_nothing():
+    """A trie without patterns finds nothing."""
     assert (TopicTrie(".").find("a.b"), TopicTrie("/").find(""), len(TopicTrie("."))) == ([], [], 0)
 
 
-def test_the_largest_bucket_of_a_trie():
-    """The most items with one pattern are counted, and not those of different ones."""
+def test_largest_bucket_of_a_trie():
+    """The largest bucket counts the items with the same pattern, not items of different patterns."""
     trie = TopicTrie(".")
     assert trie.largest_bucket == 0
     for item, pattern in enumerate(["a.*", "a.#", "a.*", "b", "a.*"]):
@@ -212,8 +212,8 @@ def test_the_largest_bucket_of_a_trie():
     assert sorted(trie.find("a.b")) == [0, 1, 2, 4]
 
 
-def test_a_walk_is_prompt():
-    """Neither a topic of many tokens nor patterns of many wildcards make one walk over a topic slow."""
+def test_hostile_topic_is_looked_up_promptly():
+    """A look-up takes bounded time for a topic with many tokens and patterns with many wildcards."""
     trie = TopicTrie(".")
     for item in range(60):
         trie.add(AmqpPattern("#.a." * item + "#"), item)

@@ -1,4 +1,4 @@
-"""Witnesses: messages made up to match two matchers, of what these say and nothing else, and how they are shown."""
+"""Witnesses: example messages that match two matchers, and the expressions that show them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ HUGE = 2**70
 
 
 def made(one, other=None, cls=JSONMessage):
-    """Return the message that is made up for two matchers, or None."""
+    """Return the example message for two matchers, or None."""
     return relation(analyse(one), analyse(one if other is None else other), cls).witness
 
 
@@ -81,8 +81,8 @@ def made(one, other=None, cls=JSONMessage):
     ],
     ids=range(28),
 )
-def test_a_witness_is_made_of_what_the_matchers_say(one, other, expected):
-    """Of two matchers' literals, ends and patterns a message is made that has nothing else."""
+def test_witness_contains_values_of_the_matchers_only(one, other, expected):
+    """A witness consists of literals, ends of ranges and fillings of patterns, and contains no other place."""
     message = made(one, other)
     assert expected == (message and expression_of(message))
     assert message is None or (one(message) and other(message))
@@ -100,33 +100,33 @@ def test_a_witness_is_made_of_what_the_matchers_say(one, other, expected):
     ],
     ids=repr,
 )
-def test_what_nobody_needs_is_left_out(matcher):
-    """A place that need not be there is not there, whatever is said about it."""
+def test_witness_omits_places_that_are_not_needed(matcher):
+    """A witness omits every place that the matcher does not require."""
     message = made(matcher)
     assert (message.content, dict(message.headers), message.topic, message.key) == ({}, {}, None, None)
     assert expression_of(message) == "JSONMessage.of({})"
 
 
 class Decoded(StructuredMessage):
-    """What is decoded in a way of its own."""
+    """A message with its own decoder, which always fails."""
 
     def decode(self):
         raise LookupError
 
 
 class Late(JSONMessage):
-    """JSON with more beside it."""
+    """A subclass of JSONMessage."""
 
 
 class Made(JSONMessage):
-    """What is made in a way of its own."""
+    """A message with its own constructor."""
 
     def __init__(self, raw_data, tenant, **envelope):
         super().__init__(raw_data, **envelope)
 
 
 class Enveloped(JSONMessage):
-    """JSON with what matters inside it."""
+    """A JSON message whose content is inside an envelope."""
 
     def decode(self):
         return super().decode()["payload"]
@@ -139,7 +139,7 @@ class Enveloped(JSONMessage):
         (Message, Body(b"ping"), "Message(b'ping')"),
         (Late, Field("a", 1), "Late.of({'a': 1})"),
         (Decoded, Field("a", b"x") & Key("k"), "Decoded.holding({'a': b'x'}, key='k')"),
-        # What JSON cannot hold, and classes that cannot be made, or not from a content.
+        # Values that JSON cannot hold, and classes that cannot be constructed from a content.
         (JSONMessage, Field("a", b"x"), None),
         (JSONMessage, Field("a", float("inf")), None),
         (Made, Field("a", 1), None),
@@ -148,8 +148,8 @@ class Enveloped(JSONMessage):
         (Enveloped, Topic("t"), "Enveloped(b'{}', topic='t')"),
     ],
 )
-def test_a_witness_is_of_the_class_of_messages(cls, matcher, expected):
-    """It is made as its class is, and where that cannot be, there is none."""
+def test_witness_has_the_message_class(cls, matcher, expected):
+    """A witness is constructed like its class. If that is impossible, there is no witness."""
     message = made(matcher, cls=cls)
     assert expected == (message and expression_of(message))
     if message is not None:
@@ -159,10 +159,10 @@ def test_a_witness_is_of_the_class_of_messages(cls, matcher, expected):
 
 
 @pytest.mark.parametrize("matcher", [Predicate(lambda message: 1 / 0), ~Predicate(lambda message: 1 / 0)])
-def test_nobodys_code_is_run_for_a_witness(matcher):
-    """For a callable no message is made up: whether it matches could only be asked by running it."""
-    verdict = relation(analyse(Field("a", 1) & matcher), analyse(Field("b", 1)), JSONMessage)
-    assert (verdict.relation, verdict.witness) == (Relation.unknown, None)
+def test_callables_do_not_run_for_a_witness(matcher):
+    """A matcher with a callable has no witness, because trying one would run the callable."""
+    comparison = relation(analyse(Field("a", 1) & matcher), analyse(Field("b", 1)), JSONMessage)
+    assert (comparison.relation, comparison.witness) == (Relation.unknown, None)
 
 
 @pytest.mark.parametrize(
@@ -181,19 +181,19 @@ def test_nobodys_code_is_run_for_a_witness(matcher):
         (Decoded.holding({"a": b"x"}), "Decoded.holding({'a': b'x'})"),
     ],
 )
-def test_a_message_is_shown_as_an_expression(message, expected):
-    """What is shown can be run, and gives a message of the same content and envelope."""
+def test_message_is_shown_as_an_expression(message, expected):
+    """The expression of a message evaluates to a message with the same content and envelope."""
     assert expected == expression_of(message)
     again = eval(expected, {**vars(missive), "Decoded": Decoded})
     assert type(message) is type(again)
     assert (message.headers, message.topic, message.key) == (again.headers, again.topic, again.key)
-    # `holding` gives a content, and a body that says nothing.
+    # `holding` sets a content and an empty body.
     assert message.raw_data == again.raw_data
     assert not isinstance(message, StructuredMessage) or broken(message) or message.content == again.content
 
 
 def broken(message):
-    """Tell whether a message has no content."""
+    """Return whether a message has no content."""
     try:
         return message.content is None
     except missive.DecodingError:
@@ -212,8 +212,8 @@ conditions = st.recursive(
 
 @given(conditions, conditions)
 @examples(150)
-def test_what_is_shown_matches_both(one, other):
-    """The expression that an overlap is shown with gives a message that matches both, and asks for nothing else."""
+def test_shown_witness_matches_both(one, other):
+    """The expression of a witness gives a message that matches both matchers and has no other places."""
     message = made(one, other)
     assume(message is not None)
     again = eval(expression_of(message), dict(vars(missive)))
@@ -246,8 +246,8 @@ ALONE = [
 
 @pytest.mark.parametrize("matcher", ALONE, ids=repr)
 def test_each_kind_of_test_has_a_witness(matcher):
-    """Of what each test alone wants, and its complement, an example can be given."""
+    """Every kind of test has a witness, and so has its complement."""
     for one in (matcher, ~matcher):
         if analyse(one).alternatives:
             assert one(made(one))
-            assert (one & Header("beside", "1"))(made(one, Header("beside", "1")))
+            assert (one & Header("other", "1"))(made(one, Header("other", "1")))
