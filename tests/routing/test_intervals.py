@@ -78,7 +78,7 @@ def test_growing_intervals_agree_with_a_linear_scan(drawn, recent):
 @given(st.lists(ranges() | st.sampled_from([Range(gt=INFINITY), Range(lt=-INFINITY)]), max_size=8), st.data())
 @examples(150)
 def test_number_finds_its_ranges(tests, data):
-    """A number finds all ranges that contain it, open, closed or unbounded, and otherwise only ranges that end there."""
+    """A number finds all ranges that contain it, open, closed or unbounded. Other results are ranges that end there."""
     index, found = PlaceIndex(), []
     for item, test in enumerate(tests):
         index.add(test, item)

@@ -59,7 +59,7 @@ def test_several_matches_are_ambiguous():
 
 
 def test_unknown_matchers_make_a_message_unreadable():
-    """If no matcher is true and some are unknown, the message is unreadable, and the candidates are the unknown ones."""
+    """If no matcher is true and some are unknown, the message is unreadable, with the unknown ones as candidates."""
     found = Router(routes(Field("a", 1), Header("h", "2"), Field("b", 1))).find(UNREADABLE)
     assert (Reason.unreadable, ("0", "2")) == (found.reason, found.candidates)
 
@@ -90,7 +90,7 @@ def test_a_callable_that_needs_an_undecodable_body_is_unknown():
 
 @pytest.mark.parametrize("before", [[], [Everything()], [Topic("z")], [Field("a", 1)]])
 def test_matcher_that_raises_is_matcher_failed(before):
-    """A callable that raises leads to matcher_failed, which names handler and matcher, whatever other matchers return."""
+    """A callable that raises leads to matcher_failed, which names handler and matcher, despite other true matchers."""
     found = Router(routes(*before, raising, Everything())).find(UNREADABLE)
     name = str(len(before))
     assert (Reason.matcher_failed, (name,)) == (found.reason, found.candidates)
