@@ -1,9 +1,9 @@
-"""Missive's SQLite queue beside a bare loop that claims and deletes, in the same run: the same table, on a real disk.
+"""Compare the SQLite queue of Missive with a bare loop on the same table, in one run on a real disk.
 
-The bare loop leases five hundred rows in one transaction, decodes them, and deletes them in another; so does one that
-leases a thousand. Both sync each transaction, as Missive does. Each side is timed until its last row is deleted, in
-interleaved rounds; medians are compared. MISSIVE_BENCH_ROUNDS (7), MISSIVE_BENCH_MESSAGES (200000) and
-MISSIVE_BENCH_DIRECTORY (where the file is; by default the working directory) change what is done.
+The bare loop leases 500 rows (or 1000) in one transaction, decodes them, and deletes them in another transaction. Both
+sides sync each transaction. The clock stops when the last row is deleted. Rounds are interleaved, and medians are
+compared. Environment variables: MISSIVE_BENCH_ROUNDS (7), MISSIVE_BENCH_MESSAGES (200000), and
+MISSIVE_BENCH_DIRECTORY (directory of the file; the working directory by default).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS = int(os.environ.get("MISSIVE_BENCH_ROUNDS", "7"))
 MESSAGES = int(os.environ.get("MISSIVE_BENCH_MESSAGES", "200000"))
 DIRECTORY = os.environ.get("MISSIVE_BENCH_DIRECTORY", ".")
 
-CLAIM = """\
+LEASE = """\
 UPDATE missive_queue SET visible_at = ?, lease = ?, deliveries = deliveries + 1 WHERE id IN (
     SELECT id FROM missive_queue WHERE queue = 'bench' AND visible_at <= ? ORDER BY visible_at, id LIMIT ?
 ) RETURNING id, body
@@ -58,11 +58,11 @@ def bare(path: Path, count: int) -> float:
     while seen < MESSAGES:
         now, lease = time.time(), f"bare:{seen}"
         connection.execute("BEGIN IMMEDIATE")
-        rows = connection.execute(CLAIM, (now + 30, lease, now, count)).fetchall()
+        rows = connection.execute(LEASE, (now + 30, lease, now, count)).fetchall()
         connection.execute("COMMIT")
         for _, body in rows:
             if decode(body)["type"] != "order.placed":
-                raise SystemExit("a message of another type")
+                raise SystemExit("the message has an unexpected type")
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(DELETE, (json.dumps([row_id for row_id, _ in rows]), lease))
         connection.execute("COMMIT")
@@ -96,7 +96,7 @@ def main() -> None:
     for name, found in rates.items():
         print(
             f"{name:<22}{statistics.median(found):>9,.0f} messages/s (min {min(found):,.0f}, max {max(found):,.0f}),"
-            f" {statistics.median(cpus[name]) * 1e6:.1f} µs of CPU a message"
+            f" {statistics.median(cpus[name]) * 1e6:.1f} µs of CPU per message"
         )
     base = max(statistics.median(found) for name, found in rates.items() if name.startswith("bare"))
     print(f"Missive / fastest bare loop: {statistics.median(rates['Missive']) / base:.2f} (the bar is 0.7)")

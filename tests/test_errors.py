@@ -1,4 +1,4 @@
-"""The tree of exceptions and the names of the façade."""
+"""The tree of exceptions, and the exported names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PACKAGES = ["matchers", "dlq", "testing", "adapters", "privacy"]
 
 
 def drawn():
-    """Read the tree at the top of the module: each name with its parent."""
+    """Return the parent of each name in the drawing at the top of the module."""
     parents, above = {}, ["MissiveError"]
     for line in errors.__doc__.splitlines():
         if found := re.search(r"[├└]── (\w+)", line):
@@ -43,8 +43,8 @@ def drawn():
     return parents
 
 
-def test_the_tree_is_drawn_as_it_is():
-    """The drawing at the top of the module has every class under its parent, and no other."""
+def test_the_drawing_shows_the_tree():
+    """The drawing at the top of the module has every class under its parent, and no other name."""
     real = {
         name: next(base.__name__ for base in thing.__bases__ if issubclass(base, MissiveError))
         for name, thing in CLASSES.items()
@@ -54,19 +54,19 @@ def test_the_tree_is_drawn_as_it_is():
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))
-def test_every_exception_is_a_missive_error_and_says_when(name):
-    """Each class is a MissiveError and has a docstring."""
+def test_every_exception_is_a_documented_missive_error(name):
+    """Each class derives from MissiveError and has a docstring."""
     assert issubclass(CLASSES[name], MissiveError)
     assert CLASSES[name].__doc__
 
 
-def test_which_are_runtime_errors():
-    """Registration errors and what a test client raises for want of a dead letter queue, and no others."""
+def test_some_exceptions_are_runtime_errors():
+    """Registration errors, and the errors of a test client without a dead letter queue, are RuntimeErrors."""
     assert {name for name, thing in CLASSES.items() if issubclass(thing, RuntimeError)} == RUNTIME_ERRORS
 
 
-def test_the_names_of_the_facade():
-    """`missive.__all__` is the public surface: a name is added or taken away on purpose only."""
+def test_the_public_names_are_pinned():
+    """`missive.__all__` is the public interface; this list prevents accidental changes."""
     assert missive.__all__ == [
         "AdapterError",
         "AmbiguousError",
@@ -119,8 +119,8 @@ def test_the_names_of_the_facade():
     ]
 
 
-def test_the_facade_has_what_it_names():
-    """Each name of `__all__` is there, and nothing public that is not named but the package's own modules."""
+def test_the_package_exports_its_public_names():
+    """Every name in `__all__` exists. Other public names of the package are its own modules."""
     missing = [name for name in missive.__all__ if not hasattr(missive, name)]
     assert missing == []
     modules = {module.name for module in pkgutil.iter_modules(missive.__path__)}
@@ -128,27 +128,27 @@ def test_the_facade_has_what_it_names():
     assert set() == public - modules - set(missive.__all__)
 
 
-def test_every_exception_a_user_meets_is_in_the_facade():
-    """Each exception of the tree is `missive.Name`, but for the base of the three that declare an outcome."""
+def test_the_package_exports_every_exception():
+    """Each exception is available as `missive.Name`, except the base class of declared outcomes."""
     assert {"DeclaredOutcome"} == {name for name in CLASSES if getattr(missive, name, None) is not CLASSES[name]}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_packages_name_what_they_have(package):
-    """`__all__` of each public package names things that are there, once each."""
+def test_names_of_packages_exist(package):
+    """Every name in the `__all__` of a public package exists, and no name is repeated."""
     module = importlib.import_module(f"missive.{package}")
     assert len(set(module.__all__)) == len(module.__all__)
     assert [name for name in module.__all__ if not hasattr(module, name)] == []
 
 
-def test_a_missing_extra_says_how_to_install_it():
-    """MissingExtra names what needs it and the command that brings it."""
+def test_missing_extra_shows_the_command():
+    """MissingExtra names the class that needs the extra, and the command that installs it."""
     error = MissingExtra("RabbitMQAdapter", "rabbitmq")
     assert str(error) == "RabbitMQAdapter needs an extra: pip install 'missive[rabbitmq]'"
 
 
-def test_outcomes_declared_by_raising_keep_their_parts():
-    """RetryLater, DeadLetter and Discard hold what the context's methods take."""
+def test_declared_outcomes_have_their_arguments():
+    """RetryLater, DeadLetter and Discard have the arguments of the corresponding methods of the context."""
     assert (RetryLater().after, RetryLater(5).after) == (None, 5)
     dead = DeadLetter("bad-address", detail="confidential")
     assert (dead.reason, dead.detail) == ("bad-address", "confidential")
@@ -156,15 +156,15 @@ def test_outcomes_declared_by_raising_keep_their_parts():
     assert Discard("test").reason == "test"
 
 
-def test_a_detail_is_in_no_text():
-    """The confidential detail of a DeadLetter is neither in its text nor in its repr."""
+def test_the_detail_of_a_dead_letter_is_not_shown():
+    """The confidential detail of a DeadLetter is not part of its text or repr."""
     error = DeadLetter("label", detail="canary-4711")
     assert "canary" not in f"{error!s} {error!r}"
     assert "label" in str(error)
 
 
 def test_importing_missive_loads_neither_engine_nor_clients():
-    """`import missive` leaves the engine, the stores, and what they need, for later."""
+    """`import missive` loads neither the engine, nor the stores, nor their dependencies."""
     heavy = "asyncio.runners sqlalchemy click rich pika sqlite3 missive.engine missive.dlq.sql missive.testing.client"
     code = f"import sys, missive; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

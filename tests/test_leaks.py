@@ -1,4 +1,4 @@
-"""Message content reaches no log, no exception text, no repr and no output, on any path."""
+"""Message content reaches no log, exception text, repr or output."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BODIES = [
 
 
 class Flaky(Sink):
-    """Fails at first, with content in its words; keeps everything afterwards."""
+    """A sink that first fails with content in the text of its exception, and later stores records."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -73,8 +73,8 @@ def application(sink: Sink) -> m.Processor[m.JSONMessage]:
     return proc
 
 
-def test_every_path_keeps_content_to_itself(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]):
-    """Unreadable, unmatched, ambiguous, failed, retried, rejected, and a store that is down: nothing is logged."""
+def test_no_outcome_shows_content(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]):
+    """Unreadable, unmatched, ambiguous, failed, retried and rejected messages, and a failing store, show none."""
     caplog.set_level(logging.DEBUG)
     sink = Flaky()
     deliveries = [
@@ -88,12 +88,12 @@ def test_every_path_keeps_content_to_itself(caplog: pytest.LogCaptureFixture, ca
     shown += [record.getMessage() for record in caplog.records]
     shown += [str(record.exc_info) for record in caplog.records if record.exc_info]
     assert not [text for text in shown if CANARY in text]
-    # The check can fail: what is confidential in a record does hold it.
+    # The check is effective: the confidential part of each record contains the canary.
     assert all(CANARY in str(record.body) for record in sink.records)
 
 
-def test_reprs_keep_content_to_themselves():
-    """Messages, headers, deliveries, contexts, results and decisions show sizes and digests."""
+def test_reprs_show_no_content():
+    """Reprs of messages, headers, deliveries, results and settlements show sizes and digests only."""
     message = m.JSONMessage.of({"v": CANARY}, headers={"h": CANARY}, message_id=CANARY, key=CANARY)
     delivery = Delivery(message.raw_data, headers=[("h", CANARY)], producer_id=CANARY, key=CANARY)
     proc = application(Flaky())
@@ -105,10 +105,10 @@ def test_reprs_keep_content_to_themselves():
     assert not [text for text in map(repr, shown) if CANARY in text]
 
 
-def test_once_keeps_keys_and_bodies_to_itself(
+def test_once_shows_no_key_and_no_body(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ):
-    """Duplicates, conflicts, no keys, databases that fail: neither logs nor tables have a key or a body."""
+    """With duplicates, conflicts, missing keys and failing databases, logs and tables contain no key or body."""
     caplog.set_level(logging.DEBUG)
     business = sqlite3.connect(tmp_path / "business.db", check_same_thread=False)
     with business:
@@ -117,7 +117,7 @@ def test_once_keeps_keys_and_bodies_to_itself(
     errors: list[BaseException] = []
 
     @contextlib.contextmanager
-    def kept() -> Iterator[None]:
+    def collected() -> Iterator[None]:
         try:
             yield
         except BaseException as error:
@@ -130,17 +130,17 @@ def test_once_keeps_keys_and_bodies_to_itself(
 
     @proc.handle_for(Field("kind", "own"), name="own", once=m.Once(by_field("key"), form="transaction"))
     def own(message: m.JSONMessage, context: m.HandlingContext) -> None:
-        with kept(), business:
+        with collected(), business:
             context.claim(business)
 
     @proc.handle_for(Field("kind", "broken"), name="broken", once=m.Once(by_field("key"), form="transaction"))
     def broken(message: m.JSONMessage, context: m.HandlingContext) -> None:
-        with kept(), contextlib.closing(sqlite3.connect(":memory:")) as empty:
+        with collected(), contextlib.closing(sqlite3.connect(":memory:")) as empty:
             context.claim(empty)
 
     @proc.handle_for(Field("kind", "committed"), name="committed", once=m.Once(by_field("key"), form="transaction"))
     def committed(message: m.JSONMessage, context: m.HandlingContext) -> None:
-        with kept(), contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as by_itself:
+        with collected(), contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as by_itself:
             context.claim(by_itself)
 
     bodies = [f'{{"kind":"{kind}","key":"{CANARY}"}}' for kind in ("lease", "own", "broken", "committed")]
@@ -165,8 +165,8 @@ def test_once_keeps_keys_and_bodies_to_itself(
 
 
 @pytest.mark.parametrize("command", [["list"], ["groups"], ["stats"], ["list", "--json"], ["show"], ["show", "--json"]])
-def test_the_command_line_masks(missive: Callable[..., Running], tmp_path: Path, command: list[str]):
-    """No view of the dead letters shows body, header value, exception text or detail."""
+def test_the_command_line_shows_no_content(missive: Callable[..., Running], tmp_path: Path, command: list[str]):
+    """No list or view of dead letters shows a body, header value, exception text or detail."""
     (tmp_path / "app.py").write_text(
         "import missive\nfrom missive.matchers import Field\n"
         "proc = missive.Processor(missive.JSONMessage, name='t')\n"

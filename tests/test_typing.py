@@ -1,4 +1,4 @@
-"""The public surface type-checks: what must be accepted is, and what must be refused is, by mypy and by pyright."""
+"""mypy and pyright accept correct applications and refuse mistakes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files() -> list[Path]:
 
 
 def marked() -> set[tuple[str, int]]:
-    """Return the lines that say that they are refused."""
+    """Return the lines that are marked as refused."""
     lines = (FILES / "refused.py").read_text().splitlines()
     return {("refused.py", number) for number, line in enumerate(lines, 1) if "# refused: " in line}
 
@@ -39,6 +39,6 @@ def marked() -> set[tuple[str, int]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("errors", [mypy_errors, pyright_errors], ids=["mypy", "pyright"])
 def test_exactly_the_marked_lines_are_refused(errors):
-    """Realistic applications have no error, and each mistake has one, on its own line."""
+    """Realistic applications have no error, and each mistake has an error on its own line."""
     assert marked()
     assert errors() == marked()

@@ -1,4 +1,4 @@
-"""A file of lines: read once, and gone on with where the last run stopped."""
+"""Files as sources: reading, checkpoints and errors."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def lines(first: int, last: int) -> str:
     return "".join(f"{n}\n" for n in range(first, last))
 
 
-def test_a_second_run_goes_on_where_the_first_ended(run, tmp_path: Path):
-    """What is appended is read by the next run, what was read is not read again, and the run says so."""
+def test_a_second_run_resumes_at_the_checkpoint(run, tmp_path: Path):
+    """The next run handles appended lines only, and logs the position. `start=beginning` reads all lines."""
     (tmp_path / "in.jsonl").write_text(lines(0, 20))
     assert [str(n) for n in range(20)] == run()[0]
     out, err = run()
@@ -59,8 +59,8 @@ def test_a_second_run_goes_on_where_the_first_ended(run, tmp_path: Path):
     assert [str(n) for n in range(25)] == run("file:in.jsonl?start=beginning")[0]
 
 
-def test_another_file_under_the_name_is_read_from_its_beginning(run, tmp_path: Path):
-    """A rotated file is not taken for the one before it, also when it is longer."""
+def test_a_different_file_is_read_from_its_beginning(run, tmp_path: Path):
+    """A rotated file is recognised as a different file, even if it is longer than its predecessor."""
     (tmp_path / "in.jsonl").write_text(lines(0, 5))
     run()
     (tmp_path / "in.jsonl").write_text(lines(100, 120))
@@ -70,15 +70,15 @@ def test_another_file_under_the_name_is_read_from_its_beginning(run, tmp_path: P
 
 
 def test_a_shorter_file_is_read_from_its_beginning(run, tmp_path: Path):
-    """A truncated file is read again: a duplicate is better than a loss."""
+    """A truncated file is read again, because a duplicate is better than a loss."""
     (tmp_path / "in.jsonl").write_text(lines(0, 9))
     run()
     (tmp_path / "in.jsonl").write_text(lines(0, 5))
     assert [str(n) for n in range(5)] == run()[0]
 
 
-def test_gzip(run, tmp_path: Path):
-    """A gzipped file is read, and gone on with, by what comes out of it."""
+def test_a_gzip_file_is_decompressed(run, tmp_path: Path):
+    """Lines and checkpoints of a gzip file refer to its decompressed content."""
     with gzip.open(tmp_path / "in.jsonl.gz", "wt") as file:
         file.write(lines(0, 12))
     assert [str(n) for n in range(12)] == run("file:in.jsonl.gz")[0]
@@ -87,15 +87,15 @@ def test_gzip(run, tmp_path: Path):
     assert run("file:in.jsonl.gz")[0] == ["12"]
 
 
-def test_a_broken_gzip_file_is_one_line(run, tmp_path: Path):
-    """What is called .gz and is not is refused, in one line."""
-    (tmp_path / "in.jsonl.gz").write_text("nothing of the kind")
+def test_a_broken_gzip_file_is_an_error(run, tmp_path: Path):
+    """A file named .gz with other content ends processing with one line."""
+    (tmp_path / "in.jsonl.gz").write_text("this is not gzip")
     _, err = run("file:in.jsonl.gz", code=1)
     assert "missive: file:in.jsonl.gz is not a complete gzip file" in err.splitlines()[-1]
 
 
-def test_a_killed_run_is_resumed(missive: Start, tmp_path: Path):
-    """After SIGKILL the next run starts at the last checkpoint: nothing is lost, little comes twice."""
+def test_a_run_resumes_after_a_kill(missive: Start, tmp_path: Path):
+    """After SIGKILL, the next run starts at the last checkpoint: no line is lost, and few are handled twice."""
     (tmp_path / "app.py").write_text(APPLICATION + "    __import__('time').sleep(0.001)\n")
     (tmp_path / "in.jsonl").write_text(lines(100, 2100))
     process = missive("run", "app:proc", "--from", "file:in.jsonl")
@@ -117,8 +117,8 @@ def test_a_killed_run_is_resumed(missive: Start, tmp_path: Path):
     assert len(second) < 2000
 
 
-def test_a_dead_letter_is_kept_with_its_place(run, tmp_path: Path):
-    """A line that fails is in the store with its position, and reading it again adds to its history."""
+def test_a_dead_letter_has_its_position(run, tmp_path: Path):
+    """A failed line is stored with its position. Another failure adds an attempt to the same record."""
     (tmp_path / "in.jsonl").write_text("13\n")
     run()
     run("file:in.jsonl?start=beginning")
@@ -132,11 +132,11 @@ def test_a_dead_letter_is_kept_with_its_place(run, tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("url", "complaint"),
+    ("url", "expected"),
     [("file:", "the URL has no path"), ("file:in.jsonl?begin=1", "no parameter begin="), ("file:.", "is a directory")],
 )
-def test_a_wrong_url_is_one_line(run, tmp_path: Path, url: str, complaint: str):
-    """A URL that cannot be is refused with what to write instead."""
+def test_an_invalid_url_is_one_line(run, tmp_path: Path, url: str, expected: str):
+    """An invalid URL ends the command with one line and without a traceback."""
     _, err = run(url, code=1 if url == "file:." else 2)
-    assert complaint in err.splitlines()[-1]
+    assert expected in err.splitlines()[-1]
     assert "Traceback" not in err

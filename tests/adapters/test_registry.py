@@ -1,4 +1,4 @@
-"""From a URL to an adapter: schemes, parameters, the environment, and errors that keep secrets."""
+"""The registry of adapters: schemes, parameters, environment variables, and errors without secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECRET = "hunter2"
 
 
 class Probe(Adapter):
-    """An adapter of a third party: keeps the URL that it was made from."""
+    """An adapter of another package. It records its URL."""
 
     transport = "probe"
 
@@ -31,24 +31,24 @@ class Probe(Adapter):
 
     @classmethod
     def from_parsed_url(cls, url, processor):
-        """Keep the URL's parts."""
+        """Record the parts of the URL."""
         adapter = cls(processor, url.authority, **constructor_arguments(cls, url, exclude=("target",)))
         adapter.from_url = url
         return adapter
 
     @property
     def destination(self):
-        """What it is called."""
+        """Return the target."""
         return self.target
 
     async def connect(self, host):
-        """Refuse."""
+        """Raise NotImplementedError."""
         raise NotImplementedError
 
 
 @pytest.fixture
 def probe(tmp_path, monkeypatch):
-    """Install a distribution that brings an adapter for `probe:`."""
+    """Install a distribution with an adapter for `probe:`."""
     info = tmp_path / "probe_adapter-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: probe-adapter\nVersion: 1.0\n")
@@ -59,20 +59,20 @@ def probe(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "probe_adapter", module)
 
 
-def made(url):
-    """Return the adapter of a URL."""
+def adapter_of(url):
+    """Return the adapter for a URL."""
     return from_url(url, Processor(name="service"))
 
 
-def refused(url):
-    """Return the text of the error that a URL makes, and see that no secret is in any part of it."""
+def error_of(url):
+    """Return the text of the error for an invalid URL. The error and its chain must contain no secret."""
     with pytest.raises(UsageError) as caught:
-        made(url)
+        adapter_of(url)
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     return str(caught.value)
 
 
-# What is known
+# Valid URLs
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ def refused(url):
     ],
 )
 def test_a_url_describes_an_adapter(url, kind, attributes):
-    """Scheme and parameters become an adapter's class and keywords, each of its type."""
-    adapter = made(url)
+    """The scheme selects the class of the adapter. Parameters become keyword arguments of the right type."""
+    adapter = adapter_of(url)
     assert type(adapter) is kind
     assert attributes == {name: getattr(adapter, name) for name in attributes}
     assert {name: type(value) for name, value in attributes.items() if name != "drain"} == {
@@ -117,15 +117,15 @@ def test_a_url_describes_an_adapter(url, kind, attributes):
         ("file:my%20events.jsonl", "my events.jsonl"),
     ],
 )
-def test_paths(url, path):
-    """SQLite has SQLAlchemy's count of slashes, and a file's path is relative without one."""
-    assert path == str(made(url).path)
+def test_a_url_has_a_relative_or_absolute_path(url, path):
+    """An SQLite URL counts slashes as SQLAlchemy does. A file URL without a leading slash is relative."""
+    assert path == str(adapter_of(url).path)
 
 
 def test_constructing_opens_nothing(tmp_path):
-    """An adapter of a file that is not there can be made, and makes none."""
-    made(f"sqlite:///{tmp_path}/queue.db?queue=o&create=true")
-    made(f"file:{tmp_path}/events.jsonl")
+    """An adapter for a missing file can be constructed, and creates no file."""
+    adapter_of(f"sqlite:///{tmp_path}/queue.db?queue=o&create=true")
+    adapter_of(f"file:{tmp_path}/events.jsonl")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,22 +136,22 @@ def test_constructing_opens_nothing(tmp_path):
         *((t, False) for t in ("0", "false", "no", "Off")),
     ],
 )
-def test_true_and_false(text, value):
-    """A switch is said in several ways, in any case."""
-    assert value is made(f"sqlite:///q.db?queue=o&create={text}").create
+def test_a_boolean_has_several_spellings(text, value):
+    """A boolean parameter accepts several spellings, in upper and lower case."""
+    assert value is adapter_of(f"sqlite:///q.db?queue=o&create={text}").create
 
 
-def test_the_environment_is_named_and_not_shown(monkeypatch):
-    """`${NAME}` in a URL is the environment's value."""
+def test_a_parameter_may_use_an_environment_variable(monkeypatch):
+    """`${NAME}` in a parameter is replaced by the value of the variable."""
     monkeypatch.setenv("MISSIVE_TEST_QUEUE", "orders")
-    assert made("sqlite:///q.db?queue=${MISSIVE_TEST_QUEUE}").queue == "orders"
+    assert adapter_of("sqlite:///q.db?queue=${MISSIVE_TEST_QUEUE}").queue == "orders"
 
 
-# What is not
+# Invalid URLs
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("stdn:", "did you mean stdin:?"),
         ("fil:events.jsonl", "did you mean file:?"),
@@ -162,15 +162,15 @@ def test_the_environment_is_named_and_not_shown(monkeypatch):
         ("", "examples of known URLs: stdin:, file:events.jsonl"),
     ],
 )
-def test_an_unknown_scheme_names_the_nearest(url, said):
-    """An unknown scheme is refused with the nearest that is known, or with examples."""
-    text = refused(url)
+def test_the_error_for_an_unknown_scheme_suggests_a_scheme(url, expected):
+    """The error suggests the nearest scheme, or shows examples."""
+    text = error_of(url)
     assert text.startswith("no adapter is known by the URL")
-    assert said in text
+    assert expected in text
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("sqlite:///q.db?queue=o&leese=3", "no parameter leese= (in sqlite:///q.db?queue=o&leese=3): did you mean"),
         ("sqlite:///q.db?que=o", "did you mean queue=?"),
@@ -180,13 +180,13 @@ def test_an_unknown_scheme_names_the_nearest(url, said):
         ("stdin:?DRAIN=1", "StdinAdapter has no parameter DRAIN="),
     ],
 )  # fmt: skip
-def test_an_unknown_parameter_names_the_nearest(url, said):
-    """A parameter that the adapter does not take is refused with the nearest that it does."""
-    assert said in refused(url)
+def test_the_error_for_an_unknown_parameter_suggests_a_parameter(url, expected):
+    """The error names the parameter and suggests the nearest one, or lists the known parameters."""
+    assert expected in error_of(url)
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "expected"),
     [
         ("stdin:?drain=soon", "drain= must be a number of seconds (in stdin:?drain=soon)"),
         ("stdin:?drain=", "drain= must be a number of seconds"),
@@ -206,15 +206,15 @@ def test_an_unknown_parameter_names_the_nearest(url, said):
         ),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused(url, said):
-    """A value of another type, a missing one and a URL that cannot be read say what is wanted."""
-    assert said in refused(url)
+def test_an_invalid_value_is_refused(url, expected):
+    """The errors for a value of the wrong type, a missing parameter and an invalid URL name the remedy."""
+    assert expected in error_of(url)
 
 
-def test_a_whole_number_is_one(probe):
-    """An int parameter takes no fraction."""
-    assert made("probe://h?size=3").size == 3
-    assert "size= must be a whole number" in refused("probe://h?size=3.5")
+def test_an_int_parameter_takes_whole_numbers_only(probe):
+    """An int parameter refuses a fraction."""
+    assert adapter_of("probe://h?size=3").size == 3
+    assert "size= must be a whole number" in error_of("probe://h?size=3.5")
 
 
 # Secrets
@@ -243,8 +243,8 @@ def test_a_whole_number_is_one(probe):
     ],
 )
 def test_no_error_shows_a_password(url):
-    """Whatever is wrong with a URL, its password is in no error, nor in what the error came from."""
-    assert refused(url)
+    """No error about an invalid URL contains its password, and neither does the chain of the error."""
+    assert error_of(url)
 
 
 @pytest.mark.parametrize(
@@ -259,10 +259,10 @@ def test_no_error_shows_a_password(url):
         pytest.param("${MISSIVE_TEST_PASSWORD}"),
     ],
 )
-def test_no_error_shows_the_environment(monkeypatch, url):
-    """What the environment had for a URL is in no error about it."""
+def test_no_error_shows_an_environment_variable(monkeypatch, url):
+    """No error about a URL contains the value of an environment variable."""
     monkeypatch.setenv("MISSIVE_TEST_PASSWORD", SECRET)
-    assert refused(url)
+    assert error_of(url)
 
 
 @pytest.mark.parametrize(
@@ -278,31 +278,31 @@ def test_no_error_shows_the_environment(monkeypatch, url):
         pytest.param("amqp:/user:hunter2@host/?queue=q"),
     ],
 )
-def test_no_error_shows_a_password_that_was_typed_wrong(url):
-    """A password with a character that ought to be escaped, or a URL with a slip, is refused and not shown."""
-    assert refused(url)
+def test_no_error_shows_a_mistyped_password(url):
+    """A password with unescaped characters, or in a mistyped URL, is not shown."""
+    assert error_of(url)
 
 
 def test_the_repr_of_a_url_has_no_secret(probe):
-    """The parts that an adapter gets show no password in their repr."""
-    url = made("probe://user:hunter2@host:1/path?size=2").from_url
+    """The repr of a parsed URL shows no password."""
+    url = adapter_of("probe://user:hunter2@host:1/path?size=2").from_url
     assert repr(url) == "<ParsedURL: probe://host:1/path?size=2>"
     assert (url.username, url.password) == ("user", SECRET)
 
 
-# Third parties
+# Adapters of other packages
 
 
-def test_a_third_partys_adapter_is_found_by_its_entry_point(probe):
-    """A scheme that a distribution declares in the group `missive.adapters` is known, by that very name."""
-    adapter = made("probe://host:12/path/x?size=2&ratio=1.5&flag=yes&drain=3")
+def test_an_entry_point_adds_a_scheme(probe):
+    """A distribution adds a scheme with an entry point in the group `missive.adapters`."""
+    adapter = adapter_of("probe://host:12/path/x?size=2&ratio=1.5&flag=yes&drain=3")
     assert type(adapter) is Probe
     assert (adapter.target, adapter.size, adapter.ratio, adapter.flag, adapter.drain) == ("host:12", 2, 1.5, True, 3.0)
 
 
-def test_a_url_comes_in_parts(probe):
-    """Host, port, path and credentials come unescaped; parameters come by name."""
-    url = made("probe://us%40er:p%2Fw%23%3A@host:12/a%20b?size=2").from_url
+def test_a_parsed_url_has_unescaped_parts(probe):
+    """Host, port, path and credentials are unescaped; parameters are available by name."""
+    url = adapter_of("probe://us%40er:p%2Fw%23%3A@host:12/a%20b?size=2").from_url
     assert isinstance(url, ParsedURL)
     assert (
         url.scheme,
@@ -315,40 +315,40 @@ def test_a_url_comes_in_parts(probe):
     ) == ("probe", "host", 12, "us@er", "p/w#:", "/a b", {"size": "2"})
 
 
-def test_the_environment_is_expanded_in_any_part(probe, monkeypatch):
-    """Host, password and parameters may come from the environment."""
+def test_environment_variables_are_expanded_in_every_part(probe, monkeypatch):
+    """The host and the password may be environment variables."""
     monkeypatch.setenv("MISSIVE_TEST_PASSWORD", SECRET)
     monkeypatch.setenv("MISSIVE_TEST_HOST", "example.org")
-    url = made("probe://user:${MISSIVE_TEST_PASSWORD}@${MISSIVE_TEST_HOST}/").from_url
+    url = adapter_of("probe://user:${MISSIVE_TEST_PASSWORD}@${MISSIVE_TEST_HOST}/").from_url
     assert (url.password, url.host) == (SECRET, "example.org")
 
 
-def test_several_hosts_are_a_host(probe):
-    """A URL may name several hosts with their ports, as Kafka's do."""
-    adapter = made("probe://user:pw@one:9092,two:9093?size=1")
+def test_a_url_may_name_several_hosts(probe):
+    """A URL may name several hosts with their ports, as for Kafka. Such a URL has no single host."""
+    adapter = adapter_of("probe://user:pw@one:9092,two:9093?size=1")
     assert (adapter.target, adapter.from_url.password) == ("one:9092,two:9093", "pw")
     with pytest.raises(UsageError, match="has no valid host and port"):
         _ = adapter.from_url.host
 
 
-def test_the_host_keeps_its_case(probe):
-    """Where the host is a name of another kind, such as an SQS queue's, its case counts."""
-    assert made("probe://Orders?size=1").target == "Orders"
+def test_the_case_of_a_host_is_preserved(probe):
+    """The host of a URL may be a name in which case matters, such as the name of an SQS queue."""
+    assert adapter_of("probe://Orders?size=1").target == "Orders"
 
 
 @pytest.mark.parametrize("password", ["pa/ss", "pa#ss", "pa?ss", "pa%41ss", "pa:ss@host/x"])
 def test_a_password_from_the_environment_may_have_any_characters(probe, monkeypatch, password):
-    """What `${RABBIT_PASSWORD}` holds is the password, as it is."""
+    """The value of an environment variable is literal and needs no escapes."""
     monkeypatch.setenv("MISSIVE_TEST_PASSWORD", password)
-    url = made("probe://user:${MISSIVE_TEST_PASSWORD}@example.org/").from_url
+    url = adapter_of("probe://user:${MISSIVE_TEST_PASSWORD}@example.org/").from_url
     assert (url.password, url.host) == (password, "example.org")
 
 
 def test_every_keyword_is_a_parameter():
-    """Keyword arguments and URL parameters are one to one: FileAdapter's `progress` too."""
-    assert made("file:events.jsonl?progress=true").progress is True
+    """A keyword argument of an optional type is a URL parameter too, such as `progress` of FileAdapter."""
+    assert adapter_of("file:events.jsonl?progress=true").progress is True
 
 
-def test_a_parameter_is_given_once():
-    """The same parameter twice is a mistake."""
-    assert "queue" in refused("sqlite:///q.db?queue=one&queue=two")
+def test_a_repeated_parameter_is_refused():
+    """The error names the repeated parameter."""
+    assert "queue" in error_of("sqlite:///q.db?queue=one&queue=two")

@@ -35,7 +35,7 @@ def number(message, context):
 
 @pytest.fixture
 def queue(tmp_path: Path) -> sqlite3.Connection:
-    """A queue's file, and a connection of a producer's."""
+    """Create a queue file, and return the connection of a producer."""
     connection = sqlite3.connect(tmp_path / "queue.db", isolation_level=None, timeout=30)
     connection.executescript(SCHEMA)
     (tmp_path / "app.py").write_text(NUMBERS)
@@ -55,7 +55,7 @@ RUN = ("run", "app:proc", "--from", "sqlite:///queue.db?queue=q", "--dlq", "sqli
 
 
 def test_messages_are_handled_in_order_and_deleted(missive: Start, queue: sqlite3.Connection):
-    """What was there and what comes later is handled in order, and gone once it is."""
+    """Earlier and later messages are handled in order, and their rows are deleted."""
     enqueue(queue, *map(str, range(50)))
     process = missive(*RUN)
     wait_until(lambda: count(queue) == 0, "an empty queue")
@@ -66,7 +66,7 @@ def test_messages_are_handled_in_order_and_deleted(missive: Start, queue: sqlite
 
 
 def test_several_processes_share_a_queue(missive: Start, queue: sqlite3.Connection):
-    """Three workers on one file handle each message once."""
+    """Three workers on one file handle each message exactly once."""
     enqueue(queue, *map(str, range(3000)))
     workers = [missive(*RUN, env={"SLEEP": "0.0005"}) for _ in range(3)]
     wait_until(lambda: count(queue) == 0, "an empty queue", 60)
@@ -78,7 +78,7 @@ def test_several_processes_share_a_queue(missive: Start, queue: sqlite3.Connecti
 
 
 def test_a_lease_is_renewed_while_its_message_is_handled(missive: Start, queue: sqlite3.Connection):
-    """Handlers that take several leases, and messages that wait behind them, are not delivered a second time."""
+    """A message is not redelivered while its handler runs for several leases, or while it waits for a worker."""
     enqueue(queue, "1", "2")
     command = [*RUN[:3], "sqlite:///queue.db?queue=q&lease=0.6", *RUN[4:]]
     workers = [missive(*command, env={"SLEEP": "2"}) for _ in range(2)]
@@ -89,8 +89,8 @@ def test_a_lease_is_renewed_while_its_message_is_handled(missive: Start, queue: 
     assert sorted(handled) == ["1", "2"]
 
 
-def test_a_signal_gives_unstarted_messages_back_at_once(missive: Start, queue: sqlite3.Connection):
-    """On SIGTERM the running message finishes, and the others can be claimed by somebody else without waiting."""
+def test_a_signal_releases_unstarted_messages_at_once(missive: Start, queue: sqlite3.Connection):
+    """On SIGTERM, the running handler finishes, and other consumers can lease the other messages at once."""
     enqueue(queue, *map(str, range(10)))
     process = missive(*RUN, env={"SLEEP": "1"})
     assert process.line() == "0\n"
@@ -100,8 +100,8 @@ def test_a_signal_gives_unstarted_messages_back_at_once(missive: Start, queue: s
     assert rows == [(None, 0, 1)] * 9
 
 
-def test_the_envelope_arrives(queue: sqlite3.Connection, tmp_path: Path):
-    """Headers, key, topic, ids and times of the columns are the message's; a text body is its UTF-8."""
+def test_a_message_has_the_envelope_of_its_row(queue: sqlite3.Connection, tmp_path: Path):
+    """The columns become headers, key, topic, id and times of the message. A text body becomes UTF-8."""
     queue.execute(
         "INSERT INTO missive_queue (queue, body, headers, key, topic, message_id, content_type, sent_at)"
         " VALUES ('q', 'héllo', ?, 'k', 't', 'id-1', 'text/plain', 1234.5)",
@@ -124,12 +124,12 @@ def test_the_envelope_arrives(queue: sqlite3.Connection, tmp_path: Path):
     engines: list[Engine] = []
     start = Engine.__init__
 
-    def noted(engine: Engine, *args: Any, **kwargs: Any) -> None:
+    def recorded(engine: Engine, *args: Any, **kwargs: Any) -> None:
         start(engine, *args, **kwargs)
         engines.append(engine)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Engine, "__init__", noted)
+        patch.setattr(Engine, "__init__", recorded)
         adapter.run()
     (first, native, attempt, rows), (second, *_) = seen
     assert ("héllo".encode(), ("1", "2"), "k", "t", "id-1", 1234.5, "text/plain") == (
@@ -140,8 +140,8 @@ def test_the_envelope_arrives(queue: sqlite3.Connection, tmp_path: Path):
     assert (second.raw_data, second.message_id, second.headers["headers"]) == (b"\xff", "2", "no json")
 
 
-def test_a_queue_that_is_not_there_yet_is_waited_for(missive: Start, tmp_path: Path):
-    """A missing file is said once and tried again; once it is there, its messages are handled."""
+def test_a_consumer_waits_for_a_missing_queue(missive: Start, tmp_path: Path):
+    """A missing file is reported, and its messages are handled after it is created."""
     (tmp_path / "app.py").write_text(NUMBERS)
     process = missive(*RUN)
     assert "the file does not exist" in process.error_line()
@@ -153,18 +153,18 @@ def test_a_queue_that_is_not_there_yet_is_waited_for(missive: Start, tmp_path: P
     connection.close()
 
 
-def test_a_file_that_is_no_database_is_fatal(missive: Start, tmp_path: Path):
-    """Another kind of file is refused with one line and exit code 1, and stays as it is."""
+def test_a_file_that_is_not_a_database_is_fatal(missive: Start, tmp_path: Path):
+    """A file of another kind ends processing with one line and exit code 1."""
     (tmp_path / "app.py").write_text(NUMBERS)
-    (tmp_path / "queue.db").write_text("nothing of the kind\n" * 100)
+    (tmp_path / "queue.db").write_text("this is not a database\n" * 100)
     process = missive(*RUN)
     _, err = process.finish()
     assert process.code == 1
     assert err.splitlines()[-1] == "missive: sqlite:///queue.db?queue=q: file is not a database"
 
 
-def test_an_expired_lease_is_redelivered_and_fenced(missive: Start, queue: sqlite3.Connection):
-    """After SIGKILL the leases run out, another worker gets the messages, and knows that it is not the first."""
+def test_a_message_is_redelivered_after_its_lease(missive: Start, queue: sqlite3.Connection):
+    """After SIGKILL, the leases expire and another worker handles the messages."""
     enqueue(queue, "1")
     command = [*RUN[:3], "sqlite:///queue.db?queue=q&lease=1", *RUN[4:]]
     first = missive(*command, env={"SLEEP": "60"})
@@ -176,7 +176,7 @@ def test_an_expired_lease_is_redelivered_and_fenced(missive: Start, queue: sqlit
 
 
 class Clock(Host):
-    """A host of which only the time is asked."""
+    """A host that provides the time only."""
 
     def time(self) -> float:
         """Return the time."""
@@ -185,7 +185,7 @@ class Clock(Host):
 
 @contextlib.asynccontextmanager
 async def consuming(path: Path, lease: float = 30) -> AsyncIterator[Session]:
-    """Hold a session of the queue's."""
+    """Open a session of the queue, and close it afterwards."""
     adapter = SQLiteAdapter(m.Processor(m.JSONMessage, name="app", dlq={}), path, "q", lease=lease)
     session = await adapter.connect(Clock())
     try:
@@ -195,8 +195,8 @@ async def consuming(path: Path, lease: float = 30) -> AsyncIterator[Session]:
 
 
 @pytest.mark.parametrize("left", [1, 2, 3, 4])
-def test_only_what_is_ours_is_settled(queue: sqlite3.Connection, tmp_path: Path, left: int):
-    """Of what is settled together, what somebody else has since is fenced; what was not named stays leased."""
+def test_only_messages_of_this_session_are_settled(queue: sqlite3.Connection, tmp_path: Path, left: int):
+    """In one call, messages of another consumer are fenced; messages outside the call stay leased."""
     enqueue(queue, *"1234")
     stolen = left % 4 + 1
 
@@ -205,9 +205,9 @@ def test_only_what_is_ours_is_settled(queue: sqlite3.Connection, tmp_path: Path,
             found = await session.fetch(Credit(4, 1000))
             assert [one.attempt for one in found] == [1] * 4
             queue.execute("UPDATE missive_queue SET lease = 'another' WHERE id = ?", (stolen,))
-            items = [Settlement(one, Disposition.ack) for one in found if one.native != left]
-            results = await session.settle(items)
-            return {item.delivery.native: result for item, result in zip(items, results, strict=True)}
+            settlements = [Settlement(one, Disposition.ack) for one in found if one.native != left]
+            results = await session.settle(settlements)
+            return {one.delivery.native: result for one, result in zip(settlements, results, strict=True)}
 
     results = asyncio.run(consume())
     assert results == {
@@ -217,17 +217,17 @@ def test_only_what_is_ours_is_settled(queue: sqlite3.Connection, tmp_path: Path,
 
 
 @pytest.mark.parametrize(("size", "expected"), [(1, 1), (1000, 1), (1001, 2), (2500, 3), (10_000, 10), (10_001, 10)])
-def test_a_claim_ends_with_the_message_that_is_over_the_credit(
+def test_a_fetch_ends_with_the_message_that_exceeds_the_credit(
     queue: sqlite3.Connection, tmp_path: Path, size: int, expected: int
 ):
-    """As many are claimed as have bytes of the credit left to begin with; the others stay free."""
+    """A fetch leases messages until the bytes of the credit are used up; the other messages stay free."""
     enqueue(queue, *["x" * 1000] * 10)
 
-    async def claim() -> int:
+    async def fetched() -> int:
         async with consuming(tmp_path / "queue.db") as session:
             return len(await session.fetch(Credit(100, size)))
 
-    assert asyncio.run(claim()) == expected
+    assert asyncio.run(fetched()) == expected
     assert queue.execute("SELECT count(lease) FROM missive_queue").fetchone() == (expected,)
 
 
@@ -238,8 +238,8 @@ def acked(deliveries: Sequence[Delivery]) -> list[Settlement]:
 LEASED = "SELECT min(body), max(body), count(*) FROM missive_queue WHERE lease IS NOT NULL"
 
 
-def test_what_is_settled_makes_room_for_as_much(queue: sqlite3.Connection, tmp_path: Path):
-    """While there is more, many settlements lease as many for the next fetch; few lease none; a stop returns them."""
+def test_many_settlements_lease_as_many_messages_ahead(queue: sqlite3.Connection, tmp_path: Path):
+    """Many settlements lease as many messages for the next fetch; few lease none; `stop_intake` returns them."""
     enqueue(queue, *map(str, range(1000, 2000)))
 
     async def consume() -> None:
@@ -264,10 +264,10 @@ def test_what_is_settled_makes_room_for_as_much(queue: sqlite3.Connection, tmp_p
 
 @pytest.mark.parametrize("stolen", [False, True])
 @pytest.mark.parametrize("how", ["fetch", "extend"])
-def test_what_is_not_fetched_in_time_is_given_back(
+def test_messages_leased_ahead_return_to_the_queue(
     queue: sqlite3.Connection, tmp_path: Path, how: str, *, stolen: bool
 ):
-    """What was claimed with a settlement goes back when leases are renewed, or at a late fetch, as if it never came."""
+    """Messages leased ahead return at a renewal or a late fetch, and this counts as no delivery."""
     enqueue(queue, *map(str, range(1000, 2000)))
 
     async def consume() -> None:
@@ -276,7 +276,7 @@ def test_what_is_not_fetched_in_time_is_given_back(
             await session.settle(acked(first[:300]))
             if stolen:
                 queue.execute("UPDATE missive_queue SET lease = 'another' WHERE body = '1600'")
-            session._fetched_at -= 1.1  # as if so many seconds had passed
+            session._fetched_at -= 1.1  # seconds in the past
             if how == "fetch":
                 found = await session.fetch(Credit(10, 10_000))
                 assert [(one.body, one.attempt) for one in found[:2]] == [(b"1400", 1), (b"1401", 1)]
@@ -290,18 +290,20 @@ def test_what_is_not_fetched_in_time_is_given_back(
     assert queue.execute(free).fetchone() == ("1400", 599 if stolen else 600, 0)
 
 
-def test_what_cannot_be_given_back_is_kept(queue: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What was claimed ahead, and cannot be given back now, is returned by a stop; others are renewed all the same."""
+def test_a_failed_release_keeps_the_messages(
+    queue: sqlite3.Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """If the release fails, `stop_intake` returns the messages leased ahead; the renewal of others succeeds."""
     enqueue(queue, *map(str, range(1000, 2000)))
 
-    async def refuse(_items: Sequence[Settlement]) -> Sequence[SettlementResult]:
+    async def refuse(_settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         raise m.Transient("the file is locked")
 
     async def consume() -> None:
         async with consuming(tmp_path / "queue.db", lease=4) as session:
             first = await session.fetch(Credit(400, 10_000))
             await session.settle(acked(first[:300]))
-            session._fetched_at -= 1.1  # as if so many seconds had passed
+            session._fetched_at -= 1.1  # seconds in the past
             monkeypatch.setattr(session, "settle", refuse)
             assert list(await session.extend(first[300:])) == [SettlementResult.confirmed] * 100
             assert len(await session.stop_intake()) == 300
@@ -311,8 +313,8 @@ def test_what_cannot_be_given_back_is_kept(queue: sqlite3.Connection, tmp_path: 
     asyncio.run(consume())
 
 
-def test_a_claim_that_fails_undoes_no_settlement(queue: sqlite3.Connection, tmp_path: Path):
-    """Where what comes next cannot be claimed, what was handled is settled all the same; the next fetch says why."""
+def test_a_failed_lease_ahead_undoes_no_settlement(queue: sqlite3.Connection, tmp_path: Path):
+    """If the next messages cannot be leased, the settlements stand; the next fetch raises the error."""
     enqueue(queue, *map(str, range(1000, 2000)))
 
     async def consume() -> None:
@@ -330,8 +332,8 @@ def test_a_claim_that_fails_undoes_no_settlement(queue: sqlite3.Connection, tmp_
     asyncio.run(consume())
 
 
-def test_what_a_producer_wrote_wrong_keeps_no_other_back(queue: sqlite3.Connection, tmp_path: Path):
-    """Text that is no UTF-8, a number for a body, headers that are too deep: each is delivered, and what follows."""
+def test_an_invalid_row_does_not_block_other_messages(queue: sqlite3.Connection, tmp_path: Path):
+    """Invalid UTF-8, a number as body and deeply nested headers are delivered, and so are later messages."""
     latin = "CAST(x'e9ff' AS TEXT)"
     queue.execute(f"INSERT INTO missive_queue (queue, body, key) VALUES ('q', {latin}, {latin})")
     queue.execute("INSERT INTO missive_queue (queue, body, headers) VALUES ('q', 7, ?)", ("[" * 200_000,))
@@ -353,7 +355,7 @@ proc = missive.Processor(missive.JSONMessage, name="app", concurrency=2)
 @proc.handle_for(Field("kind", "blocks"))
 async def blocks(message, context):
     os.write(1, b"blocks\\n")
-    time.sleep(2)  # on the loop of the handlers, as nobody should
+    time.sleep(2)  # blocks the loop of the handlers on purpose
 
 @proc.handle_for(Field("kind", "computes"))
 def computes(message, context):
@@ -365,23 +367,23 @@ def computes(message, context):
 
 
 def test_handlers_that_never_yield_keep_their_leases(missive: Start, queue: sqlite3.Connection, tmp_path: Path):
-    """A blocking `async def` and a CPU-bound handler, each of three leases, are delivered once, though others wait."""
+    """A blocking `async def` and a CPU-bound handler, each of three leases, get their messages once."""
     (tmp_path / "app.py").write_text(STUBBORN)
     enqueue(queue, '{"kind": "blocks"}', '{"kind": "computes"}')
     command = [*RUN[:3], "sqlite:///queue.db?queue=q&lease=0.6", *RUN[4:]]
     workers = [missive(*command) for _ in range(2)]
     wait_until(lambda: count(queue) == 0, "an empty queue")
-    handled, said = [], ""
+    handled, errors = [], ""
     for worker in workers:
         out, err = worker.terminate()
         handled += out.split()
-        said += err
+        errors += err
     assert sorted(handled) == ["blocks", "computes"]
-    assert "lost" not in said
+    assert "lost" not in errors
 
 
-def test_a_long_delay_is_the_queues_own(missive: Start, queue: sqlite3.Connection, tmp_path: Path):
-    """What is retried late waits in its queue, with all its attempts counted, also without its worker."""
+def test_a_long_delay_waits_in_the_queue(missive: Start, queue: sqlite3.Connection, tmp_path: Path):
+    """A late retry waits in its queue with its number of attempts, and another worker handles it."""
     application = """
 import missive
 proc = missive.Processor(missive.JSONMessage, name="app", retry=missive.Retry(immediate=1, delays=[3600]))

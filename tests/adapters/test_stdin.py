@@ -1,4 +1,4 @@
-"""Standard input: any bytes, any length, and nothing that was read is forgotten."""
+"""Standard input: any bytes, any length, and an outcome for every line that was read."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def digest(message, context):
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(1, 7), max_size=50))
-def test_lines_are_cut_as_split_does(data: bytes, cuts: list[int]):
-    """However the bytes arrive, the lines are those between the newlines, and the rest is what follows the last."""
+def test_line_buffer_splits_at_newlines(data: bytes, cuts: list[int]):
+    """Any division into chunks gives the same lines; the rest follows the last newline."""
     lines, place = LineBuffer(), 0
     for cut in [*cuts, len(data)]:
         lines.add(data[place : place + cut])
@@ -46,15 +46,15 @@ def test_lines_are_cut_as_split_does(data: bytes, cuts: list[int]):
     assert len(found) == data.count(b"\n")
 
 
-def test_the_sample_prints_a_greeting_a_line():
-    """The design's sample ends at the end of its input with exit code 0, having greeted each line."""
+def test_the_sample_prints_one_greeting_per_line():
+    """The sample handles each line and ends with exit code 0 at the end of the input."""
     sample = Path(__file__).parents[2] / "examples" / "hello.py"
     done = subprocess.run([sys.executable, sample], input=b"a\nb\nc", capture_output=True, timeout=30, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"Hello, World!\n" * 3, b"")
 
 
-def test_bytes_arrive_as_they_are(missive: Start, tmp_path: Path):
-    """Invalid UTF-8, NULs, carriage returns, empty lines and a last line without newline are kept to the byte."""
+def test_bytes_are_unchanged(missive: Start, tmp_path: Path):
+    """Invalid UTF-8, NULs, carriage returns, empty lines and an unfinished last line arrive byte by byte."""
     (tmp_path / "app.py").write_text(DIGESTS)
     lines = [b"\xff\xfe\x00", b"", b"\r", bytes(set(range(256)) - {10}), b"last"]
     (tmp_path / "in").write_bytes(b"\n".join(lines))
@@ -67,8 +67,8 @@ def test_bytes_arrive_as_they_are(missive: Start, tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_line_of_a_hundred_megabytes(missive: Start, tmp_path: Path):
-    """A line of 100 MB, through a pipe, is one message."""
+def test_a_line_may_have_a_hundred_megabytes(missive: Start, tmp_path: Path):
+    """A line of 100 MB from a pipe is one message."""
     (tmp_path / "app.py").write_text(DIGESTS)
     line = os.urandom(1 << 20).replace(b"\n", b" ") * 100
     process = missive("run", "app:proc", "--from", "stdin:", stdin=subprocess.PIPE)
@@ -89,8 +89,8 @@ def slow(message, context):
 """
 
 
-def test_a_signal_files_what_was_read_and_not_started(missive: Start, tmp_path: Path):
-    """SIGTERM lets the running message finish; the lines behind it, the unfinished one too, are dead as `shutdown`."""
+def test_a_signal_makes_unstarted_lines_dead_letters(missive: Start, tmp_path: Path):
+    """SIGTERM lets the running handler finish. Other lines, even an unfinished one, become dead as `shutdown`."""
     (tmp_path / "app.py").write_text(SLOW)
     process = missive("run", "app:proc", "--from", "stdin:", stdin=subprocess.PIPE)
     process.write(b"one\ntwo\nthree\nunfin")
@@ -107,8 +107,8 @@ def test_a_signal_files_what_was_read_and_not_started(missive: Start, tmp_path: 
     assert "1 handled, 3 dead-lettered (3 shutdown)" in err
 
 
-def test_a_second_signal_forces(missive: Start, tmp_path: Path):
-    """A second signal does not wait for a handler that hangs, says what it left, and exits 1."""
+def test_a_second_signal_forces_a_stop(missive: Start, tmp_path: Path):
+    """A second signal does not wait for a hanging handler. The log counts lost messages; the exit code is 1."""
     (tmp_path / "app.py").write_text(SLOW)
     process = missive("run", "app:proc", "--from", "stdin:", stdin=subprocess.PIPE)
     process.write(b"one\n")
@@ -123,7 +123,7 @@ def test_a_second_signal_forces(missive: Start, tmp_path: Path):
 
 
 def test_the_drain_ends_at_its_deadline(missive: Start, tmp_path: Path):
-    """A handler that is still running when the drain's time is over is left behind; exit code 1."""
+    """A handler that runs longer than the time for draining is abandoned; the exit code is 1."""
     (tmp_path / "app.py").write_text(SLOW.replace("def slow", "async def slow"))
     process = missive("run", "app:proc", "--from", "stdin:", "--drain", "0.2", stdin=subprocess.PIPE)
     process.write(b"one\n")
@@ -134,7 +134,7 @@ def test_the_drain_ends_at_its_deadline(missive: Start, tmp_path: Path):
 
 
 def test_without_a_store_the_program_stops_at_the_first_dead_letter():
-    """`run()` exits 1 with one line when a message would be a dead letter and nothing keeps it."""
+    """Without a store, `run()` exits with code 1 and one line at the first message that needs a dead letter."""
     program = (
         "import missive; p = missive.Processor(missive.JSONMessage, name='app');"
         "p.add_handler(missive.matchers.Field('a', 1), lambda m, c: print('ok'));"

@@ -1,4 +1,4 @@
-"""A file of lines passes the conformance suite."""
+"""FileAdapter passes the conformance suite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FileHarness(Harness):
 
 
 class TestFile(Conformance):
-    """Every case, on a file that is written to between runs."""
+    """All cases, on a file that grows between runs."""
 
     @pytest.fixture
     def harness(self, tmp_path: Path) -> FileHarness:

@@ -1,4 +1,4 @@
-"""The SQLite queue passes the conformance suite."""
+"""SQLiteAdapter passes the conformance suite."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SQLiteHarness(Harness):
 
 
 class TestSQLite(Conformance):
-    """Every case, on a file."""
+    """All cases, on a file."""
 
     @pytest.fixture
     def harness(self, tmp_path: Path) -> SQLiteHarness:

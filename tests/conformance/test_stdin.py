@@ -1,4 +1,4 @@
-"""Standard input passes the conformance suite."""
+"""StdinAdapter passes the conformance suite."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StdinHarness(Harness):
     duplicates = 0
     reads_once = True
     creatable = False
-    largest_body = 30_000  # what fits into a pipe that nobody reads yet
+    largest_body = 30_000  # bytes; fits into the buffer of a pipe without a reader
 
     def __init__(self, pipe: int) -> None:
         self.pipe = pipe
@@ -29,7 +29,7 @@ class StdinHarness(Harness):
         return StdinAdapter(processor)
 
     def create(self) -> None:
-        """There it is."""
+        """Do nothing: the pipe exists already."""
 
     def publish(self, messages: Sequence[Sent]) -> None:
         for message in messages:
@@ -37,7 +37,7 @@ class StdinHarness(Harness):
 
 
 class TestStdin(Conformance):
-    """Every case, on a pipe."""
+    """All cases, on a pipe."""
 
     @pytest.fixture
     def harness(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[StdinHarness]:

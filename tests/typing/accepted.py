@@ -1,4 +1,4 @@
-"""Realistic applications that must type-check under mypy strict and pyright; nothing here is run."""
+"""Realistic applications that must pass mypy strict and pyright. This file never runs."""
 
 from __future__ import annotations
 
@@ -17,41 +17,41 @@ js = missive.Processor(missive.JSONMessage)
 
 @js.handle_for(Field("type", "order.placed") & Field("total", Range(gt=100)))
 def big_order(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-    """The first sample of the design."""
+    """Handle large orders."""
     message.get_json()
     context.ack()
 
 
 @raw.handle_for(lambda message: True)
 def hello_world(message: missive.Message, context: missive.HandlingContext) -> None:
-    """The second sample of the design."""
+    """Handle every message."""
     context.ack()
 
 
 @js.handle_for(Field("type", "a") & Header("x", "1"))
 def field_and_header(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-    """Field first."""
+    """Compose a field with a header."""
 
 
 @js.handle_for(Header("x", "1") & Field("type", "b"))
 def header_and_field(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-    """Header first."""
+    """Compose a header with a field."""
 
 
 @raw.handle_for(Header("x", "1") & (lambda message: len(message.raw_data) > 3))
 def header_and_lambda(message: missive.RawMessage, context: missive.HandlingContext) -> None:
-    """A callable inside a composition."""
+    """Compose a header with a callable."""
 
 
 @js.handle_for(~Header("x", OneOf("1", "2")) | Field("type", "c") | Topic("t"))
 async def asynchronous(message: missive.JSONMessage, context: missive.HandlingContext[missive.JSONMessage]) -> int:
-    """An async handler, with its context's type said in full."""
+    """Handle on the loop, with the full type of the context."""
     body: missive.JSONMessage = context.message
     return len(body.raw_data)
 
 
 def audit(message: missive.Message, context: missive.HandlingContext) -> None:
-    """A helper for any message."""
+    """Handle any message."""
     context.state.seen = True
 
 
@@ -60,16 +60,16 @@ raw.add_handler(Everything(), audit)
 
 
 class Order(TypedDict):
-    """What an order looks like."""
+    """The content of an order."""
 
     total: float
 
 
 class OrderMessage(missive.StructuredMessage):
-    """A class of messages with a type of its own for what it decodes to."""
+    """A message class with its own type of content."""
 
     def decode(self) -> Order:
-        """Parse it."""
+        """Return the order."""
         order: Order = json.loads(self.raw_data)
         return order
 
@@ -79,20 +79,20 @@ orders = missive.Processor(OrderMessage, name="orders", public=["total"])
 
 @orders.handle_for(Field("total", Range(lt=1)))
 def small(message: OrderMessage, context: missive.HandlingContext) -> None:
-    """A handler for a class of one's own."""
+    """Handle a custom message class."""
     if message.content is None:
         raise missive.RetryLater(5)
 
 
 @orders.before_processing
 def connect(context: missive.ProcessingContext) -> None:
-    """Open what all messages of a worker share."""
+    """Open a connection that all messages of a worker share."""
     context.state.connection = object()
 
 
 @orders.after_handling
 def count(processing: missive.ProcessingContext, handling: missive.HandlingContext) -> None:
-    """Look at how it went."""
+    """Read the outcome."""
     outcome: missive.Outcome | None = handling.outcome
     if outcome is missive.Outcome.acked:
         processing.state.count = 1
@@ -100,12 +100,12 @@ def count(processing: missive.ProcessingContext, handling: missive.HandlingConte
 
 @js.handle_for(Field("ordered", 1), ordered_by=by_field("customer"), on_lane_retry="pass", concurrency=2)
 async def in_order(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-    """Run in order of the customers."""
+    """Run in order for each customer."""
 
 
 @raw.handle_for(Header("ordered", "1"), ordered_by=lambda message: message.topic)
 def by_topic(message: missive.Message, context: missive.HandlingContext) -> None:
-    """Run in order of the topics."""
+    """Run in order for each topic."""
 
 
 @js.handle_for(Field("once", 1), name="once", once=missive.Once(by_field("id"), ttl=3600))
@@ -116,8 +116,8 @@ def by_lease(message: missive.JSONMessage, context: missive.HandlingContext) -> 
 @raw.handle_for(Header("once", "1"), name="once", once=missive.Once(lambda message: message.topic, form="transaction"))
 def in_a_transaction(message: missive.RawMessage, context: missive.HandlingContext) -> None:
     """Have an effect once in a database."""
-    ours: bool = context.claim(object())
-    print(ours)
+    claimed: bool = context.claim(object())
+    print(claimed)
 
 
 js.discard_for(Field("kind", "noise"), reason="noise")
@@ -125,45 +125,45 @@ js.discard_for(Field("kind", "noise"), reason="noise")
 
 @js.handle_unmatched
 def unmatched(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-    """Handle what nothing else does."""
+    """Handle the other messages."""
 
 
 class Connection:
-    """What a driver would give."""
+    """A database connection."""
 
     def commit(self) -> None:
-        """Keep what was done."""
+        """Commit the transaction."""
 
 
 @js.resource(scope="worker")
 def connection(context: missive.ProcessingContext) -> Iterator[Connection]:
-    """Open what a worker's messages share."""
+    """Open a connection for the messages of a worker."""
     yield Connection()
 
 
 @js.resource("worker")
 async def pool(context: missive.ProcessingContext[missive.JSONMessage]) -> AsyncGenerator[Connection, None]:
-    """Open it on a loop."""
+    """Open a connection on a loop."""
     yield Connection()
 
 
 @js.resource()
 def transaction(context: missive.HandlingContext) -> Generator[Connection, None, None]:
-    """Begin, and end with the message."""
-    mine: Connection = context.get(connection)
-    yield mine
-    mine.commit()
+    """Open a transaction for one message."""
+    shared: Connection = context.get(connection)
+    yield shared
+    shared.commit()
 
 
 @js.resource(scope="message")
 async def session(context: missive.HandlingContext[missive.JSONMessage]) -> AsyncIterator[Connection]:
-    """Begin, and end with the message, on a loop."""
+    """Open a session for one message on a loop."""
     yield await context.aget(pool)
 
 
 @js.handle_for(Field("type", "sync resources"))
 def with_resources(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-    """Use them."""
+    """Use sync resources."""
     key: missive.ResourceKey[Connection] = transaction
     context.get(key).commit()
     assert_type(transaction, missive.ResourceKey[Connection])
@@ -172,7 +172,7 @@ def with_resources(message: missive.JSONMessage, context: missive.HandlingContex
 
 @js.handle_for(Field("type", "async resources"))
 async def with_async_resources(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
-    """Use them on a loop."""
+    """Use async and sync resources on a loop."""
     assert_type(session, missive.ResourceKey[Connection])
     assert_type(await context.aget(session), Connection)
     (await context.processing_ctx.aget(pool)).commit()
@@ -180,7 +180,7 @@ async def with_async_resources(message: missive.JSONMessage, context: missive.Ha
 
 
 def fake_connection(context: missive.ProcessingContext) -> Iterator[Connection]:
-    """Stand in for the connection."""
+    """Replace the connection."""
     yield Connection()
 
 

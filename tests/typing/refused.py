@@ -1,4 +1,4 @@
-"""Mistakes that mypy strict and pyright must both refuse: each marked line is an error to both, and no other is."""
+"""Mistakes that mypy strict and pyright must refuse: each reports an error on every marked line, and on no other."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ def for_json(message: missive.JSONMessage, context: missive.HandlingContext) -> 
 
 
 def without_parameters() -> None:
-    """Handle nothing."""
+    """Take no message."""
 
 
 def of_a_message(context: missive.HandlingContext) -> Iterator[int]:
-    """Yield what one message has."""
+    """Yield a resource of one message."""
     yield 1
 
 
 async def of_a_worker(context: missive.ProcessingContext) -> AsyncIterator[int]:
-    """Yield what a worker has."""
+    """Yield a resource of a worker."""
     yield 1
 
 
 def without_a_yield(context: missive.HandlingContext) -> int:
-    """Yield nothing."""
+    """Return a value without yielding."""
     return 1
 
 
 def use(context: missive.HandlingContext, key: missive.ResourceKey[int]) -> None:
-    """Ask for resources wrongly."""
+    """Request resources incorrectly."""
     text: str = context.get(key)  # refused: a resource of another type
     context.get(of_a_message)  # refused: a function in place of its key
     print(text)
@@ -47,12 +47,12 @@ Field("type")  # refused: a Field without a test
 Field("a", "b", "c")  # refused: a Field with three arguments
 raw.handle_for(Header("x", "1"))(for_json)  # refused: a handler for another message class
 js.handle_for(Header("x", "1"))(without_parameters)  # refused: a handler without parameters
-raw.handle_for(Header("x", "2"), ordered_by=by_field("k"))  # refused: a key in bodies that are none
-raw.handle_for(Header("x", "3"), name="x", once=missive.Once(by_field("k")))  # refused: the same, to tell effects apart
+raw.handle_for(Header("x", "2"), ordered_by=by_field("k"))  # refused: a key in the body of a raw message
+raw.handle_for(Header("x", "3"), name="x", once=missive.Once(by_field("k")))  # refused: the same for a once= key
 js.include(raw)  # refused: an include of another message class
 js.add_handler(Header("x", "1"), without_parameters)  # refused: the same, imperatively
-raw.resource("worker")(of_a_message)  # refused: a worker's resource that takes a message's context
-raw.resource()(of_a_worker)  # refused: a message's resource that takes a worker's context
-raw.resource()(without_a_yield)  # refused: a resource that is no generator
-raw.resource("process")(of_a_message)  # refused: a scope that there is not
+raw.resource("worker")(of_a_message)  # refused: a worker resource that takes a handling context
+raw.resource()(of_a_worker)  # refused: a message resource that takes a processing context
+raw.resource()(without_a_yield)  # refused: a resource that is not a generator
+raw.resource("process")(of_a_message)  # refused: an unknown scope
 raw.test_client(overrides={"db": 1})  # refused: overrides by name
