@@ -1,4 +1,4 @@
-"""The kit catches adapters that are broken on purpose."""
+"""The conformance kit catches adapters that are broken on purpose."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class QuickHarness(SQLiteHarness):
 
 @pytest.mark.parametrize(("broken", "number"), CAUGHT)
 def test_a_broken_adapter_is_caught(broken: type[BrokenAdapter], number: int, tmp_path: Path):
-    """Each fails in the cases that are named for it, which the adapter inside it passes."""
+    """Each broken adapter fails the cases that it names, and the correct adapter inside passes them."""
     (case,) = [case for case in all_cases() if case.number == number]
     (tmp_path / "good").mkdir()
     (tmp_path / "bad").mkdir()

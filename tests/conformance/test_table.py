@@ -9,8 +9,8 @@ from missive.testing.conformance.catalogue import CaseOutcome, all_cases
 from missive.transport import Capabilities
 
 
-def test_the_table_tells_what_was_not_run_from_what_is_not_there(monkeypatch: pytest.MonkeyPatch):
-    """A case that the kit has and that was not run is `missing`; one that it does not have yet is `pending`."""
+def test_the_table_distinguishes_missing_from_pending_cases(monkeypatch: pytest.MonkeyPatch):
+    """A case that the kit has but the run left out is `missing`. A case that the kit does not have is `pending`."""
     monkeypatch.setattr(table, "_columns", {})
     first, second, *_ = [case.number for case in all_cases()]
     table.enter("mine", "Mine 1", Capabilities(), table.Row(first, CaseOutcome.passed, 0.1, 0))
@@ -20,5 +20,5 @@ def test_the_table_tells_what_was_not_run_from_what_is_not_there(monkeypatch: py
         if "|" in line
     }
     assert (shown[str(first)], shown[str(second)]) == ("passed", "missing")
-    there = {str(case.number) for case in all_cases()}
-    assert {verdict for number, verdict in shown.items() if number.isdigit() and number not in there} <= {"pending"}
+    available = {str(case.number) for case in all_cases()}
+    assert {outcome for number, outcome in shown.items() if number.isdigit() and number not in available} <= {"pending"}

@@ -1,4 +1,4 @@
-"""`simulate`: what a user's scenario is held to, and what is said when it fails."""
+"""`simulate`: the checks of a scenario, and the report of a failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def processor(handler, **settings):
 
 
 def counting(most):
-    """Return a scenario whose handler sees each message so often, at the most."""
+    """Return a scenario whose handler sees at most `most` messages in all, repeated ones included."""
 
     def scenario():
         seen = []
@@ -34,14 +34,14 @@ def counting(most):
     return scenario
 
 
-def test_a_scenario_holds():
-    """A handler that can take a message twice passes every schedule, and faults did happen."""
+def test_a_scenario_passes():
+    """A handler that can take a message twice passes every schedule, although faults happen."""
     happened = simulate(counting(10**6), MESSAGES, schedules=60)
     assert [event for event in ("crash", "stop", "comes again", "settled", "clears up") if not happened[event]] == []
 
 
-def test_a_check_that_fails_is_told_with_its_seed():
-    """What the scenario asserts fails the schedule; the text names seed and promise, shows events and no content."""
+def test_a_failed_check_reports_its_seed():
+    """A failed assertion fails the schedule. The text has the seed, the promise and the events, and no content."""
     with pytest.raises(SimulationFailed) as first:
         simulate(counting(len(MESSAGES)), MESSAGES)
     failed = first.value
@@ -59,7 +59,7 @@ def test_a_check_that_fails_is_told_with_its_seed():
 
 
 def test_without_faults_each_message_is_handled_once():
-    """`Faults.none()` is a transport where nothing goes wrong, and one life."""
+    """`Faults.none()` simulates a transport without faults, and a process that starts once."""
     happened = simulate(counting(len(MESSAGES)), MESSAGES, schedules=30, faults=Faults.none())
     assert happened["start"] == happened["connected"] == 30
     assert happened["started"] == happened["delivered"] == 30 * len(MESSAGES)
@@ -69,8 +69,8 @@ def test_without_faults_each_message_is_handled_once():
     ("off", "event"),
     [({"crashes": False}, "crash"), ({"stops": False}, "ended by force"), ({"leases": False}, "interrupted")],
 )
-def test_kinds_of_faults_can_be_left_out(off, event):
-    """What is switched off does not happen, and what is not still does."""
+def test_a_kind_of_fault_can_be_switched_off(off, event):
+    """A fault that is switched off does not happen, and the others still do."""
 
     async def wait(message, context):
         await asyncio.sleep(3)
@@ -88,7 +88,7 @@ def test_kinds_of_faults_can_be_left_out(off, event):
 
 @pytest.mark.parametrize("transport", ["queue", "leases", "partitions", "lanes"])
 def test_the_transport_can_be_chosen(transport):
-    """With `transport=` every schedule is on a transport of that kind."""
+    """With `transport=`, every schedule uses a transport of that kind."""
     urls = set()
 
     def handle(message: JSONMessage, context: HandlingContext) -> None:
@@ -98,16 +98,16 @@ def test_the_transport_can_be_chosen(transport):
     assert urls == {f"simulated:{transport}"}
 
 
-def test_a_message_that_never_ends_is_no_progress():
-    """A handler that always wants another try fails its schedule, in place of running for ever."""
+def test_a_message_that_never_ends_fails_the_schedule():
+    """A handler that always retries fails its schedule. The simulation does not run for ever."""
     with pytest.raises(SimulationFailed) as failed:
         simulate(lambda: processor(lambda message, context: context.retry(1)), MESSAGES, schedules=1)
     assert failed.value.promise is Promise.progress
     assert "is handled again and again" in failed.value.what
 
 
-def test_raw_bytes_are_messages_too():
-    """Messages of raw bytes, without an id or a key, are simulated like any."""
+def test_raw_bytes_are_messages():
+    """Messages of raw bytes, without an id or a key, are simulated like other messages."""
     seen = []
 
     def handle(message, context):
@@ -122,8 +122,8 @@ def test_raw_bytes_are_messages_too():
     assert sorted(seen) == [b"1", b"2"]
 
 
-def test_what_cannot_be_simulated_is_refused():
-    """Two messages with one id, an unknown transport, and a running loop are usage errors."""
+def test_impossible_simulations_are_refused():
+    """Two messages with one id, an unknown transport and a running loop are usage errors."""
 
     def scenario():
         return processor(lambda message, context: None)
@@ -140,8 +140,8 @@ def test_what_cannot_be_simulated_is_refused():
         asyncio.run(inside())
 
 
-def test_the_log_is_as_it_was():
-    """The engine's log lines about faults are left out, and after it the log has its level again."""
+def test_the_log_level_is_restored():
+    """A simulation hides the log lines of the engine, and restores the level of the logger."""
     logger = logging.getLogger("missive")
     before = logger.level
     with pytest.raises(SimulationFailed):

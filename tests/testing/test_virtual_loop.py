@@ -1,4 +1,4 @@
-"""Virtual time: a loop that never waits, and says when it would for ever."""
+"""The virtual loop: it never waits, and raises where it would wait for ever."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ def loop():
     loop.close()
 
 
-def test_an_hour_is_over_at_once(loop):
-    """Sleeping moves the clock by as much, and takes no time."""
+def test_sleeping_takes_no_time(loop):
+    """Sleeping moves the virtual clock forward, and takes no real time."""
     before = time.monotonic()
     loop.run_until_complete(asyncio.sleep(3600))
     assert loop.time() == pytest.approx(3600)
     assert time.monotonic() - before < 10
 
 
-def test_what_is_due_runs_in_its_order(loop):
-    """Calls run when they are due, whatever the order in which they were asked for."""
+def test_calls_run_in_the_order_of_their_time(loop):
+    """Calls run at their time, whatever the order in which they were scheduled."""
     ran = []
     for after in (3, 1, 2):
         loop.call_later(after, lambda after=after: ran.append((after, loop.time())))
@@ -37,8 +37,8 @@ def test_what_is_due_runs_in_its_order(loop):
     assert [at for _, at in ran] == pytest.approx([1, 2, 3])
 
 
-def test_time_goes_on_over_loops():
-    """A clock is shared by the loops of processes that follow each other."""
+def test_successive_loops_share_a_clock():
+    """The loops of successive processes share a clock."""
     clock = Clock()
     for expected in (1, 2):
         loop = VirtualLoop(clock)
@@ -48,13 +48,13 @@ def test_time_goes_on_over_loops():
 
 
 def test_a_deadlock_is_raised(loop):
-    """Waiting for what will never be is an error, and no hang."""
+    """Waiting for an event that cannot happen raises Deadlock and does not hang."""
     with pytest.raises(Deadlock):
         loop.run_until_complete(loop.create_future())
 
 
-def test_a_circle_is_raised(loop):
-    """Going on and on at one instant is an error too."""
+def test_a_livelock_is_raised(loop):
+    """Running for ever at one instant raises Livelock."""
 
     async def around():
         for _ in itertools.count():
@@ -64,8 +64,8 @@ def test_a_circle_is_raised(loop):
         loop.run_until_complete(around())
 
 
-def test_there_are_no_threads(loop):
-    """What would run on an executor runs inline, and its result or exception is given."""
+def test_executor_calls_run_inline(loop):
+    """Calls on an executor run inline and return their result or raise their exception."""
 
     def fail():
         raise ValueError
@@ -75,8 +75,8 @@ def test_there_are_no_threads(loop):
         loop.run_until_complete(asyncio.to_thread(fail))
 
 
-def test_unwinding_leaves_nothing(loop):
-    """Everything is cancelled, what tries to go on too, and nothing new begins."""
+def test_unwinding_leaves_no_task(loop):
+    """Unwinding cancels every task, including tasks that try to continue, and refuses new ones."""
     ended = []
 
     async def stubborn():

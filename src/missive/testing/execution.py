@@ -100,7 +100,7 @@ class Handlers(Generic[M]):
 
 
 def group_batches(jobs: Sequence[Job]) -> list[Work]:
-    """Return the undecided jobs, with those of one batch handler grouped into batches of its size."""
+    """Return the undecided jobs. Group jobs of a batch handler into batches of its size."""
     works: list[Work] = []
     batches: dict[HandlerRoute, BatchJob] = {}
     for job in jobs:
