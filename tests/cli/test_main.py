@@ -45,7 +45,7 @@ MISTAKES = [
     (
         ["run", "app:proc", "--from", "file:in.jsonl", "--dlq", "mongodb://h"],
         2,
-        "no dead letter store is known by the URL",
+        "is not the URL of a dead letter store",
     ),
     (["run", "app:proc", "--from", "file:in.jsonl", "--dlq", "sqlite:////no/such/place/d.db"], 1, "cannot be opened"),
     (["run", "app:proc", "--from", "file:in.jsonl", "--dlq", "sqlite:///app.py"], 1, "file is not a database"),

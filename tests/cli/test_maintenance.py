@@ -102,7 +102,7 @@ def test_values_that_no_database_stores_are_one_line(filed: Run):
     for arguments in (("show", b"\xff"), ("list", b"\xff"), ("list", b"id:\xff"), ("cancel", b"\xff")):
         code, out, err = filed("dlq", *arguments)
         assert (code, out, err.count("\n")) == (1, "", 1), err
-        assert "a text or a number that no database takes" in err
+        assert "a text or a number is out of range" in err
     for option in ("--limit", "--offset"):
         code, out, err = filed("dlq", "list", option, str(2**64))
         assert (code, out, "is not in the range 0<=x<=1000000000" in err) == (2, "", True), err

@@ -48,7 +48,7 @@ def test_an_unknown_scheme_names_those_that_exist(third_party, bad: str):
     """One line says what to write, and which schemes there are; no password is in it."""
     with pytest.raises(UsageError, match=r"sqlite:///path/to/file\.db") as raised:
         open_dlq(bad)
-    assert "(there are mariadb, mysql, postgresql, probe, redis, rediss, sqlite)" in str(raised.value)
+    assert "(known schemes: mariadb, mysql, postgresql, probe, redis, rediss, sqlite)" in str(raised.value)
     assert "hunter2" not in str(raised.value)
 
 

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError  # noqa: A004 - Redis's own
 
 from missive.dlq import Query, Record, RecordLease, Replay, Status, open_store
 from missive.dlq.once import ClaimRequest
-from missive.dlq.redis import RedisStore, replaying
+from missive.dlq.redis import RedisStore, replays
 from missive.dlq.redis.database import SCHEMA_VERSION
 from missive.dlq.rows import to_json
 from missive.dlq.sql import SQLStore
@@ -287,7 +287,7 @@ def test_a_step_of_a_replay_that_changed_meanwhile_is_thought_of_anew(
     """What another worker did between the look at a replay and the step counts: the rate holds."""
     store.put([record() for _ in range(40)])
     store.start_replay(Replay("r1", "me", "words", rate="10/s"), store.ids(Query()))
-    meanwhile(monkeypatch, replaying, "pace", store.advance)
+    meanwhile(monkeypatch, replays, "pace", store.advance)
     store.advance()
     assert store.replays("r1")[0].queued == 11
 
@@ -410,13 +410,13 @@ def test_a_newer_schema_is_refused(redis: RedisServer):
     ("url", "said"),
     [
         ("redis://", "names no host"),
-        ("redis://h/dlq", "the path is the number of a database"),
-        ("redis://h/0?prefix=", "prefix= is a word"),
-        ("redis://h/0?prefix=a{b}", "prefix= is a word"),
+        ("redis://h/dlq", "the path must be the number of a database"),
+        ("redis://h/0?prefix=", "prefix= must be a printable word"),
+        ("redis://h/0?prefix=a{b}", "prefix= must be a printable word"),
         ("redis://h/0?prefx=a", "there is no parameter prefx"),
-        ("redis://h/0?keep_resolved=soon", "keep_resolved is how long"),
+        ("redis://h/0?keep_resolved=soon", "keep_resolved is a duration"),
         ("redis://u:hunter2@h:port/0", "has no valid host and port"),
-        ("redis://u:hunter2@[h/0", "cannot be read"),
+        ("redis://u:hunter2@[h/0", "is not a URL"),
     ],
 )
 def test_a_url_that_names_no_store_is_refused(url: str, said: str):
@@ -472,7 +472,7 @@ def test_errors_hold_no_content(redis: RedisServer):
     """A write that the server refuses says the server's code, and neither its words nor an exception that has them."""
     with contextlib.closing(RedisStore(redis.store())) as store:
         store._client.set(store._key("status:dead"), SECRET)
-        with pytest.raises(StoreError, match=r"cannot be written: the server says WRONGTYPE$") as raised:
+        with pytest.raises(StoreError, match=r"cannot be written: the server answered WRONGTYPE$") as raised:
             store.put([record(body=SECRET.encode(), detail=SECRET)])
     assert SECRET not in "".join(traceback.format_exception(raised.value))
     assert (raised.value.__cause__, raised.value.__context__) == (None, None)
@@ -485,7 +485,7 @@ def test_users_passwords_and_settings(tmp_path: Path, caplog: pytest.LogCaptureF
     with RedisServer(tmp_path / "redis", *options.split(), *reader.split()) as server:
         with pytest.raises(StoreError, match=r"^the dead letter store redis://127.0.0.1.* opened: it refuses the user"):
             open_store(server.store("default:hunter3@"))
-        with pytest.raises(StoreError, match="cannot be opened: this user may not"):
+        with pytest.raises(StoreError, match="cannot be opened: the user lacks a permission"):
             open_store(server.store("reader:hunter2@"))
         with contextlib.closing(open_store(server.store("default:hunter2@"))) as store:
             store.put([record()])

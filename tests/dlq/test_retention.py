@@ -58,7 +58,7 @@ def test_retention_is_parsed_from_the_parameters_of_a_url():
     assert Retention.parse({})[0] == (2_592_000.0, 2_592_000.0)
     kept, others = Retention.parse({"keep_resolved": "forever", "keep_discarded": "90min", "sslmode": "require"})
     assert (kept, others) == ((None, 5400.0), {"sslmode": "require"})
-    with pytest.raises(UsageError, match="keep_resolved is how long, such as 90min"):
+    with pytest.raises(UsageError, match="keep_resolved is a duration, such as 90min"):
         Retention.parse({"keep_resolved": "soon"})
     with pytest.raises(UsageError, match="did you mean keep_resolved"):
         SQLStore("sqlite:///x.db?keep_resolvd=1h")

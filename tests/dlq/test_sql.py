@@ -198,7 +198,7 @@ def test_errors_of_a_server_hold_no_content(store: SQLStore):
     """A failing write says the server's code for it, and neither its words, which quote values, nor the exception."""
     with store._engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE missive_dead_letters")
-    with pytest.raises(StoreError, match="the server says") as raised:
+    with pytest.raises(StoreError, match="the server answered") as raised:
         store.put([record(body=b"hunter2", detail="hunter2")])
     assert "hunter2" not in str(raised.value)
     assert (raised.value.__cause__, raised.value.__context__) == (None, None)

@@ -54,7 +54,7 @@ def test_the_second_of_two_concurrent_edits_is_refused(store: SQLStore):
     operations.edit_record(store, old.id, "first", body=b"one")
     with pytest.raises(StoreConflict, match="is discarded"):
         operations.edit_record(store, old.id, "second", body=b"two")
-    with pytest.raises(StoreConflict, match="changed meanwhile"):
+    with pytest.raises(StoreConflict, match="has changed since it was read"):
         store.edit(old.id, old.version, record(), "third")
     store.restore([old.id], "first")
     with pytest.raises(StoreConflict, match="at version 3, not 1"):

@@ -96,7 +96,7 @@ def test_a_bad_line_imports_nothing(store: SQLStore, tmp_path: Path, change: dic
 
 def test_an_export_of_a_newer_missive_is_not_imported(store: SQLStore, tmp_path: Path):
     """The error asks for an upgrade, and no record is stored."""
-    with pytest.raises(UsageError, match="line 2: a newer Missive has written it: upgrade Missive"):
+    with pytest.raises(UsageError, match="line 2: a newer Missive has exported it: upgrade Missive"):
         operations.import_records(store, exported(tmp_path / "x.jsonl", {}, {"format": 2}))
     assert statuses(store) == {}
 

@@ -1,4 +1,10 @@
-"""Dead letters: their record, the stores that keep them, and the way back into the engine."""
+"""Dead letters: records of messages that could not be handled, and the stores that hold them.
+
+The engine puts records in; workers lease them and operators review, change and replay them. `record` and `failure`
+describe one dead letter, `contract` the stores, `rows` the stored form. `sql` and `redis` implement the contract, and
+`facility` leaves dead letters to the broker. `query` parses an operator's selection, `pacing` advances a replay,
+`retention` ends the storage of closed records, and `once` is the part of a store that claims effects.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +44,10 @@ _REDIS = frozenset({"redis", "rediss"})
 
 
 def open_dlq(dlq: DLQ) -> Sink | None:
-    """Return the place for dead letters that a processor or a command named.
+    """Return the sink for the dead letters of a processor or a command.
 
-    `broker:` leaves dead letters to the broker. Raises `UsageError` for a URL that names none, and `StoreError` when it
-    cannot be opened.
+    The URL `broker:` leaves dead letters to the broker. Raises `UsageError` for an unknown URL, and `StoreError` when
+    the store cannot be opened.
     """
     if dlq is None or isinstance(dlq, Sink):
         return dlq
@@ -53,15 +59,15 @@ def open_dlq(dlq: DLQ) -> Sink | None:
 
 
 def open_store(url: str, *, create: bool = True) -> Store:
-    """Open the dead letter store of a URL, such as `sqlite:///dlq.db`; without `create`, only one that is there.
+    """Open the dead letter store of a URL, such as `sqlite:///dlq.db`. Without `create`, the store must exist.
 
-    A scheme that is not Missive's own is looked for among the entry points of the group `missive.dlqs`: what is named
-    there is called with the URL and `create=`, and returns the store. Raises `UsageError` for an unknown URL, and
-    `StoreError` when it cannot be opened.
+    A scheme that Missive does not know is searched among the entry points of the group `missive.dlqs`. The entry point
+    is called with the URL and `create=`, and returns the store. Raises `UsageError` for an unknown URL, and
+    `StoreError` when the store cannot be opened.
     """
     if url == BROKER:
         raise StoreRefused(refusal("list or replay them"))
-    written, url = url, expand_environment(url) if url.startswith("${") else url
+    given, url = url, expand_environment(url) if url.startswith("${") else url
     scheme = url.partition(":")[0].partition("+")[0].lower() if ":" in url else ""
     if scheme in _SQL:
         from missive.dlq.sql import SQLStore  # noqa: PLC0415 - SQLAlchemy takes a while to import
@@ -72,7 +78,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
             raise MissingExtra("a dead letter store in Redis", "redis")
         from missive.dlq.redis import RedisStore  # noqa: PLC0415 - the client is an extra
 
-        return RedisStore(url, create=create)  # which looks into the environment for each part of its own
+        return RedisStore(url, create=create)  # it expands the variables in each part of the URL
     points = entry_points(group="missive.dlqs")
     for point in points:
         if point.name == scheme:
@@ -80,6 +86,6 @@ def open_store(url: str, *, create: bool = True) -> Store:
             return opened
     known = ", ".join(sorted({*_SQL, *_REDIS, *points.names}))
     raise UsageError(
-        f"no dead letter store is known by the URL {redact_url(written)}: write sqlite:///path/to/file.db"
-        f" (there are {known})"
+        f"{redact_url(given)} is not the URL of a dead letter store: write a URL such as sqlite:///path/to/file.db"
+        f" (known schemes: {known})"
     )

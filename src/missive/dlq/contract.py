@@ -1,7 +1,7 @@
-"""What the engine and the operations ask of a place for dead letters.
+"""The contract of a place for dead letters, with the values that its methods exchange.
 
-A sink takes dead letters and nothing else; a store can be asked, and replayed from. All methods block. A sink is
-called from one thread at a time, a store from several.
+A sink only accepts dead letters. A store also lists, changes, leases and replays them. All methods block. Missive calls
+a sink from one thread at a time, and a store from several threads.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 
 
 DLQ: TypeAlias = "Sink | str | MutableMapping[str, tuple[Message, str]] | None"
-"""A place for dead letters: a store, the URL of one, or a plain dict for tests."""
+"""A place for dead letters: a sink or store, the URL of a store, or a plain dict for tests."""
+
+DAY = 86400
+"""Length of a day, in seconds."""
+DAYS = 7
+"""Number of days in the trend of a group."""
 
 
 class Sink(ABC):
-    """Takes dead letters. `durable` says whether one that `put` returned from survives this process.
+    """A place that accepts dead letters.
 
-    Where `rejects` is true nothing is put: the engine rejects the message, for the transport's own dead letter
-    facility, and refuses a transport without one at start.
+    `durable` states whether a record survives the process once `put` has returned. A sink with `rejects` stores
+    nothing: the engine rejects the message instead, so that the transport's own dead letter facility receives it. The
+    engine refuses a transport without such a facility at start.
     """
 
     durable = False
@@ -33,17 +39,18 @@ class Sink(ABC):
 
     @abstractmethod
     def put(self, records: Sequence[Record]) -> None:
-        """Keep records, all or none; durable when it returns. Raises `StoreError`.
+        """Store all of `records`, or none; a durable sink has them on disk when the method returns.
 
-        A record whose `id` or `identity` is there already joins that one's history.
+        A record whose id is already stored joins the history of the stored record. So does a record with `may_join`
+        whose identity is already stored. Raises `StoreError`.
         """
 
     def diagnose(self) -> Sequence[str]:
-        """Return what of its settings may lose dead letters, in words for `missive doctor`. Raises `StoreError`."""
+        """Describe each setting that may lose dead letters, for `missive doctor`. Raises `StoreError`."""
         return ()
 
-    def close(self) -> None:  # noqa: B027 - most have nothing open
-        """Close what is open. Idempotent."""
+    def close(self) -> None:  # noqa: B027 - most sinks have nothing open
+        """Release connections and files. Idempotent."""
 
 
 class DictSink(Sink):
@@ -53,13 +60,13 @@ class DictSink(Sink):
         self.mapping = mapping
 
     def put(self, records: Sequence[Record]) -> None:
-        """Keep each message; another message under a taken id gets `id#2`, `id#3` …."""
+        """Store each message; another message under a taken id gets `id#2`, `id#3` …."""
         for record in records:
             message = record.message
-            if message is None:  # only what a test client and an engine make reaches a sink
+            if message is None:  # only records from an engine or a test client carry their message
                 continue
             name, number = message.message_id, 1
-            while (there := self.mapping.get(name)) is not None and there[0].raw_data != message.raw_data:
+            while (stored := self.mapping.get(name)) is not None and stored[0].raw_data != message.raw_data:
                 number += 1
                 name = f"{message.message_id}#{number}"
             self.mapping[name] = (message, plain_reason(record))
@@ -67,10 +74,11 @@ class DictSink(Sink):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Which records. Every condition that is given must hold."""
+    """A selection of records. Every condition that is set must hold."""
 
     ids: tuple[str, ...] = ()
     group: str | None = None
+    """The fingerprint."""
     service: str | None = None
     reason: str | None = None
     handler: str | None = None
@@ -78,38 +86,38 @@ class Query:
     statuses: tuple[Status, ...] = ()
     label: str | None = None
     error: str | None = None
-    """The exception's type."""
+    """The type of the exception."""
     topic: str | None = None
     source: str | None = None
-    """The URL or the destination that it came from."""
+    """The URL or the destination of the source."""
     text: tuple[str, ...] = ()
-    """Words that are each in the label, the handler, the exception's type or what is public; case does not count."""
+    """Words. Each occurs in the label, the handler, the exception's type or the public values, in any case."""
     min_attempts: int | None = None
     max_attempts: int | None = None
     first_after: float | None = None
-    """Failed first after this time, in seconds since 1970; the others accordingly."""
+    """The first failure is later than this time, in seconds since 1970. The next three fields are similar."""
     first_before: float | None = None
     last_after: float | None = None
     last_before: float | None = None
     without: tuple[Query, ...] = ()
-    """Records of which one of these holds are left out."""
+    """Queries whose records are excluded."""
 
     @property
-    def shared(self) -> Query:
-        """That part of it which is the same for all records of a group, service and status."""
+    def group_part(self) -> Query:
+        """The conditions on values that all records with one group, service and status share."""
         names = ("group", "service", "reason", "handler", "statuses", "label", "error")
-        without = tuple(query for query in self.without if query.is_of_groups)
+        without = tuple(query for query in self.without if query.selects_groups)
         return Query(**{name: getattr(self, name) for name in names}, without=without)
 
     @property
-    def is_of_groups(self) -> bool:
-        """Whether all records of a group, service and status are meant, or none."""
-        return self == self.shared
+    def selects_groups(self) -> bool:
+        """Whether the query selects either all or none of the records with one group, service and status."""
+        return self == self.group_part
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Records that failed in the same way."""
+    """Records of one status that failed in the same way."""
 
     fingerprint: str
     reason: str
@@ -119,22 +127,19 @@ class Group:
     status: str
     count: int
     first_at: float
-    """When one of them was first seen, whatever became of that one."""
+    """First failure in the group, in seconds since 1970. A record that has left the group still counts."""
     last_at: float
+    """Latest failure of a record that is in the group now, in seconds since 1970."""
     sample_id: str
-    """The one that failed last."""
+    """The id of the record with the latest failure."""
     trend: tuple[int, ...] = ()
-    """How many failed on each of the last seven days in UTC, today the last."""
+    """Number of failures on each of the last seven days (UTC). The last one is today."""
     regressed: bool = False
-    """Whether it was resolved before, and has failed since."""
-
-
-DAY = 86400
-DAYS = 7
+    """Whether the group has failed again since one of its records was resolved."""
 
 
 class Note(NamedTuple):
-    """What an operator wrote to a record, or did with it."""
+    """A remark of an operator on a record, or the trace of an operator's action on the record."""
 
     at: float
     by: str
@@ -143,61 +148,59 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Records chosen at one moment to be run again, who chose them, and what became of them."""
+    """A selection of records that run again, with its author, its pace and its results."""
 
     id: str
     by: str
     query: str
-    """What they were chosen by, in words."""
+    """The selection in words."""
     by_command: bool = False
-    """Whether the command that started it runs them: running workers leave them alone until it is over."""
+    """Whether the command that started the replay runs the records. Workers lease none of them until it ends."""
     canary: int | None = None
-    """How many must be resolved before the others begin."""
+    """Number of records that must be resolved before the others start."""
     rate: str | None = None
     until_failures: int | None = None
-    """After how many failures it stops."""
+    """Number of failures at which the replay stops."""
     status: str = "running"
-    """`running`, `done`, `stopped` or `cancelled`; those of running workers are `running` while one is queued."""
+    """`running`, `done`, `stopped` or `cancelled`."""
     created_at: float = 0.0
     paced_until: float = 0.0
-    """Up to when its rate is used up, in running workers; in seconds since 1970, as all times."""
+    """Time up to which workers have used up the rate, in seconds since 1970."""
     finished_at: float | None = None
     total: int = 0
     queued: int = 0
     resolved: int = 0
     discarded: int = 0
     failed: int = 0
-    """Failed again, or waiting to be tried again."""
+    """Number of records that failed again, including parked records."""
     left: int = 0
-    """Not taken up, and dead as before: `resume` goes on with them."""
+    """Number of records that did not start and are dead. `resume` continues with them."""
 
     @property
     def is_paced(self) -> bool:
-        """Whether it goes on bit by bit in running workers: its canaries first, at its rate, while few fail."""
+        """Whether workers run the replay in steps, because it has canaries, a rate or a limit of failures."""
         return self.canary is not None or self.rate is not None or self.until_failures is not None
 
     def with_counts(self, *, queued: int, resolved: int, discarded: int, failed: int, left: int) -> Replay:
-        """Return it with what became of its records; one of running workers is done when nothing is left to do."""
+        """Return the replay with its results. A replay that workers run is `done` when no record remains to run."""
         counted = replace(self, queued=queued, resolved=resolved, discarded=discarded, failed=failed, left=left)
-        goes_on = self.by_command or queued or (self.is_paced and left)
-        return counted if goes_on or counted.status != "running" else replace(counted, status="done")
+        continues = self.by_command or queued or (self.is_paced and left)
+        return counted if continues or counted.status != "running" else replace(counted, status="done")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON would have it."""
+        """Return all fields, for JSON."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 class RecordLease(NamedTuple):
-    """A record taken up for replay: settled only under this token."""
+    """A record that a worker may run and settle while the token is valid."""
 
     record: Record
     token: str
 
 
-class Store(Sink):
-    """A sink that can be asked, and replayed from."""
-
-    durable = True
+class RecordQueries(ABC):
+    """The part of a store that finds records."""
 
     @abstractmethod
     def get(self, record_id: str) -> Record | None:
@@ -205,140 +208,167 @@ class Store(Sink):
 
     @abstractmethod
     def query(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Record]:
-        """Yield records, newest first."""
+        """Yield the records of a query, newest failure first."""
 
     @abstractmethod
     def ids(self, query: Query) -> list[str]:
-        """Return the ids of records, oldest first: a snapshot."""
+        """Return the ids of the records of a query, oldest first. The list is a snapshot."""
 
     @abstractmethod
     def services(self, query: Query) -> list[str]:
-        """Return whose records they are."""
+        """Return the services that own records of a query, sorted."""
 
     @abstractmethod
     def count(self, query: Query) -> int:
-        """Return how many records there are."""
+        """Return the number of records of a query."""
 
     @abstractmethod
     def groups(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Group]:
-        """Return the groups, largest first."""
+        """Return the groups of the records of a query, largest first."""
 
     @abstractmethod
     def stats(self, service: str | None = None) -> list[dict[str, Any]]:
-        """Return counts by service, status and reason, with the oldest of each."""
+        """Return the count and the oldest failure for each service, status and reason."""
 
-    @abstractmethod
-    def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
-        """Keep a replay and which records are its; returns how many are dead, or queued and not taken up.
 
-        They are dead, and wait for `queue_remaining`. With very many it is done in steps that let others write, and the
-        last one keeps the replay: cut short before, there is none.
-        """
-
-    @abstractmethod
-    def queue_remaining(self, replay: str, limit: int | None = None) -> int:
-        """Queue what is left of a replay that runs, oldest first; returns how many. Others are not its any more."""
-
-    @abstractmethod
-    def advance(self) -> None:
-        """Let replays go on that running workers run, as far as `pacing.pace` says of each."""
-
-    @abstractmethod
-    def set_replay(self, replay: str, status: str, *, by_command: bool | None = None) -> None:
-        """Change a replay's status; unless it is `running`, what is queued and not taken up is dead again."""
-
-    @abstractmethod
-    def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
-        """Return replays with their counts, newest first; or the one."""
+class RecordLeasing(ABC):
+    """The part of a store from which workers lease queued and parked records."""
 
     @abstractmethod
     def lease_records(
         self, service: str, token: str, limit: int, lease: float, replay: str | None = None
     ) -> list[RecordLease]:
-        """Take up records of a service for `lease` seconds: queued and parked ones that are due, the oldest due first.
+        """Lease up to `limit` queued or parked records of a service for `lease` seconds, the earliest due first.
 
-        Of a lane only the first, by id, is taken up: the next when that one is parked or queued no more. Those of a
-        replay that a command runs are taken up only for that replay; what one that was stopped or cancelled has left
-        queued, as somebody had it then, is dead instead.
+        Only the first record of a lane, by id, can be leased. The next one can be leased when the first is neither
+        queued nor parked. Records of a replay that a command runs are leased only with `replay`. A queued record of a
+        replay that has been stopped or cancelled becomes dead instead.
         """
 
     @abstractmethod
     def next_due(self, service: str) -> float | None:
-        """Return when the next record may be claimed, in seconds since 1970; None where there is none."""
+        """Return the time at which the next record can be leased, in seconds since 1970, or None."""
 
     @abstractmethod
     def lanes(self, service: str) -> dict[str, int]:
-        """Return how many records are parked, or queued, in each lane."""
+        """Return the number of parked and queued records in each lane."""
 
     @abstractmethod
     def extend_leases(self, ids: Collection[str], token: str, lease: float) -> set[str]:
-        """Keep claimed records for `lease` more seconds; returns those still ours."""
+        """Let leases end `lease` seconds from now; return the ids whose lease still has this token."""
 
     @abstractmethod
     def resolve(self, ids: Collection[str], token: str, status: Status, by: str, why: str | None = None) -> set[str]:
-        """Close claimed records as resolved or discarded; returns those that were still ours."""
+        """Close leased records as resolved or discarded; return the ids whose lease still had this token."""
 
     @abstractmethod
     def release_records(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
-        """Give claimed records back, as they were, due at `due` if given; returns those that were still ours."""
+        """End leases, and make the records due at `due` if given; return the ids whose lease still had this token."""
+
+
+class RecordChanges(ABC):
+    """The part of a store that an operator changes records with."""
 
     @abstractmethod
     def discard(self, ids: Collection[str], by: str, why: str | None = None) -> int:
-        """Give records up that are dead, or queued and not taken up; returns how many."""
+        """Close records as discarded if they are dead, or queued and not leased; return their number."""
 
     @abstractmethod
     def restore(self, ids: Collection[str], by: str) -> int:
-        """Make records dead again that were resolved or discarded, and note that; returns how many.
+        """Make resolved and discarded records dead again, with a note; return their number.
 
-        They are of no replay any more.
+        The records leave their replays.
         """
 
     @abstractmethod
     def edit(self, record_id: str, version: int, changed: Record, by: str) -> None:
-        """Keep `changed`, which is a new dead record made of one, and discard that one, both or nothing.
+        """Store `changed`, a new dead record, and discard the record that it replaces, in one transaction.
 
-        Raises `StoreConflict` where the one is not of this version any more, or is not dead.
+        Raises `StoreConflict` if the replaced record has another version or is not dead.
         """
 
     @abstractmethod
-    def expire(self, limit: int = 1000) -> int:
-        """Delete at most `limit` records that were closed longer ago than the store keeps them; returns how many."""
-
-    @abstractmethod
     def note(self, ids: Collection[str], by: str, text: str) -> int:
-        """Write a note to records; returns how many are there."""
+        """Add a note to records; return the number of records found."""
 
     @abstractmethod
     def notes(self, record_id: str) -> list[Note]:
-        """Return what was noted of a record, oldest first."""
+        """Return the notes on a record, oldest first."""
+
+    @abstractmethod
+    def expire(self, limit: int = 1000) -> int:
+        """Delete up to `limit` closed records whose retention has ended; return their number."""
 
     @abstractmethod
     def purge(self, query: Query, limit: int = 1000) -> int:
-        """Delete at most `limit` records, in one transaction; returns how many.
+        """Delete up to `limit` records of a query in one transaction; return their number.
 
-        They are resolved or discarded, or dead where the query says that status: what waits to be taken up stays.
+        Resolved and discarded records are deleted. Dead records are deleted only if the query names that status, and
+        queued and parked records never.
         """
 
     @abstractmethod
     def import_(self, records: Sequence[Record]) -> int:
-        """Keep those records whose ids are not there; returns how many."""
+        """Store the records whose ids are not stored yet; return their number."""
+
+
+class ReplayControl(ABC):
+    """The part of a store that starts, advances and ends replays."""
+
+    @abstractmethod
+    def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
+        """Store a replay and assign it the records among `ids` that are dead, or queued and not leased.
+
+        Return the number of assigned records. They are dead until `queue_remaining` queues them. A large selection is
+        assigned in several transactions, so that others can write in between. The last one stores the replay: an
+        interrupted call stores no replay.
+        """
+
+    @abstractmethod
+    def queue_remaining(self, replay: str, limit: int | None = None) -> int:
+        """Queue dead records of a running replay that have not started, oldest first; return their number.
+
+        Records that have joined another replay since are left alone.
+        """
+
+    @abstractmethod
+    def advance(self) -> None:
+        """Queue more records of each replay that workers run, as far as `pacing.pace` allows."""
+
+    @abstractmethod
+    def set_replay(self, replay: str, status: str, *, by_command: bool | None = None) -> None:
+        """Set the status of a replay. If it is not `running`, queued records without a lease become dead again."""
+
+    @abstractmethod
+    def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
+        """Return all replays with their results, newest first, or only the one with the id `replay`."""
+
+
+class SourceState(ABC):
+    """The part of a store that remembers how far sources have been processed."""
 
     @abstractmethod
     def load_checkpoint(self, service: str, source: str) -> str | None:
-        """Return what `remember` kept, or None."""
+        """Return the checkpoint that `save_checkpoint` stored, or None."""
 
     @abstractmethod
     def save_checkpoint(self, service: str, source: str, value: str) -> None:
-        """Keep a few bytes for a service and source, durably."""
+        """Store a checkpoint of a few bytes for a service and a source, durably."""
 
     @abstractmethod
     def count_attempts(self, service: str, spent: Mapping[str, int]) -> None:
-        """Keep how many attempts were spent on messages that stay unsettled at their source, by identity."""
+        """Store the number of attempts spent on messages that stay unsettled at their source, by identity."""
 
     @abstractmethod
     def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
-        """Return what `count_attempts` kept of some."""
+        """Return the numbers that `count_attempts` stored for some identities."""
 
     @abstractmethod
     def drop_attempts(self, service: str, identities: Collection[str]) -> None:
-        """Forget what `count_attempts` kept of some."""
+        """Delete the numbers that `count_attempts` stored for some identities."""
+
+
+class Store(Sink, RecordQueries, RecordLeasing, RecordChanges, ReplayControl, SourceState):
+    """A durable sink that can be searched, changed and replayed from."""
+
+    durable = True

@@ -1,4 +1,4 @@
-"""Dead letters left to the broker: rejected, so that they go to its own dead letter facility."""
+"""The sink that leaves dead letters to the broker's own dead letter facility."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ URL = "broker:"
 
 
 class Facility(Sink):
-    """Names the facility of whatever transport a message came from, such as a queue's dead letter exchange.
+    """The dead letter facility of the transport that delivered a message, such as a queue's dead letter exchange.
 
-    Nothing is filed: the engine rejects the message, and a transport that has no facility is refused at start. The
-    record is lost with that: what the broker keeps is the message, and not why it is a dead letter.
+    The engine rejects the message and stores no record. The broker therefore has the message, but not the reason why it
+    is a dead letter. The engine refuses a transport without such a facility at start.
     """
 
     durable = rejects = True
 
     def put(self, records: Sequence[Record]) -> None:  # noqa: ARG002 - the contract's signature
-        """Refuse: nothing is filed here. Raises `StoreRefused`."""
+        """Raise `StoreRefused`: the broker cannot store records."""
         raise StoreRefused(refusal("keep a record"))
 
 
 def refusal(what: str) -> str:
-    """Say that something cannot be done with what the broker keeps."""
+    """Return an error text: dead letters at the broker do not support the operation `what`."""
     return f"{URL} leaves dead letters to the broker, and cannot {what}: use the broker's own tools"

@@ -1,4 +1,4 @@
-"""What is kept of an exception: the types in its chain and where it was raised, without locals."""
+"""The stored form of an exception: its chain of types with stack frames, without local variables."""
 
 from __future__ import annotations
 
@@ -33,31 +33,31 @@ class Link:
     type: str
     """`module.QualName` of the exception's class."""
     frames: tuple[Frame, ...]
-    """Innermost last; the outer ones are left out where there are many."""
+    """The stack, with the innermost frame last. Only the innermost 30 frames are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception without anything it holds, save its text."""
+    """An exception, reduced to types, frames and its text."""
 
     chain: tuple[Link, ...]
-    """The exception, then what it came from."""
+    """The exception, followed by its causes."""
     text: str
-    """The exception's own text: as confidential as the message, for it may quote it."""
+    """The exception's own text. It may quote the message, and is as confidential as the message."""
 
     @property
     def type(self) -> str:
-        """The exception's type."""
+        """The type of the exception."""
         return self.chain[0].type
 
     @property
     def root_type(self) -> str:
-        """The type of the exception that all came from."""
+        """The type of the root cause."""
         return self.chain[-1].type
 
     @property
     def innermost_user_frame(self) -> str:
-        """`module:function` of the innermost frame outside libraries, or of the innermost at all."""
+        """`module:function` of the innermost frame outside libraries, or else of the innermost frame."""
         frames = [frame for link in reversed(self.chain) for frame in reversed(link.frames)]
         for frame in frames:
             if not frame.file.startswith(_LIBRARY):
@@ -65,7 +65,7 @@ class Failure:
         return f"{frames[0].module}:{frames[0].function}" if frames else ""
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Return the chain for a store."""
+        """Return the chain as values that JSON can represent."""
         return [asdict(link) for link in self.chain]
 
     def __repr__(self) -> str:
@@ -73,7 +73,7 @@ class Failure:
 
 
 def capture(error: BaseException) -> Failure:
-    """Keep what may be kept of an exception, and let go of the rest: its locals hold the message."""
+    """Return types, frames and text of an exception, without references to its locals, which hold the message."""
     return Failure(tuple(_link(one) for one in _chain(error)), _text(error))
 
 
@@ -92,7 +92,7 @@ def _link(error: BaseException) -> Link:
         Frame(frame.f_code.co_filename, line, frame.f_code.co_qualname, frame.f_globals.get("__name__", "?"))
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
-    # Neither the engine's own frames nor a client's say anything to the reader before the handler's do.
+    # Frames of the engine above the handler's frames do not help the reader.
     first = next((n for n, frame in enumerate(frames) if not frame.file.startswith(_OURS)), 0)
     frames = frames[first:]
     kind = type(error)
@@ -102,7 +102,7 @@ def _link(error: BaseException) -> Link:
 def _text(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a __str__ of the user's may raise anything
+    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
         return ""
 
 

@@ -1,4 +1,4 @@
-"""What the lease form of `once=` asks of a store: claims on effects, held for a while or remembered as done."""
+"""The part of a store that the lease form of `once=` needs: claims on effects, in progress or done."""
 
 from __future__ import annotations
 
@@ -9,49 +9,49 @@ from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
 EffectKey: TypeAlias = tuple[str, str]
-"""A handler's name and the digest of a key: what is claimed, within a service."""
+"""The name of a handler and the digest of a key. Within a service, they identify an effect."""
 
 
 class ClaimRequest(NamedTuple):
-    """A claim that is asked for."""
+    """A request for a claim on an effect."""
 
     handler: str
     digest: str
-    """Of the message's key."""
+    """The digest of the message's key."""
     body: str
-    """The SHA-256 of its body."""
+    """The SHA-256 of the message's body."""
 
     @property
     def effect(self) -> EffectKey:
-        """What is claimed."""
+        """The effect to claim."""
         return self.handler, self.digest
 
 
 class ClaimState(StrEnum):
-    """How a claim was answered."""
+    """The result of a request for a claim."""
 
     ours = "ours"
-    """Whoever asked has it, until its lease ends."""
+    """The owner that asked holds the claim until its lease ends."""
     busy = "busy"
-    """Somebody else has it."""
+    """Another owner holds the claim."""
     done = "done"
     """The effect has happened."""
     conflict = "conflict"
-    """Somebody else has it, or the effect has happened, for another body."""
+    """The claim belongs to a message with another body. It is held, or its effect has happened."""
 
 
 class ClaimAnswer(NamedTuple):
-    """The answer to a claim that was asked for."""
+    """The answer to a request for a claim."""
 
     state: ClaimState
     fence: int
-    """How many have had the claim, one after the other, because the lease of the one before ended."""
+    """Fencing token: it grows when an owner takes over a claim whose lease has ended."""
     until: float
-    """When the lease ends, in seconds since 1970."""
+    """End of the lease, in seconds since 1970."""
 
 
 class Row(NamedTuple):
-    """What a store keeps of a claim."""
+    """A claim as a store holds it."""
 
     body: str
     owner: str
@@ -59,42 +59,42 @@ class Row(NamedTuple):
     until: float
     done: bool
     expires_at: float
-    """When it may be forgotten."""
+    """Time from which the claim may be deleted, in seconds since 1970."""
 
 
 class OnceStore(ABC):
-    """Keeps claims. All methods block, are durable when they return, may be repeated, and raise `StoreError`."""
+    """A store of claims. All methods block, are durable when they return, can be repeated, and raise `StoreError`."""
 
     @abstractmethod
     def once_begin(
         self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
-        """Claim effects for `lease` seconds; returns an answer for each.
+        """Claim effects for `lease` seconds; return an answer for each request, in order.
 
-        What `owner` has already, it is given again. No effect is asked for twice in one call.
+        A claim that the owner already holds is granted again. A call requests an effect at most once.
         """
 
     @abstractmethod
     def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
-        """Keep claims for `lease` more seconds; returns those that are still the owner's."""
+        """Let claims end `lease` seconds from now; return the effects that the owner still holds."""
 
     @abstractmethod
     def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
-        """Remember for `ttl` seconds that effects have happened; returns those that were still the owner's."""
+        """Remember for `ttl` seconds that effects have happened; return the effects that the owner still held."""
 
     @abstractmethod
     def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
-        """Give claims up, of which no effect has happened; returns those that were still the owner's."""
+        """Delete claims whose effect has not happened; return the effects that the owner still held."""
 
     @abstractmethod
     def once_purge(self, limit: int = 1000) -> int:
-        """Forget what may be forgotten, `limit` at the most; returns how many."""
+        """Delete up to `limit` expired claims; return their number."""
 
 
 def decide_claim(
     row: Row | None, asked: ClaimRequest, owner: str, now: float, lease: float, ttl: float
 ) -> tuple[ClaimAnswer, Row | None]:
-    """Return the answer to a claim, from what is kept, and what is to be kept in its place, if anything."""
+    """Decide a request on the stored claim; return the answer, and the claim to store if the request changes it."""
     ours = Row(asked.body, owner, 1, now + lease, done=False, expires_at=now + ttl)
     if row is None or (row.expires_at <= now and (row.done or row.until <= now)):
         return ClaimAnswer(ClaimState.ours, 1, ours.until), ours
@@ -109,7 +109,7 @@ def decide_claim(
 
 
 class MemoryOnce(OnceStore):
-    """Claims in memory, for tests: durable as long as this object."""
+    """Claims in memory, for tests. They are lost with the object."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -128,7 +128,7 @@ class MemoryOnce(OnceStore):
         return answers
 
     def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
-        """Keep claims."""
+        """Extend the leases of claims."""
         ours = self._ours(service, effects, owner)
         for effect in ours:
             row = self._rows[service, effect]
@@ -144,19 +144,19 @@ class MemoryOnce(OnceStore):
         return ours
 
     def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
-        """Give claims up."""
+        """Delete claims."""
         ours = {effect for effect in self._ours(service, effects, owner) if not self._rows[service, effect].done}
         for effect in ours:
             del self._rows[service, effect]
         return ours
 
     def once_purge(self, limit: int = 1000) -> int:
-        """Forget what may be forgotten."""
+        """Delete expired claims."""
         now = self._clock()
-        over = [key for key, row in self._rows.items() if row.expires_at <= now and (row.done or row.until <= now)]
-        for key in over[:limit]:
+        expired = [key for key, row in self._rows.items() if row.expires_at <= now and (row.done or row.until <= now)]
+        for key in expired[:limit]:
             del self._rows[key]
-        return len(over[:limit])
+        return len(expired[:limit])
 
     def _ours(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         rows = self._rows

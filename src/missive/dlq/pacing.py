@@ -1,4 +1,4 @@
-"""How a replay goes on in running workers: its canaries first, then so many in a time, until so many have failed."""
+"""The pace of a replay in running workers: canaries first, then a rate, up to a limit of failures."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ from missive.dlq.contract import Replay
 from missive.rates import Rate
 
 _BURST = 1.0
-"""In seconds: workers look about once a second, and what a longer pause left out is not made up for."""
-
+"""Longest pause that a rate makes up for, in seconds. Workers ask about once a second."""
 
 _SKEW = 60.0
-"""In seconds: that far ahead of now, a rate is used up by the clock of another machine, or by one that was set back."""
+"""Largest plausible lead of another machine's clock, in seconds. A later `paced_until` is ignored."""
 
 
 class PacingStep(NamedTuple):
-    """What is done with a replay now."""
+    """The next step of a replay."""
 
     status: str
-    """What it is from now on."""
+    """The new status."""
     queue: int | None
-    """How many more are queued; None for all that are left."""
+    """Number of records to queue, or None for all that are left."""
     paced_until: float
-    """Up to when, in seconds since 1970, its rate is used up."""
+    """Time up to which the rate is used up, in seconds since 1970."""
 
 
 def pace(replay: Replay, now: float) -> PacingStep:
-    """Return the next step of a running replay, whose counts are those of now.
+    """Return the next step of a running replay with current counts.
 
-    One that reached its limit of failures is `stopped`, and so is one with a canary that failed. No more are under way
-    at once than may still fail.
+    The replay stops at its limit of failures, and when a canary fails. The number of queued records never exceeds the
+    number of failures that are still allowed.
     """
     paced_until = replay.paced_until if replay.paced_until <= now + _SKEW else now
     stopped, done = PacingStep("stopped", 0, paced_until), PacingStep("done", 0, paced_until)
@@ -40,11 +39,11 @@ def pace(replay: Replay, now: float) -> PacingStep:
     if not replay.left and not replay.queued:
         return done
     room = math.inf if replay.until_failures is None else replay.until_failures - replay.failed - replay.queued
-    over = replay.resolved + replay.discarded
-    if replay.canary is not None and over < replay.canary:
+    closed = replay.resolved + replay.discarded
+    if replay.canary is not None and closed < replay.canary:
         if replay.failed:
             return stopped
-        room = min(room, replay.canary - over - replay.queued)
+        room = min(room, replay.canary - closed - replay.queued)
     if replay.rate is not None:
         rate = Rate.parse(replay.rate)
         interval = rate.seconds / rate.messages

@@ -1,8 +1,8 @@
-"""The words in which an operator says which dead letters: `reason:failed handler:billing age>1h`.
+"""The language in which an operator selects dead letters: `reason:failed handler:billing age>1h`.
 
-A query is terms with spaces between them, and every one must hold: a field, `:`, `<` or `>`, and a value, in double
-quotes where a space or a quote is in it; or a word, which is looked for in what is shown of a record. A term or word
-with a minus before it must not hold: `-handler:billing`.
+A query is a list of terms and words with spaces between them, and all of them must hold. A term is a field, one of `:`,
+`<` and `>`, and a value. A value with a space or a quote in it needs double quotes. A word is searched in the safe
+fields of a record. Prefix a term or a word with `-` to negate it: `-handler:billing`.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _OPERATORS = {"attempts": ":<>", "age": "<>", "first": "<>", "last": "<>"}
 
 
 def is_term(word: str) -> bool:
-    """Tell whether a word of a command line is a part of a query, and no id or group."""
+    """Return whether a command line argument is a term of a query, and not an id or a group."""
     return _TERM.match(word) is not None
 
 
 def parse(text: str, now: float) -> Query:
-    """Return the query that a text says, at a time `now` in seconds since 1970.
+    """Parse a query. Ages are relative to `now`, in seconds since 1970.
 
-    Raises `UsageError` that names the term which says nothing.
+    Raises `UsageError` that names the faulty term.
     """
     found: dict[str, Any] = {}
     words: list[str] = []
@@ -57,24 +57,24 @@ def parse(text: str, now: float) -> Query:
             continue
         term = token[0]
         if name == "not":
-            raise UsageError(f"{_shown(term)}: what must not hold has a minus before it, such as -reason:failed")
+            raise UsageError(f"{_shown(term)}: to negate a term, prefix it with a minus, such as -reason:failed")
         _check(term, name, operator)
         value = _unquoted(value) if value.startswith('"') else value
         if not value:
-            raise UsageError(f"{_shown(term)}: it has no value")
-        terms = _said(term, name, operator, value, now)
+            raise UsageError(f"{_shown(term)}: the value is missing")
+        terms = _conditions(term, name, operator, value, now)
         if minus:
             without.append(Query(**terms))
             continue
-        for key, said in terms.items():
+        for key, condition in terms.items():
             if key in found:
-                raise UsageError(f"{_shown(term)}: {name} is said before; a record has one")
-            found[key] = said
+                raise UsageError(f"{_shown(term)}: an earlier term already sets {name}; remove one of them")
+            found[key] = condition
     return Query(text=tuple(words), without=tuple(without), **found)
 
 
 def _tokens(text: str) -> Iterator[re.Match[str]]:
-    """Yield what stands between spaces, quotes heeded."""
+    """Yield the parts between spaces. A quoted value may contain spaces."""
     place = 0
     while place < len(text):
         if text[place].isspace():
@@ -82,19 +82,19 @@ def _tokens(text: str) -> Iterator[re.Match[str]]:
             continue
         token = _TOKEN.match(text, place)
         if token is None:
-            raise UsageError(f"{_shown(text[place:])}: a quote is not closed, or no space is beside it")
+            raise UsageError(f"{_shown(text[place:])}: a quote is not closed, or has no space next to it")
         yield token
         place = token.end()
 
 
 def _word(quoted: str | None, bare: str) -> str:
-    """Return a word to look for."""
+    """Return a word to search."""
     if quoted is None:
         if bare == "-":
-            raise UsageError('- stands before what must not hold, without a space: to look for it, quote it: "-"')
+            raise UsageError('- negates the term or word after it, without a space; to search a minus, quote it: "-"')
         return bare
     if not (word := _unquoted(quoted)).strip():
-        raise UsageError('"" is looked for nowhere: leave it out')
+        raise UsageError('"" is empty and matches no record: remove it')
     return word
 
 
@@ -102,13 +102,13 @@ def _check(term: str, name: str, operator: str) -> None:
     if name not in _FIELDS:
         near = difflib.get_close_matches(name.lower(), _FIELDS, 1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(_FIELDS)}"
-        raise UsageError(f'{_shown(term)}: there is no field {name}: {hint} (to look for a text, quote it: "…")')
+        raise UsageError(f'{_shown(term)}: there is no field {name}: {hint} (to search a text, quote it: "…")')
     if operator not in (allowed := _OPERATORS.get(name, ":")):
-        raise UsageError(f"{_shown(term)}: {name} goes with {' or '.join(allowed)}")
+        raise UsageError(f"{_shown(term)}: {name} takes {' or '.join(allowed)}")
 
 
-def _said(term: str, name: str, operator: str, value: str, now: float) -> dict[str, Any]:
-    """Return the fields of a query that a term sets."""
+def _conditions(term: str, name: str, operator: str, value: str, now: float) -> dict[str, Any]:
+    """Return the fields of `Query` that a term sets."""
     if name in _TEXTS:
         return {name: value}
     if name == "id":
@@ -121,7 +121,7 @@ def _said(term: str, name: str, operator: str, value: str, now: float) -> dict[s
         return {"statuses": tuple(Status(_one_of(term, "status", one, [*statuses, "any"])) for one in wanted)}
     if name == "attempts":
         if not (value.isascii() and value.isdigit() and len(value) <= len("999999999")):
-            raise UsageError(f"{_shown(term)}: attempts are a number, such as attempts>3")
+            raise UsageError(f"{_shown(term)}: the number of attempts is an integer, such as attempts>3")
         number = int(value)
         least, most = {"min_attempts": number + 1}, {"max_attempts": number - 1}
         return {">": least, "<": most, ":": {"min_attempts": number, "max_attempts": number}}[operator]
@@ -152,12 +152,12 @@ def _time(term: str, value: str) -> float:
     except (ValueError, OverflowError):
         at = math.nan
     if not math.isfinite(at):
-        raise UsageError(f"{_shown(term)}: a time is 2026-11-25 or 2026-11-25T19:00 in UTC; for how long ago say age")
+        raise UsageError(f"{_shown(term)}: a time is 2026-11-25 or 2026-11-25T19:00 in UTC; for a duration use age")
     return at
 
 
 def unparse(query: Query) -> str:
-    """Return the text of a query, which `parse` makes the same query of."""
+    """Return the text of a query: the inverse of `parse`."""
     terms = [f"{name}:{_quoted(value)}" for name in (*_TEXTS, "reason") if (value := getattr(query, name)) is not None]
     if query.ids:
         terms.append(f"id:{_quoted(','.join(query.ids))}")
@@ -197,6 +197,6 @@ def _unquoted(value: str) -> str:
 
 
 def _shown(text: str) -> str:
-    """Return the beginning of what somebody typed."""
+    """Return the beginning of a text, for an error."""
     most = 60
     return text if len(text) <= most else f"{text[:most]}…"

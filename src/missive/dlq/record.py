@@ -1,4 +1,4 @@
-"""The record of a dead letter: the message, why it is here, and what happened to it."""
+"""The record of a dead letter: the message, the reason, the history and the state of its review."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ _FINGERPRINT_VERSION = 1
 _FIRST_ATTEMPTS = 3
 _LAST_ATTEMPTS = 17
 _WAITED = frozenset({Outcome.retried, Outcome.nacked})
-"""What the history says of attempts after which it waited, and was no dead letter."""
+"""Outcomes in the history after which the record was parked, and not a dead letter."""
 HEADER_FIELDS = {"correlation-id": "correlation_id", "traceparent": "trace", "idempotency-key": "idempotency_key"}
-"""The headers that a record has as fields of their own, too."""
+"""Headers that a record also has as separate fields."""
 
 
 class Status(StrEnum):
-    """Where a record is in its life."""
+    """The stage of a record's life."""
 
     parked = "parked"
-    """Waits for its time to be tried again."""
+    """Waits for the due time of its next attempt."""
     dead = "dead"
-    """Waits for somebody to look at it."""
+    """Waits for a review."""
     queued = "queued"
-    """Chosen for replay; a worker of its service will take it up."""
+    """Selected for replay; a worker of its service will lease it."""
     resolved = "resolved"
     """Handled by a replay."""
     discarded = "discarded"
-    """Given up on purpose."""
+    """Closed without handling, by a decision of an operator or a handler."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message came from."""
+    """The source of a message."""
 
     transport: str
     destination: str
@@ -49,7 +49,7 @@ class Origin:
     lane: str | None = None
     position: int | None = None
     native_id: str | None = None
-    """The transport's own id of it."""
+    """The id that the transport gave the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Attempt:
     error: str | None = None
     """The exception's type."""
     replay: str | None = None
-    """The replay it was part of."""
+    """The replay in which the attempt ran."""
     host: str | None = None
     pid: int | None = None
 
@@ -77,7 +77,7 @@ class Record:
     service: str
     reason: Reason
     identity: str | None
-    """What arrivals of this message share; None where nothing is shared."""
+    """A value that all arrivals of this message share, or None when they share nothing."""
     body: bytes
     headers: tuple[tuple[str, str | bytes], ...]
     origin: Origin
@@ -97,7 +97,7 @@ class Record:
     sent_at: float | None = None
     sha256: str = ""
     public: dict[str, Any] = field(default_factory=dict)
-    """The values that the processor declared public."""
+    """The values of the fields that the processor declared public."""
     error_type: str | None = None
     error_chain: tuple[dict[str, Any], ...] = ()
     error_text: str | None = None
@@ -107,53 +107,53 @@ class Record:
     runtime: dict[str, Any] = field(default_factory=dict)
     replay: str | None = None
     due: float | None = None
-    """Before when (in seconds since 1970) a parked or queued record is not taken up; None for at once."""
+    """Earliest time of the next attempt of a parked or queued record, in seconds since 1970; None for at once."""
     lane: str | None = None
-    """What it is parked in order with: a digest of the key, and never the key itself."""
+    """The lane in whose order the record is parked: a digest of the key, and never the key itself."""
     closed_at: float | None = None
     closed_by: str | None = None
     closed_why: str | None = None
-    """A word or a sentence of whoever closed it."""
+    """The reason that the operator or the handler gave."""
     edited_from: str | None = None
-    """The id of the record whose message this one's is, changed by an operator."""
+    """The id of the record whose message an operator changed to make this record."""
     correlation_id: str | None = None
     """The header `correlation-id`; as confidential as the other headers."""
     trace: str | None = None
-    """The header `traceparent`; the same."""
+    """The header `traceparent`; as confidential as the other headers."""
     idempotency_key: str | None = None
-    """The header `idempotency-key`; the same."""
+    """The header `idempotency-key`; as confidential as the other headers."""
     version: int = 1
-    """Counts its changes: by operators, and by failing again. Being claimed is none."""
+    """Number of changes by operators and by new failures. A lease is not a change."""
     lease_token: str | None = field(default=None, compare=False)
-    """The token under which it was taken up, for `put`: a record that somebody else has by now is left as it is."""
+    """The token of the record lease. `put` ignores the record if another worker holds the lease by now."""
     may_join: bool = field(default=False, compare=False)
-    """Whether this may be another arrival of a message with a record of the same identity; not kept."""
+    """Whether `put` may join this record to a stored record of the same identity. Not stored."""
     message: Message | None = field(default=None, compare=False)
-    """The live message, for a sink that keeps objects; a store does not keep it."""
+    """The live message, for a sink of objects. Not stored."""
 
     @property
     def size(self) -> int:
-        """The body's size in bytes."""
+        """Size of the body, in bytes."""
         return len(self.body)
 
     @property
     def next_attempt(self) -> int:
-        """Which attempt the next one is: those go on while it is parked, and a replay of a dead letter begins anew."""
+        """Number of the next attempt. A parked record continues its count; a replay of a dead letter starts at 1."""
         return max([a.attempt + (a.reason == Outcome.retried) for a in self._tried], default=1)
 
     @property
     def failed_at(self) -> float | None:
-        """When it failed first, while it is parked, in seconds since 1970; None for not yet."""
+        """Time of the first failure of a parked record, in seconds since 1970; None before it failed."""
         return min([a.at for a in self._tried if a.reason == Outcome.retried], default=None)
 
     @property
     def _tried(self) -> list[Attempt]:
-        """The attempts of a parked record since it was last a dead letter."""
+        """Attempts of a parked record since it was last a dead letter, newest first."""
         lines = self.history if self.status is Status.parked else ()
         return list(itertools.takewhile(lambda attempt: attempt.reason in _WAITED, reversed(lines)))
 
     def joined_by(self, newer: Record) -> Record:
-        """Return this record after the same message failed once more: the newer story, one history."""
+        """Return this record after another failure of its message: the newer values with a joined history."""
         history = (*self.history, *newer.history)
         if len(history) > _FIRST_ATTEMPTS + _LAST_ATTEMPTS:
             history = (*history[:_FIRST_ATTEMPTS], *history[-_LAST_ATTEMPTS:])
@@ -176,7 +176,7 @@ class Record:
 
 
 def fingerprint(reason: Reason, label: str | None, handler: str | None, failure: Failure | None) -> str:
-    """Return what failures of the same kind share: no line numbers, so that it outlives an unrelated edit."""
+    """Return a digest that failures of the same kind share. It has no line numbers, and so survives unrelated edits."""
     parts = [
         str(_FINGERPRINT_VERSION),
         reason,
@@ -189,7 +189,7 @@ def fingerprint(reason: Reason, label: str | None, handler: str | None, failure:
 
 
 def plain_reason(record: Record) -> str:
-    """Return the reason as a plain dict keeps it: in words, or the exception's text."""
+    """Return the reason as a plain dict shows it: a phrase, or the text of the exception."""
     if record.reason is Reason.unmatched:
         return "no matching handlers"
     if record.reason is Reason.ambiguous:

@@ -1,4 +1,4 @@
-"""Records as plain values: columns of a row, or a line of JSON."""
+"""Records as plain values: the columns of a row, or a line of JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from missive.errors import UsageError
 from missive.outcome import Reason
 
 FORMAT = 1
-"""The version of a record as JSON."""
+"""Version of the JSON form of a record."""
 _SAME = (
     "id", "service", "label", "detail", "handler", "error_type", "error_text", "fingerprint", "identity", "first_at",
     "last_at", "attempts", "message_id", "topic", "content_type", "sent_at", "body", "sha256", "explanation",
     "public", "runtime", "replay", "due", "lane", "closed_at", "closed_by",
     "closed_why", "edited_from", "correlation_id", "trace", "idempotency_key", "version",
 )  # fmt: skip
-"""The fields that a row holds as they are."""
+"""Fields that a row holds without conversion."""
 _same = attrgetter(*_SAME)
 _ORIGIN, _ATTEMPT = (tuple(one.name for one in fields(kind)) for kind in (Origin, Attempt))
 _TEXT, _TIME = (str, NoneType), (int, float, NoneType)
@@ -37,13 +37,13 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "runtime": (dict,),
     "explanation": (dict, NoneType),
 }
-"""The types of those that are not made anew, for what comes from a file."""
+"""Types of the fields that are read without conversion, to check imported files."""
 _LAST_TIME = 253402300800  # the end of the year 9999
-_MOST = 2**31 - 1
+_LARGEST_INTEGER = 2**31 - 1
 
 
 def to_row(record: Record) -> dict[str, Any]:
-    """Return a record as columns: plain values, and what JSON can hold."""
+    """Return the columns of a record: plain values, and values that JSON can represent."""
     return {
         **{name: getattr(record, name) for name in _SAME},
         "status": str(record.status),
@@ -59,7 +59,7 @@ def to_row(record: Record) -> dict[str, Any]:
 
 
 def from_row(row: Any) -> Record:
-    """Return the record of what has these columns as attributes."""
+    """Return the record of a row, which has the columns as attributes."""
     return Record(
         **dict(zip(_SAME, _same(row), strict=True)),
         status=Status(row.status),
@@ -74,7 +74,7 @@ def from_row(row: Any) -> Record:
 
 
 def _packed(value: str | bytes) -> Any:
-    """Return text or bytes as JSON can hold them."""
+    """Return text or bytes as a value that JSON can represent."""
     return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
 
 
@@ -83,11 +83,11 @@ def _unpacked(value: Any) -> str | bytes:
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """Return a whole record as JSON can hold it, body included."""
+    """Return a record with its body as a value that JSON can represent."""
     return {"format": FORMAT, **to_row(record), "body": _packed(record.body)}
 
 
-def _is_kept_and_shown(record: Record) -> bool:
+def _is_storable(record: Record) -> bool:
     times = [getattr(record, name) for name in ("first_at", "last_at", "sent_at", "due", "closed_at")]
     times += [attempt.at for attempt in record.history]
     frames = [frame for link in record.error_chain for frame in link["frames"] if link["type"]]
@@ -95,28 +95,28 @@ def _is_kept_and_shown(record: Record) -> bool:
     return (
         all(time is None or abs(time) < _LAST_TIME for time in times)
         and all(len(text) <= most for text, most in ((record.id, 40), (record.fingerprint, 32), (record.sha256, 64)))
-        and max(record.attempts, record.version) <= _MOST
+        and max(record.attempts, record.version) <= _LARGEST_INTEGER
         and all({"file", "line", "function"} <= frame.keys() for frame in frames)
         and all({"handler", "verdict", "because"} <= one.keys() for one in considered)
     )
 
 
 def from_json(value: dict[str, Any]) -> Record:
-    """Return the record that `to_json` was given; dead, where that one waited to be taken up.
+    """Return the record of a value that `to_json` returned. A queued or parked record becomes dead.
 
-    Raises ValueError, TypeError, KeyError or AttributeError for what it never returned, and `UsageError` for what a
-    newer Missive's did.
+    Raises ValueError, TypeError, KeyError or AttributeError for a value that `to_json` cannot have returned, and
+    `UsageError` for a value from a newer Missive.
     """
     if value["format"] > FORMAT:
-        raise UsageError("a newer Missive has written it: upgrade Missive")
+        raise UsageError("a newer Missive has exported it: upgrade Missive")
     body = _unpacked(value["body"])
     if not isinstance(body, bytes) or hashlib.sha256(body).hexdigest() != value["sha256"]:
-        raise ValueError("the body is not the one that was exported")
+        raise ValueError("the body differs from the exported body")
     record = from_row(SimpleNamespace(**{**value, "body": body}))
     if any(not isinstance(getattr(record, name), kinds) for name, kinds in _KINDS.items()):
-        raise TypeError("a field is of another type")
-    if not _is_kept_and_shown(record):
-        raise ValueError("a field is larger, or of another shape, than a store keeps and a page shows")
+        raise TypeError("a field has the wrong type")
+    if not _is_storable(record):
+        raise ValueError("a field is too large, or has the wrong shape")
     if record.status in (Status.queued, Status.parked):
         return replace(record, status=Status.dead, replay=None, due=None, lane=None)
     return record

@@ -1,4 +1,4 @@
-"""What a store's client raises, as one of Missive's errors, in words that hold no value."""
+"""Translate exceptions of a store's client library into Missive's errors, without any value of a message."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ T = TypeVar("T")
 
 
 class Translation:
-    """Makes a store's methods raise `StoreError`, or a kind of it, for what `errors` are raised in them.
+    """Makes decorators under which a store's methods raise `StoreError` in place of `errors`.
 
-    `words` says which kind, and why; it is told nothing but the error, and quotes nothing of a message.
+    `describe` receives the error only. It returns the class of the new error and a reason that quotes nothing of a
+    message.
     """
 
     def __init__(
-        self, errors: tuple[type[Exception], ...], words: Callable[[Exception], tuple[type[StoreError], str]]
+        self, errors: tuple[type[Exception], ...], describe: Callable[[Exception], tuple[type[StoreError], str]]
     ) -> None:
         self._errors = errors
-        self._words = words
+        self._describe = describe
 
     def __call__(self, what: str) -> Callable[[Callable[Concatenate[S, P], T]], Callable[Concatenate[S, P], T]]:
-        """Decorate a method by what cannot be done when it raises: the store cannot be "read", say."""
+        """Return a decorator; `what` completes "the store cannot be …", for example with "read"."""
 
         def decorate(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:
             @functools.wraps(method)
@@ -39,8 +40,8 @@ class Translation:
                 try:
                     return method(store, *args, **kwargs)
                 except self._errors as caught:
-                    kind, why = self._words(caught)
-                # Outside the except block: chained, a statement's parameters would come with it.
+                    kind, why = self._describe(caught)
+                # Outside the except block: a chained exception would carry the parameters of the statement.
                 raise kind(f"the dead letter store {store.url} cannot be {what}: {why}")
 
             return call

@@ -1,4 +1,4 @@
-"""What is kept beside the records: checkpoints of sources, and attempts at what stays unsettled."""
+"""Checkpoints of sources, and attempts at messages that stay unsettled, in Redis."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from missive.dlq.redis.keys import digest
 
 
 class Checkpoints(Database):
-    """A few bytes by service and source, and counts by service and identity."""
+    """The part of the store that remembers how far sources have been processed."""
 
     @translated("read")
     def load_checkpoint(self, service: str, source: str) -> str | None:
-        """Return what `remember` kept, or None."""
+        """Return the checkpoint of a service and source, or None."""
         value = self._client.hget(self._key("checkpoints"), digest(service, source))
         return None if value is None else str(value.decode())
 
     @translated("written")
     def save_checkpoint(self, service: str, source: str, value: str) -> None:
-        """Keep a value for a service and source."""
+        """Store the checkpoint of a service and source."""
         self._client.hset(self._key("checkpoints"), digest(service, source), encoded(value))
 
     @translated("written")
     def count_attempts(self, service: str, spent: Mapping[str, int]) -> None:
-        """Keep how many attempts were spent, by identity."""
+        """Store the numbers of attempts spent, by identity."""
         if spent:
             self._client.hset(self._spent(service), mapping={digest(one): count for one, count in spent.items()})
 
     @translated("read")
     def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
-        """Return how many attempts were spent on some."""
+        """Return the numbers of attempts spent on some identities."""
         found: dict[str, int] = {}
         for some in portions(list(identities)):
             counts = self._client.hmget(self._spent(service), [digest(one) for one in some])
@@ -40,7 +40,7 @@ class Checkpoints(Database):
 
     @translated("written")
     def drop_attempts(self, service: str, identities: Collection[str]) -> None:
-        """Forget how many attempts were spent on some."""
+        """Delete the numbers of attempts spent on some identities."""
         for some in portions(list(identities)):
             self._client.hdel(self._spent(service), *map(digest, some))
 

@@ -1,4 +1,4 @@
-"""A Redis server that holds a dead letter store: its connections, its schema, and its errors in words."""
+"""The Redis server of a dead letter store: connections, schema, scripts, and translated errors."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ logger = logging.getLogger("missive")
 
 SCHEMA_VERSION = 1
 AT_ONCE = 500
-"""How many records go into one step of the server's."""
+"""Largest number of records in one step on the server."""
 _PORT = 6379
 _CONNECT, _REPLY = 5.0, 30.0
-"""Seconds within which the server takes a connection, and answers."""
+"""Timeouts for a connection and for a reply, in seconds."""
 _TRIES = 50
 _PAUSE = 0.005
 _EXAMPLE = "redis://:${PASSWORD}@host:6379/0?prefix=missive"
@@ -35,15 +35,15 @@ _EXAMPLE = "redis://:${PASSWORD}@host:6379/0?prefix=missive"
 T = TypeVar("T")
 
 
-def _words(error: Exception) -> tuple[type[StoreError], str]:
-    return StoreError, _in_words(error)
+def _describe(error: Exception) -> tuple[type[StoreError], str]:
+    return StoreError, _reason(error)
 
 
-translated = Translation((exceptions.RedisError, OSError), _words)
+translated = Translation((exceptions.RedisError, OSError), _describe)
 
 
 class Database:
-    """One server, on which the parts of the store are built."""
+    """The base of the parts of the store: one server."""
 
     def __init__(
         self,
@@ -58,20 +58,22 @@ class Database:
         try:
             parts = parse_url(url)
         except ValueError:
-            raise UsageError(f"{self.url} cannot be read: a dead letter store in Redis is {_EXAMPLE}") from None
+            raise UsageError(f"{self.url} is not a URL: write {_EXAMPLE}") from None
         self.retention, others = Retention.parse(dict(parts.parameters))
         prefix = others.pop("prefix", "missive")
         ca_file = others.pop("ca_file", None)
         if others:
             raise UsageError(f"{self.url}: {Retention.unknown(min(others))}, prefix and ca_file")
         if not prefix or not prefix.isprintable() or set(prefix) & set("{} "):
-            raise UsageError(f"{self.url}: prefix= is a word that the names of all keys begin with")
-        # In braces: the names of one store belong together, wherever names are spread over servers.
+            raise UsageError(f"{self.url}: prefix= must be a printable word without spaces and braces")
+        # In braces, so that a cluster places all keys of one store on one server.
         self._prefix = f"{{{prefix}}}"
         self._owned = client is None
         self._client: Any = _connected(parts, self.url, ca_file) if client is None else client
         if self._client.connection_pool.connection_kwargs.get("decode_responses"):
-            raise UsageError("the client of a dead letter store has bytes: make it without decode_responses")
+            raise UsageError(
+                "the dead letter store needs a client that returns bytes: create it without decode_responses"
+            )
         self._scripts = {name: self._client.register_script(body) for name, body in SCRIPTS.items()}
         try:
             self._open(create=create)
@@ -89,33 +91,37 @@ class Database:
             raise UsageError(f"there is no dead letter store {self.url}")
         if not version.isdigit() or int(version) > SCHEMA_VERSION:
             raise StoreRefused(
-                f"the dead letter store {self.url} has a schema that this Missive does not know ({SCHEMA_VERSION}):"
+                f"the dead letter store {self.url} has a newer schema than this Missive knows ({SCHEMA_VERSION}):"
                 " upgrade Missive"
             )
-        for trouble in self.diagnose():
-            logger.warning("the dead letter store %s: %s", self.url, trouble)
+        for warning in self.diagnose():
+            logger.warning("the dead letter store %s: %s", self.url, warning)
 
     @translated("read")
     def diagnose(self) -> list[str]:
-        """Return what of the server's settings would lose dead letters; nothing where it does not tell them."""
+        """Describe each setting of the server that may lose dead letters. A server may hide its settings."""
         try:
-            told = {
+            answers = {
                 name: value
                 for setting in ("appendonly", "maxmemory-policy")
                 for name, value in self._client.config_get(setting).items()
             }
-        except exceptions.ResponseError:  # hosted servers do not
+        except exceptions.ResponseError:  # hosted servers refuse the command
             return []
-        settings = {_text(name): _text(value) for name, value in told.items()}
+        settings = {_text(name): _text(value) for name, value in answers.items()}
         found = []
         if settings.get("appendonly") == "no":
-            found.append("the server has no append-only file, and loses dead letters when it is killed; set it to yes")
+            found.append(
+                "the server has no append-only file and loses dead letters when it is killed: set appendonly to yes"
+            )
         if settings.get("maxmemory-policy", "noeviction") != "noeviction":
-            found.append(f"maxmemory-policy {settings['maxmemory-policy']} may evict them; set it to noeviction")
+            found.append(
+                f"maxmemory-policy {settings['maxmemory-policy']} may evict dead letters: set it to noeviction"
+            )
         return found
 
     def close(self) -> None:
-        """Close the connections, where they are the store's own."""
+        """Close the connections, unless the client was passed in."""
         if self._owned:
             self._client.close()
 
@@ -123,7 +129,7 @@ class Database:
         return f"{self._prefix}:{name}"
 
     def _run(self, script: str, *arguments: str | bytes | float) -> Any:
-        """Run a script: one step of the server's, all of it or nothing."""
+        """Run a script as one atomic step on the server."""
         return self._scripts[script](keys=[self._prefix], args=arguments)
 
     def _pipeline(self) -> Any:
@@ -131,21 +137,21 @@ class Database:
 
     @staticmethod
     def _tried(work: Callable[[], T | None]) -> T:
-        """Do something again, for which somebody else was quicker, until it is done."""
+        """Retry on an optimistic-lock conflict, which `work` reports by None."""
         for tried in range(_TRIES):
             if (done := work()) is not None:
                 return done
-            time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same do not meet again
+            time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same workers do not collide again
         raise exceptions.WatchError
 
 
 def _connected(parts: ParsedURL, url: str, ca_file: str | None) -> Redis:
-    """Return a client of a server's; it connects when it is asked something."""
+    """Return a client for a server. It connects at the first command."""
     if not parts.authority:
-        raise UsageError(f"{url} names no host: a dead letter store in Redis is {_EXAMPLE}")
+        raise UsageError(f"{url} names no host: write {_EXAMPLE}")
     db = parts.path.strip("/") or "0"
     if not (db.isascii() and db.isdecimal()):
-        raise UsageError(f"{url}: the path is the number of a database, as in {_EXAMPLE}")
+        raise UsageError(f"{url}: the path must be the number of a database, as in {_EXAMPLE}")
     return Redis(
         host=parts.host or "localhost",
         port=parts.port or _PORT,
@@ -156,7 +162,7 @@ def _connected(parts: ParsedURL, url: str, ca_file: str | None) -> Redis:
         socket_connect_timeout=_CONNECT,
         socket_timeout=_REPLY,
         socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),  # nothing is done twice that may have been done
+        retry=Retry(NoBackoff(), 0),  # a command that may have run is never repeated
         client_name="missive-dlq",
         ssl=parts.scheme == "rediss",
         ssl_ca_certs=ca_file,
@@ -165,26 +171,26 @@ def _connected(parts: ParsedURL, url: str, ca_file: str | None) -> Redis:
 
 
 def portions(things: Iterable[T], size: int = AT_ONCE) -> Iterator[Sequence[T]]:
-    """Cut what is too much for one step."""
+    """Yield portions that fit into one step."""
     rest = iter(things)
     while some := list(islice(rest, size)):
         yield some
 
 
-def _in_words(error: Exception) -> str:
-    """Say what the client raised, without a value: the server quotes those in its messages."""
+def _reason(error: Exception) -> str:
+    """Describe an exception of the client without its message, because the server quotes values there."""
     word = str(error).partition(" ")[0]
     word = word if word.isupper() and word.isalpha() else ""
     if isinstance(error, exceptions.AuthenticationError) or word in ("WRONGPASS", "NOAUTH"):
-        return "it refuses the user, or the password"
+        return "it refuses the user or the password"
     if isinstance(error, exceptions.NoPermissionError) or word == "NOPERM":
-        return "this user may not (that is +@all -@dangerous, and the keys {PREFIX}:*)"
+        return "the user lacks a permission: it needs +@all -@dangerous and the keys {PREFIX}:*"
     if isinstance(error, exceptions.BusyLoadingError) or word == "LOADING":
         return "the server is loading its data"
     if isinstance(error, exceptions.WatchError):
-        return "others are always quicker"
+        return "other workers keep changing the same records"
     if isinstance(error, exceptions.ResponseError):
-        return f"the server says {word or 'no'}"
+        return f"the server answered {word or 'with an error'}"
     return f"it cannot be reached ({type(error).__name__})"
 
 

@@ -1,4 +1,4 @@
-"""Records as the fields of a hash: what indexes and scripts look at, one document of the rest, and the body."""
+"""Records as the fields of a hash: a field for each value that scripts use, a JSON document of the others, the body."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from missive.dlq.rows import from_row, to_row
 _TEXTS = {"status": "status", "replay": "replay", "lane": "lane", "closed_by": "by", "closed_why": "why"}
 _TIMES = {"due": "due", "closed_at": "closed"}
 _CHANGING = (*_TEXTS, *_TIMES, "version")
-"""What scripts change, and what is therefore in no document."""
+"""Fields that scripts change. The document does not contain them."""
 READ = (*_TEXTS.values(), *_TIMES.values(), "version", "doc")
-"""The fields that a record without its body is made of."""
+"""Fields to read for a record without its body."""
 
 
 def encoded(text: str | None) -> bytes:
-    """Return a text as a field has it, where half a surrogate is one in other signs."""
+    """Return a text as the bytes of a field, with lone surrogates escaped."""
     return (text or "").encode(errors="backslashreplace")
 
 
 def number(value: float | None) -> str:
-    """Return a number to the last digit."""
+    """Return all digits of a number, or an empty text for None."""
     return "" if value is None else repr(value)
 
 
 def to_arguments(record: Record) -> list[str | bytes]:
-    """Return a record as the scripts take it: its id, its bucket, and the fields in the order of `scripts.NAMES`."""
+    """Return a record as arguments of a script: its id, its bucket, and the fields in the order of `library.NAMES`."""
     row = {name: value for name, value in to_row(record).items() if name not in _CHANGING and name != "body"}
-    bucket, said = bucket_of(record)
+    bucket, description = bucket_of(record)
     return [
         record.id,
-        said,
+        description,
         str(record.status),
         digest(record.service),
         record.fingerprint,
@@ -55,7 +55,7 @@ def to_arguments(record: Record) -> list[str | bytes]:
 
 
 def to_record(fields: dict[bytes, bytes]) -> Record:
-    """Return the record of a hash; without a body where that was not read."""
+    """Return the record of a hash. The body is empty if it was not read."""
 
     def text(name: str) -> str | None:
         value = fields.get(name.encode())
@@ -68,5 +68,5 @@ def to_record(fields: dict[bytes, bytes]) -> Record:
 
 
 def paired(flat: list[bytes]) -> dict[bytes, bytes]:
-    """Return the hash that a script answered as a list."""
+    """Return the hash that a script returned as a flat list."""
     return dict(zip(flat[::2], flat[1::2], strict=True))

@@ -1,4 +1,4 @@
-"""What keys are named by: digests, for nothing of a message may stand in a key's name."""
+"""Digests for the names of keys, which must contain nothing of a message."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from missive.dlq.record import Record
 
 
 def digest(*parts: str | None) -> str:
-    """Return what stands for some texts, and for no others."""
+    """Return a digest of a sequence of texts."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def bucket_of(record: Record) -> tuple[str, str]:
-    """Return what stands for all that a group is told by save the status, and that itself as JSON."""
-    said = (
+    """Return the digest of a record's bucket, and its description in JSON: the group's values without the status."""
+    values = (
         record.fingerprint,
         record.service,
         str(record.reason),
@@ -23,9 +23,9 @@ def bucket_of(record: Record) -> tuple[str, str]:
         record.handler,
         record.error_type,
     )
-    return digest(*said), json.dumps(said)
+    return digest(*values), json.dumps(values)
 
 
 def arrival_of(record: Record) -> str | None:
-    """Return what stands for what arrivals of a message share, or None."""
+    """Return the digest that all arrivals of a message share, or None when they share nothing."""
     return digest(record.service, record.identity) if record.identity else None

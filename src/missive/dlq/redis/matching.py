@@ -1,4 +1,4 @@
-"""Which records a query is for, where no index says it."""
+"""The conditions of a query, applied to records and buckets that have been read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from missive.dlq.record import Record
 
 
 class Bucket(NamedTuple):
-    """What records share that are counted together, save their status; in the order of `keys.bucket_of`."""
+    """The values that records of a bucket share, in the order of `keys.bucket_of`."""
 
     fingerprint: str
     service: str
@@ -20,10 +20,10 @@ class Bucket(NamedTuple):
     error_type: str | None
 
 
-def is_of(query: Query, bucket: Bucket, status: str) -> bool:
-    """Tell whether the terms of a query that are of groups hold, and those that it is without do not."""
-    without = [one for one in query.without if one.is_of_groups]
-    return _holds(query, bucket, status) and not any(is_of(one, bucket, status) for one in without)
+def matches_bucket(query: Query, bucket: Bucket, status: str) -> bool:
+    """Return whether the group part of a query selects the records of a bucket and status."""
+    without = [one for one in query.without if one.selects_groups]
+    return _holds(query, bucket, status) and not any(matches_bucket(one, bucket, status) for one in without)
 
 
 def _holds(query: Query, bucket: Bucket, status: str) -> bool:
@@ -41,7 +41,7 @@ def _holds(query: Query, bucket: Bucket, status: str) -> bool:
 
 
 def matches(query: Query, record: Record) -> bool:
-    """Tell whether a query is for a record."""
+    """Return whether a query selects a record."""
     bucket = Bucket(record.fingerprint, record.service, record.reason, record.label, record.handler, record.error_type)
     return (
         _holds(query, bucket, record.status)
@@ -65,6 +65,6 @@ def _is_between(least: float | None, value: float, most: float | None, *, inclus
 
 def _mentions(record: Record, word: str) -> bool:
     shown = (record.label, record.handler, record.error_type)
-    # As JSON, so that a text is found however deep it is in what is public.
+    # As JSON, so that a text is found at any depth of the public values.
     quoted, public = (json.dumps(value, ensure_ascii=False).lower() for value in (word, record.public))
     return quoted[1:-1] in public or any(text is not None and word.lower() in text.lower() for text in shown)

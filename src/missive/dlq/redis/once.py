@@ -1,4 +1,4 @@
-"""Claims of `once=` in Redis: a text for each, which is held, or says that the effect has happened."""
+"""Claims of `once=` in Redis: a JSON text for each claim."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ Change = Callable[[Row], Row | None]
 
 
 class RedisOnce(Database, OnceStore):
-    """The part of the store that keeps claims: what was read is replaced only where it is there still."""
+    """The part of the store that holds claims. A claim is replaced only if it has not changed since it was read."""
 
     @translated("written")
     def once_begin(
         self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
-        """Claim effects; each in a step of its own, for none depends on another."""
+        """Claim effects. Claims are independent, and each one changes atomically."""
         now = self._clock()
         by_key = {_name(service, one.effect): one for one in asked}
         answers: dict[str, ClaimAnswer] = {}
 
         def begin(key: str, row: Row | None) -> Row | None:
-            answers[key], kept = decide_claim(row, by_key[key], owner, now, lease, ttl)
-            return row if kept is None else kept
+            answers[key], changed = decide_claim(row, by_key[key], owner, now, lease, ttl)
+            return row if changed is None else changed
 
         self._replace(by_key, begin)
         return [answers[key] for key in by_key]
 
     @translated("written")
     def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
-        """Keep claims."""
+        """Extend the leases of claims."""
         until = self._clock() + lease
         return self._change(service, effects, owner, lambda row: row._replace(until=until))
 
@@ -46,24 +46,24 @@ class RedisOnce(Database, OnceStore):
 
     @translated("written")
     def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
-        """Give claims up."""
+        """Delete claims."""
         return self._change(service, effects, owner, lambda _: None, but_done=True)
 
     @translated("written")
     def once_purge(self, limit: int = 1000) -> int:
-        """Forget what may be forgotten."""
-        now, forgotten = self._clock(), set[str]()
-        over = self._client.zrangebyscore(self._key("once"), "-inf", number(now), start=0, num=limit)
+        """Delete expired claims."""
+        now, deleted = self._clock(), set[str]()
+        expired = self._client.zrangebyscore(self._key("once"), "-inf", number(now), start=0, num=limit)
 
-        def forget(key: str, row: Row | None) -> Row | None:
-            if row is not None and _over(row) > now:  # claimed again meanwhile
-                forgotten.discard(key)
+        def delete(key: str, row: Row | None) -> Row | None:
+            if row is not None and _expiry(row) > now:  # claimed again since it was read
+                deleted.discard(key)
                 return row
-            forgotten.add(key)
+            deleted.add(key)
             return None
 
-        self._replace([key.decode() for key in over], forget)
-        return len(forgotten)
+        self._replace([key.decode() for key in expired], delete)
+        return len(deleted)
 
     def _change(
         self, service: str, effects: Collection[EffectKey], owner: str, change: Change, *, but_done: bool = False
@@ -82,23 +82,23 @@ class RedisOnce(Database, OnceStore):
         return ours
 
     def _replace(self, keys: Collection[str], change: Callable[[str, Row | None], Row | None]) -> None:
-        """Keep for each key what is made of what is there: again where somebody else was quicker."""
+        """Replace the claim of each key by the result of `change`. Retry on a concurrent change."""
         for some in portions(list(keys)):
-            left = list(some)
+            pending = list(some)
 
             def replaced() -> bool | None:
-                nonlocal left
-                was = self._client.mget([self._key(f"once:{key}") for key in left])
+                nonlocal pending
+                was = self._client.mget([self._key(f"once:{key}") for key in pending])
                 moved: list[str] = []
                 arguments: list[str | bytes] = []
-                for key, text in zip(left, was, strict=True):
+                for key, text in zip(pending, was, strict=True):
                     before = None if text is None else Row(*json.loads(text))
                     after = change(key, before)
                     if after != before:
                         moved.append(key)
-                        arguments += [key, text or b"", *_kept(after)]
-                left = [moved[number] for number in self._run("once", *arguments)] if moved else []
-                return None if left else True
+                        arguments += [key, text or b"", *_stored(after)]
+                pending = [moved[number] for number in self._run("once", *arguments)] if moved else []
+                return None if pending else True
 
             self._tried(replaced)
 
@@ -107,10 +107,10 @@ def _name(service: str, effect: EffectKey) -> str:
     return digest(service, *effect)
 
 
-def _over(row: Row) -> float:
-    """Return from when on a claim may be forgotten."""
+def _expiry(row: Row) -> float:
+    """Return the time from which a claim may be deleted."""
     return row.expires_at if row.done else max(row.expires_at, row.until)
 
 
-def _kept(row: Row | None) -> tuple[str, str]:
-    return ("", "") if row is None else (json.dumps(row), number(_over(row)))
+def _stored(row: Row | None) -> tuple[str, str]:
+    return ("", "") if row is None else (json.dumps(row), number(_expiry(row)))

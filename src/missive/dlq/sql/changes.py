@@ -1,4 +1,4 @@
-"""What operators do with records: give them up, take them back, write to them, change a message, delete."""
+"""Changes of records by operators: discard, restore, edit, note and delete."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _NO_LANE = {"lane": None, **NO_LEASE}
 
 
 class Changes(Database):
-    """Records change in transactions, and the counts of their groups with them."""
+    """The part of the store with which operators change records. Each transaction also updates the groups."""
 
     def _changing(self, work: Callable[[Connection, GroupCounts], T]) -> T:
-        """Do something in a transaction, and count it at its end."""
+        """Call `work` in a transaction, and update the groups at its end."""
 
         def change(connection: Connection) -> T:
             counts = GroupCounts(connection, self._clock())
@@ -44,7 +44,7 @@ class Changes(Database):
         return self._tried(change)
 
     def _free(self) -> sa.ColumnElement[bool]:
-        """Tell which records nobody works on: dead, or queued and not claimed."""
+        """Return the condition for free records: dead, or queued and not leased."""
         c = records_table.c
         unleased = sa.func.coalesce(c.leased_until, 0) <= self._clock()
         return (status_of_chosen == Status.dead) | ((status_of_chosen == Status.queued) & unleased)
@@ -57,7 +57,7 @@ class Changes(Database):
         values: dict[str, Any],
         *where: sa.ColumnElement[bool],
     ) -> list[sa.Row[Any]]:
-        """Change the records among `ids` of which all of `where` holds; returns their ids and what they were."""
+        """Change the records among `ids` that meet all conditions; return their rows before the change."""
         c, moved = records_table.c, list[sa.Row[Any]]()
         status = values.get("status")
         values = {**values, "version": c.version + 1}
@@ -73,7 +73,7 @@ class Changes(Database):
 
     @translated("written")
     def discard(self, ids: Collection[str], by: str, why: str | None = None) -> int:
-        """Give records up that nobody works on."""
+        """Close records as discarded if no lease holds them."""
         values = {
             "status": Status.discarded,
             "closed_at": self._clock(),
@@ -89,9 +89,9 @@ class Changes(Database):
 
     @translated("written")
     def restore(self, ids: Collection[str], by: str) -> int:
-        """Make records dead again that were resolved or discarded."""
+        """Make resolved and discarded records dead again."""
         opened = {"closed_at": None, "closed_by": None, "closed_why": None, "due": None}
-        # No replay's: one that still runs would run it again.
+        # Without its replay, which might still be running and run the record again.
         values = {"status": Status.dead, "replay": None, **opened}
 
         def restore(connection: Connection, counts: GroupCounts, some: Sequence[str]) -> int:
@@ -103,7 +103,7 @@ class Changes(Database):
 
     @translated("written")
     def edit(self, record_id: str, version: int, changed: Record, by: str) -> None:
-        """Keep a record made of another one, and discard that one."""
+        """Store an edited record, and discard the record that it replaces."""
         c = records_table.c
         why = f"edited as {changed.id}"
         values = {
@@ -125,12 +125,12 @@ class Changes(Database):
 
         if not self._changing(edit):
             raise StoreConflict(
-                f"dead letter {record_id} was changed meanwhile, or is not dead any more: see missive dlq show"
+                f"dead letter {record_id} has changed since it was read, or is not dead: missive dlq show {record_id}"
             )
 
     @translated("written")
     def note(self, ids: Collection[str], by: str, text: str) -> int:
-        """Write a note to records."""
+        """Add a note to records."""
         c = records_table.c
 
         def note(connection: Connection) -> int:
@@ -151,7 +151,7 @@ class Changes(Database):
 
     @translated("read")
     def notes(self, record_id: str) -> list[Note]:
-        """Return what was noted of a record, oldest first."""
+        """Return the notes on a record, oldest first."""
         c = notes_table.c
         statement = sa.select(c.at, c.by, c.text).where(c.record == record_id).order_by(c.at, c.id)
         with self._read() as connection:
@@ -161,7 +161,7 @@ class Changes(Database):
 
     @translated("written")
     def purge(self, query: Query, limit: int = 1000) -> int:
-        """Delete closed records, or dead ones where the query says so."""
+        """Delete closed records, or dead records if the query names that status."""
         allowed = [str(status) for status in query.statuses or _CLOSED if str(status) not in _WAITING]
         return self._delete(
             [*conditions(query), (status_of_chosen if query.ids else records_table.c.status).in_(allowed)], limit
@@ -169,15 +169,15 @@ class Changes(Database):
 
     @translated("written")
     def expire(self, limit: int = 1000) -> int:
-        """Delete records that were closed longer ago than they are kept."""
+        """Delete closed records whose retention has ended."""
         c, of, now, count = records_table.c, replays_table.c, self._clock(), 0
-        # A replay that goes on by its counts, those of its canaries say, keeps what is counted.
+        # Records of a paced replay stay, because the replay counts them.
         counted = sa.select(of.id).where(of.status == "running", of.by_command.is_(sa.false()), paced)
         with self._read() as connection:
             running = list(connection.execute(counted).scalars())
-        kept = [sa.func.coalesce(c.replay, "").not_in(running)] if running else []
-        for status, before in self.retention.over(now):
-            count += self._delete([c.status == status, c.closed_at < before, *kept], limit - count)
+        others = [sa.func.coalesce(c.replay, "").not_in(running)] if running else []
+        for status, before in self.retention.cutoffs(now):
+            count += self._delete([c.status == status, c.closed_at < before, *others], limit - count)
         if not count:
             self._tried(lambda connection: forget_days(connection, now))
         return count

@@ -1,4 +1,4 @@
-"""What is kept beside the records: checkpoints of sources, and attempts at what stays unsettled."""
+"""Checkpoints of sources, and attempts at messages that stay unsettled, in an SQL database."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from missive.dlq.sql.schema import checkpoints as checkpoints_table
 
 
 class Checkpoints(Database):
-    """A few bytes by service and source, and counts by service and identity."""
+    """The part of the store that remembers how far sources have been processed."""
 
     @translated("read")
     def load_checkpoint(self, service: str, source: str) -> str | None:
-        """Return what `remember` kept, or None."""
+        """Return the checkpoint of a service and source, or None."""
         c, source = checkpoints_table.c, _key_of(source)
         statement = sa.select(c.value).where(c.service == service, c.source == source)
         with self._read() as connection:
@@ -27,18 +27,16 @@ class Checkpoints(Database):
 
     @translated("written")
     def save_checkpoint(self, service: str, source: str, value: str) -> None:
-        """Keep a value for a service and source."""
+        """Store the checkpoint of a service and source."""
         c, source = checkpoints_table.c, _key_of(source)
         with self._write() as connection:
             update = checkpoints_table.update().where(c.service == service, c.source == source).values(value=value)
             if not connection.execute(update).rowcount:
                 connection.execute(checkpoints_table.insert().values(service=service, source=source, value=value))
 
-    # Attempts at what stays unsettled
-
     @translated("written")
     def count_attempts(self, service: str, spent: Mapping[str, int]) -> None:
-        """Keep how many attempts were spent, by identity."""
+        """Store the numbers of attempts spent, by identity."""
         with self._write() as connection:
             self._drop_attempts(connection, service, spent)
             now = self._clock()
@@ -48,7 +46,7 @@ class Checkpoints(Database):
 
     @translated("read")
     def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
-        """Return how many attempts were spent on some."""
+        """Return the numbers of attempts spent on some identities."""
         c, every, found = attempts_table.c, list(identities), dict[str, int]()
         with self._read() as connection:
             for start in range(0, len(every), AT_ONCE):
@@ -59,7 +57,7 @@ class Checkpoints(Database):
 
     @translated("written")
     def drop_attempts(self, service: str, identities: Collection[str]) -> None:
-        """Forget how many attempts were spent on some."""
+        """Delete the numbers of attempts spent on some identities."""
         with self._write() as connection:
             self._drop_attempts(connection, service, identities)
 
@@ -72,5 +70,5 @@ class Checkpoints(Database):
 
 
 def _key_of(source: str) -> str:
-    """Return what a source is kept under: its name, or a digest of one that fits into no key."""
+    """Return the key of a source: its name, or a digest of a name that is too long for a key."""
     return source if len(source) <= SOURCE_LENGTH else hashlib.sha256(source.encode()).hexdigest()

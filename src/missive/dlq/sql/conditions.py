@@ -1,4 +1,4 @@
-"""From a query to what a database is asked."""
+"""Translate queries into conditions of SQL statements."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from missive.dlq.contract import Query
 from missive.dlq.sql.schema import groups, records
 
 _FEW = 5000
+"""Largest number of records for which a page is found by the fingerprints of their groups."""
 status_of_chosen = sa.func.coalesce(records.c.status, "")
-"""The status of records that are chosen by their ids: the column itself tempts SQLite to walk its index instead."""
+"""The status, for records selected by id. With the plain column, SQLite may walk the index of statuses instead."""
 
 
 def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
-    """Return what must hold of records."""
+    """Return the conditions of a query on the table of records."""
     c = records.c
     found = _of_groups(query, c, status_of_chosen if query.ids else c.status)
     if query.ids:
@@ -38,25 +39,25 @@ def conditions(query: Query) -> list[sa.ColumnElement[bool]]:
     if query.source is not None:
         origin, value = sa.type_coerce(c.origin, sa.Text()), json.dumps(query.source)
         members = (f'"{name}": {value}' for name in ("url", "destination"))
-        # LIKE, on SQLite, does not mind the case.
+        # On SQLite, LIKE ignores case.
         found.append(sa.or_(*(sa.func.replace(origin, member, "") != origin for member in members)))
     found += [_mentions(word) for word in query.text]
     return found + [_fails(conditions(left_out)) for left_out in query.without]
 
 
 def group_conditions(query: Query) -> list[sa.ColumnElement[bool]]:
-    """Return what must hold of the groups' counts, for a query that `is_of_groups`."""
+    """Return the conditions on the table of groups, for a query with `selects_groups`."""
     c = groups.c
     every = (_of_groups(one, c, c.status) for one in query.without)
     return [c["count"] > 0, *_of_groups(query, c, c.status), *map(_fails, every)]
 
 
 def narrowed(connection: Connection, query: Query) -> list[sa.ColumnElement[bool]]:
-    """Return what must hold of records, for a page of the newest: by their groups, where these have few.
+    """Return the conditions on records for a page of the newest. Small groups are found by their fingerprints.
 
-    Of what most records have, a hundred are soon found among the newest; for what few have, all would be read.
+    If most records match, a walk from the newest record soon finds a page. If few match, it would read all records.
     """
-    where, shared = conditions(query), query.shared
+    where, shared = conditions(query), query.group_part
     if query.ids or query.replay is not None or shared == Query(statuses=query.statuses):
         return where
     g = groups.c
@@ -75,7 +76,7 @@ def _of_groups(query: Query, c: Any, status: sa.ColumnElement[str]) -> list[sa.C
         found.append(status.in_([str(status) for status in query.statuses]))
     for column, value in (
         (c.fingerprint, query.group),
-        # As with the status: its index is for claims, and its order for no page.
+        # As with the status: its index serves leases, and no page has its order.
         (sa.func.coalesce(c.service, ""), query.service),
         (c.reason, query.reason),
         (c.handler, query.handler),
@@ -88,19 +89,19 @@ def _of_groups(query: Query, c: Any, status: sa.ColumnElement[str]) -> list[sa.C
 
 
 def _fails(every: list[sa.ColumnElement[bool]]) -> sa.ColumnElement[bool]:
-    """Tell of what not all of it holds: what has no value is not left out for it."""
+    """Return the condition that one of `every` fails. A NULL value counts as a failure."""
     return ~sa.func.coalesce(sa.and_(sa.true(), *every), sa.false())
 
 
 def _mentions(word: str) -> sa.ColumnElement[bool]:
-    """Tell which records have a word in what a list shows of them."""
+    """Return the condition that a word occurs in the safe fields of a record."""
     c = records.c
     shown = []
     for column in (c.label, c.handler, c.error_type):
-        # As it stands, too: what is lower case beyond ASCII, not all databases know.
+        # Also unchanged, because some databases lower ASCII letters only.
         shown += [sa.func.lower(column).contains(word.lower(), autoescape=True)]
         shown += [] if word.isascii() else [column.contains(word, autoescape=True)]
-    # JSON in ASCII: only what is a letter there is the same in either case.
+    # The JSON text is ASCII, with other letters escaped. The search ignores the case of ASCII letters only.
     public = sa.func.lower(sa.type_coerce(c.public, sa.Text()))
     shown.append(public.contains(json.dumps(word)[1:-1].lower(), autoescape=True))
     return sa.or_(*shown)

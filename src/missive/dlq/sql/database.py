@@ -1,4 +1,4 @@
-"""A database that holds a dead letter store: opened and migrated, its transactions, and its errors in words."""
+"""The database of a dead letter store: opening, transactions, and translated errors."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from sqlalchemy.engine import Connection, Engine
 
 from missive._sqlite import network_filesystem
 from missive.dlq.retention import Retention
-from missive.dlq.sql.dialects import connected, in_words, is_deadlock, is_known
+from missive.dlq.sql.dialects import connected, is_deadlock, is_known, reason
 from missive.dlq.sql.migrations import migrate
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
 
 AT_ONCE = 500
-"""How many rows, or values, go into one statement."""
+"""Largest number of rows or values in one statement."""
 STEP = 2000
-"""How many records are changed in one transaction: others wait for it, on SQLite for all of it."""
+"""Largest number of records that one transaction changes. Other writers wait for its end."""
 _TRIES = 20
 _PAUSE = 0.01
 
 T = TypeVar("T")
 
 
-def _words(error: Exception) -> tuple[type[StoreError], str]:
+def _describe(error: Exception) -> tuple[type[StoreError], str]:
     if isinstance(error, sa.exc.SQLAlchemyError):
-        why = in_words(error)
+        why = reason(error)
         if "malformed" in why:
-            return StoreRefused, f"{why}; keep the file, and see what is left of it: sqlite3 FILE .recover"
+            return StoreRefused, f"{why}; keep the file and recover its contents: sqlite3 FILE .recover"
         return (StoreRefused if "not a database" in why else StoreError), why
     if isinstance(error, OSError):
         return StoreError, error.strerror or type(error).__name__
-    return StoreError, "there is a text or a number that no database takes"  # of a driver, before the database is asked
+    return StoreError, "a text or a number is out of range"  # from a driver, before it sends the statement
 
 
-translated = Translation((sa.exc.SQLAlchemyError, OSError, UnicodeEncodeError, OverflowError), _words)
+translated = Translation((sa.exc.SQLAlchemyError, OSError, UnicodeEncodeError, OverflowError), _describe)
 
 
 class Database:
-    """One database, on which the parts of the store are built."""
+    """The base of the parts of the store: one database."""
 
     def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.url = redact_url(url)
@@ -56,14 +56,14 @@ class Database:
         except sa.exc.ArgumentError:
             raise UsageError(f"{self.url} is not a database URL: write sqlite:///path/to/file.db") from None
         if not is_known(parsed):
-            raise UsageError(f"{self.url}: dead letters go to sqlite:///path/to/file.db, postgresql:// or mysql://")
+            raise UsageError(f"{self.url}: use a URL that starts with sqlite:///, postgresql:// or mysql://")
         self.retention, others = Retention.parse(dict(parsed.query))
         parsed = parsed.set(query=others)
         if parsed.get_backend_name() != "sqlite":
             if not parsed.database:
                 raise UsageError(f"{self.url} names no database: end it with /database")
         elif not parsed.database or parsed.database == ":memory:":
-            raise UsageError(f"{self.url}: a dead letter store is sqlite:///path/to/file.db")
+            raise UsageError(f"{self.url} names no file: write sqlite:///path/to/file.db")
         elif others:
             raise UsageError(f"{self.url}: {Retention.unknown(min(others))}")
         self._open(parsed, create=create)
@@ -73,7 +73,9 @@ class Database:
         if parsed.get_backend_name() == "sqlite":
             path = Path(str(parsed.database))
             if (disk := network_filesystem(path)) is not None:
-                raise StoreRefused(f"{self.url} is on a network disk ({disk}), where SQLite loses data: use another")
+                raise StoreRefused(
+                    f"{self.url} is on a network disk ({disk}), where SQLite loses data: use a local disk"
+                )
             if create:
                 _create_private(path)
             elif not path.exists():
@@ -86,7 +88,7 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close the database's connections."""
+        """Close the connections."""
         self._engine.dispose()
 
     @contextmanager
@@ -96,14 +98,14 @@ class Database:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        """Begin a transaction that will write, and commit it in the end."""
+        """Begin a transaction for writing, and commit it at the end."""
         with self._engine.connect() as connection:
             connection = connection.execution_options(missive_write=True)  # noqa: PLW2901 - it is the same connection
             with connection.begin():
                 yield connection
 
     def _tried(self, work: Callable[[Connection], T]) -> T:
-        """Do something in a transaction, again where the database chose that one to end a deadlock."""
+        """Call `work` in a transaction. Retry if the database aborts it to end a deadlock."""
         for tried in range(_TRIES):
             try:
                 with self._write() as connection:
@@ -111,20 +113,20 @@ class Database:
             except sa.exc.DBAPIError as error:
                 if not is_deadlock(error):
                     raise
-            time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same do not meet again
+            time.sleep(random.random() * _PAUSE * tried)  # noqa: S311 - so that the same transactions do not collide again
         with self._write() as connection:
             return work(connection)
 
 
 def in_steps(ids: Collection[str]) -> Iterator[Sequence[str]]:
-    """Cut ids into what one transaction changes, in their order; one that is empty for none."""
+    """Yield sorted portions of ids for one transaction each; an empty portion if there are no ids."""
     every = sorted(set(ids))
     for start in range(0, len(every) or 1, STEP):
         yield every[start : start + STEP]
 
 
 def portions(things: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut what is too much for one statement."""
+    """Yield portions that fit into one statement."""
     for start in range(0, len(things), AT_ONCE):
         yield things[start : start + AT_ONCE]
 

@@ -1,4 +1,4 @@
-"""The groups, counted as records change: a page of them reads no record."""
+"""Counts of groups, updated with every change of records, so that a list of groups reads no records."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from missive.dlq.sql.schema import days, groups, records
 
 _OF = ("fingerprint", "service", "status", "reason", "label", "handler", "error_type")
 NAMES = tuple(records.c[name] for name in (*_OF, "first_at"))
-"""The columns of a record that its group is told by."""
+"""Columns of a record that determine its group, and the time of its first failure."""
 _CLOSED = (str(Status.resolved), str(Status.discarded))
 _KEPT_DAYS = 90
+"""Age at which the counts of a day are deleted, in days."""
 
 
 class GroupCounts:
-    """What one transaction changes in the groups: written at its end, so that all take their locks in one order."""
+    """Changes of groups in one transaction. They are written at its end, so that all transactions lock in one order."""
 
     def __init__(self, connection: Connection, now: float) -> None:
         self._connection = connection
@@ -35,17 +36,17 @@ class GroupCounts:
         self._days: Counter[tuple[str, int]] = Counter()
 
     def add(self, record: Record, *, failed: bool = True) -> None:
-        """Count a record that is new, or is as it is now; `failed` unless it is another's message, edited."""
+        """Count a record in its group. `failed` is false for an edited record, which is not a new failure."""
         self._count([getattr(record, name) for name in _OF], record.first_at, 1)
         if failed and record.status is Status.dead:
             self._days[record.fingerprint, int(record.last_at // DAY)] += 1
 
     def remove(self, record: Record) -> None:
-        """Count a record no more, as it was."""
+        """Remove a record from the count of its group."""
         self._count([getattr(record, name) for name in _OF], record.first_at, -1)
 
     def move(self, rows: Iterable[Any], status: Status | None) -> None:
-        """Count rows that have `NAMES` under another status; or no more, for None."""
+        """Count rows with the columns `NAMES` under another status, or remove them from the counts for None."""
         for row in rows:
             values = [getattr(row, name) for name in _OF]
             self._count(values, row.first_at, -1)
@@ -57,25 +58,25 @@ class GroupCounts:
         key = tuple(values)
         self._counts[key] += by
         self._first[key] = min(first_at, self._first.get(key, first_at))
-        if by > 0 and key[2] in _CLOSED:  # what goes, or is deleted, was not closed now
+        if by > 0 and key[2] in _CLOSED:  # a record that leaves the group is not closed now
             self._closed.add(key)
 
-    def _kept(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return values as the database has them, where they are too long or have signs that it does not know."""
+    def _stored(self, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return values in their stored form: truncated, and without characters that the database cannot store."""
         dialect = self._connection.dialect
-        kept = (None if value is None else str(value) for value in values)
+        texts = (None if value is None else str(value) for value in values)
         return tuple(
             type_.process_bind_param(value, dialect) if isinstance(type_ := groups.c[name].type, Text) else value
-            for name, value in zip(_OF, kept, strict=True)
+            for name, value in zip(_OF, texts, strict=True)
         )
 
     def write(self) -> None:
-        """Add what changed to the counts."""
+        """Write the changes to the tables."""
         changed: dict[str, dict[str, Any]] = {}
         for values, by in self._counts.items():
             if not by and values[2] not in _CLOSED:
                 continue
-            key = self._kept(values)
+            key = self._stored(values)
             row = changed.setdefault(_digest(key), {**dict(zip(_OF, key, strict=True)), "count": 0})
             row["count"] += by
             row["first_at"] = min(self._first[values], row.get("first_at", self._first[values]))
@@ -130,12 +131,12 @@ class GroupCounts:
 
 
 def forget_days(connection: Connection, now: float) -> None:
-    """Delete counts of days that nobody is shown any more."""
+    """Delete the counts of old days."""
     connection.execute(days.delete().where(days.c.day < int(now // DAY) - _KEPT_DAYS))
 
 
 def recount(connection: Connection) -> None:
-    """Count all groups anew, as when they were not counted before."""
+    """Count all groups again, after a migration."""
     c = records.c
     of = [c[name] for name in _OF]
     counted = sa.select(*of, sa.func.count(), sa.func.min(c.first_at), sa.func.max(c.closed_at)).group_by(*of)

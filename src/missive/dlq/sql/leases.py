@@ -1,4 +1,4 @@
-"""Taking records up: each by one worker at a time, under a lease, and of a lane only the first."""
+"""Record leases in an SQL database. One worker at a time leases a record, and only the first record of a lane."""
 
 from __future__ import annotations
 
@@ -20,20 +20,23 @@ from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replays as replays_table
 
 FAR = 1e18
-"""When workers may claim what a command replays: never."""
+"""Value of `ready` for records of a replay that a command runs: workers never lease them."""
 
 
 class Leases(Changes):
-    """`ready` says from when on a record may be claimed; each way to look for some is a walk along one index."""
+    """The part of the store that leases records. Column `ready` is the time from which a record can be leased.
+
+    Each search for such records walks along one index.
+    """
 
     @translated("leased from")
     def lease_records(
         self, service: str, token: str, limit: int, lease: float, replay: str | None = None
     ) -> list[RecordLease]:
-        """Take up queued records that nobody has, or whose holder let the lease run out."""
+        """Lease queued and parked records that are due and that no lease holds."""
         c, now = records_table.c, self._clock()
         if self._engine.dialect.name == "sqlite":
-            # A worker asks every second: where a transaction locks the whole file, none begins for nothing.
+            # Workers ask every second. A transaction for writing locks the whole file, so begin one only for a result.
             with self._read() as connection:
                 if not self._leasable(connection, service, now, 1, replay):
                     return []
@@ -42,9 +45,9 @@ class Leases(Changes):
             found = self._leasable(connection, service, now, limit, replay, lock=True)
             ids = [one for _, one in sorted(found)[:limit]]
             rows = {row.id: row for some in portions(ids) for row in connection.execute(self._rows(some, now, replay))}
-            if replay is None and (over := self._of_replays_that_are_over(connection, rows.values())):
-                self._move(connection, counts, over, {"status": Status.dead, **NO_LEASE})
-                rows = {one: row for one, row in rows.items() if one not in over}
+            if replay is None and (ended := self._of_ended_replays(connection, rows.values())):
+                self._move(connection, counts, ended, {"status": Status.dead, **NO_LEASE})
+                rows = {one: row for one, row in rows.items() if one not in ended}
             until = {"lease_token": token, "leased_until": now + lease}
             if replay is None:
                 until["ready"] = now + lease
@@ -55,20 +58,20 @@ class Leases(Changes):
         return [RecordLease(record, token) for record in self._changing(take)]
 
     @staticmethod
-    def _of_replays_that_are_over(connection: Connection, rows: Iterable[sa.Row[Any]]) -> set[str]:
-        """Return which records a stopped replay left queued, as somebody had them then: they are not run any more."""
+    def _of_ended_replays(connection: Connection, rows: Iterable[sa.Row[Any]]) -> set[str]:
+        """Return queued records of stopped and cancelled replays, which were leased when the replay ended."""
         queued = {row.id: row.replay for row in rows if row.status == Status.queued and row.replay is not None}
         if not queued:
             return set()
         of = replays_table.c
-        stopped = sa.select(of.id).where(of.id.in_(sorted(set(queued.values()))), of.status.in_(_OVER))
-        over = set(connection.execute(stopped).scalars())
-        return {one for one, replay in queued.items() if replay in over}
+        stopped = sa.select(of.id).where(of.id.in_(sorted(set(queued.values()))), of.status.in_(_ENDED))
+        ended = set(connection.execute(stopped).scalars())
+        return {one for one, replay in queued.items() if replay in ended}
 
     def _leasable(
         self, connection: Connection, service: str, now: float, limit: int, replay: str | None, *, lock: bool = False
     ) -> list[tuple[float, str]]:
-        """Return what may be claimed, the first `limit` of each kind: when it was due, and its id."""
+        """Return due times and ids of records that can be leased, the first `limit` of each kind."""
         c = records_table.c
         if replay is not None:
             mine = (c.replay == replay, c.status == Status.queued, c.service == service)
@@ -78,7 +81,7 @@ class Leases(Changes):
             every = [
                 sa.select(c.ready, c.id)
                 .where(c.service == service, c.status == status, c.lane.is_(None), c.ready <= now)
-                .order_by(c.lane, c.ready, c.id)  # PostgreSQL knows an index by all of its columns only
+                .order_by(c.lane, c.ready, c.id)  # PostgreSQL uses the index only for an order by all of its columns
                 for status in (Status.queued, Status.parked)
             ]
         found: list[tuple[float, str]] = []
@@ -89,13 +92,13 @@ class Leases(Changes):
         sort_nothing(connection)
         for statement in every:
             chosen = statement.limit(limit)
-            # What another process is just taking up is passed over.
+            # Skip records that another process is leasing at the same time.
             found += map(tuple, connection.execute(chosen.with_for_update(skip_locked=True) if lock else chosen))
         return found
 
     @staticmethod
     def _rows(ids: Collection[str], now: float, replay: str | None) -> sa.Select[Any]:
-        """Return whole records, locked, that may be claimed still: those of lanes were found without a lock."""
+        """Return a query that locks the records that can still be leased. `_leasable` locks no records of lanes."""
         c = records_table.c
         free = sa.func.coalesce(c.ready, 0) <= now if replay is None else sa.func.coalesce(c.leased_until, 0) <= now
         chosen = sa.select(records_table).where(c.id.in_(ids), status_of_chosen.in_(_WAITING), free)
@@ -103,7 +106,7 @@ class Leases(Changes):
 
     @translated("read")
     def next_due(self, service: str) -> float | None:
-        """Return when the next record may be claimed: when it is due, or the claim that somebody has runs out."""
+        """Return the earliest time at which a record is due and not leased."""
         c = records_table.c
         of_service = (c.service == service, c.ready < FAR)
         with self._read() as connection:
@@ -125,7 +128,7 @@ class Leases(Changes):
 
     @translated("read")
     def lanes(self, service: str) -> dict[str, int]:
-        """Return how many records are parked, or queued, in each lane."""
+        """Return the number of parked and queued records in each lane."""
         c = records_table.c
         statement = sa.select(c.lane, sa.func.count()).where(c.service == service, c.lane.is_not(None))
         with self._read() as connection:
@@ -133,13 +136,13 @@ class Leases(Changes):
 
     @translated("written")
     def extend_leases(self, ids: Collection[str], token: str, lease: float) -> set[str]:
-        """Keep claimed records for `lease` more seconds."""
+        """Let leases end `lease` seconds from now."""
         until = self._clock() + lease
         return self._update_leased(ids, token, {"leased_until": until, "ready": _unless_far(until)})
 
     @translated("written")
     def resolve(self, ids: Collection[str], token: str, status: Status, by: str, why: str | None = None) -> set[str]:
-        """Close claimed records."""
+        """Close leased records."""
         closed = {
             "status": status,
             "closed_at": self._clock(),
@@ -157,7 +160,7 @@ class Leases(Changes):
 
     @translated("written")
     def release_records(self, ids: Collection[str], token: str, due: float | None = None) -> set[str]:
-        """Give claimed records back, as they were."""
+        """End leases without a result."""
         c = records_table.c
         later = {} if due is None else {"due": due}
         ready = _unless_far(sa.func.coalesce(c.due, 0.0) if due is None else due)
@@ -178,17 +181,18 @@ class Leases(Changes):
         return self._tried(update)
 
 
-_OVER = ("stopped", "cancelled")
+_ENDED = ("stopped", "cancelled")
 _WAITING = (str(Status.queued), str(Status.parked))
 
 
 def _unless_far(ready: Any) -> sa.ColumnElement[Any]:
+    """Return a new value of `ready`, except for records that a command replays."""
     c = records_table.c
     return sa.case((c.ready >= FAR, c.ready), else_=ready)
 
 
 def _first_of_lanes(service: str) -> sa.Subquery:
-    """Return the id of the first record of each lane, in a step along the index for each lane."""
+    """Return a subquery for the first id of each lane, with one step along the index per lane."""
     c = records_table.c
     of_service = c.service == service
     lanes = sa.select(sa.func.min(c.lane).label("lane")).where(of_service, c.lane.is_not(None)).cte(recursive=True)

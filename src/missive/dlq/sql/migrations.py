@@ -1,4 +1,4 @@
-"""From one schema of the store to the next, in the transaction in which it is opened."""
+"""Creation and migration of the schema, in the transaction that opens a store."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _AT_ONCE = 500
 
 
 def migrate(engine: Engine, write: Callable[[], AbstractContextManager[Connection]], url: str, *, create: bool) -> None:
-    """Make the tables, or bring them to the schema of this Missive; one process at a time.
+    """Create the tables, or migrate them to the schema of this Missive. One process at a time does so.
 
-    Raises `StoreRefused` for a schema of a newer one, and without `create` `UsageError` where there is none.
+    Raises `StoreRefused` for the schema of a newer Missive. Without `create`, raises `UsageError` if no store exists.
     """
     if not create and not sa.inspect(engine).has_table(schema.name):
         raise UsageError(f"there is no dead letter store {url}")
@@ -36,13 +36,13 @@ def migrate(engine: Engine, write: Callable[[], AbstractContextManager[Connectio
             metadata.create_all(connection)
             connection.execute(schema.insert().values(version=SCHEMA_VERSION))
         elif version < SCHEMA_VERSION:
-            _bring_up(connection)
+            _migrate(connection)
             connection.execute(schema.update().values(version=SCHEMA_VERSION))
         unlock_schema(connection)
 
 
-def _bring_up(connection: Connection) -> None:
-    """Add what an older schema lacks; what it has is the same in all."""
+def _migrate(connection: Connection) -> None:
+    """Add tables, columns and indexes that an older schema lacks. Existing columns never change."""
     for table in (records, replays):
         if sa.inspect(connection).has_table(table.name):
             _add_columns(connection, table)
@@ -52,7 +52,7 @@ def _bring_up(connection: Connection) -> None:
         connection.exec_driver_sql(f"DROP INDEX {name}" + _of_table(connection))
     _fill(connection)
     for index in sorted(records.indexes, key=lambda index: str(index.name)):
-        if index.name in there:  # of other columns, perhaps
+        if index.name in there:  # its columns may have changed
             connection.exec_driver_sql(f"DROP INDEX {index.name}" + _of_table(connection))
         index.create(connection)
     recount(connection)
@@ -71,7 +71,7 @@ def _of_table(connection: Connection) -> str:
 
 
 def _fill(connection: Connection) -> None:
-    """Give records what an older schema did not have."""
+    """Compute the columns that an older schema did not have."""
     c = records.c
     ready = sa.func.coalesce(c.due, 0.0)
     until = sa.func.coalesce(c.leased_until, 0.0)

@@ -1,4 +1,4 @@
-"""Claims of `once=` in an SQL database: a row for each, which is held, or says that the effect has happened."""
+"""Claims of `once=` in an SQL database: a row for each claim."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from missive.dlq.sql.schema import claims
 
 
 class SQLOnce(Database, OnceStore):
-    """The part of an SQL store that keeps claims."""
+    """The part of the store that holds claims."""
 
     @translated("written")
     def once_begin(
         self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
-        """Claim effects, in one transaction."""
+        """Claim effects in one transaction."""
         table, now = claims, self._clock()
         fresh = {"owner": owner, "fence": 1, "until": now + lease, "done": False, "expires_at": now + ttl}
-        # In one order everywhere, so that no two wait for each other.
+        # All transactions lock in one order, so that they cannot deadlock.
         new = [{**fresh, "service": service, **one._asdict()} for one in sorted(asked)]
 
         def begin(connection: Connection) -> list[ClaimAnswer]:
-            # What is there stays, and a transaction that is at the same effects is waited for.
+            # The insert ignores existing rows, and waits for a transaction that writes the same effects.
             connection.execute(_insert_ignoring(table, connection.dialect.name), new)
             there = self._claimed(connection, service, [one.effect for one in asked])
             answers, changed = [], []
             for one in asked:
                 row = there.get(one.effect)
-                if row is None:  # given up by somebody in this very moment
+                if row is None:  # another owner has dropped the claim since the insert
                     answers.append(ClaimAnswer(ClaimState.busy, 0, now))
                     continue
-                answer, kept = decide_claim(row, one, owner, now, lease, ttl)
+                answer, replacement = decide_claim(row, one, owner, now, lease, ttl)
                 answers.append(answer)
-                if kept not in (None, row):
-                    changed.append({**_bound(service, one.effect), **kept._asdict()})
+                if replacement not in (None, row):
+                    changed.append({**_bound(service, one.effect), **replacement._asdict()})
             if changed:
                 connection.execute(table.update().where(*self._is_bound()), changed)
             return answers
@@ -49,36 +49,36 @@ class SQLOnce(Database, OnceStore):
 
     @translated("written")
     def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
-        """Keep claims, in one transaction."""
+        """Extend the leases of claims in one transaction."""
         return self._change(service, effects, owner, {"until": self._clock() + lease})
 
     @translated("written")
     def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
-        """Remember that effects have happened, in one transaction."""
+        """Remember in one transaction that effects have happened."""
         return self._change(service, effects, owner, {"done": True, "expires_at": self._clock() + ttl})
 
     @translated("written")
     def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
-        """Give claims up, in one transaction."""
+        """Delete claims in one transaction."""
 
         def drop(connection: Connection) -> set[EffectKey]:
             there = self._claimed(connection, service, effects)
             ours = {effect for effect, row in there.items() if row.owner == owner and not row.done}
-            self._forget(connection, [(service, *effect) for effect in sorted(ours)])
+            self._delete_claims(connection, [(service, *effect) for effect in sorted(ours)])
             return ours
 
         return self._tried(drop)
 
     @translated("written")
     def once_purge(self, limit: int = 1000) -> int:
-        """Forget what may be forgotten, in one transaction."""
+        """Delete expired claims in one transaction."""
         c, now = claims.c, self._clock()
-        over = (c.expires_at <= now) & (c.done | (c.until <= now))
-        statement = sa.select(c.service, c.handler, c.digest).where(over).order_by(c.expires_at).limit(limit)
+        expired = (c.expires_at <= now) & (c.done | (c.until <= now))
+        statement = sa.select(c.service, c.handler, c.digest).where(expired).order_by(c.expires_at).limit(limit)
 
         def purge(connection: Connection) -> int:
             keys = [tuple(row) for row in connection.execute(statement)]
-            self._forget(connection, keys)
+            self._delete_claims(connection, keys)
             return len(keys)
 
         return self._tried(purge)
@@ -97,7 +97,7 @@ class SQLOnce(Database, OnceStore):
         return self._tried(change)
 
     def _claimed(self, connection: Connection, service: str, effects: Iterable[EffectKey]) -> dict[EffectKey, Row]:
-        """Return the rows of effects, locked."""
+        """Return the rows of effects, and lock them."""
         c = claims.c
         found: dict[EffectKey, Row] = {}
         for some in portions(sorted(effects)):
@@ -111,7 +111,7 @@ class SQLOnce(Database, OnceStore):
                 found[handler, digest] = Row(*rest)
         return found
 
-    def _forget(self, connection: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
+    def _delete_claims(self, connection: Connection, keys: Sequence[tuple[Any, ...]]) -> None:
         c = claims.c
         for some in portions(keys):
             connection.execute(claims.delete().where(sa.tuple_(c.service, c.handler, c.digest).in_(some)))
@@ -130,11 +130,11 @@ def _bound(service: str, effect: EffectKey) -> dict[str, Any]:
 
 
 def _insert_ignoring(table: sa.Table, dialect: str) -> sa.Insert:
-    """Return an insert that leaves what is there as it is."""
+    """Return an insert that ignores existing rows."""
     if dialect == "sqlite":
         return sqlite.insert(table).on_conflict_do_nothing()
     if dialect == "postgresql":
         return postgresql.insert(table).on_conflict_do_nothing()
-    # INSERT IGNORE locks what is there for reading, and two that then lock it for writing wait for each other.
+    # INSERT IGNORE takes read locks on existing rows. Two transactions that then lock them for writing deadlock.
     insert = mysql.insert(table)
     return insert.on_duplicate_key_update(digest=insert.inserted.digest)

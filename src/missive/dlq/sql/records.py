@@ -1,36 +1,32 @@
-"""Records in and out: put, and the questions that pages and lists ask."""
+"""Write new records into an SQL database. Failures of a known message join its record."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from missive.dlq.contract import DAY, DAYS, Group, Query
-from missive.dlq.record import Record, Status
+from missive.dlq.record import Record
 from missive.dlq.rows import from_row, to_row
-from missive.dlq.sql.conditions import conditions, group_conditions, narrowed
-from missive.dlq.sql.database import AT_ONCE, Database, portions, translated
+from missive.dlq.sql.database import Database, portions, translated
 from missive.dlq.sql.group_counts import GroupCounts
 from missive.dlq.sql.schema import arrival
-from missive.dlq.sql.schema import days as days_table
-from missive.dlq.sql.schema import groups as groups_table
 from missive.dlq.sql.schema import records as records_table
 
 
 class Records(Database):
-    """What is kept of dead letters, and asked."""
+    """The part of the store that writes new records."""
 
     @translated("written")
     def put(self, records: Sequence[Record]) -> None:
-        """Keep records, in one transaction that is on disk when this returns."""
+        """Store records in one transaction, which is on disk when the method returns."""
 
         def put(connection: Connection) -> None:
             counts = GroupCounts(connection, self._clock())
             known = self._known(connection, records)
-            lost = self._lost(connection, records)
+            lost = self._lost_leases(connection, records)
             new: dict[str, Record] = {}
             found: dict[str, str] = {}
             own: set[str] = set()
@@ -45,8 +41,8 @@ class Records(Database):
                     found[where] = merged.id
                     if not record.may_join:
                         own.add(where)
-                if (kept := _arrival(merged)) and (earlier is None or known.get(kept) is earlier):
-                    known[kept] = merged
+                if (shared := _arrival(merged)) and (earlier is None or known.get(shared) is earlier):
+                    known[shared] = merged
                 if earlier is not None:
                     counts.remove(earlier)
                 counts.add(merged)
@@ -63,10 +59,11 @@ class Records(Database):
     def _insert(
         self, connection: Connection, new: Sequence[Record], found: dict[str, str], own: Collection[str] = ()
     ) -> None:
-        """Insert records; `found` says which of them is found by an arrival from now on, `own` takes from others."""
+        """Insert records. `found` maps arrivals to the new records to find by them; `own` are arrivals to take over."""
         c = records_table.c
-        # A message that is no redelivery is found from now on, and not another one that looked the same. Of one that
-        # is, somebody else may make a record in this moment: then the database refuses ours, and we join theirs.
+        # A message that is not a redelivery takes the arrival over from an earlier message that looked the same. For a
+        # redelivery, another process may insert a record at the same time. The database then refuses this insert, and
+        # the next try joins the other record.
         for some in portions(sorted(own)):
             connection.execute(records_table.update().where(c.arrival.in_(some)).values(arrival=None))
         rows = []
@@ -81,8 +78,8 @@ class Records(Database):
             )
         connection.execute(records_table.insert(), rows)
 
-    def _lost(self, connection: Connection, records: Sequence[Record]) -> set[str]:
-        """Return those of which the claim is somebody else's by now: whoever has it tells their story."""
+    def _lost_leases(self, connection: Connection, records: Sequence[Record]) -> set[str]:
+        """Return ids of records whose lease another worker now owns. That worker reports the result."""
         tokens = {record.id: record.lease_token for record in records if record.lease_token is not None}
         lost, c = set(tokens), records_table.c
         for some in portions(sorted(tokens)):
@@ -91,12 +88,12 @@ class Records(Database):
         return lost
 
     def _known(self, connection: Connection, records: Sequence[Record]) -> dict[str, Record]:
-        """Return the records that are there already, by id and by arrival; locked."""
+        """Return the stored records by id and by arrival, and lock them."""
         known: dict[str, Record] = {}
         c = records_table.c
         for some in portions(records):
             arrivals = {where for record in some if record.may_join and (where := _arrival(record))}
-            # First which, each by its index, and then whole records in one order: that is how locks are taken.
+            # Find the ids by each index first, and then lock the records in one order.
             ids: set[str] = set()
             for column, values in ((c.id, {record.id for record in some}), (c.arrival, arrivals)):
                 ids.update(connection.execute(sa.select(c.id).where(column.in_(sorted(values)))).scalars())
@@ -112,10 +109,10 @@ class Records(Database):
 
     @translated("written")
     def import_(self, records: Sequence[Record]) -> int:
-        """Keep records whose ids are not there."""
+        """Store the records whose ids are not stored yet."""
         c = records_table.c
 
-        def keep(connection: Connection) -> int:
+        def insert(connection: Connection) -> int:
             counts = GroupCounts(connection, self._clock())
             there: set[str] = set()
             taken: set[str] = set()
@@ -133,170 +130,7 @@ class Records(Database):
                 counts.write()
             return len(new)
 
-        return self._tried(keep)
-
-    # Questions
-
-    @translated("read")
-    def get(self, record_id: str) -> Record | None:
-        """Return a record, or None."""
-        with self._read() as connection:
-            row = connection.execute(sa.select(records_table).where(records_table.c.id == record_id)).first()
-        return None if row is None else from_row(row)
-
-    def query(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Record]:
-        """Yield records, newest first, a page at a time."""
-        last: Record | None = None
-        while limit is None or limit > 0:
-            size = AT_ONCE if limit is None else min(limit, AT_ONCE)
-            page = self._page(query, size, offset if last is None else 0, last)
-            yield from page
-            if len(page) < size:
-                return
-            last, limit = page[-1], None if limit is None else limit - size
-
-    @translated("read")
-    def _page(self, query: Query, limit: int, offset: int, after: Record | None) -> list[Record]:
-        c = records_table.c
-        newest = (c.last_at.desc(), c.id.desc())
-        with self._read() as connection:
-            chosen = sa.select(c.id).where(*narrowed(connection, query)).order_by(*newest)
-            if after is not None:
-                # The first half is for the index, which knows no tuples.
-                after_it = sa.tuple_(c.last_at, c.id) < (after.last_at, after.id)
-                chosen = chosen.where(c.last_at <= after.last_at, after_it)
-            # Whole records are read of the page only, however far down it is.
-            page = chosen.limit(limit).offset(offset).subquery()
-            statement = sa.select(records_table).join(page, page.c.id == c.id).order_by(*newest)
-            return [from_row(row) for row in connection.execute(statement)]
-
-    @translated("read")
-    def ids(self, query: Query) -> list[str]:
-        """Return the ids of records, oldest first."""
-        statement = sa.select(records_table.c.id).where(*conditions(query)).order_by(records_table.c.id)
-        with self._read() as connection:
-            return list(connection.execute(statement).scalars())
-
-    @translated("read")
-    def services(self, query: Query) -> list[str]:
-        """Return whose records they are."""
-        table, where = _table_for(query)
-        statement = sa.select(table.c.service).distinct().where(*where).order_by(table.c.service)
-        with self._read() as connection:
-            return list(connection.execute(statement).scalars())
-
-    @translated("read")
-    def count(self, query: Query) -> int:
-        """Return how many records there are."""
-        table, where = _table_for(query)
-        count = sa.func.count() if table is records_table else sa.func.sum(table.c["count"])
-        with self._read() as connection:
-            return int(connection.execute(sa.select(count).select_from(table).where(*where)).scalar() or 0)
-
-    @translated("read")
-    def groups(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Group]:
-        """Return the groups, largest first."""
-        table, where = _table_for(query)
-        c = table.c
-        count = (sa.func.count() if table is records_table else sa.func.sum(c["count"])).label("number")
-        counted = (
-            sa.select(
-                c.fingerprint,
-                c.status,
-                *(sa.func.max(c[name]).label(name) for name in ("reason", "label", "handler", "error_type")),
-                count,
-                sa.func.min(c.first_at).label("first_at"),
-            )
-            .where(*where)
-            .group_by(c.fingerprint, c.status)
-            .order_by(count.desc(), c.fingerprint)
-            .limit(limit)
-            .offset(offset)
-        )
-        with self._read() as connection:
-            found = connection.execute(counted).all()
-            trends = self._trends(connection, sorted({row.fingerprint for row in found}))
-            return [self._group(connection, query, row, trends[row.fingerprint]) for row in found]
-
-    def _group(self, connection: Connection, query: Query, row: Any, trend: tuple[tuple[int, ...], float]) -> Group:
-        c = records_table.c
-        newest = (
-            sa.select(c.id, c.last_at)
-            .where(*conditions(query), c.fingerprint == row.fingerprint, c.status == row.status)
-            .order_by(c.last_at.desc(), c.id.desc())
-            .limit(1)
-        )
-        # None where it was purged between the two questions.
-        sample = connection.execute(newest).first() or ("", row.first_at)
-        days, resolved_at = trend
-        return Group(
-            row.fingerprint,
-            row.reason,
-            row.label,
-            row.handler,
-            row.error_type,
-            row.status,
-            int(row.number),
-            row.first_at,
-            sample[1],
-            sample[0],
-            days,
-            row.status == Status.dead and 0 < resolved_at < sample[1],
-        )
-
-    def _trends(self, connection: Connection, wanted: Sequence[str]) -> dict[str, tuple[tuple[int, ...], float]]:
-        """Return how many failed on each of the last days, and when one was resolved last, by fingerprint."""
-        today = int(self._clock() // DAY)
-        counts: dict[str, list[int]] = {one: [0] * DAYS for one in wanted}
-        resolved = dict.fromkeys(wanted, 0.0)
-        d, g = days_table.c, groups_table.c
-        for some in portions(wanted):
-            recent = sa.select(d.fingerprint, d.day, d["count"]).where(
-                d.fingerprint.in_(some), d.day > today - DAYS, d.day <= today
-            )
-            for fingerprint, day, count in connection.execute(recent):
-                counts[fingerprint][day - today - 1] = int(count)
-            closed = (
-                sa.select(g.fingerprint, sa.func.max(g.closed_at))
-                .where(g.fingerprint.in_(some), g.status == Status.resolved, g.closed_at.is_not(None))
-                .group_by(g.fingerprint)
-            )
-            resolved.update({fingerprint: float(at) for fingerprint, at in connection.execute(closed)})
-        return {one: (tuple(counts[one]), resolved[one]) for one in wanted}
-
-    @translated("read")
-    def stats(self, service: str | None = None) -> list[dict[str, Any]]:
-        """Return counts by service, status and reason, with the oldest of each."""
-        g, c = groups_table.c, records_table.c
-        count = sa.func.sum(g["count"]).label("number")
-        counted = (
-            sa.select(g.service, g.status, g.reason, count)
-            .where(*group_conditions(Query(service=service)))
-            .group_by(g.service, g.status, g.reason)
-            .order_by(g.service, g.status, g.reason)
-        )
-        with self._read() as connection:
-            found = []
-            for row in connection.execute(counted).all():
-                same = (c.service == row.service, c.status == row.status, c.reason == row.reason)
-                oldest = connection.execute(sa.select(sa.func.min(c.first_at)).where(*same)).scalar()
-                found.append(
-                    {
-                        "service": row.service,
-                        "status": row.status,
-                        "reason": row.reason,
-                        "count": int(row.number),
-                        "oldest_at": oldest,
-                    }
-                )
-            return found
-
-
-def _table_for(query: Query) -> tuple[sa.Table, list[sa.ColumnElement[bool]]]:
-    """Return where to count: among the groups, where that is enough."""
-    if query.is_of_groups:
-        return groups_table, group_conditions(query)
-    return records_table, conditions(query)
+        return self._tried(insert)
 
 
 def _changed(record: Record) -> dict[str, Any]:

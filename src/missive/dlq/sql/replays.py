@@ -1,4 +1,4 @@
-"""Replays: which records are each one's, and how far it has come."""
+"""Replays in an SQL database: the records of each replay, its pace and its results."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _DEAD = {"status": Status.dead, **NO_LEASE}
 
 
 class Replays(Leases):
-    """A replay keeps the ids that it was started with: what fails later is not swept in."""
+    """The part of the store for replays. A replay runs the ids it was started with, and no later failures."""
 
     @translated("written")
     def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
-        """Keep a replay and which records are its."""
+        """Store a replay and assign its records. The last transaction stores the replay."""
         row = {name: getattr(replay, name) for name in _OF_A_REPLAY}
         mine = {**_DEAD, "replay": replay.id}
         steps = list(in_steps(ids))
 
         def start(connection: Connection, counts: GroupCounts, some: Sequence[str], total: int) -> int:
             rows = self._move(connection, counts, some, mine, self._free())
-            kept = [{"replay": replay.id, "record": row.id, "attempts": row.attempts} for row in rows]
-            if kept:
-                connection.execute(replayed_table.insert(), kept)
+            selected = [{"replay": replay.id, "record": row.id, "attempts": row.attempts} for row in rows]
+            if selected:
+                connection.execute(replayed_table.insert(), selected)
             total += len(rows)
             if some is steps[-1]:
                 now = self._clock()
@@ -55,7 +55,7 @@ class Replays(Leases):
 
     @translated("written")
     def queue_remaining(self, replay: str, limit: int | None = None) -> int:
-        """Queue what is left of a replay that runs."""
+        """Queue remaining records of a running replay."""
         of = replays_table.c
         runs = sa.select(of.by_command).where(of.id == replay, of.status == "running").with_for_update()
 
@@ -76,11 +76,11 @@ class Replays(Leases):
     def _queue_left(
         self, connection: Connection, counts: GroupCounts, replay: str, limit: int | None, *, by_command: bool
     ) -> int:
-        c, kept = records_table.c, replayed_table.c
+        c, selected = records_table.c, replayed_table.c
         left = (
             sa.select(c.id)
-            .join(replayed_table, (kept.record == c.id) & (kept.replay == c.replay))
-            .where(c.replay == replay, c.status == Status.dead, c.attempts == kept.attempts)
+            .join(replayed_table, (selected.record == c.id) & (selected.replay == c.replay))
+            .where(c.replay == replay, c.status == Status.dead, c.attempts == selected.attempts)
             .order_by(c.id)
             .limit(limit)
         )
@@ -90,7 +90,7 @@ class Replays(Leases):
 
     @translated("written")
     def advance(self) -> None:
-        """Let replays that running workers run go on, as far as their canaries, rates and failures allow."""
+        """Queue more records of replays that workers run, as far as canaries, rates and failures allow."""
         of = replays_table.c
         runs = sa.select(replays_table).where(of.status == "running", of.by_command.is_(sa.false()), paced)
         with self._read() as connection:
@@ -98,7 +98,7 @@ class Replays(Leases):
 
         def advance(connection: Connection, counts: GroupCounts, one: str) -> None:
             row = connection.execute(runs.where(of.id == one).with_for_update(skip_locked=True)).first()
-            if row is None:  # another worker is at it
+            if row is None:  # another worker advances the replay, or it has ended
                 return
             replay = _replay_of(row, self._counted(connection, one))
             now = self._clock()
@@ -116,25 +116,25 @@ class Replays(Leases):
 
     @translated("written")
     def set_replay(self, replay: str, status: str, *, by_command: bool | None = None) -> None:
-        """Change a replay's status."""
-        over = status != "running"
-        values: dict[str, Any] = {"status": status, "finished_at": self._clock() if over else None}
+        """Set the status of a replay."""
+        ended = status != "running"
+        values: dict[str, Any] = {"status": status, "finished_at": self._clock() if ended else None}
         if by_command is not None:
             values["by_command"] = by_command
 
         def change(connection: Connection, counts: GroupCounts) -> None:
             connection.execute(replays_table.update().where(replays_table.c.id == replay).values(values))
-            if over:
+            if ended:
                 self._unqueue(connection, counts, replay, None)
             self._offer(connection, replay)
 
-        if over:  # of very many, most before, so that others can write meanwhile
+        if ended:  # in several transactions, so that others can write in between
             while self._changing(lambda connection, counts: self._unqueue(connection, counts, replay, STEP)) == STEP:
                 pass
         self._changing(change)
 
     def _offer(self, connection: Connection, replay: str) -> None:
-        """Say from when on running workers may claim what is queued of a replay: never, while a command runs it."""
+        """Set the time from which workers can lease queued records of a replay: never, while a command runs it."""
         c, of = records_table.c, replays_table.c
         elsewhere = sa.select(of.id).where(of.id == replay, of.status == "running", of.by_command.is_(sa.true()))
         due, until = sa.func.coalesce(c.due, 0.0), sa.func.coalesce(c.leased_until, 0.0)
@@ -143,7 +143,7 @@ class Replays(Leases):
         connection.execute(queued.values(ready=FAR if connection.execute(elsewhere).first() else ready))
 
     def _unqueue(self, connection: Connection, counts: GroupCounts, replay: str, limit: int | None) -> int:
-        """Make dead again what is queued and not taken up."""
+        """Make queued records dead if no lease holds them."""
         c = records_table.c
         queued = (c.replay == replay, c.status == Status.queued, self._free())
         ids = list(connection.execute(sa.select(c.id).where(*queued).order_by(c.id).limit(limit)).scalars())
@@ -152,20 +152,20 @@ class Replays(Leases):
 
     @translated("read")
     def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
-        """Return replays with their counts, newest first; or the one."""
+        """Return replays with their results, newest first, or one replay."""
         of = replays_table.c
         statement = sa.select(replays_table).order_by(of.id.desc()).limit(limit).offset(offset)
         with self._read() as connection:
             found = connection.execute(statement if replay is None else statement.where(of.id == replay)).all()
-            return [_replay_of(row, self._counted(connection, row.id)) for row in found]  # a page of them
+            return [_replay_of(row, self._counted(connection, row.id)) for row in found]
 
     @staticmethod
     def _counted(connection: Connection, replay: str) -> Sequence[Any]:
-        c, kept = records_table.c, replayed_table.c
-        again = sa.case((c.attempts > kept.attempts, 1), else_=0)
+        c, selected = records_table.c, replayed_table.c
+        again = sa.case((c.attempts > selected.attempts, 1), else_=0)
         counts = (
             sa.select(c.status, again, sa.func.count())
-            .join(replayed_table, (kept.record == c.id) & (kept.replay == c.replay))
+            .join(replayed_table, (selected.record == c.id) & (selected.replay == c.replay))
             .where(c.replay == replay)
             .group_by(c.status, again)
         )

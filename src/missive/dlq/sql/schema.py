@@ -10,7 +10,7 @@ from missive.dlq.sql.dialects import JSON, Bytes, Text, table_options
 
 SCHEMA_VERSION = 3
 SOURCE_LENGTH = 500
-"""How much of a source's name fits into a key on MySQL, with the service."""
+"""Largest length of a source's name in a primary key on MySQL, next to the service."""
 
 metadata = sa.MetaData()
 schema = sa.Table("missive_schema", metadata, sa.Column("version", sa.Integer, primary_key=True), **table_options)
@@ -50,9 +50,9 @@ records = sa.Table(
     sa.Column("runtime", JSON, nullable=False),
     sa.Column("replay", sa.String(40)),
     sa.Column("due", sa.Double),
-    # When it may be claimed: when it is due, or the claim on it ends. FAR for what a command replays.
+    # Time from which the record can be leased: it is due and its lease has ended. FAR while a command replays it.
     sa.Column("ready", sa.Double, nullable=False, server_default="0"),
-    # Of what waits to be taken up only.
+    # Set for queued and parked records only.
     sa.Column("lane", sa.String(64)),
     sa.Column("lease_token", sa.String(80)),
     sa.Column("leased_until", sa.Double),
@@ -64,7 +64,7 @@ records = sa.Table(
     sa.Column("trace", Text),
     sa.Column("idempotency_key", Text),
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
-    # A digest of service and identity, of the newest record that has them: so that two processes make one record.
+    # A digest of service and identity, on the newest such record. It is unique, so that two processes make one record.
     sa.Column("arrival", sa.String(64)),
     sa.Index("missive_dead_letters_arrival", "arrival", unique=True),
     sa.Index("missive_dead_letters_status", "status", "last_at", "id"),
@@ -81,7 +81,7 @@ records = sa.Table(
 groups = sa.Table(
     "missive_groups",
     metadata,
-    # Of all that follows but the numbers.
+    # A digest of the columns below, except the numbers.
     sa.Column("digest", sa.String(64), primary_key=True),
     sa.Column("fingerprint", sa.String(32), nullable=False),
     sa.Column("service", Text(255), nullable=False),
@@ -157,14 +157,14 @@ replays = sa.Table(
 )
 
 paced = replays.c.canary.is_not(None) | replays.c.rate.is_not(None) | replays.c.until_failures.is_not(None)
-"""Tells which replays go on step by step, as their counts allow."""
+"""The condition for replays that workers run in steps."""
 
 replayed = sa.Table(
     "missive_replayed",
     metadata,
     sa.Column("replay", sa.String(40), primary_key=True),
     sa.Column("record", sa.String(40), primary_key=True),
-    # How often it had failed when it was chosen: what has failed more often since is not left, but failed again.
+    # Attempts of the record when it was selected. A record with more attempts has failed again in the replay.
     sa.Column("attempts", sa.Integer, nullable=False),
     sa.Index("missive_replayed_record", "record"),
     **table_options,
@@ -188,5 +188,5 @@ claims = sa.Table(
 
 
 def arrival(service: str, identity: str) -> str:
-    """Return what `arrival` holds: what arrivals of one message at one service are found by."""
+    """Return the value of the column `arrival` for the arrivals of one message at one service."""
     return hashlib.sha256(f"{service}\0{identity}".encode("utf-8", "backslashreplace")).hexdigest()

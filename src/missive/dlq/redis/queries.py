@@ -1,4 +1,4 @@
-"""The questions that pages and lists ask: answered from sorted sets, or by a walk along them with flat memory."""
+"""Queries of a store in Redis: answered by sorted sets, or by a walk along them in constant memory."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from missive.dlq.contract import DAY, DAYS, Group, Query
 from missive.dlq.record import Record, Status
 from missive.dlq.redis.database import AT_ONCE, Database, portions, translated
 from missive.dlq.redis.fields import READ, to_record
-from missive.dlq.redis.matching import Bucket, is_of, matches
+from missive.dlq.redis.matching import Bucket, matches, matches_bucket
 
 _STATUSES = tuple(str(status) for status in Status)
 _MOST_SETS = 100
-"""How many sets are walked along side by side; where there are more, all records of a status are looked at."""
+"""Largest number of sets to merge. A query that concerns more sets reads all records of its statuses."""
 _BODIES_AT_ONCE = 50
 _FIRST_PAGE = 50
 
 Place = tuple[float, str]
-"""When a record failed last, and its id."""
+"""The latest failure of a record, and its id: the position in a sorted set."""
 
 
 class _Counted(NamedTuple):
-    """A bucket's records of one status."""
+    """The records of one bucket and status."""
 
     id: str
     bucket: Bucket
@@ -35,29 +35,29 @@ class _Counted(NamedTuple):
 
     @property
     def field(self) -> str:
-        """What its sets end with."""
+        """The suffix of the keys of its sets."""
         return f"{self.id}:{self.status}"
 
 
-class _Found:
-    """What is known of a group while its records, or its buckets, are looked at."""
+class _GroupTotal:
+    """The sum of the buckets, or the records, of a group."""
 
     def __init__(self) -> None:
         self.count, self.first_at, self.newest = 0, float("inf"), (float("-inf"), "")
-        self.said: tuple[str | None, ...] = (None,) * 4
+        self.shared: tuple[str | None, ...] = (None,) * 4
 
     def add(self, bucket: Bucket, count: int, first_at: float, newest: Place) -> None:
-        """Count some records."""
+        """Add records of a bucket."""
         self.count += count
         self.first_at, self.newest = min(first_at, self.first_at), max(newest, self.newest)
-        self.said = tuple(
+        self.shared = tuple(
             max((one for one in both if one is not None), default=None)
-            for both in zip(self.said, bucket[2:], strict=True)
+            for both in zip(self.shared, bucket[2:], strict=True)
         )
 
 
-class Reading(Database):
-    """What is asked of records."""
+class Queries(Database):
+    """The part of the store that finds records."""
 
     @translated("read")
     def get(self, record_id: str) -> Record | None:
@@ -66,32 +66,32 @@ class Reading(Database):
         return to_record(fields) if fields else None
 
     def query(self, query: Query, *, limit: int | None = None, offset: int = 0) -> Iterator[Record]:
-        """Yield records, newest first, a page at a time."""
+        """Yield the records of a query, newest failure first. It reads a page at a time."""
         wanted = None if limit is None else offset + limit
         sets, exact = self._sets(query)
         ids = self._ids_of(query, sets, wanted)
-        if exact:  # nobody reads what is above the page
+        if exact:  # skip the records above the page without reading them
             ids, offset, wanted = islice(ids, offset, wanted), 0, limit
         yield from islice(self._records(ids, query, bodies=True), offset, wanted)
 
     @translated("read")
     def ids(self, query: Query) -> list[str]:
-        """Return the ids of records, oldest first."""
+        """Return the ids of the records of a query, oldest first."""
         sets, exact = self._sets(query, most=None)
-        if exact:  # a record may move from one to another meanwhile
+        if exact:  # a set, because a record may move between sets during the walk
             return sorted({record_id for one in sets for record_id in self._ids_of(query, [one])})
         return sorted(record.id for record in self._matching(query))
 
     @translated("read")
     def services(self, query: Query) -> list[str]:
-        """Return whose records they are."""
-        if query.is_of_groups:
+        """Return the services that own records of a query."""
+        if query.selects_groups:
             return sorted({one.bucket.service for one in self._counted(query)})
         return sorted({record.service for record in self._matching(query)})
 
     @translated("read")
     def count(self, query: Query) -> int:
-        """Return how many records there are."""
+        """Return the number of records of a query."""
         sets, exact = self._sets(query, most=None)
         if exact and query.last_after is None and query.last_before is None:
             pipeline = self._pipeline()
@@ -104,53 +104,53 @@ class Reading(Database):
 
     @translated("read")
     def groups(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Group]:
-        """Return the groups, largest first."""
-        found: dict[tuple[str, str], _Found] = {}
+        """Return the groups of the records of a query, largest first."""
+        found: dict[tuple[str, str], _GroupTotal] = {}
         counted: dict[tuple[str, str], list[_Counted]] = {}
-        if query.is_of_groups:
+        if query.selects_groups:
             for one in self._counted(query):
                 key = one.bucket.fingerprint, one.status
                 counted.setdefault(key, []).append(one)
-                found.setdefault(key, _Found()).count += one.number
+                found.setdefault(key, _GroupTotal()).count += one.number
         else:
             for record in self._matching(query):
                 bucket = Bucket(
                     record.fingerprint, record.service, record.reason, record.label, record.handler, record.error_type
                 )
-                group = found.setdefault((record.fingerprint, str(record.status)), _Found())
+                group = found.setdefault((record.fingerprint, str(record.status)), _GroupTotal())
                 group.add(bucket, 1, record.first_at, (record.last_at, record.id))
         ordered = sorted(found, key=lambda key: (-found[key].count, *key))
         page = ordered[offset : None if limit is None else offset + limit]
         if counted:
-            found = self._told({key: counted[key] for key in page})
+            found = self._totals({key: counted[key] for key in page})
         return self._groups(page, found)
 
-    def _told(self, counted: dict[tuple[str, str], list[_Counted]]) -> dict[tuple[str, str], _Found]:
-        """Return what there is to say of a page of groups."""
+    def _totals(self, counted: dict[tuple[str, str], list[_Counted]]) -> dict[tuple[str, str], _GroupTotal]:
+        """Return the totals of a page of groups."""
         pipeline = self._pipeline()
         every = [(key, one) for key, buckets in counted.items() for one in buckets]
         for _, one in every:
             pipeline.hget(self._key("first"), one.field)
             pipeline.zrevrange(self._key(f"bucket:{one.field}"), 0, 0, withscores=True)
-        told, found = pipeline.execute(), {key: _Found() for key in counted}
-        for (key, one), first_at, newest in zip(every, told[::2], told[1::2], strict=True):
-            if newest:  # else purged since
+        answers, found = pipeline.execute(), {key: _GroupTotal() for key in counted}
+        for (key, one), first_at, newest in zip(every, answers[::2], answers[1::2], strict=True):
+            if newest:  # None if the records were purged since
                 ((sample, last_at),) = newest
                 found[key].add(one.bucket, one.number, float(first_at or last_at), (float(last_at), sample.decode()))
         return found
 
-    def _groups(self, page: Sequence[tuple[str, str]], found: dict[tuple[str, str], _Found]) -> list[Group]:
+    def _groups(self, page: Sequence[tuple[str, str]], found: dict[tuple[str, str], _GroupTotal]) -> list[Group]:
         pipeline, today = self._pipeline(), int(self._clock() // DAY)
         for fingerprint, _ in page:
             pipeline.hmget(self._key(f"days:{fingerprint}"), range(today - DAYS + 1, today + 1))
             pipeline.hget(self._key("resolved"), fingerprint)
-        told, groups = pipeline.execute(), []
-        for (fingerprint, status), days, resolved in zip(page, told[::2], told[1::2], strict=True):
+        answers, groups = pipeline.execute(), []
+        for (fingerprint, status), days, resolved in zip(page, answers[::2], answers[1::2], strict=True):
             one = found[fingerprint, status]
             if not one.count:
                 continue
             last_at, sample = one.newest
-            reason, label, handler, error_type = one.said
+            reason, label, handler, error_type = one.shared
             regressed = status == Status.dead and resolved is not None and float(resolved) < last_at
             trend = tuple(int(count or 0) for count in days)
             groups.append(
@@ -173,7 +173,7 @@ class Reading(Database):
 
     @translated("read")
     def stats(self, service: str | None = None) -> list[dict[str, object]]:
-        """Return counts by service, status and reason, with the oldest of each."""
+        """Return the count and the oldest failure for each service, status and reason."""
         counted = self._counted(Query(service=service))
         pipeline = self._pipeline()
         for one in counted:
@@ -189,17 +189,17 @@ class Reading(Database):
             for of, (count, oldest_at) in sorted(found.items())
         ]
 
-    # Where they are found
+    # Finding the sets of a query
 
     def _counted(self, query: Query) -> list[_Counted]:
-        """Return the buckets that a query is for, and have records."""
+        """Return the buckets that match a query and have records."""
         buckets = self._client.hgetall(self._key("buckets"))
         wanted = [
             (name.decode(), bucket, status)
-            for name, said in buckets.items()
-            for bucket in [Bucket(*json.loads(said))]
+            for name, text in buckets.items()
+            for bucket in [Bucket(*json.loads(text))]
             for status in _STATUSES
-            if is_of(query, bucket, status)
+            if matches_bucket(query, bucket, status)
         ]
         pipeline = self._pipeline()
         for name, _, status in wanted:
@@ -209,7 +209,7 @@ class Reading(Database):
 
     @translated("read")
     def _sets(self, query: Query, most: int | None = _MOST_SETS) -> tuple[list[str], bool]:
-        """Return the sets in which the records of a query are, `most` at most, and whether no others are in them."""
+        """Return up to `most` sets that hold the records of a query, and whether they hold no other records."""
         statuses = list(dict.fromkeys(map(str, query.statuses))) or list(_STATUSES)
         if query.ids:
             return [], False
@@ -217,7 +217,7 @@ class Reading(Database):
             alone = Query(replay=query.replay, statuses=query.statuses)
             return [f"of:{query.replay}:{status}" for status in statuses], query == alone
         whenever = replace(query, last_after=None, last_before=None)
-        exact = whenever.is_of_groups
+        exact = whenever.selects_groups
         if whenever == Query(statuses=query.statuses):
             return [f"status:{status}" for status in statuses], True
         sets = [f"bucket:{one.field}" for one in self._counted(query)]
@@ -232,7 +232,7 @@ class Reading(Database):
         return self._records(self._ids_of(query, sets), query, bodies=False)
 
     def _ids_of(self, query: Query, sets: Sequence[str], wanted: int | None = None) -> Iterator[str]:
-        """Yield the ids among which those of a query are, newest first."""
+        """Yield ids that include all records of a query, newest failure first."""
         if not query.ids:
             yield from self._walk(sets, query, wanted)
             return
@@ -245,7 +245,7 @@ class Reading(Database):
         yield from [one for _, one in sorted(places, reverse=True)]
 
     def _walk(self, sets: Sequence[str], query: Query, wanted: int | None = None) -> Iterator[str]:
-        """Yield the ids in sets, those that failed last first; within the times of a query."""
+        """Yield the ids in sets within the times of a query, newest failure first."""
         size = min(AT_ONCE, _FIRST_PAGE if wanted is None else max(wanted, 1))
         least = float("-inf") if query.last_after is None else query.last_after
         walks = [self._along(one, query.last_before, size) for one in sets]
@@ -274,7 +274,7 @@ class Reading(Database):
 
     @translated("read")
     def _read(self, ids: Collection[str], *, bodies: bool) -> dict[str, Record]:
-        """Return those records that are there, in the order of their ids."""
+        """Return the records that exist, in the order of `ids`."""
         pipeline = self._pipeline()
         for one in ids:
             key = self._key(f"r:{one}")

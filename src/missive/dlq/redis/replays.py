@@ -1,4 +1,4 @@
-"""Replays: which records are each one's, and how far it has come."""
+"""Replays in Redis: the records of each replay, its pace and its results."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ _COUNTS = ("queued", "resolved", "discarded", "failed", "left")
 _TRIES = 20
 
 
-class Replaying(Leases):
-    """A replay keeps the ids that it was started with: what fails later is not swept in."""
+class Replays(Leases):
+    """The part of the store for replays. A replay runs the ids it was started with, and no later failures."""
 
     @translated("written")
     def start_replay(self, replay: Replay, ids: Collection[str]) -> int:
-        """Keep a replay and which records are its; with very many it is kept by the last step, and no replay before."""
-        said: dict[str, str | bytes] = {
+        """Store a replay and assign its records. The last step stores the replay."""
+        fields: dict[str, str | bytes] = {
             "by": encoded(replay.by),
             "query": encoded(replay.query),
             "by_command": str(int(replay.by_command)),
-            "canary": _said(replay.canary),
-            "rate": _said(replay.rate),
-            "until_failures": _said(replay.until_failures),
+            "canary": _optional(replay.canary),
+            "rate": _optional(replay.rate),
+            "until_failures": _optional(replay.until_failures),
             "status": replay.status,
         }
-        row = [argument for pair in said.items() for argument in pair]
+        row = [argument for pair in fields.items() for argument in pair]
         steps = list(portions(sorted(set(ids)))) or [()]
         now, total = number(self._clock()), 0
         for place, some in enumerate(steps, 1):
@@ -40,7 +40,7 @@ class Replaying(Leases):
 
     @translated("written")
     def queue_remaining(self, replay: str, limit: int | None = None) -> int:
-        """Queue what is left of a replay that runs; a few hundred in a step, and the next call goes on."""
+        """Queue remaining records of a running replay, in steps of up to 500."""
         count = 0
         while limit is None or count < limit:
             size = AT_ONCE if limit is None else min(AT_ONCE, limit - count)
@@ -52,16 +52,16 @@ class Replaying(Leases):
 
     @translated("written")
     def advance(self) -> None:
-        """Let replays that running workers run go on, as far as their canaries, rates and failures allow."""
+        """Queue more records of replays that workers run, as far as canaries, rates and failures allow."""
         for one in sorted(self._client.smembers(self._key("paced"))):
-            for _ in range(_TRIES):  # another worker that is at it does the same
+            for _ in range(_TRIES):  # another worker may take the same step
                 if self._step(one.decode()):
                     break
 
     def _step(self, replay_id: str) -> bool:
         fields, counts = self._replay(replay_id)
         now = self._clock()
-        replay = _made(replay_id, fields, counts)
+        replay = _parsed(replay_id, fields, counts)
         if fields.get(b"status") != b"running":
             return True
         step = pace(replay, now)
@@ -77,9 +77,9 @@ class Replaying(Leases):
 
     @translated("written")
     def set_replay(self, replay: str, status: str, *, by_command: bool | None = None) -> None:
-        """Change a replay's status."""
+        """Set the status of a replay."""
         now = number(self._clock())
-        if status != "running":  # of very many, most before: the server does nothing else in a step
+        if status != "running":  # in portions, because the server runs nothing else during a step
             _, counts = self._replay(replay)
             for _ in range(counts["queued"] // AT_ONCE):
                 self._run("unqueue", replay, now, AT_ONCE)
@@ -90,28 +90,28 @@ class Replaying(Leases):
 
     @translated("read")
     def replays(self, replay: str | None = None, *, limit: int | None = None, offset: int = 0) -> list[Replay]:
-        """Return replays with their counts, newest first; or the one."""
+        """Return replays with their results, newest first, or one replay."""
         ids = [replay]
         if replay is None:
             last = -1 if limit is None else offset + limit - 1
             found = self._client.zrevrange(self._key("replays"), offset, last) if limit != 0 else []
             ids = [one.decode() for one in found]
-        told = [(one, *self._replay(one)) for one in ids if one is not None]
-        return [_made(one, fields, counts) for one, fields, counts in told if fields]
+        stored = [(one, *self._replay(one)) for one in ids if one is not None]
+        return [_parsed(one, fields, counts) for one, fields, counts in stored if fields]
 
     def _replay(self, replay_id: str) -> tuple[dict[bytes, bytes], dict[str, int]]:
-        pipeline = self._client.pipeline(transaction=True)  # counts of the same moment
+        pipeline = self._client.pipeline(transaction=True)  # so that the counts belong to the same moment
         pipeline.hgetall(self._key(f"replay:{replay_id}"))
         pipeline.hmget(self._key(f"counts:{replay_id}"), _COUNTS)
         fields, counts = pipeline.execute()
         return fields, {name: int(count or 0) for name, count in zip(_COUNTS, counts, strict=True)}
 
 
-def _said(value: object) -> bytes:
+def _optional(value: object) -> bytes:
     return b"" if value is None else encoded(str(value))
 
 
-def _made(replay_id: str, fields: Mapping[bytes, bytes], counts: dict[str, int]) -> Replay:
+def _parsed(replay_id: str, fields: Mapping[bytes, bytes], counts: dict[str, int]) -> Replay:
     text = {name.decode(): value.decode() for name, value in fields.items()}
     numbers: dict[str, Any] = {name: int(text[name]) if name in text else None for name in ("canary", "until_failures")}
     replay = Replay(

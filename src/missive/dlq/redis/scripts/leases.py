@@ -1,0 +1,75 @@
+"""Scripts that lease records, and that extend, release and resolve leased records."""
+
+from __future__ import annotations
+
+# ARGV: the service, the replay or '', the token, the time, the end of the lease, the limit.
+_LEASE = """
+local set, found = P .. 'ready:' .. ARGV[1], {}
+if ARGV[2] ~= '' then set = set .. ':' .. ARGV[2] end
+for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', ARGV[4], 'LIMIT', 0, ARGV[6])) do
+  local key, r = P .. 'r:' .. id, read(id)
+  local of = ARGV[2] == '' and r.status == 'queued' and r.replay and call('HGET', P .. 'replay:' .. r.replay, 'status')
+  if of == 'stopped' or of == 'cancelled' then
+    change(r, {status = 'dead', token = '', leased = ''})
+  else
+    call('HSET', key, 'token', ARGV[3], 'leased', ARGV[5])
+    call('HINCRBY', key, 'rev', 1)
+    offer(read(id))
+    found[#found + 1] = {id, call('HGETALL', key)}
+  end
+end
+return found
+"""
+
+# The scripts below act on the records that the token ARGV[1] still holds, and return their ids.
+_OURS = """
+local ours = {}
+local function each(from, act)
+  for n = from, #ARGV do
+    local r = read(ARGV[n])
+    if r and r.token == ARGV[1] then act(r); ours[#ours + 1] = r.id end
+  end
+  return ours
+end
+"""
+_EXTEND = (
+    _OURS
+    + """
+return each(3, function(r)
+  call('HSET', P .. 'r:' .. r.id, 'leased', ARGV[2])
+  r.leased = ARGV[2]
+  if waits(r) and is_first(r) then offer(r) end
+end)
+"""
+)
+_RELEASE = (
+    _OURS
+    + """
+return each(3, function(r)
+  local key = P .. 'r:' .. r.id
+  call('HDEL', key, 'token', 'leased')
+  call('HINCRBY', key, 'rev', 1)
+  r.token, r.leased = nil, nil
+  if ARGV[2] ~= '' then
+    call('HSET', key, 'due', ARGV[2])
+    r.due = ARGV[2]
+  end
+  if waits(r) and is_first(r) then offer(r) end
+end)
+"""
+)
+_RESOLVE = (
+    _OURS
+    + """
+return each(6, function(r)
+  change(r, {status = ARGV[2], closed = ARGV[3], by = ARGV[4], why = ARGV[5], lane = '', token = '', leased = ''})
+end)
+"""
+)
+
+SCRIPTS = {
+    "lease": _LEASE,
+    "extend": _EXTEND,
+    "release": _RELEASE,
+    "resolve": _RESOLVE,
+}
