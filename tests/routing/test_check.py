@@ -17,7 +17,7 @@ from missive.matchers import (
     Suffix,
 )
 from missive.routing import check as checking
-from tests.support.registration import (
+from tests.support.routing import (
     BIG,
     LARGE,
     NAMES,

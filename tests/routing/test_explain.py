@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import missive
 from missive import JSONMessage, Processor, RawMessage, Reason
+from missive.engine.completion import dead_letters as filing
 from missive.matchers import (
     Absent,
     AnythingBut,
     Body,
+    EventField,
     Everything,
     Field,
     Header,
@@ -25,18 +29,19 @@ from missive.matchers import (
     Present,
     Range,
     Some,
+    Test,
     Topic,
 )
 from missive.routing.explain import explain, kind_of
 from missive.routing.route import Route
 from missive.routing.router import Router
 from tests.support import strategies
+from tests.support.routing import (
+    nothing,
+    numbered,
+)
 
 CANARY = "canary-4711"
-
-
-def nothing(message, context):
-    """Handle a message by doing nothing."""
 
 
 def routes(*matchers):
@@ -290,3 +295,44 @@ def test_explanation_agrees_with_the_router(matchers, message):
         verdict = table[int(considered.handler)].matcher.evaluate(message)
         assert verdicts[verdict] == considered.verdict
         assert (verdict is True) is (considered.because == ())
+
+
+class Failing(Test):
+    """A test that raises for every value."""
+
+    expectation = "a mistake"
+
+    def __init__(self):
+        self._freeze()
+
+    def __call__(self, value):
+        """Raise an exception."""
+        raise ValueError(value)
+
+    def __repr__(self):
+        return "Failing()"
+
+
+def test_matcher_that_is_not_evaluated_changes_no_result():
+    """A matcher that would raise, but is not evaluated for the message, does not change the explained handler."""
+    failing = Field("a", AnythingBut(Failing())) & Field("type", "x")
+    proc = numbered(failing, Field("type", "y"))
+    message = JSONMessage.of({"type": "y", "a": 1})
+    assert proc.explain(message).handler == proc.router().find(message).name == "h1"
+
+
+def test_explanation_of_a_dead_letter_is_bounded(monkeypatch):
+    """A dead letter explains fewer handlers for a larger body, and every line has a bounded length."""
+    asked = []
+    monkeypatch.setattr(filing, "explain", lambda routes, *rest: asked.append(len(routes)) or explain(routes, *rest))
+    explain = missive.routing.explain.explain
+    box = {}
+    proc = numbered(*(EventField("n", OneOf(*range(n, n + 2000))) for n in range(0, 1_000_000, 2000)), dlq=box)
+    with proc.test_client() as client:
+        client.send(JSONMessage.of({"n": -1}))
+        client.send(JSONMessage.of({"n": ["x" * 120_000]}))
+    assert asked == [500, 3]
+    explanation = proc.explain(JSONMessage.of({"n": -1}))
+    assert max(len(line) for one in explanation.considered for line in one.because) < 600
+    assert re.match(r"EventField\('n', OneOf\(0, 1, 10, 100", explanation.considered[0].because[0])
+    assert len(json.dumps(explanation.to_dict())) < 500_000

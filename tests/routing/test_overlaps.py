@@ -7,13 +7,15 @@ import re
 
 import pytest
 
-from missive import JSONMessage, Message, OverlapWarning, Processor, RawMessage, StructuredMessage
+import missive
+from missive import JSONMessage, Message, OverlapWarning, Processor, RawMessage, RegistrationError, StructuredMessage
 from missive.matchers import (
     Absent,
     AmqpPattern,
     AnythingBut,
     Body,
     Cidr,
+    EventField,
     Every,
     Everything,
     Field,
@@ -22,8 +24,10 @@ from missive.matchers import (
     Key,
     MqttFilter,
     NatsPattern,
+    NoneOf,
     Not,
     OneOf,
+    Predicate,
     Prefix,
     Present,
     Range,
@@ -36,12 +40,13 @@ from missive.matchers import (
     Wildcard,
 )
 from missive.routing import overlaps
-from tests.support.registration import (
+from tests.support.routing import (
     LARGE,
     NAMES,
     PLACED,
     SWEDISH,
     nothing,
+    numbered,
     opaque,
     predicate,
     processor,
@@ -406,3 +411,70 @@ def test_comparisons_of_one_matcher_are_bounded(comparisons):
     proc.add_handler(Field("other", Suffix("x")), nothing)
     assert before < 5000
     assert comparisons["contained"] - before <= 2000
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Field(("detail", "state"), "x"), Field(("detail", "kind"), "y")),
+        (EventField(("detail", "state"), "x"), EventField(("detail", "kind"), "y")),
+        (Header("x", Some("a")), Header("y", "b")),
+        (Header("x", Every("a")), Header("y", "b")),
+        (Field("n", Range(gt=2.0**53)), Field("n", Range(gt=5, lt=2.0**60))),
+    ],
+    ids=repr,
+)
+def test_overlaps_of_unusual_values(one, other):
+    """Registration finds overlaps of fields of one object, of repeated headers and of large floats."""
+    proc = numbered(one, on_overlap="error")
+    with pytest.raises(missive.OverlapWarning):
+        proc.add_handler(other, nothing)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Field("a", IsInstance(bool)), Field("a", OneOf(True, False))),
+        (Topic(MqttFilter("#")), Topic(MqttFilter("+/#"))),
+        (Field("a", NoneOf("x")), Field("a", AnythingBut("x"))),
+        (Field("a", AnythingBut(AnythingBut("x"))), Field("a", "x")),
+        (Field("a", NoneOf("x", "y")), Field("a", AnythingBut("x")) & Field("a", AnythingBut("y"))),
+        (Field("a", Range(ge=1, le=1)), Field("a", 1)),
+    ],
+    ids=repr,
+)
+def test_equivalent_matchers_are_not_called_contained(one, other):
+    """The error for equivalent matchers says that they match the same messages, in both orders."""
+    for first, second in ((one, other), (other, one)):
+        with pytest.raises(RegistrationError, match="match the same messages"):
+            numbered(first, second)
+
+
+def test_none_of_a_prefix_is_disjoint_from_the_prefix():
+    """`NoneOf` of a prefix is disjoint from tests whose values all have the prefix."""
+    proc = numbered(Field("sku", NoneOf(Prefix("EU-"))), Field("sku", Prefix("EU-1")), on_overlap="error")
+    assert len(proc.routes()) == 2
+
+
+def test_shared_callable_causes_no_comparison(monkeypatch):
+    """Handlers with different literals are not compared because of a callable that all of them share."""
+    compared = []
+    monkeypatch.setattr(overlaps, "contained", lambda *pair: compared.append(pair) or False)
+    guard = Predicate(lambda message: True)
+    numbered(*(Field("id", number) & guard for number in range(50)))
+    assert compared == []
+    numbered(guard, Field("id", 1) & guard)
+    assert len(compared) == 2
+
+
+def test_error_quotes_a_bounded_part_of_a_matcher():
+    """An error quotes only a part of a matcher of a megabyte."""
+    with pytest.raises(RegistrationError) as caught:
+        numbered(Field("a", Prefix("x" * 1_000_000)), Field("a", "x" * 1_000_000 + "y"))
+    assert len(str(caught.value)) < 10_000
+
+
+def test_literals_are_compared_with_a_substring():
+    """A list of literals that all contain a substring is contained in the test for the substring."""
+    with pytest.raises(RegistrationError, match="h0 could never run"):
+        numbered(Field("a", OneOf("axb", "x")), Field("a", Substring("x")))

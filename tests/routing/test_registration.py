@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import linecache
 import re
+import warnings
 
 import pytest
 
 import missive
 from missive import JSONMessage, OverlapWarning, Processor, RegistrationError
 from missive.matchers import (
+    And,
     Field,
     Header,
+    Key,
     OneOf,
+    Prefix,
+    Suffix,
+    Topic,
 )
-from tests.support.registration import (
+from missive.routing import overlaps
+from tests.support.routing import (
     BIG,
     LARGE,
     PAID,
@@ -22,6 +29,7 @@ from tests.support.registration import (
     SENT,
     SWEDISH,
     nothing,
+    numbered,
     part_of,
     processor,
     recorded_warnings,
@@ -220,3 +228,50 @@ def test_include_follows_on_overlap_of_each_processor():
         strict.handle_for(SENT & BIG)(nothing)
     lax.handle_for(SENT & BIG)(nothing)
     assert len(lax.routes()) == 5
+
+
+WIDE = And(*(Field(f"f{n}", Prefix("a")) | Field(f"g{n}", Suffix("b")) for n in range(8)))
+
+
+def test_too_wide_matcher_is_warned_of_once():
+    """A too wide matcher causes one warning at its registration. As an error, the warning refuses the handler."""
+    part, whole = Processor(JSONMessage, name="part"), Processor(JSONMessage, name="whole")
+    whole.include(part)
+    with pytest.warns(UserWarning, match=r"the matcher of w has too many alternatives") as recorded:
+        part.add_handler(WIDE, nothing, name="w")
+    assert [one.filename for one in recorded] == [__file__]
+    proc = numbered()
+    for _ in range(2):
+        # Warnings are errors in these tests.
+        with pytest.raises(UserWarning, match="too many alternatives"):
+            proc.add_handler(WIDE, nothing, name="w")
+    assert proc.routes() == ()
+
+
+def test_interrupted_registration_can_be_repeated(monkeypatch):
+    """A registration that Ctrl-C interrupts changes nothing and can be repeated."""
+    proc, other = numbered(Topic("a")), Processor(JSONMessage, name="other")
+    other.add_handler(Topic("b"), nothing, name="two")
+    add = overlaps.OverlapIndex.add
+
+    def interrupted(*arguments):
+        add(*arguments)
+        raise KeyboardInterrupt
+
+    for register in (lambda: proc.include(other), lambda: proc.add_handler(Topic("c"), nothing, name="three")):
+        with monkeypatch.context() as patched:
+            patched.setattr(overlaps.OverlapIndex, "add", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                register()
+        register()
+    assert [route.name for route in proc.routes()] == ["h0", "two", "three"]
+
+
+def test_warnings_as_errors_have_no_limit():
+    """A warning filter of `error` raises for every overlapping handler, also beyond ten."""
+    proc = numbered(Topic("a"), on_overlap="warn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number in range(15):
+            with pytest.raises(missive.OverlapWarning):
+                proc.add_handler(Key(str(number)), nothing)

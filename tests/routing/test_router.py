@@ -15,13 +15,10 @@ from missive.matchers import Everything, Field, Header, Matcher, Predicate, Pres
 from missive.routing.route import Route
 from missive.routing.router import Misrouted, Router
 from tests.support import strategies
+from tests.support.routing import nothing
 
 CANARY = "canary-4711"
 UNREADABLE = JSONMessage(b"{", headers={"h": "1"})
-
-
-def nothing(message, context):
-    """Handle a message by doing nothing."""
 
 
 def routes(*matchers):

@@ -37,6 +37,9 @@ from missive.matchers import (
 )
 from missive.routing.conflicts import Relation, analyse, relation
 from missive.routing.witness import expression_of
+from tests.support.routing import (
+    Given,
+)
 from tests.support.strategies import examples, filled, header_names, names, tests
 
 HUGE = 2**70
@@ -251,3 +254,20 @@ def test_each_kind_of_test_has_a_witness(matcher):
         if analyse(one).alternatives:
             assert one(made(one))
             assert (one & Header("other", "1"))(made(one, Header("other", "1")))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        JSONMessage.of({}, topic="", headers={"x": "1"}),
+        JSONMessage(b'{"a": 1}', key=""),
+        Given.holding({"a": [float("inf"), {"b": -float("inf")}]}),
+    ],
+    ids=["headers", "key", "infinite"],
+)
+def test_expression_preserves_unusual_messages(message):
+    """The expression of a message preserves empty texts, the exact body and infinities."""
+    again = eval(expression_of(message), {"JSONMessage": JSONMessage, "Given": Given})
+    assert (again.topic, again.key, again.headers.pairs) == (message.topic, message.key, message.headers.pairs)
+    assert again.content == message.content
+    assert isinstance(message, Given) or again.raw_data == message.raw_data

@@ -1,4 +1,4 @@
-"""Registration of handlers in tests: processors from a list of matchers, and the errors and warnings they cause."""
+"""Helpers for the tests of routing: processors from a list of matchers, and the errors and warnings they cause."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import warnings
 import pytest
 
 import missive
-from missive import JSONMessage, Processor, RegistrationError
+from missive import JSONMessage, Processor, RegistrationError, StructuredMessage
 from missive import matchers as all_matchers
 from missive.matchers import Field, Predicate, Range
+from missive.routing.index import Index
 
 NAMES = {**vars(all_matchers), **vars(missive)}
 """The names in the expressions that errors and reports show, for `eval`."""
@@ -42,6 +43,14 @@ def processor(*matchers, on_overlap="error", message_cls=JSONMessage, name="orde
     return proc
 
 
+def numbered(*matchers, message_cls=JSONMessage, **settings):
+    """Return a processor with a handler for each matcher, named h0, h1 and so on."""
+    proc = Processor(message_cls, **{"name": "app", "on_overlap": "ignore", **settings})
+    for number, matcher in enumerate(matchers):
+        proc.add_handler(matcher, nothing, name=f"h{number}")
+    return proc
+
+
 def part_of(*matchers, on_overlap="ignore"):
     """Return a processor for inclusion, with handlers named p0, p1 and so on."""
     part = Processor(JSONMessage, name="part", on_overlap=on_overlap)
@@ -68,3 +77,18 @@ def recorded_warnings():
 def witness_in(text):
     """Return the message that the text of an overlap shows."""
     return eval(text.partition(" overlap: ")[2].partition(" matches both")[0], dict(NAMES))
+
+
+class Given(StructuredMessage):
+    """A message that is made with decoded content."""
+
+    def decode(self):
+        """Refuse to decode: make the message with `holding`."""
+        raise NotImplementedError
+
+
+def routed(matchers, message):
+    """Return the numbers of the matchers that match, on which the index and a linear scan agree."""
+    by_index = [n for n in Index(matchers).candidates(message) if matchers[n](message)]
+    assert by_index == [n for n, matcher in enumerate(matchers) if matcher(message)]
+    return by_index
