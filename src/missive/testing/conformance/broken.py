@@ -80,7 +80,7 @@ class _MixesUp(WrappedSession):
 
 
 class MixesUpSettlements(BrokenAdapter):
-    """Settles the oldest message in place of the requested message."""
+    """Settles the oldest message instead of the requested message."""
 
     caught_by = (17,)
     kind = _MixesUp

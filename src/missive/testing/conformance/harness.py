@@ -78,8 +78,8 @@ class Harness(ABC):
 
         The kit may pass these options:
 
-        - `address`: the host and port of a fault proxy, to connect to in place of the broker.
-        - `password`: a password in place of the correct one.
+        - `address`: the host and port of a fault proxy, to connect to instead of the broker.
+        - `password`: a password instead of the correct one.
         - `group`: the name of another group. Create it, so that it begins with the first message.
         - `handover`: the time that handlers have when a lane moves to another consumer, in seconds.
         """

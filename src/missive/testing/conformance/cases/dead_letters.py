@@ -183,7 +183,7 @@ async def crashed_between(driver: Driver) -> CaseOutcome:
         await processes.stop(second)
     driver.log.handled.update((directory / "handled").read_bytes().split())
     driver.duplicates = driver.faults = 1
-    check(driver.log.handled[b"bad"] == 2, f"the message was handled {driver.log.handled[b'bad']} times in place of 2")
+    check(driver.log.handled[b"bad"] == 2, f"the message was handled {driver.log.handled[b'bad']} times instead of 2")
     records = driver.dead_letters()
     identified = "producer_id" in harness.preserves or "native_id" in harness.preserves or harness.line_based
     check(len(records) == 1 or not identified, f"the store has {len(records)} records of one message")
@@ -193,12 +193,17 @@ async def crashed_between(driver: Driver) -> CaseOutcome:
 
 @case(63)
 async def complete(driver: Driver) -> CaseOutcome:
-    """A dead letter has the body and the error of its message, byte for byte."""
-    harness, sink = driver.harness, _Down(driver.dlq, 0)
+    """The stored dead letter has the body, headers, key, source, attempts and error of its message."""
+    harness = driver.harness
     body = bytes(range(256)).replace(b"\n", b"") if harness.line_based else bytes(range(256))
     headers = [("trace", "1")] if "text" in harness.headers else []
-    await _fail(driver, sink, Sent(body, headers=headers, key="k" if "key" in harness.preserves else None))
-    (record,) = sink.records
+    key = "k" if "key" in harness.preserves else None
+    await _fail(driver, _Down(driver.dlq, 0), Sent(body, headers=headers, key=key))
+    (record,) = driver.dead_letters()
     check(record.body == body, "the body of the dead letter changed")
+    check(set(headers) <= set(record.headers), "the dead letter does not have the headers of its message")
+    check(key is None or record.key in (key, key.encode()), "the key of the dead letter changed")
+    check(record.origin.transport == driver.adapter().transport, "the dead letter does not name its source")
+    check(record.attempts == 1, f"the dead letter counts {record.attempts} attempts instead of 1")
     check("ValueError" in repr(record.error_type), "the dead letter does not name the error")
     return CaseOutcome.passed

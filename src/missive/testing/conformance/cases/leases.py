@@ -89,7 +89,8 @@ async def lost(driver: Driver) -> CaseOutcome:
     again = await driver.take(other, 1, driver.harness.redelivery_seconds)
     results = await session.extend(taken)
     check(
-        list(results) == [SettlementResult.fenced], f"the renewal of a lost lease is {results[0].value}, and not fenced"
+        list(results) == [SettlementResult.fenced],
+        f"the renewal of a lost lease is {results[0].value} instead of fenced",
     )
     check(list(await other.extend(again)) == [SettlementResult.confirmed], "the renewal by the owner was refused")
     await driver.settle(other, again)

@@ -127,7 +127,7 @@ async def _loudly(driver: Driver, moved: tuple[str, str], numbers: range) -> Non
             await driver.until(
                 lambda: all(handled[b"%d" % number] for number in numbers), "the other messages to be handled"
             )
-    check(len(lines) == 1 and "\n" not in lines[0], f"{len(lines)} log lines report the lost position, and not one")
+    check(len(lines) == 1 and "\n" not in lines[0], f"{len(lines)} log lines report the lost position instead of one")
     words = re.findall(r"\w+", lines[0])
     check(all(one in words for one in moved), f"the log line does not name the positions {moved[0]} and {moved[1]}")
     check(sum(handled[b"%d" % number] for number in numbers) == len(numbers), "a message was handled twice")

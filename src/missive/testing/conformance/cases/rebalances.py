@@ -192,10 +192,10 @@ async def _prove_fenced(driver: Driver, session: Session, lost: list[Delivery], 
         results = await session.commit({one.lane: Watermark(one.position or 0)})
         check(
             list(results.values()) == [SettlementResult.fenced],
-            f"the result of a late commit is {[one.value for one in results.values()]}, and not fenced",
+            f"the result of a late commit is {[one.value for one in results.values()]} instead of fenced",
         )
     there = await driver.in_thread(driver.harness.remaining)
-    check(there in (None, left), f"{there} messages are left after a late commit, and not {left}")
+    check(there in (None, left), f"{there} messages are left after a late commit instead of {left}")
 
 
 @case(55, lanes=2)
@@ -241,7 +241,7 @@ async def returned(driver: Driver) -> CaseOutcome:
         again.set()
     driver.log.handled.update(ended)
     twice = [body for body, times in ended.items() if times > 1]
-    check(twice == [moved], f"{len(twice)} messages were handled twice in place of the one whose lane moved")
+    check(twice == [moved], f"{len(twice)} messages were handled twice, not just the one whose lane moved")
     return CaseOutcome.passed
 
 
@@ -249,7 +249,7 @@ async def _left(driver: Driver, count: int) -> None:
     """Wait until the source holds `count` messages."""
     deadline = time.monotonic() + WAIT_SECONDS
     while (left := await driver.in_thread(driver.harness.remaining)) not in (None, count):
-        check(time.monotonic() < deadline, f"{left} messages are left, and not {count}")
+        check(time.monotonic() < deadline, f"{left} messages are left instead of {count}")
 
 
 async def _borrow(driver: Driver) -> bytes:

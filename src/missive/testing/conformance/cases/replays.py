@@ -117,7 +117,7 @@ async def replayed(driver: Driver) -> CaseOutcome:
         await driver.until(lambda: len(lines()) >= 2, "a replay under way")
     with contextlib.closing(SQLStore(driver.dlq)) as store:
         (replay,) = store.replays()
-    check(replay.total == len(wanted), f"the replay selected {replay.total} messages in place of {len(wanted)}")
+    check(replay.total == len(wanted), f"the replay selected {replay.total} messages instead of {len(wanted)}")
     with contextlib.closing(sqlite3.connect(driver.directory / "dlq.db")) as connection, connection:
         # End the record leases of the killed command, which would otherwise last for a minute.
         connection.execute("UPDATE missive_dead_letters SET leased_until = 0 WHERE leased_until IS NOT NULL")
@@ -149,7 +149,7 @@ async def no_loop(driver: Driver) -> CaseOutcome:
         check((replay.failed, replay.resolved, replay.queued) == (1, 0, 0), "the replay does not report its failure")
         check(
             driver.log.handled[b"0"] == turn + 1,
-            f"the message was handled {driver.log.handled[b'0']} times in place of {turn + 1}",
+            f"the message was handled {driver.log.handled[b'0']} times instead of {turn + 1}",
         )
         (record,) = driver.dead_letters()
         check((record.status, record.attempts) == (Status.dead, turn + 1), "the record does not count the attempts")

@@ -36,7 +36,7 @@ async def confirmed(driver: Driver) -> CaseOutcome:
     expected = SettlementResult.confirmed if session.capabilities.replies else SettlementResult.sent
     check(
         set(results) == {expected},
-        f"the results are {sorted(one.value for one in set(results))}, and not {expected.value}",
+        f"the results are {sorted(one.value for one in set(results))} instead of {expected.value}",
     )
     if not session.capabilities.durable:
         await driver.settle(session, taken[10:])
@@ -92,11 +92,11 @@ async def _retried(driver: Driver, seconds: float) -> CaseOutcome:
     await driver.publish(b"again")
     async with driver.serving(driver.adapter(processor)):
         await driver.until(lambda: driver.log.handled, "the second attempt")
-    check(len(tried) == 2, f"the message had {len(tried)} attempts in place of 2")
+    check(len(tried) == 2, f"the message had {len(tried)} attempts instead of 2")
     waited = tried[1] - tried[0]
     check(
         seconds <= waited + 0.02 and waited < seconds + _TOLERANCE,
-        f"the retry came after {waited:.2f} s in place of {seconds:g} s",
+        f"the retry came after {waited:.2f} s instead of {seconds:g} s",
     )
     return CaseOutcome.passed
 
@@ -167,7 +167,7 @@ async def partial(driver: Driver) -> CaseOutcome:
     results = await session.settle([Settlement(lost, Disposition.ack), Settlement(fresh[0], Disposition.ack)])
     check(
         list(results) == [SettlementResult.fenced, SettlementResult.confirmed],
-        f"the results are {[one.value for one in results]}, and not fenced and confirmed",
+        f"the results are {[one.value for one in results]} instead of fenced and confirmed",
     )
     driver.log.confirmed.add(b"fresh")
     return CaseOutcome.passed
@@ -183,7 +183,7 @@ async def fenced(driver: Driver) -> CaseOutcome:
         results = await session.settle([Settlement(lost, Disposition.ack)])
         check(
             list(results) == [SettlementResult.fenced],
-            f"the result of a late ack is {results[0].value}, and not fenced",
+            f"the result of a late ack is {results[0].value} instead of fenced",
         )
         return CaseOutcome.passed
     if driver.harness.reads_once:
@@ -229,7 +229,7 @@ async def _lost_lane(driver: Driver, session: Session, taken: list[Delivery]) ->
     results = await session.commit({one.lane: Watermark(one.position or 0) for one in taken})
     check(
         set(results.values()) == {SettlementResult.fenced},
-        f"the results of a late commit are {[one.value for one in results.values()]}, and not fenced",
+        f"the results of a late commit are {[one.value for one in results.values()]} instead of fenced",
     )
     session = await driver.open()
     again = await driver.take(session, len(taken), driver.harness.redelivery_seconds)

@@ -91,7 +91,7 @@ def handle(message, context):
 
 @case(52)
 async def worker_frozen(driver: Driver) -> CaseOutcome:
-    """A worker that froze for too long has lost its messages: its late ack is fenced, and nothing is lost."""
+    """The late ack of a worker that froze for too long is fenced, and no message is lost."""
     url = driver.harness.url
     session = await driver.open()
     leased = session.capabilities.lease is not None and session.capabilities.renewable
