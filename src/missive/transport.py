@@ -20,6 +20,22 @@ import msgspec
 
 from missive.outcome import Outcome
 
+__all__ = [
+    "CONTRACT_VERSION",
+    "Capabilities",
+    "ContractVersion",
+    "Credit",
+    "Delivery",
+    "Disposition",
+    "EndOfInput",
+    "Host",
+    "Session",
+    "SessionStatus",
+    "Settlement",
+    "SettlementResult",
+    "Watermark",
+]
+
 T = TypeVar("T")
 
 
