@@ -1,4 +1,4 @@
-"""What a processor takes that has nothing to do, or cannot do it: memory with a million messages waiting, idle CPU."""
+"""Measure the memory of a stalled processor with a million messages waiting, and the CPU time of an idle one."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def nothing(message: missive.Message, context: missive.HandlingContext) -> None:
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process has in use."""
+    """Return the resident memory of this process, in bytes."""
     with Path("/proc/self/statm").open() as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Endless(MemoryAdapter):
-    """A million messages that are made as they are fetched: those that wait are not here."""
+    """A source that makes a million messages when they are fetched, so that waiting ones use no memory here."""
 
-    async def connect(self, host: Any) -> MemorySession:  # noqa: ARG002 - there is nothing to ask of it
+    async def connect(self, host: Any) -> MemorySession:  # noqa: ARG002 - the session needs no host
         made = (Delivery(bytes(bytearray(BODY))) for _ in itertools.repeat(None, WAITING))
 
         class Session(MemorySession):
@@ -54,7 +54,7 @@ class Endless(MemoryAdapter):
 
 
 def stalled(ordered: bool) -> None:
-    """Print how much memory grows while a handler does not come back."""
+    """Print the growth of the memory while a handler does not return."""
     proc = missive.Processor(missive.JSONMessage, name="bench", dlq={})
     begun, go_on = threading.Event(), threading.Event()
 
@@ -73,11 +73,11 @@ def stalled(ordered: bool) -> None:
             time.sleep(0.1)
             most = max(most, resident())
         grown = (most - started) / 2**20
-        what = "all behind one key" if ordered else "without order"
+        what = "all with one key" if ordered else "without a key"
         print(f"{WAITING:,} messages waiting behind a stalled handler, {what}: RSS + {grown:.1f} MiB (bar {BAR_MIB})")
         os._exit(0)
 
-    # What the first messages load (uvloop, the engine's threads) is there before it is measured.
+    # Handle some messages first, so that lazily loaded modules and the engine's threads are not measured.
     warm = missive.Processor(missive.JSONMessage, name="warm", dlq={})
     warm.add_handler(Everything(), nothing)
     execute([MemoryAdapter(warm, [BODY] * 1000)])
@@ -87,7 +87,7 @@ def stalled(ordered: bool) -> None:
 
 
 def idle(name: str, make: Callable[[missive.Processor[Any]], Any]) -> None:
-    """Print the share of a core that a processor takes without messages."""
+    """Print the share of a core that a processor uses without messages."""
     proc = missive.Processor(name="bench", dlq={})
     proc.add_handler(Everything(), nothing)
 
@@ -117,7 +117,7 @@ def main() -> None:
         (idle, ("in memory", lambda proc: MemoryAdapter(proc, ends=False))),
         (idle, ("an SQLite queue", sqlite_queue)),
     ):
-        # Each in a process of its own, which has nothing of the others.
+        # Each measurement runs in a new process.
         process = multiprocessing.get_context("fork").Process(target=target, args=arguments)
         process.start()
         process.join()

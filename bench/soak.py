@@ -1,8 +1,8 @@
-"""A million messages through each transport: is what Missive needs of memory the same in the end as in the beginning?
+"""Send a million messages through each transport, and compare the memory at the end with the memory at the start.
 
-A sync handler, a field matcher, every hundredth message retried once. The resident memory is sampled at each
-twentieth of the messages, from the first on; MISSIVE_BENCH_MESSAGES (1000000) makes it shorter or longer, and
-MISSIVE_BENCH_TRANSPORTS names some of memory, sqlite, rabbitmq, redis and kafka.
+The application has one sync handler with a field matcher, and retries every hundredth message once. The resident memory
+is sampled after each twentieth of the messages. MISSIVE_BENCH_MESSAGES (1000000) is the number of messages, and
+MISSIVE_BENCH_TRANSPORTS lists transports among memory, sqlite, rabbitmq, redis and kafka.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Make = Callable[[missive.Processor[Any]], Adapter]
 
 
 class Endless(MemoryAdapter):
-    """Delivers so many messages, and keeps none of them nor of what they were settled with."""
+    """A source that makes messages when they are fetched, and stores neither messages nor settlements."""
 
     def __init__(self, processor: missive.Processor[Any]) -> None:
         super().__init__(processor)
@@ -71,7 +71,7 @@ class Nothing(list[Any]):
 
 
 def resident() -> float:
-    """Return the resident memory now, in MiB."""
+    """Return the current resident memory, in MiB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / MIB
 
@@ -113,7 +113,7 @@ def on_kafka(directory: Path) -> Iterator[Make]:
 
 
 def soak(make: Make) -> tuple[list[float], float]:
-    """Return the samples in MiB, and the seconds."""
+    """Return the samples, in MiB, and the duration, in seconds."""
     proc = missive.Processor(missive.JSONMessage, name="soak", dlq={})
     engines: list[Engine] = []
     samples: list[float] = []
@@ -153,9 +153,9 @@ def main() -> None:
             samples, seconds = soak(make)
         quarter = len(samples) // 4
         print(
-            f"{name:<9}{MESSAGES:>10,} messages in {seconds:,.0f} s; MiB resident: {samples[0]:.1f} at first,"
-            f" {max(samples[: quarter + 1]):.1f} at the most in the first quarter, {max(samples[-quarter:]):.1f} in the"
-            f" last, {samples[-1]:.1f} in the end"
+            f"{name:<9}{MESSAGES:>10,} messages in {seconds:,.0f} s; resident MiB: first {samples[0]:.1f},"
+            f" maximum of the first quarter {max(samples[: quarter + 1]):.1f}, maximum of the last"
+            f" {max(samples[-quarter:]):.1f}, last {samples[-1]:.1f}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Worker processes: what a second one brings to handlers that compute, beside what a second bare process brings."""
+"""Compare the gain of a second worker process with the gain of a second bare process, for handlers that compute."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from missive.adapters.sqlite import SCHEMA
 PAIRS = 3
 MESSAGES = 12_000
 FROM, TO = 0.1, 0.75
-"""What is measured: from when so much is done until so much is. Before and after, one worker may have all there is."""
+"""Measured part of the work, as shares. Outside of it, one worker may hold all remaining messages."""
 BAR = 0.9
 
 APPLICATION = """
@@ -37,12 +37,12 @@ def handle(message, context):
 
 
 def compute() -> int:
-    """Take about two milliseconds of a core."""
+    """Compute for about two milliseconds."""
     return sum(number * number for number in range(40_000))
 
 
 def missive_rate(workers: int) -> float:
-    """Return how many messages a second the workers of `missive run` handle."""
+    """Return the rate of the workers of `missive run`, in messages a second."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, "app.py").write_text(APPLICATION)
         with contextlib.closing(sqlite3.connect(f"{directory}/queue.db", isolation_level=None)) as queue:
@@ -60,7 +60,7 @@ def missive_rate(workers: int) -> float:
 
                 def handled() -> int:
                     if process.poll() is not None:
-                        sys.exit(f"missive run ended with {process.returncode}, before all was handled")
+                        sys.exit(f"missive run ended with {process.returncode}, before it handled all messages")
                     return MESSAGES - int(queue.execute("SELECT count(*) FROM missive_queue").fetchone()[0])
 
                 return _rate(handled)
@@ -70,7 +70,7 @@ def missive_rate(workers: int) -> float:
 
 
 def bare_rate(processes: int) -> float:
-    """Return how many times a second bare processes compute the same."""
+    """Return the rate of bare processes that compute the same, in calls a second."""
     done = multiprocessing.get_context("fork").Value("i", 0)
     with contextlib.ExitStack() as stack:
         for _ in range(processes):
@@ -88,12 +88,12 @@ def _bare(done: Any) -> None:
 
 
 def _rate(done: Callable[[], int]) -> float:
-    marks: list[tuple[float, int]] = []
+    samples: list[tuple[float, int]] = []
     for share in (FROM, TO):
         while (count := done()) < share * MESSAGES:
             time.sleep(0.01)
-        marks.append((time.perf_counter(), count))
-    (began, first), (ended, last) = marks
+        samples.append((time.perf_counter(), count))
+    (began, first), (ended, last) = samples
     return (last - first) / (ended - began)
 
 
@@ -105,7 +105,7 @@ def _pairs() -> Iterator[tuple[float, float]]:
 
 
 def main() -> None:
-    print(f"handlers of {1e3 / bare_rate(1):.1f} ms of a core, from an SQLite queue:")
+    print(f"handlers that compute for {1e3 / bare_rate(1):.1f} ms, from an SQLite queue:")
     pairs = list(_pairs())
     bare, ours = (statistics.median(values) for values in zip(*pairs, strict=True))
     print(f"two workers gain {ours:.2f}×, two bare processes {bare:.2f}×: {ours / bare:.2f}× (bar {BAR})")

@@ -1,7 +1,7 @@
-"""The demo that scripts/demo runs: real events, what becomes of each, and the dead letters replayed after a fix.
+"""The demo of scripts/demo: handle real events, explain their dead letters, and replay them after a fix.
 
-It needs nothing but Python and the installed `missive` command, works in a temporary directory of its own, and
-checks what it shows: it exits with 1, and one line, as soon as something does not hold.
+The demo needs only Python and the installed `missive` command, and works in a new temporary directory. It checks its
+results, and exits with 1 and one line at the first wrong one.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ QUEUE = "sqlite:///queue.db?queue=github"
 INSERT = "INSERT INTO missive_queue (queue, body, content_type) VALUES ('github', ?, 'application/json')"
 
 BUG = """\
-    # The bug, on purpose: there is no head_commit (it is null) when the push deletes a branch or a tag.
+    # An intended bug: head_commit is null when the push deletes a branch or a tag.
     who = push["head_commit"]["author"]["name"]
 """
 FIX = """\
     who = push["pusher"]["name"]
 """
 
-# The dead letter store of each of the two runs: the options that name it. The first is the default.
+# The options that name the dead letter store of each of the two runs. The first run uses the default store.
 STORES: tuple[tuple[str, ...], ...] = ((), ("--dlq", "sqlite:///queue-dlq.db"))
 
 SECONDS_FOR_A_COMMAND = 60
@@ -51,17 +51,17 @@ EXPLAINED_LINES = 20
 
 
 class DoesNotHoldError(Exception):
-    """Something that the demo promises is not so; the text is the one line that says what."""
+    """Raised by `hold` when a result is wrong. The text is one line that names the result."""
 
 
 def main() -> int:
     """Run the demo; return the exit code."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description=str(__doc__).partition("\n")[0])
-    parser.add_argument("--keep", action="store_true", help="keep the working directory, and say where it is")
+    parser.add_argument("--keep", action="store_true", help="keep the working directory, and print its path")
     options = parser.parse_args()
     with contextlib.suppress(AttributeError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that cannot show an ellipsis
-    # Ended from outside, clean up as after Ctrl-C: a worker on a queue would go on for ever.
+    # Clean up after SIGTERM as after Ctrl-C: a worker on a queue would run forever.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     work = Path(tempfile.mkdtemp(prefix="missive-demo-"))
     try:
@@ -74,7 +74,7 @@ def main() -> int:
         print("demo: stopped", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # Whoever read this has seen enough, as `head` does; Python would complain at exit.
+        # The reader of the output, such as `head`, is done. Without this, Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     finally:
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def demo(work: Path) -> None:
-    """Show everything, step by step, in a fresh directory."""
+    """Run all steps in a new directory."""
     began = time.monotonic()
     shell = Shell(work)
     (work / "examples").mkdir()
@@ -96,11 +96,11 @@ def demo(work: Path) -> None:
 
     heading(f"1. {len(events)} real GitHub events, from a file")
     from_file(shell, events)
-    heading("2. Why did nobody handle this one?")
+    heading("2. Why did this event have no handler?")
     explain_one(shell)
     heading("3. The same events, from a durable queue")
     from_queue(shell, events)
-    heading("4. Fix the bug, and replay what it broke")
+    heading("4. Fix the bug, and replay the failed events")
     fix(work)
     resolved = sum(replay_failed(shell, store) for store in STORES)
     heading("5. What remains")
@@ -110,7 +110,7 @@ def demo(work: Path) -> None:
 
 
 def from_file(shell: Shell, events: Sequence[bytes]) -> None:
-    """Handle the events of the file; show what became of them and the groups of dead letters."""
+    """Handle the events of the file, and show their outcomes and the groups of dead letters."""
     report = shell.json("run", TARGET, "--from", f"file:{EVENTS}", "--json")
     check_report(report, len(events))
     show_report(report)
@@ -119,7 +119,7 @@ def from_file(shell: Shell, events: Sequence[bytes]) -> None:
 
 
 def explain_one(shell: Shell) -> None:
-    """Show why one dead letter had no handler: a release, though there is a handler for releases."""
+    """Show why a release had no handler, although the application has a handler for releases."""
     letters = shell.json("dlq", "list", "--reason", "unmatched", "--limit", "1000", "--json", shown=False)
     releases = [letter["id"] for letter in letters if letter["public"].get("event") == "release"]
     hold(releases, "no release among the unmatched events")
@@ -139,9 +139,9 @@ def from_queue(shell: Shell, events: Sequence[bytes]) -> None:
             patience = time.monotonic() + SECONDS_FOR_A_COMMAND
             while waiting(queue) and worker.poll() is None and time.monotonic() < patience:
                 time.sleep(0.05)
-            hold(worker.poll() is None, "the worker on the queue ended by itself")
+            hold(worker.poll() is None, "the worker ended before the queue was empty")
             hold(not waiting(queue), f"the queue is not empty after {SECONDS_FOR_A_COMMAND} seconds")
-            say("The queue is empty. A queue never ends by itself, so:")
+            say("The queue is empty. A queue never ends, so stop the worker:")
             command("kill -TERM %1")
             worker.send_signal(signal.SIGTERM)
             out, err = worker.communicate(timeout=SECONDS_FOR_A_COMMAND)
@@ -153,10 +153,10 @@ def from_queue(shell: Shell, events: Sequence[bytes]) -> None:
 
 
 def fix(work: Path) -> None:
-    """Repair the one wrong line of the application, as its developer would, and show the change."""
+    """Fix the wrong line of the application, and show the change."""
     path = work / APP
     before = path.read_text(encoding="utf-8")
-    hold(before.count(BUG) == 1, f"the line to be fixed is not in {APP}")
+    hold(before.count(BUG) == 1, f"{APP} does not contain the line to fix")
     after = before.replace(BUG, FIX)
     path.write_text(after, encoding="utf-8")
     for line in difflib.unified_diff(before.splitlines(), after.splitlines(), APP, f"{APP} (fixed)", n=2, lineterm=""):
@@ -166,54 +166,54 @@ def fix(work: Path) -> None:
 
 
 def replay_failed(shell: Shell, store: Sequence[str]) -> int:
-    """Replay the groups that failed through the fixed application; return how many are resolved now."""
+    """Replay the failed group through the fixed application. Return the number of resolved events."""
     groups = shell.json("dlq", "groups", "--reason", "failed", *store, "--json", shown=False)
-    hold(len(groups) == 1, f"expected one group of failures, and there are {len(groups)}")
+    hold(len(groups) == 1, f"expected one group of failures, found {len(groups)}")
     group, count = groups[0]["fingerprint"], groups[0]["count"]
     shell.run("dlq", "replay", group, "--with", TARGET, *store, "--yes")
     now = shell.json("dlq", "groups", "--reason", "failed", "--status", "any", *store, "--json", shown=False)
     by_status = {(one["fingerprint"], one["status"]): one["count"] for one in now}
-    hold(by_status == {(group, "resolved"): count}, f"{count} failures were to be resolved, and now: {by_status}")
+    hold(by_status == {(group, "resolved"): count}, f"expected {count} resolved failures, found {by_status}")
     return int(count)
 
 
 def remains(shell: Shell) -> None:
-    """Show what is dead still, and which command takes it up."""
+    """Show the remaining dead letters, and the command that replays them."""
     for store in STORES:
         shown = shell.run("dlq", "stats", *store)
         hold(re.search(r" dead +unmatched ", shown), "the statistics do not count the unmatched events")
         hold(not re.search(r" dead +failed ", shown), "the statistics still count failures")
-    say("The unmatched ones wait in the store for a handler. Write it, and then:")
+    say("The unmatched events stay in the store. Write a handler for them, and then run:")
     command(f"missive dlq replay --reason unmatched --with {TARGET}")
     say()
 
 
-# What must hold
+# Checks
 
 
 def hold(condition: object, otherwise: str) -> None:
-    """Raise `DoesNotHoldError` with the line when the condition is not true."""
+    """Raise `DoesNotHoldError` with the text `otherwise` when the condition is false."""
     if not condition:
         raise DoesNotHoldError(otherwise)
 
 
 def check_report(report: dict[str, Any], events: int) -> None:
-    """Check that each event has one outcome, and that all kinds of outcome are there to be seen."""
+    """Check that each event has one outcome, and that each kind of outcome occurs."""
     ended = report["handled"] + report["discarded"] + report["dead_lettered"]
     hold(ended == events, f"{ended} outcomes for {events} events: {summary(report)}")
     hold(all(report[kind] for kind in ("handled", "discarded", "dead_lettered")), f"an outcome is missing: {report}")
-    again = {kind: report[kind] for kind in ("retried", "nacked", "redelivered", "released", "unsettled")}
-    hold(not any(again.values()), f"some events were not settled at once: {again}")
+    unsettled = {kind: report[kind] for kind in ("retried", "nacked", "redelivered", "released", "unsettled")}
+    hold(not any(unsettled.values()), f"some events were not settled at once: {unsettled}")
 
 
 def check_store(shell: Shell, store: Sequence[str], report: dict[str, Any]) -> None:
-    """Check that the store holds what the report counts as dead."""
-    kept = {row["reason"]: row["count"] for row in shell.json("dlq", "stats", *store, "--json", shown=False)}
-    hold(kept == report["reasons"], f"the store has {kept}, and the run counted {report['reasons']}")
+    """Check that the store holds the dead letters that the report counts."""
+    stored = {row["reason"]: row["count"] for row in shell.json("dlq", "stats", *store, "--json", shown=False)}
+    hold(stored == report["reasons"], f"the store has {stored}, but the run counted {report['reasons']}")
 
 
 def waiting(queue: sqlite3.Connection) -> int:
-    """Return how many events are not settled."""
+    """Return the number of unsettled events."""
     return int(queue.execute("SELECT count(*) FROM missive_queue WHERE queue = 'github'").fetchone()[0])
 
 
@@ -221,16 +221,16 @@ def waiting(queue: sqlite3.Connection) -> int:
 
 
 class Shell:
-    """Runs `missive` in the working directory, and shows the commands as a person would type them."""
+    """Runs `missive` in the working directory, and shows each command as typed in a shell."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        # The demo's own settings, and not those of whoever runs it.
+        # The user's MISSIVE_… variables must not change the demo.
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("MISSIVE_")}
         self._environment["PYTHONUTF8"] = "1"
 
     def run(self, *arguments: str, shown: bool = True, output: bool = True, most: int | None = None) -> str:
-        """Run a command to its end, show at most so many lines of what it says, and return its standard output."""
+        """Run a command to its end, show at most `most` lines of its output, and return its standard output."""
         if shown:
             command(f"missive {shlex.join(arguments)}")
         done = self._start(arguments)
@@ -258,14 +258,14 @@ class Shell:
 
     @contextlib.contextmanager
     def background(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """Start a command, and end it at the latest with the block."""
+        """Start a command, and kill it if it still runs at the end of the block."""
         command(f"missive {shlex.join(arguments)} &")
         worker = self._start(arguments)
         with killed_unless_ended(worker):
             yield worker
 
     def _start(self, arguments: Sequence[str]) -> subprocess.Popen[str]:
-        return subprocess.Popen(  # noqa: S603 - our own command, without a shell
+        return subprocess.Popen(  # noqa: S603 - a fixed command, without a shell
             [str(MISSIVE), *arguments],
             cwd=self.directory,
             env=self._environment,
@@ -278,7 +278,7 @@ class Shell:
 
 @contextlib.contextmanager
 def killed_unless_ended(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Leave no process behind, whatever happens."""
+    """Kill a process that still runs at the end of the block."""
     with process:
         try:
             yield
@@ -288,19 +288,19 @@ def killed_unless_ended(process: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def parsed(out: str) -> Any:
-    """Return what a command printed as JSON."""
+    """Parse the JSON output of a command."""
     try:
         return json.loads(out)
     except ValueError:
-        raise DoesNotHoldError("missive printed something that is not JSON") from None
+        raise DoesNotHoldError("the output of missive is not JSON") from None
 
 
 def last_line(text: str) -> str:
-    """Return the last line of what a command said."""
-    return (text.strip().splitlines() or ["nothing was said"])[-1]
+    """Return the last line of a command's output."""
+    return (text.strip().splitlines() or ["no output"])[-1]
 
 
-# How it looks
+# Output
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -313,7 +313,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def show_report(report: dict[str, Any]) -> None:
-    """Show what became of the events, and how many each handler took."""
+    """Show the outcomes of a run, and the number of events of each handler."""
     for name, count in report["handlers"].items():
         say(f"  {count:>4}  {name}")
     say(f"\n{summary(report)}\n")
@@ -323,28 +323,28 @@ COLOURS = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.
 
 
 def styled(text: str, code: str) -> str:
-    """Return the text in a colour, where there are colours."""
+    """Return the text in a style, if the terminal supports styles."""
     return f"\x1b[{code}m{text}\x1b[0m" if COLOURS else text
 
 
 def dim(text: str) -> str:
-    """Return the text as less important."""
+    """Return the text in a dim style."""
     return styled(text, "2")
 
 
 def heading(text: str) -> None:
-    """Begin a step."""
+    """Print the heading of a step."""
     say(styled(text, "1"))
     say(styled("-" * len(text), "2"))
 
 
 def command(typed: str) -> None:
-    """Show a command as a person would type it."""
+    """Print a command as typed in a shell."""
     say(f"{dim('$')} {styled(typed, '36')}")
 
 
 def say(line: str = "") -> None:
-    """Print a line at once: some steps take a second."""
+    """Print a line without buffering, because some steps take a second."""
     print(line, flush=True)
 
 

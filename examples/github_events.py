@@ -1,11 +1,11 @@
-"""What a team does with the webhooks of its GitHub repositories: one function for each thing to be done.
+"""Handle the webhooks of a team's GitHub repositories: one function for each task.
 
     missive routes examples/github_events.py:proc
     missive run examples/github_events.py:proc --from file:examples/github-webhooks.jsonl
     missive dlq groups
 
-Each line of that file is {"event": …, "payload": …}. Two things are wrong in here on purpose, so that the dead
-letters show them: `pushed` has a bug, and two handlers claim the same jobs (`job_unfinished`, `runners_wanted`).
+Each line of the file is {"event": …, "payload": …}. The application has two intended faults, which its dead letters
+show: `pushed` has a bug, and `job_unfinished` and `runners_wanted` match the same jobs.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ import missive
 from missive import HandlingContext, JSONMessage
 from missive.matchers import Field, OneOf, Present, Range, Some, Suffix
 
-# Only these two values may be shown, in lists of dead letters and in explanations. All else stays masked.
+# Lists of dead letters and explanations may show these two values. All other content is masked.
 proc = missive.Processor(JSONMessage, name="github-events", public=["event", ("payload", "action")])
 
-# The latest lines of the team's feed. Appending to a deque is safe from any thread.
+# The latest lines of the team's feed. Any thread may append to a deque.
 feed: deque[str] = deque(maxlen=100)
 
 
 def payload_of(message: JSONMessage) -> dict[str, Any]:
-    """Return what GitHub sent."""
+    """Return the payload of the webhook."""
     payload: dict[str, Any] = message.get_json()["payload"]
     return payload
 
 
-# Matchers are values: give one a name and use it again.
+# Matchers are values: assign one to a name and use it in several places.
 ACTION = ("payload", "action")
 OPENED = Field(ACTION, "opened")
 COMPLETED = Field(ACTION, "completed")
@@ -43,14 +43,14 @@ ALERT = Field("event", Suffix("_alert"))
 ALERT_RAISED = Field(ACTION, OneOf("created", "create", "reopened"))
 
 
-# On one field
+# Handlers that match one field
 
 
 @proc.handle_for(Field("event", "push"))
 def pushed(message: JSONMessage, context: HandlingContext) -> None:
-    """Tell the feed who pushed where."""
+    """Announce a push."""
     push = payload_of(message)
-    # The bug, on purpose: there is no head_commit (it is null) when the push deletes a branch or a tag.
+    # An intended bug: head_commit is null when the push deletes a branch or a tag.
     who = push["head_commit"]["author"]["name"]
     feed.append(f"{who} pushed to {push['ref']}")
 
@@ -67,7 +67,7 @@ def boards(message: JSONMessage, context: HandlingContext) -> None:
     feed.append("a project board changed")
 
 
-# On several fields
+# Handlers that match several fields
 
 
 @proc.handle_for(Field("event", "release") & Field(ACTION, "published"))
@@ -79,7 +79,7 @@ def release_notes(message: JSONMessage, context: HandlingContext) -> None:
 
 @proc.handle_for(OPENED & Field("event", OneOf("issues", "pull_request")))
 def triage(message: JSONMessage, context: HandlingContext) -> None:
-    """Find out how urgent a new issue or pull request is."""
+    """Announce a new issue or pull request, and mark urgent ones."""
     payload = payload_of(message)
     item = payload.get("issue") or payload["pull_request"]
     text = f"{item['title']} {item['body'] or ''}".casefold()
@@ -88,13 +88,13 @@ def triage(message: JSONMessage, context: HandlingContext) -> None:
 
 @proc.handle_for(DISCUSSED & Field(ACTION, "labeled") & Field(("payload", "label", "name"), "bug"))
 def bug_confirmed(message: JSONMessage, context: HandlingContext) -> None:
-    """Note that somebody labelled an issue, a pull request or a discussion as a bug."""
+    """Note that an issue, a pull request or a discussion was labelled as a bug."""
     feed.append("one more confirmed bug")
 
 
 @proc.handle_for(Field("event", Suffix("_comment")) & Field(ACTION, "created"))
 def commented(message: JSONMessage, context: HandlingContext) -> None:
-    """Tell the feed about a comment, on whatever it is."""
+    """Announce a comment on any object."""
     feed.append(f"{payload_of(message)['comment']['user']['login']} commented")
 
 
@@ -104,13 +104,13 @@ def commented(message: JSONMessage, context: HandlingContext) -> None:
     & ~Field(("payload", "sender", "type"), "Bot")
 )
 def review_wanted(message: JSONMessage, context: HandlingContext) -> None:
-    """Put a pull request into the queue for review, when it is a person who asks."""
+    """Announce a pull request when a person asks for its review."""
     feed.append(f"please review #{payload_of(message)['number']}")
 
 
 @proc.handle_for(DISCUSSED & Field(ACTION, OneOf("assigned", "unassigned", "milestoned", "demilestoned")))
 def replanned(message: JSONMessage, context: HandlingContext) -> None:
-    """Note that somebody else or another date is in charge of an issue or a pull request."""
+    """Note that an issue or a pull request has a new assignee or milestone."""
     feed.append(f"{payload_of(message)['action']} by {payload_of(message)['sender']['login']}")
 
 
@@ -122,7 +122,7 @@ def deployed(message: JSONMessage, context: HandlingContext) -> None:
 
 @proc.handle_for(CHANGED & Field("event", OneOf("member", "organization", "repository", "team")))
 def audit(message: JSONMessage, context: HandlingContext) -> None:
-    """Keep who changed a name, a right or a setting."""
+    """Record who changed a name, a permission or a setting."""
     payload = payload_of(message)
     feed.append(f"{payload['sender']['login']} changed {', '.join(payload['changes'])}")
 
@@ -131,18 +131,18 @@ def audit(message: JSONMessage, context: HandlingContext) -> None:
     Field("event", OneOf("member", "membership", "org_block", "organization", "team", "team_add")) & ~CHANGED
 )
 def people(message: JSONMessage, context: HandlingContext) -> None:
-    """Keep who came, who went, and who was blocked."""
+    """Record who joined, who left, and who was blocked."""
     feed.append(f"{message.get_json()['event']}: {payload_of(message).get('action', 'added')}")
 
 
-# An async handler: it runs on an event loop, beside the others
+# An async handler runs on an event loop, concurrently with the others
 
 
 @proc.handle_for(Field("event", OneOf("fork", "watch")) | (Field("event", "star") & Field(ACTION, "created")))
 async def more_popular(message: JSONMessage, context: HandlingContext) -> None:
-    """Tell the chat about a star, a watcher or a fork."""
+    """Announce a star, a watcher or a fork in the chat."""
     stars = payload_of(message)["repository"]["stargazers_count"]
-    await asyncio.sleep(0)  # here would be the call of the chat's API
+    await asyncio.sleep(0)  # a real handler calls the chat's API here
     feed.append(f"{stars} stars")
 
 
@@ -151,13 +151,13 @@ async def more_popular(message: JSONMessage, context: HandlingContext) -> None:
 
 @proc.handle_for(ALERT & ALERT_RAISED)
 def security_alert(message: JSONMessage, context: HandlingContext) -> None:
-    """Call whoever is on duty."""
+    """Call the person on duty."""
     feed.append(f"security: {message.get_json()['event']}")
 
 
 @proc.handle_for(ALERT & ~ALERT_RAISED)
 def security_alert_closed(message: JSONMessage, context: HandlingContext) -> None:
-    """Do nothing about an alert that is fixed or dismissed: declared, and counted as discarded."""
+    """Discard an alert that is fixed or dismissed; the report counts it as discarded."""
     context.discard("alert closed")
 
 
@@ -167,13 +167,13 @@ def security_alert_closed(message: JSONMessage, context: HandlingContext) -> Non
     & Field(("payload", "security_advisory", "withdrawn_at"), None)
 )
 def severe_advisory(message: JSONMessage, context: HandlingContext) -> None:
-    """Look for the affected packages, when an advisory is severe and still stands (null: not withdrawn)."""
+    """Announce a severe advisory that is not withdrawn (its withdrawn_at is null)."""
     feed.append(f"severe: {payload_of(message)['security_advisory']['ghsa_id']}")
 
 
 @proc.handle_for(Field("event", "meta") | (Field("event", "installation") & Field(ACTION, OneOf("deleted", "suspend"))))
 def access_lost(message: JSONMessage, context: HandlingContext) -> None:
-    """File a dead letter: GitHub will send no more events, and only a person can put that right."""
+    """Make a dead letter: GitHub stops sending events, and only a person can restore the access."""
     context.dead_letter("access lost", detail=f"by {payload_of(message)['sender']['login']}")
 
 
@@ -182,31 +182,31 @@ def access_lost(message: JSONMessage, context: HandlingContext) -> None:
 
 @proc.handle_for(JOB & COMPLETED & FAILED)
 def job_failed(message: JSONMessage, context: HandlingContext) -> None:
-    """Tell the feed that the build is broken."""
+    """Announce a broken build."""
     feed.append(f"broken: {message.get_json()['event']}")
 
 
 @proc.handle_for(JOB & COMPLETED & ~FAILED)
 def job_passed(message: JSONMessage, context: HandlingContext) -> None:
-    """Note that a job is done."""
+    """Note that a job has passed."""
     feed.append("a job is done")
 
 
 @proc.handle_for(JOB & ~COMPLETED)
 def job_unfinished(message: JSONMessage, context: HandlingContext) -> None:
-    """Do nothing about a job that only waits or runs."""
+    """Discard an event of a job that waits or runs."""
     context.discard("job not finished")
 
 
-# Ambiguous, on purpose: job_unfinished matches these jobs as well, and Missive warns of it at start. A message goes
-# to one handler or to none, never to whichever was written first.
+# An intended overlap: job_unfinished matches these jobs too, and Missive warns at the start. A message that both match
+# becomes a dead letter; the order of the handlers does not matter.
 @proc.handle_for(
     Field("event", OneOf("workflow_dispatch", "workflow_job"))
     & Field(("payload", "workflow_job", "labels"), Some("self-hosted"))
     & ~COMPLETED
 )
 def runners_wanted(message: JSONMessage, context: HandlingContext) -> None:
-    """Start a machine for a job that waits for one of our own runners."""
+    """Request a runner for a job that waits for a self-hosted one."""
     feed.append("one more runner, please")
 
 
@@ -215,5 +215,5 @@ def runners_wanted(message: JSONMessage, context: HandlingContext) -> None:
 
 @proc.handle_for(DISCUSSED & Field(ACTION, OneOf("locked", "unlocked", "pinned", "unpinned")))
 def moderated(message: JSONMessage, context: HandlingContext) -> None:
-    """Do nothing about what moderators lock and pin."""
+    """Discard the locks and pins of moderators."""
     context.discard("housekeeping")

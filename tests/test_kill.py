@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: nothing is lost, on any durable transport."""
+"""SIGKILL at random moments loses no message on a durable transport."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def handle(message, context):
     number = message.get_json()["n"]
     if number % 10 == 0:
         raise ValueError("on purpose")
-    time.sleep(0.001)  # so long that the killed ones never leave nothing to the last
+    time.sleep(0.001)  # slow enough that the last worker always has messages left
     os.write(handled, b"%d\\n" % number)
 """
 
@@ -46,7 +46,7 @@ def run_and_kill(
     url: str,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """Kill a worker again and again, let the last one finish, and balance the books."""
+    """Kill worker after worker, let the last one finish, and compare handled and dead messages with the sent ones."""
     seed = random.SystemRandom().randrange(10**6)
     chance = random.Random(seed)
     (directory / "app.py").write_text(APPLICATION)
@@ -54,7 +54,7 @@ def run_and_kill(
     kills = 0
     for _ in range(KILLS):
         worker = missive(*command)
-        time.sleep(chance.uniform(0.3, 1.2))  # the moment is what is random here
+        time.sleep(chance.uniform(0.3, 1.2))  # a random moment of the kill, not a wait for an event
         assert worker.code is None
         worker.kill()
         kills += 1
@@ -72,18 +72,20 @@ def run_and_kill(
 
 
 def handled(directory: Path) -> Counter[int]:
+    """Return how often each message was handled."""
     path = directory / "handled.txt"
-    # A worker may have been killed in the middle of nothing: each line is one write.
+    # Each line is one write, so that a kill leaves no partial line.
     return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
 
 
 def dead(directory: Path) -> Counter[int]:
+    """Return how often each message is in the dead letter store."""
     if not (directory / "dlq.db").exists():
         return Counter()
     with sqlite3.connect(directory / "dlq.db", timeout=30) as connection:
         try:
             rows = connection.execute("SELECT body FROM missive_dead_letters").fetchall()
-        except sqlite3.OperationalError:  # killed before its table was there
+        except sqlite3.OperationalError:  # the worker was killed before it created the table
             return Counter()
         finally:
             connection.rollback()
@@ -98,7 +100,7 @@ def test_sqlite_queue(
     tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """A worker of an SQLite queue killed twenty times loses nothing, and files no message twice."""
+    """An SQLite queue whose workers are killed twenty times loses no message, and files no message twice."""
     connection = sqlite3.connect(tmp_path / "queue.db")
     connection.executescript(SCHEMA)
     connection.executemany(
@@ -121,7 +123,7 @@ def test_rabbitmq(
     rabbitmq: RabbitMQ,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """A worker of a RabbitMQ queue killed twenty times loses nothing, and files no message with an id twice."""
+    """A RabbitMQ queue whose workers are killed twenty times loses no message, and files none with an id twice."""
     queue = f"kill-{os.getpid()}"
     with rabbitmq.channel() as channel:
         channel.queue_declare(queue, durable=True)

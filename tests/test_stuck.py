@@ -1,4 +1,4 @@
-"""Handlers that never come back: the process ends all the same, says which they are, and loses nothing."""
+"""Handlers that never return: the process ends, names them and loses no message."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def fine(message, context):
 
 @pytest.mark.parametrize(("kind", "stuck"), [("thread", 2), ("loop", 1)])
 def test_a_process_of_stuck_handlers_ends(missive: Start, tmp_path: Path, kind: str, stuck: int):
-    """When every thread is stuck, or one handler blocks the loop, it stops with exit code 1; all is delivered again."""
+    """When all threads or the loop are stuck, the process exits with 1 and its messages stay in the queue."""
     (tmp_path / "app.py").write_text(APPLICATION)
     with sqlite3.connect(tmp_path / "queue.db") as queue:
         queue.executescript(SCHEMA)

@@ -1,4 +1,4 @@
-"""`missive run --workers`: real processes that share a queue, die, and are stopped."""
+"""`missive run --workers`: real processes that share a queue, die and are stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def note(what, message):
 
 @proc.handle_for(Field("do", "work"))
 def work(message, context):
-    time.sleep(0.005)  # so long that one worker alone does not get all
+    time.sleep(0.005)  # slow enough that one worker cannot handle all messages
     note("done", message)
 
 @proc.handle_for(Field("do", "wait"))
@@ -62,7 +62,7 @@ def die(message, context):
 
 @pytest.fixture
 def queue(tmp_path: Path) -> Callable[..., None]:
-    """Make the application and its queue; returns what puts messages into it."""
+    """Make the application and its queue. Return a function that puts messages into the queue."""
     (tmp_path / "app.py").write_text(APPLICATION)
     connection = sqlite3.connect(tmp_path / "queue.db")
     connection.execute("PRAGMA journal_mode=WAL")
@@ -82,27 +82,28 @@ def queue(tmp_path: Path) -> Callable[..., None]:
 
 @pytest.fixture
 def run(missive: Callable[..., Running]) -> Callable[..., Running]:
-    """Start two workers on the queue; what one had that died is soon given to another if `lease` is short."""
+    """Start two workers on the queue. With a short `lease`, messages of a dead worker are soon redelivered."""
     return lambda *more, lease=30: missive(
         "run", "app:proc", "--from", f"{FROM}&lease={lease}", "--dlq", "sqlite:///dlq.db", "--workers", "2", *more
     )
 
 
 class Log:
-    """What the application noted: of which process, and of which message."""
+    """The notes of the application: an event, the id of a process and the number of a message."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "log.txt"
 
-    def of(self, what: str) -> list[tuple[int, int]]:
+    def of(self, event: str) -> list[tuple[int, int]]:
+        """Return the process and the message of each note of an event."""
         text = self._path.read_text() if self._path.exists() else ""
-        return [(int(pid), int(n)) for found, pid, n in map(str.split, text.splitlines()) if found == what]
+        return [(int(pid), int(n)) for found, pid, n in map(str.split, text.splitlines()) if found == event]
 
-    def pids(self, what: str) -> set[int]:
-        return {pid for pid, _ in self.of(what)}
+    def pids(self, event: str) -> set[int]:
+        return {pid for pid, _ in self.of(event)}
 
-    def numbers(self, what: str) -> set[int]:
-        return {n for _, n in self.of(what)}
+    def numbers(self, event: str) -> set[int]:
+        return {n for _, n in self.of(event)}
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def log(tmp_path: Path) -> Log:
 
 
 def waiting(directory: Path) -> int:
-    """Return how many messages are in the queue."""
+    """Return the number of messages in the queue."""
     connection = sqlite3.connect(directory / "queue.db", timeout=30)
     try:
         return int(connection.execute("SELECT count(*) FROM missive_queue").fetchone()[0])
@@ -120,6 +121,7 @@ def waiting(directory: Path) -> int:
 
 
 def dead(directory: Path) -> list[tuple[str, Any]]:
+    """Return the reason and the number of each dead letter."""
     connection = sqlite3.connect(directory / "dlq.db", timeout=30)
     try:
         found = connection.execute("SELECT reason, body FROM missive_dead_letters").fetchall()
@@ -129,7 +131,7 @@ def dead(directory: Path) -> list[tuple[str, Any]]:
 
 
 def lives(pid: int) -> bool:
-    """Tell whether a process runs: one that is dead and whose parent has not looked does not."""
+    """Return whether a process runs. A zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -137,7 +139,7 @@ def lives(pid: int) -> bool:
 
 
 def both_at_work(queue: Callable[..., None], log: Log) -> None:
-    """Have each of two workers run messages that wait: one may take what there is, so there is more until both do."""
+    """Add messages that wait until each of two workers handles one: a single worker may take all that are there."""
     numbers = iter(range(1000))
 
     def both() -> bool:
@@ -147,15 +149,15 @@ def both_at_work(queue: Callable[..., None], log: Log) -> None:
     wait_until(both, "both workers at work")
 
 
-def hear(parent: Running, what: str) -> None:
-    """Read what is said on standard error until both workers have said it."""
-    heard = 0
-    while heard < 2:
-        heard += what in parent.error_line()
+def read_from_both(parent: Running, text: str) -> None:
+    """Read standard error until both workers have logged a line with a text."""
+    found = 0
+    while found < 2:
+        found += text in parent.error_line()
 
 
-def test_both_work(queue: Callable[..., None], run: Callable[..., Running], log: Log):
-    """Two processes share a queue; SIGTERM drains both, and the last line sums them up, once."""
+def test_two_workers_share_a_queue(queue: Callable[..., None], run: Callable[..., Running], log: Log):
+    """Both processes handle messages, SIGTERM drains both, and the last line sums up both reports."""
     queue("work", *range(400))
     parent = run()
     wait_until(lambda: log.numbers("done") == set(range(400)), "all messages")
@@ -164,17 +166,19 @@ def test_both_work(queue: Callable[..., None], run: Callable[..., Running], log:
     assert parent.pid not in log.pids("done")
     _, err = parent.terminate()
     assert parent.code == 0
-    assert err == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + said_of_released(err) + "\n"
+    assert err == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + released_part(err) + "\n"
 
 
-def said_of_released(err: str) -> str:
-    """Return what the last line says of messages that were fetched and not started: that depends on the moment."""
+def released_part(err: str) -> str:
+    """Return the part of the last line about messages that were fetched and not started; their number is random."""
     found = re.search(r", \d+ given back unhandled$", err.rstrip())
     return found[0] if found else ""
 
 
-def test_json_is_one_object(queue: Callable[..., None], run: Callable[..., Running], log: Log):
-    """The report of all workers is one JSON object on standard output."""
+def test_the_report_of_all_workers_is_one_json_object(
+    queue: Callable[..., None], run: Callable[..., Running], log: Log
+):
+    """`--json` prints one object on standard output, and nothing on standard error."""
     queue("work", *range(50))
     parent = run("--json")
     wait_until(lambda: log.numbers("done") == set(range(50)), "all messages")
@@ -184,10 +188,8 @@ def test_json_is_one_object(queue: Callable[..., None], run: Callable[..., Runni
     assert (report["service"], report["handled"], report["handlers"]) == ("workers", 50, {"app:work": 50})
 
 
-def test_one_that_is_killed_is_replaced(
-    queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path
-):
-    """What it had is done by others, nothing is lost, and its neighbour goes on."""
+def test_a_killed_worker_is_replaced(queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path):
+    """Other workers handle its messages, no message is lost, and the other worker continues."""
     queue("wait", 0, 1)
     parent = run(lease=2)
     wait_until(lambda: log.numbers("start") == {0, 1}, "two messages that wait")
@@ -207,28 +209,30 @@ def test_one_that_is_killed_is_replaced(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_all(
+def test_a_signal_drains_all_workers(
     queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path, number: signal.Signals
 ):
-    """A terminal's Ctrl-C reaches the whole group, and yet each worker is told once: what runs may finish."""
+    """A signal to the whole process group reaches each worker once, and running handlers finish."""
     parent = run()
     both_at_work(queue, log)
     os.killpg(parent.pid, number)
-    hear(parent, "stopping: waiting")
+    read_from_both(parent, "stopping: waiting")
     assert not log.of("done")
     (tmp_path / "go").touch()
     _, err = parent.finish()
     assert (parent.code, len(log.pids("done"))) == (0, 2)
-    assert log.numbers("done") == log.numbers("start"), "what ran has finished"
-    assert err == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + said_of_released(err) + "\n"
+    assert log.numbers("done") == log.numbers("start"), "all started messages are handled"
+    assert err == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + released_part(err) + "\n"
 
 
-def test_a_second_signal_forces(queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path):
-    """Both workers stop though their handlers do not, and the exit code says so; the messages come again."""
+def test_a_second_signal_forces_a_stop(
+    queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path
+):
+    """Both workers stop though their handlers run, the exit code is 1, and the messages stay in the queue."""
     parent = run()
     both_at_work(queue, log)
     parent.send(signal.SIGTERM)
-    hear(parent, "stopping: waiting")
+    read_from_both(parent, "stopping: waiting")
     _, err = parent.terminate()
     assert parent.code == 1
     assert len(re.findall(r"worker [12] died \(exit code 1\) while stopping", err)) == 2
@@ -240,13 +244,13 @@ def test_a_second_signal_forces(queue: Callable[..., None], run: Callable[..., R
 def test_workers_drain_when_their_supervisor_is_killed(
     queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path
 ):
-    """Nobody is left behind: each finishes what it runs, settles it, and ends."""
+    """No worker stays: each finishes and settles its running messages, and ends."""
     parent = run()
     both_at_work(queue, log)
     pids, before = log.pids("start"), waiting(tmp_path)
     parent.send(signal.SIGKILL)
-    said = {re.sub(r"\[.\]", "", parent.error_line()) for _ in range(4)}
-    assert said == {
+    lines = {re.sub(r"\[.\]", "", parent.error_line()) for _ in range(4)}
+    assert lines == {
         "WARNING missive: the supervisor is gone: stopping\n",
         "INFO missive: stopping: waiting up to 25 s for running work\n",
     }
@@ -257,17 +261,17 @@ def test_workers_drain_when_their_supervisor_is_killed(
     assert waiting(tmp_path) == before - len(log.numbers("done"))
 
 
-def test_a_worker_that_is_already_stopping_is_not_forced_by_the_end_of_its_supervisor(
+def test_the_death_of_the_supervisor_does_not_force_a_draining_worker(
     queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path
 ):
-    """A signal, then the supervisor's death: the drain goes on."""
+    """A drain continues when the supervisor dies after the signal."""
     parent = run()
     both_at_work(queue, log)
     pids = log.pids("start")
     parent.send(signal.SIGTERM)
-    hear(parent, "stopping: waiting")
+    read_from_both(parent, "stopping: waiting")
     parent.send(signal.SIGKILL)
-    hear(parent, "the supervisor is gone")
+    read_from_both(parent, "the supervisor is gone")
     (tmp_path / "go").touch()
     _, err = parent.finish()
     assert "by force" not in err
@@ -278,7 +282,7 @@ def test_a_worker_that_is_already_stopping_is_not_forced_by_the_end_of_its_super
 def test_a_message_that_kills_workers_is_quarantined(
     queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path
 ):
-    """At the third death, with whichever workers these were; all other messages are handled."""
+    """The third death of any worker quarantines the message; all other messages are handled."""
     queue("work", *range(20))
     queue("die", 20)
     queue("work", *range(21, 60))
@@ -295,7 +299,7 @@ def test_a_message_that_kills_workers_is_quarantined(
 def test_a_batch_that_kills_workers_loses_one_message(
     queue: Callable[..., None], run: Callable[..., Running], log: Log, tmp_path: Path
 ):
-    """Those of a batch are all suspects, and run in batches of one: the culprit alone is quarantined."""
+    """All messages of the batch are suspects and run in batches of one, so only the culprit is quarantined."""
     queue("together", *range(40))
     parent = run(lease=2)
     wait_until(lambda: log.numbers("done") == set(range(40)) - {7}, "all others")
@@ -309,10 +313,10 @@ def test_a_batch_that_kills_workers_loses_one_message(
 
 
 @pytest.mark.rabbitmq
-def test_a_message_that_kills_workers_is_quarantined_where_it_comes_again_at_once(
+def test_a_message_that_kills_workers_is_quarantined_despite_immediate_redelivery(
     queue: Callable[..., None], missive: Callable[..., Running], log: Log, tmp_path: Path, rabbitmq: RabbitMQ
 ):
-    """RabbitMQ gives it to the other worker before the dead one's successor is there: three deaths, no more."""
+    """RabbitMQ redelivers the message before the dead worker is replaced, and still only three workers die."""
     name = f"workers-{os.getpid()}"
     with rabbitmq.channel() as channel:
         channel.queue_declare(name, durable=True)
@@ -329,13 +333,13 @@ def test_a_message_that_kills_workers_is_quarantined_where_it_comes_again_at_onc
     assert dead(tmp_path) == [("poison", 20)]
 
 
-# What is wrong
+# Errors
 
 
-def test_wrong_usage_is_said_once(missive: Callable[..., Running], queue: Callable[..., None], tmp_path: Path):
-    """What only a worker finds wrong ends all with 2, in one line."""
+def test_wrong_usage_is_reported_once(missive: Callable[..., Running], queue: Callable[..., None], tmp_path: Path):
+    """A usage error that only a worker finds ends all processes with exit code 2 and one line."""
     queue("work", 1)
-    # Imported once, by the supervisor, it can be imported no more.
+    # The first import, by the supervisor, makes every later import fail.
     with (tmp_path / "app.py").open("a") as file:
         file.write("os.close(os.open('imported', os.O_CREAT | os.O_EXCL))\n")
     parent = missive("run", "app:proc", "--from", FROM, "--dlq", "sqlite:///dlq.db", "--workers", "3")
@@ -346,10 +350,10 @@ def test_wrong_usage_is_said_once(missive: Callable[..., Running], queue: Callab
     assert "FileExistsError" in err
 
 
-def test_it_gives_up_where_no_worker_can_start(
+def test_the_supervisor_gives_up_when_no_worker_can_start(
     missive: Callable[..., Running], queue: Callable[..., None], tmp_path: Path
 ):
-    """Three failures of each, as a hook that raises makes: exit code 1, and a line that says so."""
+    """After three failed starts of each worker, the supervisor exits with 1 and one line."""
     with (tmp_path / "app.py").open("a") as file:
         file.write("@proc.before_processing\ndef hook(context):\n    raise PermissionError('credentials')\n")
     parent = missive("run", "app:proc", "--from", FROM, "--dlq", "sqlite:///dlq.db", "--workers", "2")
@@ -360,7 +364,7 @@ def test_it_gives_up_where_no_worker_can_start(
 
 
 @pytest.mark.parametrize(
-    ("application", "source", "said"),
+    ("application", "source", "complaint"),
     [
         ("", "stdin:", "stdin: cannot be shared between processes"),
         ("", "file:in.jsonl", "in.jsonl cannot be shared between processes"),
@@ -371,15 +375,15 @@ def test_it_gives_up_where_no_worker_can_start(
         ),
     ],
 )
-def test_what_is_refused(
+def test_sources_and_handlers_that_workers_cannot_share_are_refused(
     missive: Callable[..., Running],
     queue: Callable[..., None],
     tmp_path: Path,
     application: str,
     source: str,
-    said: str,
+    complaint: str,
 ):
-    """Where several processes would do something else than one does, nothing is started: exit code 2."""
+    """Without a correct way to share messages, no worker starts, and the exit code is 2."""
     with (tmp_path / "app.py").open("a") as file:
         file.write(application)
     options = ("run", "app:proc", "--from", source, "--dlq", "sqlite:///dlq.db")
@@ -387,13 +391,13 @@ def test_what_is_refused(
     out, err = parent.finish()
     assert (parent.code, out) == (2, "")
     assert "missive: --workers 2: " in err
-    assert said in err
+    assert complaint in err
     assert "--concurrency" in err
     assert not (tmp_path / "dlq.db").exists()
 
 
-def test_one_worker_is_no_worker(missive: Callable[..., Running], queue: Callable[..., None], log: Log):
-    """With one, the process that was started handles the messages itself."""
+def test_one_worker_needs_no_supervisor(missive: Callable[..., Running], queue: Callable[..., None], log: Log):
+    """With `--workers 1`, the started process handles the messages itself."""
     queue("work", 1)
     process = missive("run", "app:proc", "--from", FROM, "--dlq", "sqlite:///dlq.db", "--workers", "1")
     wait_until(lambda: log.of("done"), "the message")

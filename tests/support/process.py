@@ -1,4 +1,4 @@
-"""A command that runs beside a test: its output is collected as it comes, and nothing waits for it without an end."""
+"""Commands that run during a test. Their output is collected as it arrives, and every wait for them is bounded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import IO, Any, Final
 import pytest
 
 SECONDS: Final = 30.0
-"""How long a line, or the end, may take unless a test says otherwise."""
+"""Default time limit for a line of output, or for the end of a command, in seconds."""
 LAST_WORDS_SECONDS: Final = 5.0
 SHOWN_LINES: Final = 100
 
 
 class Lines:
-    """The lines of a pipe, read by a thread of their own; each is taken once."""
+    """The lines of a pipe, read by a separate thread. Each line is returned once."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self.all: list[str] = []
@@ -40,7 +40,7 @@ class Lines:
             self._changed.notify_all()
 
     def take(self, seconds: float) -> str | None:
-        """Return the next line, once there is one; None where there is none at the end, or in time."""
+        """Wait for the next line and return it, or None at the end of the pipe or of the time."""
         with self._changed:
             self._changed.wait_for(lambda: self.ended or len(self.all) > self._taken, seconds)
             if len(self.all) == self._taken:
@@ -49,7 +49,7 @@ class Lines:
             return self.all[self._taken - 1]
 
     def rest(self, seconds: float) -> str | None:
-        """Return all that was not taken, once the pipe has ended; None if it does not in time."""
+        """Wait for the end of the pipe and return the remaining text, or None when the time ends first."""
         with self._changed:
             if not self._changed.wait_for(lambda: self.ended, seconds):
                 return None
@@ -58,7 +58,7 @@ class Lines:
 
 
 class Running:
-    """A running command, in a session of its own. A wait that is over fails the test; `options` are Popen's."""
+    """A running command, in a new session. A wait that takes too long fails the test. `options` go to Popen."""
 
     def __init__(self, command: Sequence[str | os.PathLike[str]], **options: Any) -> None:
         self._command = shlex.join(map(str, command))
@@ -78,17 +78,17 @@ class Running:
 
     @property
     def code(self) -> int | None:
-        """The exit code, or None while it runs."""
+        """The exit code, or None while the command runs."""
         return self._process.poll()
 
     def write(self, data: bytes) -> None:
-        """Write to its standard input, on a thread: it may not read."""
+        """Write to standard input from a thread, because the command may not read."""
         pipe, earlier = self._process.stdin, self._writing[-1:]
 
         def write() -> None:
             for thread in earlier:
                 thread.join()
-            with contextlib.suppress(OSError, ValueError):  # it ended, or was ended, before it had read all
+            with contextlib.suppress(OSError, ValueError):  # the command ended before it read everything
                 pipe.write(data)
                 pipe.flush()
 
@@ -96,15 +96,15 @@ class Running:
         self._writing[-1].start()
 
     def line(self, seconds: float = SECONDS) -> str:
-        """Return the next line of its standard output."""
+        """Return the next line of standard output."""
         return self._line("output", seconds)
 
     def any_line(self, seconds: float) -> str | None:
-        """Return the next line of its standard output, or None where none comes in time."""
+        """Return the next line of standard output, or None when no line arrives in time."""
         return self._streams["output"].take(seconds)
 
     def error_line(self, seconds: float = SECONDS) -> str:
-        """Return the next line of its standard error."""
+        """Return the next line of standard error."""
         return self._line("error", seconds)
 
     def _line(self, stream: str, seconds: float) -> str:
@@ -119,11 +119,11 @@ class Running:
         return line
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal; it alone, without the processes that it has started."""
+        """Send a signal to the command only, not to the processes that it has started."""
         self._process.send_signal(number)
 
     def finish(self, seconds: float = SECONDS) -> tuple[str, str]:
-        """Let it come to its end, that of its input as well; return what of its output and errors was not taken."""
+        """Close standard input and wait for the end. Return the remaining standard output and standard error."""
         for thread in self._writing:
             thread.join(seconds)
         if self._process.stdin is not None and not any(thread.is_alive() for thread in self._writing):
@@ -135,32 +135,32 @@ class Running:
             pytest.fail(f"{self} did not end in {seconds:g} s")
         rest = {name: lines.rest(seconds) for name, lines in self._streams.items()}
         if None in rest.values():
-            pytest.fail(f"{self}: its output was still open {seconds:g} s later, in another process")
+            pytest.fail(f"{self}: another process still held its output open after {seconds:g} s")
         return rest.get("output") or "", rest.get("error") or ""
 
     def terminate(self, seconds: float = SECONDS) -> tuple[str, str]:
-        """Send SIGTERM, and `finish`."""
+        """Send SIGTERM and wait as `finish` does."""
         self.send(signal.SIGTERM)
         return self.finish(seconds)
 
     def kill(self, seconds: float = SECONDS) -> tuple[str, str]:
-        """Send SIGKILL to it and all that it has started, and `finish`."""
+        """Send SIGKILL to the command and to all processes that it has started, and wait as `finish` does."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         return self.finish(seconds)
 
     def last_words(self) -> str:
-        """End it, if it still runs, with SIGABRT, at which Python may say where it is; return what it ever said."""
+        """Return the whole output. End a running command with SIGABRT first, so that Python prints its stacks."""
         state = str(self)
         if self.code is None:
             self.send(signal.SIGABRT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(LAST_WORDS_SECONDS)
-        said = [state]
+        parts = [state]
         for name, lines in self._streams.items():
             lines.rest(LAST_WORDS_SECONDS)
-            said += [f"--- standard {name}\n", *lines.all[-SHOWN_LINES:]]
-        return f"{said[0]}\n{''.join(said[1:])}"
+            parts += [f"--- standard {name}\n", *lines.all[-SHOWN_LINES:]]
+        return f"{parts[0]}\n{''.join(parts[1:])}"
 
     def __str__(self) -> str:
         state = f"pid {self.pid}, still running" if self.code is None else f"exit code {self.code}"
