@@ -18,8 +18,7 @@ from missive.dlq.contract import DAY
 from missive.dlq.sql import SQLStore
 from missive.ids import new_id
 from missive.outcome import Reason
-from tests.dlq.conftest import Clock, queued
-from tests.dlq.test_store import on_each, on_servers, record
+from tests.support.stores import Clock, on_each, on_servers, queued, record
 
 
 def counted(store: Store) -> Counter[tuple[str, str]]:

@@ -16,8 +16,8 @@ import pytest
 from missive.dlq.once import ClaimRequest, ClaimState, MemoryOnce, OnceStore
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreError
-from tests.dlq.conftest import opened_at
 from tests.support.redis import RedisServer
+from tests.support.stores import opened_at
 
 LEASE, TTL = 60.0, 1000.0
 ONE, TWO = ClaimRequest("handler", "1" * 64, "a" * 64), ClaimRequest("handler", "2" * 64, "a" * 64)

@@ -13,9 +13,8 @@ from missive.dlq import Replay, Status
 from missive.dlq.pacing import pace
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
-from tests.dlq.conftest import Clock
-from tests.dlq.test_store import on_each, record
 from tests.operations.test_replay import letters, started
+from tests.support.stores import Clock, on_each, record
 
 counts = st.integers(0, 20)
 

@@ -13,7 +13,7 @@ from missive.dlq.query import is_term, parse, unparse
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
 from missive.outcome import Reason
-from tests.dlq.test_store import on_each, record
+from tests.support.stores import on_each, record
 
 NOW = 1_000_000.0
 

@@ -25,10 +25,9 @@ from missive.dlq.redis.database import SCHEMA_VERSION
 from missive.dlq.rows import to_json
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreConflict, StoreError, StoreRefused, UsageError
-from tests.dlq.conftest import Clock
-from tests.dlq.test_store import parked, record
 from tests.support.redis import RedisServer
 from tests.support.redis_store import check, indexes
+from tests.support.stores import Clock, parked, record
 
 pytestmark = pytest.mark.redis
 DAY = 86400.0

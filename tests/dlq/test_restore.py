@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from missive.dlq import Query, Status, Store
+from missive.dlq import Status
 from missive.dlq.sql import SQLStore
-from tests.dlq.conftest import Clock, queued
-from tests.dlq.test_store import on_each, record
-
-
-def statuses(store: Store) -> dict[str, str]:
-    """Return the status of each record, by id."""
-    return {one.id: str(one.status) for one in store.query(Query())}
-
-
-def closed(record_id: str, status: Status = Status.resolved, **changes: object):
-    """Return a record that was resolved or discarded."""
-    return record(id=record_id, status=status, closed_at=5.0, closed_by="me", **changes)
+from tests.support.stores import Clock, closed, on_each, queued, record, statuses
 
 
 @on_each

@@ -11,8 +11,7 @@ from missive.dlq import Query, Replay, Status
 from missive.dlq.retention import Retention
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
-from tests.dlq.conftest import Clock, opened_at
-from tests.dlq.test_store import on_each, record
+from tests.support.stores import Clock, on_each, opened_at, record
 
 
 @on_each

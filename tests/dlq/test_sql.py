@@ -18,8 +18,8 @@ from missive.dlq import Query, Replay, Status, open_dlq, open_store
 from missive.dlq.sql import SCHEMA_VERSION, SQLStore
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.ids import new_id
-from tests.dlq.test_store import SERVERS, on_each_sql, on_servers, parked, record
 from tests.support.databases import DatabaseServer, MariaDB, PostgreSQL
+from tests.support.stores import SERVERS, on_each_sql, on_servers, parked, record
 
 
 @pytest.mark.parametrize("url", SERVERS[:1], indirect=True)

@@ -16,9 +16,9 @@ from missive.engine import flow
 from missive.matchers import Everything, Field, Range, by_field
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Delivery, Disposition
-from tests.dlq.conftest import queued
 from tests.support.broker import Broker, run, until
 from tests.support.redis_store import check
+from tests.support.stores import queued
 
 RETRY = Retry(attempts=4, immediate=0, delays=constant(0.2))
 

@@ -11,7 +11,7 @@ from missive.dlq import Query, Status
 from missive.dlq.sql import SQLStore
 from missive.errors import StoreConflict, UsageError
 from missive.ids import new_id
-from tests.dlq.test_store import on_each, record
+from tests.support.stores import on_each, record
 
 
 @on_each

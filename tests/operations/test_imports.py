@@ -14,8 +14,7 @@ from missive.dlq import Query, Status
 from missive.dlq.rows import from_json, to_json
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
-from tests.dlq.test_restore import closed, statuses
-from tests.dlq.test_store import on_each, record
+from tests.support.stores import closed, on_each, record, statuses
 
 
 @on_each

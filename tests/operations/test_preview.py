@@ -7,7 +7,7 @@ from missive import operations
 from missive.dlq import Query
 from missive.dlq.sql import SQLStore
 from missive.matchers import Field
-from tests.dlq.test_store import record
+from tests.support.stores import record
 
 
 def test_a_preview_runs_no_handler(store: SQLStore):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from missive import operations
 from missive.dlq import Query, Status
 from missive.dlq.sql import SQLStore
-from tests.dlq.test_restore import closed, statuses
-from tests.dlq.test_store import on_each, record
+from tests.support.stores import closed, on_each, record, statuses
 
 
 @on_each

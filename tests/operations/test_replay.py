@@ -10,8 +10,7 @@ from missive.dlq import Query, Replay, Status, Store
 from missive.dlq.sql import SQLStore
 from missive.errors import ProcessingFailed, UsageError
 from missive.operations import Selection
-from tests.dlq.conftest import Clock
-from tests.dlq.test_store import on_each, record
+from tests.support.stores import Clock, on_each, record
 
 
 def letters(count: int, *, bad: tuple[int, ...] = ()) -> list:

@@ -10,8 +10,7 @@ from missive import operations
 from missive.dlq import Query
 from missive.dlq.sql import SQLStore
 from missive.ids import new_id
-from tests.dlq.conftest import Clock
-from tests.dlq.test_store import record
+from tests.support.stores import Clock, record
 
 
 def test_each_new_failure_is_yielded_once(store: SQLStore, clock: Clock):

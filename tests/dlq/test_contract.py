@@ -3,46 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 from dataclasses import replace
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from missive.dlq import Attempt, Origin, Query, Record, Status, Store
+from missive.dlq import Attempt, Query, Status, Store
 from missive.ids import new_id
 from missive.outcome import Reason
-from tests.dlq.conftest import Clock, opened_at, queued
-
-SERVERS = [
-    pytest.param("postgres", marks=pytest.mark.postgres),
-    pytest.param("mariadb", marks=pytest.mark.mariadb),
-]
-REDIS = pytest.param("redis", marks=pytest.mark.redis)
-on_each = pytest.mark.parametrize("url", ["sqlite", *SERVERS, REDIS], indirect=True)
-on_each_sql = pytest.mark.parametrize("url", ["sqlite", *SERVERS], indirect=True)
-on_servers = pytest.mark.parametrize("url", SERVERS, indirect=True)
-
-
-def record(**changes: object) -> Record:
-    made = Record(
-        id=new_id(),
-        service="shop",
-        reason=Reason.failed,
-        identity=None,
-        body=b"\x00body",
-        headers=(("a", "1"), ("A", b"\xff")),
-        origin=Origin("memory", "m", "memory:m", None, 3),
-        first_at=10.0,
-        last_at=10.0,
-        fingerprint="f" * 16,
-        history=(Attempt(10.0, "failed", 1),),
-    )
-    made = replace(made, **changes)
-    return replace(made, sha256=hashlib.sha256(made.body).hexdigest())
-
+from tests.support.stores import Clock, on_each, opened_at, parked, queued, record
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -237,10 +207,6 @@ def test_checkpoints(store: Store):
 
 
 # Parked
-
-
-def parked(due: float | None, lane: str | None = None, **changes: object) -> Record:
-    return record(status=Status.parked, due=due, lane=lane, **changes)
 
 
 def leased(store: Store, token: str = "t", limit: int = 100, lease: float = 60) -> list[str]:
