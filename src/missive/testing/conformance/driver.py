@@ -47,6 +47,11 @@ POLL_SECONDS = 0.01
 """Poll interval for a condition, in seconds."""
 
 
+def numbered(*bounds: int) -> list[bytes]:
+    """Return the numbers of `range(*bounds)` as message bodies."""
+    return [b"%d" % number for number in range(*bounds)]
+
+
 class Driver:
     """Drives one adapter through one case. `wrap` puts another adapter around each adapter of the harness."""
 

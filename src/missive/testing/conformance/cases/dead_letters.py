@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -19,12 +18,10 @@ from missive.messages import RawMessage
 from missive.testing.conformance import processes
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
+from missive.testing.conformance.driver import Driver, numbered
 from missive.testing.conformance.harness import Sent
 from missive.testing.conformance.wrapping import WrappedSession
 from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 
 class _Down(SQLStore):
@@ -124,7 +121,7 @@ async def stored_first(driver: Driver) -> CaseOutcome:
         raise ValueError("on purpose")
 
     adapter = driver.adapter(processor, inside=lambda inner: _Watched(inner, driver.dlq, settled))
-    await driver.publish(*(b"%d" % number for number in range(10)))
+    await driver.publish(*numbered(10))
     async with driver.serving(adapter):
         await driver.until(lambda: len(settled) == 10, "every original to be settled")
     early = sum(not stored for stored in settled.values())

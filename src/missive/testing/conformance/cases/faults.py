@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -14,13 +14,10 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
-from missive.testing.conformance.driver import WAIT_SECONDS
+from missive.testing.conformance.driver import WAIT_SECONDS, Driver, numbered
 from missive.testing.conformance.proxy import Fault
 from missive.testing.conformance.wrapping import WrappedSession
 from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _ANSWER = 5.0
 """Time limit for a settlement over a closed connection, in seconds."""
@@ -43,7 +40,7 @@ async def _under_load(
         driver.log.handled[message.raw_data] += 1
 
     handled = driver.log.handled
-    await driver.publish(*(b"%d" % number for number in range(count)))
+    await driver.publish(*numbered(count))
     options: dict[str, Any] = {} if address is None else {"address": address}
     with driver.limited(Credit(_CREDIT, 64 << 20)):
         async with driver.serving(driver.adapter(processor, **options)):
@@ -207,7 +204,7 @@ async def refused(driver: Driver) -> CaseOutcome:
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         driver.log.handled[message.raw_data] += 1
 
-    await driver.publish(*(b"%d" % number for number in range(10)))
+    await driver.publish(*numbered(10))
 
     def inside(inner: Session) -> Session:
         driver.capabilities = inner.capabilities

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -12,10 +11,8 @@ from missive.matchers import Field, Present
 from missive.messages import JSONMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
+from missive.testing.conformance.driver import Driver
 from missive.testing.conformance.harness import Sent
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 
 @case(1)

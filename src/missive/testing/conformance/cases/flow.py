@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -13,10 +12,8 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import ConformanceError, check
+from missive.testing.conformance.driver import Driver, numbered
 from missive.transport import Credit, Disposition
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _IDLE_SECONDS = 1.0
 _IDLE_CPU = 0.4
@@ -51,7 +48,7 @@ async def rate(driver: Driver) -> CaseOutcome:
         begun.append(time.monotonic())
         driver.log.handled[message.raw_data] += 1
 
-    await driver.publish(*(b"%d" % number for number in range(30)))
+    await driver.publish(*numbered(30))
     async with driver.serving(driver.adapter(processor)):
         await driver.until(lambda: len(begun) >= 30, "every message to be handled")
     most = max(sum(1 for later in begun if first <= later < first + 0.475) for first in begun)
@@ -69,12 +66,12 @@ async def pause(driver: Driver) -> CaseOutcome:
                 await call(["lane"])
                 raise ConformanceError("pausing is not declared, but pause() or resume() was accepted")
         return CaseOutcome.refused
-    await driver.publish(*(b"%d" % number for number in range(10)))
+    await driver.publish(*numbered(10))
     taken = await driver.take(session, 1)
     lanes = set(driver.hosts[-1].gained) or {taken[0].lane or ""}
     await session.pause(lanes)
     taken += await driver.take(session, 9, 1.0, least=0)  # messages that the session read before the pause
-    await driver.publish(*(b"%d" % number for number in range(10, 20)))
+    await driver.publish(*numbered(10, 20))
     check(not await driver.take(session, 1, 1.0, least=0), "a paused lane delivered a message")
     await session.resume(lanes)
     taken += await driver.take(session, 20 - len(taken))
@@ -85,7 +82,7 @@ async def pause(driver: Driver) -> CaseOutcome:
 @case(25)
 async def released(driver: Driver) -> CaseOutcome:
     """Released messages are redelivered at once, or at the end of their lease, as declared."""
-    await driver.publish(*(b"%d" % number for number in range(10)))
+    await driver.publish(*numbered(10))
     session = await driver.open()
     taken = await driver.take(session, 5)
     left = list(await session.stop_intake())

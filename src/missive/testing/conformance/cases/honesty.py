@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -18,10 +17,8 @@ from missive.outcome import Outcome
 from missive.testing.client import TestClient
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
+from missive.testing.conformance.driver import Driver, numbered
 from missive.transport import SessionStatus
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _WAITING, _AGE = 5, 1.2
 _LATEST = 5.0
@@ -37,7 +34,7 @@ async def lag(driver: Driver) -> CaseOutcome:
     session = await driver.open()
     await driver.settle(session, await driver.take(session, 1))
     published = time.time()
-    await driver.publish(*(b"%d" % number for number in range(waiting)))
+    await driver.publish(*numbered(waiting))
     await asyncio.sleep(_AGE)
     status = await driver.status(
         session, lambda status: status.lag is None or 0 <= waiting - status.lag <= ahead, _LATEST

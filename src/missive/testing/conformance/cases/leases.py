@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -14,10 +13,8 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import ConformanceError, check
+from missive.testing.conformance.driver import Driver, numbered
 from missive.transport import Session, SettlementResult
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _SHORT = 5.0
 
@@ -54,7 +51,7 @@ async def _once(driver: Driver, count: int, concurrency: int, *, stop_early: boo
         started.set()
         await asyncio.sleep(3 * lease / max(1, count - concurrency + 1) if count > 1 else 3 * lease)
 
-    await driver.publish(*(b"%d" % number for number in range(count)))
+    await driver.publish(*numbered(count))
     async with driver.serving(driver.adapter(processor)):
         await driver.until(started.is_set, "a handler to start")
         if not stop_early:
@@ -119,7 +116,7 @@ async def batches(driver: Driver) -> CaseOutcome:
     session = await driver.open()
     if not _leased(session):
         return await _without_lease(driver, session)
-    await driver.publish(*(b"%d" % number for number in range(50)))
+    await driver.publish(*numbered(50))
     taken = await driver.take(session, 50)
     results = await session.extend(taken)
     check(list(results) == [SettlementResult.confirmed] * 50, "not all of the 50 leases were renewed")
@@ -170,7 +167,7 @@ async def clock(driver: Driver) -> CaseOutcome:
         await asyncio.sleep(1.5 * lease if number in (count // 3, 2 * count // 3) else 0.003)
         handled[message.raw_data] += 1
 
-    await driver.publish(*(b"%d" % number for number in range(count)))
+    await driver.publish(*numbered(count))
     with _jumping() as jump:
         async with driver.serving(driver.adapter(processor)):
             for goal, seconds in ((count // 4, 3600.0), (count // 2, -3600.0), (3 * count // 4, 0.0)):

@@ -8,7 +8,6 @@ import os
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from missive.adapters.base import Adapter
 from missive.app.context import HandlingContext
@@ -18,13 +17,10 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import ConformanceError, check
-from missive.testing.conformance.driver import WAIT_SECONDS
+from missive.testing.conformance.driver import WAIT_SECONDS, Driver, numbered
 from missive.testing.conformance.harness import Sent
 from missive.testing.conformance.host import KitHost
 from missive.transport import Credit, Disposition, Settlement, Watermark
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _SECRET = "canary-9d1c-secret"  # noqa: S105 - a canary that must never be printed
 
@@ -79,7 +75,7 @@ async def close(driver: Driver) -> CaseOutcome:
     """A cancelled fetch loses nothing, and a session can be closed twice, also concurrently."""
     ends = driver.harness.ends
     if ends:
-        await driver.publish(*(b"%d" % number for number in range(20)))
+        await driver.publish(*numbered(20))
     session = await driver.open()
     for turn in range(20):
         waiting = asyncio.ensure_future(session.fetch(Credit(1, 1000)))

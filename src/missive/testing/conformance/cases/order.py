@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -15,10 +14,8 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import ConformanceError, check
+from missive.testing.conformance.driver import Driver, numbered
 from missive.transport import Watermark
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _KEYS = 5
 _COUNT = 100
@@ -50,7 +47,7 @@ async def _ordered(driver: Driver) -> tuple[dict[int, list[int]], int, int]:
         order[mine].append(int(message.raw_data))
         driver.log.handled[message.raw_data] += 1
 
-    await driver.publish(*(b"%d" % number for number in range(_COUNT)))
+    await driver.publish(*numbered(_COUNT))
     async with driver.serving(driver.adapter(processor)):
         await driver.until(lambda: len(driver.log.handled) == _COUNT, "every message to be handled")
     return order, overlaps, most
@@ -168,7 +165,7 @@ async def gaps(driver: Driver) -> CaseOutcome:
         driver.log.handled[message.raw_data] += 1
 
     for turn in range(4):
-        await driver.publish(*(b"%d" % number for number in range(5 * turn, 5 * turn + 5)))
+        await driver.publish(*numbered(5 * turn, 5 * turn + 5))
         if turn < 3:
             await driver.in_thread(driver.harness.leave_gap)
     async with driver.serving(driver.adapter(processor)):

@@ -9,7 +9,6 @@ import random
 import re
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -18,12 +17,9 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import ConformanceError, check
-from missive.testing.conformance.driver import POLL_SECONDS, WAIT_SECONDS
+from missive.testing.conformance.driver import POLL_SECONDS, WAIT_SECONDS, Driver, numbered
 from missive.testing.conformance.harness import Sent
 from missive.transport import Session, Watermark
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 
 @case(56)
@@ -96,14 +92,14 @@ async def position_gone(driver: Driver) -> CaseOutcome:
     session = await driver.open()
     if session.capabilities.commit != "cumulative":
         return await _without_watermarks(driver, session)
-    await driver.publish(*(b"%d" % number for number in range(10)))
+    await driver.publish(*numbered(10))
     await driver.settle(session, await driver.take(session, 10))
     await driver.close(session)
     if not harness.trims:
         return CaseOutcome.refused
-    await driver.publish(*(b"%d" % number for number in range(10, 30)))
+    await driver.publish(*numbered(10, 30))
     await driver.in_thread(harness.trim, 20)
-    driver.log.published -= {b"%d" % number for number in range(10, 20)}
+    driver.log.published -= set(numbered(10, 20))
     await _loudly(driver, ("10", "20"), range(20, 30))
     await driver.in_thread(harness.overrun, 1000)
     await _loudly(driver, ("1000", "30"), range(30, 40))

@@ -7,7 +7,6 @@ import contextlib
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -16,12 +15,9 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
-from missive.testing.conformance.driver import QUIET_SECONDS
+from missive.testing.conformance.driver import QUIET_SECONDS, Driver, numbered
 from missive.testing.conformance.wrapping import WrappedSession
 from missive.transport import Credit, Delivery, Session, Settlement, SettlementResult
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _SIZE = 1000
 _BACKLOG, _DEEP_BACKLOG = 10_000, 100_000
@@ -231,13 +227,13 @@ async def soak(driver: Driver) -> CaseOutcome:
 
     seconds = _DEEP_SOAK if driver.deep else _SOAK
     count = 300
-    await driver.publish(*(b"%d" % number for number in range(count)))
+    await driver.publish(*numbered(count))
     async with driver.serving(driver.adapter(processor)):
         await driver.until(lambda: handled, "the first message to be handled")
         began, longest = time.monotonic(), 0.0
         while time.monotonic() - began < seconds and not driver.harness.ends:
             if count - len(handled) < 200:  # keep a backlog
-                await driver.publish(*(b"%d" % number for number in range(count, count + 200)))
+                await driver.publish(*numbered(count, count + 200))
                 count += 200
             await asyncio.sleep(0.02)
             check(time.monotonic() - ended < _PROGRESS, f"no message was handled for {_PROGRESS:g} s")

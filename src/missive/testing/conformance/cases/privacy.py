@@ -12,7 +12,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -23,10 +22,8 @@ from missive.operations import details, summary
 from missive.outcome import Reason
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
+from missive.testing.conformance.driver import Driver
 from missive.testing.conformance.harness import Sent
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _BODY, _HEADER, _KEY, _ID = "canary-body-71c0", "canary-header-5e2b", "canary-key-90ff", "canary-id-3d4a"
 _PASSWORD = "canary-password-c4e1"  # noqa: S105 - a canary that must never be printed

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
 
 from missive.adapters.base import Adapter
 from missive.app.context import HandlingContext
@@ -19,12 +18,9 @@ from missive.matchers import Everything, by_key
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
-from missive.testing.conformance.driver import WAIT_SECONDS
+from missive.testing.conformance.driver import WAIT_SECONDS, Driver
 from missive.testing.conformance.harness import Sent
 from missive.transport import Delivery, Session, SettlementResult, Watermark
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _LANES = 4
 _KEYS = 24

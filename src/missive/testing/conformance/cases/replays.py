@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import sqlite3
-from typing import TYPE_CHECKING
 
 from missive import operations
 from missive.app.context import HandlingContext
@@ -19,9 +18,7 @@ from missive.messages import RawMessage
 from missive.testing.conformance import processes
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
+from missive.testing.conformance.driver import Driver, numbered
 
 _FAILED = 16
 _RATE, _WINDOW = 2, 0.25
@@ -41,7 +38,7 @@ def _failing(driver: Driver) -> Processor[RawMessage]:
 
 async def _fail(driver: Driver, count: int) -> None:
     """Publish messages whose handlers fail, and wait for their dead letters."""
-    await driver.publish(*(b"%d" % number for number in range(count)))
+    await driver.publish(*numbered(count))
     async with driver.serving(driver.adapter(_failing(driver))):
         await driver.until(lambda: len(driver.log.handled) == count, "every message to be handled")
     check(len(driver.dead_letters()) == count, "a failed message has no dead letter")
@@ -106,7 +103,7 @@ async def replayed(driver: Driver) -> CaseOutcome:
     await _fail(driver, _FAILED)
     (driver.directory / "fixed.py").write_text(_REPLAYS)
     out = driver.directory / "replayed.txt"
-    wanted = {b"%d" % number for number in range(1, _FAILED, 2)}
+    wanted = set(numbered(1, _FAILED, 2))
 
     def lines() -> list[list[bytes]]:
         return [line.split() for line in out.read_bytes().splitlines()] if out.exists() else []

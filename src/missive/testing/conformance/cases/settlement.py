@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
@@ -13,23 +12,17 @@ from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import ConformanceError, check
+from missive.testing.conformance.driver import Driver, numbered
 from missive.transport import Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
 
 _DELAY = 0.5
 _TOLERANCE = 1.5
 
 
-def _bodies(count: int) -> list[bytes]:
-    return [b"%d" % number for number in range(count)]
-
-
 @case(7)
 async def confirmed(driver: Driver) -> CaseOutcome:
     """A broker that is killed never redelivers a message whose ack it confirmed."""
-    await driver.publish(*_bodies(20))
+    await driver.publish(*numbered(20))
     session = await driver.open()
     taken = await driver.take(session, 20)
     results = await driver.settle(session, taken[:10])
@@ -48,7 +41,7 @@ async def confirmed(driver: Driver) -> CaseOutcome:
 @case(8)
 async def unsettled(driver: Driver) -> CaseOutcome:
     """A broker that is killed redelivers every delivered and unsettled message."""
-    await driver.publish(*_bodies(20))
+    await driver.publish(*numbered(20))
     session = await driver.open()
     taken = await driver.take(session, 20)
     if not session.capabilities.durable:
@@ -59,7 +52,7 @@ async def unsettled(driver: Driver) -> CaseOutcome:
     session = await driver.open()
     again = await driver.take(session, 20, driver.harness.redelivery_seconds)
     check(
-        sorted(one.body for one in again) == sorted(_bodies(20)), "the redelivered messages are not the unsettled ones"
+        sorted(one.body for one in again) == sorted(numbered(20)), "the redelivered messages are not the unsettled ones"
     )
     await driver.settle(session, again)
     return CaseOutcome.passed
@@ -114,7 +107,7 @@ async def rejected(driver: Driver) -> CaseOutcome:
         else:
             context.dead_letter("refused")
 
-    await driver.publish(*_bodies(4))
+    await driver.publish(*numbered(4))
     async with driver.serving(driver.adapter(processor)):
         await driver.until(lambda: len(driver.log.handled) == 4, "every message to be rejected")
     check(set(driver.log.handled.values()) == {1}, "a rejected message was handled twice")
@@ -124,7 +117,7 @@ async def rejected(driver: Driver) -> CaseOutcome:
 @case(12)
 async def settled_twice(driver: Driver) -> CaseOutcome:
     """A second ack, or a release after an ack, is harmless: the session works, and no other message is settled."""
-    await driver.publish(*_bodies(4))
+    await driver.publish(*numbered(4))
     session = await driver.open()
     taken = await driver.take(session, 4)
     await driver.settle(session, taken[:1])
@@ -242,7 +235,7 @@ async def _lost_lane(driver: Driver, session: Session, taken: list[Delivery]) ->
 async def lost_reply(driver: Driver) -> CaseOutcome:
     """A settlement without a reply is unknown or raises Transient, and the ack can be repeated safely."""
     address = driver.harness.address
-    await driver.publish(*_bodies(3))
+    await driver.publish(*numbered(3))
     if address is None:
         session = await driver.open()
         await driver.settle(session, await driver.take(session, 3))
@@ -270,7 +263,7 @@ async def lost_reply(driver: Driver) -> CaseOutcome:
 @case(15)
 async def out_of_order(driver: Driver) -> CaseOutcome:
     """Acks out of order never settle an incomplete message."""
-    await driver.publish(*_bodies(10))
+    await driver.publish(*numbered(10))
     session = await driver.open()
     taken = await driver.take(session, 10)
     for delivery in reversed(taken[1:]):
@@ -281,7 +274,7 @@ async def out_of_order(driver: Driver) -> CaseOutcome:
 @case(17)
 async def one_not_another(driver: Driver) -> CaseOutcome:
     """Acks of every second message leave the messages between them unsettled."""
-    await driver.publish(*_bodies(10))
+    await driver.publish(*numbered(10))
     session = await driver.open()
     taken = await driver.take(session, 10)
     await driver.settle(session, taken[1::2])

@@ -6,14 +6,11 @@ import contextlib
 import random
 import signal
 import time
-from typing import TYPE_CHECKING
 
 from missive.testing.conformance import processes
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
-
-if TYPE_CHECKING:
-    from missive.testing.conformance.driver import Driver
+from missive.testing.conformance.driver import Driver, numbered
 
 _CREDIT = 100
 """Credit of a worker, in messages. It is smaller than the load, so that it bounds the duplicates of a fault."""
@@ -48,7 +45,7 @@ async def worker_killed(driver: Driver) -> CaseOutcome:
     kills, count = (100, 20_000) if driver.deep else (3, 1500)
     (driver.directory / "conformance_worker.py").write_text(_COUNTING % _CREDIT)
     out = driver.directory / "handled.txt"
-    await driver.publish(*(b"%d" % number for number in range(count)))
+    await driver.publish(*numbered(count))
 
     def lines() -> list[bytes]:
         return out.read_bytes().split() if out.exists() else []
@@ -128,7 +125,7 @@ async def worker_frozen(driver: Driver) -> CaseOutcome:
             left = await driver.in_thread(driver.harness.remaining)
             check(left in (None, 1), "the late ack of the frozen worker was accepted")
         (driver.directory / "second").touch()
-        await driver.publish(*(b"%d" % number for number in range(1, 20)))
+        await driver.publish(*numbered(1, 20))
         await driver.until(
             lambda: len({line.split()[2] for line in lines() if " ends " in line}) == 20, "every message to be handled"
         )
