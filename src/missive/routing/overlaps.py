@@ -137,10 +137,10 @@ class OverlapIndex:
                 self._by_place.setdefault(place, _Place(place)).add(group, alternative)
                 for ancestor in _ancestors(place):
                     self._by_place.setdefault(ancestor, _Place(ancestor)).descendants[group] = None
-            for unseen in alternative.opaque_parts:
-                self._by_opaque_part.setdefault(unseen, []).append(number)
+            for part in alternative.opaque_parts:
+                self._by_opaque_part.setdefault(part, []).append(number)
                 if not alternative.constraints:
-                    self._only_opaque_parts.setdefault(unseen, []).append(number)
+                    self._only_opaque_parts.setdefault(part, []).append(number)
             if not alternative.constraints and not alternative.opaque_parts:
                 self._everything = number
 
@@ -158,8 +158,8 @@ class OverlapIndex:
                 yield 0  # an alternative without conditions contains every other matcher
             # Where the alternative has constraints, its places find the other matchers that share the callable.
             sharing = self._only_opaque_parts if alternative.constraints else self._by_opaque_part
-            for unseen in alternative.opaque_parts:
-                yield from islice(sharing.get(unseen, ()), max_opaque)
+            for part in alternative.opaque_parts:
+                yield from islice(sharing.get(part, ()), max_opaque)
             for group in self._related(alternative):
                 yield from group.candidates(alternative)
 
@@ -184,9 +184,9 @@ class OverlapIndex:
 
     @staticmethod
     def _group_key(alternative: Conjunction) -> tuple[tuple[Place, ...], tuple[Place, ...], bool]:
-        literal = alternative.key_values
-        others = tuple(place for place in alternative.constraints if place not in literal)
-        return tuple(literal), others, bool(alternative.opaque_parts)
+        key_places = tuple(alternative.key_values)
+        others = tuple(place for place in alternative.constraints if place not in key_places)
+        return key_places, others, bool(alternative.opaque_parts)
 
     def analysis(self, number: int) -> Analysis:
         """Return the analysis of a registered matcher."""
@@ -251,27 +251,27 @@ def _bare(key: _Key) -> Any:
 class _Place:
     """The groups that have a constraint at one place."""
 
-    __slots__ = ("_by_value", "_literal", "_others", "_place", "descendants")
+    __slots__ = ("_by_value", "_keyed", "_others", "_place", "descendants")
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._literal: dict[_Group, None] = {}
+        self._keyed: dict[_Group, None] = {}
         self._others: dict[_Group, None] = {}
         self._by_value: dict[Scalar, dict[_Group, None]] | None = None
         self.descendants: dict[_Group, None] = {}
         """Groups that have a constraint at a field inside this field."""
 
     def add(self, group: _Group, alternative: Conjunction) -> None:
-        if self._place not in group.literal:
+        if self._place not in group.key_places:
             self._others[group] = None
             return
-        self._literal[group] = None
+        self._keyed[group] = None
         if self._by_value is not None:
             for value in alternative.finite.get(self._place, ()):
                 self._by_value.setdefault(value, {})[group] = None
-        elif len(self._literal) > _MAX_GROUPS:
+        elif len(self._keyed) > _MAX_GROUPS:
             self._by_value = {}
-            for one in self._literal:
+            for one in self._keyed:
                 for value in one.values_at(self._place):
                     self._by_value.setdefault(value, {})[one] = None
 
@@ -279,7 +279,7 @@ class _Place:
         """Yield the groups at this place that may accept one of the literals. With None, yield all groups."""
         yield from self._others.items()
         if values is None or self._by_value is None:
-            yield from self._literal.items()
+            yield from self._keyed.items()
             return
         for value in values:
             yield from self._by_value.get(value, {}).items()
@@ -288,9 +288,9 @@ class _Place:
 class _Group:
     """Alternatives that require literals at the same places, and have other constraints at the same other places."""
 
-    def __init__(self, literal: tuple[Place, ...], others: tuple[Place, ...], index: OverlapIndex) -> None:
-        self.literal = literal
-        self.places = frozenset((*literal, *others))
+    def __init__(self, key_places: tuple[Place, ...], others: tuple[Place, ...], index: OverlapIndex) -> None:
+        self.key_places = key_places
+        self.places = frozenset((*key_places, *others))
         self.members: list[int] = []
         self._index = index
         self._by_key: dict[Any, Items] = {}
@@ -306,11 +306,11 @@ class _Group:
 
     def add(self, number: int, alternative: Conjunction) -> None:
         self.members.append(number)
-        if not self.literal:
+        if not self.key_places:
             self._project((), (), number, alternative)
             return
         at = alternative.key_values
-        for key in product(*(at[place] for place in self.literal)):
+        for key in product(*(at[place] for place in self.key_places)):
             insert(self._by_key, _bare(key), number)
             for part, by_key in self._by_part.items():
                 by_key.setdefault(tuple(key[i] for i in part), []).append(number)
@@ -325,16 +325,16 @@ class _Group:
 
     def values_at(self, place: Place) -> Iterator[Scalar]:
         """Yield the literals of the members at a place of the key."""
-        at = self.literal.index(place)
+        at = self.key_places.index(place)
         for key in self._by_key:
-            yield key[at] if len(self.literal) > 1 else key
+            yield key[at] if len(self.key_places) > 1 else key
 
     def candidates(self, wanted: Conjunction) -> Iterable[int]:
         """Return the members that may conflict with an alternative."""
-        at = {place: values for place in self.literal if (values := wanted.finite.get(place)) is not None}
+        at = {place: values for place in self.key_places if (values := wanted.finite.get(place)) is not None}
         while at and combinations(at) > MAX_KEYS:
             del at[max(at, key=lambda place: len(at[place]))]
-        part = tuple(self.literal.index(place) for place in at)
+        part = tuple(self.key_places.index(place) for place in at)
         found: list[int] = []
         for key in product(*at.values()):
             bucket = self._bucket(part, key)
@@ -345,7 +345,7 @@ class _Group:
         """Return the members whose keys have given literals at some of the places."""
         if not part:
             return self.members
-        if len(part) == len(self.literal):
+        if len(part) == len(self.key_places):
             items = self._by_key.get(_bare(key), ())
             return (items,) if isinstance(items, int) else items
         if (by_key := self._by_part.get(part)) is None:
@@ -358,7 +358,7 @@ class _Group:
 
     def _narrowed(self, part: tuple[int, ...], key: _Key, bucket: Sequence[int], wanted: Conjunction) -> Iterable[int]:
         """Return the members of a large bucket that are left after excluding members by one more place."""
-        fixed = {self.literal[i] for i in part}
+        fixed = {self.key_places[i] for i in part}
         for place in sorted(self.places & wanted.constraints.keys() - fixed):
             if (projection := self._projections.get((part, key, place))) is None:
                 projection = Projection()
