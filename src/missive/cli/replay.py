@@ -243,7 +243,7 @@ def resume(
 ) -> None:
     """Continue a stopped, cancelled or killed replay.
 
-    Only the dead letters that did not run are run. Those that a killed command was running become available after one
+    Only dead letters that did not run are run. The ones that a killed command was running become available after one
     minute.
     """
     from missive.operations import resume_replay  # noqa: PLC0415 - `missive --help` stays quick

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--workers",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Run N processes, and replace those that die.  [default: 1]",
+    help="Run N processes, and replace processes that die.  [default: 1]",
 )
 @options.option(
     "--drain",

@@ -1,4 +1,4 @@
-"""Operations: what an operator does with dead letters and deployments, for the command line and the console alike.
+"""Operations on dead letters and deployments, shared by the command line and the console.
 
 Each function takes an open store, a processor or adapters, and returns values to show; none prints or asks. In the
 order in which an operator meets them: `stores` opens a store, `selection` chooses records, `views` shows them, and

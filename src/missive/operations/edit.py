@@ -68,7 +68,7 @@ def edit_record(
 
 
 def describe_edit(old: Record, new: Record) -> dict[str, Any]:
-    """Return what an edit changed, without content: sizes and digests of the bodies, and names of headers."""
+    """Describe the changes of an edit without content: sizes and digests of the bodies, and names of headers."""
     before, after = _values_by_name(old.headers), _values_by_name(new.headers)
     return {
         "body": None if old.body == new.body else {"size": [old.size, new.size], "sha256": [old.sha256, new.sha256]},
