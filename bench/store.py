@@ -15,12 +15,13 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 
-from missive import operations
 from missive.dlq import Attempt, Origin, Query, Record, Replay, Status
 from missive.dlq.rows import to_row
 from missive.dlq.sql import SQLStore
 from missive.dlq.sql.schema import records as records_table
 from missive.ids import new_id
+from missive.operations.export import export_records
+from missive.operations.selection import CLOSED
 from missive.outcome import Reason
 from tests.support.databases import MariaDB, PostgreSQL
 
@@ -39,7 +40,7 @@ def record(n: int, now: float) -> Record:
     """Return one of very many: some of each status, of many groups, a part of the parked ones in lanes."""
     group, status = n * 7919 % GROUPS, STATUSES[n % len(STATUSES)]
     parked, at = status is Status.parked, now - 86400 * 20 * ((n * 31 % RECORDS) / RECORDS)
-    closed = status in operations.CLOSED
+    closed = status in CLOSED
     handler = f"shop:handler_{group % 40}"
     return Record(
         id=new_id(),
@@ -164,7 +165,7 @@ def settle(store: SQLStore) -> None:
 
 def exporting(store: SQLStore) -> None:
     """Print how much memory an export takes."""
-    lines = operations.export_records(store, Query(), content=True)
+    lines = export_records(store, Query(), content=True)
     for _ in range(5000):
         next(lines)
     tracemalloc.start()

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from missive import operations
 from missive.dlq import Query, Record, Replay, Status, Store
 from missive.dlq.contract import DAY
 from missive.dlq.sql import SQLStore
 from missive.ids import new_id
+from missive.operations.edit import edit_record
+from missive.operations.replay import hand_over_replay
 from missive.outcome import Reason
 from tests.support.stores import Clock, on_each, on_servers, queued, record
 
@@ -74,7 +75,7 @@ class Life(RuleBasedStateMachine):
     def replay(self, numbers: list[int], pace: dict[str, int]):
         replay = Replay(new_id(), "me", "q", **pace)
         self.store.start_replay(replay, self.some(numbers))
-        operations.hand_over_replay(self.store, replay)
+        hand_over_replay(self.store, replay)
 
     @rule(status=st.sampled_from([Status.resolved, Status.discarded, None]))
     def work(self, status: Status | None):
@@ -101,7 +102,7 @@ class Life(RuleBasedStateMachine):
     def edit(self, number: int):
         for one in self.some([number]):
             if (there := self.store.get(one)) is not None and there.status is Status.dead:
-                operations.edit_record(self.store, one, "me", body=there.body + b"!")
+                edit_record(self.store, one, "me", body=there.body + b"!")
 
     @rule(numbers=chosen)
     def purge(self, numbers: list[int]):
@@ -171,7 +172,7 @@ def test_the_trend_of_a_group(store: SQLStore, clock: Clock):
     store.put([again, replace(again, id=new_id(), last_at=100 * DAY + 2.0)])
     (group,) = store.groups(Query())
     assert group.trend == (2, 0, 0, 0, 0, 1, 5)
-    operations.edit_record(store, store.ids(Query())[-1], "me", body=b"new")
+    edit_record(store, store.ids(Query())[-1], "me", body=b"new")
     (dead,) = store.groups(Query(statuses=(Status.dead,)))
     assert dead.trend == group.trend, "an edit is no failure"
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from missive import operations
 from missive.dlq import Replay, Status
 from missive.dlq.pacing import pace
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
+from missive.operations.replay import cancel_replay, hand_over_replay, resume_replay
 from tests.operations.test_replay import letters, started
 from tests.support.stores import Clock, on_each, record
 
@@ -89,7 +89,7 @@ def test_canaries_go_first(store: SQLStore):
     """Others wait until the canaries are resolved, and then all go."""
     store.put(letters(5))
     replay = started(store, canary=2)
-    operations.hand_over_replay(store, replay)
+    hand_over_replay(store, replay)
     store.advance()
     assert handle(store) == ["000", "001"]
     store.advance()
@@ -103,14 +103,14 @@ def test_a_canary_that_fails_stops_the_replay(store: SQLStore):
     """The others are dead as before, and nothing takes them up."""
     store.put(letters(5))
     replay = started(store, canary=1)
-    operations.hand_over_replay(store, replay)
+    hand_over_replay(store, replay)
     handle(store, bad=1)
     store.advance()
     now = store.replays(replay.id)[0]
     assert (now.status, now.failed, now.left, now.finished_at) == ("stopped", 1, 4, 1000.0)
     assert handle(store) == []
     with pytest.raises(UsageError, match="has reached its limit of failures"):
-        operations.resume_replay(store, replay.id, by_command=False)
+        resume_replay(store, replay.id, by_command=False)
 
 
 @on_each
@@ -118,7 +118,7 @@ def test_failures_stop_a_replay(store: SQLStore):
     """No more are under way than may still fail, so that no more do."""
     store.put(letters(9))
     replay = started(store, until_failures=3)
-    operations.hand_over_replay(store, replay)
+    hand_over_replay(store, replay)
     failed = []
     for _ in range(5):
         failed.append(len(handle(store, bad=1)))
@@ -132,7 +132,7 @@ def test_failures_stop_a_replay(store: SQLStore):
 def test_a_rate_holds_in_the_store(store: SQLStore, clock: Clock):
     """Asked by several workers in one second, no more are let out than asked once."""
     store.put(letters(40))
-    operations.hand_over_replay(store, started(store, rate="5/s"))
+    hand_over_replay(store, started(store, rate="5/s"))
     first = len(handle(store))
     for _ in range(3):
         store.advance()
@@ -147,9 +147,9 @@ def test_a_plain_replay_is_not_held_back(store: SQLStore):
     """Without canary, rate or limit all go at once; a cancelled one goes on when it is resumed."""
     store.put(letters(3))
     replay = started(store)
-    operations.hand_over_replay(store, replay)
-    operations.cancel_replay(store, replay.id)
+    hand_over_replay(store, replay)
+    cancel_replay(store, replay.id)
     store.advance()
     assert handle(store) == []
-    operations.resume_replay(store, replay.id, by_command=False)
+    resume_replay(store, replay.id, by_command=False)
     assert len(handle(store)) == 3

@@ -6,11 +6,12 @@ import contextlib
 
 import pytest
 
-from missive import operations
 from missive.dlq import Query, Replay, Status
 from missive.dlq.retention import Retention
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
+from missive.operations.replay import start_replay
+from missive.operations.selection import Selection
 from tests.support.stores import Clock, on_each, opened_at, record
 
 
@@ -38,9 +39,7 @@ def test_a_running_replay_keeps_its_resolved_records(url: str, clock: Clock):
     """A replay that runs for longer than the retention does not run its canaries again."""
     with contextlib.closing(opened_at(f"{url}{'&' if '?' in url else '?'}keep_resolved=1h", clock)) as store:
         store.put([record(id="old", status=Status.resolved, closed_at=900.0), *(record(id=f"{n}") for n in range(3))])
-        replay = operations.start_replay(
-            store, operations.Selection(("0", "1", "2"), ("shop",)), Replay("", "me", "q", canary=1)
-        )
+        replay = start_replay(store, Selection(("0", "1", "2"), ("shop",)), Replay("", "me", "q", canary=1))
         store.advance()
         (lease,) = store.lease_records("shop", "t", 9, 60)
         store.resolve([lease.record.id], "t", Status.resolved, "x")

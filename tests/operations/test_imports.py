@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from missive import operations
 from missive.dlq import Query, Status
 from missive.dlq.rows import from_json, to_json
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
+from missive.operations.export import export_records, private_file
+from missive.operations.imports import import_records
 from tests.support.stores import closed, on_each, record, statuses
 
 
@@ -40,7 +41,7 @@ def test_an_incomplete_export_is_deleted(tmp_path: Path, error: BaseException):
     """A partial file would hold confidential content; a full disk is a usage error of one line."""
 
     def write() -> None:
-        with operations.private_file(tmp_path / "out") as file:
+        with private_file(tmp_path / "out") as file:
             file.write("half")
             raise error
 
@@ -53,7 +54,7 @@ def test_a_pipe_is_not_imported(store: SQLStore, tmp_path: Path):
     """An import reads its file twice, and a pipe would be empty the second time."""
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="pipe is not a regular file: an import reads its file twice"):
-        operations.import_records(store, tmp_path / "pipe")
+        import_records(store, tmp_path / "pipe")
 
 
 def exported(path: Path, *changes: dict[str, object]) -> Path:
@@ -87,7 +88,7 @@ def test_a_bad_line_imports_nothing(store: SQLStore, tmp_path: Path, change: dic
     """An invalid line is named, without its content, before any record is stored."""
     path = exported(tmp_path / "x.jsonl", {}, change)
     with pytest.raises(UsageError, match="line 2: this is no exported dead letter") as caught:
-        operations.import_records(store, path)
+        import_records(store, path)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__context__ is None
     assert statuses(store) == {}
@@ -96,31 +97,31 @@ def test_a_bad_line_imports_nothing(store: SQLStore, tmp_path: Path, change: dic
 def test_an_export_of_a_newer_missive_is_not_imported(store: SQLStore, tmp_path: Path):
     """The error asks for an upgrade, and no record is stored."""
     with pytest.raises(UsageError, match="line 2: a newer Missive has exported it: upgrade Missive"):
-        operations.import_records(store, exported(tmp_path / "x.jsonl", {}, {"format": 2}))
+        import_records(store, exported(tmp_path / "x.jsonl", {}, {"format": 2}))
     assert statuses(store) == {}
 
 
 def test_a_masked_export_is_not_imported(store: SQLStore, tmp_path: Path):
     """The error names the option that exports the content."""
     store.put([record(id="a", body=b"hunter2")])
-    (line,) = operations.export_records(store, Query(), content=False)
+    (line,) = export_records(store, Query(), content=False)
     assert "hunter2" not in line
     assert "aHVudGVyMg" not in line
     (tmp_path / "x.jsonl").write_text(line)
     with pytest.raises(UsageError, match="line 1: the record has no content: export it with --with-content"):
-        operations.import_records(store, tmp_path / "x.jsonl")
+        import_records(store, tmp_path / "x.jsonl")
 
 
 def test_records_move_from_one_store_to_another(store: SQLStore, tmp_path: Path):
     """An exported and imported record is equal to the original, and an existing file is never overwritten."""
     store.put([record(id=f"{n:04}", body=bytes([n % 256])) for n in range(1200)])
     path = tmp_path / "x.jsonl"
-    with operations.private_file(path) as file:
-        file.writelines(line + "\n" for line in operations.export_records(store, Query(), content=True))
+    with private_file(path) as file:
+        file.writelines(line + "\n" for line in export_records(store, Query(), content=True))
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(UsageError, match="File exists"), operations.private_file(path):
+    with pytest.raises(UsageError, match="File exists"), private_file(path):
         pass
     with contextlib.closing(SQLStore(f"sqlite:///{tmp_path}/other.db")) as other:
-        assert operations.import_records(other, path) == (1200, 0)
-        assert operations.import_records(other, path) == (0, 1200)
+        assert import_records(other, path) == (1200, 0)
+        assert import_records(other, path) == (0, 1200)
         assert list(other.query(Query())) == list(store.query(Query()))

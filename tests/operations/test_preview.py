@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import missive
-from missive import operations
 from missive.dlq import Query
 from missive.dlq.sql import SQLStore
 from missive.matchers import Field
+from missive.operations.preview import preview_routes
 from tests.support.stores import record
 
 
@@ -22,7 +22,7 @@ def test_a_preview_runs_no_handler(store: SQLStore):
     bodies = [b'{"type": "a"}', b'{"type": "b"}', b"hunter2"]
     store.put([record(id=str(n), body=body, handler="old") for n, body in enumerate(bodies)])
     before = list(store.query(Query()))
-    found = [one.to_dict() for one in operations.preview_routes(store, ("0", "1", "2", "gone"), proc)]
+    found = [one.to_dict() for one in preview_routes(store, ("0", "1", "2", "gone"), proc)]
     assert [(one["id"], one["handler"], one["reason"]) for one in found] == [
         ("0", "of_a", None),
         ("1", None, "unmatched"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from missive import operations
 from missive.dlq import Query, Status
 from missive.dlq.sql import SQLStore
+from missive.operations.purge import purge_records
+from missive.operations.selection import CLOSED, select_records
 from tests.support.stores import closed, on_each, record, statuses
 
 
@@ -27,7 +28,7 @@ def test_only_closed_records_are_purged(store: SQLStore):
 def test_a_record_restored_after_its_selection_is_not_purged(store: SQLStore):
     """A purge deletes only selected records that still have their status."""
     store.put([closed("a"), closed("b")])
-    chosen = operations.select_records(store, [], Query(statuses=operations.CLOSED), operations.CLOSED)
+    chosen = select_records(store, [], Query(statuses=CLOSED), CLOSED)
     store.restore(["a"], "me")
-    assert operations.purge_records(store, operations.CLOSED, chosen.ids) == 1
+    assert purge_records(store, CLOSED, chosen.ids) == 1
     assert statuses(store) == {"a": "dead"}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 import missive
-from missive import operations
 from missive.dlq import Query, Replay, Status, Store
 from missive.dlq.sql import SQLStore
 from missive.errors import ProcessingFailed, UsageError
-from missive.operations import Selection
+from missive.operations.replay import cancel_replay, resume_replay, run_replay, start_replay
+from missive.operations.selection import REPLAYABLE, Selection
 from tests.support.stores import Clock, on_each, record
 
 
@@ -20,8 +20,8 @@ def letters(count: int, *, bad: tuple[int, ...] = ()) -> list:
 
 def started(store: Store, ids: list[str] | None = None, **terms: object) -> Replay:
     """Start a replay of some records, or of all that can be replayed."""
-    chosen = tuple(store.ids(Query(statuses=operations.REPLAYABLE)) if ids is None else ids)
-    return operations.start_replay(
+    chosen = tuple(store.ids(Query(statuses=REPLAYABLE)) if ids is None else ids)
+    return start_replay(
         store, Selection(chosen, tuple(store.services(Query()))), Replay("", "me@host", "reason:failed", **terms)
     )
 
@@ -61,18 +61,18 @@ def test_a_cancelled_replay_can_be_resumed(store: SQLStore):
     replay = started(store)
     store.queue_remaining(replay.id)
     store.lease_records("shop", "t", 2, 60)
-    assert operations.cancel_replay(store, replay.id).left == 3
+    assert cancel_replay(store, replay.id).left == 3
     assert by_status(store) == {"dead": ["002", "003", "004"], "queued": ["000", "001"]}
     with pytest.raises(UsageError, match="is cancelled: there is nothing to cancel"):
-        operations.cancel_replay(store, replay.id)
+        cancel_replay(store, replay.id)
     assert store.queue_remaining(replay.id) == 0
     store.put([record(id="000", lease_token="t")])
     store.resolve(["001"], "t", Status.resolved, "x")
     started(store, ["004"])
-    assert operations.resume_replay(store, replay.id, by_command=False).queued == 2
+    assert resume_replay(store, replay.id, by_command=False).queued == 2
     assert by_status(store) == {"dead": ["000", "004"], "queued": ["002", "003"], "resolved": ["001"]}
     with pytest.raises(UsageError, match="there is no replay 01NONE"):
-        operations.resume_replay(store, "01NONE", by_command=False)
+        resume_replay(store, "01NONE", by_command=False)
 
 
 @on_each
@@ -95,7 +95,7 @@ def test_workers_continue_a_replay_of_a_killed_command(store: SQLStore, clock: C
     replay = started(store, by_command=True)
     store.queue_remaining(replay.id)
     assert len(store.lease_records("shop", "killed", 1, 60, replay.id)) == 1
-    assert operations.resume_replay(store, replay.id, by_command=False).queued == 3
+    assert resume_replay(store, replay.id, by_command=False).queued == 3
     assert [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)] == ["001", "002"]
     assert store.next_due("shop") == clock.now + 60
     clock.now += 60
@@ -109,14 +109,14 @@ def test_records_leased_by_a_killed_command_become_dead(store: SQLStore, clock: 
     replay = started(store, by_command=True)
     store.queue_remaining(replay.id)
     store.lease_records("shop", "killed", 1, 60, replay.id)
-    operations.cancel_replay(store, replay.id)
+    cancel_replay(store, replay.id)
     assert store.lease_records("shop", "w", 9, 60) == []
     clock.now += 60
     assert store.lease_records("shop", "w", 9, 60) == []
     assert by_status(store) == {"dead": ["000", "001"]}
     assert [(group.status, group.count) for group in store.groups(Query())] == [("dead", 2)]
     assert store.next_due("shop") is None
-    assert operations.resume_replay(store, replay.id, by_command=False).queued == 2
+    assert resume_replay(store, replay.id, by_command=False).queued == 2
     assert [lease.record.id for lease in store.lease_records("shop", "w", 9, 60)] == ["000", "001"]
 
 
@@ -136,7 +136,7 @@ def processor(handled: list[str], name: str = "shop") -> missive.Processor:
 def ran(store: Store, replay: Replay, **settings: object) -> tuple[Replay, int]:
     """Run a replay; return it and the number of calls."""
     handled: list[str] = []
-    done = operations.run_replay(store, replay, processor(handled), **settings)
+    done = run_replay(store, replay, processor(handled), **settings)
     return done, len(handled)
 
 
@@ -155,7 +155,7 @@ def test_canaries_run_first(store: SQLStore):
     store.put(letters(10, bad=(1,)))
     done, handled = ran(store, started(store, by_command=True, canary=2))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("stopped", 1, 1, 8, 2)
-    done, handled = ran(store, operations.resume_replay(store, done.id, by_command=True))
+    done, handled = ran(store, resume_replay(store, done.id, by_command=True))
     assert (done.status, done.resolved, done.failed, done.left, handled) == ("done", 9, 1, 0, 8)
 
 
@@ -198,7 +198,7 @@ def test_a_rate_applies_to_one_service(store: SQLStore):
     assert [replay.status for replay in store.replays()] == ["done"], "no replay was started"
     left = started(store, rate="100/s")
     with pytest.raises(UsageError, match="--rate works for one service"):
-        operations.resume_replay(store, left.id, by_command=True)
+        resume_replay(store, left.id, by_command=True)
     assert [replay.by_command for replay in store.replays(left.id)] == [False], "the workers still run it"
 
 
@@ -238,7 +238,7 @@ def test_workers_keep_the_canary_of_a_resumed_replay(store: SQLStore):
     store.put(letters(3))
     replay = started(store, by_command=True, canary=1)
     store.set_replay(replay.id, "stopped")
-    assert operations.resume_replay(store, replay.id, by_command=False).queued == 1
+    assert resume_replay(store, replay.id, by_command=False).queued == 1
     assert [lease.record.id for lease in store.lease_records("shop", "t", 9, 60)] == ["000"]
 
 
@@ -247,9 +247,9 @@ def test_a_large_replay_takes_several_transactions(store: SQLStore):
     store.put([record(id=f"{n:05}") for n in range(5001)])
     replay = started(store)
     assert (replay.total, store.queue_remaining(replay.id, 4500), store.queue_remaining(replay.id)) == (5001, 4500, 501)
-    assert operations.cancel_replay(store, replay.id).left == 5001
+    assert cancel_replay(store, replay.id).left == 5001
     assert store.count(Query(statuses=(Status.queued,))) == 0
-    assert operations.resume_replay(store, replay.id, by_command=False).queued == 5001
+    assert resume_replay(store, replay.id, by_command=False).queued == 5001
     store.set_replay(replay.id, "stopped")
     (replay,) = store.replays()
     assert (replay.queued, replay.left) == (0, 5001)

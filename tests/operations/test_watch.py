@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from missive import operations
 from missive.dlq import Query
 from missive.dlq.sql import SQLStore
 from missive.ids import new_id
+from missive.operations.watch import watch_failures
 from tests.support.stores import Clock, record
 
 
@@ -32,7 +32,7 @@ def test_each_new_failure_is_yielded_once(store: SQLStore, clock: Clock):
     seen = []
 
     def watch() -> None:
-        found = operations.watch_failures(store, Query(service="shop"), 1.0, clock=clock, sleep=sleep)
+        found = watch_failures(store, Query(service="shop"), 1.0, clock=clock, sleep=sleep)
         seen.extend((each.id, each.attempts) for each in found)
 
     with pytest.raises(Stopped):
@@ -48,5 +48,5 @@ def test_a_clock_that_is_set_back_hides_no_failure(store: SQLStore, clock: Clock
         clock.now -= 600
         store.put([late])
 
-    watched = operations.watch_failures(store, Query(), 1.0, clock=clock, sleep=sleep)
+    watched = watch_failures(store, Query(), 1.0, clock=clock, sleep=sleep)
     assert next(watched).id == late.id

@@ -84,7 +84,7 @@ def groups(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int,
 @options.as_json
 def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, as_json: bool, **given: Any) -> None:
     """List dead letters, newest first."""
-    from missive.operations import summary  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.views import summary  # noqa: PLC0415 - `missive --help` stays quick
 
     records = open_store(dlq_url).query(query_of(words, given), limit=limit, offset=offset)
     rows = [summary(record) for record in records]
@@ -114,7 +114,8 @@ def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
 
     The content of the message is masked.
     """
-    from missive.operations import details, find_record  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.selection import find_record  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.views import details  # noqa: PLC0415 - as above
 
     store = open_store(dlq_url)
     record = find_record(store, record_id)
@@ -181,7 +182,8 @@ def watch(words: tuple[str, ...], dlq_url: str | None, every: float, as_json: bo
 
     With --json, print one line of JSON for each.
     """
-    from missive.operations import summary, watch_failures  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.views import summary  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.watch import watch_failures  # noqa: PLC0415 - as above
 
     query = query_of(words, given)
     if not every > 0:

@@ -41,24 +41,26 @@ def edit(
     The original stays in the store, as discarded. To edit a body, save it with --save FILE, change the file, then run
     the command that --save printed. FILE gets mode 0600. No content of either message is printed.
     """
-    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.edit import describe_edit, edit_record  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.export import save_body  # noqa: PLC0415 - as above
+    from missive.operations.selection import find_record  # noqa: PLC0415 - as above
 
     store = open_store(dlq_url)
-    record = operations.find_record(store, record_id)
+    record = find_record(store, record_id)
     if save is not None:
         if body or headers or dropped:
             raise UsageError("--save only saves the body: leave out --body, --header and --without-header")
-        operations.save_body(record, save)
+        save_body(record, save)
         hint(f"the body is in {save}, with all of its confidential content")
         say(f"after changing it, run: missive dlq edit {record_id} --body {save} --version {record.version}")
         return
     changes = _changes(headers, dropped)
     if body is None and not changes:
         raise UsageError("name a change: --body FILE, --header NAME=VALUE or --without-header NAME")
-    new = operations.edit_record(
+    new = edit_record(
         store, record_id, current_user(), body=None if body is None else _read(body), headers=changes, version=version
     )
-    changed = operations.describe_edit(record, new)
+    changed = describe_edit(record, new)
     if as_json:
         show_json({"id": new.id, "edited_from": record_id, "changed": changed})
         return

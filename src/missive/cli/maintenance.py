@@ -45,7 +45,7 @@ def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool
     Only the matchers of TARGET run; nothing changes.
     """
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.operations import preview_routes  # noqa: PLC0415 - as above
+    from missive.operations.preview import preview_routes  # noqa: PLC0415 - as above
 
     processor = load_processor(target, factory=factory)
     store, selection = choose(dlq_url, names, given, "test", yes=True)
@@ -134,17 +134,17 @@ def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, outp
 
     Content is masked, except public values. With --with-content, nothing is masked, and --output is required.
     """
-    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.export import export_records, private_file  # noqa: PLC0415 - `missive --help` stays quick
 
     if with_content and output is None:
         raise UsageError("--with-content writes to a file only: add --output FILE, which gets mode 0600")
-    lines = operations.export_records(open_store(dlq_url), query_of(words, given), content=with_content)
+    lines = export_records(open_store(dlq_url), query_of(words, given), content=with_content)
     if output is None:
         for line in lines:
             say(line)
         return
     count = 0
-    with operations.private_file(output) as file:
+    with private_file(output) as file:
         for count, line in enumerate(lines, 1):  # noqa: B007 - the count is used after the loop
             file.write(line + "\n")
     what = ", with all of their confidential content" if with_content else ""
@@ -160,7 +160,7 @@ def import_(file: Path, dlq_url: str | None, as_json: bool) -> None:
 
     FILE comes from missive dlq export --with-content. Dead letters that are already in the store stay unchanged.
     """
-    from missive.operations import import_records  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.imports import import_records  # noqa: PLC0415 - `missive --help` stays quick
 
     new, known = import_records(open_store(dlq_url), file)
     if as_json:
@@ -182,14 +182,15 @@ def purge(names: tuple[str, ...], dlq_url: str | None, yes: bool, as_json: bool,
 
     Add status:dead to delete dead ones. Parked and queued ones are never deleted.
     """
-    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq import Status  # noqa: PLC0415 - as above
+    from missive.operations.purge import purge_records  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.selection import CLOSED as CLOSED_STATUSES  # noqa: PLC0415 - as above
 
     words = [name for name in names if is_term(name)]
-    statuses = query_of(words, given, "any", operations.CLOSED).statuses
+    statuses = query_of(words, given, "any", CLOSED_STATUSES).statuses
     among = PURGEABLE if Status.dead in statuses else CLOSED
     store, selection = choose(dlq_url, names, given, "purge", yes=yes, among=among)
-    count = operations.purge_records(store, statuses, selection.ids)
+    count = purge_records(store, statuses, selection.ids)
     if as_json:
         show_json({"purged": count})
     elif selection.ids:

@@ -74,8 +74,8 @@ def replay(
     With --with, they run here, through the current code of TARGET, and handled ones are resolved. Without it, they are
     queued, and the running workers of their service handle them at the pace of these options.
     """
-    from missive import operations  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq import Replay  # noqa: PLC0415 - as above
+    from missive.operations.replay import hand_over_replay, start_replay  # noqa: PLC0415 - `missive --help` stays quick
 
     _check_rate(rate)
     processor = None if target is None else _load(target, factory=factory)
@@ -86,9 +86,9 @@ def replay(
         if as_json:
             show_json({**planned.to_dict(), "id": None})
         return
-    started = operations.start_replay(store, selection, replace(planned, status="running"))
+    started = start_replay(store, selection, replace(planned, status="running"))
     if processor is None:
-        operations.hand_over_replay(store, started)
+        hand_over_replay(store, started)
     _finish(store, started, processor, concurrency, as_json=as_json, wait=wait)
 
 
@@ -118,7 +118,7 @@ def _finish(
     wait: bool,
 ) -> None:
     """Run a started replay here, wait for it, or report who runs it. Exit with 1 unless all records succeeded."""
-    from missive.operations import count_removed, find_replay, run_replay  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.replay import count_removed, find_replay, run_replay  # noqa: PLC0415 - `missive --help` stays quick
 
     if processor is None and not wait:
         _show_queued(store, find_replay(store, replay.id), as_json=as_json)
@@ -172,7 +172,7 @@ def _wait(store: Store, replay: Replay, settled: Callable[[int], None] | None) -
 
     Raise `MissiveError` at Ctrl-C; the replay continues without this command.
     """
-    from missive.operations import follow_replay  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.replay import follow_replay  # noqa: PLC0415 - `missive --help` stays quick
 
     shown = 0
     try:
@@ -215,7 +215,7 @@ def cancel(replay_id: str, dlq_url: str | None, as_json: bool) -> None:
 
     Dead letters that did not start return to dead. Running ones finish.
     """
-    from missive.operations import cancel_replay  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.replay import cancel_replay  # noqa: PLC0415 - `missive --help` stays quick
 
     done = cancel_replay(open_store(dlq_url), replay_id)
     if as_json:
@@ -246,7 +246,7 @@ def resume(
     Only dead letters that did not run are run. The ones that a killed command was running become available after one
     minute.
     """
-    from missive.operations import resume_replay  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.replay import resume_replay  # noqa: PLC0415 - `missive --help` stays quick
 
     processor = None if target is None else _load(target, factory=factory)
     store = open_store(dlq_url)

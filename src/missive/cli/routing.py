@@ -77,7 +77,7 @@ def explain(
     names the conditions that fail. It shows only the values that the processor declares public.
     """
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.operations import explain_body  # noqa: PLC0415 - as above
+    from missive.operations.preview import explain_body  # noqa: PLC0415 - as above
 
     processor = load_processor(target, factory=factory)
     pairs = [(name, value) for name, equals, value in (header.partition("=") for header in headers) if equals]

@@ -81,7 +81,6 @@ def run(
     from missive.engine.processes.worker import Worker  # noqa: PLC0415 - as above
     from missive.engine.runner import execute  # noqa: PLC0415 - as above
     from missive.operations.stores import DEFAULT_DLQ, choose_dlq  # noqa: PLC0415 - as above
-    from missive.operations.workers import run_workers  # noqa: PLC0415 - as above
 
     # A signal that arrives while the interpreter exits must not change the exit code.
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
@@ -96,6 +95,8 @@ def run(
         if dlq_url is None and processor.dlq is None:
             hint(f"dead letters go to {DEFAULT_DLQ} (choose another store with --dlq)")
         if worker is None and workers is not None and workers > 1:
+            from missive.operations.workers import run_workers  # noqa: PLC0415 - one process needs no supervisor
+
             argv = [sys.executable, "-P", "-m", "missive", "run", *rebuild_argv(command, without={"workers"})]
             report, well = run_workers(argv, workers, adapters, dlq)
             _sum_up(processor.name, report, as_json=as_json)

@@ -19,7 +19,7 @@ from missive.errors import UsageError
 
 if TYPE_CHECKING:
     from missive.dlq import Query, Status, Store
-    from missive.operations import Selection
+    from missive.operations.selection import Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -145,8 +145,8 @@ def choose(
     when the answer is no.
     """
     from missive.dlq import Status  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.operations import CLOSED as CLOSED_STATUSES  # noqa: PLC0415 - as above
-    from missive.operations import select_records  # noqa: PLC0415 - as above
+    from missive.operations.selection import CLOSED as CLOSED_STATUSES  # noqa: PLC0415 - as above
+    from missive.operations.selection import select_records  # noqa: PLC0415 - as above
 
     words = [name for name in names if is_term(name)]
     names = tuple(name for name in names if name not in words)

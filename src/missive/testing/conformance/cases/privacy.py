@@ -18,7 +18,7 @@ from missive.app.processor import Processor
 from missive.errors import MissiveError
 from missive.matchers import Field
 from missive.messages import JSONMessage
-from missive.operations import details, summary
+from missive.operations.views import details, summary
 from missive.outcome import Reason
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check

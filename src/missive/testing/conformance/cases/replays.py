@@ -7,7 +7,6 @@ import contextlib
 import json
 import sqlite3
 
-from missive import operations
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
 from missive.dlq.contract import Query, Replay
@@ -15,6 +14,11 @@ from missive.dlq.record import Status
 from missive.dlq.sql import SQLStore
 from missive.matchers import Everything
 from missive.messages import RawMessage
+from missive.operations.export import export_records
+from missive.operations.preview import preview_routes
+from missive.operations.replay import run_replay, start_replay
+from missive.operations.selection import REPLAYABLE, select_records
+from missive.operations.views import details, summary
 from missive.testing.conformance import processes
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
@@ -59,15 +63,15 @@ async def browsed(driver: Driver) -> CaseOutcome:
 
     def browse() -> int:
         with contextlib.closing(SQLStore(driver.dlq)) as store:
-            seen = [operations.details(record, store.notes(record.id)) for record in store.query(Query())]
-            seen += [operations.summary(record) for record in store.query(Query(error="ValueError"), limit=1, offset=1)]
+            seen = [details(record, store.notes(record.id)) for record in store.query(Query())]
+            seen += [summary(record) for record in store.query(Query(error="ValueError"), limit=1, offset=1)]
             for group in store.groups(Query()):
-                seen += map(operations.summary, store.query(Query(group=group.fingerprint)))
-            selection = operations.select_records(store, [str(seen[0]["id"])], Query())
-            tried = list(operations.preview_routes(store, selection.ids, _failing(driver)))
+                seen += map(summary, store.query(Query(group=group.fingerprint)))
+            selection = select_records(store, [str(seen[0]["id"])], Query())
+            tried = list(preview_routes(store, selection.ids, _failing(driver)))
             lines = [
-                *operations.export_records(store, Query(), content=True),
-                *operations.export_records(store, Query(), content=False),
+                *export_records(store, Query(), content=True),
+                *export_records(store, Query(), content=False),
             ]
             told = [store.count(Query()), store.stats(), store.services(Query()), store.replays(), store.lanes("x")]
             return len(seen) + len(tried) + len(lines) + len(told)
@@ -159,6 +163,6 @@ async def no_loop(driver: Driver) -> CaseOutcome:
 
 def _replay_all(driver: Driver) -> Replay:
     with contextlib.closing(SQLStore(driver.dlq)) as store:
-        selection = operations.select_records(store, [], Query(statuses=operations.REPLAYABLE))
-        replay = operations.start_replay(store, selection, Replay("", "conformance", "all", by_command=True))
-        return operations.run_replay(store, replay, _failing(driver))
+        selection = select_records(store, [], Query(statuses=REPLAYABLE))
+        replay = start_replay(store, selection, Replay("", "conformance", "all", by_command=True))
+        return run_replay(store, replay, _failing(driver))
