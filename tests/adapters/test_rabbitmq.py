@@ -224,7 +224,7 @@ def test_refuses_a_timeout_above_the_consumer_timeout(rabbitmq: RabbitMQ, missiv
     process = missive("run", "app:proc", "--from", f"{queue.url}&consumer_timeout=300", "--dlq", "sqlite:///dlq.db")
     _, err = process.finish()
     assert process.code == 1
-    assert err.splitlines()[-1].endswith("app:handle may take 600 seconds: give it a timeout= below that")
+    assert err.splitlines()[-1].endswith("but app:handle may take 600 s. Lower its timeout=.")
     wait_until(lambda: queue.waiting() == 1, "the message back in the queue")
 
 

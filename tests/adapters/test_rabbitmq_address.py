@@ -35,9 +35,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @contextlib.contextmanager
-def node(directory: Path, authority: Authority, *, asks_clients: bool) -> Iterator[RabbitMQ]:
-    certificate, key = authority.sign(f"broker-{asks_clients}", "DNS:localhost")
-    with RabbitMQ(directory, TLS(authority.certificate, certificate, key, asks_clients)) as broker:
+def node(directory: Path, authority: Authority, *, requires_client_certificate: bool) -> Iterator[RabbitMQ]:
+    certificate, key = authority.sign(f"broker-{requires_client_certificate}", "DNS:localhost")
+    with RabbitMQ(directory, TLS(authority.certificate, certificate, key, requires_client_certificate)) as broker:
         with broker.channel() as channel:
             channel.queue_declare("q", durable=True)
         yield broker
@@ -46,14 +46,14 @@ def node(directory: Path, authority: Authority, *, asks_clients: bool) -> Iterat
 @pytest.fixture(scope="module")
 def broker(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """A node that accepts TLS, with a certificate for localhost."""
-    with node(tmp_path_factory.mktemp("tls"), authority, asks_clients=False) as broker:
+    with node(tmp_path_factory.mktemp("tls"), authority, requires_client_certificate=False) as broker:
         yield broker
 
 
 @pytest.fixture(scope="module")
 def strict(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     """A node that requires a client certificate."""
-    with node(tmp_path_factory.mktemp("strict"), authority, asks_clients=True) as broker:
+    with node(tmp_path_factory.mktemp("strict"), authority, requires_client_certificate=True) as broker:
         yield broker
 
 
@@ -120,9 +120,9 @@ def test_a_trusted_authority(broker: RabbitMQ, authority: Authority):
 def test_an_untrusted_authority(broker: RabbitMQ, other: Authority, missive: Any, tmp_path: Path):
     """A certificate of an untrusted authority is fatal: exit code 1, and one line with the remedy and no password."""
     for source in (tls(broker), tls(broker, ca_file=str(other.certificate), username="u", password=SECRET)):
-        says = refused(source)
-        assert says.startswith(": the broker's certificate is not trusted (")
-        assert says.endswith("): set ca_file= to the authority that signed it")
+        message = refused(source)
+        assert message.startswith(": the broker's certificate is not trusted (")
+        assert message.endswith("): set ca_file= to the authority that signed it")
     (tmp_path / "app.py").write_text("import missive\nproc = missive.Processor(name='app')\n")
     url = f"amqps://u:{SECRET}@localhost:{broker.tls_port}/?queue=q"
     process: Running = missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db")
@@ -150,9 +150,9 @@ def test_a_client_certificate(strict: RabbitMQ, authority: Authority, other: Aut
     assert consumed(tls(strict, cert_file=str(both), **trusted), strict) == b"secret"
     theirs, their_key = map(str, other.sign("client"))
     for files in ({}, {"cert_file": theirs, "key_file": their_key}):
-        says = refused(tls(strict, **files, **trusted))
-        assert says.startswith(": the broker requires a client certificate, or refused the client's (")
-        assert says.endswith("): set cert_file= and key_file=")
+        message = refused(tls(strict, **files, **trusted))
+        assert message.startswith(": the broker requires a client certificate, or refused the client's (")
+        assert message.endswith("): set cert_file= and key_file=")
 
 
 @pytest.mark.openssl
@@ -162,14 +162,14 @@ def test_unreadable_files(authority: Authority, other: Authority, tmp_path: Path
     _, key = map(str, other.sign("stranger"))
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nonsense")
-    for options, says in (
+    for options, message in (
         ({"ca_file": "/nowhere"}, "ca_file=/nowhere cannot be read: No such file or directory"),
         ({"ca_file": str(nonsense)}, f"ca_file={nonsense} cannot be read: "),
         ({"cert_file": "/nowhere"}, "cert_file=/nowhere cannot be read: No such file or directory"),
         ({"cert_file": certificate, "key_file": key}, f"cert_file={certificate} cannot be read: "),
         ({"cert_file": certificate}, f"cert_file={certificate} cannot be read: "),
     ):
-        assert refused(adapter(tls=True, **options)).startswith(says)
+        assert refused(adapter(tls=True, **options)).startswith(message)
 
 
 def test_detects_a_half_open_connection(rabbitmq: RabbitMQ):
@@ -263,7 +263,7 @@ def test_pika_parameters(broker: RabbitMQ, rabbitmq: RabbitMQ, authority: Author
 def test_conflicting_options():
     """One line refuses an address next to parameters of pika, files without TLS, and values out of range."""
     parameters = pika.ConnectionParameters()
-    for options, says in (
+    for options, message in (
         ({"connection_parameters": parameters, "host": "h"}, "leave out host="),
         ({"connection_parameters": parameters, "heartbeat": 5}, "leave out host="),
         ({"connection_parameters": "amqp://h"}, "must be a pika.ConnectionParameters"),
@@ -273,7 +273,7 @@ def test_conflicting_options():
         ({"tls": True, "ca_file": "ca.pem", "verify": False}, "or verify=false"),
         ({"heartbeat": 0}, "heartbeat= must be a whole number"),
     ):
-        with pytest.raises(UsageError, match=says):
+        with pytest.raises(UsageError, match=message):
             adapter(**options)
     with pytest.raises(UsageError, match="has no parameter connection_parameters="):
         from_url("amqp://h/?queue=q&connection_parameters=x", missive.Processor())

@@ -113,7 +113,7 @@ def test_warns_about_message_loss(rabbitmq: RabbitMQ):
     findings = found(adapter(rabbitmq, name))
     warnings = {check: finding.message for check, finding in findings.items() if finding.level == "warning"}
     assert set(warnings) == {"durable", "auto-delete", "expiry", "length", "dead letter exchange"}
-    assert "waits for over 60 s, even after a return, is sent to its dead letter exchange" in warnings["expiry"]
+    assert "waits for over 60 s is sent to its dead letter exchange" in warnings["expiry"]
     assert "beyond 10 messages or 10000 bytes, the oldest message is sent to" in warnings["length"]
     assert "there is no exchange nowhere" in warnings["dead letter exchange"]
     dropped = found(adapter(rabbitmq, queue(rabbitmq, {"x-max-length": 5, "x-dead-letter-exchange": "amq.direct"})))

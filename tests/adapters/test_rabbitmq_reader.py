@@ -53,16 +53,16 @@ def others() -> list[list[bytes]]:
 
 
 def read(data: bytes, sizes: list[int]) -> tuple[list[Delivery], bytes, int]:
-    """Read in pieces of these sizes. Return the deliveries, the bytes passed on, and the number of bytes kept."""
+    """Read in pieces of these sizes. Return the deliveries, the bytes passed on, and the number of consumed bytes."""
     taken: list[Delivery] = []
     passed: list[bytes] = []
     reader = Reader(CHANNEL, taken.extend, passed.append, data[:1])
     reader.queues[TAG.encode()] = "orders"
-    own, left, sizes = 0, data[1:], [*sizes, len(data)]
+    consumed, left, sizes = 0, data[1:], [*sizes, len(data)]
     while left:
-        own += reader.read(left[: sizes[0]])
+        consumed += reader.read(left[: sizes[0]])
         left, sizes = left[sizes[0] :], [*sizes[1:], len(data)]
-    return taken, b"".join(passed), own
+    return taken, b"".join(passed), consumed
 
 
 @settings(deadline=None, max_examples=200)
@@ -80,9 +80,9 @@ def test_reads_deliveries_as_pika_does(messages: list[Any], sizes: list[int]):
             stream += others()[which]
             foreign += others()[which]
     data = b"".join(stream)
-    taken, passed, own = read(data, sizes) if data else ([], b"", 0)
+    taken, passed, consumed = read(data, sizes) if data else ([], b"", 0)
     assert passed == b"".join(foreign)
-    assert own == len(data) - len(passed)
+    assert consumed == len(data) - len(passed)
     assert len(taken) == len(messages)
     for tag, (one, ((method, properties, parts), _)) in enumerate(zip(taken, messages, strict=True), 1):
         # pika decodes some values of a table as other types than it encoded: compare with the decoded table.
@@ -116,8 +116,8 @@ def test_passes_on_a_malformed_frame():
     """A frame without its end byte goes to pika, which raises the error."""
     deliver = frame.Method(CHANNEL, spec.Basic.Deliver(TAG, 1, False, "", "q")).marshal()
     broken = deliver[:-1] + b"X"
-    taken, passed, own = read(broken, [])
-    assert (taken, passed, own) == ([], broken, 0)
+    taken, passed, consumed = read(broken, [])
+    assert (taken, passed, consumed) == ([], broken, 0)
 
 
 def test_caches_a_limited_number_of_topics(monkeypatch: pytest.MonkeyPatch):

@@ -168,8 +168,8 @@ def test_queues_in_urls_and_keywords():
     source = from_url("rabbitmq://host/v?queue=a,b", proc)
     assert (source.destination, source.url) == ("a,b", "rabbitmq://host:5672/v?queue=a,b")
     assert RabbitMQAdapter(proc, ["a,b", "c"]).settings.queues == ("a,b", "c")
-    for wrong, says in {"": "needs \\?queue=", "?queue=": "names no queue", "?queue=a,": "names no queue"}.items():
-        with pytest.raises(UsageError, match=says):
+    for wrong, message in {"": "needs \\?queue=", "?queue=": "names no queue", "?queue=a,": "names no queue"}.items():
+        with pytest.raises(UsageError, match=message):
             from_url(f"rabbitmq://host/v{wrong}", proc)
     with pytest.raises(UsageError, match="queue= names a twice"):
         RabbitMQAdapter(proc, "a,b,a")

@@ -17,9 +17,9 @@ class Channel:
 
     def ack(self, tag: int, *, multiple: bool = False) -> None:
         assert tag in self.outstanding
-        gone = {t for t in self.outstanding if t <= tag} if multiple else {tag}
-        assert gone <= self.requested
-        self.outstanding -= gone
+        settled = {t for t in self.outstanding if t <= tag} if multiple else {tag}
+        assert settled <= self.requested
+        self.outstanding -= settled
 
     def nack(self, tag: int) -> None:
         assert tag in self.outstanding
@@ -51,7 +51,7 @@ def test_settles_exactly_the_requested_tags(calls: list[tuple[bool, list[int]]])
 
 
 def test_one_frame_acks_an_unbroken_run():
-    """One frame acks all tags up to the oldest unsettled tag; each tag beyond it needs its own frame."""
+    """One frame acks all tags before the oldest unsettled tag; each tag beyond it needs its own frame."""
     unacked = Unacked()
     unacked.add(range(1, 101))
     assert unacked.take_acked(range(1, 51)) == (50, [])

@@ -56,7 +56,7 @@ class TLS(NamedTuple):
     ca: Path
     certificate: Path
     key: Path
-    asks_clients: bool
+    requires_client_certificate: bool
     """Whether a client must present a certificate that ``ca`` signed."""
 
 
@@ -221,10 +221,10 @@ class RabbitMQ:
         files = (
             f'{{cacertfile, "{self.tls.ca}"}}, {{certfile, "{self.tls.certificate}"}}, {{keyfile, "{self.tls.key}"}}'
         )
-        asked = "true" if self.tls.asks_clients else "false"
+        required = "true" if self.tls.requires_client_certificate else "false"
         return (
             f' {{ssl_listeners, [{{"{HOST}", {self.tls_port}}}]}},'
-            f" {{ssl_options, [{files}, {{verify, verify_peer}}, {{fail_if_no_peer_cert, {asked}}}]}},"
+            f" {{ssl_options, [{files}, {{verify, verify_peer}}, {{fail_if_no_peer_cert, {required}}}]}},"
         )
 
     def _environment(self, epmd_port: int, distribution_port: int) -> dict[str, str]:

@@ -74,9 +74,8 @@ def _losses(name: str, declared: Declaration) -> Iterator[Finding]:
         yield Finding("warning", "auto-delete", message)
     fate = "dropped" if argument("x-dead-letter-exchange") is None else "sent to its dead letter exchange"
     if (ttl := argument("x-message-ttl")) is not None:
-        message = (
-            f"{name}: a message that waits for over {_seconds(ttl)} s, even after a return, is {fate} (x-message-ttl)"
-        )
+        expired = f"a message that waits for over {_seconds(ttl)} s is {fate} (x-message-ttl)"
+        message = f"{name}: {expired}, even one that a worker returned"
         yield Finding("warning", "expiry", message)
     limits = [f"{argument(limit)} {unit}" for limit, unit in _LENGTHS.items() if argument(limit) is not None]
     if limits and not str(argument("x-overflow", "drop-head")).startswith("reject-publish"):

@@ -85,7 +85,7 @@ class Reader:
     def read(self, data: bytes) -> int:
         """Read the next piece. Return the number of bytes that belonged to deliveries."""
         buffer = self._rest + data if self._rest else data
-        at, end, own = 0, len(buffer), 0
+        at, end, consumed = 0, len(buffer), 0
         deliveries: list[Delivery] = []
         frame, channel = _FRAME.unpack_from, self._channel
         while end - at >= _START + _END:
@@ -96,9 +96,9 @@ class Reader:
                 break
             if buffer[after] != _END_BYTE:
                 self._pass_on(buffer[at:])  # pika raises the error
-                return own
+                return consumed
             if number == channel and self._store(kind, buffer, start, after):
-                own += after + _END - at
+                consumed += after + _END - at
                 if kind != _METHOD and not self._missing:
                     deliveries.append(self._delivery())
             else:
@@ -107,7 +107,7 @@ class Reader:
         self._rest = buffer[at:]
         if deliveries:
             self._take(deliveries)
-        return own
+        return consumed
 
     def _store(self, kind: int, buffer: bytes, start: int, after: int) -> bool:
         """Store a frame of a delivery. Return False for any other frame."""
@@ -219,8 +219,8 @@ class Connection(AsyncioConnection):  # type: ignore[misc] # pika has types in s
         if self.reader is None:
             super()._on_data_available(data_in)
         else:
-            own = self.reader.read(data_in)  # pika counts the bytes that are passed on to it
-            self.bytes_received += own
+            consumed = self.reader.read(data_in)  # pika counts the bytes that are passed on to it
+            self.bytes_received += consumed
 
 
 def _short(encoded: bytes, at: int) -> tuple[str, int]:

@@ -293,7 +293,7 @@ class RabbitMQSession(Session):
     def _raise_if_failed(self) -> None:
         if self._failed.done():
             error = self._failed.exception()
-            # Raise a new exception each time: the traceback of one that is raised again grows.
+            # Raise a new exception each time, because each raise lengthens the traceback of an exception.
             raise type(error)(str(error)) if error is not None else Transient(f"{self._settings.url} is closed")
 
 
