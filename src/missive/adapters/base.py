@@ -98,8 +98,8 @@ class Adapter(ABC):
     async def diagnose(self, session: Session) -> Sequence[Finding]:  # noqa: ARG002 - overrides use the session
         """Return findings about the deployment behind a new session that has fetched nothing.
 
-        An adapter checks what only its transport knows, such as a policy that drops messages. `missive doctor` checks
-        the connection, the timeouts and the dead letter store itself.
+        An adapter checks facts that only its transport knows, such as a policy that drops messages. `missive doctor`
+        checks the connection, the timeouts and the dead letter store itself.
         """
         return ()
 

@@ -1,4 +1,4 @@
-"""Privacy: what Missive may show. Input: a value that may contain a secret. Output: a text that contains none.
+"""Privacy: the removal of secrets from text. Input: a URL that may contain a secret. Output: a text without secrets.
 
 `redaction` removes secrets from URLs.
 """
