@@ -137,7 +137,7 @@ def test_kafka(doctor, kafka: Kafka):
     name = f"t-{uuid.uuid4().hex[:8]}"
     code, found, _ = doctor(kafka.url(name, "g"), "--dlq", "sqlite:///dlq.db")
     assert code == 1
-    assert any(f"there is no topic {name}" in says for _, _, says in found)
+    assert any(f"the topic {name} does not exist" in says for _, _, says in found)
     kafka.create(name, 3)
     code, found, _ = doctor(kafka.url(name, "g"), "--dlq", "sqlite:///dlq.db")
     assert code == 0

@@ -1,14 +1,13 @@
-"""One membership of a group. The consumer belongs to one thread, which polls it and serves what is asked of it."""
+"""One membership of a group, on the engine's loop: hand out deliveries, commit, pause lanes, and leave."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from missive.adapters.kafka.consumer import KafkaConsumer
+from missive.adapters.kafka.settings import Settings
 from missive.adapters.threaded import ThreadedSession
 from missive.transport import (
     Capabilities,
@@ -21,26 +20,21 @@ from missive.transport import (
     Watermark,
 )
 
-if TYPE_CHECKING:
-    from missive.adapters.kafka.adapter import KafkaAdapter
+MAX_METADATA = 3000
+"""Size limit for the metadata of an offset, in bytes. A broker's default is 4096 (`offset.metadata.max.bytes`)."""
 
-MAX_MARK = 3000
-"""Bytes of gaps beside a position: a broker keeps 4096 (`offset.metadata.max.bytes`) unless it is told otherwise."""
-
-_CLOSING = 10.0
-
-logger = logging.getLogger("missive")
+_CLOSE_SECONDS = 10.0
 
 
 class KafkaSession(ThreadedSession):
-    """A consumer in a group, on the engine's side. A lane is `topic/partition`, a position an offset."""
+    """One consumer in a group. A lane is `topic/partition`, and a position is an offset."""
 
     capabilities = Capabilities(
-        commit="cumulative", max_watermark=MAX_MARK, pauses=True, order="lane", fences=True, attempts="none"
+        commit="cumulative", max_watermark=MAX_METADATA, pauses=True, order="lane", fences=True, attempts="none"
     )
 
-    def __init__(self, adapter: KafkaAdapter, host: Host) -> None:
-        self._adapter = adapter
+    def __init__(self, settings: Settings, host: Host) -> None:
+        self._settings = settings
         self._host = host
         self._chunks: deque[tuple[list[Delivery], int]] = deque()
         self._arrival = asyncio.Event()
@@ -49,114 +43,114 @@ class KafkaSession(ThreadedSession):
         self._closed = False
         self._error: Exception | None = None
         self._consumer = KafkaConsumer(
-            adapter, host, arrived=self._arrived, lost=self._lost, died=self._died, loop=asyncio.get_running_loop()
+            settings, host, arrived=self._arrived, lost=self._lost, failed=self._failed, loop=asyncio.get_running_loop()
         )
         super().__init__(self._consumer)
 
     async def open(self, seconds: float) -> None:
-        """Make the consumer, and reach the brokers. Raises `Fatal` and `Transient`."""
+        """Create the client, and connect to the brokers within `seconds`. Raise `Fatal` and `Transient`."""
         await self.thread.run(self._consumer.open, seconds)
         self.client = self._consumer.client
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        """Return what was consumed; the first time, join the group."""
+        """Return consumed messages. The first call joins the group."""
         if not self._joined:
             self._joined = True
             await self.thread.run(self._consumer.join)
         chunks = self._chunks
         while not chunks:
-            self._raise_if_dead()
+            self._raise_if_failed()
             self._arrival.clear()
             await self._arrival.wait()
         deliveries, size = chunks[0]
         if len(deliveries) <= credit.items and size <= credit.bytes:
             chunks.popleft()
         else:
-            deliveries, size = self._first(credit)
-        self._consumer.took(len(deliveries), size)
+            deliveries, size = self._split_first(credit)
+        self._consumer.flow.fetched(len(deliveries), size)
         return deliveries
 
-    def _first(self, credit: Credit) -> tuple[list[Delivery], int]:
-        """Take as much of the first chunk as there is credit for."""
-        deliveries, whole = self._chunks.popleft()
+    def _split_first(self, credit: Credit) -> tuple[list[Delivery], int]:
+        """Take the part of the first chunk that the credit covers."""
+        deliveries, total = self._chunks.popleft()
         count = credit.count_fitting(deliveries)
         size = sum([len(one.body) for one in deliveries[:count]])
         if count < len(deliveries):
-            self._chunks.appendleft((deliveries[count:], whole - size))
+            self._chunks.appendleft((deliveries[count:], total - size))
         return deliveries[:count], size
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
-        """Do nothing: how far a partition is done is committed, and not each message."""
+        """Confirm all settlements: Kafka commits watermarks of lanes, not single messages."""
         return [SettlementResult.confirmed] * len(settlements)
 
     async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
-        """Commit offsets, with what is done beyond them as their metadata."""
-        self._raise_if_dead()
+        """Commit offsets. Their metadata records the messages that are done beyond them."""
+        self._raise_if_failed()
         if self._closed:
             return dict.fromkeys(watermarks, SettlementResult.fenced)
-        return await self.thread.run(self._consumer.commit, watermarks, self._consumer.lives())
+        return await self.thread.run(self._consumer.commit, watermarks, self._consumer.snapshot())
 
     async def pause(self, lanes: Collection[str]) -> None:
-        """Consume no more of these partitions."""
-        await self.thread.run(self._consumer.pause, set(lanes), self._consumer.lives())
+        """Stop the delivery of lanes."""
+        await self.thread.run(self._consumer.flow.pause, set(lanes), self._consumer.snapshot())
 
     async def resume(self, lanes: Collection[str]) -> None:
-        """Consume these partitions again."""
+        """Continue the delivery of paused lanes."""
         await self.thread.run(self._consumer.resume, set(lanes))
 
     async def status(self) -> SessionStatus:
-        """Return how many messages of this member's partitions wait, as far as the client knows."""
+        """Return the lag of this member's partitions, as far as the client knows it."""
         if self._error is not None:
             return SessionStatus(connected=False)
         return SessionStatus(lag=await self.thread.run(self._consumer.lag))
 
     async def stop_intake(self) -> Sequence[Delivery]:
-        """Consume no more. What was consumed and not fetched is forgotten: its mark stays before it."""
+        """Stop consuming, and drop the messages that no fetch returned: no committed offset passes them."""
         self._stopped = True
         self._drop(lambda _: True)
         await self.thread.run(self._consumer.stop)
         return ()
 
     async def close(self) -> None:
-        """Leave the group, and end the thread; a static member stays in it until its session times out."""
+        """Leave the group and end the thread. A static member stays in the group until its session times out."""
         self.client = None
         self._closed = True
         leaving = asyncio.ensure_future(self._consumer.leave())
-        await asyncio.wait([leaving], timeout=_CLOSING)
+        await asyncio.wait([leaving], timeout=_CLOSE_SECONDS)
         if leaving.done():
-            leaving.exception()  # one that fails to leave is gone all the same
+            leaving.exception()  # ignored: the member is gone even when leaving failed
         await super().close()
 
-    def _raise_if_dead(self) -> None:
+    def _raise_if_failed(self) -> None:
         if self._error is not None:
-            # A new one each time: raised again, an exception's traceback grows.
+            # A new exception each time: the traceback of one that is raised again grows.
             raise type(self._error)(str(self._error))
 
-    # What the consumer says, on the engine's loop
+    # Reports of the consumer, on the engine's loop
 
     def _arrived(self, deliveries: list[Delivery], size: int) -> None:
         if self._stopped:
-            self._consumer.took(len(deliveries), size)
+            self._consumer.flow.fetched(len(deliveries), size)
             return
         self._chunks.append((deliveries, size))
         self._arrival.set()
 
     async def _lost(self, lanes: Collection[str], *, may_commit: bool) -> None:
         self._drop(lambda lane: lane in lanes)
-        await self._host.lanes_lost(lanes, may_commit=may_commit, deadline=self._adapter.handover)
+        await self._host.lanes_lost(lanes, may_commit=may_commit, deadline=self._settings.handover)
 
-    def _died(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> None:
         if self._error is None:
             self._error = error
         self._arrival.set()
 
-    def _drop(self, which: Callable[[str | None], bool]) -> None:
-        """Forget what was handed over and not fetched of some lanes."""
+    def _drop(self, selects: Callable[[str | None], bool]) -> None:
+        """Drop the messages of selected lanes that no fetch returned."""
         chunks = list(self._chunks)
         self._chunks.clear()
         for deliveries, size in chunks:
-            rest = [delivery for delivery in deliveries if not which(delivery.lane)]
-            left = sum(len(delivery.body) for delivery in rest)
-            self._consumer.took(len(deliveries) - len(rest), size - left)
+            rest = [delivery for delivery in deliveries if not selects(delivery.lane)]
+            rest_size = sum(len(delivery.body) for delivery in rest)
+            self._consumer.flow.fetched(len(deliveries) - len(rest), size - rest_size)
             if rest:
-                self._chunks.append((rest, left))
+                self._chunks.append((rest, rest_size))
