@@ -13,7 +13,7 @@ from missive.dlq import Query, Status
 from missive.dlq.rows import from_json, to_json
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
-from missive.operations.export import export_records, private_file
+from missive.operations.export import export_records, private_file, save_lines
 from missive.operations.imports import import_records
 from tests.support.stores import closed, on_each, record, statuses
 
@@ -116,8 +116,7 @@ def test_records_move_from_one_store_to_another(store: SQLStore, tmp_path: Path)
     """An exported and imported record is equal to the original, and an existing file is never overwritten."""
     store.put([record(id=f"{n:04}", body=bytes([n % 256])) for n in range(1200)])
     path = tmp_path / "x.jsonl"
-    with private_file(path) as file:
-        file.writelines(line + "\n" for line in export_records(store, Query(), content=True))
+    assert save_lines(export_records(store, Query(), content=True), path) == 1200
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(UsageError, match="File exists"), private_file(path):
         pass

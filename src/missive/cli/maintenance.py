@@ -134,7 +134,7 @@ def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, outp
 
     Content is masked, except public values. With --with-content, nothing is masked, and --output is required.
     """
-    from missive.operations.export import export_records, private_file  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.export import export_records, save_lines  # noqa: PLC0415 - `missive --help` stays quick
 
     if with_content and output is None:
         raise UsageError("--with-content writes to a file only: add --output FILE, which gets mode 0600")
@@ -143,10 +143,7 @@ def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, outp
         for line in lines:
             say(line)
         return
-    count = 0
-    with private_file(output) as file:
-        for count, line in enumerate(lines, 1):  # noqa: B007 - the count is used after the loop
-            file.write(line + "\n")
+    count = save_lines(lines, output)
     what = ", with all of their confidential content" if with_content else ""
     hint(f"{count} dead letters are in {output}{what}")
 

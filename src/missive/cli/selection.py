@@ -132,14 +132,14 @@ def choose(
     dlq_url: str | None,
     names: tuple[str, ...],
     given: dict[str, Any],
-    what: str,
+    operation: str,
     *,
     yes: bool,
     among: Sequence[str] = REPLAYABLE,
 ) -> tuple[Store, Selection]:
-    """Select records by names, terms and options, and ask for confirmation before the operation `what`.
+    """Select records by names, terms and options, and ask for confirmation before an operation.
 
-    `among` lists the statuses that the operation takes.
+    `operation` is a verb, such as "replay". `among` lists the statuses that the operation takes.
 
     Raise `UsageError` when no condition is given, or when there is no terminal for the question. Raise `click.Abort`
     when the answer is no.
@@ -153,27 +153,27 @@ def choose(
     default = "any" if "any" in among else "dead"
     narrowed = any(value for name, value in given.items() if name != "status" or value != default)
     if not names and not words and not narrowed:
-        raise UsageError(f"name the dead letters to {what}: ids, groups, or a query such as reason:failed")
+        raise UsageError(f"name the dead letters to {operation}: ids, groups, or a query such as reason:failed")
     statuses = [Status(one) for one in among if one != "any"]
     any_status = () if among is STATUSES else CLOSED_STATUSES
     query = query_of(words, given, None if names else default, any_status)
     if among is not STATUSES and (wrong := set(query.statuses) - set(statuses)):
-        raise UsageError(f"status:{min(wrong)}: {what} takes only records that are {' or '.join(statuses)}")
+        raise UsageError(f"status:{min(wrong)}: {operation} takes only records that are {' or '.join(statuses)}")
     store = open_store(dlq_url)
     selection = select_records(store, names, query, statuses)
     if not selection.ids:
-        hint(f"no dead letter matches: there is nothing to {what}")
+        hint(f"no dead letter matches: there is nothing to {operation}")
     elif not yes:
-        _confirm(what, selection)
+        _confirm(operation, selection)
     return store, selection
 
 
-def _confirm(what: str, selection: Selection) -> None:
+def _confirm(operation: str, selection: Selection) -> None:
     """Ask before an operation. Raise `click.Abort` for a no, and `UsageError` when there is no terminal."""
     count = len(selection.ids)
     shown, more = selection.services[:_SHOWN_SERVICES], len(selection.services) - _SHOWN_SERVICES
     letters = f"{count} dead letter{'' if count == 1 else 's'} of {', '.join(shown)}"
     letters += f" and {more} more" if more > 0 else ""
     if sys.stdin is None or not sys.stdin.isatty():
-        raise UsageError(f"to {what} {letters}, add --yes: there is no terminal to ask on")
-    click.confirm(f"{what} {letters}?", abort=True, err=True)
+        raise UsageError(f"to {operation} {letters}, add --yes: there is no terminal to ask on")
+    click.confirm(f"{operation} {letters}?", abort=True, err=True)

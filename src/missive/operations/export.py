@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,15 @@ def export_records(store: Store, query: Query, *, content: bool) -> Iterator[str
     """Yield one line of JSON for each record, newest first: the whole record with `content`, else its `details`."""
     for record in store.query(query):
         yield json.dumps(to_json(record) if content else details(record))
+
+
+def save_lines(lines: Iterable[str], path: Path) -> int:
+    """Write lines to a new file of mode 0600, and return their number. Raise `UsageError` as `private_file` does."""
+    count = 0
+    with private_file(path) as file:
+        for count, line in enumerate(lines, 1):  # noqa: B007 - the count is returned
+            file.write(line + "\n")
+    return count
 
 
 def save_body(record: Record, path: Path) -> None:
