@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import pytest
 
 import missive
 from missive import JSONMessage, Message, Processor, RawMessage, RegistrationClosed, RegistrationError
+from missive.app.options import HandlerOptions
 from missive.errors import DuplicateMatcher, MatcherFailed
 from missive.matchers import Everything, Field, Header, Key, Predicate, Topic
 
@@ -151,6 +154,37 @@ def test_a_handler_can_be_given_a_name():
     proc = Processor()
     proc.handle_for(Everything(), name="audit")(nothing)
     assert [route.name for route in proc.routes()] == ["audit"]
+
+
+REGISTRATIONS = {
+    "handle_for": lambda proc, **options: proc.handle_for(Everything(), **options),
+    "add_handler": lambda proc, **options: proc.add_handler(Everything(), nothing, **options),
+    "handle_batch_for": lambda proc, **options: proc.handle_batch_for(Everything(), **options),
+    "add_batch_handler": lambda proc, **options: proc.add_batch_handler(Everything(), print, **options),
+}
+
+
+@pytest.mark.parametrize("method", list(REGISTRATIONS))
+def test_an_unknown_option_raises_and_names_the_nearest(method):
+    """A misspelt keyword raises TypeError that names the method, the keyword and the nearest option."""
+    text = rf"^{method}\(\) got an unexpected keyword argument 'tiemout'\. Did you mean timeout=\?$"
+    with pytest.raises(TypeError, match=text):
+        REGISTRATIONS[method](proc := Processor(), tiemout=5)
+    assert proc.routes() == ()
+
+
+@pytest.mark.parametrize("method", list(REGISTRATIONS))
+def test_an_unknown_option_without_a_near_one_lists_the_options(method):
+    """A keyword that resembles no option raises TypeError that lists the options of the method."""
+    with pytest.raises(TypeError, match=r"'colour'\. The options are breaker, concurrency, .*, timeout") as error:
+        REGISTRATIONS[method](Processor(), colour="red")
+    assert ("size, timeout, wait." in str(error.value)) is ("batch" in method)
+
+
+def test_every_option_is_documented_once():
+    """The help of `handle_for` documents each option."""
+    text = inspect.getdoc(Processor.handle_for)
+    assert set(HandlerOptions.__annotations__) == set(re.findall(r"^- `(\w+)`: ", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize(
@@ -412,7 +446,7 @@ def test_includes_nest():
     [
         (Processor(), Processor(JSONMessage), "its own message class"),
         (Processor(), Processor(Message), "its own message class"),
-        (Processor(), Processor(dlq={}), "dead letter queue of its own"),
+        (Processor(), Processor(dlq={}), "its own dead letter queue"),
     ],
 )
 def test_what_cannot_be_included(proc, part, said):
@@ -565,7 +599,7 @@ def test_an_included_processors_processing_hooks_join():
     part.before_processing(two)
     part.after_processing(two)
     proc.include(part)
-    assert ([one, two], [two]) == (proc.hooks.before_processing, proc.hooks.after_processing)
+    assert ([one, two], [two]) == (proc.registry.hooks().before_processing, proc.registry.hooks().after_processing)
 
 
 def test_an_async_hook_of_an_included_processor_serves_its_async_handlers():

@@ -1289,9 +1289,7 @@ def test_only_keys_are_asked_for(few, wrong):
     """What is no key, such as the function that was never declared, is refused with its type."""
     few.handle(lambda context, *_: None, wrong)
     few.run(b"1")
-    assert [f"a resource is asked for by what Processor.resource returned, and not by a {type(wrong).__name__}"] == (
-        few.reasons
-    )
+    assert [f"get and aget take the key that Processor.resource returned, not a {type(wrong).__name__}"] == few.reasons
 
 
 @pytest.mark.parametrize("scope", ["message", "worker"])
@@ -1605,7 +1603,9 @@ def test_a_failing_fake_is_named(client):
 @pytest.mark.parametrize("key", ["db", fails_to_close, None])
 def test_overrides_are_by_key(key):
     """What is no key is refused when the client is made."""
-    with pytest.raises(UsageError, match=rf"{type(key).__name__} is no such key"):
+    with pytest.raises(
+        UsageError, match=rf"must be resources, as Processor.resource returns them, not a {type(key).__name__}"
+    ):
         Processor().test_client(overrides={key: 1})
 
 

@@ -250,17 +250,17 @@ class Unhashable:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"ordered_by": "k"}, r"ordered_by= .* must take a message .*: for a field of that name, by_field\('k'\)"),
+        ({"ordered_by": "k"}, r"ordered_by= .* must take a message .*\. For a field of that name, use by_field\('k'\)"),
         ({"ordered_by": 1}, "ordered_by= .* must take a message .*; it is a int"),
         ({"ordered_by": lambda: 1}, "ordered_by= .* must take a message .*; it takes"),
-        ({"ordered_by": by_field}, r"by_field is a class: call it, as in by_field\('customer'\)"),
+        ({"ordered_by": by_field}, r"by_field is a class\. Call it, as in by_field\('customer'\)"),
         ({"ordered_by": later}, "return its key at once; it is async"),
-        ({"ordered_by": Unhashable()}, "a Unhashable has no hash"),
-        ({"on_lane_retry": []}, 'on_lane_retry= is "block", "park" or "pass"'),
-        ({"ordered_by": by_field("k")}, r"by_field\('k'\) \(for .*\) looks into a StructuredMessage"),
-        ({"on_lane_retry": "wait"}, 'on_lane_retry= is "block", "park" or "pass"'),
-        ({"concurrency": 0}, "concurrency= is a whole number from 1"),
-        ({"concurrency": True}, "concurrency= is a whole number from 1"),
+        ({"ordered_by": Unhashable()}, "must have a hash.* a Unhashable has none"),
+        ({"on_lane_retry": []}, 'on_lane_retry= must be "block", "park" or "pass"'),
+        ({"ordered_by": by_field("k")}, r"by_field\('k'\) \(for .*\) reads a StructuredMessage"),
+        ({"on_lane_retry": "wait"}, 'on_lane_retry= must be "block", "park" or "pass"'),
+        ({"concurrency": 0}, "concurrency= must be a whole number from 1"),
+        ({"concurrency": True}, "concurrency= must be a whole number from 1"),
     ],
 )
 def test_what_cannot_be_declared(settings, complaint):

@@ -316,12 +316,12 @@ def test_an_included_processor_keeps_its_timeout():
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "soon", (), timedelta(0), timedelta(-1)])
 def test_what_is_no_timeout(timeout):
     """A timeout is a finite number of seconds above zero, for a processor, a handler and a batch handler."""
-    with pytest.raises(RegistrationError, match="timeout= is a number of seconds above zero"):
+    with pytest.raises(RegistrationError, match="timeout= must be a number of seconds above zero"):
         Processor(timeout=timeout)
     proc = Processor()
-    with pytest.raises(RegistrationError, match="timeout= is a number of seconds above zero"):
+    with pytest.raises(RegistrationError, match="timeout= must be a number of seconds above zero"):
         proc.add_handler(Everything(), lambda message, context: None, timeout=timeout)
-    with pytest.raises(RegistrationError, match="timeout= is a number of seconds above zero"):
+    with pytest.raises(RegistrationError, match="timeout= must be a number of seconds above zero"):
         proc.add_batch_handler(Everything(), lambda batch: None, timeout=timeout)
     assert proc.routes() == ()
 

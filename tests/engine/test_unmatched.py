@@ -80,7 +80,7 @@ def test_a_discard_is_registered_like_a_handler():
 @pytest.mark.parametrize("reason", ["", None, 3])
 def test_a_discard_has_a_label(reason):
     """`reason=` is a text that is not empty."""
-    with pytest.raises(RegistrationError, match="discard_for's reason= is a short text"):
+    with pytest.raises(RegistrationError, match="reason= of discard_for must be a short text"):
         processor().discard_for(Topic("a"), reason=reason)
 
 
@@ -118,7 +118,7 @@ def test_one_handler_of_what_is_unmatched():
     """A second one is refused, and both are named."""
     proc = processor()
     proc.handle_unmatched(nothing)
-    with pytest.raises(RegistrationError, match=r":nothing handles what is unmatched already.*:nothing_async"):
+    with pytest.raises(RegistrationError, match=r":nothing handles unmatched messages already.*:nothing_async"):
         proc.handle_unmatched(nothing_async)
 
 
@@ -126,11 +126,11 @@ def test_only_what_runs_says_what_is_unmatched():
     """An included processor has no handler of what is unmatched, whichever was first."""
     outer, inner = processor(), Processor(JSONMessage, name="inner")
     inner.handle_unmatched(nothing)
-    with pytest.raises(RegistrationError, match=r":nothing handles what is unmatched.* included in app"):
+    with pytest.raises(RegistrationError, match=r":nothing handles unmatched messages.* included in app"):
         outer.include(inner)
     late = Processor(JSONMessage, name="late")
     outer.include(late)
-    with pytest.raises(RegistrationError, match=r":nothing handles what is unmatched.* included in app"):
+    with pytest.raises(RegistrationError, match=r":nothing handles unmatched messages.* included in app"):
         late.handle_unmatched(nothing)
 
 

@@ -45,17 +45,17 @@ async def waits(message: missive.Message) -> str:
 @pytest.mark.parametrize(
     ("once", "name", "said"),
     [
-        (missive.Once(by_key), None, "has once=, and needs a name= of its own"),
-        (by_key, "billing", r"once= \(for billing\) is a missive.Once"),
+        (missive.Once(by_key), None, "has once= and needs name="),
+        (by_key, "billing", r"once= \(for billing\) must be a missive.Once"),
         (
             missive.Once("id"),
             "billing",
-            r"the key of once= \(for billing\) .* for a field of that name, by_field\('id'\)",
+            r"the key of once= \(for billing\) .* For a field of that name, use by_field\('id'\)",
         ),
         (missive.Once(by_field), "billing", "by_field is a class"),
         (missive.Once(lambda: "key"), "billing", r"the key of once= \(for billing\) must take a message"),
         (missive.Once(waits), "billing", "it is async"),
-        (missive.Once(by_field("id")), "billing", "looks into a StructuredMessage"),
+        (missive.Once(by_field("id")), "billing", "reads a StructuredMessage"),
         (missive.Once(by_key), "x" * 256, "a name of 255 characters at the most"),
     ],
 )

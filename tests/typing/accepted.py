@@ -120,6 +120,21 @@ def in_a_transaction(message: missive.RawMessage, context: missive.HandlingConte
     print(claimed)
 
 
+@js.handle_batch_for(
+    Field("batch", 1),
+    size=10,
+    wait=0.5,
+    name="sum",
+    timeout=30,
+    retry=False,
+    rate_limit="20/s",
+    ordered_by=by_field("id"),
+)
+def in_batches(batch: missive.Batch[missive.JSONMessage]) -> None:
+    """Handle several messages at once."""
+
+
+js.add_handler(Field("late", 1), audit, timeout=5, breaker=missive.Breaker("audit"), once=None)
 js.discard_for(Field("kind", "noise"), reason="noise")
 
 

@@ -49,6 +49,10 @@ raw.handle_for(Header("x", "1"))(for_json)  # refused: a handler for another mes
 js.handle_for(Header("x", "1"))(without_parameters)  # refused: a handler without parameters
 raw.handle_for(Header("x", "2"), ordered_by=by_field("k"))  # refused: a key in the body of a raw message
 raw.handle_for(Header("x", "3"), name="x", once=missive.Once(by_field("k")))  # refused: the same for a once= key
+js.handle_for(Header("x", "4"), tiemout=5)  # refused: an unknown option
+js.handle_for(Header("x", "5"), concurrency="2")  # refused: an option of another type
+js.add_handler(Header("x", "6"), for_json, size=10)  # refused: an option of batch handlers
+js.handle_batch_for(Header("x", "7"), on_lane_retry="skip")  # refused: a value that the option does not have
 js.include(raw)  # refused: an include of another message class
 js.add_handler(Header("x", "1"), without_parameters)  # refused: the same, imperatively
 raw.resource("worker")(of_a_message)  # refused: a worker resource that takes a handling context

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from missive.app.processor import M, Processor
+    from missive.app.options import M
+    from missive.app.processor import Processor
     from missive.resources.key import Overrides
     from missive.testing.client import ClientSession as ClientSession  # noqa: PLC0414 - re-exported
 

@@ -1,4 +1,4 @@
-"""Resources as they are declared: a key for each, and what stands in for it in a test."""
+"""Resource keys: how a resource is declared, and how a test replaces it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from missive.errors import RegistrationError, ResourceError, UsageError
 T_co = TypeVar("T_co", covariant=True)
 
 Scope: TypeAlias = Literal["message", "worker"]
-"""How long a resource stays open: until the end of an attempt at a message, or until its worker ends."""
+"""How long a resource stays open: until the end of an attempt at a message, or until the end of its worker."""
 
 
 class ResourceKey(Generic[T_co]):
-    """What `Processor.resource` makes of a generator function: the key by which `context.get` knows the resource.
+    """The key of a resource, for `context.get`. `Processor.resource` makes it from a generator function.
 
-    A key is a generator function with a scope, and belongs to no processor: any handler can use it.
+    A key belongs to no processor: handlers of any processor can use it.
     """
 
     __slots__ = ("function", "is_async", "name", "scope")
@@ -26,52 +26,58 @@ class ResourceKey(Generic[T_co]):
         self, function: Callable[[Any], Iterator[T_co] | AsyncIterator[T_co]], scope: Scope, name: str
     ) -> None:
         self.function = function
-        """The generator function, as it was written."""
+        """The generator function, unchanged."""
         self.scope: Scope = scope
         self.name = name
         """`module:qualname` of the function."""
         self.is_async = inspect.isasyncgenfunction(function)
-        """Whether it is opened with `await context.aget(key)` only."""
+        """Whether only `await context.aget(key)` can open the resource."""
 
     def __repr__(self) -> str:
         return f"<ResourceKey {self.name}, {self.scope}>"
 
 
 class Overrides(NamedTuple):
-    """What stands in for resources in a test client: values as they are, and generator functions to run."""
+    """What replaces resources in a test client."""
 
     values: Mapping[ResourceKey[Any], object]
+    """The values to return in place of opening a resource."""
     sources: Mapping[ResourceKey[Any], ResourceKey[Any]]
+    """The resources to open in place of others."""
 
 
 NO_OVERRIDES = Overrides({}, {})
 
 
-def is_generator_function(fn: object) -> bool:
-    """Tell whether this is a function with a `yield`, sync or async, also as a method or a partial."""
-    return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
-
-
-def checked_scope(scope: object) -> None:
-    """Raise `RegistrationError` for what is no scope."""
+def check_scope(scope: object) -> None:
+    """Raise `RegistrationError` for an invalid scope, and for the decorator without parentheses."""
     if callable(scope):
         raise RegistrationError("a resource is declared with parentheses: @proc.resource()")
     if scope not in ("message", "worker"):
-        raise RegistrationError('the scope of a resource is "message" or "worker"')
+        raise RegistrationError('the scope of a resource must be "message" or "worker"')
+
+
+def check_resource(fn: object, called: str) -> None:
+    """Raise `RegistrationError` unless this is a generator function, sync or async, a method or a partial of one."""
+    if not _is_generator_function(fn):
+        raise RegistrationError(
+            f"the resource {called} must be a generator function, which yields once; it contains no yield, or"
+            " @contextmanager hides it"
+        )
 
 
 def checked_overrides(given: Mapping[ResourceKey[Any], object] | None) -> Overrides:
-    """Sort what stands in for resources. Raises `UsageError` for a key that is none."""
+    """Sort overrides into values and generator functions. Raise `UsageError` for a key that is not a resource."""
     values: dict[ResourceKey[Any], object] = {}
     sources: dict[ResourceKey[Any], ResourceKey[Any]] = {}
     for key, fake in (given or {}).items():
         if not isinstance(key, ResourceKey):
             raise UsageError(
-                f"overrides= is by resource, as Processor.resource returned it, and {type(key).__name__} is no such key"
+                f"the keys of overrides= must be resources, as Processor.resource returns them, not a {_kind(key)}"
             )
-        # Another resource can stand in too: it is the generator function that it was declared as.
+        # Another resource may replace this one: it counts as its generator function.
         function = fake.function if isinstance(fake, ResourceKey) else fake
-        if is_generator_function(function):
+        if _is_generator_function(function):
             sources[key] = ResourceKey(function, key.scope, f"{key.name} (overridden)")  # type: ignore[arg-type]
         else:
             values[key] = fake
@@ -79,10 +85,14 @@ def checked_overrides(given: Mapping[ResourceKey[Any], object] | None) -> Overri
 
 
 def belongs_to_worker(key: ResourceKey[Any]) -> bool:
-    """Tell whether a resource stays open for its worker's messages. Raises `ResourceError` for what is no key."""
+    """Return whether a resource has the scope "worker". Raise `ResourceError` for a value that is no key."""
     if not isinstance(key, ResourceKey):
-        raise ResourceError(f"a resource is asked for by what Processor.resource returned, and not by a {_kind(key)}")
+        raise ResourceError(f"get and aget take the key that Processor.resource returned, not a {_kind(key)}")
     return key.scope == "worker"
+
+
+def _is_generator_function(fn: object) -> bool:
+    return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
 
 
 def _kind(thing: object) -> str:

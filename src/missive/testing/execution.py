@@ -32,7 +32,7 @@ class Handlers(Generic[M]):
         self, processor: Processor[M], overrides: Overrides, resolve: Callable[[Awaitable[Any]], object]
     ) -> None:
         routes = [route for route in processor.freeze() if route.discards is None]
-        self._hooks = processor.hooks
+        self._hooks = processor.registry.hooks()
         self._resolve = resolve
         self._sync = {
             route: compile_sync(route, resolve, time.monotonic, keep_error=True)

@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from missive.app.processor import Hooks, Processor
+from missive.app.hooks import Hooks
+from missive.app.processor import Processor
 from missive.app.terms import Terms
 from missive.engine.job import Job, LaneRun, Work
 from missive.engine.processes.inflight import InFlightLog
@@ -62,7 +63,7 @@ class Pool(ABC):
 
     def __init__(self, processor: Processor[Any], concurrency: int, outbox: Outbox, clock: Clock) -> None:
         self._processor = processor
-        self._hooks: Hooks = processor.hooks
+        self._hooks: Hooks = processor.registry.hooks()
         self._concurrency = concurrency
         self._outbox = outbox
         self._clock = clock

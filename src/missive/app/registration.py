@@ -1,0 +1,210 @@
+"""Registration: what a processor registered and included, and the routes that result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from missive.app.admission import Admission, Owner, admit
+from missive.app.hooks import Hooks, refuse_async_hooks
+from missive.app.options import Declaration
+from missive.app.retry import Retry
+from missive.app.terms import HandlerRoute, Terms
+from missive.errors import RegistrationClosed, RegistrationError
+from missive.matchers.algebra import And, Matcher
+from missive.matchers.selectors import Everything
+from missive.routing.route import Route, is_async_callable
+
+if TYPE_CHECKING:
+    from missive.routing.router import Router
+
+
+class Settings(Owner, Protocol):
+    """The processor of a registry, as far as the registry reads it."""
+
+    timeout: float
+    retry: Retry | None
+
+
+class _Handler(msgspec.Struct, frozen=True, eq=False):
+    matcher: Matcher[Any]
+    declaration: Declaration
+
+
+class _Include(msgspec.Struct, frozen=True, eq=False):
+    registry: Registry
+    when: Matcher[Any] | None
+
+
+class Registry:
+    """The handlers, hooks and includes of one processor, until processing starts."""
+
+    __slots__ = (
+        "_entries",
+        "_fallback",
+        "_included_in",
+        "_router",
+        "admission",
+        "frozen",
+        "own_hooks",
+        "settings",
+    )
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.admission = Admission(settings)
+        """The matchers of this registry and of the included ones."""
+        self.own_hooks = Hooks()
+        self._entries: list[_Handler | _Include] = []
+        self._fallback: Declaration | None = None
+        self._included_in: list[_Include] = []
+        """The registries that include this one, with the condition of each include."""
+        self._router: Router[Terms] | None = None
+        self.frozen: tuple[HandlerRoute, ...] | None = None
+        """The routes, once processing has started."""
+
+    def __len__(self) -> int:
+        return len(self.admission.known)
+
+    # Registering
+
+    def refuse_when_frozen(self, what: str) -> None:
+        """Raise `RegistrationClosed` once processing has started. `what` names the thing to register."""
+        if self.frozen is not None:
+            raise RegistrationClosed(
+                f"{self.settings.name} is processing, and {what} cannot be registered any more. Register it before"
+                " the processor or its test client starts"
+            )
+
+    def add(self, matcher: Matcher[Any], declaration: Declaration) -> None:
+        """Register a handler or a discard. Raise as `Admission.admit` does, without a change."""
+        admit([(matcher, declaration.name)], self.admission, self.places)
+        self.forget_router()
+        self._entries.append(_Handler(matcher, declaration))
+
+    def add_fallback(self, declaration: Declaration) -> None:
+        """Register the handler of unmatched messages. Raise `RegistrationError` for a second one, or when included."""
+        if self._fallback is not None:
+            raise RegistrationError(
+                f"{self._fallback.name} handles unmatched messages already, and so {declaration.name} cannot. Remove"
+                " one of them"
+            )
+        if self._included_in:
+            raise _fallback_of_included(declaration, self._included_in[0].registry)
+        self.forget_router()
+        self._fallback = declaration
+
+    def add_hook(self, kind: str, hook: Any) -> None:
+        """Register a hook. `kind` is the name of its list."""
+        getattr(self.own_hooks, kind).append(hook)
+
+    def include(self, other: Registry, when: Matcher[Any] | None) -> None:
+        """Include a registry, narrowed by a condition.
+
+        Raise `RegistrationError` for a circle and for a handler of unmatched messages, else as `Admission.admit` does.
+        """
+        if other._fallback is not None:
+            raise _fallback_of_included(other._fallback, self)
+        if any(part is self for part in other.tree()):
+            raise RegistrationError(
+                f"{self.settings.name} and {other.settings.name} would include each other. Remove one of the includes"
+            )
+        named = [(_narrowed(matcher, when), name) for matcher, name in other.admission.known.items()]
+        admit(named, self.admission, self.places)
+        self.forget_router()
+        self._entries.append(_Include(other, when))
+        other._included_in.append(_Include(self, when))
+
+    def places(self, matcher: Matcher[Any]) -> Iterator[tuple[Admission, Matcher[Any]]]:
+        """Yield the admission of each registry that contains a matcher of this one, and the matcher as narrowed."""
+        yield self.admission, matcher
+        for include in self._included_in:
+            yield from include.registry.places(_narrowed(matcher, include.when))
+
+    def forget_router(self) -> None:
+        """Discard the router of this registry and of those that include it."""
+        self._router = None
+        for include in self._included_in:
+            include.registry.forget_router()
+
+    # Compiling
+
+    def routes(self) -> tuple[HandlerRoute, ...]:
+        """Return all routes in the order of registration. Raise `RegistrationError` for an async hook of a def."""
+        if self.frozen is not None:
+            return self.frozen
+        routes = tuple(self.compiled())
+        if self._fallback is not None:
+            fallback = self._route(Everything(), self._fallback)
+            routes += (msgspec.structs.replace(fallback, is_fallback=True),)
+        refuse_async_hooks(self.hooks(), [route for route in routes if route.discards is None])
+        return routes
+
+    def router(self) -> Router[Terms]:
+        """Return the router of the current routes."""
+        if self._router is None:
+            from missive.routing.router import Router  # noqa: PLC0415 - `import missive` does not load routing
+
+            self._router = Router(self.routes())
+        return self._router
+
+    def hooks(self) -> Hooks:
+        """Return the hooks of this registry, with the processing hooks of the included ones."""
+        joined = Hooks()
+        joined.before_handling += self.own_hooks.before_handling
+        joined.after_handling += self.own_hooks.after_handling
+        for part in self.tree():
+            joined.before_processing += part.own_hooks.before_processing
+            joined.after_processing += part.own_hooks.after_processing
+        return joined
+
+    def freeze(self) -> tuple[HandlerRoute, ...]:
+        """End registration, here and in the included registries, and return the routes."""
+        routes = self.routes()
+        for part in self.tree():
+            part.frozen = routes if part is self else part.routes()
+        return routes
+
+    def tree(self) -> Iterator[Registry]:
+        """Yield this registry and all that it includes."""
+        yield self
+        for entry in self._entries:
+            if isinstance(entry, _Include):
+                yield from entry.registry.tree()
+
+    def compiled(self) -> Iterator[HandlerRoute]:
+        """Yield the routes of this registry and of all that it includes."""
+        for entry in self._entries:
+            if isinstance(entry, _Handler):
+                yield self._route(entry.matcher, entry.declaration)
+                continue
+            for route in entry.registry.compiled():
+                yield msgspec.structs.replace(route, matcher=_narrowed(route.matcher, entry.when))
+
+    def _route(self, matcher: Matcher[Any], one: Declaration) -> HandlerRoute:
+        """Return the route of a declaration, with the defaults of the processor filled in."""
+        if one.discards is not None:
+            return Route(one.name, matcher, one.handler, one.terms, "discard", one.discards)
+        terms = msgspec.structs.replace(
+            one.terms,
+            is_async=is_async_callable(one.handler),
+            timeout=self.settings.timeout if one.timeout is None else one.timeout,
+            retry=self.settings.retry if one.retry is None else one.retry or None,
+            before=tuple(self.own_hooks.before_handling),
+            after=tuple(self.own_hooks.after_handling),
+        )
+        kind = "async" if terms.is_async else "sync"
+        return Route(one.name, matcher, one.handler, terms, kind if terms.batch is None else f"{kind} batch")
+
+
+def _narrowed(matcher: Matcher[Any], when: Matcher[Any] | None) -> Matcher[Any]:
+    return matcher if when is None else And(when, matcher).simplified()
+
+
+def _fallback_of_included(declaration: Declaration, outer: Registry) -> RegistrationError:
+    return RegistrationError(
+        f"{declaration.name} handles unmatched messages, and its processor is included in {outer.settings.name}. Only"
+        " the processor that runs can have handle_unmatched: move it there"
+    )
