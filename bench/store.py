@@ -1,6 +1,7 @@
-"""A dead letter store with a million records: lists, groups, leases, writing beside a bare INSERT, export.
+"""Measure a store with a million records: writes against a bare INSERT, lists, groups, leases and export.
 
-MISSIVE_BENCH_RECORDS says how many (1,000,000), MISSIVE_BENCH_STORES which (sqlite,postgresql; mariadb too).
+MISSIVE_BENCH_RECORDS sets the number of records (1,000,000). MISSIVE_BENCH_STORES lists the stores
+(sqlite,postgresql); mariadb is also possible.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ STATUSES = [Status.dead] * 6 + [Status.parked] * 2 + [Status.resolved, Status.di
 
 
 def record(n: int, now: float) -> Record:
-    """Return one of very many: some of each status, of many groups, a part of the parked ones in lanes."""
+    """Return a record of a realistic mix: all statuses, many groups, and parked records with and without lanes."""
     group, status = n * 7919 % GROUPS, STATUSES[n % len(STATUSES)]
     parked, at = status is Status.parked, now - 86400 * 20 * ((n * 31 % RECORDS) / RECORDS)
     closed = status in CLOSED
@@ -61,7 +62,7 @@ def record(n: int, now: float) -> Record:
         sha256=SHA256,
         error_type="ValueError",
         error_chain=({"type": "ValueError", "frames": [{"file": "shop.py", "line": 10, "function": "placed"}]},),
-        error_text="it is no number",
+        error_text="not a number",
         due=(at if n % 3 else now + 1e6) if parked else None,
         lane=f"{n % LANES:064x}" if parked and n % 4 == 3 else None,
         closed_at=at if closed else None,
@@ -73,14 +74,14 @@ def record(n: int, now: float) -> Record:
 
 
 def fill(store: SQLStore) -> None:
-    """Put all records, as a worker does."""
+    """Put all records in batches, as a worker does."""
     now = time.time()
     for start in range(0, RECORDS, BATCH):
         store.put([record(n, now) for n in range(start, min(start + BATCH, RECORDS))])
 
 
 def median(work: Callable[[], object], times: int = 7) -> float:
-    """Return how long something takes, in seconds."""
+    """Return the median duration of a call, in seconds."""
     took = []
     for _ in range(times):
         began = time.perf_counter()
@@ -90,11 +91,12 @@ def median(work: Callable[[], object], times: int = 7) -> float:
 
 
 def say(what: str, seconds: float, bar: float | None = None) -> None:
+    """Print a duration, and its bar."""
     print(f"  {what}: {seconds * 1000:.1f} ms" + ("" if bar is None else f" (bar {bar * 1000:.0f})"), flush=True)
 
 
 def writing(store: SQLStore) -> None:
-    """Print how fast records are put, beside a bare INSERT of the same rows in the same batches."""
+    """Print the rate of `put`, and its ratio to a bare INSERT of the same rows in the same batches."""
     ratios, ours = [], []
     bare_sql, numbers = records_table.insert(), itertools.count(RECORDS)
     for _ in range(PAIRS):
@@ -120,7 +122,7 @@ def writing(store: SQLStore) -> None:
 
 
 def reading(store: SQLStore) -> None:
-    """Print how long pages take."""
+    """Print the durations of pages and counts."""
     dead, old = (Status.dead,), time.time() - 9e5
 
     def page(query: Query, offset: int = 0) -> Callable[[], object]:
@@ -133,20 +135,20 @@ def reading(store: SQLStore) -> None:
         ("page of list, one group", Query(statuses=dead, group=f"{7:016x}"), 0),
         ("page of list, one handler", Query(statuses=dead, handler="shop:handler_7"), 0),
         ("page of list, a reason and an age", Query(statuses=dead, reason="rejected", last_before=old), 0),
-        ("page of list, a handler of nothing", Query(statuses=dead, handler="none"), 0),
+        ("page of list, a handler without records", Query(statuses=dead, handler="none"), 0),
         ("page of list, a service without a group", Query(service="service-1", without=(Query(group="0" * 16),)), 0),
     ):
         say(what, median(page(query, offset)), PAGE_BAR)
     say("groups, a page of 100", median(lambda: store.groups(Query(), limit=100)), GROUPS_BAR)
     say("groups of a reason", median(lambda: store.groups(Query(statuses=dead, reason="rejected"))), GROUPS_BAR)
     say("stats", median(store.stats), GROUPS_BAR)
-    say("count of the dead ones", median(lambda: store.count(Query(statuses=dead))))
+    say("count of dead records", median(lambda: store.count(Query(statuses=dead))))
 
 
-def leases(store: SQLStore) -> None:
-    """Print how long it takes to take up a hundred records that are due."""
+def leasing(store: SQLStore) -> None:
+    """Print the durations of leasing and settling a hundred due records."""
     for service in ("service-0", "service-1"):
-        say("when the next is due", median(lambda service=service: store.next_due(service)), LEASE_BAR)
+        say("time of the next due record", median(lambda service=service: store.next_due(service)), LEASE_BAR)
         say("lease of 100 due", median(lambda service=service: store.lease_records(service, "t", 100, 600)), LEASE_BAR)
     replay = Replay("r" * 10, "me", "bench")
     ids = store.ids(Query(statuses=(Status.dead,), service="service-2"))
@@ -159,12 +161,13 @@ def leases(store: SQLStore) -> None:
 
 
 def settle(store: SQLStore) -> None:
+    """Lease and resolve a hundred records."""
     leases = store.lease_records("service-2", "t", 100, 600)
     store.resolve([lease.record.id for lease in leases], "t", Status.resolved, "replay")
 
 
 def exporting(store: SQLStore) -> None:
-    """Print how much memory an export takes."""
+    """Print the rate and the peak memory of an export."""
     lines = export_records(store, Query(), content=True)
     for _ in range(5000):
         next(lines)
@@ -181,6 +184,7 @@ def exporting(store: SQLStore) -> None:
 
 @contextlib.contextmanager
 def opened(kind: str) -> Iterator[SQLStore]:
+    """Open a new store of a kind."""
     with contextlib.ExitStack() as stack:
         if kind == "sqlite":
             directory = stack.enter_context(tempfile.TemporaryDirectory(dir="."))
@@ -197,7 +201,7 @@ def main() -> None:
             began = time.perf_counter()
             fill(store)
             print(f"{kind}: {RECORDS:,} records put in {time.perf_counter() - began:.0f} s", flush=True)
-            for measure in (writing, reading, leases, exporting):
+            for measure in (writing, reading, leasing, exporting):
                 measure(store)
 
 

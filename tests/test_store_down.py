@@ -1,4 +1,4 @@
-"""The dead letter store cannot be written: nothing that would be a dead letter is settled, and all goes on after it."""
+"""An outage of the dead letter store: failures stay unsettled, and processing continues when the outage ends."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def broken(message, context):
 
 
 @pytest.mark.rabbitmq
-def test_a_file_size_limit(start: Start, tmp_path: Path, rabbitmq: RabbitMQ):
-    """With a store that may not grow, dead letters stay with the broker, successes are acked, and the log says it once.
+def test_a_store_at_its_file_size_limit(start: Start, tmp_path: Path, rabbitmq: RabbitMQ):
+    """With a store that cannot grow, failures stay at the broker, and successes are acked. One line reports the fault.
 
-    Once the limit is lifted, all is filed, and the queue is empty.
+    Without the limit, all dead letters are stored, and the queue is empty.
     """
     (tmp_path / "app.py").write_text(APPLICATION)
     queue = f"full-{os.getpid()}"
@@ -57,17 +57,17 @@ def test_a_file_size_limit(start: Start, tmp_path: Path, rabbitmq: RabbitMQ):
         for n in range(300):
             body = json.dumps({"ok": n % 3 == 0, "filler": filler}).encode()
             channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2, message_id=str(n)))
-    # The shell becomes the worker, which so is limited before it opens its store. The unit is 512 or 1024 bytes.
+    # The shell sets the limit and then becomes the worker. The unit is 512 or 1024 bytes.
     limited = ("sh", "-c", 'ulimit -S -f 400; exec "$@"', "sh", shutil.which("missive", path=BIN))
     process = start(*limited, "run", "app:proc", "--from", rabbitmq.url(queue), "--dlq", "sqlite:///dlq.db")
     complaint = process.error_line()
     assert "the dead letter store sqlite:///dlq.db cannot be written" in complaint
     assert "intake is paused" in complaint
-    assert filed(tmp_path) < 200
-    # What was fetched before is handled; how much that was is the broker's business.
+    assert stored(tmp_path) < 200
+    # Messages that were fetched before the pause are handled. Their number depends on the broker.
     assert process.line() == "ok\n"
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    wait_until(lambda: filed(tmp_path) == 200, "all dead letters in the store")
+    wait_until(lambda: stored(tmp_path) == 200, "all dead letters in the store")
     assert "can be written again; intake goes on" in process.error_line()
     assert [process.line() for _ in range(99)] == ["ok\n"] * 99
     with rabbitmq.channel() as channel:
@@ -79,15 +79,16 @@ def test_a_file_size_limit(start: Start, tmp_path: Path, rabbitmq: RabbitMQ):
         assert channel.queue_declare(queue, passive=True).method.message_count == 0
 
 
-def filed(directory: Path) -> int:
+def stored(directory: Path) -> int:
+    """Return the number of records in the store."""
     with sqlite3.connect(directory / "dlq.db", timeout=30) as connection:
         count = connection.execute("SELECT count(*) FROM missive_dead_letters").fetchone()[0]
     connection.close()
     return int(count)
 
 
-def test_a_stop_while_the_store_is_down_leaves_them_unsettled(missive: Start, tmp_path: Path):
-    """A processor stopped before its store comes back exits 1, says what it left, and the queue still has it."""
+def test_a_stop_during_an_outage_leaves_messages_unsettled(missive: Start, tmp_path: Path):
+    """A stop during an outage exits with 1 and counts the unstored dead letters. The queue still has them."""
     from missive.adapters.sqlite import SCHEMA
 
     (tmp_path / "app.py").write_text(APPLICATION)
@@ -98,7 +99,7 @@ def test_a_stop_while_the_store_is_down_leaves_them_unsettled(missive: Start, tm
     command = ("run", "app:proc", "--from", "sqlite:///queue.db?queue=q&lease=1", "--drain", "0.5")
     process = missive(*command, "--dlq", "sqlite:///dlq.db")
     assert process.line() == "ok\n"
-    wait_until(lambda: filed(tmp_path) == 1, "the first dead letter")
+    wait_until(lambda: stored(tmp_path) == 1, "the first dead letter")
     blocker = sqlite3.connect(tmp_path / "dlq.db", isolation_level=None)
     blocker.execute("BEGIN EXCLUSIVE")
     producer.execute("INSERT INTO missive_queue (queue, body) VALUES ('q', '{\"ok\": false}')")
@@ -111,7 +112,7 @@ def test_a_stop_while_the_store_is_down_leaves_them_unsettled(missive: Start, tm
 
 
 def test_a_full_database(tmp_path: Path):
-    """At SQLite's page limit nothing is settled that is not filed; with room again, everything is."""
+    """At SQLite's page limit, no unstored dead letter is settled. With room again, all of them are."""
     store = SQLStore(f"sqlite:///{tmp_path}/dlq.db")
     pages = {"limit": 40}
 
@@ -140,4 +141,4 @@ def test_a_full_database(tmp_path: Path):
     (report,) = execute([adapter])
     room.join(30)
     assert (report.total_handled, report.total_dead, len(adapter.settled)) == (1, 100, 101)
-    assert filed(tmp_path) == 100
+    assert stored(tmp_path) == 100

@@ -1,4 +1,4 @@
-"""Workers, commands and servers killed at random moments, on every store: nothing is lost, nothing half done."""
+"""Workers, commands and servers killed at random moments, on every store: nothing is lost or left inconsistent."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from missive.adapters import replay as source
 from missive.engine import flow
 from missive.matchers import Everything, by_field
 
-flow.HOLD_SECONDS = 0.01  # so that what is to be tried again is parked
-source._LEASE = 1.0  # so that what a killed worker had is soon somebody else's
+flow.HOLD_SECONDS = 0.01  # so that retries are parked
+source._LEASE = 1.0  # so that the records of a killed worker are soon free
 
 proc = missive.Processor(missive.JSONMessage, name="kill", concurrency=4)
 handled = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -55,9 +55,9 @@ def handle(message, context):
     number = message.get_json()["n"]
     if number % 5 == 0 and is_first_time(number):
         raise ConnectionError("on purpose")
-    if number % 10 == 0 and not os.path.exists("mended"):
+    if number % 10 == 0 and not os.path.exists("fixed"):
         raise missive.DeadLetter("bad")
-    if os.path.exists("mended"):
+    if os.path.exists("fixed"):
         time.sleep(0.003)
     os.write(handled, b"%d\\n" % number)
 """
@@ -80,7 +80,7 @@ main()
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new store of each kind."""
+    """Return the URL of a new store of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/dlq.db"
     server = request.getfixturevalue(request.param)
@@ -88,7 +88,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def enqueue(directory: Path, count: int) -> str:
-    """Put messages into a queue; returns its URL."""
+    """Insert messages into a queue, and return its URL."""
     with contextlib.closing(sqlite3.connect(directory / "queue.db")) as connection:
         connection.executescript(SCHEMA)
         rows = [("q", json.dumps({"n": n, "lane": n % 40}).encode()) for n in range(count)]
@@ -98,38 +98,38 @@ def enqueue(directory: Path, count: int) -> str:
 
 
 def numbers(store: Store, *statuses: Status) -> Counter[int]:
+    """Count the numbers of the messages of records."""
     return Counter(json.loads(one.body)["n"] for one in store.query(Query(statuses=statuses)))
 
 
-def counts_are_right(store: Store) -> None:
-    """Assert that the groups count what is there, and that in Redis all is found by what it should be."""
+def check_counts(store: Store) -> None:
+    """Assert that the groups count the records, and that the indexes of a Redis store are right."""
     if isinstance(store, RedisStore):
         check(store)
-    there = Counter((one.fingerprint, str(one.status)) for one in store.query(Query()))
-    assert Counter({(group.fingerprint, group.status): group.count for group in store.groups(Query())}) == there
+    expected = Counter((one.fingerprint, str(one.status)) for one in store.query(Query()))
+    assert Counter({(group.fingerprint, group.status): group.count for group in store.groups(Query())}) == expected
 
 
 def handled(directory: Path) -> Counter[int]:
+    """Count the numbers of handled messages."""
     path = directory / "handled.txt"
     return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
 
 
-def purge_is_killed(
-    start: Callable[..., Running], directory: Path, url: str, store: Store, chance: random.Random
-) -> None:
-    """Kill a command that purges in its midst: what is deleted is, and the rest is there."""
+def kill_a_purge(start: Callable[..., Running], directory: Path, url: str, store: Store, chance: random.Random) -> None:
+    """Kill a purge before its end. The deleted records are gone, and the others remain."""
     (directory / "purge.py").write_text(PURGE)
     before = store.count(Query())
     most = before - 1 - int(before / 10 * chance.random())
     running = start(sys.executable, "purge.py", "dlq", "purge", "status:resolved", "--yes", "--dlq", url)
     wait_until(lambda: store.count(Query()) <= most, f"{most} left", 60)
     running.kill()
-    counts_are_right(store)
+    check_counts(store)
     assert 0 < store.count(Query()) <= most
 
 
 @pytest.mark.parametrize("url", STORES, indirect=True)
-def test_a_life_of_kills(
+def test_killed_workers_and_commands_lose_nothing(
     start: Callable[..., Running],
     missive: Callable[..., Running],
     tmp_path: Path,
@@ -137,7 +137,7 @@ def test_a_life_of_kills(
     request: pytest.FixtureRequest,
     record_property,
 ):
-    """Killed while they park, take up, file, replay, resolve and purge: each message is handled, or dead, once."""
+    """Workers and commands are killed while they park, replay and purge: each message is handled, or dead once."""
     count, kills = (10_000, 30) if request.config.getoption("--deep") else (500, 3)
     seed = random.SystemRandom().randrange(10**6)
     chance = random.Random(seed)
@@ -154,7 +154,7 @@ def test_a_life_of_kills(
             enough = count * (number + chance.random()) / (kills + 1)
             wait_until(lambda enough=enough: done() >= enough, f"{enough} done (seed {seed})", 60)
             running.kill()
-            counts_are_right(store)
+            check_counts(store)
         running = missive(*worker)
         waiting = Query(statuses=(Status.parked, Status.queued))
         wait_until(lambda: done() == count and not store.count(waiting), f"all (seed {seed})", 120)
@@ -164,17 +164,17 @@ def test_a_life_of_kills(
         assert set(handled(tmp_path)) == set(range(count)) - set(bad), f"seed {seed}"
         once = handled(tmp_path)
 
-        # The cause is mended, and the dead letters are replayed by commands that are killed.
-        (tmp_path / "mended").touch()
+        # The cause is fixed, and killed commands replay the dead letters.
+        (tmp_path / "fixed").touch()
         replay = ("replay", "label:bad", "--with", "app:proc", "--yes")
         for number in range(kills):
             running = missive("dlq", *replay, "--dlq", url)
             enough = len(once) + 1 + len(bad) * (number + chance.random()) / (kills + 2)
             wait_until(lambda enough=enough: len(handled(tmp_path)) >= enough, f"replayed (seed {seed})", 60)
             running.kill()
-            counts_are_right(store)
+            check_counts(store)
             resolved = numbers(store, Status.resolved)
-            assert set(resolved) <= set(handled(tmp_path)), f"resolved and not handled (seed {seed})"
+            assert set(resolved) <= set(handled(tmp_path)), f"a resolved message was not handled (seed {seed})"
             (kept,) = store.replays(limit=1)
             replay = ("resume", kept.id, "--with", "app:proc")
         running = missive("dlq", *replay, "--dlq", url)
@@ -183,21 +183,21 @@ def test_a_life_of_kills(
         (kept,) = store.replays(limit=1)
         assert (kept.total, kept.resolved, kept.left, kept.status) == (len(bad), len(bad), 0, "done"), f"seed {seed}"
         assert set(handled(tmp_path)) == set(range(count))
-        counts_are_right(store)
+        check_counts(store)
 
         for _ in range(kills):
-            purge_is_killed(start, tmp_path, url, store, chance)
+            kill_a_purge(start, tmp_path, url, store, chance)
         missive("dlq", "purge", "status:resolved", "--yes", "--dlq", url).finish(60)
         assert store.count(Query()) == 0
-        counts_are_right(store)
+        check_counts(store)
     record_property("kills", f"{count} messages, 3 × {kills} kills, seed {seed}")
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_that_is_killed_under_load(
+def test_a_worker_survives_kills_of_its_store(
     missive: Callable[..., Running], tmp_path: Path, request: pytest.FixtureRequest, name: str
 ):
-    """The worker waits for its store, unsettled, and goes on: no message is lost, and none is dead twice."""
+    """The worker waits for its store and then continues: no message is lost, and none is dead twice."""
     count, kills = (5000, 10) if request.config.getoption("--deep") else (400, 2)
     server = request.getfixturevalue(name)
     url = str(server.store() if name == "redis" else server.url(server.database()))
@@ -218,4 +218,4 @@ def test_a_server_that_is_killed_under_load(
         running.terminate(60)
         assert running.code == 0
         assert numbers(store, Status.dead) == bad
-        counts_are_right(store)
+        check_counts(store)

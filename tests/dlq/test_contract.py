@@ -1,9 +1,7 @@
-"""What every store does: what is put is there, and every state changes only as it may."""
+"""The contract of stores, on each of them: records, leases, replays and checkpoints."""
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
@@ -12,7 +10,7 @@ from hypothesis import strategies as st
 from missive.dlq import Attempt, Query, Status, Store
 from missive.ids import new_id
 from missive.outcome import Reason
-from tests.support.stores import Clock, on_each, opened_at, parked, queued, record
+from tests.support.stores import on_each, queued, record
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -25,16 +23,16 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
     key=st.one_of(st.none(), text, st.binary(max_size=20)),
     detail=st.one_of(st.none(), text.map(lambda text: text.replace("\0", ""))),
 )
-def test_a_record_is_kept_to_the_byte(store: Store, body, headers, key, detail):
-    """Whatever bytes and text a record has, it is read back equal."""
+def test_a_record_is_read_back_equal(store: Store, body, headers, key, detail):
+    """Any bytes and text of a record are read back unchanged."""
     kept = record(body=body, headers=tuple(headers), key=key, detail=detail)
     store.put([kept])
     assert store.get(kept.id) == kept
 
 
 @on_each
-def test_the_same_message_again_joins_its_record(store: Store):
-    """Another arrival of the same position adds to the history; one that only shares an id does not."""
+def test_a_redelivery_joins_its_record(store: Store):
+    """Another arrival of the same position joins the record. An arrival that shares only an id does not."""
     first, second = (
         record(identity="i", may_join=True),
         record(identity="i", may_join=True, last_at=20.0, error_type="KeyError"),
@@ -52,16 +50,16 @@ def test_the_same_message_again_joins_its_record(store: Store):
 
 
 @on_each
-def test_arrivals_in_one_batch_join_too(store: Store):
-    """The same message twice in one batch is one record."""
+def test_arrivals_in_one_batch_join(store: Store):
+    """Two arrivals of a message in one batch make one record."""
     first, second = record(identity="i", may_join=True), record(identity="i", may_join=True)
     store.put([first, second, record()])
     assert len(list(store.query(Query()))) == 2
 
 
 @on_each
-def test_redeliveries_in_one_batch_join_a_record_that_is_there(store: Store):
-    """Each adds its line, and the group counts one record."""
+def test_redeliveries_in_one_batch_join_a_stored_record(store: Store):
+    """Each redelivery adds to the history, and the group counts one record."""
     first = record(identity="i", may_join=True)
     store.put([first])
     store.put([record(identity="i", may_join=True), record(identity="i", may_join=True)])
@@ -71,8 +69,8 @@ def test_redeliveries_in_one_batch_join_a_record_that_is_there(store: Store):
 
 
 @on_each
-def test_the_newest_that_looks_the_same_is_joined(store: Store):
-    """Redeliveries join the newest record of their identity, though it came in their batch; an import changes none."""
+def test_a_redelivery_joins_the_newest_record_of_its_identity(store: Store):
+    """The newest record may be in the same batch. An import changes no record."""
     first = record(id="a", identity="i", may_join=True)
     store.put([first])
     store.put([record(id="b", identity="i"), record(identity="i", may_join=True)])
@@ -82,8 +80,8 @@ def test_the_newest_that_looks_the_same_is_joined(store: Store):
 
 
 @on_each
-def test_the_same_identity_of_another_service_is_another_record(store: Store):
-    """Records of two services in one store never join."""
+def test_services_share_no_record(store: Store):
+    """The same identity at another service is another record."""
     store.put([record(identity="i", may_join=True)])
     store.put([record(identity="i", may_join=True, service="other")])
     assert len(list(store.query(Query()))) == 2
@@ -91,7 +89,7 @@ def test_the_same_identity_of_another_service_is_another_record(store: Store):
 
 @on_each
 def test_a_history_is_bounded(store: Store):
-    """A message that fails for ever keeps its first and last failures, and all are counted."""
+    """A message that fails forever has its first and last failures in the history, and all failures are counted."""
     first = record(identity="i", may_join=True)
     for n in range(60):
         store.put([record(id=new_id(), identity="i", may_join=True, history=(Attempt(float(n), "failed", n),))])
@@ -103,7 +101,7 @@ def test_a_history_is_bounded(store: Store):
 
 @on_each
 def test_queries_filter_and_page(store: Store):
-    """Conditions hold together, newest come first, limit and offset cut."""
+    """All conditions hold, the newest record is first, and limit and offset select a page."""
     records = [record(last_at=float(n), reason=Reason.failed if n % 2 else Reason.unmatched) for n in range(10)]
     store.put(records)
     failed = [r.id for r in store.query(Query(reason="failed"))]
@@ -115,7 +113,7 @@ def test_queries_filter_and_page(store: Store):
 
 @on_each
 def test_a_query_yields_every_page(store: Store):
-    """More records than one page has come once each, in their order."""
+    """More records than one page has are yielded once each, in order."""
     records = [record(last_at=float(n // 3)) for n in range(1203)]
     store.put(records)
     expected = [r.id for r in sorted(records, key=lambda r: (r.last_at, r.id), reverse=True)]
@@ -124,8 +122,8 @@ def test_a_query_yields_every_page(store: Store):
 
 
 @on_each
-def test_groups_count(store: Store):
-    """A group counts what failed in the same way, with its first and last time."""
+def test_groups_count_similar_failures(store: Store):
+    """A group has the number of similar failures, with the first and last time."""
     store.put([record(first_at=float(n), last_at=float(n)) for n in range(5)])
     store.put([record(fingerprint="0" * 16)])
     large, small = store.groups(Query())
@@ -136,30 +134,8 @@ def test_groups_count(store: Store):
 
 
 @on_each
-def test_a_claim_is_exclusive_and_runs_out(store: Store, clock: Clock):
-    """One claimant has a record until its lease is over; the first one is fenced from then on."""
-    kept = record()
-    store.put([kept])
-    assert store.lease_records("shop", "first", 10, lease=60) == []
-    assert queued(store, [kept.id], "r1") == 1
-    assert [lease.record.id for lease in store.lease_records("shop", "first", 10, lease=60)] == [kept.id]
-    assert store.lease_records("shop", "second", 10, lease=60) == []
-    assert store.lease_records("other", "second", 10, lease=60) == []
-    clock.now += 59
-    assert store.extend_leases([kept.id], "first", 60) == {kept.id}
-    clock.now += 61
-    assert [lease.record.id for lease in store.lease_records("shop", "second", 10, lease=60)] == [kept.id]
-    assert store.resolve([kept.id], "first", Status.resolved, "t") == set()
-    assert store.extend_leases([kept.id], "first", 60) == set()
-    assert store.resolve([kept.id], "second", Status.resolved, "t") == {kept.id}
-    resolved = store.get(kept.id)
-    assert resolved is not None
-    assert (resolved.status, resolved.closed_by, resolved.closed_at) == (Status.resolved, "t", clock.now)
-
-
-@on_each
-def test_a_record_that_failed_again_is_dead_and_free(store: Store):
-    """Filing a replayed record again takes it from its claimant, and it can be chosen once more."""
+def test_a_record_that_fails_again_is_dead_and_free(store: Store):
+    """A new failure ends the lease, and the record can be selected again."""
     kept = record()
     store.put([kept])
     queued(store, [kept.id], "r1")
@@ -173,8 +149,8 @@ def test_a_record_that_failed_again_is_dead_and_free(store: Store):
 
 
 @on_each
-def test_what_is_left_of_a_replay_is_dead_again(store: Store):
-    """Stopping a replay touches the records of that replay that are still queued, and no other."""
+def test_stopping_a_replay_makes_its_queued_records_dead(store: Store):
+    """Stopping a replay changes the queued records of that replay only."""
     one, two, three = record(), record(), record()
     store.put([one, two, three])
     queued(store, [one.id, two.id], "r1")
@@ -188,7 +164,7 @@ def test_what_is_left_of_a_replay_is_dead_again(store: Store):
 
 
 @on_each
-def test_only_dead_records_are_chosen(store: Store):
+def test_only_free_records_are_queued_or_discarded(store: Store):
     """Resolved, queued and discarded records are neither queued nor discarded again."""
     kept = record()
     store.put([kept])
@@ -197,8 +173,8 @@ def test_only_dead_records_are_chosen(store: Store):
 
 
 @on_each
-def test_checkpoints(store: Store):
-    """A value is kept by service and source, and replaced."""
+def test_a_checkpoint_belongs_to_a_service_and_source(store: Store):
+    """A new checkpoint replaces the old one of the same service and source."""
     assert store.load_checkpoint("shop", "file:a") is None
     store.save_checkpoint("shop", "file:a", "1")
     store.save_checkpoint("shop", "file:a", "2")
@@ -206,74 +182,9 @@ def test_checkpoints(store: Store):
     assert (store.load_checkpoint("shop", "file:a"), store.load_checkpoint("other", "file:a")) == ("2", None)
 
 
-# Parked
-
-
-def leased(store: Store, token: str = "t", limit: int = 100, lease: float = 60) -> list[str]:
-    return [lease.record.id for lease in store.lease_records("shop", token, limit, lease)]
-
-
 @on_each
-def test_what_is_parked_is_claimed_when_it_is_due(store: Store, clock: Clock):
-    """The oldest due first, and nothing before its time; `next_due` says when that is."""
-    late, early = parked(1020.0), parked(1010.0)
-    store.put([late, early])
-    assert leased(store) == []
-    assert store.next_due("shop") == 1010.0
-    clock.now = 1010.0
-    assert leased(store) == [early.id]
-    assert store.next_due("shop") == 1020.0
-    clock.now = 1020.0
-    assert leased(store) == [late.id]
-    assert store.next_due("shop") == 1070.0, "when the lease of the first ends"
-    assert store.next_due("other") is None
-
-
-@on_each
-def test_only_the_first_of_a_lane_is_claimed(store: Store, clock: Clock):
-    """The next one follows when the first is parked no more, whatever their times are."""
-    first, second, other = sorted((parked(None) for _ in range(3)), key=lambda one: one.id)
-    first, second, other = replace(first, lane="a", due=1010.0), replace(second, lane="a"), replace(other, lane="b")
-    store.put([first, second, other])
-    assert store.lanes("shop") == {"a": 2, "b": 1}
-    assert leased(store) == [other.id]
-    clock.now = 1010.0
-    assert leased(store) == [first.id]
-    assert leased(store) == []
-    store.resolve([first.id], "t", Status.resolved, "x")
-    assert leased(store) == [second.id]
-    assert store.lanes("shop") == {"a": 1, "b": 1}
-
-
-@on_each
-def test_a_record_that_somebody_else_has_is_left_as_it_is(store: Store, clock: Clock):
-    """Putting under a claim that was lost changes nothing; under one that holds, it clears it."""
-    one = parked(None)
-    store.put([one])
-    assert leased(store, "slow", lease=10) == [one.id]
-    clock.now += 11
-    assert leased(store, "quick") == [one.id]
-    store.put([replace(one, lease_token="slow", status=Status.dead, last_at=2000.0)])
-    assert store.get(one.id).status is Status.parked
-    store.put([replace(one, lease_token="quick", due=5000.0, last_at=2000.0)])
-    there = store.get(one.id)
-    assert (there.status, there.due, there.attempts) == (Status.parked, 5000.0, 2)
-    assert store.resolve([one.id], "quick", Status.resolved, "x") == set()
-
-
-@on_each
-def test_a_claim_can_be_given_back_for_later(store: Store, clock: Clock):
-    """What is not handled now is due when it is said, or as it was."""
-    one = parked(None)
-    store.put([one])
-    leased(store)
-    assert store.release_records([one.id], "t", 1500.0) == {one.id}
-    assert store.next_due("shop") == 1500.0
-
-
-@on_each
-def test_attempts_are_kept_by_identity(store: Store):
-    """Counts are of a service, replaced by newer ones, and gone when they are dropped."""
+def test_attempts_are_counted_by_identity(store: Store):
+    """Counts belong to a service. New counts replace them, and a drop deletes them."""
     store.count_attempts("shop", {"a": 1, "b": 2})
     store.count_attempts("shop", {"a": 3})
     store.count_attempts("other", {"a": 9})
@@ -283,23 +194,8 @@ def test_attempts_are_kept_by_identity(store: Store):
     assert store.attempts("other", ["a"]) == {"a": 9}
 
 
-def test_the_next_attempt_of_a_parked_record():
-    """Attempts go on while it is parked; nacks spend none, and a dead letter's replay begins anew."""
-    lines = [
-        Attempt(1.0, "failed", 10),
-        Attempt(2.0, "retried", 1),
-        Attempt(3.0, "nacked", 2),
-        Attempt(4.0, "retried", 2),
-    ]
-    one = parked(None, history=tuple(lines))
-    assert (one.next_attempt, one.failed_at) == (3, 2.0)
-    assert replace(one, history=tuple(lines[:3])).next_attempt == 2
-    assert replace(one, history=tuple(lines[:1])).next_attempt == 1
-    assert replace(one, status=Status.queued).next_attempt == 1
-
-
-def test_ids_that_ascend():
-    """An id that does not sort after the last one is replaced by the one that follows it."""
+def test_ids_ascend():
+    """An id that would not sort after the last id is replaced by the id after the last one."""
     from missive.ids import after
 
     assert after("", "01") == "01"
@@ -312,12 +208,9 @@ def test_ids_that_ascend():
         last = made
 
 
-# Each database
-
-
 @on_each
-def test_text_that_a_database_has_no_sign_for(store: Store):
-    """NUL, half a surrogate and too long a name keep no record from being filed, and it is found by that name."""
+def test_text_that_a_database_cannot_store_is_replaced(store: Store):
+    """A record with NUL, lone surrogates or a long name is stored, and found by that name."""
     odd = record(detail="a\0b\ud800", message_id="\0", error_text="e" * 100_000, handler="h" * 300)
     store.put([odd])
     assert [r.id for r in store.query(Query(handler=odd.handler))] == [odd.id]
@@ -327,34 +220,3 @@ def test_text_that_a_database_has_no_sign_for(store: Store):
     nul = "\N{SYMBOL FOR NULL}" if store.url.startswith("postgresql") else "\0"
     half = "\ud800" if store.url.startswith("redis") else "\\ud800"
     assert (kept.detail, kept.message_id) == (f"a{nul}b{half}", nul)
-
-
-@on_each
-def test_what_is_due_first_is_claimed_first(store: Store):
-    """Records without a time come before those with one, and those by their time."""
-    late, early, at_once, later = (
-        record(status=Status.parked, due=due, lane=None) for due in (900.0, 800.5, None, 1000.5)
-    )
-    store.put([late, early, at_once, later])
-    assert [c.record.id for c in store.lease_records("shop", "t", 2, 10.0)] == [at_once.id, early.id]
-    assert [c.record.id for c in store.lease_records("shop", "u", 5, 10.0)] == [late.id]
-    assert store.next_due("shop") == 1000.5
-
-
-@on_each
-def test_claims_of_several_at_a_time_share_no_record(store: Store, url: str, clock: Clock):
-    """Processes that claim at the same time have each record once, and none is left."""
-    store.put([record(status=Status.queued) for _ in range(300)])
-    taken: list[str] = []
-
-    def lease(name: int) -> None:
-        with contextlib.closing(opened_at(url, clock)) as other:
-            while leases := other.lease_records("shop", f"t{name}", 7, 60.0):
-                taken.extend(c.record.id for c in leases)
-
-    threads = [threading.Thread(target=lease, args=(n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30.0)
-    assert (len(taken), len(set(taken))) == (300, 300)

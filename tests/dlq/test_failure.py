@@ -1,4 +1,4 @@
-"""Failures: types, text and frames of an exception, and nothing that it held."""
+"""Captured exceptions: types, text and frames, and no references to values."""
 
 from __future__ import annotations
 
@@ -16,63 +16,63 @@ CANARY = "canary-4711"
 
 
 class Held:
-    """Something that a frame's locals hold."""
+    """A value that the locals of a frame refer to."""
 
 
 class Unprintable(Exception):
-    """An exception whose text raises."""
+    """An exception whose `__str__` raises."""
 
     def __str__(self):
         raise RuntimeError(CANARY)
 
 
 class Empty(Exception):
-    """An exception that Python takes for false."""
+    """An exception that is false in a condition."""
 
     def __len__(self):
         return 0
 
 
 def caught(fn):
-    """Return what a function raises."""
+    """Return the exception that a function raises."""
     try:
         fn()
-    except BaseException as error:  # noqa: BLE001 - whatever the test wants
+    except BaseException as error:  # noqa: BLE001 - tests raise any exception
         return error
     raise AssertionError("nothing was raised")
 
 
 def inner():
-    """Raise at the bottom."""
+    """Raise an exception in the innermost frame."""
     secret = CANARY
     raise KeyError(len(secret))
 
 
 def outer():
-    """Raise from further up."""
+    """Call `inner` from another frame."""
     password = CANARY
     inner()
     return password
 
 
 def types(failure):
-    """Return the types of a chain."""
+    """Return the exception types of a chain."""
     return [link.type for link in failure.chain]
 
 
-def test_the_type_is_named_in_full():
-    """A type is `module.QualName`, and a built-in one its name alone."""
+def test_a_type_has_its_full_name():
+    """A type is `module.QualName`; a built-in type has its name only."""
 
     class Local(Exception):
         pass
 
     assert capture(ValueError()).type == "ValueError"
     assert capture(json.JSONDecodeError("x", "y", 0)).type == "json.decoder.JSONDecodeError"
-    assert capture(Local()).type == f"{__name__}.test_the_type_is_named_in_full.<locals>.Local"
+    assert capture(Local()).type == f"{__name__}.test_a_type_has_its_full_name.<locals>.Local"
 
 
-def test_the_text_is_the_exceptions_own():
-    """The text is what `str` gives, of the exception itself and not of what it came from."""
+def test_the_text_is_from_the_outer_exception():
+    """The text is the `str` of the exception itself, not of its cause."""
 
     def fail():
         try:
@@ -84,14 +84,14 @@ def test_the_text_is_the_exceptions_own():
     assert capture(ValueError()).text == ""
 
 
-def test_an_exception_without_a_text_of_its_own():
-    """An exception whose `__str__` raises has no text, and is captured all the same."""
+def test_an_exception_without_a_usable_text():
+    """An exception whose `__str__` raises is captured with an empty text."""
     failure = capture(Unprintable())
     assert (failure.type, failure.text) == (f"{__name__}.Unprintable", "")
 
 
-def test_frames_are_innermost_last():
-    """Frames go from the outermost to where it was raised, with file, line, function and module."""
+def test_the_innermost_frame_is_last():
+    """Each frame has its file, line, function and module. The innermost frame is last."""
     (link,) = capture(caught(outer)).chain
     assert [frame.function for frame in link.frames] == ["caught", "outer", "inner"]
     assert {__name__} == {frame.module for frame in link.frames}
@@ -100,13 +100,13 @@ def test_frames_are_innermost_last():
 
 
 def test_an_exception_that_was_never_raised_has_no_frames():
-    """Without a traceback there are no frames, and no innermost one."""
+    """Without a traceback there are no frames, and the innermost frame is empty."""
     failure = capture(ValueError())
     assert (failure.chain[0].frames, failure.innermost_user_frame) == ((), "")
 
 
 def test_frames_are_bounded():
-    """Of a deep recursion the innermost frames are kept."""
+    """A deep recursion is reduced to its innermost frames."""
 
     def deep(n):
         return inner() if n == 0 else deep(n - 1)
@@ -116,7 +116,7 @@ def test_frames_are_bounded():
 
 
 def test_a_cause_is_in_the_chain():
-    """`raise … from` is followed."""
+    """The chain follows `raise … from`."""
 
     def fail():
         try:
@@ -131,19 +131,19 @@ def test_a_cause_is_in_the_chain():
 
 
 def test_a_context_is_in_the_chain():
-    """What was being handled when another was raised is followed."""
+    """The chain follows the exception that was being handled."""
 
     def fail():
         try:
             inner()
         except KeyError:
-            raise ValueError  # noqa: B904 - what is tested
+            raise ValueError  # noqa: B904 - the test needs the implicit context
 
     assert types(capture(caught(fail))) == ["ValueError", "KeyError"]
 
 
 def test_from_none_ends_the_chain():
-    """`raise … from None` says that what was before does not count."""
+    """The chain ends at `raise … from None`."""
 
     def fail():
         try:
@@ -154,8 +154,8 @@ def test_from_none_ends_the_chain():
     assert types(capture(caught(fail))) == ["ValueError"]
 
 
-def test_a_cause_goes_before_a_context():
-    """Where there are both, the declared cause is followed."""
+def test_a_cause_has_precedence_over_a_context():
+    """With both a cause and a context, the chain follows the cause."""
 
     def fail():
         try:
@@ -167,7 +167,7 @@ def test_a_cause_goes_before_a_context():
 
 
 def test_an_empty_exception_is_a_cause():
-    """An exception with a length of zero is followed like any other."""
+    """The chain follows an exception whose length is zero."""
 
     def fail():
         raise ValueError from Empty()
@@ -183,7 +183,7 @@ def test_a_circle_of_exceptions_ends():
 
 
 def test_the_chain_is_bounded():
-    """Of a long chain the first exceptions are kept."""
+    """A long chain is reduced to its first exceptions."""
     error = ValueError()
     for _ in range(20):
         following = KeyError()
@@ -192,27 +192,27 @@ def test_the_chain_is_bounded():
     assert types(capture(error)) == ["KeyError"] * 8
 
 
-def test_an_exception_group_is_captured_as_itself():
-    """Of a group the group's own type and text are kept."""
+def test_an_exception_group_is_captured_without_its_members():
+    """A group has its own type and text."""
     failure = capture(ExceptionGroup("several", [ValueError(CANARY)]))
     assert (types(failure), failure.text) == (["ExceptionGroup"], "several (1 sub-exception)")
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_what_is_no_exception_is_captured_too(error):
+def test_a_base_exception_is_captured(error):
     """Exits and interrupts are captured like errors."""
     assert [type(error).__name__] == types(capture(error))
 
 
-def test_no_locals_are_kept():
-    """Nothing that a frame held is in what is kept, stored or shown."""
+def test_no_locals_are_captured():
+    """No local variable of a frame is stored or shown."""
     failure = capture(caught(outer))
     assert CANARY not in json.dumps(failure.to_json())
     assert CANARY not in repr(failure.chain)
 
 
-def test_what_the_exception_held_is_let_go():
-    """When the exception is gone, what its frames and its arguments held is gone too."""
+def test_a_failure_keeps_no_references():
+    """Objects in frames and arguments are freed together with the exception."""
     in_frame, in_arguments = Held(), Held()
     references = [weakref.ref(in_frame), weakref.ref(in_arguments)]
 
@@ -227,12 +227,12 @@ def test_what_the_exception_held_is_let_go():
 
 
 def test_the_repr_has_no_text():
-    """A failure's repr has the type alone, for the text may quote the message."""
+    """The repr shows the type only, because the text may quote the message."""
     assert repr(capture(ValueError(CANARY))) == "<Failure: ValueError>"
 
 
-def test_to_json_is_plain_data():
-    """The chain as data has types and frames, and can be written as JSON."""
+def test_to_json_returns_plain_data():
+    """The chain is types and frames, and JSON can represent it."""
     (link,) = json.loads(json.dumps(capture(caught(inner)).to_json()))
     assert link["type"] == "KeyError"
     assert {"file": __file__, "function": "inner", "module": __name__} == {
@@ -242,15 +242,15 @@ def test_to_json_is_plain_data():
 
 
 def test_the_innermost_user_frame_is_outside_libraries():
-    """The frame that tells failures apart is the last one that is no library's."""
+    """The innermost user frame is the last frame that is not in a library."""
     failure = capture(caught(lambda: json.loads("{")))
     assert failure.chain[0].frames[-1].module == "json.decoder"
     assert failure.innermost_user_frame.startswith(f"{__name__}:test_the_innermost_user_frame")
     assert f"{__name__}:inner" == capture(caught(outer)).innermost_user_frame
 
 
-def test_the_innermost_user_frame_is_the_roots():
-    """In a chain, the frame of the exception that all came from counts."""
+def test_the_innermost_user_frame_is_of_the_root_cause():
+    """In a chain, the innermost user frame is a frame of the root cause."""
 
     def fail():
         try:
@@ -262,7 +262,7 @@ def test_the_innermost_user_frame_is_the_roots():
 
 
 def test_frozen_modules_are_libraries():
-    """A missing environment variable is the handler's failure, and not `os`'s."""
+    """A missing environment variable is a failure of the handler, not of `os`."""
 
     def handler():
         return os.environ["MISSIVE_TEST_NO_SUCH_VARIABLE"]

@@ -1,4 +1,4 @@
-"""The counts of groups, kept as records change: always what counting the records would say."""
+"""Counts of groups: they always equal the counts of records."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from missive.outcome import Reason
 from tests.support.stores import Clock, on_each, on_servers, queued, record
 
 
-def counted(store: Store) -> Counter[tuple[str, str]]:
+def record_counts(store: Store) -> Counter[tuple[str, str]]:
     return Counter((one.fingerprint, str(one.status)) for one in store.query(Query()))
 
 
-def said(store: Store) -> Counter[tuple[str, str]]:
+def group_counts(store: Store) -> Counter[tuple[str, str]]:
     return Counter({(group.fingerprint, group.status): group.count for group in store.groups(Query())})
 
 
 class Life(RuleBasedStateMachine):
-    """Records are put, again, queued, taken up, closed, restored, edited, deleted, in any order."""
+    """Put, lease, close, restore, edit and delete records in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Life(RuleBasedStateMachine):
 
     @invariant()
     def counts_are_right(self):
-        assert said(self.store) == +counted(self.store)
+        assert group_counts(self.store) == +record_counts(self.store)
         assert sum(row["count"] for row in self.store.stats()) == self.store.count(Query(text=("",)))
 
     def teardown(self):
@@ -132,27 +132,27 @@ TestLife.__doc__ = "Whatever is done with records, groups and statistics say wha
 
 @on_each
 def test_counts_follow_every_change(store: SQLStore):
-    """Each way for a record to change its status is counted, on every database."""
+    """On every database, each change of a status changes the counts of groups."""
     records = [record(id=f"{n}", fingerprint="ab"[n % 2]) for n in range(8)]
     store.put(records)
-    assert said(store) == {("a", "dead"): 4, ("b", "dead"): 4}
+    assert group_counts(store) == {("a", "dead"): 4, ("b", "dead"): 4}
     queued(store, ["0", "1", "2"], "r")
     store.lease_records("shop", "t", 2, 60)
     store.resolve(["0"], "t", Status.resolved, "x")
     store.discard(["3", "4"], "me", "of no use")
-    assert said(store) == counted(store)
+    assert group_counts(store) == record_counts(store)
     assert store.get("3").closed_why == "of no use"
     store.put([replace(records[1], lease_token="t", fingerprint="c")])
     store.restore(["3"], "me")
     store.set_replay("r", "cancelled")
     store.purge(Query(statuses=(Status.discarded,)))
-    assert said(store) == counted(store)
+    assert group_counts(store) == record_counts(store)
     assert sum(row["count"] for row in store.stats("shop")) == store.count(Query()) == 7
 
 
 @on_each
-def test_filters_of_groups(store: SQLStore):
-    """What a group's records share is asked of the counts, and everything else of the records; both say the same."""
+def test_groups_and_records_agree_on_a_query(store: SQLStore):
+    """Conditions on groups are answered by the counts, others by the records. Both results agree."""
     store.put([record(fingerprint="a", handler="h", last_at=5.0), record(fingerprint="b", reason=Reason.timeout)])
     for query in (Query(handler="h"), Query(without=(Query(reason="timeout"),)), Query(last_before=6.0)):
         (group,) = store.groups(query)
@@ -163,8 +163,8 @@ def test_filters_of_groups(store: SQLStore):
 
 
 @on_each
-def test_the_trend_of_a_group(store: SQLStore, clock: Clock):
-    """Failures of the last seven days are counted by day, the same record's second one too; others are not."""
+def test_the_trend_counts_failures_by_day(store: SQLStore, clock: Clock):
+    """The trend counts the failures of the last seven days by day, including repeated failures of a record."""
     clock.now = 100 * DAY + 5.0
     for day, count in ((93, 5), (94, 2), (99, 1), (100, 3)):
         store.put([record(last_at=day * DAY + 1.0) for _ in range(count)])
@@ -174,12 +174,12 @@ def test_the_trend_of_a_group(store: SQLStore, clock: Clock):
     assert group.trend == (2, 0, 0, 0, 0, 1, 5)
     edit_record(store, store.ids(Query())[-1], "me", body=b"new")
     (dead,) = store.groups(Query(statuses=(Status.dead,)))
-    assert dead.trend == group.trend, "an edit is no failure"
+    assert dead.trend == group.trend, "an edit is not a failure"
 
 
 @on_each
-def test_a_group_that_fails_after_it_was_resolved_regressed(store: SQLStore, clock: Clock):
-    """Not while the dead ones are older than what was resolved last."""
+def test_a_group_that_fails_after_a_resolution_has_regressed(store: SQLStore, clock: Clock):
+    """A group has regressed if a dead record is newer than the latest resolution."""
     old, more = record(last_at=10.0), record(last_at=11.0)
     store.put([old, more])
     queued(store, [old.id], "r")
@@ -190,12 +190,14 @@ def test_a_group_that_fails_after_it_was_resolved_regressed(store: SQLStore, clo
     assert [group.regressed for group in store.groups(Query(statuses=(Status.dead,)))] == [True]
     clock.now += 100
     assert store.purge(Query()) == 1
-    assert [group.regressed for group in store.groups(Query())] == [True], "deleting what was resolved hides nothing"
+    assert [group.regressed for group in store.groups(Query())] == [True], (
+        "deleting resolved records does not hide the regression"
+    )
 
 
 @on_servers
 def test_two_processes_that_put_one_message_make_one_record(store: SQLStore, url: str, clock: Clock):
-    """At the same moment, over and over: one record for each position, and every failure counted."""
+    """Concurrent calls of `put` for one position make one record, and count every failure."""
     rounds, barrier = 30, threading.Barrier(2)
     failed: list[BaseException] = []
 
@@ -206,7 +208,7 @@ def test_two_processes_that_put_one_message_make_one_record(store: SQLStore, url
                     both: list[Record] = [record(identity=f"{n}-{m}", may_join=True) for m in range(3)]
                     barrier.wait(20)
                     mine.put(both)
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - asserted below
             failed.append(error)
 
     threads = [threading.Thread(target=put) for _ in range(2)]
@@ -216,4 +218,4 @@ def test_two_processes_that_put_one_message_make_one_record(store: SQLStore, url
         thread.join(60)
     assert failed == []
     assert Counter(one.attempts for one in store.query(Query())) == {2: 3 * rounds}
-    assert said(store) == counted(store)
+    assert group_counts(store) == record_counts(store)

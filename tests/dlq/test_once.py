@@ -1,4 +1,4 @@
-"""What every store that keeps claims of `once=` does: the same answers from memory and from each database."""
+"""Claims of `once=`: memory and every database give the same answers."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ SERVERS = [
 
 
 def new_url(server: Any) -> str:
-    """Return the URL of a store of its own on a server."""
+    """Return the URL of a new store on a server."""
     return str(server.store() if isinstance(server, RedisServer) else server.url(server.database()))
 
 
 @pytest.fixture(params=["memory", "sqlite", *SERVERS])
 def store(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[OnceStore]:
-    """A store of each kind."""
+    """Open a store of each kind."""
     with contextlib.ExitStack() as opened:
         if request.param == "memory":
             yield MemoryOnce(clock)
@@ -71,7 +71,7 @@ def begin(store: OnceStore, *asked: ClaimRequest, owner: str = "me", service: st
 
 
 def test_a_claim_is_held_until_its_lease_ends(store: OnceStore, clock: Clock):
-    """Whoever is first has it; others are told that it is busy, and until when; the owner has it when it asks again."""
+    """Other owners get `busy` and the end of the lease. The owner itself gets the claim again."""
     assert begin(store, TWO, ONE) == ["ours 1", "ours 1"]
     assert begin(store, ONE) == ["ours 1"]
     assert begin(store, ONE, owner="other") == ["busy 1"]
@@ -82,14 +82,14 @@ def test_a_claim_is_held_until_its_lease_ends(store: OnceStore, clock: Clock):
     assert begin(store, ONE) == ["busy 2"]
 
 
-def test_others_have_effects_of_their_own(store: OnceStore):
-    """The same key of another service, or of another handler, is another effect, also where only the case differs."""
+def test_services_and_handlers_have_separate_effects(store: OnceStore):
+    """The same key of another service or handler is another effect. Upper and lower case differ."""
     assert begin(store, ONE, ONE._replace(handler="HANDLER")) == ["ours 1", "ours 1"]
     assert begin(store, ONE, service="App", owner="other") == ["ours 1"]
 
 
-def test_what_is_done_is_remembered(store: OnceStore, clock: Clock):
-    """An effect that happened is done for everybody, its owner too, until its ttl has passed."""
+def test_a_done_effect_is_remembered_for_its_ttl(store: OnceStore, clock: Clock):
+    """An effect that has happened is done for every owner until its ttl has passed."""
     begin(store, ONE, TWO)
     clock.now += 10
     assert store.once_done("app", [ONE.effect], "me", TTL) == {ONE.effect}
@@ -102,7 +102,7 @@ def test_what_is_done_is_remembered(store: OnceStore, clock: Clock):
 
 
 def test_another_body_is_a_conflict(store: OnceStore, clock: Clock):
-    """A key has one body while it is held, after its lease has ended, and when it is done."""
+    """A key belongs to one body: while its claim is held, after the lease, and when the effect is done."""
     other = ONE._replace(body="b" * 64)
     begin(store, ONE)
     assert begin(store, other, owner="other") == ["conflict 1"]
@@ -113,7 +113,7 @@ def test_another_body_is_a_conflict(store: OnceStore, clock: Clock):
 
 
 def test_only_the_owner_changes_a_claim(store: OnceStore, clock: Clock):
-    """What went to somebody else is neither kept, ended nor given up by whoever had it before."""
+    """The previous owner of a claim can neither extend, complete nor drop it."""
     begin(store, ONE, TWO)
     clock.now += LEASE
     begin(store, ONE, owner="other")
@@ -124,8 +124,8 @@ def test_only_the_owner_changes_a_claim(store: OnceStore, clock: Clock):
     assert begin(store, ONE, TWO, owner="other") == ["ours 2", "busy 1"]
 
 
-def test_extending(store: OnceStore, clock: Clock):
-    """A claim that is kept lasts from when that was asked for."""
+def test_an_extended_lease_starts_at_the_call(store: OnceStore, clock: Clock):
+    """An extended lease ends `lease` seconds after the call."""
     begin(store, ONE)
     clock.now += LEASE - 1
     assert store.once_extend("app", [ONE.effect], "me", LEASE) == {ONE.effect}
@@ -133,16 +133,16 @@ def test_extending(store: OnceStore, clock: Clock):
     assert begin(store, ONE, owner="other") == ["busy 1"]
 
 
-def test_giving_up(store: OnceStore):
-    """What is given up is free for anybody, with any body; what is done is not given up any more."""
+def test_a_dropped_claim_is_free(store: OnceStore):
+    """After a drop, any owner can claim the effect with any body. A done effect cannot be dropped."""
     begin(store, ONE, TWO)
     store.once_done("app", [TWO.effect], "me", TTL)
     assert store.once_drop("app", [ONE.effect, TWO.effect], "me") == {ONE.effect}
     assert begin(store, ONE._replace(body="b" * 64), TWO, owner="other") == ["ours 1", "done 1"]
 
 
-def test_purging(store: OnceStore, clock: Clock):
-    """What is past its ttl is forgotten, in portions; what is held or remembered is not."""
+def test_purge_deletes_expired_claims_in_batches(store: OnceStore, clock: Clock):
+    """Claims past their ttl are deleted. Held claims and remembered effects stay."""
     many = [ONE._replace(digest=f"{n:064x}") for n in range(5)]
     begin(store, *many)
     store.once_done("app", [one.effect for one in many], "me", TTL)
@@ -154,8 +154,8 @@ def test_purging(store: OnceStore, clock: Clock):
     assert begin(store, TWO) == ["busy 1"]
 
 
-def test_many_at_once(store: OnceStore):
-    """More than go into one statement are claimed, kept and ended in one call."""
+def test_one_call_handles_many_claims(store: OnceStore):
+    """One call claims, extends and completes more effects than fit into one statement."""
     many = [ONE._replace(digest=f"{n:064x}") for n in range(1200)]
     effects = {one.effect for one in many}
     assert set(begin(store, *many)) == {"ours 1"}
@@ -176,8 +176,8 @@ def contend(path: str, number: int, barrier: Barrier, answers: Any) -> None:
     answers.put(None)
 
 
-def test_of_several_processes_one_has_a_claim(tmp_path: Path):
-    """Two processes that ask for the same effects at the same time never both get one."""
+def test_one_of_several_processes_gets_a_claim(tmp_path: Path):
+    """Two processes that claim the same effects concurrently never both get one."""
     path = f"sqlite:///{tmp_path / 'dlq.db'}"
     SQLStore(path).close()
     spawn = multiprocessing.get_context("spawn")
@@ -196,8 +196,8 @@ def test_of_several_processes_one_has_a_claim(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureRequest, name: str):
-    """Six clients that claim, end and give up the same effects all the time: each happens once, and no call fails."""
+def test_one_of_several_clients_of_a_server_gets_a_claim(request: pytest.FixtureRequest, name: str):
+    """Six clients claim, complete and drop the same effects: each effect happens once, and no call fails."""
     url = new_url(request.getfixturevalue(name))
     opened_at(url).close()
     had: list[tuple[str, str]] = []
@@ -214,7 +214,7 @@ def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureR
                     store.once_drop("app", ours, f"{number}")
                 else:
                     had.extend(store.once_done("app", ours, f"{number}", TTL))
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is one too many
+            except Exception as error:  # noqa: BLE001 - the test allows no exception
                 failed.append(type(error).__name__)
         store.close()
 
@@ -227,8 +227,8 @@ def test_of_several_clients_of_a_server_one_has_a_claim(request: pytest.FixtureR
     assert len(had) == len(set(had)) == 100
 
 
-def test_a_database_that_cannot_be_written(tmp_path: Path, clock: Clock):
-    """What the database raises is a StoreError, without a key or a body in it."""
+def test_an_error_of_the_database_holds_no_key_or_body(tmp_path: Path, clock: Clock):
+    """A failing write raises `StoreError` without the key and the body."""
     store = sql(tmp_path, clock)
     with store._engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE missive_once_claims")

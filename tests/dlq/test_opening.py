@@ -1,4 +1,4 @@
-"""From a URL to a store: schemes of Missive's own, and those of third parties."""
+"""Opening stores by URL, including stores of third parties."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from missive.errors import UsageError
 
 @pytest.fixture
 def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
-    """Install a distribution that brings a store for `probe:`; returns what it was asked to open."""
+    """Install a distribution with a store for `probe:`; return the calls that open it."""
     info = tmp_path / "probe_store-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: probe-store\nVersion: 1.0\n")
@@ -33,8 +33,8 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[s
     return asked
 
 
-def test_a_third_partys_store_is_found_by_its_entry_point(third_party, monkeypatch):
-    """A scheme of the group `missive.dlqs` is opened by what is named there, with the environment in its URL."""
+def test_a_third_party_store_is_found_by_its_entry_point(third_party, monkeypatch):
+    """The entry point of a scheme in `missive.dlqs` opens the store, with expanded variables in the URL."""
     monkeypatch.setenv("PROBE_PASSWORD", "hunter2")
     with_password = "probe://:${PROBE_PASSWORD}@host/letters"
     for store in (open_store("probe://host/letters", create=False), open_dlq(with_password)):
@@ -44,8 +44,8 @@ def test_a_third_partys_store_is_found_by_its_entry_point(third_party, monkeypat
 
 
 @pytest.mark.parametrize("bad", ["prob://host", "nothing", "", "mongodb://u:hunter2@host/db"])
-def test_an_unknown_scheme_names_those_that_exist(third_party, bad: str):
-    """One line says what to write, and which schemes there are; no password is in it."""
+def test_an_unknown_scheme_names_the_known_schemes(third_party, bad: str):
+    """The error is one line with an example and the known schemes, and without a password."""
     with pytest.raises(UsageError, match=r"sqlite:///path/to/file\.db") as raised:
         open_dlq(bad)
     assert "(known schemes: mariadb, mysql, postgresql, probe, redis, rediss, sqlite)" in str(raised.value)
@@ -53,7 +53,7 @@ def test_an_unknown_scheme_names_those_that_exist(third_party, bad: str):
 
 
 def test_a_variable_can_be_the_whole_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """`${MISSIVE_TEST_URL}` is the URL that it holds."""
+    """`${MISSIVE_TEST_URL}` stands for the URL in this variable."""
     monkeypatch.setenv("MISSIVE_TEST_URL", f"sqlite:///{tmp_path}/dlq.db")
     open_store("${MISSIVE_TEST_URL}").close()
     assert (tmp_path / "dlq.db").exists()

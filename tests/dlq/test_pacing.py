@@ -1,4 +1,4 @@
-"""Replays that running workers run: canaries, rates and limits of failures."""
+"""The pace of replays in running workers: canaries, rates and limits of failures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ counts = st.integers(0, 20)
 
 
 def test_a_clock_that_is_set_back_does_not_stop_a_replay():
-    """What a rate has used up far in the future is forgotten; a few seconds may be another machine's clock."""
+    """A used-up rate far in the future is ignored. A few seconds may be the clock of another machine."""
     ahead = Replay("r", "me", "q", rate="5/s", paced_until=1000.0, left=9)
     assert pace(ahead, 970.0) == ("running", 0, 1000.0)
     assert pace(ahead, 500.0) == ("running", 0, 500.0)
@@ -37,8 +37,8 @@ def test_a_clock_that_is_set_back_does_not_stop_a_replay():
     st.sampled_from([None, "5/s", "1/10s", "600/min"]),
     st.floats(0, 30),
 )
-def test_no_step_is_too_far(left, under_way, resolved, failed, canary, until, rate, since):
-    """Never more are under way than may fail, than there are canaries, than the rate allows; and none is forgotten."""
+def test_a_step_respects_every_limit(left, under_way, resolved, failed, canary, until, rate, since):
+    """A step never queues more than the limits allow. Without a rate, an idle replay queues a record."""
     now = 1000.0
     replay = Replay(
         "r", "me", "q", False, canary, rate, until, paced_until=now - since,
@@ -61,12 +61,12 @@ def test_no_step_is_too_far(left, under_way, resolved, failed, canary, until, ra
     if rate is not None:
         assert step.paced_until <= now + 1e-6
     elif left and not under_way:
-        assert begun > 0, "it would wait for ever"
+        assert begun > 0, "the replay would never end"
 
 
 @pytest.mark.parametrize(("rate", "least", "most"), [("5/s", 48, 56), ("100/s", 980, 1110), ("1/10s", 1, 2)])
-def test_a_rate_is_kept(rate: str, least: int, most: int):
-    """Looked at once a second for ten seconds, as many begin as the rate says."""
+def test_a_rate_holds_over_ten_seconds(rate: str, least: int, most: int):
+    """With a step once a second for ten seconds, the rate decides how many records start."""
     now, until, begun = 1000.0, 0.0, 0
     for _ in range(10):
         step = pace(Replay("r", "me", "q", rate=rate, paced_until=until, left=10_000 - begun, resolved=begun), now)
@@ -85,8 +85,8 @@ def handle(store: SQLStore, *, bad: int = 0) -> list[str]:
 
 
 @on_each
-def test_canaries_go_first(store: SQLStore):
-    """Others wait until the canaries are resolved, and then all go."""
+def test_canaries_run_first(store: SQLStore):
+    """The other records wait until the canaries are resolved, and then all of them are queued."""
     store.put(letters(5))
     replay = started(store, canary=2)
     hand_over_replay(store, replay)
@@ -100,7 +100,7 @@ def test_canaries_go_first(store: SQLStore):
 
 @on_each
 def test_a_canary_that_fails_stops_the_replay(store: SQLStore):
-    """The others are dead as before, and nothing takes them up."""
+    """The other records stay dead, and no worker can lease them."""
     store.put(letters(5))
     replay = started(store, canary=1)
     hand_over_replay(store, replay)
@@ -115,7 +115,7 @@ def test_a_canary_that_fails_stops_the_replay(store: SQLStore):
 
 @on_each
 def test_failures_stop_a_replay(store: SQLStore):
-    """No more are under way than may still fail, so that no more do."""
+    """No more records run than may still fail, so that no more records fail."""
     store.put(letters(9))
     replay = started(store, until_failures=3)
     hand_over_replay(store, replay)
@@ -129,8 +129,8 @@ def test_failures_stop_a_replay(store: SQLStore):
 
 
 @on_each
-def test_a_rate_holds_in_the_store(store: SQLStore, clock: Clock):
-    """Asked by several workers in one second, no more are let out than asked once."""
+def test_a_rate_holds_for_several_workers(store: SQLStore, clock: Clock):
+    """Several workers that ask within one second queue no more records than one worker."""
     store.put(letters(40))
     hand_over_replay(store, started(store, rate="5/s"))
     first = len(handle(store))
@@ -143,8 +143,8 @@ def test_a_rate_holds_in_the_store(store: SQLStore, clock: Clock):
 
 
 @on_each
-def test_a_plain_replay_is_not_held_back(store: SQLStore):
-    """Without canary, rate or limit all go at once; a cancelled one goes on when it is resumed."""
+def test_a_plain_replay_is_queued_at_once(store: SQLStore):
+    """Without canaries, rate and limit, all records are queued. A cancelled replay continues when it is resumed."""
     store.put(letters(3))
     replay = started(store)
     hand_over_replay(store, replay)

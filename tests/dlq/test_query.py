@@ -1,4 +1,4 @@
-"""The query language: what it says, what it refuses, and that a printed query says the same."""
+"""The query language: terms, errors, and the text of a query."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NOW = 1_000_000.0
         ("-status:any -attempts>3", Query(without=(Query(statuses=tuple(Status)), Query(min_attempts=4)))),
     ],
 )
-def test_what_a_query_says(text: str, query: Query):
+def test_a_term_sets_its_condition(text: str, query: Query):
     """Each kind of term sets its condition."""
     assert parse(text, NOW) == query
 
@@ -72,8 +72,8 @@ def test_what_a_query_says(text: str, query: Query):
         ('""', "matches no record"),
     ],
 )
-def test_a_typo_is_one_line(text: str, complaint: str):
-    """The term is named, with what it could have been."""
+def test_an_error_is_one_line_with_a_hint(text: str, complaint: str):
+    """The error names the term and the likely correction."""
     with pytest.raises(UsageError) as caught:
         parse(f"service:shop {text}", NOW)
     assert complaint in str(caught.value)
@@ -98,15 +98,15 @@ queries = st.builds(
 
 
 @given(queries, st.lists(words.filter(str.strip).map(lambda word: Query(text=(word,))), max_size=2).map(tuple))
-def test_a_printed_query_says_the_same(query: Query, without: tuple[Query, ...]):
-    """`parse` makes of `unparse` what it was given, whatever the values are."""
+def test_unparse_is_the_inverse_of_parse(query: Query, without: tuple[Query, ...]):
+    """For all values, parsing the text of a query returns the same query."""
     query = replace(query, without=without)
     assert parse(unparse(query), NOW) == query
 
 
 @given(st.text('ab:<>"-\\ \n@,0', max_size=12))
-def test_any_text_is_a_query_or_a_mistake(text: str):
-    """Nothing that is typed raises anything else."""
+def test_any_text_is_a_query_or_a_usage_error(text: str):
+    """No text raises another exception than `UsageError`."""
     try:
         query = parse(text, NOW)
     except UsageError:
@@ -114,8 +114,8 @@ def test_any_text_is_a_query_or_a_mistake(text: str):
     assert parse(unparse(query), NOW) == query
 
 
-def test_terms_are_told_from_ids():
-    """An id or a group is no term."""
+def test_an_id_or_a_group_is_not_a_term():
+    """`is_term` distinguishes terms from ids and groups."""
     assert [
         is_term(word) for word in ("01M859YT9NB6QHDGBPSEQR1M9B", "542c76d05df61bdf", "age>1h", "-a:b", "a:b c")
     ] == [
@@ -160,8 +160,8 @@ def test_terms_are_told_from_ids():
         ("-topic:orders attempts>1 -attempts>2", "b"),
     ],
 )
-def test_what_a_store_finds(store: SQLStore, text: str, found: str | None):
-    """Each condition holds in the database; a word is found in what is shown, whatever its case, and as it stands."""
+def test_each_store_applies_each_condition(store: SQLStore, text: str, found: str | None):
+    """Each condition holds in the database. A word is found in the safe fields, in any case."""
     if found is None:
         with pytest.raises(UsageError):
             parse(text, NOW)

@@ -1,4 +1,4 @@
-"""The store in Redis: what only it does, and that it does what the SQL store does, whatever is done with both."""
+"""The Redis store: its own behaviour, and its equality with the SQL store."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def store(redis: RedisServer, clock: Clock) -> Iterator[RedisStore]:
         check(opened)
 
 
-# Whatever is done
+# The same calls on both stores
 
 
 def shown(answer: Any) -> Any:
-    """Return an answer so that it can be read what differs."""
+    """Return an answer in a form that shows differences."""
     if isinstance(answer, Record):
         return to_json(answer)
     if isinstance(answer, list):
@@ -54,7 +54,7 @@ def shown(answer: Any) -> Any:
 
 
 class Both:
-    """The same done with both stores: the answers are the same, and so is what is there in the end."""
+    """Two stores that receive the same calls: their answers and their final contents must be equal."""
 
     def __init__(self, redis: RedisStore, sql: SQLStore, clock: Clock, seed: int) -> None:
         self.stores, self.clock, self.random = (redis, sql), clock, Random(seed)
@@ -63,7 +63,7 @@ class Both:
         self.leased: dict[str, list[str]] = {}
 
     def do(self, verb: str, *arguments: Any, **named: Any) -> Any:
-        """Do something with both."""
+        """Call a method of both stores, and compare the answers."""
         answers = []
         for store in self.stores:
             try:
@@ -75,12 +75,12 @@ class Both:
         return answers[0]
 
     def some(self, most: int = 4) -> list[str]:
-        """Return some ids, one of them nobody's now and then."""
+        """Return some ids. Sometimes one of them belongs to no record."""
         ids = self.random.sample(self.ids, min(len(self.ids), self.random.randint(0, most)))
         return [*ids, "nobody"] if self.random.random() < 0.1 else ids
 
     def new(self) -> Record:
-        """Return a record that failed now: another one, one of before again, or one that waits."""
+        """Return a new failure: of a new message, of an earlier one, or of a parked one."""
         chance, now = self.random, self.clock.now
         changes: dict[str, object] = {
             "id": f"{len(self.ids):06}",
@@ -100,7 +100,7 @@ class Both:
         return record(**changes)
 
     def failed(self, token: str) -> Record | None:
-        """Return what a worker files of a record that it took up, or would have liked to."""
+        """Return a new failure of a record that a worker leased, or believes to have leased."""
         ids = self.leased.get(token, [])
         there = self.stores[0].get(self.random.choice(ids)) if ids else None
         if there is None:
@@ -110,14 +110,24 @@ class Both:
         return replace(there, status=status, last_at=now, lease_token=token, lane=lane, due=now + 3 if park else None)
 
     def step(self) -> None:
-        """Do one thing or another, of which some come more often."""
+        """Take a random step. Some steps are more frequent."""
         self.clock.now += self.random.choice([0, 0.25, 1, 7, DAY])
         token = self.random.choice(["t1", "t2"])
-        often = [self.put, self.put, self.put, self.fail, self.lease, self.lease, self.start, self.go_on, self.advance]
+        often = [
+            self.put,
+            self.put,
+            self.put,
+            self.fail,
+            self.lease,
+            self.lease,
+            self.start,
+            self.continue_replay,
+            self.advance,
+        ]
         self.random.choice([*often, self.settle, self.settle, self.change, self.change, self.delete, self.edit])(token)
 
     def put(self, _: str) -> None:
-        """Put some records, or import some, one of them with an id that may be there."""
+        """Put some records, or import some, one of them with an id that may exist."""
         if self.random.random() < 0.8:
             self.do("put", [self.new() for _ in range(self.random.randint(1, 4))])
         else:
@@ -126,18 +136,18 @@ class Both:
             )
 
     def fail(self, token: str) -> None:
-        """Put what was claimed, once more."""
+        """Put another failure of a leased record."""
         if (one := self.failed(token)) is not None:
             self.do("put", [one])
 
     def lease(self, token: str) -> None:
-        """Claim some of a service."""
+        """Lease some records of a service."""
         service = self.random.choice(["shop", "till"])
         leases = self.do("lease_records", service, token, self.random.randint(1, 4), 10.0)
         self.leased.setdefault(token, []).extend(lease.record.id for lease in leases)
 
     def settle(self, token: str) -> None:
-        """Close, keep or give back all that was ever claimed."""
+        """Resolve, extend or release all records that the token ever leased."""
         chance, mine = self.random, self.leased.get(token, [])
         verb, more = chance.choice(
             [
@@ -149,41 +159,41 @@ class Both:
         self.do(verb, mine, token, *more)
 
     def change(self, _: str) -> None:
-        """Do what an operator does."""
+        """Change records as an operator."""
         verb, *more = self.random.choice([("discard", "me", "why"), ("restore", "me"), ("note", "me", "text")])
         self.do(verb, self.some(), *more)
 
     def start(self, _: str) -> None:
-        """Start a replay of some."""
+        """Start a replay of some records."""
         self.replays.append(f"r{len(self.replays):03}")
         paced = self.random.choice([{}, {"canary": 1}, {"rate": "2/s"}, {"until_failures": 2}])
         self.do("start_replay", Replay(self.replays[-1], "me", "words", **paced), self.some(10))
 
-    def go_on(self, _: str) -> None:
-        """Let a replay go on, or not."""
+    def continue_replay(self, _: str) -> None:
+        """Queue records of a replay, or set its status."""
         if self.replays:
             one, status = self.random.choice(self.replays), self.random.choice(["running", "stopped", "cancelled"])
             moves = [("queue_remaining", one), ("queue_remaining", one, 1), ("set_replay", one, status)]
             self.do(*self.random.choice(moves))
 
     def advance(self, _: str) -> None:
-        """Let all replays go on."""
+        """Advance all replays."""
         self.do("advance")
 
     def delete(self, _: str) -> None:
-        """Delete what was closed long ago, or some of these."""
+        """Delete expired records, or purge some."""
         statuses = self.random.choice([(), (Status.dead, Status.queued)])
         some = Query(statuses=statuses, ids=("x", *self.some()))
         self.do(*self.random.choice([("purge", some), ("expire", 2)]))
 
     def edit(self, _: str) -> None:
-        """Change a message."""
+        """Edit a message."""
         if (there := self.stores[0].get(self.random.choice(self.ids or ["none"]))) is not None:
             made = replace(self.new(), status=Status.dead, lane=None, due=None, edited_from=there.id, identity=None)
             self.do("edit", there.id, there.version - self.random.choice([0, 0, 1]), made, "me")
 
     def compare(self) -> None:
-        """See that all that can be asked is answered the same."""
+        """Compare the answers to all queries."""
         dead, chance = (Status.dead,), self.random
         of_groups = [Query(), Query(service="shop", statuses=dead), Query(group="a" * 16), Query(handler="one")]
         of_groups.append(Query(error="KeyError", without=(Query(handler="two"), Query(statuses=dead))))
@@ -208,10 +218,10 @@ class Both:
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_both_stores_are_the_same(
+def test_both_stores_give_the_same_answers(
     redis: RedisServer, tmp_path: Path, clock: Clock, seed: int, request: pytest.FixtureRequest
 ):
-    """Whatever is done in whatever order, the store in Redis answers as the one in SQL, and its indexes follow."""
+    """After any sequence of calls, the Redis store answers like the SQL store, and its indexes are right."""
     rounds = 100 if request.config.getoption("--deep") else 4
     clock.now = 1_800_000_000.123
     with (
@@ -226,8 +236,8 @@ def test_both_stores_are_the_same(
             check(one)
 
 
-def test_of_several_processes_that_file_the_same_one_makes_the_record(redis: RedisServer, clock: Clock):
-    """The same redelivery filed by four at the same time is one record with all their lines; none is lost."""
+def test_several_clients_that_put_one_redelivery_make_one_record(redis: RedisServer, clock: Clock):
+    """Four clients put the same redeliveries concurrently: one record each, with all of the history."""
     url = redis.store()
     barrier, every = threading.Barrier(4), [f"i{n}" for n in range(40)]
 
@@ -248,8 +258,8 @@ def test_of_several_processes_that_file_the_same_one_makes_the_record(redis: Red
         check(store)
 
 
-def test_only_one_of_several_workers_paces_a_replay(redis: RedisServer, clock: Clock):
-    """However many look at it in the same moment, no more are queued than its rate has room for."""
+def test_several_workers_queue_no_more_than_the_rate(redis: RedisServer, clock: Clock):
+    """Workers that advance a replay concurrently queue no more records than the rate allows."""
     url = redis.store()
     stores = [RedisStore(url, clock=clock) for _ in range(4)]
     stores[0].put([record() for _ in range(100)])
@@ -262,13 +272,13 @@ def test_only_one_of_several_workers_paces_a_replay(redis: RedisServer, clock: C
         for thread in threads:
             thread.join(30)
     (replay,) = stores[0].replays("r")
-    assert (replay.queued, replay.left) == (31, 69)  # one at once, and ten a second
+    assert (replay.queued, replay.left) == (31, 69)  # one at the start, and ten a second
     for one in stores:
         one.close()
 
 
 def meanwhile(monkeypatch: pytest.MonkeyPatch, target: object, name: str, act: Callable[[], object]) -> None:
-    """Let something happen when a function is called for the first time, before it does what it does."""
+    """Call `act` before the first call of a function."""
     done, there = [], getattr(target, name)
 
     def call(*arguments: Any, **named: Any) -> Any:
@@ -280,10 +290,10 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch, target: object, name: str, act: C
     monkeypatch.setattr(target, name, call)
 
 
-def test_a_step_of_a_replay_that_changed_meanwhile_is_thought_of_anew(
+def test_a_step_is_computed_again_if_the_replay_has_changed(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ):
-    """What another worker did between the look at a replay and the step counts: the rate holds."""
+    """The step of another worker counts, and the rate holds."""
     store.put([record() for _ in range(40)])
     store.start_replay(Replay("r1", "me", "words", rate="10/s"), store.ids(Query()))
     meanwhile(monkeypatch, replays, "pace", store.advance)
@@ -291,8 +301,8 @@ def test_a_step_of_a_replay_that_changed_meanwhile_is_thought_of_anew(
     assert store.replays("r1")[0].queued == 11
 
 
-def test_what_changed_since_it_was_chosen_is_not_purged(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
-    """A record that was restored and given up once more is another one's choice, though its status is the same."""
+def test_purge_keeps_a_record_that_has_changed(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+    """A record that was restored and discarded since the selection stays, although its status is the same."""
     store.put([record(id="a")])
     store.discard(["a"], "me")
     run = store._run
@@ -309,8 +319,8 @@ def test_what_changed_since_it_was_chosen_is_not_purged(store: RedisStore, monke
     assert store.purge(Query()) == 1
 
 
-def test_a_claim_that_is_taken_again_is_not_forgotten(store: RedisStore, monkeypatch: pytest.MonkeyPatch, clock: Clock):
-    """An effect whose time was over, and that somebody leases while it is being forgotten, is claimed."""
+def test_purge_keeps_a_claim_that_was_taken_again(store: RedisStore, monkeypatch: pytest.MonkeyPatch, clock: Clock):
+    """A claim that an owner takes again during the purge of expired claims stays."""
     asked = ClaimRequest("handler", "1" * 64, "a" * 64)
     store.once_begin("app", [asked], "me", 60.0, 100.0)
     store.once_done("app", [asked.effect], "me", 100.0)
@@ -327,15 +337,15 @@ def test_a_claim_that_is_taken_again_is_not_forgotten(store: RedisStore, monkeyp
     assert [str(one.state) for one in store.once_begin("app", [asked], "me", 60.0, 100.0)] == ["busy"]
 
 
-def test_nothing_is_sent_twice(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
-    """A connection that breaks before the answer is an error, for the server may have done what was asked."""
+def test_a_command_is_never_sent_twice(store: RedisStore, monkeypatch: pytest.MonkeyPatch):
+    """A connection that breaks before the reply raises an error, because the server may have run the command."""
     kept = record()
     asked = []
     there = Connection.read_response
 
     def broken(connection: Connection, *arguments: Any, **named: Any) -> Any:
         answer = there(connection, *arguments, **named)
-        if not asked and answer == 1:  # what the script says that put
+        if not asked and answer == 1:  # the reply of the script of put
             asked.append(answer)
             raise ConnectionError
         return answer
@@ -346,8 +356,8 @@ def test_nothing_is_sent_twice(store: RedisStore, monkeypatch: pytest.MonkeyPatc
     assert store.get(kept.id) == kept
 
 
-def test_a_replay_of_a_command_and_its_workers(store: RedisStore, clock: Clock):
-    """What a command runs is given to workers when it is left to them, and taken from them when it is not."""
+def test_workers_lease_a_replay_only_after_its_command(store: RedisStore, clock: Clock):
+    """Workers lease records of a replay only while no command runs them."""
     kept = [record(id=one) for one in "abc"]
     store.put(kept)
     store.start_replay(Replay("r", "me", "words", by_command=True), [one.id for one in kept])
@@ -366,8 +376,8 @@ def test_a_replay_of_a_command_and_its_workers(store: RedisStore, clock: Clock):
     assert {str(one.status) for one in store.query(Query())} == {"dead"}
 
 
-def test_more_than_go_into_one_call(store: RedisStore):
-    """A replay of thousands is kept as one, queued in the order of the ids, and counted; so is what is discarded."""
+def test_a_replay_of_thousands_is_one_replay(store: RedisStore):
+    """A large replay is queued in the order of ids, and counted. Thousands of records are discarded in one call."""
     kept = [record(id=f"{n:06}", fingerprint=f"{n % 150:016}") for n in range(2500)]
     store.put(kept)
     assert store.start_replay(Replay("r", "me", "words"), [one.id for one in kept]) == 2500
@@ -381,7 +391,7 @@ def test_more_than_go_into_one_call(store: RedisStore):
     store.set_replay("r", "stopped")
     (replay,) = store.replays()
     assert (replay.total, replay.queued, replay.left) == (2500, 0, 2500)
-    # More groups than are walked along side by side.
+    # More groups than a query merges.
     found = [one.id for one in store.query(Query(service="shop", statuses=(Status.dead,)), limit=1200, offset=100)]
     assert found == [f"{n:06}" for n in range(2399, 1199, -1)]
     assert len(store.groups(Query(), limit=20)) == 20
@@ -391,11 +401,11 @@ def test_more_than_go_into_one_call(store: RedisStore):
     assert there == {}
 
 
-# The server
+# Servers and URLs
 
 
 def test_a_newer_schema_is_refused(redis: RedisServer):
-    """An older Missive does not touch a store of a newer one; and a command that only looks makes none."""
+    """An older Missive does not touch the store of a newer one. A command that only reads makes no store."""
     url = redis.store()
     with pytest.raises(UsageError, match="there is no dead letter store redis://"):
         open_store(url, create=False)
@@ -418,22 +428,22 @@ def test_a_newer_schema_is_refused(redis: RedisServer):
         ("redis://u:hunter2@[h/0", "is not a URL"),
     ],
 )
-def test_a_url_that_names_no_store_is_refused(url: str, said: str):
-    """A slip is told in one line, without the password, and with what to write."""
+def test_a_faulty_url_is_refused(url: str, said: str):
+    """The error is one line, with the remedy and without the password."""
     with pytest.raises(UsageError, match=re.escape(said)) as raised:
         open_store(url)
     assert "hunter2" not in "".join(traceback.format_exception(raised.value))
 
 
 def test_stores_with_prefixes_share_a_server(redis: RedisServer):
-    """Two stores in one database see nothing of each other, and all of their keys begin with their prefix."""
+    """Two stores in one database have separate records, and their keys begin with their prefix."""
     with contextlib.closing(RedisStore(redis.store())) as one, contextlib.closing(RedisStore(redis.store())) as other:
         one.put([record(id="a")])
         assert (one.count(Query()), other.count(Query()), other.get("a")) == (1, 0, None)
 
 
-def test_no_key_has_content(store: RedisStore, redis: RedisServer):
-    """What is of a message, and what operators write, stands in no key's name."""
+def test_no_key_contains_content(store: RedisStore, redis: RedisServer):
+    """The names of keys contain nothing of a message, and nothing that an operator wrote."""
     odd = record(
         body=b"hunter2", key="hunter2", identity="hunter2", topic="hunter2", label="hunter2", handler="hunter2"
     )
@@ -446,8 +456,8 @@ def test_no_key_has_content(store: RedisStore, redis: RedisServer):
     assert {b"r", b"status", b"bucket", b"lane", b"ready", b"notes", b"checkpoints", b"attempts"} <= names
 
 
-def test_text_comes_back_as_it_was(store: RedisStore):
-    """NUL, half a surrogate and long names are kept to the character, and found."""
+def test_text_is_read_back_equal(store: RedisStore):
+    """NUL, lone surrogates and long names are stored unchanged, and found."""
     odd = record(detail="a\0b\ud800", message_id="\0", handler="h" * 300, public={"a": ["\xc9t\xe9"]}, body=b"")
     store.put([odd])
     assert store.get(odd.id) == odd
@@ -456,8 +466,8 @@ def test_text_comes_back_as_it_was(store: RedisStore):
     assert (store.get(odd.id).closed_by, store.get(odd.id).closed_why) == ("a\\ud800", "b\\ud800")
 
 
-def test_a_client_of_ones_own(redis: RedisServer):
-    """A live client is used and left open; one that decodes what it reads is refused."""
+def test_a_given_client_is_used_and_left_open(redis: RedisServer):
+    """A client that decodes replies is refused."""
     with redis.client() as client:
         with contextlib.closing(RedisStore(redis.store(), client=client)) as store:
             store.put([record()])
@@ -467,8 +477,8 @@ def test_a_client_of_ones_own(redis: RedisServer):
         RedisStore(redis.store(), client=client)
 
 
-def test_errors_hold_no_content(redis: RedisServer):
-    """A write that the server refuses says the server's code, and neither its words nor an exception that has them."""
+def test_an_error_holds_no_content(redis: RedisServer):
+    """The error has the server's code, without its message and without a chained exception."""
     with contextlib.closing(RedisStore(redis.store())) as store:
         store._client.set(store._key("status:dead"), SECRET)
         with pytest.raises(StoreError, match=r"cannot be written: the server answered WRONGTYPE$") as raised:
@@ -478,7 +488,7 @@ def test_errors_hold_no_content(redis: RedisServer):
 
 
 def test_users_passwords_and_settings(tmp_path: Path, caplog: pytest.LogCaptureFixture):
-    """A wrong password and missing rights are one line each; a server that keeps nothing on its disk is warned of."""
+    """A wrong password or a missing permission is one line. A server without an append-only file causes a warning."""
     options = "--appendonly no --maxmemory-policy allkeys-lru --user default on >hunter2 ~* &* +@all"
     reader = "--user reader on >hunter2 ~* +@read +@connection"
     with RedisServer(tmp_path / "redis", *options.split(), *reader.split()) as server:
@@ -499,7 +509,7 @@ def test_users_passwords_and_settings(tmp_path: Path, caplog: pytest.LogCaptureF
 
 @pytest.mark.openssl
 def test_tls(tmp_path: Path):
-    """`rediss://` speaks TLS, to a server whose certificate is signed by somebody known; no other is told anything."""
+    """`rediss://` connects to a server with a trusted certificate, and sends nothing to another one."""
     with RedisServer(tmp_path / "redis", tls=True) as server:
         with contextlib.closing(open_store(server.store(ca_file=server.certificate))) as store:
             store.put([record()])
@@ -508,8 +518,8 @@ def test_tls(tmp_path: Path):
             open_store(server.store())
 
 
-def test_a_server_that_dies_keeps_what_was_put(tmp_path: Path, clock: Clock):
-    """What `put` returned from is there after SIGKILL, and whole, whenever that came; until it is back, put fails."""
+def test_records_survive_the_death_of_the_server(tmp_path: Path, clock: Clock):
+    """Stored records survive SIGKILL at any moment, and are complete. `put` fails until the server is back."""
     chance, returned = Random(), list[str]()
     with (
         RedisServer(tmp_path / "redis") as server,
@@ -524,7 +534,7 @@ def test_a_server_that_dies_keeps_what_was_put(tmp_path: Path, clock: Clock):
                     store.put(some)
                     returned += [some[0].id, some[2].id]
                     if len(returned) >= enough and killer.ident is None:
-                        killer.start()  # at any moment of what comes now
+                        killer.start()  # at any moment of the calls below
                     ids = [lease.record.id for lease in store.lease_records("shop", "t", 2, 60.0)]
                     store.resolve(ids, "t", Status.resolved, "me")
             killer.join()
@@ -537,8 +547,8 @@ def test_a_server_that_dies_keeps_what_was_put(tmp_path: Path, clock: Clock):
 
 
 @pytest.mark.parametrize("cut", [3, 100, 300])
-def test_a_change_that_was_torn_in_the_file_is_left_out(tmp_path: Path, clock: Clock, cut: int):
-    """A server killed while it wrote a change holds together, then and after the next kill, once its file is anew."""
+def test_an_unfinished_change_in_the_file_is_removed(tmp_path: Path, clock: Clock, cut: int):
+    """A server killed during a change is consistent, also after the next kill, if its file was rewritten."""
     with (
         RedisServer(tmp_path / "redis") as server,
         contextlib.closing(RedisStore(server.store(), clock=clock)) as store,

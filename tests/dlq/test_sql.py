@@ -1,4 +1,4 @@
-"""What is of the SQL stores only: files, schemas and their migration, servers and their errors."""
+"""SQL stores only: files, schemas, migrations, and errors of servers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.support.stores import SERVERS, on_each_sql, on_servers, parked, recor
 
 
 @pytest.mark.parametrize("url", SERVERS[:1], indirect=True)
-def test_claims_sort_nothing(store: SQLStore):
-    """PostgreSQL walks along an index for what is due, and queued, also where its statistics know of none yet."""
+def test_leases_walk_an_index(store: SQLStore):
+    """PostgreSQL walks an index for due and queued records, even before its statistics know them."""
     store.put([record() for _ in range(3000)])
     with store._engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sa.text("ALTER TABLE missive_dead_letters SET (autovacuum_enabled = off)"))
@@ -48,8 +48,8 @@ def test_claims_sort_nothing(store: SQLStore):
     assert [plan for plan in plans if "Sort" in plan] == []
 
 
-def test_several_may_open_a_new_file_at_once(tmp_path: Path):
-    """Workers that start together on a store that is not there yet all open it."""
+def test_several_threads_open_a_new_file_at_once(tmp_path: Path):
+    """All workers that start together on a missing store open it."""
     together, opened = threading.Barrier(4), Counter[str]()
 
     def open_each() -> None:
@@ -70,8 +70,8 @@ def test_several_may_open_a_new_file_at_once(tmp_path: Path):
     assert opened == {"wal": 160}
 
 
-def test_a_damaged_text_is_not_quoted(tmp_path: Path, store: SQLStore):
-    """Of a text that is no UTF-8 any more, the error says where it is, and not what it is."""
+def test_an_error_does_not_quote_a_damaged_text(tmp_path: Path, store: SQLStore):
+    """For a text with invalid UTF-8, the error names the place and not the text."""
     kept = record()
     store.put([kept])
     with contextlib.closing(sqlite3.connect(tmp_path / "dlq.db")) as connection:
@@ -83,7 +83,7 @@ def test_a_damaged_text_is_not_quoted(tmp_path: Path, store: SQLStore):
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path):
-    """An older Missive does not touch a store of a newer one, and says to upgrade."""
+    """An older Missive does not touch the store of a newer one, and asks for an upgrade."""
     url = f"sqlite:///{tmp_path}/dlq.db"
     SQLStore(url).close()
     connection = sqlite3.connect(tmp_path / "dlq.db")
@@ -95,7 +95,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path):
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path):
-    """What is no database is refused, and stays as it is."""
+    """A file that is not a database is refused, and does not change."""
     (tmp_path / "notes.txt").write_text("notes\n" * 1000)
     with pytest.raises(StoreRefused, match="not a database"):
         SQLStore(f"sqlite:///{tmp_path}/notes.txt")
@@ -103,14 +103,14 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path):
 
 
 @pytest.mark.parametrize("bad", ["sqlite://", "nothing"])
-def test_a_url_that_names_no_store_is_refused(bad: str):
-    """Another URL is refused with what to write."""
+def test_a_faulty_url_is_refused(bad: str):
+    """The error for a faulty URL shows a correct one."""
     with pytest.raises(UsageError, match="sqlite:///"):
         open_dlq(bad)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path, store: SQLStore):
-    """One line says so and how to save what is left, and the file stays as it is."""
+    """The error is one line with the command that recovers the data. The file does not change."""
     store.put([record(body=b"x" * 3000) for _ in range(200)])
     store.close()
     path = tmp_path / "dlq.db"
@@ -122,8 +122,8 @@ def test_a_damaged_file_is_refused(tmp_path: Path, store: SQLStore):
     assert path.read_bytes() == damaged
 
 
-def test_errors_hold_no_content(store: SQLStore):
-    """A failing write says what SQLite says, and neither the statement's values nor an exception that has them."""
+def test_an_error_holds_no_content(store: SQLStore):
+    """The error of a failing write has SQLite's message, without the values and without a chained exception."""
     kept = record(body=b"hunter2", detail="hunter2")
     with store._engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE missive_dead_letters")
@@ -135,7 +135,7 @@ def test_errors_hold_no_content(store: SQLStore):
 
 
 def test_the_file_is_private(tmp_path: Path, store: SQLStore):
-    """Bodies lie in it in clear: nobody but its owner may read the file or its log."""
+    """Only the owner may read the file and its log, because they contain bodies in clear text."""
     store.put([record()])
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
@@ -144,7 +144,7 @@ NEW = ("ready", "arrival", "closed_why", "edited_from", "correlation_id", "trace
 
 
 def aged(store: SQLStore) -> None:
-    """Take from a store what its schema got since version 1."""
+    """Remove from a store everything that its schema got after version 1."""
     drop = "ALTER TABLE missive_dead_letters DROP COLUMN"
     mysql = store.url.startswith(("mysql", "mariadb"))
     with store._write() as connection:
@@ -162,7 +162,7 @@ def aged(store: SQLStore) -> None:
 
 @on_each_sql
 def test_a_store_of_version_1_is_migrated(store: SQLStore, url: str):
-    """Its records are there, found by what they were, and counted; a second opening changes nothing."""
+    """The records are found and counted after the migration. A second opening changes nothing."""
     first = record(id="x", identity="i", may_join=True)
     store.put([first, record(status=Status.resolved, closed_at=12.0)])
     aged(store)
@@ -178,8 +178,8 @@ def test_a_store_of_version_1_is_migrated(store: SQLStore, url: str):
 
 
 @on_servers
-def test_a_newer_schema_in_a_server_is_refused(url: str, store: SQLStore):
-    """An older Missive does not touch a database of a newer one."""
+def test_a_newer_schema_on_a_server_is_refused(url: str, store: SQLStore):
+    """An older Missive does not touch the database of a newer one."""
     with store._engine.begin() as connection:
         connection.exec_driver_sql(f"UPDATE missive_schema SET version = {SCHEMA_VERSION + 1}")
     with pytest.raises(StoreRefused, match="upgrade Missive"):
@@ -187,15 +187,15 @@ def test_a_newer_schema_in_a_server_is_refused(url: str, store: SQLStore):
 
 
 @on_servers
-def test_a_database_without_a_store_is_not_made_one(url: str):
-    """A command that only looks makes no tables."""
+def test_opening_without_create_makes_no_tables(url: str):
+    """A command that only reads creates no tables."""
     with pytest.raises(UsageError, match="there is no dead letter store"):
         open_store(url, create=False)
 
 
 @on_servers
-def test_errors_of_a_server_hold_no_content(store: SQLStore):
-    """A failing write says the server's code for it, and neither its words, which quote values, nor the exception."""
+def test_an_error_of_a_server_holds_no_content(store: SQLStore):
+    """The error has the server's code, without its message, which quotes values, and without a chained exception."""
     with store._engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE missive_dead_letters")
     with pytest.raises(StoreError, match="the server answered") as raised:
@@ -208,8 +208,8 @@ def test_errors_of_a_server_hold_no_content(store: SQLStore):
 @pytest.mark.parametrize(
     "server", [pytest.param(PostgreSQL, marks=SERVERS[0].marks), pytest.param(MariaDB, marks=SERVERS[1].marks)]
 )
-def test_a_server_that_dies_keeps_what_was_put(server: type[DatabaseServer]):
-    """What `put` returned from is there after a SIGKILL of the server; until it is back, an error, and then no more."""
+def test_records_survive_the_death_of_a_server(server: type[DatabaseServer]):
+    """Stored records survive SIGKILL of the server. Calls fail until it is back, and then succeed."""
     with server() as running:
         kept, after = record(), record()
         with contextlib.closing(SQLStore(running.url(running.database()))) as store:
@@ -222,8 +222,8 @@ def test_a_server_that_dies_keeps_what_was_put(server: type[DatabaseServer]):
             assert sorted(store.ids(Query())) == sorted([kept.id, after.id])
 
 
-def test_a_network_disk_is_told_from_a_local_one(tmp_path: Path):
-    """The innermost mount counts, and of two on one directory the later; where nothing is said, none is seen."""
+def test_a_network_disk_is_recognized(tmp_path: Path):
+    """The innermost mount decides, and the later of two on one directory. Without information, no disk is refused."""
     mounts = tmp_path / "mounts"
     mounts.write_text(
         "/dev/a / ext4 rw 0 0\nhost:/a /nfs nfs4 rw 0 0\n/dev/b /nfs/local ext4 rw 0 0\n"
@@ -238,7 +238,7 @@ def test_a_network_disk_is_told_from_a_local_one(tmp_path: Path):
 
 
 def test_a_file_on_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """No file is made there, and the error says where it may be."""
+    """The error names the disk, and no file is made there."""
     monkeypatch.setattr("missive.dlq.sql.database.network_filesystem", lambda _path: "nfs")
     with pytest.raises(StoreRefused, match="network disk"):
         SQLStore(f"sqlite:///{tmp_path}/dlq.db")

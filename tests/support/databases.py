@@ -1,4 +1,4 @@
-"""Private database servers for tests, PostgreSQL and MariaDB, run from Debian's packages on free ports of loopback."""
+"""Private PostgreSQL and MariaDB servers for tests, from Debian's packages, on free ports of the loopback interface."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.support.ports import HOST, free_port
 SECONDS: Final = 60.0
 LOG_TAIL_LINES: Final = 20
 NOBODY: Final = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
-"""Neither of the two runs as root."""
+"""Command prefix that drops root, because both servers refuse to run as root."""
 
 
 class DatabaseError(Exception):
-    """A server could not be started or stopped; the message ends with the tail of its log."""
+    """A server did not start or stop. The message ends with the tail of its log."""
 
 
 class DatabaseServer(ABC):
-    """One private server, with the same data and URL at every start. Durable as it is by default."""
+    """A private server with its default durability. It has the same data and URL after each start."""
 
     name: ClassVar[str]
 
@@ -43,7 +43,7 @@ class DatabaseServer(ABC):
     @classmethod
     @abstractmethod
     def available(cls) -> bool:
-        """Tell whether the server and its client library are there."""
+        """Return whether the server and its client library are installed."""
 
     @abstractmethod
     def url(self, database: str) -> str:
@@ -55,16 +55,16 @@ class DatabaseServer(ABC):
 
     @abstractmethod
     def source(self, database: str) -> str:
-        """Return the lines of a function that returns a connection."""
+        """Return the body of a function that returns a connection."""
 
     @property
     @abstractmethod
     def _home(self) -> str:
-        """The database that is there from the beginning."""
+        """The database that exists from the start."""
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Make the files of a new server."""
+        """Create the files of a new server."""
 
     @property
     @abstractmethod
@@ -87,10 +87,10 @@ class DatabaseServer(ABC):
         while True:
             try:
                 self.connect(self._home).close()
-            except Exception:  # noqa: BLE001 - each client has its own
+            except Exception:  # noqa: BLE001 - each client has its own exceptions
                 ended, late = self._process.poll() is not None, time.monotonic() > deadline
                 if ended and not late and "memory block" in self._with_log(""):
-                    self._spawn()  # processes of one that was killed have not noticed yet
+                    self._spawn()  # child processes of a killed server are still running
                 elif ended or late:
                     self.kill()
                     raise DatabaseError(self._with_log(f"{self.name} does not start")) from None
@@ -105,7 +105,7 @@ class DatabaseServer(ABC):
             )
 
     def stop(self) -> None:
-        """Shut down in good order."""
+        """Shut the server down gracefully."""
         if (process := self._process) is not None:
             process.send_signal(signal.SIGINT if self.name == "postgres" else signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -113,7 +113,7 @@ class DatabaseServer(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """End the server with SIGKILL, and all of its processes."""
+        """Kill the server and its child processes with SIGKILL."""
         process, self._process = self._process, None
         if process is None or process.poll() is not None:
             return

@@ -1,4 +1,4 @@
-"""Whether a dead letter store in Redis holds together: all that records are found by, counted anew."""
+"""Check the consistency of a Redis store: compute all indexes from the records, and compare."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ WAITING, CLOSED = ("queued", "parked"), ("resolved", "discarded")
 
 
 def indexes(store: RedisStore) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is there of all keys that follow from the records, and what would follow from them."""
+    """Return the stored indexes and counts, and those computed from the records."""
     client, prefix = store._client, store._prefix
     names = sorted(key.decode().removeprefix(prefix + ":") for key in client.scan_iter(f"{prefix}:*", 1000))
     records: dict[str, dict[bytes, bytes]] = {}
-    there: dict[str, Any] = {}
+    stored: dict[str, Any] = {}
     for name in names:
         key, kind = f"{prefix}:{name}", name.partition(":")[0]
         if kind == "r":
             records[name[2:]] = client.hgetall(key)
         elif kind in ("status", "bucket", "oldest", "closed", "of", "left", "ready", "lane"):
-            there[name] = {one.decode(): at for one, at in client.zrange(key, 0, -1, withscores=True)}
+            stored[name] = {one.decode(): at for one, at in client.zrange(key, 0, -1, withscores=True)}
         elif kind in ("lanes", "counts"):
-            there[name] = {one.decode(): int(n) for one, n in client.hgetall(key).items() if n != b"0"}
-    return {name: value for name, value in there.items() if value}, _followed(store, records)
+            stored[name] = {one.decode(): int(n) for one, n in client.hgetall(key).items() if n != b"0"}
+    return {name: value for name, value in stored.items() if value}, _computed(store, records)
 
 
-def _followed(store: RedisStore, records: dict[str, dict[bytes, bytes]]) -> dict[str, Any]:
+def _computed(store: RedisStore, records: dict[str, dict[bytes, bytes]]) -> dict[str, Any]:
     sets: defaultdict[str, dict[str, float]] = defaultdict(dict)
     counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
     waiting: list[tuple[str, dict[str, str]]] = []
@@ -58,7 +58,7 @@ def _followed(store: RedisStore, records: dict[str, dict[bytes, bytes]]) -> dict
 
 
 def _parts(store: RedisStore, one: str, r: dict[str, str]) -> Iterator[tuple[str, str | None]]:
-    """Yield the sets of its replay that a record is in, and what it is counted as."""
+    """Yield the sets of a replay that contain a record (with None), and its field in the replay's counts."""
     if (replay := r.get("replay")) is None:
         return
     yield f"of:{replay}:{r['status']}", None
@@ -72,18 +72,18 @@ def _parts(store: RedisStore, one: str, r: dict[str, str]) -> Iterator[tuple[str
 
 
 def _ready(store: RedisStore, r: dict[str, str]) -> list[str]:
-    """Return in which sets somebody looks for a record to take up."""
-    everybody = [f"ready:{r['service']}"]
+    """Return the sets from which workers and commands lease a record."""
+    workers = [f"ready:{r['service']}"]
     if "replay" not in r or r["status"] != "queued":
-        return everybody
+        return workers
     of = store._client.hmget(f"{store._prefix}:replay:{r['replay']}", "by_command", "status")
-    return [f"ready:{r['service']}:{r['replay']}", *([] if of == [b"1", b"running"] else everybody)]
+    return [f"ready:{r['service']}:{r['replay']}", *([] if of == [b"1", b"running"] else workers)]
 
 
 def check(store: RedisStore) -> None:
-    """See that each record is found by all that it should be found by, and by nothing else."""
-    there, followed = indexes(store)
-    wrong = {name: (there.get(name), followed.get(name)) for name in {*there, *followed}}
+    """Assert that the indexes and counts of a store match its records."""
+    stored, computed = indexes(store)
+    wrong = {name: (stored.get(name), computed.get(name)) for name in {*stored, *computed}}
     wrong = {name: both for name, both in wrong.items() if both[0] != both[1]}
     assert not wrong, wrong
     found = store._client.hgetall(store._key("arrivals"))
