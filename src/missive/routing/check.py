@@ -70,7 +70,7 @@ def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
     """Build the index of some routes, compare the routes with each other, and return the report."""
     routes = [route for route in routes if not route.is_fallback]
     index = Index([route.matcher for route in routes])
-    compared = _Comparisons(routes, message_cls)
+    compared = _PairwiseComparison(routes, message_cls)
     return Check(
         handlers=len(routes),
         shapes={_place(shape): keys for shape, keys in sorted(index.shapes, key=lambda one: -one[1])[:_MAX_LISTED]},
@@ -85,19 +85,19 @@ def check(routes: Sequence[Route], message_cls: type[Message]) -> Check:
     )
 
 
-class _Comparisons:
-    """The result of comparing handlers with each other, in order of registration."""
+class _PairwiseComparison:
+    """The comparison of all handlers with each other, in order of registration."""
 
     def __init__(self, routes: Sequence[Route], message_cls: type[Message]) -> None:
         self.overlaps: list[tuple[str, str, str]] = []
         self.unknown: list[tuple[str, str]] = []
         self.too_wide: list[str] = []
-        self.overlap_count = self.unknown_count = self._comparisons = 0
+        self.overlap_count = self.unknown_count = self._pairs = 0
         self._index = OverlapIndex(message_cls)
         all_pairs, complete = _are_few(routes), True
         for number, route in enumerate(routes):
             others: Iterable[int] = range(number)
-            if self._comparisons >= _MAX_COMPARISONS:
+            if self._pairs >= _MAX_COMPARISONS:
                 others = ()
             elif not all_pairs:
                 others, are_all = self._index.possible_overlaps(route.matcher)
@@ -106,14 +106,14 @@ class _Comparisons:
             self._index.add(route.matcher, route.name)
             if self._index.analysis(number).too_wide:
                 self.too_wide.append(route.name)
-        self.complete = all_pairs or (complete and self._comparisons < _MAX_COMPARISONS)
+        self.complete = all_pairs or (complete and self._pairs < _MAX_COMPARISONS)
 
     def _compare(self, route: Route, others: Iterable[int]) -> None:
         for number in others:
-            if self._comparisons >= _MAX_COMPARISONS:
+            if self._pairs >= _MAX_COMPARISONS:
                 return
-            found, comparisons = self._index.compare(number, route.matcher, route.name)
-            self._comparisons += comparisons
+            found, pairs = self._index.compare(number, route.matcher, route.name)
+            self._pairs += pairs
             if isinstance(found, Overlap):
                 self.overlap_count += 1
                 if len(self.overlaps) < _MAX_LISTED:

@@ -94,9 +94,9 @@ def _pruned(alternative: Conjunction) -> Conjunction:
 
 
 def _always_true(place: Place, test: Test, *, positive: bool) -> bool:
-    nothing: Constraint = _of_kind(ANY, bytes) if place[0] == "body" else ANY
+    unconstrained: Constraint = _of_kind(ANY, bytes) if place[0] == "body" else ANY
     try:
-        return implies(place, nothing, test, positive=positive) or (
+        return implies(place, unconstrained, test, positive=positive) or (
             not positive and impossible(place, Constraint((test,)))
         )
     except Exception:  # noqa: BLE001 - a user's test may raise for values that it does not expect
@@ -104,16 +104,16 @@ def _always_true(place: Place, test: Test, *, positive: bool) -> bool:
 
 
 def _with_key(alternative: Conjunction) -> Conjunction:
-    listed = {
+    finite = {
         place: values
         for place, constraint in alternative.constraints.items()
         if (values := _finite(place, constraint)) is not None
     }
-    literals = listed
-    while len(literals) > 0 and combinations(literals) > MAX_KEYS:
-        widest = max(literals, key=lambda place: len(listed[place]))
-        literals = {place: values for place, values in literals.items() if place != widest}
-    return Conjunction(alternative.constraints, alternative.opaque_parts, listed, literals)
+    key_values = finite
+    while len(key_values) > 0 and combinations(key_values) > MAX_KEYS:
+        widest = max(key_values, key=lambda place: len(finite[place]))
+        key_values = {place: values for place, values in key_values.items() if place != widest}
+    return Conjunction(alternative.constraints, alternative.opaque_parts, finite, key_values)
 
 
 def _finite(place: Place, constraint: Constraint) -> tuple[Scalar, ...] | None:

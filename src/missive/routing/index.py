@@ -49,12 +49,12 @@ class Index:
 
     def _fill(self, alternatives: list[tuple[int, Conjunction, dict[Place, tuple[Scalar, ...]]]]) -> None:
         shapes = Counter(shape for _, _, wanted in alternatives if len(shape := _shape(wanted)) > 1)
-        kept = {shape for shape, _ in shapes.most_common(_MAX_PLACES)}
+        frequent = {shape for shape, _ in shapes.most_common(_MAX_PLACES)}
         common = Counter((p, v) for _, _, wanted in alternatives for p, values in wanted.items() for v in values)
         residual: dict[int, None] = {}
         for number, alternative, wanted in alternatives:
             shape = _shape(wanted)
-            if shape in kept:
+            if shape in frequent:
                 table = self._tables.setdefault(shape, {})
                 for key in product(*(wanted[place] for place in shape)):
                     insert(table, key, number)
@@ -138,7 +138,7 @@ class Index:
             self._search_envelope(message, values, found)
         if self._headers:
             by_name = message.headers.by_name
-            for name in _both(self._headers, by_name):
+            for name in _shared_names(self._headers, by_name):
                 self._headers[name].find(by_name[name], found)
         for slots, table in self._shapes:
             try:
@@ -188,7 +188,7 @@ class Index:
             if node.index is not None:
                 node.index.find(value, found)
             if node.next and isinstance(value, dict):
-                stack += [(node.next[segment], value[segment]) for segment in _both(node.next, value)]
+                stack += [(node.next[segment], value[segment]) for segment in _shared_names(node.next, value)]
 
     @staticmethod
     def _search_event(trie: _EventNode, event: dict[Any, Any], found: list[int]) -> None:
@@ -207,7 +207,7 @@ class Index:
                 continue
             entered.add(here)
             if isinstance(value, dict):
-                stack += [(child, value[name]) for name in _both(node.next, value) for child in node.next[name]]
+                stack += [(child, value[name]) for name in _shared_names(node.next, value) for child in node.next[name]]
             else:
                 stack += [(node, element) for element in value]
         for node, values in leaves.items():
@@ -282,7 +282,7 @@ def _in_envelope(message: Message, kind: str, name: str) -> Any:
     return MISSING if value is None else value
 
 
-def _both(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def _shared_names(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Return the names that two tables share, in time proportional to the smaller table."""
     small, large = (one, other) if len(one) <= len(other) else (other, one)
     return [name for name in small if name in large]
