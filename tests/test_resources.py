@@ -518,7 +518,7 @@ def test_a_resource_that_does_not_yield_is_named(world):
     """A generator that ends before a yield is a ResourceError, in the handler."""
     world.handle(lambda context, *_: None, world.resource(never))
     world.run(b"1")
-    assert [f"the resource {__name__}:never ended without a yield: it yields once"] == world.reasons
+    assert [f"the resource {__name__}:never ended without a yield. It must yield once"] == world.reasons
 
 
 def test_a_resource_that_yields_twice_is_named(world):
@@ -534,7 +534,7 @@ def test_a_resource_that_yields_twice_is_named(world):
     world.handle(lambda context, *_: None, world.resource(twice))
     world.run(b"1")
     assert [reason.partition("<locals>.")[2] for reason in world.reasons] == [
-        "twice went on to a second yield: it yields once"
+        "twice continued to a second yield. It must yield once"
     ]
     assert world.log == ["closed", "dead_lettered"]
 
@@ -566,7 +566,7 @@ def test_a_second_yield_in_place_of_the_exception_is_named(few):
 
     few.handle(lambda context, *_: raise_it(ValueError("first")), few.resource(again))
     few.run(b"1")
-    assert few.reasons[0].endswith("again went on to a second yield: it yields once")
+    assert few.reasons[0].endswith("again continued to a second yield. It must yield once")
     assert [str(error.__context__) for error in few.errors] == (["first"] if few.runner == "client" else [])
 
 
@@ -1307,7 +1307,9 @@ def test_a_sync_resource_that_needs_itself_is_named(scope):
 
     world.handle(lambda context, *_: None, one)
     world.run(b"1")
-    assert [f"the resource {one.name} needs itself, by way of those that it opens"] == world.reasons
+    assert [
+        f"the resource {one.name} needs itself, through the resources that it opens. Break the circle"
+    ] == world.reasons
 
 
 @pytest.mark.parametrize("scope", ["message", "worker"])
