@@ -31,7 +31,7 @@ def matches(matcher: Matcher[JSONMessage], message: JSONMessage) -> bool:
 
 @examples(400)
 @given(near, near, st.lists(messages(), min_size=1, max_size=6))
-def test_proofs_hold_for_messages(one: Matcher[JSONMessage], other: Matcher[JSONMessage], asked: list[JSONMessage]):
+def test_proofs_hold_for_messages(one: Matcher[JSONMessage], other: Matcher[JSONMessage], sent: list[JSONMessage]):
     """Disjoint matchers share no message, a contained matcher never matches alone, and a witness matches both."""
     first, second = analyse(one), analyse(other)
     comparison = relation(first, second, JSONMessage)
@@ -39,7 +39,7 @@ def test_proofs_hold_for_messages(one: Matcher[JSONMessage], other: Matcher[JSON
     if comparison.relation is Relation.overlap:
         assert one(comparison.witness)
         assert other(comparison.witness)
-    for message in asked:
+    for message in sent:
         a, b = matches(one, message), matches(other, message)
         assert not (comparison.relation is Relation.disjoint and a and b)
         assert not (inside and a and not b)

@@ -323,15 +323,17 @@ def test_matcher_that_is_not_evaluated_changes_no_result():
 
 def test_explanation_of_a_dead_letter_is_bounded(monkeypatch):
     """A dead letter explains fewer handlers for a larger body, and every line has a bounded length."""
-    asked = []
-    monkeypatch.setattr(filing, "explain", lambda routes, *rest: asked.append(len(routes)) or explain(routes, *rest))
+    explained = []
+    monkeypatch.setattr(
+        filing, "explain", lambda routes, *rest: explained.append(len(routes)) or explain(routes, *rest)
+    )
     explain = missive.routing.explain.explain
     box = {}
     proc = numbered(*(EventField("n", OneOf(*range(n, n + 2000))) for n in range(0, 1_000_000, 2000)), dlq=box)
     with proc.test_client() as client:
         client.send(JSONMessage.of({"n": -1}))
         client.send(JSONMessage.of({"n": ["x" * 120_000]}))
-    assert asked == [500, 3]
+    assert explained == [500, 3]
     explanation = proc.explain(JSONMessage.of({"n": -1}))
     assert max(len(line) for one in explanation.considered for line in one.because) < 600
     assert re.match(r"EventField\('n', OneOf\(0, 1, 10, 100", explanation.considered[0].because[0])

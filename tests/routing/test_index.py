@@ -69,10 +69,10 @@ def same_answers(indexed: Router, linear: Router, message: JSONMessage) -> None:
 
 @examples(300)
 @given(st.lists(composed, max_size=12), st.lists(messages(), min_size=1, max_size=5))
-def test_index_agrees_with_a_linear_scan(found: list[Matcher[JSONMessage]], asked: list[JSONMessage]):
+def test_index_agrees_with_a_linear_scan(found: list[Matcher[JSONMessage]], sent: list[JSONMessage]):
     """The index changes no result: one handler, none, several, unreadable, or a matcher that raises."""
     indexed, linear = routers(found)
-    for message in asked:
+    for message in sent:
         same_answers(indexed, linear, message)
 
 
@@ -97,16 +97,14 @@ def test_look_up_by_a_single_field(wanted: list[Any], values: list[Any]):
 
 @examples(100)
 @given(st.lists(composed, max_size=12), st.lists(messages(), min_size=1, max_size=5), st.data())
-def test_look_up_driven_by_the_message(
-    found: list[Matcher[JSONMessage]], asked: list[JSONMessage], data: st.DataObject
-):
+def test_look_up_driven_by_the_message(found: list[Matcher[JSONMessage]], sent: list[JSONMessage], data: st.DataObject):
     """The results are the same when there are many places and the message drives the look-up."""
     paths = st.lists(names, min_size=2, max_size=4).map(tuple)
     many: list[Matcher[JSONMessage]] = [Field(("a", str(number), "b"), 1) for number in range(40)]
     many += [Header(f"x{number}", "1") for number in range(40)]
     many += [Field(path, value) for path, value in data.draw(st.lists(st.tuples(paths, scalars), max_size=10))]
     indexed, linear = routers([*many, *found])
-    for message in asked:
+    for message in sent:
         same_answers(indexed, linear, message)
 
 

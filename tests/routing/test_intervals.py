@@ -50,12 +50,12 @@ def overlapping(made, low, high):
 @examples(150)
 def test_map_agrees_with_a_linear_scan(drawn):
     """A map finds, once each, the intervals that contain a value or overlap a range of numbers, texts or addresses."""
-    made, asked = drawn
+    made, looked_up = drawn
     index = IntervalMap(made)
-    values = [end for pair in asked for end in pair] + [end for one in made for end in (one.low, one.high)]
+    values = [end for pair in looked_up for end in pair] + [end for one in made for end in (one.low, one.high)]
     for value in values:
         assert containing(made, value) == Counter(index.containing(value))
-    for low, high in [*asked, *((one.low, one.high) for one in made)]:
+    for low, high in [*looked_up, *((one.low, one.high) for one in made)]:
         assert overlapping(made, low, high) == Counter(index.overlapping(low, high))
     assert (len(made), max([0, *(len(index.containing(value)) for value in values)])) == (len(index), index.max_depth)
     assert sorted(made, key=lambda one: one.low) == list(index)
@@ -65,11 +65,11 @@ def test_map_agrees_with_a_linear_scan(drawn):
 @examples(100)
 def test_growing_intervals_agree_with_a_linear_scan(drawn, recent):
     """After each addition, exactly the intervals added before are found, once each."""
-    made, asked = drawn
+    made, looked_up = drawn
     with mock.patch.object(intervals, "_RECENT", recent):
         growing = GrowingIntervals()
         for number in range(len(made) + 1):
-            for low, high in asked:
+            for low, high in looked_up:
                 assert overlapping(made[:number], low, high) == Counter(growing.overlapping(low, high))
             if number < len(made):
                 growing.add(*made[number])
@@ -152,10 +152,10 @@ def test_look_up_takes_logarithmic_time(ends):
     made = [Interval(*map(Counted, ends(n)), n) for n in range(SIZE)]
     index = IntervalMap(made)
     for value in (-1, 0, 1, SIZE // 2, SIZE, 2 * SIZE, 5 * SIZE):
-        expected, asked = containing(made, Counted(value)), Counted(value)
+        expected, looked_up = containing(made, Counted(value)), Counted(value)
         Counted.compared = 0
-        assert expected == Counter(index.containing(asked))
-        assert expected == Counter(index.overlapping(asked, asked))
+        assert expected == Counter(index.containing(looked_up))
+        assert expected == Counter(index.overlapping(looked_up, looked_up))
         assert Counted.compared < 6 * log2(4 * SIZE)
 
 

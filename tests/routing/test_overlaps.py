@@ -124,12 +124,8 @@ def test_equivalent_matchers_are_refused(one, other):
     for first, second in ((one, other), (other, one)):
         proc = processor(first, on_overlap="ignore")
         error = refusal(proc, second)
-        assert re.match(
-            "a and new (match the same messages|have the same matcher), .*: neither would ever be chosen", error
-        )
-        assert error.startswith("a and new have") or error.endswith(
-            ". Remove one of the handlers, or change its matcher"
-        )
+        assert re.match("a and new (match the same messages|have the same matcher), ", error)
+        assert error.endswith(": neither would ever be chosen. Remove one of the handlers, or change its matcher")
         assert [first] == [route.matcher for route in proc.routes()]
 
 

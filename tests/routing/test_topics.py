@@ -53,8 +53,8 @@ def topics(kind, tokens, longest):
 def matched(dialect):
     """Return each pattern of up to three tokens with the topics of up to five tokens that match."""
     kind, tokens, words = ALPHABETS[dialect]
-    asked = topics(kind, words, 5)
-    return {pattern: frozenset(filter(pattern, asked)) for pattern in patterns(kind, tokens, 3)}
+    wanted = topics(kind, words, 5)
+    return {pattern: frozenset(filter(pattern, wanted)) for pattern in patterns(kind, tokens, 3)}
 
 
 def pairs(dialect):
@@ -186,12 +186,12 @@ def test_trie_finds_the_patterns_of_a_topic(dialect):
     st.lists(st.lists(st.sampled_from(["a", "b", "z"]), min_size=1, max_size=7), min_size=1, max_size=4),
 )
 @examples(60)
-def test_trie_can_grow_between_look_ups(drawn, asked):
+def test_trie_can_grow_between_look_ups(drawn, wanted):
     """Patterns can be added between look-ups, and one pattern can have several items."""
     trie = TopicTrie(".")
     for number, tokens in enumerate(drawn):
         trie.add(AmqpPattern(".".join(tokens)), number)
-        for topic in map(".".join, asked):
+        for topic in map(".".join, wanted):
             expected = [item for item in range(number + 1) if AmqpPattern(".".join(drawn[item]))(topic)]
             assert expected == sorted(trie.find(topic))
     assert len(drawn) == len(trie)

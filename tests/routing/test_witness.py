@@ -222,10 +222,12 @@ def test_shown_witness_matches_both(one, other):
     again = eval(expression_of(message), dict(vars(missive)))
     assert one(again)
     assert other(again)
-    asked = {part.place[:2] for matcher in (one, other) for part in matcher.walk() if hasattr(part, "place")}
+    places_of_matchers = {
+        part.place[:2] for matcher in (one, other) for part in matcher.walk() if hasattr(part, "place")
+    }
     there = {("field", name) for name in again.content} | {("header", name) for name in again.headers}
-    assert there <= asked
-    assert again.topic is None or ("topic",) in asked
+    assert there <= places_of_matchers
+    assert again.topic is None or ("topic",) in places_of_matchers
 
 
 ALONE = [

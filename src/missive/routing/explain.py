@@ -77,10 +77,10 @@ def explain(
     """
     if routing is None:
         routing = Router(routes, indexed=False).find(message)
-    asked = [(route, _consider(route, message, public)) for route in routes if not route.is_fallback]
+    explained = [(route, _consider(route, message, public)) for route in routes if not route.is_fallback]
     # Sort near misses first: the user probably meant the matcher with the smallest failed part.
-    asked.sort(key=lambda pair: len(pair[1].because) / _size(pair[0].matcher))
-    considered = [one for _, one in asked]
+    explained.sort(key=lambda pair: len(pair[1].because) / _size(pair[0].matcher))
+    considered = [one for _, one in explained]
     if isinstance(routing, Misrouted):
         return Explanation(None, routing.reason, tuple(considered))
     return Explanation(routing.name, None, tuple(considered))

@@ -17,7 +17,7 @@ from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern
 from missive.matchers.values import Scalar
 
 _MAX_ALTERNATIVES = 128
-"""Number of alternatives of a matcher that are kept apart."""
+"""Alternatives up to which a matcher is split; beyond, a part of it becomes opaque."""
 _SELECTORS = (Field, Header, Topic, Key, Body)
 DIALECTS = (NatsPattern, MqttFilter, AmqpPattern)
 """Topic patterns whose meaning is known. Compare exact types: a user's subclass may have another meaning."""
