@@ -1,7 +1,7 @@
-"""Missive beside the bare `consume(500)` loop of confluent-kafka, in the same run: a real broker, 190-byte JSON.
+"""Compare Missive with a plain `consume(500)` loop of confluent-kafka: a real broker, JSON messages of 190 bytes.
 
-Every side decodes with the same decoder, and is timed until its last commit is answered, in interleaved rounds; medians
-are compared. MISSIVE_BENCH_ROUNDS (7) and MISSIVE_BENCH_MESSAGES (600000) make it shorter or longer.
+All candidates use the same decoder. The time ends with the reply to the last commit. Rounds are interleaved, and the
+result compares medians. MISSIVE_BENCH_ROUNDS (7) and MISSIVE_BENCH_MESSAGES (600000) set the length of the run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KEYS, CONCURRENCY = 1000, 100
 
 
 def bare(kafka: Kafka, topic: str, messages: int) -> float:
-    """Consume five hundred at a time, decode, look at the type, and commit each chunk without waiting."""
+    """Consume chunks of 500, decode each message, check its type, and commit each chunk without waiting."""
     consumer = Consumer(
         {
             "bootstrap.servers": kafka.servers,
@@ -51,7 +51,7 @@ def bare(kafka: Kafka, topic: str, messages: int) -> float:
             started = time.perf_counter()
         for message in chunk:
             if decode(message.value())["type"] != "order.placed":
-                raise SystemExit("a message of another type")
+                raise SystemExit("a message has another type")
         seen += len(chunk)
         if chunk:
             consumer.commit(asynchronous=True)
@@ -62,14 +62,14 @@ def bare(kafka: Kafka, topic: str, messages: int) -> float:
 
 
 def run(kafka: Kafka, topic: str, proc: missive.Processor[Any], messages: int, concurrency: int = 1) -> float:
-    """Run a processor until it has handled all; from the first message until the last commit."""
+    """Run a processor on all messages. Return the seconds from the first message to the last commit."""
     engines: list[Engine] = []
     times = [0.0]
 
     def first(*_: Any) -> None:
         times[0] = times[0] or time.perf_counter()
 
-    proc.counted = Counter(messages, first, lambda: engines[0].stop())  # noqa: PLW0108 - there is none yet  # type: ignore[attr-defined]
+    proc.counted = Counter(messages, first, lambda: engines[0].stop())  # noqa: PLW0108 - the engine does not exist yet  # type: ignore[attr-defined]
     (report,) = execute(
         [from_url(kafka.url(topic, uuid.uuid4().hex), proc)], concurrency=concurrency, watch=engines.extend
     )
@@ -80,7 +80,7 @@ def run(kafka: Kafka, topic: str, proc: missive.Processor[Any], messages: int, c
 
 
 class Counter:
-    """Counts what was handled; the first starts the clock and the last stops the engine."""
+    """A counter of handled messages. The first message starts the clock, and the last message stops the engine."""
 
     def __init__(self, messages: int, first: Callable[[], None], last: Callable[[], None]) -> None:
         self._left = messages
@@ -114,7 +114,7 @@ def batched(kafka: Kafka, topic: str, messages: int) -> float:
 
 
 def keyed(kafka: Kafka, topic: str, messages: int, concurrency: int) -> float:
-    """A thousand keys in order, handlers of a millisecond."""
+    """Handle 1,000 keys, each in order, with handlers of one millisecond."""
     proc = missive.Processor(missive.JSONMessage, name="bench", dlq={}, concurrency=concurrency)
 
     @proc.handle_for(Field("type", "order.placed"), ordered_by=by_key)
@@ -127,7 +127,7 @@ def keyed(kafka: Kafka, topic: str, messages: int, concurrency: int) -> float:
 
 def main() -> None:
     if not Kafka.available():
-        sys.exit("Apache Kafka was not found: scripts/install-brokers")
+        sys.exit("Apache Kafka is not installed. Run scripts/install-brokers")
     sides: dict[str, Callable[[Kafka, str, int], float]] = {
         "bare consume(500)": bare,
         "Missive": single,
@@ -147,23 +147,23 @@ def main() -> None:
             print(
                 f"{name:<26}{statistics.median(found):>9,.0f} messages/s"
                 f" (min {min(found):,.0f}, max {max(found):,.0f}),"
-                f" {statistics.median(cpus[name]) * 1e6:.1f} µs of CPU a message"
+                f" {statistics.median(cpus[name]) * 1e6:.1f} µs of CPU per message"
             )
         base = statistics.median(rates["bare consume(500)"])
         for name, bar in (("Missive", 0.5), ("Missive, batches of 500", 0.9)):
-            print(f"{name} / bare: {statistics.median(rates[name]) / base:.2f} (the bar is {bar})")
+            print(f"{name} / bare: {statistics.median(rates[name]) / base:.2f} (required: {bar})")
         kafka.create("keys")
         kafka.publish("keys", (BODY for _ in range(KEYED)), key=lambda n: b"%d" % (n % KEYS))
         alone = _sequential(kafka)
         together = KEYED / keyed(kafka, "keys", KEYED, CONCURRENCY)
         print(
             f"{KEYS:,} keys in order on one partition, handlers of 1 ms, concurrency {CONCURRENCY}:"
-            f" {together:,.0f} a second, {together / alone:.0f}× the sequential loop (bar 30)"
+            f" {together:,.0f} messages/s, {together / alone:.0f}× the sequential loop (required: 30×)"
         )
 
 
 def _sequential(kafka: Kafka) -> float:
-    """Return how many a second a loop handles that waits a millisecond for each."""
+    """Return the messages per second of a loop that waits one millisecond for each message."""
     consumer = Consumer({"bootstrap.servers": kafka.servers, "group.id": uuid.uuid4().hex, "enable.auto.commit": False})
     consumer.assign([TopicPartition("keys", 0, 0)])
 

@@ -1,4 +1,4 @@
-"""Kafka passes the conformance suite."""
+"""The conformance suite on Kafka."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class KafkaHarness(Harness):
     largest_body = 900_000
     trims = True
     redelivery_seconds = 20.0
-    handover_duplicates = 4  # where the last commit of one that leaves falls into a rebalance that takes a second
+    handover_duplicates = 4  # the last commit of a leaving member can fall into a rebalance, which takes a second
 
     def __init__(self, kafka: Kafka) -> None:
         self.kafka = kafka
@@ -121,7 +121,7 @@ class KafkaHarness(Harness):
 
 
 class TestKafka(Conformance):
-    """Every case, on a topic of one partition, or more where they move."""
+    """Run every case on a topic of one partition, or of several partitions where a case needs them."""
 
     @pytest.fixture
     def harness(self, kafka: Kafka) -> KafkaHarness:

@@ -1,4 +1,4 @@
-"""A private Apache Kafka broker for tests, in KRaft mode: one node that is its own controller, run from its jars."""
+"""A private Apache Kafka broker for tests: one node in KRaft mode, which is its own controller."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ LOG_TAIL_LINES: Final = 40
 
 
 def jars() -> Path:
-    """Return where scripts/install-brokers puts Kafka's jars."""
+    """Return the directory into which scripts/install-brokers puts Kafka's jars."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache, "missive", "kafka")
 
 
 class KafkaError(Exception):
-    """The broker could not be started or stopped; the message ends with the tail of its log."""
+    """The broker did not start or stop. The message ends with the last lines of its log."""
 
 
 class Kafka:
-    """One private broker under ``directory``, at the same addresses and with the same data at every start.
+    """A private broker under `directory`, with the same addresses and data at every start.
 
-    Beside ``port`` it listens where one logs in, and behind a fault proxy: there it tells clients to come to
-    ``proxy_port``, which is the proxy's.
+    The broker has three listeners: `port` without a login, `sasl_servers` with a login, and `proxied_port` for a fault
+    proxy. Clients of `proxied_port` learn the address `proxy_port`, on which the proxy must listen.
     """
 
     def __init__(self, directory: Path, **settings: str) -> None:
@@ -53,12 +53,12 @@ class Kafka:
 
     @staticmethod
     def available() -> bool:
-        """Tell whether this machine has Java, and Kafka's jars."""
+        """Return whether this machine has Java and Kafka's jars."""
         return shutil.which("java") is not None and any(jars().glob("kafka_2.13-*.jar"))
 
     @property
     def version(self) -> str:
-        """Kafka's version."""
+        """The version of Kafka."""
         (jar,) = jars().glob("kafka_2.13-*.jar")
         return jar.stem.rpartition("-")[2]
 
@@ -69,12 +69,12 @@ class Kafka:
 
     @property
     def sasl_servers(self) -> str:
-        """Where the user ``worker`` logs in, with the password ``right``."""
+        """The address that requires a login. The user is `worker`, and the password is `right`."""
         return f"{HOST}:{self._sasl_port}"
 
     @property
     def pid(self) -> int | None:
-        """The process id, or None while it is down."""
+        """The process id, or None while the broker is down."""
         return None if self._process is None else self._process.pid
 
     def url(self, topic: str, group: str, **parameters: object) -> str:
@@ -83,10 +83,10 @@ class Kafka:
         return f"kafka://{self.servers}?topic={topic}&group={group}{more}"
 
     def start(self) -> None:
-        """Start the broker, with its data after a stop or kill, and return when it serves."""
+        """Start the broker, with the data of its last run. Return when it serves requests."""
         with self._lock:
             if self._process is not None:
-                raise KafkaError("the broker is running already")
+                raise KafkaError("the broker is already running")
             self.directory.mkdir(parents=True, exist_ok=True)
             if not (self.directory / "server.properties").exists():
                 self._format()
@@ -106,7 +106,7 @@ class Kafka:
                 raise
 
     def stop(self) -> None:
-        """Shut it down in good order; does nothing while it is down."""
+        """Shut the broker down cleanly. Does nothing while it is down."""
         with self._lock:
             if self._process is None:
                 return
@@ -116,7 +116,7 @@ class Kafka:
             self.kill()
 
     def kill(self) -> None:
-        """End it with SIGKILL; does nothing while it is down."""
+        """Kill the broker with SIGKILL. Does nothing while it is down."""
         with self._lock:
             if self._process is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -125,14 +125,14 @@ class Kafka:
                 self._process = None
 
     def suspend(self) -> None:
-        """Stop it as SIGSTOP does: its connections stay open and nothing answers."""
+        """Suspend the broker with SIGSTOP: connections stay open, and requests get no answer."""
         os.killpg(self._process.pid, signal.SIGSTOP)  # type: ignore[union-attr]
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume a suspended broker."""
         os.killpg(self._process.pid, signal.SIGCONT)  # type: ignore[union-attr]
 
-    # A bare client
+    # Operations through confluent-kafka
 
     def admin(self) -> Any:
         """Return an admin client."""
@@ -141,18 +141,18 @@ class Kafka:
         return AdminClient({"bootstrap.servers": self.servers, "log_level": 0})
 
     def create(self, topic: str, partitions: int = 1, **config: str) -> None:
-        """Create a topic, and wait until it is there."""
+        """Create a topic, and wait until it exists."""
         from confluent_kafka.admin import NewTopic
 
         named = {name.replace("_", "."): value for name, value in config.items()}
-        admin = self.admin()  # which must outlive its answer
+        admin = self.admin()  # the client must outlive its reply
         (created,) = admin.create_topics([NewTopic(topic, partitions, 1, config=named)]).values()
         created.result(REPLY_SECONDS)
 
     def publish(
         self, topic: str, bodies: Any, *, key: Any = None, partition: Any = None, headers: Any = None, **settings: Any
     ) -> None:
-        """Publish bodies, durably; `key` and `partition` may be functions of the number."""
+        """Publish bodies durably. `key` and `partition` may be functions of the number of the message."""
         from confluent_kafka import Producer
 
         settings = {name.replace("_", "."): value for name, value in settings.items()}
@@ -176,14 +176,14 @@ class Kafka:
                 except BufferError:
                     producer.poll(0.1)
         if producer.flush(REPLY_SECONDS) or failed:
-            raise KafkaError(f"not everything was published: {failed[:1]}")
+            raise KafkaError(f"not all messages were published: {failed[:1]}")
 
     def committed(self, topic: str, group: str, partitions: int = 1) -> list[int]:
-        """Return the group's committed offsets; -1001 where there is none."""
+        """Return the committed offset of each partition, or -1001 for a partition without one."""
         return [one.offset for one in self.commits(topic, group, partitions)]
 
     def commits(self, topic: str, group: str, partitions: int = 1) -> list[Any]:
-        """Return what the group committed, with its metadata."""
+        """Return the committed offsets of a group, with their metadata."""
         from confluent_kafka import Consumer, KafkaException, TopicPartition
 
         consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, "log_level": 0})
@@ -192,17 +192,17 @@ class Kafka:
             while True:
                 try:
                     return consumer.committed([TopicPartition(topic, p) for p in range(partitions)], timeout=5)
-                except KafkaException:  # the broker makes its topic of offsets with the first group
+                except KafkaException:  # the broker creates the topic for offsets with the first group
                     if time.monotonic() > deadline:
                         raise
         finally:
             consumer.close()
 
     def lag(self, topic: str, group: str, partitions: int = 1) -> int:
-        """Return how many messages a group has not committed; those that are gone do not count."""
+        """Return the number of messages that a group has not committed. Deleted messages do not count."""
         from confluent_kafka import Consumer, TopicPartition
 
-        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": "look", "log_level": 0})
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": "lag", "log_level": 0})
         try:
             lag = 0
             for partition, committed in enumerate(self.committed(topic, group, partitions)):
@@ -213,7 +213,7 @@ class Kafka:
         return lag
 
     def commit(self, topic: str, group: str, offset: int, metadata: str = "") -> None:
-        """Commit for a group that has no members."""
+        """Commit an offset for a group without members."""
         from confluent_kafka import Consumer, TopicPartition
 
         consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, "log_level": 0})
@@ -223,7 +223,7 @@ class Kafka:
             consumer.close()
 
     def trim(self, topic: str, offset: int) -> None:
-        """Delete what is before an offset, as retention does."""
+        """Delete all messages before an offset, as retention does."""
         from confluent_kafka import TopicPartition
 
         admin = self.admin()
@@ -262,7 +262,7 @@ class Kafka:
             "offsets.topic.replication.factor": "1",
             "transaction.state.log.replication.factor": "1",
             "transaction.state.log.min.isr": "1",
-            # A broker that was killed is let in again once its old self has timed out.
+            # After a kill, the broker can register again only when its old session has timed out.
             "broker.session.timeout.ms": "1500",
             "broker.heartbeat.interval.ms": "300",
             "group.min.session.timeout.ms": "500",
@@ -281,19 +281,19 @@ class Kafka:
         done = subprocess.run(command, cwd=self.directory, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             file.unlink()
-            raise KafkaError(f"the storage could not be formatted\n{done.stdout}{done.stderr}")
+            raise KafkaError(f"the storage was not formatted\n{done.stdout}{done.stderr}")
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS
         while True:
             if self._process is None or self._process.poll() is not None:
-                raise KafkaError(self._with_log("the broker ended while starting"))
+                raise KafkaError(self._with_log("the broker stopped during its start"))
             if time.monotonic() > deadline:
                 raise KafkaError(self._with_log(f"the broker did not start in {START_SECONDS:g} s"))
             with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), timeout=1):
                 break
             time.sleep(0.05)
-        # It accepts connections before it knows of its own topics.
+        # The broker accepts connections before it can list its topics.
         while not self.admin().list_topics(timeout=REPLY_SECONDS).brokers:
             time.sleep(0.05)
 

@@ -120,7 +120,7 @@ class KafkaConsumer(ClientThread):
 
     def _hand_over(self, messages: Sequence[Any]) -> None:
         """Deliver messages to the session, or to the buffers of paused lanes."""
-        lanes, buffers = self._lanes, self.flow.buffers
+        find_lane, buffers = self._lanes.get, self.flow.buffers
         deliveries: list[Delivery] = []
         lost_positions: list[tuple[str, int]] = []
         size = 0
@@ -131,7 +131,7 @@ class KafkaConsumer(ClientThread):
                 else:
                     self._on_message_error(message)
                 continue
-            lane = lanes.get((message.topic(), message.partition()))
+            lane = find_lane((message.topic(), message.partition()))
             if lane is None:  # the member lost the lane while the message waited in the client's queue
                 continue
             body = message.value()

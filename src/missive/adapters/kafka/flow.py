@@ -107,7 +107,7 @@ class FlowControl:
         return deliveries, size
 
     def resume(self, client: Any, names: set[str]) -> None:
-        """Resume those of the lanes that the client has paused."""
+        """Resume lanes in the client, if it has paused them."""
         self._resume_in_client(client, names & self._client_paused)
         self._client_paused -= names
 
