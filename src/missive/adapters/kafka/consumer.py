@@ -29,7 +29,9 @@ logger = logging.getLogger("missive")
 
 
 class KafkaConsumer(ClientThread):
-    """A `confluent_kafka.Consumer` and the thread that owns it. The engine's loop calls only `leave` and `snapshot`.
+    """A `confluent_kafka.Consumer` and the thread that owns it.
+
+    The engine's loop calls only `leave`, `snapshot` and `flow.fetched` directly. Other calls pass through the mailbox.
 
     A call of the client on another thread waits until `poll` returns. During a revocation it would wait forever, so the
     thread also serves its mailbox inside the client's callbacks.
