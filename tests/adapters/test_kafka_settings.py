@@ -88,7 +88,7 @@ def test_reprs_and_urls_contain_no_password():
     url = "kafka://me:canary-pass@h:9092?topic=t&group=g&sasl=SCRAM-SHA-256&tls=true"
     adapter = from_url(url, missive.Processor())
     assert isinstance(adapter, KafkaAdapter)
-    assert "canary" not in f"{adapter!r} {adapter.url} {adapter.destination}"
+    assert "canary" not in f"{adapter!r} {adapter.settings!r} {adapter.url} {adapter.destination}"
     settings = adapter.settings.configuration("app")
     assert settings["sasl.password"] == "canary-pass"
     assert (settings["security.protocol"], settings["sasl.mechanism"]) == ("SASL_SSL", "SCRAM-SHA-256")
