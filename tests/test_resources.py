@@ -669,7 +669,9 @@ def test_a_message_resource_is_not_a_workers(few):
     a = few.noted("a")
 
     def hook(worker):
-        with pytest.raises(ResourceError, match=r"noted.<locals>.fn is a message's: ask a HandlingContext"):
+        with pytest.raises(
+            ResourceError, match=r"noted.<locals>.fn belongs to a message: get it from a HandlingContext"
+        ):
             worker.get(a)
         few.log.append("refused")
 
@@ -1014,7 +1016,7 @@ def test_all_tasks_of_an_attempt_get_what_the_opening_raised():
         context = HandlingContext(RawMessage(b""), worker)
         errors = await asyncio.gather(*(context.aget(fails) for _ in range(3)), return_exceptions=True)
         assert [str(error) for error in errors] == ["connect"] * 3
-        assert [frame.name for frame in traceback.extract_tb(errors[0].__traceback__)].count("_wait") <= 1
+        assert [frame.name for frame in traceback.extract_tb(errors[0].__traceback__)].count("wait") <= 1
         assert await context.aget(fails) == 2
         await context.opened.aclose(None)
 

@@ -23,13 +23,13 @@ def test_defaults():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"ttl": 0}, "the ttl= of Once is a number of seconds above zero"),
-        ({"ttl": timedelta(days=-1)}, "the ttl= of Once"),
-        ({"ttl": "14d"}, "the ttl= of Once"),
-        ({"lease": float("nan")}, "the lease= of Once"),
-        ({"ttl": 10, "lease": 20}, "the ttl= of Once is at least its lease="),
-        ({"form": "leased"}, 'the form of Once is "lease" or "transaction"'),
-        ({"expired": "drop"}, 'expired= of Once is "rerun" or "flag"'),
+        ({"ttl": 0}, "^ttl= of Once must be a number of seconds above zero"),
+        ({"ttl": timedelta(days=-1)}, "^ttl= of Once"),
+        ({"ttl": "14d"}, "^ttl= of Once"),
+        ({"lease": float("nan")}, "^lease= of Once"),
+        ({"ttl": 10, "lease": 20}, "^ttl= of Once must be at least its lease="),
+        ({"form": "leased"}, 'form= of Once must be "lease" or "transaction"'),
+        ({"expired": "drop"}, 'expired= of Once must be "rerun" or "flag"'),
     ],
 )
 def test_what_cannot_be_declared(given: dict[str, Any], said: str):
@@ -56,7 +56,7 @@ async def waits(message: missive.Message) -> str:
         (missive.Once(lambda: "key"), "billing", r"the key of once= \(for billing\) must take a message"),
         (missive.Once(waits), "billing", "it is async"),
         (missive.Once(by_field("id")), "billing", "reads a StructuredMessage"),
-        (missive.Once(by_key), "x" * 256, "a name of 255 characters at the most"),
+        (missive.Once(by_key), "x" * 256, "a name of at most 255 characters"),
     ],
 )
 def test_what_cannot_be_registered(once: Any, name: str | None, said: str):

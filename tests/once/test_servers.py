@@ -104,13 +104,13 @@ def test_a_concurrent_duplicate_waits(connect: Callable[..., Any], commits: bool
 def test_what_commits_by_itself_is_refused(connect: Callable[..., Any], url: str):
     """With autocommit and no transaction, the claim would be durable before its effect: an error, and no row."""
     by_itself = connect(autocommit=True)
-    with pytest.raises(missive.UsageError, match="commits each statement by itself"):
+    with pytest.raises(missive.UsageError, match="commits each statement"):
         claim(by_itself, effect())
     by_itself.cursor().execute("BEGIN")
     assert claim(by_itself, effect())
     by_itself.rollback()
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection, pytest.raises(missive.UsageError, match="commits each statement by itself"):
+    with engine.connect() as connection, pytest.raises(missive.UsageError, match="commits each statement"):
         claim(connection, effect())
     engine.dispose()
     connection = connect()
@@ -141,7 +141,7 @@ def test_psycopg_in_a_loop(postgres: Any):
             with psycopg.connect(dsn) as other:
                 create_table(other)
                 other.commit()
-                with pytest.raises(missive.UsageError, match=r"is not asynchronous: context\.claim"):
+                with pytest.raises(missive.UsageError, match=r"is not asynchronous. Use context\.claim"):
                     await aclaim(other, effect())
             assert await aclaim(connection, effect())
             assert not await aclaim(connection, effect())

@@ -109,7 +109,7 @@ def test_two_different_outcomes_fail_the_message(runner):
     _, result, box = runner.one(lambda message, context: (context.ack(), context.nack()))
     assert Outcome.dead_lettered is result.outcome
     assert isinstance(result.exception, OutcomeConflict)
-    assert [r for _, r in box.values()] == ["this message was already recorded as acked, and cannot be nacked too"]
+    assert [r for _, r in box.values()] == ["this message is already recorded as acked, and cannot be nacked too"]
 
 
 def test_a_handler_can_catch_a_conflict(runner):

@@ -1,1 +1,7 @@
-"""To be described."""
+"""The application: the declarations of a user, until the engine runs them.
+
+Input: handlers, hooks, resources and their options. Output: routes with their terms, and the contexts that handlers
+receive. `processor` is the entry. `options` and `checks` check a handler and make its `terms` (with `retry` and
+`breaker`), `admission` compares its matcher with the known ones, and `registration` keeps it and compiles the routes.
+A handler receives a `context`, or a `batch` of them; `hooks` run around it.
+"""

@@ -1,4 +1,4 @@
-"""A batch: what a handler of batches is given."""
+"""Batches: the argument of batch handlers."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
 
 
 class Batch(Sequence[HandlingContext[M_co]], Generic[M_co]):
-    """Some messages at once: a sequence of their contexts, in the order they came.
+    """Several messages, as a sequence of their contexts in the order of arrival.
 
-    Each item may be settled by itself, with `item.ack()`, `item.dead_letter(…)` and so on. Those that are not are
-    acked when the handler returns; when it raises, they are run again in halves, in batches of their own.
+    The handler can settle each item individually, with `item.ack()`, `item.dead_letter(…)` and so on. The remaining
+    items are acked when the handler returns. When it raises, they run again in halves, in smaller batches.
     """
 
     __slots__ = ("_contexts", "_worker")
@@ -33,7 +33,7 @@ class Batch(Sequence[HandlingContext[M_co]], Generic[M_co]):
 
     @property
     def processing_ctx(self) -> ProcessingContext[M_co]:
-        """The context of the worker that runs this."""
+        """The context of the worker that runs the batch."""
         return self._worker
 
     @overload
@@ -41,7 +41,7 @@ class Batch(Sequence[HandlingContext[M_co]], Generic[M_co]):
     @overload
     def __getitem__(self, index: slice) -> Sequence[HandlingContext[M_co]]: ...
     def __getitem__(self, index: int | slice) -> HandlingContext[M_co] | Sequence[HandlingContext[M_co]]:
-        """Return a context, or several."""
+        """Return the context at an index, or the contexts of a slice."""
         return self._contexts[index]
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""Breakers: a dependency that is down is left alone, and what needs it waits, until a probe finds it well again."""
+"""Breakers: stop calling a dependency that is down, and let its messages wait until a probe succeeds."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from missive.app.retry import checked_exceptions, is_worth
+from missive.app.retry import checked_exceptions, is_retryable
 from missive.durations import seconds
 from missive.errors import UsageError
 
 
 @dataclass(frozen=True, init=False)
 class Breaker:
-    """Declares what a handler depends on: `handle_for(…, breaker=Breaker("billing", on=(ConnectionError,)))`.
+    """The dependency of a handler: `handle_for(…, breaker=Breaker("billing", on=(ConnectionError,)))`.
 
-    After `after` failures of `on` one after the other (or at once when a handler raises `DependencyDown(name)`) it
-    opens: the messages of its handlers are held, and not run, and spend no attempts. Every `probe` seconds exactly one
-    message is run to see. When that goes well, two are let through, then four, and so on, and soon all.
+    The breaker opens after `after` consecutive failures with an exception of `on`, or at once when a handler raises
+    `DependencyDown(name)`. While it is open, the messages of its handlers wait without spending attempts, and every
+    `probe` seconds one message runs as a probe. After a successful probe, two messages run, then four, and so on until
+    the breaker is closed.
 
-    Handlers whose breakers have the same name share one; it is kept by each process for itself. `on` leaves out
-    programming and decoding errors as that of `Retry` does. Raises `UsageError` for what could never work.
+    Handlers whose breakers have the same name share one breaker. Each process has its own. As with `Retry`, `on`
+    excludes programming and decoding errors unless it names one of them. Raise `UsageError` for an invalid argument.
     """
 
     name: str
     on: tuple[type[BaseException], ...]
+    """The exceptions that count as failures of the dependency."""
     after: int
+    """The number of consecutive failures that open the breaker."""
     probe: float
+    """The period between probes, in seconds."""
 
     def __init__(
         self,
@@ -37,15 +41,15 @@ class Breaker:
         probe: float | timedelta = 30,
     ) -> None:
         if not isinstance(name, str) or not name:
-            raise UsageError("a Breaker has a name, that of what it is for, such as 'billing'")
+            raise UsageError("Breaker() needs the name of a dependency, such as 'billing'")
         if isinstance(after, bool) or not isinstance(after, int) or after < 1:
-            raise UsageError(f"after= of the breaker {name} is a whole number of failures from 1")
+            raise UsageError(f"after= of the breaker {name} must be a whole number of failures from 1")
         try:
             period = None if isinstance(probe, (bool, str)) else seconds(probe)
         except (TypeError, ValueError):
             period = None
         if not period:
-            raise UsageError(f"probe= of the breaker {name} is a number of seconds above zero, or a timedelta")
+            raise UsageError(f"probe= of the breaker {name} must be a number of seconds above zero, or a timedelta")
         set_ = object.__setattr__
         set_(self, "name", name)
         set_(self, "on", checked_exceptions(on, f"on= of the breaker {name}"))
@@ -53,5 +57,5 @@ class Breaker:
         set_(self, "probe", period)
 
     def blames(self, error: type[BaseException]) -> bool:
-        """Tell whether a failure is the dependency's."""
-        return is_worth(error, self.on)
+        """Return whether an exception counts as a failure of the dependency."""
+        return is_retryable(error, self.on)

@@ -21,9 +21,9 @@ from missive.routing.route import callable_name, is_async_callable, is_generator
 
 
 def check_takes(fn: Callable[..., object], arguments: int, rule: str) -> None:
-    """Raise `RegistrationError` unless a call of `fn` with so many positional arguments runs it.
+    """Raise `RegistrationError` unless a call with this number of positional arguments runs `fn`.
 
-    `rule` starts the text of the error: it names the function and what it must take.
+    `rule` starts the text of the error. It names the function and the arguments that the function must take.
     """
     if not callable(fn):
         raise RegistrationError(f"{rule}; it is a {type(fn).__name__}, which cannot be called")

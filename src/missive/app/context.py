@@ -1,4 +1,4 @@
-"""What a handler and a hook are given besides the message: one context a message, one a worker."""
+"""Contexts: one for each attempt at a message, and one for each worker. Handlers and hooks receive them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class State:
-    """A bag of attributes of your own: `context.state.connection = …`."""
+    """A namespace for your own attributes: `context.state.connection = …`."""
 
     __slots__ = ("__dict__",)
 
@@ -40,7 +40,7 @@ class State:
 
 
 class Recorded(NamedTuple):
-    """What a handler recorded: the outcome and what goes with it."""
+    """The outcome that a handler recorded, with its label, detail and delay in seconds."""
 
     outcome: Outcome
     label: str | None = None
@@ -56,11 +56,11 @@ _NACKED = Recorded(Outcome.nacked)
 
 
 class Attempt(Protocol):
-    """The running attempt behind a context, as far as the context needs it."""
+    """The running attempt of a context, as far as the context uses it."""
 
     @property
     def deadline(self) -> float:
-        """The end of the attempt's timeout, on the engine's clock; infinite without one."""
+        """The time of the attempt's timeout, in seconds on the engine's clock; infinite without a timeout."""
         ...
 
     @property
@@ -70,22 +70,22 @@ class Attempt(Protocol):
 
     @property
     def once(self) -> Once[Any] | None:
-        """The handler's `once=`, if it has one."""
+        """The `once=` of the handler, or None."""
         ...
 
     def grant(self, seconds: float) -> None:
-        """Extend the timeout. Raises `UsageError` where the lease would end first and cannot be renewed."""
+        """Extend the timeout. Raise `UsageError` when the lease cannot be renewed and would end first."""
         ...
 
     def mark_duplicate(self, duplicate: bool) -> None:
-        """Note whether the effect of the message has already happened."""
+        """Record whether the effect of the message has already happened."""
         ...
 
 
 class ProcessingContext(Generic[M_co]):
-    """One worker's context: a sync worker thread has its own, async handlers share one.
+    """The context of one worker. Each sync worker thread has its own, and async handlers share one.
 
-    `state` keeps what a `before_processing` hook opened, such as a connection, which then never crosses threads.
+    `state` holds the objects of `before_processing` hooks, such as a connection, which therefore stays in one thread.
     """
 
     __slots__ = ("_processor", "clock", "opened", "overrides", "state")
@@ -100,37 +100,42 @@ class ProcessingContext(Generic[M_co]):
         self.clock = clock
         self.state = State()
         self.overrides = overrides
-        """What stands in for resources, in a test client."""
+        """The replacements of resources in a test client."""
         self.opened: WorkerResources | None = None
-        """For the engine: what it has to close, once there is something."""
+        """For the engine: the open resources, which it closes; None before the first use."""
 
     @property
     def processor(self) -> Processor[Any]:
-        """The processor that runs."""
+        """The processor that the engine runs."""
         return self._processor
 
     def get(self, key: ResourceKey[T]) -> T:
-        """Return a resource of the worker's; see `HandlingContext.get`. Raises `ResourceError` for a message's."""
+        """Return a worker's resource, as `HandlingContext.get` does. Raise `ResourceError` for a message's resource."""
         return self._resources(key).get(key, self)
 
     async def aget(self, key: ResourceKey[T]) -> T:
-        """Return a resource of the worker's, sync or async; see `HandlingContext.aget`."""
+        """Return a worker's resource, sync or async, as `HandlingContext.aget` does."""
         return await self._resources(key).aget(key, self)
 
     def _resources(self, key: ResourceKey[Any]) -> WorkerResources:
         if not belongs_to_worker(key):
-            raise ResourceError(f"the resource {key.name} is a message's: ask a HandlingContext, or make it a worker's")
+            raise ResourceError(
+                f"the resource {key.name} belongs to a message: get it from a HandlingContext, or declare it with"
+                " scope='worker'"
+            )
         if self.opened is None:
             self.opened = WorkerResources(self.overrides)
         return self.opened
 
 
 class HandlingContext(Generic[M_co]):
-    """One attempt at one message: how it should end, and what surrounds it.
+    """The context of one attempt at one message.
 
-    `ack`, `nack`, `retry`, `dead_letter` and `discard` record the outcome; the message is settled when the
-    handler is done. Returning without recording one acks; raising is a failure, also after `ack()`, while any
+    `ack`, `nack`, `retry`, `dead_letter` and `discard` record the outcome. The message is settled when the handler is
+    done. A handler that returns without recording an outcome acks. An exception is a failure, also after `ack()`; any
     other recorded outcome stands. Recording a second, different outcome raises `OutcomeConflict`.
+
+    Use a context only in its own handler and hooks, and not after they finish.
     """
 
     __slots__ = (
@@ -167,36 +172,44 @@ class HandlingContext(Generic[M_co]):
         self._exception: BaseException | None = None
         self._state: State | None = None
         self.opened: AttemptResources | None = None
-        """For the engine: what it has to close, once there is something."""
+        """For the engine: the open resources, which it closes; None before the first use."""
 
     def ack(self) -> None:
-        """Record that the message is handled. Optional: returning says the same."""
+        """Record that the message is handled. Returning from the handler does the same."""
         self._record(_ACKED)
 
     def nack(self) -> None:
-        """Record 'not here, not now': the message comes back after at least a second, and no attempt is spent."""
+        """Record that this worker cannot handle the message now. It is redelivered after at least one second.
+
+        This spends no attempt.
+        """
         self._record(_NACKED)
 
     def retry(self, after: float | timedelta | None = None) -> None:
-        """Record that the message shall be run again, as its next attempt, after so many seconds (five if None)."""
+        """Record that the message must run again, as its next attempt.
+
+        `after` is the delay in seconds, or a timedelta. None takes the delay of the retry policy, or five seconds.
+        Raise ValueError for a negative or infinite delay.
+        """
         self._record(Recorded(Outcome.retried, delay=seconds(after)))
 
     def dead_letter(self, reason: str, *, detail: str | None = None) -> None:
-        """Record that the message shall be filed as a dead letter.
+        """Record that the message becomes a dead letter.
 
-        `reason` is a short constant label, shown and counted; `detail` is kept as confidential as the message.
+        `reason` is a short constant label, which operators see and metrics count. `detail` is as confidential as the
+        message.
         """
         self._record(Recorded(Outcome.dead_lettered, label=reason, detail=detail))
 
     def discard(self, reason: str) -> None:
-        """Record that nothing needs to be done about the message; `reason` is a short constant label."""
+        """Record that the message needs no work. `reason` is a short constant label."""
         self._record(Recorded(Outcome.discarded, label=reason))
 
     def extend(self, more: float | timedelta) -> None:
-        """Grant this attempt so many seconds beyond its timeout.
+        """Extend the timeout of this attempt by a number of seconds, or a timedelta.
 
-        The lease of the message needs no care: the engine renews it while the handler runs. Raises `UsageError` where
-        the transport's lease cannot be renewed and would end before that.
+        The engine renews the lease of the message while the handler runs. Raise `UsageError` when the transport's
+        lease cannot be renewed and would end before the new timeout.
         """
         running, granted = self._running, seconds(more)
         if running is not None and granted is not None:
@@ -204,22 +217,22 @@ class HandlingContext(Generic[M_co]):
 
     @property
     def remaining(self) -> float:
-        """Seconds until this attempt's timeout; below zero when it has passed, infinite where there is none."""
+        """The seconds until the timeout of this attempt; negative after it, infinite without a timeout."""
         return float("inf") if self._running is None else self._running.deadline - self._worker.clock()
 
     def get(self, key: ResourceKey[T]) -> T:
-        """Return what a resource yields: it is opened at its first use, and is the same object afterwards.
+        """Return the value of a resource. The first use opens the resource, and later uses return the same object.
 
-        A message's resource is closed when its handler is done, a worker's when the worker ends. Raises whatever its
-        function raises before the yield, of which nothing is kept: the next use tries again. Raises `ResourceError`
-        for an async resource, which `await context.aget(key)` opens.
+        A message's resource is closed when its handler is done, and a worker's resource when the worker ends. Raise
+        the exception that the resource's function raises before its yield; the next use then opens it anew. Raise
+        `ResourceError` for an async resource, which `await context.aget(key)` opens.
         """
         if belongs_to_worker(key):
             return self._worker.get(key)
         return self._resources().get(key, self)
 
     async def aget(self, key: ResourceKey[T]) -> T:
-        """Return what a resource yields, sync or async; else as `get`. A sync one is opened on the loop."""
+        """Return the value of a sync or async resource; else as `get`. Sync resources are opened on the loop."""
         if belongs_to_worker(key):
             return await self._worker.aget(key)
         return await self._resources().aget(key, self)
@@ -230,22 +243,23 @@ class HandlingContext(Generic[M_co]):
         return self.opened
 
     def claim(self, connection: Any) -> bool:
-        """Claim this message's effect in a transaction of the handler's own; False when the effect is there already.
+        """Claim the effect of this message in the handler's transaction. Return False when it has already happened.
 
-        For a handler with `once=`: `if not context.claim(connection): return`, before the effect and in the same
-        transaction. `connection` is SQLAlchemy's Connection or Session, or one of sqlite3, psycopg, psycopg2, pymysql
-        or mysqlclient. It waits while another transaction has the same claim, so an async handler uses `aclaim`.
+        A handler with `once=` calls `if not context.claim(connection): return` before the effect, in the same
+        transaction. `connection` is a Connection or Session of SQLAlchemy, or a connection of sqlite3, psycopg,
+        psycopg2, pymysql or mysqlclient. The call blocks while another transaction holds the same claim; an async
+        handler therefore uses `aclaim`.
 
-        Raises `OnceConflict` when the effect happened for another body, `DeadLetter` for a message without a key,
-        `UsageError` for a handler without `once=` or a connection that has no transaction, and what the database
-        raises.
+        Raise `OnceConflict` when the effect has happened for another body, `DeadLetter` for a message without a key,
+        `UsageError` for a handler without `once=` or a connection without a transaction, and the errors of the
+        database.
         """
-        from missive.once.table import claim  # noqa: PLC0415 - only those pay for it that use it
+        from missive.once.table import claim  # noqa: PLC0415 - only handlers that claim load it
 
         return self._claimed(claim(connection, self._effect()))
 
     async def aclaim(self, connection: Any) -> bool:
-        """Do the same with SQLAlchemy's AsyncConnection or AsyncSession, or psycopg's AsyncConnection."""
+        """Claim as `claim` does, with SQLAlchemy's AsyncConnection or AsyncSession, or psycopg's AsyncConnection."""
         from missive.once.table import aclaim  # noqa: PLC0415 - as above
 
         return self._claimed(await aclaim(connection, self._effect()))
@@ -257,7 +271,7 @@ class HandlingContext(Generic[M_co]):
         handler = None if self._running is None else self._running.handler
         once = None if self._running is None else self._running.once
         if handler is None or once is None:
-            raise UsageError(f"{handler or 'this handler'} has no once=, which names the key of its effects")
+            raise UsageError(f"{handler or 'this handler'} has no once=. Declare the key of its effects with once=")
         digest = once.digest_of(self._message)
         if digest is None:
             raise DeadLetter(NO_KEY)
@@ -273,30 +287,30 @@ class HandlingContext(Generic[M_co]):
         earlier = self._recorded
         if earlier is not None and earlier.outcome is not recorded.outcome:
             raise OutcomeConflict(
-                f"this message was already recorded as {earlier.outcome}, and cannot be {recorded.outcome} too"
+                f"this message is already recorded as {earlier.outcome}, and cannot be {recorded.outcome} too"
             )
         self._recorded = recorded
 
     def conclude(self, outcome: Outcome | None, exception: BaseException | None) -> None:
-        """Set what `outcome` and `exception` answer; the engine calls it before the `after_handling` hooks."""
+        """Set `outcome` and `exception`. For the engine, before the `after_handling` hooks."""
         self._decided = outcome
         self._exception = exception
 
     @property
     def recorded(self) -> Recorded | None:
-        """What the handler itself recorded so far."""
+        """The outcome that the handler itself recorded so far, or None."""
         return self._recorded
 
     @property
     def outcome(self) -> Outcome | None:
-        """How the attempt ends: what was recorded so far, and in `after_handling` what was decided."""
+        """The recorded outcome, or None. In `after_handling` hooks, the decided outcome."""
         if self._decided is not None:
             return self._decided
         return self._recorded.outcome if self._recorded is not None else None
 
     @property
     def exception(self) -> BaseException | None:
-        """What the handler raised, in `after_handling`."""
+        """The exception of the handler, in `after_handling` hooks."""
         return self._exception
 
     @property
@@ -306,27 +320,27 @@ class HandlingContext(Generic[M_co]):
 
     @property
     def processing_ctx(self) -> ProcessingContext[M_co]:
-        """The context of the worker that runs this."""
+        """The context of the worker that runs the handler."""
         return self._worker
 
     @property
     def attempt(self) -> int:
-        """Which attempt this is, from 1, as exactly as the transport can say."""
+        """The number of this attempt, from 1, as exactly as the transport reports it."""
         return self._attempt
 
     @property
     def native(self) -> Any:
-        """The transport's own object for this message, as the adapter documents it; None in a test client."""
+        """The transport's object for this message, as the adapter documents it; None in a test client."""
         return self._native
 
     @property
     def adapter(self) -> Any:
-        """The adapter the message came through: its `client`, and `call(fn)` to run on the thread that owns it."""
+        """The adapter of the message: its `client`, and `call(fn)` to run `fn` on the thread that owns the client."""
         return self._adapter
 
     @property
     def state(self) -> State:
-        """A bag of attributes for this attempt, shared by its hooks and its handler."""
+        """A namespace for this attempt, which its hooks and its handler share."""
         if self._state is None:
             self._state = State()
         return self._state

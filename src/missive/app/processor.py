@@ -163,7 +163,7 @@ class Processor(Generic[M]):
     def add_handler(
         self, matcher: Callable[[M], bool], handler: Handler[M, object], **options: Unpack[HandlerOptions[M]]
     ) -> None:
-        """Register a handler, without a decorator. The options are those of `handle_for`.
+        """Register a handler without a decorator, with the options of `handle_for`.
 
         Raise `DuplicateMatcher` when another handler has the same matcher, `RegistrationClosed` once processing has
         started, `OverlapWarning` with `on_overlap="error"`, and `RegistrationError` for a handler, matcher or option
@@ -183,8 +183,8 @@ class Processor(Generic[M]):
         """Register the decorated function for batches of the messages that match, and return it unchanged.
 
         The function takes a `Batch`, a sequence of contexts. A batch has at most `size` messages, and its first
-        message waits at most `wait` seconds for more. The other options are those of `handle_for`, with `concurrency`
-        in batches and `rate_limit` in messages. `once` needs the form "transaction": each item claims its own effect.
+        message waits at most `wait` seconds for more. The options of `handle_for` apply, with `concurrency` in batches
+        and `rate_limit` in messages. `once` needs the form "transaction": each item claims its own effect.
 
         The handler can settle each item individually. When it returns, the remaining items are acked. When it raises,
         or exceeds its timeout, the remaining items run again in halves until the failing message is alone. These calls
@@ -209,7 +209,7 @@ class Processor(Generic[M]):
         wait: float | timedelta = 0.2,
         **options: Unpack[HandlerOptions[M]],
     ) -> None:
-        """Register a batch handler, without a decorator. The options are those of `handle_batch_for`.
+        """Register a batch handler without a decorator, with the options of `handle_batch_for`.
 
         Raise as `add_handler` does, and `RegistrationError` for a size below one, a size above the messages that
         `rate_limit` allows at once, and a `once` by lease.
@@ -258,10 +258,10 @@ class Processor(Generic[M]):
         return handler
 
     def include(self, other: Processor[M], *, when: Callable[[M], bool] | None = None) -> None:
-        """Include the handlers of another processor, and those that it registers later, until processing starts.
+        """Include the handlers of another processor, also its later ones, until processing starts.
 
         `when` narrows the matchers of all included handlers. The handling hooks of the included processor run around
-        its own handlers only; its processing hooks join those of this processor. Raise `RegistrationError` for
+        its own handlers only; its processing hooks run with the ones of this processor. Raise `RegistrationError` for
         another message class, for a processor with its own dead letter queue, and for a circle.
         """
         self.registry.refuse_when_frozen("an include")
@@ -354,7 +354,7 @@ class Processor(Generic[M]):
         return [route.handler for route in self.router().matching(message)]
 
     def routes(self) -> tuple[HandlerRoute, ...]:
-        """Return all routes, with those of included processors, in the order of registration."""
+        """Return all routes, also of included processors, in the order of registration."""
         return self.registry.routes()
 
     def explain(self, message: M) -> Explanation:

@@ -1,4 +1,4 @@
-"""Registration: what a processor registered and included, and the routes that result."""
+"""Registration: the handlers, hooks and includes of a processor, and the resulting routes."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class Registry:
             yield from include.registry.places(_narrowed(matcher, include.when))
 
     def forget_router(self) -> None:
-        """Discard the router of this registry and of those that include it."""
+        """Discard the router of this registry, and of the registries that include it."""
         self._router = None
         for include in self._included_in:
             include.registry.forget_router()

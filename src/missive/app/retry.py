@@ -1,4 +1,4 @@
-"""Retry policies: which failures are tried again, how often, and after how long."""
+"""Retry policies: which failures are retried, how often, and after which delays."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Jitter: TypeAlias = Literal["full", "none"]
-"""`full`: a random time up to the delay, so that what failed together does not come again together. `none`: exact."""
+"""`full` takes a random time up to the delay, so that messages that fail together do not retry together.
 
-HOPELESS: Final[tuple[type[BaseException], ...]] = (
+`none` takes the exact delay.
+"""
+
+UNRETRYABLE: Final[tuple[type[BaseException], ...]] = (
     DecodingError,
     OnceConflict,
     MatcherFailed,
@@ -41,25 +44,25 @@ HOPELESS: Final[tuple[type[BaseException], ...]] = (
     NotImplementedError,
     UnicodeError,
 )
-"""Programming and decoding errors, which another try does not mend. Retried only where `on` names one of them."""
+"""Programming and decoding errors, which a retry does not fix. They are retried only if `on` names one of them."""
 
 _LARGEST_FACTOR = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Delays:
-    """How long to wait before one attempt after the other; made by `exponential`, `constant`, or from a sequence."""
+    """The delays before retries, as `exponential` and `constant` return them."""
 
     steps: tuple[float, ...]
-    """Seconds; the last step goes on from there."""
+    """The first delays, in seconds. Later delays continue from the last one."""
     factor: float = 1.0
-    """By which each delay after the steps is longer than the one before."""
+    """The ratio of each delay after the steps to the delay before it."""
     cap: float = float("inf")
-    """The longest, in seconds."""
+    """Maximum delay, in seconds."""
     jitter: Jitter = "none"
 
     def after(self, number: int, random: Callable[[], float]) -> float:
-        """Return the seconds before the delayed try of a number, from 0. `random` returns a number from 0 to 1."""
+        """Return the delay before a delayed retry, counted from 0, in seconds. `random` returns a float below 1."""
         beyond = number - len(self.steps) + 1
         delay = self.steps[-1] if beyond > 0 else self.steps[number]
         if beyond > 0 and self.factor > 1:
@@ -74,20 +77,21 @@ class Delays:
 def exponential(
     first: float | timedelta, *, factor: float = 2, cap: float | timedelta = 3600, jitter: Jitter = "full"
 ) -> Delays:
-    """Return delays that grow: `first` seconds, then each `factor` times the one before, up to `cap`.
+    """Return growing delays: `first` seconds, then each `factor` times the previous delay, at most `cap` seconds.
 
-    With `jitter="full"` each is a random time between nothing and that. Raises `UsageError` for what is no delay.
+    With `jitter="full"`, each delay is a random time between zero and that value. Raise `UsageError` for an invalid
+    argument.
     """
     start, longest = _delay(first, "the first delay"), _delay(cap, "cap=")
     if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 1 <= factor <= _LARGEST_FACTOR:
-        raise UsageError("factor= of exponential is a number from 1 to 1000")
+        raise UsageError("factor= of exponential must be a number from 1 to 1000")
     if jitter not in ("full", "none"):
-        raise UsageError('jitter= is "full" or "none"')
+        raise UsageError('jitter= must be "full" or "none"')
     return Delays((start,), float(factor), longest, jitter)
 
 
 def constant(delay: float | timedelta, *, jitter: Jitter = "none") -> Delays:
-    """Return the same delay each time. Raises `UsageError` for what is no delay."""
+    """Return a delay that stays the same, in seconds. Raise `UsageError` for an invalid argument."""
     return exponential(delay, factor=1, cap=delay, jitter=jitter)
 
 
@@ -96,20 +100,20 @@ _DEFAULT_DELAYS = Delays((5.0,), 2.0, 3600.0, "full")
 
 @dataclass(frozen=True, init=False)
 class Retry:
-    """Declares which failures are tried again: `Processor(retry=Retry())`, `handle_for(…, retry=Retry(attempts=3))`.
+    """A retry policy: `Processor(retry=Retry())`, `handle_for(…, retry=Retry(attempts=3))`.
 
-    `on` are the exceptions that are worth another try, `never` those among them that are not. Programming and decoding
-    errors (`missive.app.retry.HOPELESS`) are not either, unless `on` names one of them. A handler past its timeout
-    counts as a `TimeoutError`.
+    - `on`: the exceptions to retry. A handler past its timeout counts as a `TimeoutError`.
+    - `never`: exceptions among them that are not retried. Programming and decoding errors
+      (`missive.app.retry.UNRETRYABLE`) are not retried either, unless `on` names one of them.
+    - `attempts`: the maximum number of attempts, including the first. None sets no limit.
+    - `immediate`: the number of retries without a delay, before the delayed ones.
+    - `delays`: the delays of the other retries: `exponential(…)`, `constant(…)`, or a sequence of seconds, whose last
+      element repeats.
+    - `within`: the maximum time from the first failure to the start of a retry, in seconds or as a timedelta. None
+      sets no limit.
 
-    The first `immediate` tries again follow at once, the others after `delays`: what `exponential` or `constant`
-    return, or a sequence of seconds of which the last is repeated. It ends, and the message is a dead letter, with
-    whichever comes first: so many `attempts` in all, the first included, or a try that would begin more than `within`
-    (seconds, or a timedelta) after the first failure. None is no such limit.
-
-    `context.retry()` and `RetryLater` spend an attempt too, and end by the same limits.
-
-    Raises `UsageError` for what could never work.
+    At the first limit, the message becomes a dead letter. `context.retry()` and `RetryLater` spend attempts too, within
+    the same limits. Raise `UsageError` for an invalid argument.
     """
 
     on: tuple[type[BaseException], ...]
@@ -118,6 +122,7 @@ class Retry:
     immediate: int
     delays: Delays
     within: float | None
+    """In seconds."""
 
     def __init__(
         self,
@@ -130,9 +135,9 @@ class Retry:
         within: float | timedelta | None = None,
     ) -> None:
         if attempts is not None and (isinstance(attempts, bool) or not isinstance(attempts, int) or attempts < 1):
-            raise UsageError("attempts= of Retry is a whole number from 1, the first attempt included, or None")
+            raise UsageError("attempts= of Retry must be a whole number from 1, including the first attempt, or None")
         if isinstance(immediate, bool) or not isinstance(immediate, int) or immediate < 0:
-            raise UsageError("immediate= of Retry is a whole number of tries, zero or more")
+            raise UsageError("immediate= of Retry must be a whole number of retries, zero or more")
         set_ = object.__setattr__
         set_(self, "on", checked_exceptions(on, "on= of Retry"))
         set_(self, "never", checked_exceptions(never, "never= of Retry", empty=True))
@@ -142,15 +147,15 @@ class Retry:
         set_(self, "within", None if within is None else _delay(within, "within= of Retry"))
 
     def covers(self, error: type[BaseException]) -> bool:
-        """Tell whether failures of a kind are tried again."""
-        return is_worth(error, self.on) and not issubclass(error, self.never)
+        """Return whether failures with an exception class are retried."""
+        return is_retryable(error, self.on) and not issubclass(error, self.never)
 
     def next(
         self, attempt: int, elapsed: float, random: Callable[[], float], after: float | None = None
     ) -> float | None:
-        """Return the seconds until the attempt after `attempt`, or None where there is none.
+        """Return the delay between `attempt` and the next attempt, in seconds, or None when no attempt is left.
 
-        `elapsed` is how long ago the first failure was, in seconds; `after` a delay that was asked for.
+        `elapsed` is the time since the first failure, in seconds. `after` is the delay that the handler requested.
         """
         if self.attempts is not None and attempt >= self.attempts:
             return None
@@ -160,33 +165,33 @@ class Retry:
         return None if self.within is not None and elapsed + delay > self.within else delay
 
 
-def is_worth(error: type[BaseException], on: tuple[type[BaseException], ...]) -> bool:
-    """Tell whether an error is one of those named, and not hopeless; a hopeless one has to be named as such."""
+def is_retryable(error: type[BaseException], on: tuple[type[BaseException], ...]) -> bool:
+    """Return whether `on` covers an exception class. It covers an unretryable class only by naming one."""
     if not issubclass(error, on):
         return False
-    if not issubclass(error, HOPELESS):
+    if not issubclass(error, UNRETRYABLE):
         return True
-    return issubclass(error, tuple(one for one in on if issubclass(one, HOPELESS)))
+    return issubclass(error, tuple(one for one in on if issubclass(one, UNRETRYABLE)))
 
 
 def checked_exceptions(
     given: type[BaseException] | Iterable[type[BaseException]], what: str, *, empty: bool = False
 ) -> tuple[type[BaseException], ...]:
-    """Return a tuple of exception classes; raises `UsageError` for anything else."""
+    """Return a tuple of exception classes. Raise `UsageError` for another value."""
     kinds: tuple[object, ...]
     try:
         kinds = (given,) if isinstance(given, type) else tuple(given)
     except TypeError:
         kinds = (given,)
     if not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds) or not (kinds or empty):
-        raise UsageError(f"{what} is a tuple of exception classes, such as (ConnectionError, TimeoutError)")
+        raise UsageError(f"{what} must be a tuple of exception classes, such as (ConnectionError, TimeoutError)")
     return kinds  # type: ignore[return-value]
 
 
 def _delays(given: Delays | Sequence[float | timedelta]) -> Delays:
     if isinstance(given, Delays):
         return given
-    complaint = "delays= of Retry is exponential(5), constant(5) or a sequence of seconds, such as (1, 10, 60)"
+    complaint = "delays= of Retry must be exponential(5), constant(5) or a sequence of seconds, such as (1, 10, 60)"
     if isinstance(given, (str, bytes)):
         raise UsageError(complaint)
     try:
@@ -204,5 +209,5 @@ def _delay(given: float | timedelta, what: str) -> float:
     except (TypeError, ValueError):
         delay = None
     if delay is None:
-        raise UsageError(f"{what} is a number of seconds, zero or more, or a timedelta")
+        raise UsageError(f"{what} must be a number of seconds, zero or more, or a timedelta")
     return delay

@@ -1,4 +1,4 @@
-"""The façade from the processor to its test client, which a deployment never loads."""
+"""The façade from processors to their test clients. A deployment never loads them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def open_client(processor: Processor[M], overrides: Overrides) -> ClientSession[M]:
-    """Return a session of the test client for a processor, with `overrides` in place of resources."""
+    """Return a test client session for a processor. `overrides` replaces resources."""
     from missive.testing.client import ClientSession  # noqa: PLC0415 - a deployment never loads the testing package
 
     return ClientSession(processor, overrides)

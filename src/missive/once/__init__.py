@@ -1,7 +1,8 @@
-"""Idempotency: what makes the effect of a message happen once, though the message may come more often.
+"""Idempotency: let the effect of a message happen once, even when the message is delivered several times.
 
-`Once` declares it, for `handle_for(once=)`. `create_table`, `SCHEMAS` and `purge` are for the table of the
-transactional form, which lives in the handler's own database.
+Input: a handler's `once=` (`declaration`). Output: the claim of an effect, before the handler runs (by lease, in the
+dead letter store, through the engine) or in the handler's own transaction (`table`, through `databases`).
+`create_table`, `SCHEMAS` and `purge` manage the table of the transactional form, in the handler's database.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ __all__ = ["SCHEMAS", "Expired", "Form", "Once", "create_table", "purge"]
 
 
 def __getattr__(name: str) -> Any:
-    # Only those load what talks to databases that ask for it.
+    # The modules that talk to databases load at their first use.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from missive.once import table  # noqa: PLC0415 - see above

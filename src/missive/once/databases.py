@@ -1,4 +1,4 @@
-"""Databases: what the transactional form asks of the connection that a handler has, whichever library made it."""
+"""Databases: run the statements of the transactional form on the connection of a handler, whatever its library."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ T = TypeVar("T")
 
 
 class Statement(NamedTuple):
-    """One statement, with `?` for its values."""
+    """An SQL statement, with `?` for its values."""
 
     statement: str
     values: Sequence[object] = ()
     wants_row: bool = False
-    """Whether its first row is the answer, and not how many rows it changed."""
+    """Whether the result is the first row instead of the number of changed rows."""
 
 
 Statements: TypeAlias = Generator[Statement, Any, T]
-"""Statements that are executed one after the other; each is sent its answer."""
+"""Statements to execute one after another. The generator receives the result of each."""
 
 _DRIVERS: Final[dict[str, Dialect]] = {
     "sqlite3": "sqlite",
@@ -43,20 +43,23 @@ _KNOWN: Final = (
     "SQLAlchemy's Connection and Session, and connections of sqlite3, psycopg, psycopg2, pymysql and mysqlclient"
 )
 _IDLE: Final = 0
-"""libpq's status of a connection that is in no transaction."""
+"""libpq's transaction status of a connection outside of a transaction."""
 _IN_TRANSACTION: Final = 1
-"""The flag of MySQL's server status for a connection that is in one."""
+"""The flag in MySQL's server status of a connection inside a transaction."""
 
 
 def run(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
-    """Execute steps in a connection's transaction. Raises `UsageError` for no connection that can, or none at all."""
+    """Execute statements in the transaction of a connection, and return the result of the generator.
+
+    Raise `UsageError` for an asynchronous or unknown connection, and for one that commits each statement.
+    """
     if _is_sqlalchemy(connection):
         if _is_async(connection):
-            raise UsageError(f"a {_kind(connection)} is asynchronous: await context.aclaim(connection)")
+            raise UsageError(f"a {_kind(connection)} is asynchronous. Use await context.aclaim(connection)")
         return _run_sqlalchemy(connection, steps)
     driver = _driver(connection)
     if _is_async(connection):
-        raise UsageError(f"an asynchronous connection of {driver} was given: await context.aclaim(connection)")
+        raise UsageError(f"this connection of {driver} is asynchronous. Use await context.aclaim(connection)")
     _refuse_autocommit(connection, driver)
     placeholder = _placeholder(driver)
     cursor = connection.cursor()
@@ -67,14 +70,14 @@ def run(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
 
 
 async def run_async(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
-    """Execute steps in the transaction of an asynchronous connection: SQLAlchemy's, or psycopg's."""
+    """Execute statements in the transaction of an asynchronous connection, of SQLAlchemy or psycopg; else as `run`."""
     if _is_sqlalchemy(connection):
         if not _is_async(connection):
-            raise UsageError(f"a {_kind(connection)} is not asynchronous: context.claim(connection)")
+            raise UsageError(f"a {_kind(connection)} is not asynchronous. Use context.claim(connection)")
         return await connection.run_sync(lambda sync: _run_sqlalchemy(sync, steps))  # type: ignore[no-any-return]
     driver = _driver(connection)
     if not _is_async(connection):
-        raise UsageError(f"a connection of {driver} is not asynchronous: context.claim(connection)")
+        raise UsageError(f"this connection of {driver} is not asynchronous. Use context.claim(connection)")
     _refuse_autocommit(connection, driver)
     placeholder = _placeholder(driver)
     running = steps(_DRIVERS[driver])
@@ -102,7 +105,7 @@ def _execute(cursor: Any, step: Statement, placeholder: str) -> Any:
     return cursor.fetchone() if step.wants_row else cursor.rowcount
 
 
-# SQLAlchemy, which is not imported for this: whoever has a connection of its has imported it
+# SQLAlchemy. This module does not import it: a connection of SQLAlchemy proves that it is imported
 
 
 def _run_sqlalchemy(given: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
@@ -110,10 +113,10 @@ def _run_sqlalchemy(given: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     dialect = _SQLALCHEMY.get(connection.dialect.name)
     if dialect is None:
         raise UsageError(
-            f"effects are claimed in SQLite, PostgreSQL, MySQL and MariaDB, not in {connection.dialect.name}"
+            f"effects can be claimed in SQLite, PostgreSQL, MySQL and MariaDB, not in {connection.dialect.name}"
         )
     if not connection.in_transaction():
-        connection.begin()  # as its first statement would; what commits by itself can be told then
+        connection.begin()  # as its first statement would, so that autocommit can be detected
     raw = connection.connection.driver_connection
     driver = _driver_of(raw)
     if driver is not None:
@@ -123,7 +126,7 @@ def _run_sqlalchemy(given: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
 
 def _of_session(given: Any) -> Any:
     if not hasattr(given, "get_bind"):
-        raise UsageError(f"a {_kind(given)} of SQLAlchemy has no transaction: claim with a Connection or a Session")
+        raise UsageError(f"a {_kind(given)} of SQLAlchemy has no transaction. Claim with a Connection or a Session")
     return given.connection()
 
 
@@ -153,12 +156,12 @@ def _is_async(connection: object) -> bool:
 def _driver(connection: object) -> str:
     driver = _driver_of(connection)
     if driver is None:
-        raise UsageError(f"effects are claimed with {_KNOWN}, and not with a {_kind(connection)}")
+        raise UsageError(f"effects can be claimed with {_KNOWN}, not with a {_kind(connection)}")
     return driver
 
 
 def _driver_of(connection: object) -> str | None:
-    """Return the name of the DB-API module of which something is a connection, or None."""
+    """Return the name of the DB-API module of a connection, or None for another object."""
     for cls in type(connection).__mro__:
         driver = cls.__module__.partition(".")[0]
         if driver in _DRIVERS and hasattr(connection, "cursor"):
@@ -171,10 +174,13 @@ def _placeholder(driver: str) -> str:
 
 
 def _refuse_autocommit(connection: Any, driver: str) -> None:
-    """Refuse a connection that would commit the claim by itself: after a crash the effect would never happen."""
-    if _COMMITS_BY_ITSELF[driver](connection):
+    """Raise `UsageError` for a connection that commits each statement.
+
+    The claim would be durable before its effect, and after a crash the effect would never happen.
+    """
+    if _COMMITS_EACH_STATEMENT[driver](connection):
         raise UsageError(
-            f"this connection of {driver} commits each statement by itself, and so the claim before its effect: begin a"
+            f"this connection of {driver} commits each statement, and would commit the claim before its effect. Begin a"
             " transaction first, or turn autocommit off"
         )
 
@@ -182,7 +188,7 @@ def _refuse_autocommit(connection: Any, driver: str) -> None:
 def _sqlite_commits(connection: Any) -> bool:
     if connection.in_transaction:
         return False
-    autocommit = getattr(connection, "autocommit", -1)  # from Python 3.12 on; -1 is what was always
+    autocommit = getattr(connection, "autocommit", -1)  # -1 means the behaviour before Python 3.12
     return connection.isolation_level is None if autocommit == -1 else bool(autocommit)
 
 
@@ -195,10 +201,10 @@ def _pymysql_commits(connection: Any) -> bool:
 
 
 def _mysqlclient_commits(connection: Any) -> bool:
-    return bool(connection.get_autocommit())  # it does not tell whether one was begun all the same
+    return bool(connection.get_autocommit())  # the library does not report an explicit transaction
 
 
-_COMMITS_BY_ITSELF: Final[dict[str, Callable[[Any], bool]]] = {
+_COMMITS_EACH_STATEMENT: Final[dict[str, Callable[[Any], bool]]] = {
     "sqlite3": _sqlite_commits,
     "psycopg": _libpq_commits,
     "psycopg2": _libpq_commits,

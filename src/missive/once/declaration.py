@@ -1,4 +1,4 @@
-"""What is declared of idempotency: by what key effects are told apart, for how long, and in which form."""
+"""Declaring idempotency: the key that identifies an effect, how long it is remembered, and in which form."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ from missive.messages import Message
 M_contra = TypeVar("M_contra", bound=Message, contravariant=True, default=Message)
 
 Form: TypeAlias = Literal["lease", "transaction"]
-"""Where it is kept that an effect happened: in the dead letter store, or in the handler's own transaction."""
+"""Where a completed effect is recorded: in the dead letter store, or in the transaction of the handler."""
 
 Expired: TypeAlias = Literal["rerun", "flag"]
-"""What becomes of a message whose claim ran out: it is run again, or is a dead letter for somebody to look at."""
+"""The reaction to an expired claim: run the message again, or store it as a dead letter for an operator."""
 
 NO_KEY: Final = "no once key"
-"""The label of a dead letter that has no key by which it could be told from others."""
+"""The label of a dead letter whose message has no key."""
 EXPIRED: Final = "claim expired"
-"""The label of a dead letter of which nobody knows whether its effect happened."""
+"""The label of a dead letter whose effect may have happened."""
 
-_MOST_CHARACTERS: Final = 255
+_MAX_CHARACTERS: Final = 255
+"""Length of the names of services and handlers in the tables."""
 
 
 class Once(Generic[M_contra]):
-    """Declares that a message's effect shall happen once by its key: `handle_for(…, name="x", once=Once(key))`.
+    """Let the effect of a message happen once for each key: `handle_for(…, name="x", once=Once(key))`.
 
-    `key` takes a message and returns what tells it from others: text, bytes, a number, a date, a UUID, or a tuple of
-    such. Keys are of one service and one handler. A message whose key is None is dead-lettered as `rejected` with the
-    label `no once key`, and one whose key raises as `failed`. `ttl` is how long (seconds, or a timedelta) it is
-    remembered that an effect happened.
+    - `key`: a callable that takes a message and returns the key of its effect: text, bytes, a number, a date, a UUID,
+      or a tuple of these. Keys belong to one handler of one service. A message whose key is None becomes a dead letter
+      with the reason `rejected` and the label `no once key`. A message whose key raises becomes one with `failed`.
+    - `ttl`: how long a completed effect is remembered, in seconds or as a timedelta.
+    - `form`: "lease" or "transaction".
+    - `expired` and `lease`: the reaction to an expired claim, and its duration, in seconds or as a timedelta. For
+      the form "lease" only.
 
-    `form="lease"` keeps claims in the dead letter store, for any kind of effect. While a handler runs, its claim is
-    held for `lease` seconds at a time. A message whose effect happened is acked without running, and one whose effect
-    is in progress elsewhere waits. A claim that ran out, because its process died or was stopped for so long, is
-    run again (`expired="rerun"`), or its message is a dead letter `conflict` with the label `claim expired`
-    (`expired="flag"`).
-    The effect can happen twice where a process dies between the effect and the claim's end.
+    The form "lease" claims effects of any kind in the dead letter store. The engine renews the claim while the handler
+    runs. A message whose effect has happened is acked without running, and a message whose effect is in progress
+    elsewhere waits. A claim expires when its process dies or stops for longer than `lease`. The message then runs again
+    (`expired="rerun"`), or becomes a dead letter with the reason `conflict` and the label `claim expired`
+    (`expired="flag"`). The effect can happen twice when a process dies between the effect and the end of its claim.
 
-    `form="transaction"` does nothing by itself: the handler calls `context.claim(connection)` in the transaction of its
-    effect, which then happens once in that database.
+    With the form "transaction", the handler calls `context.claim(connection)` in the transaction of its effect. The
+    effect then happens exactly once in that database.
 
-    In both, a message with a known key and another body is a dead letter `conflict`.
+    In both forms, a message with a known key and another body becomes a dead letter with the reason `conflict`.
 
-    Raises `RegistrationError` for what could never work.
+    Raise `RegistrationError` for an invalid argument.
     """
 
     __slots__ = ("expired", "form", "key", "lease", "ttl")
@@ -64,19 +67,22 @@ class Once(Generic[M_contra]):
         lease: float | timedelta = 60,
     ) -> None:
         if form not in ("lease", "transaction"):
-            raise RegistrationError('the form of Once is "lease" or "transaction"')
+            raise RegistrationError('form= of Once must be "lease" or "transaction"')
         if expired not in ("rerun", "flag"):
-            raise RegistrationError('expired= of Once is "rerun" or "flag"')
+            raise RegistrationError('expired= of Once must be "rerun" or "flag"')
         self.key = key
         self.ttl = _seconds(ttl, "ttl")
         self.form: Form = form
         self.expired: Expired = expired
         self.lease = _seconds(lease, "lease")
         if self.ttl < self.lease:
-            raise RegistrationError("the ttl= of Once is at least its lease=")
+            raise RegistrationError("ttl= of Once must be at least its lease=")
 
     def digest_of(self, message: M_contra) -> str | None:
-        """Return the digest of a message's key, or None. Raises what the key does, and `UsageError` for no such key."""
+        """Return the digest of a message's key, or None for the key None.
+
+        Raise the exception of the key callable, and `UsageError` for a key of another type.
+        """
         key = self.key(message)
         return None if key is None else digest(key)
 
@@ -85,9 +91,11 @@ class Once(Generic[M_contra]):
 
 
 def checked_name(name: str, what: str) -> str:
-    """Return a name of which it is kept what happened. Raises `RegistrationError` where it is too long for that."""
-    if len(name) > _MOST_CHARACTERS:
-        raise RegistrationError(f"{what} with once= has a name of {_MOST_CHARACTERS} characters at the most: {name!r}")
+    """Return the name of a service or a handler. Raise `RegistrationError` when it is too long for the tables."""
+    if len(name) > _MAX_CHARACTERS:
+        raise RegistrationError(
+            f"{what} with once= must have a name of at most {_MAX_CHARACTERS} characters, not {name!r}"
+        )
     return name
 
 
@@ -97,17 +105,20 @@ def _seconds(value: float | timedelta, what: str) -> float:
     except (TypeError, ValueError):
         number = 0.0
     if not 0 < number < float("inf") or isinstance(value, bool):
-        raise RegistrationError(f"the {what}= of Once is a number of seconds above zero, or a timedelta")
+        raise RegistrationError(f"{what}= of Once must be a number of seconds above zero, or a timedelta")
     return number
 
 
 def digest(key: object) -> str:
-    """Return 64 characters that equal keys share, in every process. Raises `UsageError` for what is no key."""
+    """Return 64 characters that are the same for equal keys, in every process.
+
+    Raise `UsageError` for a key of another type.
+    """
     return hashlib.sha256(_encoded(key)).hexdigest()
 
 
 def _encoded(key: object) -> bytes:
-    """Return bytes that are different for different keys: each part says its type and length."""
+    """Return bytes that differ for different keys: each part starts with its type and length."""
     if isinstance(key, str):
         return _part(b"s", key.encode("utf-8", "surrogatepass"))
     if isinstance(key, (bytes, bytearray, memoryview)):
@@ -118,15 +129,17 @@ def _encoded(key: object) -> bytes:
         return _part(b"n", _number(key))
     if _is(key, "uuid", "UUID"):
         return _part(b"u", str(key).encode())
-    if isinstance(key, date):  # a datetime is one
+    if isinstance(key, date):  # includes datetime
         return _part(b"d", key.isoformat().encode())
     if isinstance(key, (tuple, list)):
         return _part(b"t", b"".join(map(_encoded, key)))
-    raise UsageError(f"the key of Once is text, bytes, a number, a date, a UUID or a tuple of such; not a {_kind(key)}")
+    raise UsageError(
+        f"the key of Once must be text, bytes, a number, a date, a UUID or a tuple of these, not a {_kind(key)}"
+    )
 
 
 def _is(key: object, module: str, name: str) -> bool:
-    """Tell whether a key is of a class of a module that is not imported for this."""
+    """Return whether a key is an instance of a class, without importing the module of the class."""
     return module in sys.modules and isinstance(key, getattr(sys.modules[module], name))
 
 
@@ -135,10 +148,10 @@ def _part(kind: bytes, content: bytes) -> bytes:
 
 
 def _number(key: Any) -> bytes:
-    """Return the same for 1, 1.0 and Decimal("1.00"), which are one number on the wire."""
+    """Return the same bytes for 1, 1.0 and Decimal("1.00"), which are one number in JSON."""
     if isinstance(key, int):
         return b"%x" % key
-    if key == key and abs(key) != float("inf") and key == int(key):  # noqa: PLR0124 - not for what is not a number
+    if key == key and abs(key) != float("inf") and key == int(key):  # noqa: PLR0124 - false for NaN
         return b"%x" % int(key)
     return repr(float(key)).encode() if isinstance(key, float) else str(key.normalize()).encode()
 

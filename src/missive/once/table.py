@@ -1,4 +1,4 @@
-"""The table of the transactional form: a row for each effect, inserted in the transaction of the effect itself."""
+"""The table of the transactional form: one row for each effect, inserted in the transaction of the effect."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCHEMAS: Final[dict[Dialect, tuple[str, ...]]] = {
 ) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin""",
     ),
 }
-"""The statements that make the table, by database."""
+"""The statements that create the table, by database."""
 SCHEMAS["postgresql"] = SCHEMAS["sqlite"]
 
 _INSERT: Final = "INTO missive_once (service, handler, digest, body, claimed_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
@@ -45,7 +45,7 @@ _TRIES: Final = 10
 
 
 class Effect(NamedTuple):
-    """What is claimed: an effect of one handler, by its key, for a body."""
+    """An effect of one handler, identified by the digest of its key, for a body. `ttl` is in seconds."""
 
     service: str
     handler: str
@@ -55,38 +55,38 @@ class Effect(NamedTuple):
 
 
 def claim(connection: Any, effect: Effect, clock: Callable[[], float] = time.time) -> bool:
-    """Insert an effect in the connection's transaction; False when it is there, and so has happened.
+    """Insert an effect in the transaction of a connection. Return False when the effect has already happened.
 
-    A concurrent claim of the same effect waits until this transaction ends. Raises `OnceConflict` when the effect
-    happened for another body, `UsageError` for what is no connection, or one that commits by itself, and what the
-    database raises.
+    A concurrent claim of the same effect waits until this transaction ends. Raise `OnceConflict` when the effect has
+    happened for another body, `UsageError` for an unknown connection and for one that commits each statement, and the
+    errors of the database.
     """
     return run(connection, lambda dialect: _claim(dialect, effect, clock()))
 
 
 async def aclaim(connection: Any, effect: Effect, clock: Callable[[], float] = time.time) -> bool:
-    """Do the same with an asynchronous connection."""
+    """Insert an effect in the transaction of an asynchronous connection; else as `claim`."""
     return await run_async(connection, lambda dialect: _claim(dialect, effect, clock()))
 
 
 def _claim(dialect: Dialect, effect: Effect, now: float) -> Statements[bool]:
     row = (effect.service, effect.handler, effect.digest)
     body = hashlib.sha256(effect.body).hexdigest()
-    # In none of the three does a row that is there fail the statement, which would end PostgreSQL's transaction.
+    # An existing row must not fail the statement, because that would abort PostgreSQL's transaction.
     if dialect == "mysql":
         insert = f"INSERT IGNORE {_INSERT}"
     else:
         insert = f"INSERT {_INSERT} ON CONFLICT (service, handler, digest) DO NOTHING"
-    # MySQL's snapshot is older than the row that another transaction has just committed.
+    # A plain SELECT reads MySQL's snapshot, which misses a row that another transaction has just committed.
     share = " LOCK IN SHARE MODE" if dialect == "mysql" else ""
-    select = f"SELECT body, expires_at FROM missive_once {_ROW}{share}"  # noqa: S608 - no value is in it
-    # What is remembered for long enough is as good as not there.
+    select = f"SELECT body, expires_at FROM missive_once {_ROW}{share}"  # noqa: S608 - contains no value
+    # An expired row counts as missing.
     renew = f"UPDATE missive_once SET body = ?, claimed_at = ?, expires_at = ? {_ROW} AND expires_at <= ?"  # noqa: S608
     for _ in range(_TRIES):
         if (yield Statement(insert, (*row, body, now, now + effect.ttl))) == 1:
             return True
         there = yield Statement(select, row, wants_row=True)
-        if there is None:  # purged in between
+        if there is None:  # purged in the meantime
             continue
         known, expires_at = there
         if expires_at > now:
@@ -95,13 +95,14 @@ def _claim(dialect: Dialect, effect: Effect, now: float) -> Statements[bool]:
             return False
         if (yield Statement(renew, (body, now, now + effect.ttl, *row, now))) == 1:
             return True
-    raise StoreError("the table missive_once changed under each look at it")
+    raise StoreError("the table missive_once changed during each of several attempts to claim an effect. Retry later")
 
 
 def create_table(connection: Any) -> None:
-    """Create the table `missive_once` where it is not there; on MySQL and MariaDB that ends the transaction.
+    """Create the table `missive_once` if it does not exist. On MySQL and MariaDB, this ends the transaction.
 
-    `connection` is any that `context.claim` takes. Raises what the database raises, and `UsageError` as `claim` does.
+    `connection` is a connection that `context.claim` accepts. Raise `UsageError` as `claim` does, and the errors of the
+    database.
     """
     run(connection, _create)
 
@@ -112,7 +113,7 @@ def _create(dialect: Dialect) -> Statements[None]:
 
 
 def purge(connection: Any, *, limit: int = 10_000, clock: Callable[[], float] = time.time) -> int:
-    """Delete effects whose ttl has passed, `limit` of them at the most; returns how many. Commit, and call until 0."""
+    """Delete at most `limit` effects whose ttl has passed, and return their number. Commit, and repeat until 0."""
     return run(connection, lambda dialect: _purge(dialect, int(limit), clock()))
 
 
@@ -121,6 +122,6 @@ def _purge(dialect: Dialect, limit: int, now: float) -> Statements[int]:
         deleted: int = yield Statement(f"DELETE FROM missive_once WHERE expires_at <= ? LIMIT {limit}", (now,))  # noqa: S608
         return deleted
     key = "service, handler, digest"
-    some = f"SELECT {key} FROM missive_once WHERE expires_at <= ? LIMIT {limit}"  # noqa: S608 - a number of ours
+    some = f"SELECT {key} FROM missive_once WHERE expires_at <= ? LIMIT {limit}"  # noqa: S608 - contains only an int
     deleted = yield Statement(f"DELETE FROM missive_once WHERE ({key}) IN ({some})", (now,))  # noqa: S608 - as above
     return deleted

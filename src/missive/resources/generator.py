@@ -35,7 +35,7 @@ class SyncResource:
         self._generator = cast("Generator[Any, None, None]", source.function(context))
 
     def open(self) -> object:
-        """Run to the yield and return the yielded value. Raise what the generator raises."""
+        """Run to the yield and return the yielded value. Raise the exceptions of the generator."""
         try:
             return self._run(next, self._generator)
         except StopIteration:
@@ -61,7 +61,7 @@ class AsyncResource:
         self._generator = cast("AsyncGenerator[Any, None]", source.function(context))
 
     async def open(self) -> object:
-        """Run to the yield and return the yielded value. Raise what the generator raises."""
+        """Run to the yield and return the yielded value. Raise the exceptions of the generator."""
         try:
             return await anext(self._generator)
         except StopAsyncIteration:

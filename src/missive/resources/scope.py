@@ -42,7 +42,7 @@ class OpenResources(ABC):
     def get(self, key: ResourceKey[T], context: object) -> T:
         """Return a sync resource, and open it first if necessary.
 
-        Raise `ResourceError` for an async resource or a circle, and what the generator raises.
+        Raise `ResourceError` for an async resource or a circle, and the exceptions of the generator.
         """
         if key.is_async:
             raise _is_async(key)
@@ -52,7 +52,7 @@ class OpenResources(ABC):
     async def aget(self, key: ResourceKey[T], context: object) -> T:
         """Return a resource, and open it first if necessary. Concurrent requests share one opening.
 
-        Raise `ResourceError` for a circle, and what the generator raises.
+        Raise `ResourceError` for a circle, and the exceptions of the generator.
         """
         value = self._values.get(key, _UNOPENED)
         if value is _UNOPENED:
@@ -92,7 +92,7 @@ class OpenResources(ABC):
 
     @abstractmethod
     async def _begin(self, key: ResourceKey[Any], source: ResourceKey[Any], context: object) -> None:
-        """Open an async resource. Raise what the generator raises."""
+        """Open an async resource. Raise the exceptions of the generator."""
 
     @abstractmethod
     def _runner(self) -> Callable[..., Any]:
