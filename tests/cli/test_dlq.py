@@ -29,8 +29,10 @@ def test_dead_letters_from_filing_to_resolution(run: Run, tmp_path: Path):
     code, shown, _ = run("dlq", "show", listed["id"])
     assert code == 0
     assert "in broken" in shown
-    assert "execution.py" not in shown
-    assert json.loads(run("dlq", "show", listed["id"], "--json")[1])["error"] == "ValueError"
+    details = json.loads(run("dlq", "show", listed["id"], "--json")[1])
+    assert details["error"] == "ValueError"
+    files = {Path(frame["file"]).name for link in details["stack"] for frame in link["frames"]}
+    assert files == {"app.py"}, "the stack shows no frame of Missive"
 
     code, _, err = run("dlq", "replay", failed["fingerprint"], "--with", "app:proc")
     assert (code, "add --yes" in err) == (2, True)
