@@ -18,7 +18,7 @@ import orjson
 
 import missive
 from missive.app.context import ProcessingContext
-from missive.engine.flow import make_job
+from missive.engine.intake.admission import make_job
 from missive.engine.intake.factory import message_factory
 from missive.engine.job import Job
 from missive.engine.runner import execute

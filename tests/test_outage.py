@@ -220,9 +220,10 @@ handled = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 retry = missive.Retry(attempts=50, immediate=0, delays=missive.constant(0.3))
 proc = missive.Processor(missive.JSONMessage, name="killed", concurrency=2, retry=retry)
 
-import missive.engine.flow
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 import missive.adapters.sqlite
-missive.engine.flow.HOLD_SECONDS = 0.1  # park failed messages instead of holding them or delaying them in the queue
+Runtime.limits = Limits(hold_seconds=0.1)  # park failed messages instead of holding them or delaying them in the queue
 missive.adapters.sqlite._MAX_DELAY = 0.0
 
 def run(message, context):

@@ -33,10 +33,11 @@ APPLICATION = """
 import os, time
 import missive
 from missive.adapters import replay as source
-from missive.engine import flow
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.matchers import Everything, by_field
 
-flow.HOLD_SECONDS = 0.01  # so that retries are parked
+Runtime.limits = Limits(hold_seconds=0.01)  # so that retries are parked
 source._LEASE = 1.0  # so that the records of a killed worker are soon free
 
 proc = missive.Processor(missive.JSONMessage, name="kill", concurrency=4)

@@ -9,11 +9,12 @@ import time
 import pytest
 
 from missive import JSONMessage, Processor
-from missive.engine.intake import source as intake
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, Field, by_field
-from missive.transport import Capabilities, Credit, Delivery
-from tests.support.broker import Broker, run, until
+from missive.transport import Capabilities, Delivery
+from tests.support.broker import Broker, run, source_of, until
 
 PAUSES = Capabilities(pauses=True)
 
@@ -31,8 +32,7 @@ def bodies(count, **fields):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """Credits of 50 messages and 100 kB, and of 500 messages in all."""
-    monkeypatch.setattr(intake, "CREDIT", Credit(50, 100_000))
-    monkeypatch.setattr(intake, "MOST_ITEMS", 500)
+    monkeypatch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
 
 
 async def settled_for(seconds, watched):
@@ -160,9 +160,9 @@ def test_others_are_not_starved(why):
 
     async def beside(engine):
         await until(lambda: broker.acked.count(b'{"n":199,"k":1}'), "the others to be handled")
-        source = engine._flow.sources[0]
+        source = source_of(engine)
         # At most one that runs, and those of its lane that go with it; all else waits for something of its own.
-        assert source.items - source.behind <= 20
+        assert source.items - source.waiting <= 20
         go_on.set()
         engine.stop()
 
@@ -172,7 +172,7 @@ def test_others_are_not_starved(why):
 
 @pytest.mark.parametrize("why", ["key", "concurrency", "rate"])
 def test_there_is_a_most_in_all(why):
-    """However many wait for something of their own, no more than `MOST_ITEMS` are held; all are handled in the end."""
+    """No more than `Limits.total_items` messages are held, however many wait; all are handled in the end."""
     proc, go_on, handled = processor(), threading.Event(), []
 
     @proc.handle_for(Everything(), **terms(why))
@@ -244,7 +244,7 @@ def test_the_books_close_where_everything_waits(how):
             broker.sessions[0].die()
             await until(lambda: len(broker.sessions) == 2 and len(broker.held) > 20, "it to come again")
         engine.stop()
-        await until(lambda: engine._flow._draining, "the drain")
+        await until(lambda: engine._state.draining, "the drain")
         go_on.set()
 
     run(broker, beside=beside)

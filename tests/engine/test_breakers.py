@@ -59,7 +59,7 @@ def bodies(count, key="a"):
 
 
 def circuit_of(engine):
-    return engine._flow.dispatcher.circuits["b"]
+    return engine.stations.dispatcher.circuits["b"]
 
 
 def test_the_states_of_a_circuit():
@@ -108,7 +108,7 @@ def test_what_is_down_is_probed_once_a_period_and_then_all_is_handled():
     broker = Broker(proc, bodies(200), ends=True)
 
     async def beside(engine):
-        await until(lambda: engine._flow is not None and len(dependency.asked) >= 3, "the breaker to open")
+        await until(lambda: hasattr(engine, "stations") and len(dependency.asked) >= 3, "the breaker to open")
         circuit = circuit_of(engine)
         await until(lambda: circuit.probes >= 3, "probes")
         asked, probes = len(dependency.asked), circuit.probes

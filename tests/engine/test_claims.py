@@ -16,9 +16,10 @@ from missive import JSONMessage, Processor
 from missive.dlq.contract import Sink
 from missive.dlq.once import ClaimRequest, MemoryOnce
 from missive.engine.completion import idempotency as module
+from missive.engine.completion.idempotency import IdempotencyClaims
 from missive.errors import StoreError, UsageError
 from missive.matchers import Everything, Field, by_field
-from tests.support.broker import Broker, Quick, run, until
+from tests.support.broker import Broker, Quick, run, stage_of, until
 
 LONG = 600.0
 
@@ -252,10 +253,10 @@ def test_a_store_that_is_down(store: Store, caplog: pytest.LogCaptureFixture):
     broker = Broker(application(store, effects(ran)), [body(n) for n in range(5)])
     run(broker)
     assert sorted(ran) == list(range(5))
-    assert [r.getMessage() for r in caplog.records if "cannot be kept" in r.getMessage()] == [
-        "the store is down; intake is paused, because the claims of once= cannot be kept; trying again"
+    assert [r.getMessage() for r in caplog.records if "cannot be stored" in r.getMessage()] == [
+        "the store is down; intake is paused, because the claims of once= cannot be stored; trying again"
     ]
-    assert "the claims of once= can be kept again; intake goes on" in caplog.text
+    assert "the claims of once= can be stored again; intake continues" in caplog.text
 
 
 def test_claims_are_held_while_handlers_run(store: Store):
@@ -296,14 +297,14 @@ def test_what_lost_its_claim_does_not_begin(store: Store, caplog: pytest.LogCapt
         store.once_extend = lambda *_: set()  # another process has them
         for effect, row in list(store._rows.items()):
             store._rows[effect] = row._replace(owner="other", done=True)
-        held = engine._flow.claims._mine
+        held = stage_of(engine, IdempotencyClaims)._mine
         await until(lambda: all(claim.until == 0 for claim in held.values()), "that to be known")
         go_on.set()
 
     _, report = run(broker, beside=beside)
     assert ran == [1]
     assert report.duplicates == 1
-    assert "handler: 1 claims ran out while it ran; these effects may have happened twice" in caplog.text
+    assert "handler: 1 claims expired while their handlers ran; these effects may repeat" in caplog.text
 
 
 def test_effects_of_a_lost_connection_are_remembered(store: Store):
@@ -387,7 +388,7 @@ def test_order_is_kept(store: Store):
 @pytest.mark.parametrize(("dlq", "said"), [(None, "there is none"), ({}, "a DictSink keeps no claims")])
 def test_without_a_store_it_does_not_start(dlq: Any, said: str):
     """The lease form needs a store: the start is refused, with the handler's name and the way out."""
-    with pytest.raises(UsageError, match=f"^handler has once=.*, and {said}: set one with"):
+    with pytest.raises(UsageError, match=f"^handler: once= .*, and {said}. Set a store with"):
         run(Broker(application(dlq, effects([])), [body(1)]))
 
 
@@ -414,8 +415,8 @@ def test_handlers_without_once_pay_nothing():
     assert compile_sync(route, lambda _: None, clock).__qualname__ == "sync_chain.<locals>.run"
     assert compile_async(route, clock).__qualname__ == "async_chain.<locals>.run"
     engine, _ = run(Broker(proc, [b'{"a":1}']))
-    assert engine._flow.claims is None
-    assert not engine._flow.dispatcher.leased
+    assert not any(isinstance(stage, IdempotencyClaims) for stage in engine.stations.stages.all)
+    assert not engine.stations.stages.intercepts
 
 
 def test_in_a_test_client():

@@ -171,13 +171,13 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SQLStore:
 
 def accuse(store: SQLStore, deaths: int, *deliveries: Delivery, at: float | None = None) -> None:
     counts = {delivery_mark(delivery): Count(deaths, at or time.time()) for delivery in deliveries}
-    store.save_checkpoint("t", crashes.KEY, crashes.written(counts))
+    store.save_checkpoint("t", crashes.KEY, crashes.dump_counts(counts))
 
 
 def recalled() -> dict[int, Count]:
     again = SQLStore("sqlite:///dlq.db")
     try:
-        return crashes.read(again.load_checkpoint("t", crashes.KEY), time.time())
+        return crashes.load_counts(again.load_checkpoint("t", crashes.KEY), time.time())
     finally:
         again.close()
 
@@ -333,7 +333,7 @@ def test_where_nothing_can_be_shared_processing_goes_on(
     together = Together()
     (report,) = execute([MemoryAdapter(together.processor(), [convict, delivery(2)])], sink=store)
     assert (report.total_handled, report.dead) == (1, {"poison": 1})
-    assert caplog.text.count("will not be found: Permission denied") == 1
+    assert caplog.text.count("cannot be found: Permission denied") == 1
 
 
 # What is kept
@@ -342,15 +342,15 @@ def test_where_nothing_can_be_shared_processing_goes_on(
 def test_counts_lapse_after_a_week():
     """What was counted longer ago counts no more."""
     counts = {1: Count(2, 1000.0), 2: Count(1, 2000.0)}
-    text = crashes.written(counts)
-    assert crashes.read(text, 3000.0) == counts
-    assert crashes.read(text, 1500.0 + 7 * 86400) == {2: Count(1, 2000.0)}
+    text = crashes.dump_counts(counts)
+    assert crashes.load_counts(text, 3000.0) == counts
+    assert crashes.load_counts(text, 1500.0 + 7 * 86400) == {2: Count(1, 2000.0)}
 
 
 def test_a_thousand_counts_are_kept_the_newest():
     """The store's row does not grow without bounds."""
     counts = {n + 1: Count(1, float(n)) for n in range(1500)}
-    assert sorted(crashes.read(crashes.written(counts), 1500.0)) == list(range(501, 1501))
+    assert sorted(crashes.load_counts(crashes.dump_counts(counts), 1500.0)) == list(range(501, 1501))
 
 
 @pytest.mark.parametrize(
@@ -358,4 +358,4 @@ def test_a_thousand_counts_are_kept_the_newest():
 )
 def test_what_cannot_be_read_counts_nothing(text: str | None):
     """A store that somebody wrote into by hand stops nobody."""
-    assert crashes.read(text, 0.0) == {}
+    assert crashes.load_counts(text, 0.0) == {}

@@ -32,9 +32,10 @@ def test_a_mark_passes_what_was_let_go_of_behind_it():
 
         session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
         source = SimpleNamespace(session=session)
-        settler = Settler(source, Runtime(), settled=lambda source, jobs, not_ours: settled.extend(jobs))
+        exits = SimpleNamespace(settled=lambda source, jobs, lost: settled.extend(jobs))
+        settler = Settler(source, exits, Runtime())
         jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
-        settler.started(session, by_lane(jobs))
+        settler.taken(source, session, jobs, by_lane(jobs))
         jobs[2].disposition = Disposition.release
         for job in (jobs[1], jobs[2], jobs[0]):
             settler.add([job])

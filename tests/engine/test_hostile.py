@@ -9,14 +9,15 @@ import time
 import pytest
 
 from missive import JSONMessage, ProcessingFailed, Processor, UsageError
-from missive.engine.intake import backpressure as pausing
-from missive.engine.intake import source as intake
-from missive.engine.intake import watchdog
+from missive.engine.intake import backpressure, watchdog
+from missive.engine.intake.backpressure import Backpressure
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, Field, by_field
 from missive.rates import Rate
-from missive.transport import Capabilities, Credit, Delivery, SessionStatus, SettlementResult
-from tests.support.broker import Broker, Quick, run, until
+from missive.transport import Capabilities, Delivery, SessionStatus, SettlementResult
+from tests.support.broker import Broker, Quick, run, stage_of, until
 
 
 def processor(**settings):
@@ -122,7 +123,7 @@ def test_stuck_workers_of_both_kinds():
 
     async def beside(engine):
         try:
-            await until(lambda: engine._failure is not None, "the engine to notice", seconds=2)
+            await until(lambda: engine._state.failure is not None, "the engine to notice", seconds=2)
         finally:
             over.set()
 
@@ -244,8 +245,7 @@ def test_a_lane_is_paused_before_it_has_it_all():
             go_on.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
-        patch.setattr(intake, "MOST_ITEMS", 500)
+        patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
         run(broker, beside=beside)
 
 
@@ -268,8 +268,7 @@ def test_a_resume_that_fails_for_a_while():
         go_on.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
-        patch.setattr(intake, "MOST_ITEMS", 500)
+        patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
         run(broker, beside=beside, seconds=6)
 
 
@@ -297,8 +296,7 @@ def test_paused_lanes_are_a_reason():
         go_on.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
-        patch.setattr(intake, "MOST_ITEMS", 500)
+        patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
         patch.setattr(watchdog, "EVERY", 0.02)
         patch.setattr(watchdog, "_STALLED", 0.15)
         _, report = run(broker, beside=beside)
@@ -557,9 +555,8 @@ def test_a_pause_that_hangs():
     broker = Broker(proc, given, capabilities=Capabilities(pauses=True), most=50)
     broker.meddle["pause"] = lambda session, lanes: asyncio.sleep(60)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intake, "CREDIT", Credit(50, 100_000))
-        patch.setattr(intake, "MOST_ITEMS", 100)
-        patch.setattr(pausing, "_ANSWERS_WITHIN", 0.1)
+        patch.setattr(Runtime, "limits", Limits(50, 100_000, 100))
+        patch.setattr(backpressure, "_ANSWER_SECONDS", 0.1)
         _, report = run(broker, seconds=8)
     assert report.total_handled == 400
 
@@ -573,7 +570,7 @@ def test_lanes_are_forgotten():
 
     async def beside(engine):
         await until(lambda: len(broker.acked) == 3000, "all to be settled")
-        kept.extend(engine._flow.pausers[engine._flow.sources[0]]._items)
+        kept.extend(stage_of(engine, Backpressure)._items)
         engine.stop()
 
     broker.ends = False

@@ -6,6 +6,7 @@ import pytest
 
 from missive import RawMessage
 from missive.app.terms import Terms
+from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.isolation import IsolatingDispatcher
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
@@ -21,7 +22,7 @@ ONE, OTHER = object(), object()
 class Source:
     """Keeps no books."""
 
-    def put_forward(self, job):
+    def mark_ready(self, job):
         """Do nothing."""
 
 
@@ -64,7 +65,7 @@ def survived():
 
 @pytest.fixture
 def dispatcher(pool, survived):
-    dispatcher = IsolatingDispatcher([pool], {ROUTE: pool}, 4, Runtime())
+    dispatcher = IsolatingDispatcher([pool], {ROUTE: pool}, 4, Delays(Runtime()), Runtime())
     dispatcher.survived = survived.append
     return dispatcher
 

@@ -10,10 +10,11 @@ import pytest
 
 from missive import JSONMessage, Processor
 from missive.engine.intake import leases
+from missive.engine.intake.leases import LeaseRenewer
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, by_field
 from missive.transport import Capabilities, Disposition, SettlementResult
-from tests.support.broker import Broker, Quick, run, until
+from tests.support.broker import Broker, Quick, run, stage_of, until
 
 LEASE = 0.4
 SHORT = Capabilities(lease=LEASE)
@@ -96,7 +97,7 @@ def test_what_waits_is_renewed(where):
 
 
 def test_renewals_are_together():
-    """Many leases are renewed in few calls, of `_MOST_AT_ONCE` at the most, and not more often than they need."""
+    """Many leases are renewed in few calls, of `_BATCH` at the most, and not more often than they need."""
     proc, go_on = processor(), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
     broker = Broker(proc, bodies(200), capabilities=SHORT)
@@ -106,7 +107,7 @@ def test_renewals_are_together():
         go_on.set()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(leases, "_MOST_AT_ONCE", 150)
+        patch.setattr(leases, "_BATCH", 150)
         _, report = run(broker, beside=beside)
     assert [len(deliveries) for deliveries in broker.extended[:4]] == [150, 50, 150, 50]
     check_once(broker, report, 200)
@@ -293,7 +294,7 @@ def test_a_thread_that_lost_its_lease():
 
     async def beside(engine):
         await until(lambda: not broker.held, "the lease to be lost")
-        await until(lambda: not engine._flow.keepers[engine._flow.sources[0]]._until, "that to be known")
+        await until(lambda: not stage_of(engine, LeaseRenewer)._until, "that to be known")
         go_on.set()
         await until(lambda: ended, "the handler to end")
         engine.stop()
@@ -339,7 +340,7 @@ def test_what_waits_is_let_go_of(where):
     async def beside(engine):
         waiting = {"batch": 0, "rate": 0}.get(where, 1)
         await until(lambda: broker.extended and len(broker.held) == waiting, "the leases to be lost")
-        keeper = engine._flow.keepers[engine._flow.sources[0]]
+        keeper = stage_of(engine, LeaseRenewer)
         await until(lambda: len(keeper._until) == waiting, "that to be known")
         go_on.set()
         if where == "rate":

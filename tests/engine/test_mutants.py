@@ -5,22 +5,27 @@ from __future__ import annotations
 import pytest
 
 from missive.dlq.once import MemoryOnce
+from missive.engine.completion.completion import Completion
 from missive.engine.completion.dead_letters import DeadLetterWriter
-from missive.engine.completion.idempotency import Claims
+from missive.engine.completion.idempotency import IdempotencyClaims
+from missive.engine.completion.redelivery import Redelivery
 from missive.engine.completion.settlement import Settler
 from missive.engine.completion.watermark import WatermarkTracker
 from missive.engine.dispatch.circuit import Circuit
+from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.dispatch.lanes import Lanes
 from missive.engine.dispatch.limiter import Limiter
-from missive.engine.flow import Flow
-from missive.engine.intake import source as intake
+from missive.engine.drain import Drain
+from missive.engine.intake.admission import Admission
 from missive.engine.intake.assignment import Assignment
+from missive.engine.intake.intake import Intake
 from missive.engine.intake.leases import LeaseRenewer
 from missive.engine.intake.source import Source
 from missive.engine.workers.tasks import LoopPool
 from missive.testing.simulation import Promise, SimulationFailed
 from missive.testing.simulation.simulate import quiet
+from missive.transport import Credit
 from tests.support.scenario import run
 
 SEEDS = 1000
@@ -32,7 +37,7 @@ def settle_before_durable(patch):
 
     def mutant(self, job):
         add(self, job)
-        self._filed([job])
+        self.on_filed([job])
 
     patch.setattr(DeadLetterWriter, "add", mutant)
 
@@ -52,13 +57,13 @@ def watermark_off_by_one(patch):
 
 def lane_released_early(patch):
     """The next of a lane runs while the one before it waits to be retried."""
-    hold = Flow._hold
+    hold = Redelivery.hold
 
     def mutant(self, job, route):
-        self.dispatcher.leave_lane(job)
+        self._dispatcher.leave_lane(job)
         hold(self, job, route)
 
-    patch.setattr(Flow, "_hold", mutant)
+    patch.setattr(Redelivery, "hold", mutant)
 
 
 def lane_backwards(patch):
@@ -90,27 +95,27 @@ def no_lanes(patch):
 
 def retry_settled(patch):
     """A message that is to be retried is settled."""
-    hold = Flow._hold
+    hold = Redelivery.hold
 
     def mutant(self, job, route):
         hold(self, job, route)
-        self.settlers[job.source].add([job])
+        job.source.settler.add([job])
 
-    patch.setattr(Flow, "_hold", mutant)
+    patch.setattr(Redelivery, "hold", mutant)
 
 
 def retry_uncounted(patch):
     """A retry is the same attempt again."""
-    patch.setattr(Flow, "_next_attempt", lambda self, job: job.anew())
+    patch.setattr(Redelivery, "next_attempt", lambda self, job: job.reset_run())
 
 
 def credit_ignored(patch):
     """As much as ever is asked for, whatever is in hand."""
 
     async def mutant(self):
-        return intake.CREDIT
+        return Credit(self.limits.items, self.limits.bytes)
 
-    patch.setattr(Source, "_credit", mutant)
+    patch.setattr(Source, "credit", mutant)
 
 
 def limit_ignored(patch):
@@ -144,15 +149,15 @@ def marks_outlive_their_session(patch):
     gained = Settler.gained
 
     def mutant(self, marks):
-        return gained(self, {lane: mark for lane, mark in marks.items() if lane not in self._watermarks})
+        return gained(self, {lane: mark for lane, mark in marks.items() if lane not in self._trackers})
 
-    patch.setattr(Settler, "lost", lambda self: None)
+    patch.setattr(Settler, "session_lost", lambda self, source: None)
     patch.setattr(Settler, "gained", mutant)
 
 
 def dead_letters_forgotten(patch):
     """A dead letter that is in the store is never settled."""
-    patch.setattr(Flow, "_filed", lambda self, jobs: None)
+    patch.setattr(Completion, "filed", lambda self, jobs: None)
 
 
 def never_connected_again(patch):
@@ -161,18 +166,18 @@ def never_connected_again(patch):
     async def mutant(self, trouble):
         await self._runtime.sleep(10**6)
 
-    patch.setattr(Source, "_back_off", mutant)
+    patch.setattr(Intake, "_back_off", mutant)
 
 
 def taken_twice(patch):
     """A delivery is taken in twice."""
-    take = Flow._take
+    take = Admission.take
 
     def mutant(self, source, session, deliveries):
         take(self, source, session, deliveries)
         take(self, source, session, deliveries[-1:])
 
-    patch.setattr(Flow, "_take", mutant)
+    patch.setattr(Admission, "take", mutant)
 
 
 def handlers_left_running(patch):
@@ -190,7 +195,7 @@ def drain_without_end(patch):
     async def mutant(self):
         await self._runtime.sleep(10**6)
 
-    patch.setattr(Flow, "finished", mutant)
+    patch.setattr(Drain, "finished", mutant)
 
 
 def gaps_unread(patch):
@@ -212,13 +217,24 @@ def gaps_stripped(patch):
     patch.setattr(WatermarkTracker, "_beyond", mutant)
 
 
+class Hampered:
+    """Exits with one method replaced."""
+
+    def __init__(self, exits, **replaced):
+        self._exits = exits
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name):
+        return getattr(self._exits, name)
+
+
 def lanes_kept(patch):
     """What waits of a lane that somebody else has soon is begun all the same."""
     init = Assignment.__init__
 
     def mutant(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        self._withdraw = lambda which: []
+        self._exits = Hampered(self._exits, withdraw=lambda which: [])
 
     patch.setattr(Assignment, "__init__", mutant)
 
@@ -229,7 +245,7 @@ def lanes_settled_late(patch):
 
     def mutant(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        self._revoke = lambda jobs: None
+        self._exits = Hampered(self._exits, revoke=lambda jobs: None)
 
     patch.setattr(Assignment, "__init__", mutant)
 
@@ -240,9 +256,9 @@ def settled_before_it_is_remembered(patch):
     def mutant(self, jobs):
         for job in jobs:
             self._end(job, waits=False)
-        self._finished(jobs)
+        return jobs
 
-    patch.setattr(Claims, "finish", mutant)
+    patch.setattr(IdempotencyClaims, "conclude", mutant)
 
 
 def effects_forgotten(patch):
@@ -270,18 +286,18 @@ class Forgetful(dict):
 
 def claimed_twice(patch):
     """Two messages of one effect are let through beside each other, because one process asks for both."""
-    init = Claims.__init__
+    init = IdempotencyClaims.__init__
 
     def mutant(self, *args, **kwargs):
         init(self, *args, **kwargs)
         self._mine = Forgetful()
 
-    patch.setattr(Claims, "__init__", mutant)
+    patch.setattr(IdempotencyClaims, "__init__", mutant)
 
 
 def blocked_for_ever(patch):
     """Intake stays blocked where what could not be claimed is gone before the store is back."""
-    patch.setattr(Claims, "_go_on", lambda self: None)
+    patch.setattr(IdempotencyClaims, "_recovered", lambda self: None)
 
 
 def two_probes(patch):
@@ -297,8 +313,8 @@ def probed_early(patch):
 
 def delays_forgotten(patch):
     """An attempt that a policy grants follows at no time."""
-    hold = Flow._keep_for
-    patch.setattr(Flow, "_keep_for", lambda self, job, seconds: hold(self, job, seconds * 1e6))
+    hold = Delays.hold
+    patch.setattr(Delays, "hold", lambda self, job, seconds: hold(self, job, seconds * 1e6))
 
 
 MUTANTS = {

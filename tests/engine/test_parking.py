@@ -12,7 +12,8 @@ from missive.adapters.replay import ReplayAdapter
 from missive.dlq import Query, Status
 from missive.dlq.redis import RedisStore
 from missive.dlq.sql import SQLStore
-from missive.engine import flow
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.matchers import Everything, Field, Range, by_field
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Delivery, Disposition
@@ -42,7 +43,7 @@ def store(request, tmp_path):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Hold nothing for longer than a twentieth of a second, so that what is parked is due soon."""
-    monkeypatch.setattr(flow, "HOLD_SECONDS", 0.05)
+    monkeypatch.setattr(Runtime, "limits", Limits(hold_seconds=0.05))
 
 
 class Flaky:
@@ -269,7 +270,7 @@ def test_park_needs_a_store():
     for dlq in (None, {}):
         proc = Processor(JSONMessage, name="app", dlq=dlq)
         proc.add_handler(Everything(), Flaky(0), name="h", on_lane_retry="park")
-        with pytest.raises(UsageError, match=r"^h has on_lane_retry='park'.*sqlite:///dlq.db"):
+        with pytest.raises(UsageError, match=r"^h: on_lane_retry='park'.*sqlite:///dlq.db"):
             run(MemoryAdapter(proc, [b"{}"]), books=False)
 
 

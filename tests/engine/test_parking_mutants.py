@@ -15,9 +15,11 @@ from missive.dlq.record import Record
 from missive.dlq.sql import SQLStore
 from missive.dlq.sql import leases as claims
 from missive.dlq.sql.schema import records
-from missive.engine import flow
 from missive.engine.completion.dead_letters import DeadLetterWriter
+from missive.engine.completion.exits import Exits
 from missive.engine.completion.parking import ParkingLot
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.matchers import Everything, by_field
 from missive.transport import Delivery
 from tests.support.broker import Broker, run, until
@@ -96,7 +98,7 @@ def complaints(path) -> list[str]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     """Hold nothing, so that all is parked that fails."""
-    monkeypatch.setattr(flow, "HOLD_SECONDS", 0.0)
+    monkeypatch.setattr(Runtime, "limits", Limits(hold_seconds=0.0))
 
 
 def settled_before_parked(patch):
@@ -106,7 +108,7 @@ def settled_before_parked(patch):
     def mutant(self, job):
         add(self, job)
         if job.parked is not None:
-            self._filed([job])
+            self.on_filed([job])
 
     patch.setattr(DeadLetterWriter, "add", mutant)
 
@@ -118,12 +120,12 @@ def attempts_begin_anew(patch):
 
 def lane_overtaken(patch):
     """What comes later of a lane does not wait behind what is parked of it."""
-    patch.setattr(ParkingLot, "keeps", lambda self, job, route: None)
+    patch.setattr(ParkingLot, "_parks_behind_lane", lambda self, job: False)
 
 
 def behind_left_behind(patch):
     """What waits behind a message that is parked runs before it."""
-    patch.setattr(flow.Flow, "_withdraw_those", lambda self, which: [])
+    patch.setattr(Exits, "withdraw", lambda self, which: [])
 
 
 def lanes_taken_up_at_once(patch):

@@ -90,7 +90,7 @@ def test_what_cannot_be_recorded_in_full_is_recorded_in_part(caplog: pytest.LogC
         (b"one", "unmatched"),
         (b"two", "unmatched"),
     ]
-    assert "could not be made in full: RuntimeError" in caplog.text
+    assert "the record of a dead letter is incomplete: RuntimeError" in caplog.text
     assert "canary" not in caplog.text
 
 

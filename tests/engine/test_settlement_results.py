@@ -9,10 +9,11 @@ import pytest
 
 from missive import Processor
 from missive.engine.completion import settlement
-from missive.engine.intake import source as intake
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.errors import Fatal, StoreError, Transient
 from missive.matchers import Body, Everything
-from missive.transport import Capabilities, Credit, Delivery, Disposition, SettlementResult
+from missive.transport import Capabilities, Delivery, Disposition, SettlementResult
 from tests.support.broker import Broker, run, until
 
 
@@ -276,7 +277,7 @@ class Held(Broker):
 
 def held(monkeypatch):
     """Return a broker of 3000 messages, which are all done before the second settlement."""
-    monkeypatch.setattr(intake, "CREDIT", Credit(5000, 10**6))
+    monkeypatch.setattr(Runtime, "limits", Limits(5000, 10**6))
     proc = Processor(name="app", dlq={}, concurrency=1)
     proc.add_handler(Everything(), lambda message, context: None)
     return Held(proc, bodies(3000))

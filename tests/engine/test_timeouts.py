@@ -38,7 +38,7 @@ def slow(message):
 
 def overdue(engine):
     """Return how many workers are in a handler past its timeout."""
-    return sum(work is not None and work.overdue for pool in engine._flow.pools for work in pool._current)
+    return sum(work is not None and work.overdue for pool in engine.stations.pools for work in pool._current)
 
 
 # Async handlers
@@ -271,7 +271,7 @@ def test_handlers_that_swallow_every_cancellation_are_stuck(monkeypatch):
                 continue
 
     async def beside(engine):
-        await until(lambda: engine._failure is not None, "the engine to give up")
+        await until(lambda: engine._state.failure is not None, "the engine to give up")
         over.set()
 
     with pytest.raises(ProcessingFailed, match="deaf-one"):

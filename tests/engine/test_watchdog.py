@@ -10,11 +10,12 @@ import pytest
 
 from missive import Processor, StoreError
 from missive.dlq.contract import Sink
-from missive.engine.intake import source as intake
 from missive.engine.intake import watchdog
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.errors import Transient
 from missive.matchers import Everything
-from missive.transport import Capabilities, Credit, SessionStatus
+from missive.transport import Capabilities, SessionStatus
 from tests.support.broker import Broker, run, until
 
 CANARY = "canary-4711"
@@ -24,7 +25,7 @@ CANARY = "canary-4711"
 def soon(monkeypatch):
     """It looks fifty times a second, and has little patience."""
     monkeypatch.setattr(watchdog, "EVERY", 0.02)
-    monkeypatch.setattr(watchdog, "ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 0.1)
     monkeypatch.setattr(watchdog, "_STALLED", 0.15)
 
 
@@ -83,7 +84,7 @@ async def never():
 @pytest.mark.parametrize(
     ("first", "said"),
     [
-        (SessionStatus(connected=False), "lost its consumer and did not notice"),
+        (SessionStatus(connected=False), "lost its consumer without noticing"),
         (SessionStatus(connected=True, lag=3), r"has 3 messages and delivered none for \d+ s"),
         (SessionStatus(lag=3), "has 3 messages and delivered none"),
         (never, "does not answer"),
@@ -103,7 +104,7 @@ def test_what_is_dead_is_made_anew(first, said, caplog):
     assert report.total_handled == 3
     assert len(broker.sessions) == 2
     assert broker.sessions[0].closed
-    warnings = [record.getMessage() for record in caplog.records if "; connecting again" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "; reconnecting" in record.getMessage()]
     assert len(warnings) == 1
     assert re.match(f"broker:queue {said}", warnings[0])
 
@@ -165,7 +166,7 @@ def test_a_status_that_raises_is_no_reason(caplog):
 
     run(broker, beside=beside)
     assert len(broker.sessions) == 1
-    assert "broker:queue failed to tell its status: ValueError" in caplog.text
+    assert "broker:queue failed to report its status: ValueError" in caplog.text
     assert CANARY not in caplog.text
 
 
@@ -188,7 +189,7 @@ def test_progress_is_what_comes():
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_a_full_credit_is_a_reason(is_async, monkeypatch):
     """While handlers hold the whole credit nothing is asked for, and that nothing comes is no trouble."""
-    monkeypatch.setattr(intake, "CREDIT", Credit(10, 1000))
+    monkeypatch.setattr(Runtime, "limits", Limits(10, 1000))
     proc, go_on = processor(), threading.Event()
 
     async def handle_async(message, context):
@@ -268,7 +269,7 @@ def test_draining_is_a_reason():
 
 def test_a_slow_answer_is_an_answer(monkeypatch):
     """A status that takes a while is waited for."""
-    monkeypatch.setattr(watchdog, "ANSWERS_WITHIN", 5)
+    monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 5)
     proc = processor()
     proc.add_handler(Everything(), lambda message, context: None)
 

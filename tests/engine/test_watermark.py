@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive.engine.completion import watermark as engine
-from missive.engine.completion.watermark import decoded, encoded
+from missive.engine.completion.watermark import decode, encode
 from missive.engine.job import Job
 from missive.messages import RawMessage
 from missive.transport import Delivery, Watermark
@@ -17,8 +17,8 @@ from tests.support import strategies
 class Tracker(engine.WatermarkTracker):
     """A watermark of which the jobs are known by their positions."""
 
-    def __init__(self, mark=None):
-        super().__init__(mark)
+    def __init__(self, watermark=None):
+        super().__init__(watermark)
         self.jobs = {}
 
     def start(self, position):
@@ -37,9 +37,9 @@ class Tracker(engine.WatermarkTracker):
         return [job.delivery.position for job in super().complete([self.jobs[position]])]
 
 
-def started(*positions, mark=None):
+def started(*positions, watermark=None):
     """Return a watermark with deliveries started."""
-    watermark = Tracker(mark)
+    watermark = Tracker(watermark)
     for position in positions:
         watermark.start(position)
     return watermark
@@ -167,20 +167,20 @@ def test_what_is_done_beyond_the_mark_is_its_gaps():
     watermark = started(4, 5, 6, 7, 8)
     for position in (6, 8):
         watermark.complete(position)
-    mark = watermark.mark(100)
+    mark = watermark.watermark(100)
     assert mark.position == 3
-    assert decoded(mark) == [(6, 6), (8, 8)]
+    assert decode(mark) == [(6, 6), (8, 8)]
     watermark.complete(4)
-    assert (watermark.mark(100).position, decoded(watermark.mark(100))) == (4, [(6, 6), (8, 8)])
+    assert (watermark.watermark(100).position, decode(watermark.watermark(100))) == (4, [(6, 6), (8, 8)])
 
 
 def test_a_mark_without_room_for_gaps_is_a_position():
     """A transport that keeps a position and nothing else gets that."""
     watermark = started(4, 5, 6)
     watermark.complete(6)
-    assert watermark.mark(0) is None
+    assert watermark.watermark(0) is None
     watermark.complete(4)
-    assert watermark.mark(0) == Watermark(4)
+    assert watermark.watermark(0) == Watermark(4)
 
 
 def test_gaps_are_skipped_and_passed():
@@ -188,7 +188,7 @@ def test_gaps_are_skipped_and_passed():
     watermark = started(1, 2, 3, 4, 5, 6)
     for position in (2, 3, 5):
         watermark.complete(position)
-    later = Tracker(watermark.mark(100))
+    later = Tracker(watermark.watermark(100))
     came = [position for position in range(1, 7) if later.comes(position)]
     assert came == [1, 4, 6]
     positions = []
@@ -196,17 +196,17 @@ def test_gaps_are_skipped_and_passed():
         later.complete(position)
         positions.append(later.position)
     assert positions == [3, 5, 6]
-    assert decoded(later.mark(100)) == []
+    assert decode(later.watermark(100)) == []
 
 
 def test_gaps_that_have_not_come_yet_are_kept():
     """What was done and has not come again is said again, with what is done now."""
-    watermark = started(1, mark=Watermark(0, encoded(0, [(5, 6), (9, 9)])))
+    watermark = started(1, watermark=Watermark(0, encode(0, [(5, 6), (9, 9)])))
     watermark.start(4)
     watermark.complete(4)
-    assert decoded(watermark.mark(100)) == [(4, 6), (9, 9)]
+    assert decode(watermark.watermark(100)) == [(4, 6), (9, 9)]
     watermark.complete(1)
-    assert (watermark.position, decoded(watermark.mark(100))) == (4, [(5, 6), (9, 9)])
+    assert (watermark.position, decode(watermark.watermark(100))) == (4, [(5, 6), (9, 9)])
 
 
 def test_gaps_that_do_not_fit_are_not_committed():
@@ -214,23 +214,23 @@ def test_gaps_that_do_not_fit_are_not_committed():
     watermark = started(*range(0, 4000, 3))
     for position in range(3, 4000, 6):
         watermark.complete(position)
-    assert watermark.mark(20) is None
-    assert watermark.mark(4000) is not None
+    assert watermark.watermark(20) is None
+    assert watermark.watermark(4000) is not None
 
 
 def test_what_is_here_may_come_to_too_much():
     """Before gaps are too large it is known that they may be."""
     watermark = started(*range(0, 4000, 3))
-    most = watermark.worst()
+    most = watermark.worst_size()
     for position in range(3, 4000, 6):
         watermark.complete(position)
-    assert len(watermark.mark(10**6).acked_beyond) <= most
+    assert len(watermark.watermark(10**6).acked_beyond) <= most
 
 
 @pytest.mark.parametrize("gaps", [b"offset by another tool", b"m1r", b"m1r!", b"m1b====", b"m1r/w==", "m1é".encode()])
 def test_what_somebody_else_wrote_is_no_gap(gaps):
     """Metadata of other tools says nothing about what is done."""
-    assert not decoded(Watermark(4, gaps))
+    assert not decode(Watermark(4, gaps))
     assert Tracker(Watermark(4, gaps)).position == 4
 
 
@@ -245,9 +245,9 @@ def test_gaps_are_read_as_they_were_written(position, done, factor):
             ranges[-1] = (ranges[-1][0], at)
         else:
             ranges.append((at, at))
-    gaps = encoded(position, ranges)
+    gaps = encode(position, ranges)
     assert gaps.decode("ascii").isprintable()
-    assert decoded(Watermark(position, gaps)) == ranges
+    assert decode(Watermark(position, gaps)) == ranges
 
 
 @given(histories(), st.data())
@@ -260,7 +260,7 @@ def test_what_is_done_is_done_for_whoever_comes_next(events, data):
         began += [position] if event == "start" else []
         done |= {position} if event == "complete" else set()
         getattr(watermark, event)(position)
-    mark = watermark.mark(10**6)
+    mark = watermark.watermark(10**6)
     later = Tracker(mark)
     left = [one for one in began if mark is None or (one > mark.position and later.comes(one))]
     assert left == [one for one in began if one not in done]
@@ -279,7 +279,7 @@ def test_gaps_are_handed_on_from_one_to_the_next(events, data):
         for one in some:
             watermark.complete(one)
         handled += some
-        mark = watermark.mark(10**6)
+        mark = watermark.watermark(10**6)
     assert len(set(handled)) == len(handled)
     watermark = Tracker(mark)
     left = [one for one in positions if (mark is None or one > mark.position) and watermark.comes(one)]

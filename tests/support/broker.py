@@ -8,7 +8,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 import pytest
@@ -16,9 +16,15 @@ import pytest
 from missive import Processor
 from missive.adapters.base import Adapter
 from missive.dlq import open_dlq
+from missive.engine.completion.idempotency import IdempotencyClaims
+from missive.engine.completion.settlement import Settler
 from missive.engine.engine import Engine
+from missive.engine.intake.backpressure import Backpressure
+from missive.engine.intake.leases import LeaseRenewer
+from missive.engine.intake.source import Source
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
+from missive.engine.stages import Stage
 from missive.errors import MissiveError, Transient
 from missive.transport import (
     Capabilities,
@@ -325,7 +331,9 @@ async def _run(engine: Engine, seconds: float) -> Report:
 
 
 async def _beside(engine: Engine, beside: Callable[[Engine], Awaitable[None]] | None) -> None:
-    await until(lambda: engine.state != "connecting" or any(s.ended for s in engine._sources), "the engine to start")
+    await until(
+        lambda: engine.state != "connecting" or any(s.ended for s in engine._state.sources), "the engine to start"
+    )
     if beside is not None:
         try:
             await beside(engine)
@@ -335,34 +343,49 @@ async def _beside(engine: Engine, beside: Callable[[Engine], Awaitable[None]] | 
 
 
 def left_in(engine: Engine) -> dict[str, object]:
-    """Return what is left in the rooms of an engine that has ended; nothing, if its books are right."""
-    flow = engine._flow
-    dispatcher = flow.dispatcher
+    """Return the work that an engine left in its stations after it ended; empty if its accounting is right."""
+    stations = engine.stations
+    dispatcher = stations.dispatcher
     left: dict[str, object] = {
         "lanes": len(dispatcher._lanes),
         "together": dispatcher._lanes._together,
         "ready": len(dispatcher._ready),
         "running": dispatcher.running,
-        "held": len(flow._held),
-        "unfiled": flow.filing.waiting,
+        "held": len(stations.delays),
+        "unfiled": stations.dead_letters.pending,
     }
-    for number, source in enumerate(flow.sources):
-        left |= {f"{what} of source {number}": getattr(source, what) for what in ("items", "bytes", "behind")}
+    for number, source in enumerate(stations.intakes):
+        left |= {f"{what} of source {number}": getattr(source, what) for what in ("items", "bytes", "waiting")}
     for name, gate in [*dispatcher._gates.items(), *dispatcher._source_gates.items()]:
-        left[f"in the gate of {name}"] = gate._running or len(gate._inside) or len(gate.waiting)
+        left[f"in the limiter of {name}"] = gate._running or len(gate._inside) or len(gate.waiting)
     for gate in dispatcher._breakers:
         left["in a breaker"] = len(gate._inside) or len(gate.waiting)
     for gatherer in dispatcher._gatherers.values():
-        left["gathered"] = gatherer._jobs
-    for keeper in flow.keepers.values():
-        left["leases"] = len(keeper._until)
-    for settler in flow.settlers.values():
-        left["unsettled"] = len(settler._again) + len(settler._pending)
-    if flow.claims is not None:
-        left["claims"] = len(flow.claims._mine) + sum(handler.out for handler in flow.claims._handlers.values())
-    for pauser in flow.pausers.values():
-        left["in lanes"] = sum(pauser._items.values()) + sum(pauser._bytes.values())
+        left["batched"] = gatherer._jobs
+    for stage in stations.stages.all:
+        if isinstance(stage, LeaseRenewer):
+            left["leases"] = len(stage._until)
+        elif isinstance(stage, Settler):
+            left["unsettled"] = len(stage._tries) + len(stage._pending)
+        elif isinstance(stage, IdempotencyClaims):
+            left["claims"] = len(stage._mine) + sum(handler.out for handler in stage._handlers.values())
+        elif isinstance(stage, Backpressure):
+            left["in lanes"] = sum(stage._items.values()) + sum(stage._bytes.values())
     return {what: count for what, count in left.items() if count}
+
+
+T = TypeVar("T", bound=Stage)
+
+
+def stage_of(engine: Engine, kind: type[T]) -> T:
+    """Return the only stage of a kind. Fails when there is none, or more than one."""
+    (stage,) = (stage for stage in engine.stations.stages.all if isinstance(stage, kind))
+    return stage
+
+
+def source_of(engine: Engine) -> Source:
+    """Return the first source of an engine."""
+    return next(iter(engine.stations.intakes))
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:

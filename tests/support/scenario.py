@@ -21,7 +21,7 @@ from missive import (
     RetryLater,
     constant,
 )
-from missive.engine.intake import source as intake
+from missive.engine.limits import Limits
 from missive.matchers import Field, by_field, by_key
 from missive.testing.simulation.faults import Faults
 from missive.testing.simulation.schedule import run_schedule
@@ -198,12 +198,10 @@ PROCESSOR = make_processor()
 def run(seed: int, faults: Faults | None = None, transport: str | None = None) -> Trace:
     """Run the schedule of a seed, with a credit of its own."""
     planned = _Current.plan = Plan(seed)
-    real = intake.CREDIT, intake.MOST_ITEMS
-    intake.CREDIT, intake.MOST_ITEMS = planned.credit, planned.most_items
-    try:
-        return run_schedule(seed, PROCESSOR, planned.messages, faults=faults or Faults(), transport=transport)
-    finally:
-        intake.CREDIT, intake.MOST_ITEMS = real
+    limits = Limits(planned.credit.items, planned.credit.bytes, planned.most_items)
+    return run_schedule(
+        seed, PROCESSOR, planned.messages, faults=faults or Faults(), transport=transport, limits=limits
+    )
 
 
 def run_many(seeds: Sequence[int], faults: Faults | None = None) -> tuple[Counter[str], list[str]]:

@@ -1,4 +1,4 @@
-"""The engine's life: it starts the rooms, keeps them going, drains them and stops."""
+"""The engine: it starts the stations, keeps them running, drains them and stops."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from missive.adapters.base import Adapter
 from missive.app.processor import Processor
 from missive.dlq.contract import Sink
 from missive.dlq.failure import describe_exception
-from missive.engine.completion.idempotency import leased_routes
-from missive.engine.completion.parking import park_routes
-from missive.engine.dispatch.circuit import circuits_of
-from missive.engine.flow import Flow
+from missive.engine.assembly import Assembler, Stations, check_declarations
 from missive.engine.intake.source import Source
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
+from missive.engine.state import EngineState
 from missive.errors import ForcedStop, MissiveError, ProcessingFailed
 from missive.transport import Delivery, Session
 
-_STOPPING = 5.0
-"""Seconds that the workers of one kind have for their `after_processing` hooks and to end."""
-_STOPPING_BY_FORCE = 0.5
-"""The same where a handler still runs, and will not be waited for."""
+_STOP_SECONDS = 5.0
+"""Maximum time for the workers of one pool to run their `after_processing` hooks and end, in seconds."""
+_FORCED_STOP_SECONDS = 0.5
+"""The same while a handler still runs that is not waited for."""
 _MOMENT = 0.3
-"""Seconds that a stop may take before it says what it waits for."""
-_FLUSHING = 5.0
-_CLOSING = 6.0
-"""Seconds for the last settlements, and for a session or the store to close: more than SQLite waits for a lock."""
+"""Time after which a stop reports that it waits, in seconds."""
+_FLUSH_SECONDS = 5.0
+"""Maximum time for the last settlements, in seconds."""
+_CLOSE_SECONDS = 6.0
+"""Maximum time for a session or the store to close, in seconds. SQLite waits less for a lock."""
 
 logger = logging.getLogger("missive")
 
 
 class Engine:
     """Runs one processor over its sources. `main` is its life, on a loop of its own."""
+
+    stations: Stations
+    """The connected stations; set when `main` begins."""
 
     def __init__(
         self,
@@ -55,122 +57,107 @@ class Engine:
         self._drain_seconds = drain
         self._handlers_loop = handlers_loop
         self._runtime = runtime or Runtime()
-        leased_routes(processor.freeze(), sink)
-        park_routes(processor.freeze(), sink)
-        circuits_of(processor.freeze(), self._runtime.monotonic, concurrency)
-        self._failure: MissiveError | None = None
+        check_declarations(processor.freeze(), sink, self._runtime)
+        self._state = EngineState()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0
         self.cut_short = False
-        """Whether the drain ended with work still running: that may keep the process from ending, too."""
-        self._sources: Sequence[Source] = ()
-        self.report = Report()
-        """What has become of the messages until now."""
+        """Whether the drain ended while work was running. Such work may also keep the process from ending."""
 
     # From outside, on any thread
 
-    def stop(self) -> None:
-        """Drain and stop; called again, stop at once."""
-        self._stop_requests += 1
-        self._tell_loop()
+    @property
+    def report(self) -> Report:
+        """What became of the messages so far."""
+        return self._state.report
 
     @property
     def state(self) -> str:
-        """`connecting` while a source is not connected, then `running`, then `stopping`; for a look from outside."""
-        if self._stop_requests or self._failure is not None:
+        """The phase: `connecting` until every source is connected, then `running`, then `stopping`."""
+        if self._stop_requests or self._state.failure is not None:
             return "stopping"
-        sources = [source for source in self._sources if not source.adapter.background]
+        sources = [source for source in self._state.sources if not source.adapter.background]
         connected = sources and all(source.ended or source.session is not None for source in sources)
         return "running" if connected else "connecting"
 
-    def stop_once(self) -> None:
-        """Drain and stop, unless that is going on already."""
-        if not self._stop_requests:
-            self.stop()
-
-    def _tell_loop(self) -> None:
+    def stop(self) -> None:
+        """Drain and stop. The second call stops at once."""
+        self._stop_requests += 1
         loop = self._loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._stop_requested)
 
+    def stop_once(self) -> None:
+        """Drain and stop, unless that has begun."""
+        if not self._stop_requests:
+            self.stop()
+
     # The life
 
     async def main(self) -> Report:
-        """Run until the input ends, `stop` is called, or something fails; drain; return what happened.
+        """Run until the input ends, `stop` is called, or something fails; then drain and return the report.
 
         Raises `ForcedStop` when the drain was cut short, and other `MissiveError`s when processing failed.
         """
         self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
         self._force = asyncio.Event()
-        self._flow = Flow(
-            self._processor,
-            self._adapters,
-            self._sink,
-            self._concurrency,
-            self._handlers_loop,
-            self._runtime,
-            fail=self._fail,
+        assembler = Assembler(
+            self._processor, self._sink, self._concurrency, self._handlers_loop, self._state, self._runtime
         )
-        self._flow.report, self._sources = self.report, self._flow.sources
+        self.stations = assembler.assemble(self._adapters)
         if self._stop_requests:
             self._stop_requested()
         try:
             await self._start_and_run()
         finally:
             await self._close()
-        if self._failure is not None:
-            raise self._failure
-        return self.report
+        if self._state.failure is not None:
+            raise self._state.failure
+        return self._state.report
 
     async def _start_and_run(self) -> None:
+        stations = self.stations
         try:
-            if self._flow.crashes is not None:
-                await self._flow.crashes.start(self._flow.pools, self._concurrency, self._flow.largest_batch)
-            if self._flow.lot is not None:
-                await self._flow.lot.load()
-            for pool in self._flow.pools:
+            for stage in stations.stages.all:
+                await stage.open()
+            for pool in stations.pools:
                 await pool.start()
-        except MissiveError as failed:
-            self._fail(failed)
+        except MissiveError as failure:
+            self._state.fail(failure)
             return
-        rooms = [self._guarded(self._flow.filing.run())]
-        if self._flow.claims is not None:
-            rooms += [self._guarded(self._flow.claims.run()), self._guarded(self._flow.claims.renew())]
-        rooms += [self._guarded(settler.run()) for settler in self._flow.settlers.values()]
-        rooms += [self._guarded(keeper.run()) for keeper in self._flow.keepers.values()]
-        rooms += [self._guarded(pauser.run()) for pauser in self._flow.pausers.values()]
-        rooms += [self._guarded(watchdog.run()) for watchdog in self._flow.watchdogs.values()]
-        intakes = {source: self._guarded(source.run()) for source in self._flow.sources}
-        self._flow.look()
-        await self._until_done(list(intakes.values()))
-        await self._drain(list(intakes.values()))
-        for room in rooms:
-            room.cancel()
-        await asyncio.gather(*rooms, return_exceptions=True)
+        loops = [self._guard(loop) for stage in stations.stages.all for loop in stage.loops()]
+        loops += [self._guard(watchdog.run()) for watchdog in stations.watchdogs]
+        intakes = [self._guard(intake.run()) for intake in stations.intakes.values()]
+        stations.monitor.poll()
+        await self._until_done(intakes)
+        await self._drain(intakes)
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
 
-    def _guarded(self, room: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a room as a task; what it raises stops the engine, and is never lost."""
+    def _guard(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a loop as a task. An exception stops the engine; none is lost."""
 
-        async def guard() -> None:
+        async def guarded() -> None:
             try:
-                await room
-            except MissiveError as failed:
-                self._fail(failed)
-            except Exception as error:  # noqa: BLE001 - a mistake of ours or an adapter's must not be a silent hang
-                self._fail(ProcessingFailed(f"the engine failed: {describe_exception(error)}"))
+                await loop
+            except MissiveError as failure:
+                self._state.fail(failure)
+            except Exception as error:  # noqa: BLE001 - a mistake of the engine or an adapter must not hang silently
+                self._state.fail(ProcessingFailed(f"the engine failed: {describe_exception(error)}"))
 
-        return asyncio.ensure_future(guard())
+        return asyncio.ensure_future(guarded())
 
     async def _until_done(self, intakes: Sequence[asyncio.Task[None]]) -> None:
-        """Wait until somebody says stop, or there is nothing left of any input that ends."""
-        while not self._stop.is_set():
-            # A source that only helps out, such as that of replays, keeps nothing alive.
-            if all(s.ended and not s.items for s in self._flow.sources if not s.adapter.background):
+        """Wait until a stop is requested, or every input that ends has ended and is settled."""
+        state = self._state
+        while not state.stop.is_set():
+            # A background source, such as that of replays, keeps nothing alive.
+            if all(s.ended and not s.items for s in state.sources if not s.adapter.background):
                 return
-            self._flow.changed.clear()
-            stopped = asyncio.ensure_future(self._stop.wait())
-            changed = asyncio.ensure_future(self._flow.changed.wait())
+            state.changed.clear()
+            stopped = asyncio.ensure_future(state.stop.wait())
+            changed = asyncio.ensure_future(state.changed.wait())
             waiting = [task for task in intakes if not task.done()]
             await asyncio.wait([stopped, changed, *waiting], return_when=asyncio.FIRST_COMPLETED)
             stopped.cancel()
@@ -181,46 +168,41 @@ class Engine:
     def _stop_requested(self) -> None:
         if self._stop_requests > 1:
             self._force.set()
-        self._stop.set()
-
-    def _fail(self, failure: MissiveError) -> None:
-        if self._failure is None:
-            self._failure = failure
-        self._stop.set()
+        self._state.stop.set()
 
     async def _drain(self, intakes: Sequence[asyncio.Task[None]]) -> None:
-        """Stop intake, give back what was not started, and let the rest finish: all within the deadline."""
-        self._flow.stop_dispatch()
-        forget = self._runtime.call_later(_MOMENT, self._say_it_waits)
-        draining = self._guarded(self._finish(intakes))
+        """Stop intake, give back unstarted work, and let the rest finish, all within the deadline."""
+        self.stations.drain.stop_starting()
+        cancel_report = self._runtime.call_later(_MOMENT, self._report_waiting)
+        draining = self._guard(self._finish(intakes))
         forced = asyncio.ensure_future(self._force.wait())
         late = asyncio.ensure_future(self._runtime.sleep(self._drain_seconds))
         await asyncio.wait([draining, forced, late], return_when=asyncio.FIRST_COMPLETED)
         self.cut_short = not draining.done()
-        forget()
+        cancel_report()
         for task in (draining, forced, late):
             task.cancel()
-        await self._runtime.within(
-            _FLUSHING, asyncio.gather(*(settler.flush() for settler in self._flow.settlers.values()))
-        )
-        if self._flow.attempts is not None:
-            self._flow.attempts.flush()
-        if self._flow.claims is not None:
-            await self._runtime.within(_FLUSHING, self._flow.claims.flush())
-        self._say_what_is_left()
+        settlers = asyncio.gather(*(source.settler.flush() for source in self._state.sources))
+        await self._runtime.within(_FLUSH_SECONDS, settlers)
+        settling = {source.settler for source in self._state.sources}
+        for stage in self.stations.stages.all:
+            if stage not in settling:
+                await self._runtime.within(_FLUSH_SECONDS, stage.flush())
+        self._report_unsettled()
 
-    def _say_it_waits(self) -> None:
-        if self._stop.is_set() and self._flow.dispatcher.running:
-            logger.info("stopping: waiting up to %g s for running work", self._drain_seconds)
+    def _report_waiting(self) -> None:
+        if self._state.stop.is_set() and self.stations.dispatcher.running:
+            logger.info("stopping: waiting up to %g s for running handlers", self._drain_seconds)
 
     async def _finish(self, intakes: Sequence[asyncio.Task[None]]) -> None:
         while waiting := [intake for intake in intakes if not intake.done()]:
             for intake in waiting:
                 intake.cancel()
-            # Again, for a client that connects may swallow it, and the source then goes on to fetch.
+            # Repeated, because a client that connects may swallow a cancellation, and the source then fetches.
             await self._runtime.within(_MOMENT, asyncio.wait(waiting))
-        self._flow.drain([left for source in self._flow.sources if (left := await self._stop_intake(source))])
-        await self._flow.finished()
+        drain = self.stations.drain
+        drain.give_back([left for source in self._state.sources if (left := await self._stop_intake(source))])
+        await drain.finished()
 
     async def _stop_intake(self, source: Source) -> tuple[Source, Session, Sequence[Delivery]] | None:
         session = source.session
@@ -228,46 +210,52 @@ class Engine:
             return None
         try:
             return source, session, await session.stop_intake()
-        except MissiveError as trouble:
-            logger.warning("%s while stopping intake", trouble)
-        except Exception as error:  # noqa: BLE001 - an adapter's mistake must not keep the others from draining
+        except MissiveError as error:
+            logger.warning("%s while stopping intake", error)
+        except Exception as error:  # noqa: BLE001 - a mistake of one adapter must not keep the others from draining
             logger.error("%s failed while stopping intake: %s", source.adapter.url, describe_exception(error))  # noqa: TRY400 - no text
         return None
 
-    def _say_what_is_left(self) -> None:
-        running, left = self._flow.dispatcher.running, self._flow.unsettled
-        self._flow.report.unsettled = left
+    def _report_unsettled(self) -> None:
+        state, stations = self._state, self.stations
+        running, left = stations.dispatcher.running, state.unsettled
+        state.report.unsettled = left
         if self.cut_short:
             logger.error(
                 "stopped by force with %d messages running and %d dead letters not yet in their store",
                 running,
-                self._flow.filing.waiting,
+                stations.dead_letters.pending,
             )
-            if self._failure is None:
-                self._failure = ForcedStop(
-                    f"stopped before {left} messages were settled; they come again where they can"
+            if state.failure is None:
+                state.failure = ForcedStop(
+                    f"stopped before {left} messages were settled; their transports redeliver them where they can"
                 )
-        for source in self._flow.sources:
+        for source in state.sources:
             if source.items and source.session is not None and source.session.capabilities.release == "none":
                 logger.error("messages read from %s that are lost: %d", source.adapter.url, source.items)
 
     async def _close(self) -> None:
-        for pool in self._flow.pools:
-            pool.withdraw()  # what a drain that was cut short left to be started
+        stations = self.stations
+        for pool in stations.pools:
+            pool.withdraw()  # the work that a drain that was cut short left unstarted
             stopping = asyncio.ensure_future(pool.stop())
-            if await self._runtime.within(_STOPPING_BY_FORCE if pool.outstanding else _STOPPING, stopping):
+            if await self._runtime.within(_FORCED_STOP_SECONDS if pool.outstanding else _STOP_SECONDS, stopping):
                 failed = stopping.exception()
                 if isinstance(failed, MissiveError):
-                    self._fail(failed)
-        for source in self._flow.sources:
+                    self._state.fail(failed)
+        for source in self._state.sources:
             if source.session is not None:
                 closing_session = asyncio.ensure_future(source.session.close())
-                if await self._runtime.within(_CLOSING, closing_session) and (wrong := closing_session.exception()):
-                    # Everything is settled that will be.
-                    logger.warning("%s failed to close (%s)", source.adapter.url, type(wrong).__name__)
+                if await self._runtime.within(_CLOSE_SECONDS, closing_session) and (
+                    error := closing_session.exception()
+                ):
+                    # Everything that can be settled is settled.
+                    logger.warning("%s failed to close (%s)", source.adapter.url, type(error).__name__)
                 source.adapter.attach(None)
-        if self._flow.crashes is not None:
-            self._flow.crashes.close()
-        closing = asyncio.ensure_future(self._flow.filing.close())
-        if await self._runtime.within(_CLOSING, closing) and isinstance(trouble := closing.exception(), MissiveError):
-            logger.warning("%s", trouble)
+        for stage in stations.stages.all:
+            stage.close()
+        closing = asyncio.ensure_future(stations.store.close())
+        if await self._runtime.within(_CLOSE_SECONDS, closing) and isinstance(
+            error := closing.exception(), MissiveError
+        ):
+            logger.warning("%s", error)

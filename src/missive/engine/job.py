@@ -1,4 +1,4 @@
-"""A job: one delivery on its way through the rooms of the engine, at one attempt; and several run as one batch."""
+"""Jobs: one delivery on its way through the stations, and the batches and lane runs that workers take."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Claim(msgspec.Struct, eq=False):
-    """The hold of one job on the effect of its message, for handlers whose effects happen once."""
+    """A job's hold on the effect of its message, for a handler with `once=`."""
 
     handler: str
     digest: str
-    """Of the key by which effects are told apart."""
+    """Digest of the key that identifies the effect."""
     until: float
-    """Until when it surely holds, on the engine's clock."""
+    """When the claim ends unless it is renewed, on the engine's clock."""
 
     def __repr__(self) -> str:
         return f"<Claim: {self.handler}>"
@@ -37,75 +37,80 @@ class Parked(msgspec.Struct, frozen=True):
     """How a job waits in the store."""
 
     due: float | None
-    """When it is due, in seconds since 1970; None where only its lane says."""
+    """When the job is due, in seconds since 1970; None when it waits for earlier messages of its lane."""
     lane: str | None
-    """What it is parked in order with: a digest."""
+    """The name of its lane in the store: a digest."""
 
 
 class Job(msgspec.Struct, eq=False):
-    """One delivery being worked on. Only the room that has it changes it, but for the flags of a running one."""
+    """One delivery and the current attempt at it.
+
+    The station that has the job changes it, on the engine's loop. A worker changes only the fields of the running
+    attempt.
+    """
 
     source: Source
     session: Session | None
-    """Who can settle it; None once its lease went to somebody else, and nobody can."""
+    """The session that can settle the job; None after its lease went to another consumer."""
     delivery: Delivery
     message: Message
     attempt: int = 1
     route: HandlerRoute | None = None
     decision: Decision | None = None
     disposition: Disposition = Disposition.ack
+    """What the transport is told."""
     lane: Hashable = None
-    """Which jobs it runs one after the other with; None for none."""
+    """The lane in which the job runs in order; None without one."""
     due: float = 0.0
-    """When it may run again at the earliest, on the engine's clock, where it waits in its lane for that; else 0."""
+    """When the job may run at the earliest, on the engine's clock, while it waits in its lane; 0 for at once."""
     arrived: float = 0.0
-    """When it was fetched, on the engine's clock."""
+    """When the delivery was fetched, on the engine's clock."""
     started: float | None = None
-    """When its handler began, on the engine's clock."""
+    """When the handler started, on the engine's clock."""
     extended: float = 0.0
-    """Seconds that the handler was granted beyond its timeout."""
+    """How much the handler extended its timeout, in seconds."""
     overdue: bool = False
-    """Its timeout has passed while it ran: whatever its handler says now, that is how it ends."""
-    behind: bool = False
-    """It waits for something of its own, such as its lane, and so does not count against the credit of others."""
+    """Whether the timeout passed while the handler ran. The attempt then ends as a timeout in any case."""
+    waiting: bool = False
+    """Whether the job waits for its lane, batch, limit or retry, and does not count against the credit of others."""
     completed: bool = False
-    """It is done, and the mark of its lane may pass it, where its source is settled by marks."""
+    """Whether the job is done, and the watermark of its lane may pass it."""
     error: BaseException | None = None
-    """What the handler raised; kept by a test client only."""
+    """The exception of the handler. Only the test client keeps it."""
     claim: Claim | None = None
-    """Its hold on the effect, where that is kept in the store."""
+    """The claim of the effect, where claims are in the store."""
     duplicate: bool = False
-    """Its handler was told that the effect has happened before."""
+    """Whether the handler learned that the effect has already happened."""
     parked: Parked | None = None
-    """It goes to the store to wait there, and not for good."""
+    """Set when the job goes to the store to wait, and not as a dead letter."""
     failed_at: float | None = None
-    """When it first failed, on the engine's clock, where its handler has a policy that asks."""
+    """When the message first failed, on the engine's clock, if its retry policy needs that."""
     history: tuple[Attempt, ...] = ()
-    """Earlier attempts that failed while the delivery was held."""
+    """The failed attempts of the held delivery."""
 
     @property
-    def ours(self) -> bool:
-        """Whether it can still be settled: its session lives, and its lease is held."""
+    def owned(self) -> bool:
+        """Whether the job can still be settled: its session is alive and its lease is held."""
         return self.session is not None and self.session is self.source.session
 
     @property
     def jobs(self) -> list[Job]:
-        """Itself: what others have several of."""
+        """The job itself, as the only one of this work."""
         return [self]
 
     @property
     def active(self) -> list[Job]:
-        """What its worker is at: itself, until it is decided."""
+        """The job itself until it is decided; then nothing."""
         return [self] if self.decision is None else []
 
     @property
     def began(self) -> float | None:
-        """When its handler began, on the engine's clock."""
+        """When the handler started, on the engine's clock."""
         return self.started
 
     @property
     def deadline(self) -> float:
-        """When its handler must be done, on the engine's clock."""
+        """When the timeout ends, on the engine's clock; infinite before the start."""
         timeout = float("inf") if self.route is None else self.route.terms.timeout
         return float("inf") if self.started is None else self.started + timeout + self.extended
 
@@ -136,8 +141,8 @@ class Job(msgspec.Struct, eq=False):
         """Note whether the effect of the message has already happened."""
         self.duplicate = duplicate
 
-    def anew(self) -> None:
-        """Forget how the last run went: it runs again."""
+    def reset_run(self) -> None:
+        """Clear the result of the last run before another run."""
         self.decision = self.started = self.error = None
         self.extended, self.overdue, self.duplicate = 0.0, False, False
 
@@ -146,62 +151,62 @@ class Job(msgspec.Struct, eq=False):
 
 
 class BatchJob(msgspec.Struct, eq=False):
-    """Jobs of one source that a batch handler gets together. They come back with it, each with its decision."""
+    """Jobs of one source that a batch handler takes together. They come back together, each with its decision."""
 
     route: HandlerRoute
     source: Source
     jobs: list[Job]
     began: float | None = None
-    """When its first run began, on the engine's clock."""
+    """When the first run started, on the engine's clock."""
     active: list[Job] = []
-    """Those of the run that is going on: all, or a half of which one is sought that fails."""
+    """The jobs of the current run: all, or the half that is searched for a failing message."""
 
     def __repr__(self) -> str:
         return f"<BatchJob: {len(self.jobs)} jobs>"
 
 
 class LaneRun(msgspec.Struct, eq=False):
-    """Jobs of one lane that a worker runs one after the other, so that not each waits for the engine in between.
+    """Jobs of one lane that a worker runs one after the other, without a round trip to the engine for each.
 
-    What it `ran` the engine takes when the run comes back, or when it looks before that. What is `left` is taken by
-    the worker one by one, from the front, and by the engine when it wants it back: it then waits again, or goes back
-    to its transport.
+    The engine takes finished jobs from `ran`, when the run comes back or earlier. The worker takes the next job from
+    the front of `left`. The engine may withdraw the rest of `left`; those jobs then wait again, or go back to their
+    transport.
     """
 
     route: HandlerRoute
-    """The pool's own, for runs of lanes."""
+    """The pool's route for lane runs."""
     source: Source
     first: Job
     left: deque[Job]
     ran: deque[Job]
-    """Those that are done, and that the engine did not take yet."""
+    """Finished jobs that the engine has not taken yet."""
     current: Job | None = None
-    """The one that runs."""
+    """The running job."""
     blocked: bool = False
-    """Whether it ended because the last is held, and the rest of the lane with it."""
+    """Whether the run ended because its last job is held, and blocks the lane."""
 
     @property
     def jobs(self) -> list[Job]:
-        """All of it, as long as no worker has it."""
+        """All jobs, before a worker has the run."""
         return [self.first, *self.left]
 
     @property
     def active(self) -> list[Job]:
-        """The one that runs."""
+        """The running job."""
         return [] if self.current is None else self.current.active
 
     @property
     def began(self) -> float | None:
-        """When its first handler began."""
+        """When the first handler started."""
         return self.first.started
 
     def take(self) -> list[Job]:
-        """Take out what was run, from a run that came back."""
+        """Take out the finished jobs of a run that came back."""
         ran, self.ran = self.ran, deque()
         return list(ran)
 
     def take_early(self) -> list[Job]:
-        """Take out what was run, from a run that goes on: not the last, which may end it."""
+        """Take out the finished jobs of a run that continues, except the last one, which may end it."""
         ran, current = self.ran, self.current
         jobs: list[Job] = []
         while ran and ran[0] is not current:
@@ -209,11 +214,11 @@ class LaneRun(msgspec.Struct, eq=False):
         return jobs
 
     def withdraw(self) -> list[Job]:
-        """Take out what is left."""
+        """Take out the jobs that have not started."""
         jobs: list[Job] = []
         while self.left:
             try:
-                jobs.append(self.left.pop())  # from the end, so that the worker never skips one
+                jobs.append(self.left.pop())  # from the end, so that the worker never skips a job
             except IndexError:  # the worker took the last one
                 break
         return jobs[::-1]
@@ -222,14 +227,18 @@ class LaneRun(msgspec.Struct, eq=False):
         return f"<LaneRun: {len(self.left)} left>"
 
 
-def by_lane(jobs: Sequence[Job]) -> Mapping[str | None, Sequence[Job]]:
-    """Return jobs by the lanes of their transport, which they keep their order in."""
+JobsByLane: TypeAlias = Mapping[str | None, Sequence[Job]]
+"""Jobs by the lanes of their transport."""
+
+
+def by_lane(jobs: Sequence[Job]) -> JobsByLane:
+    """Return jobs by the lanes of their transport, in their order."""
     names = [job.delivery.lane for job in jobs]
-    if names and names.count(names[0]) == len(names):  # nearly all that come at once often are of one
+    if names and names.count(names[0]) == len(names):  # one chunk often has one lane
         return {names[0]: jobs}
     lanes: dict[str | None, list[Job]] = {}
     of_lane: list[Job] = []
-    last: object = lanes  # no lane is that
+    last: object = lanes  # a value that no lane has
     for lane, job in zip(names, jobs, strict=True):
         if lane is not last:
             last = lane
@@ -239,4 +248,4 @@ def by_lane(jobs: Sequence[Job]) -> Mapping[str | None, Sequence[Job]]:
 
 
 Work: TypeAlias = Job | BatchJob | LaneRun
-"""What a worker takes at a time."""
+"""What a worker takes at once."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from typing_extensions import Self
 
+from missive.outcome import Outcome
+
 _COUNTERS = {"handled": "handlers", "discarded": "discards", "dead": "reasons"}
 _NUMBERS = ("duplicates", "retried", "nacked", "parked", "redelivered", "released", "unsettled")
 
@@ -44,6 +46,13 @@ class Report:
     def total_dead(self) -> int:
         """Dead letters filed."""
         return sum(self.dead.values())
+
+    def count_held(self, outcome: Outcome) -> None:
+        """Count a message that was nacked or retried."""
+        if outcome is Outcome.nacked:
+            self.nacked += 1
+        else:
+            self.retried += 1
 
     @classmethod
     def from_dict(cls, counts: Mapping[str, Any]) -> Self:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from typing import ParamSpec, Protocol, TypeVar
 
 from missive.adapters.threaded import ClientThread
+from missive.engine.limits import DEFAULT, Limits
 from missive.engine.processes.inflight import InFlightDirectory
 from missive.engine.workers.pool import Pool
 from missive.engine.workers.tasks import LoopPool
@@ -45,6 +46,9 @@ class Runtime:
     client_thread: Callable[[str], Client] = ClientThread
     """Makes the thread, of a name, on which a blocking client is called."""
 
+    limits: Limits = DEFAULT
+    """How much of one source the engine holds."""
+
     monotonic: Callable[[], float] = staticmethod(time.monotonic)
     """Return seconds that only go forward. Asked for each message, and so without a method of Python's between."""
 
@@ -72,7 +76,7 @@ class Runtime:
         """Call `fn` on the running loop after some seconds; returns what cancels it."""
         return asyncio.get_running_loop().call_later(seconds, fn).cancel
 
-    def room(self, service: str) -> InFlightDirectory | None:
+    def in_flight_directory(self, service: str) -> InFlightDirectory | None:
         """Return where it is kept what this service's processes run; None for nowhere. Raises OSError."""
         return InFlightDirectory(service)
 

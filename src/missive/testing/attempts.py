@@ -11,7 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 from missive.adapters.base import Adapter
 from missive.app.processor import Processor
 from missive.dlq.contract import DictSink
-from missive.engine.completion.dead_letters import make_record
+from missive.engine.completion.records import make_record
 from missive.engine.dispatch.circuit import Circuit, circuits_of
 from missive.engine.job import Job, Work
 from missive.engine.workers.decision import Decision, decide, decide_discarded, decide_misrouted

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable
 
 from missive.dlq.once import ClaimRequest, MemoryOnce
-from missive.engine.completion.idempotency import HAPPENED, decide_claimed, decide_keyless
+from missive.engine.completion.claims import HAPPENED, decide_claimed, decide_keyless
 from missive.engine.job import Job, Work
 from missive.engine.workers.decision import decide
 

@@ -1,4 +1,4 @@
-"""Attempts: how often messages were tried that stay unsettled at their source, so that no crash begins them anew."""
+"""Attempts: failed attempts of unsettled messages are counted in the store, so that a crash does not reset them."""
 
 from __future__ import annotations
 
@@ -8,120 +8,120 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from missive.engine.completion.dead_letters import identity
-from missive.engine.intake.source import MOST_ITEMS
-from missive.engine.job import Job
+from missive.engine.completion.records import identity
+from missive.engine.intake.source import Source
+from missive.engine.job import Job, JobsByLane
 from missive.engine.runtime import Runtime
+from missive.engine.stages import Stage
+from missive.engine.store import StoreClient
 from missive.errors import StoreError
-from missive.transport import Disposition
+from missive.outcome import Outcome
+from missive.transport import Delivery, Disposition, Session
 
 if TYPE_CHECKING:
     from missive.dlq.contract import Store
-    from missive.engine.completion.dead_letters import DeadLetterWriter
-    from missive.engine.intake.source import Source
-    from missive.transport import Delivery, Session
 
-_EVERY = 0.2
-"""Seconds that a failure may wait to be counted with others: what a crash forgets at the most."""
+_WRITE_AFTER = 0.2
+"""How long a spent attempt waits to be written with others, in seconds. A crash forgets at most that much."""
 
 logger = logging.getLogger("missive")
 
 
-class Attempts:
-    """Counts failed attempts in the store, in batches, and only once something failed.
+class Attempts(Stage):
+    """Counts spent attempts in the store, in batches; a message that never fails is never counted.
 
-    What is counted is known by its identity: its position, or its producer's id and body where it comes again. It is
-    looked for where a transport says that it comes again, and among the first of each session that have positions.
+    Messages are counted by identity: the position, or the producer's id with the body while the transport reports a
+    redelivery. Counts are looked up for redeliveries, and for the first deliveries of a session that have positions.
     """
 
-    def __init__(self, service: str, filing: DeadLetterWriter, runtime: Runtime) -> None:
+    def __init__(self, service: str, store: StoreClient, runtime: Runtime) -> None:
         self._service = service
-        self._filing = filing
+        self._store = store
         self._runtime = runtime
         self._counted: dict[Job, str] = {}
-        self._known: dict[str, int] = {}
-        """What was spent on messages that are about to be taken."""
+        """The identity of each held job with a count."""
+        self._found: dict[str, int] = {}
+        """The spent attempts of messages that are about to be taken."""
         self._new: dict[str, int] = {}
+        """Counts to write."""
         self._done: set[str] = set()
+        """Counts to delete."""
         self._sessions: dict[Source, tuple[Session | None, int]] = {}
-        """The session of each source, and how many deliveries had come before it."""
-        self._waiting = False
+        """The session of each source, and the number of deliveries before it."""
+        self._write_scheduled = False
 
-    def spent(self, job: Job) -> None:
-        """Note that an attempt at a job is spent, which stays unsettled."""
+    def held(self, job: Job) -> None:
+        """Count the spent attempt of a retried job."""
         delivery = job.delivery
-        if delivery.record is not None:
+        if delivery.record is not None or job.decision is None or job.decision.outcome is not Outcome.retried:
             return
         known = self._counted.get(job)
         if known is None:
-            known = identity(job.source.adapter.url, delivery, hashlib.sha256(delivery.body).hexdigest())
+            known = _identity_of(job.source, delivery)
             if known is None:
                 return
             self._counted[job] = known
         self._new[known] = job.attempt
         self._done.discard(known)
-        self._later()
+        self._schedule_write()
 
-    def settled(self, jobs: Iterable[Job], *, gone: bool) -> None:
-        """Forget what is counted of jobs that are done with; of those that come again, the store keeps it."""
+    def settled(self, source: Source, jobs: Sequence[Job], lost: bool) -> None:  # noqa: ARG002 - see Stage
+        """Delete the counts of settled messages. The counts of messages that are redelivered stay."""
         if not self._counted:
             return
         for job in jobs:
             known = self._counted.pop(job, None)
-            if known is not None and job.disposition is Disposition.ack and not gone:
+            if known is not None and job.disposition is Disposition.ack and not lost:
                 self._new.pop(known, None)
                 self._done.add(known)
-                self._later()
+                self._schedule_write()
 
-    def is_early(self, source: Source) -> bool:
-        """Tell whether a source's session is so young that what it delivers may have been tried before."""
+    def _is_early(self, source: Source) -> bool:
+        """Return whether the session is so young that its deliveries may have been tried before."""
         session, before = self._sessions.get(source, (None, 0))
         if session is not source.session:
             before = source.fetched
             self._sessions[source] = source.session, before
-        return source.fetched - before < MOST_ITEMS
+        return source.fetched - before < source.limits.total_items
 
-    async def look(self, source: Source, deliveries: Sequence[Delivery]) -> None:
-        """Learn what was spent on some deliveries, before they are taken."""
-        url, early = source.adapter.url, self.is_early(source)
+    async def prepare(self, source: Source, deliveries: Sequence[Delivery], redelivered: bool) -> None:
+        """Look up the spent attempts of deliveries."""
+        early = self._is_early(source)
+        if not redelivered and not early:
+            return
         known = [
             found
             for one in deliveries
             if one.record is None and (one.redelivered or (early and one.position is not None))
-            if (found := identity(url, one, hashlib.sha256(one.body).hexdigest())) is not None
+            if (found := _identity_of(source, one)) is not None
         ]
         if not known:
             return
         try:
-            spent = await asyncio.wrap_future(self._filing.ask(lambda store: store.attempts(self._service, known)))
-        except StoreError as trouble:
-            logger.warning("%s while looking how often messages were tried", trouble)
+            spent = await asyncio.wrap_future(self._store.ask(lambda store: store.attempts(self._service, known)))
+        except StoreError as error:
+            logger.warning("%s while looking up attempts", error)
         else:
-            self._known.update(spent)
+            self._found.update(spent)
 
-    def take(self, jobs: Iterable[Job]) -> None:
-        """Give jobs the attempts that were counted."""
-        if not self._known:
+    def taken(self, source: Source, session: Session, jobs: Iterable[Job], lanes: JobsByLane) -> None:  # noqa: ARG002 - see Stage
+        """Set the attempt of jobs with a count."""
+        if not self._found:
             return
         for job in jobs:
-            delivery = job.delivery
-            known = identity(job.source.adapter.url, delivery, hashlib.sha256(delivery.body).hexdigest())
-            if known is not None and (spent := self._known.get(known)) is not None:
+            known = _identity_of(source, job.delivery)
+            if known is not None and (spent := self._found.get(known)) is not None:
                 job.attempt = max(job.attempt, spent + 1)
                 self._counted[job] = known
-        self._known.clear()
+        self._found.clear()
 
-    def _later(self) -> None:
-        if not self._waiting:
-            self._waiting = True
-            self._runtime.call_later(_EVERY, self._write)
+    def _schedule_write(self) -> None:
+        if not self._write_scheduled:
+            self._write_scheduled = True
+            self._runtime.call_later(_WRITE_AFTER, self._write)
 
     def _write(self) -> None:
-        self._waiting = False
-        self.flush()
-
-    def flush(self) -> None:
-        """Write what was counted, on the store's thread."""
+        self._write_scheduled = False
         new, self._new = self._new, {}
         done, self._done = self._done, set()
         if not new and not done:
@@ -133,11 +133,19 @@ class Attempts:
             if done:
                 store.drop_attempts(self._service, done)
 
-        def wrote(written: asyncio.Future[None]) -> None:
-            if not written.cancelled() and isinstance(trouble := written.exception(), StoreError):
-                logger.warning("%s while counting attempts; trying again", trouble)
+        def written(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and isinstance(error := future.exception(), StoreError):
+                logger.warning("%s while counting attempts; trying again", error)
                 self._new = {**new, **self._new}
                 self._done |= done - self._new.keys()
-                self._later()
+                self._schedule_write()
 
-        asyncio.wrap_future(self._filing.ask(write)).add_done_callback(wrote)
+        asyncio.wrap_future(self._store.ask(write)).add_done_callback(written)
+
+    async def flush(self) -> None:
+        """Submit the outstanding counts. The store's thread writes them before it ends."""
+        self._write()
+
+
+def _identity_of(source: Source, delivery: Delivery) -> str | None:
+    return identity(source.adapter.url, delivery, hashlib.sha256(delivery.body).hexdigest())

@@ -1,187 +1,180 @@
-"""Claims: what `once=` keeps in the store of effects that run, in batches; they are held until that is over."""
+"""Idempotency: claims of `once=` effects are taken in the store before handlers run, and ended before settlement."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import msgspec
-
-from missive.app.context import Recorded
 from missive.app.terms import HandlerRoute
-from missive.dlq.contract import Sink
 from missive.dlq.once import ClaimAnswer, ClaimRequest, ClaimState, EffectKey, OnceStore
+from missive.engine.completion.claims import (
+    HAPPENED,
+    Calls,
+    Ended,
+    HandlerClaims,
+    body_hash,
+    decide_claimed,
+    decide_keyless,
+    effect_key,
+)
 from missive.engine.completion.dead_letters import DeadLetterWriter
+from missive.engine.completion.exits import Exits
+from missive.engine.dispatch.delays import Delays
+from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.intake.source import Source
 from missive.engine.job import Claim, Job
 from missive.engine.runtime import Runtime
-from missive.engine.workers.decision import DUPLICATE, Decision, decide
-from missive.errors import StoreError, UsageError
-from missive.once.declaration import EXPIRED, NO_KEY, Once
-from missive.outcome import Outcome, Reason
+from missive.engine.stages import Stage
+from missive.engine.state import EngineState
+from missive.engine.store import StoreClient
+from missive.engine.workers.decision import DUPLICATE, decide
+from missive.errors import StoreError
 
 BUSY_SECONDS = 1.0
-"""How long a message waits whose effect is in progress elsewhere, until it is asked again."""
+"""How long a message waits before it is claimed again while its effect is in progress elsewhere, in seconds."""
 
 _AHEAD = 64
-"""So many effects more than can run at once are claimed ahead: what a crash leaves claimed, and was not begun."""
+"""How many effects are claimed beyond the concurrency. A crash leaves that many claims of effects that never began."""
 _RENEWALS_PER_LEASE = 3
-_LOOKS_PER_LEASE = 10
+_CHECKS_PER_LEASE = 10
 _PURGE_EVERY = 60.0
-_PORTION, _MOST_PORTIONS = 1000, 200
-"""So many effects are forgotten at once, and so often in a row: more than can happen between two times."""
+"""Time between two purges of old effects, in seconds."""
+_PORTION, _MAX_PORTIONS = 1000, 200
+"""Number of effects that are purged in one call, and number of calls in one purge."""
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 5.0
-
-HAPPENED = frozenset({Outcome.acked, Outcome.discarded})
-"""Outcomes after which an effect is not to happen again."""
 
 logger = logging.getLogger("missive")
 
 T = TypeVar("T")
 
 
-def leased_routes(routes: Iterable[HandlerRoute], sink: Sink | None) -> frozenset[HandlerRoute]:
-    """Return the routes whose claims are kept in the store. Raises `UsageError` where there is none for them."""
-    leased = frozenset(route for route in routes if route.terms.once is not None and route.terms.once.form == "lease")
-    if leased and not isinstance(sink, OnceStore):
-        name = min(route.name for route in leased)
-        there = "there is none" if sink is None else f"a {type(sink).__name__} keeps no claims"
-        raise UsageError(
-            f"{name} has once=, which keeps its claims in the dead letter store, and {there}: set one with"
-            " missive.Processor(dlq='sqlite:///dlq.db'), or claim in the handler's own transaction with"
-            " Once(form='transaction')"
-        )
-    return leased
+class DuplicateCount(Stage):
+    """Counts messages whose effect had already happened as duplicates instead of handled."""
+
+    def __init__(self, state: EngineState) -> None:
+        self._report = state.report
+
+    def conclude(self, jobs: list[Job]) -> list[Job]:
+        """Count duplicates; return all jobs."""
+        for job in jobs:
+            if job.decision is DUPLICATE and job.route is not None:
+                self._report.duplicates += 1
+                self._report.handled.subtract((job.route.name,))
+                self._report.handled += Counter()  # drops names with a count of zero
+        return jobs
 
 
-class _Ended(NamedTuple):
-    """A job whose effect has happened."""
+class IdempotencyClaims(Stage):
+    """Claims effects before their handlers start, and records them before their messages are settled.
 
-    job: Job
-    claim: Claim
-    waits: bool
-    """Whether it is settled once that is durable."""
-
-
-class _Work(NamedTuple):
-    """What is done in one call of the store's thread, for one route."""
-
-    once: Once[Any]
-    begin: list[tuple[Job, Claim]]
-    end: list[_Ended]
-    drop: list[Claim]
-
-
-class _Handler(msgspec.Struct, eq=False):
-    """What is known of the claims of one route."""
-
-    once: Once[Any]
-    ahead: int
-    """How many claims may be out at once, of effects of which it is not durable that they have happened."""
-    out: int = 0
-    asking: deque[tuple[Job, Claim]] = msgspec.field(default_factory=deque)
-    ended: list[_Ended] = []
-    dropped: list[Claim] = []
-
-    def next(self) -> _Work:
-        """Take out what can be done now."""
-        ended, self.ended = self.ended, []
-        dropped, self.dropped = self.dropped, []
-        # What has happened is durable before anything else begins, so that a crash repeats `ahead` effects at the most.
-        self.out -= len(ended) + len(dropped)
-        count = max(0, min(len(self.asking), self.ahead - self.out))
-        begin = [self.asking.popleft() for _ in range(count)]
-        self.out += count
-        return _Work(self.once, begin, ended, dropped)
-
-    def put_back(self, work: _Work) -> None:
-        """Take what could not be done now: it is tried again."""
-        self.asking.extendleft(reversed(work.begin))
-        self.out += len(work.end) + len(work.drop) - len(work.begin)
-        self.ended[:0] = work.end
-        self.dropped[:0] = work.drop
-
-
-class Claims:
-    """Claims effects before handlers run, and says when they have happened, before their messages are settled.
-
-    `answered` is called with jobs that were asked for: each has its claim, or its decision, or neither where somebody
-    else is at it. `finished` is called with jobs of which it is durable that their effect has happened. While the store
-    cannot be written, `down` is true, and jobs wait; `changed` is called when that ends.
+    While the store cannot be written, jobs wait and intake is blocked.
     """
 
     def __init__(
         self,
         service: str,
-        filing: DeadLetterWriter,
-        store: OnceStore,
-        runtime: Runtime,
-        routes: Iterable[HandlerRoute],
+        store: StoreClient,
+        once_store: OnceStore,
+        routes: frozenset[HandlerRoute],
         concurrency: int,
-        *,
-        answered: Callable[[Sequence[Job]], None],
-        finished: Callable[[Sequence[Job]], None],
-        changed: Callable[[], None],
+        dispatcher: Dispatcher,
+        delays: Delays,
+        dead_letters: DeadLetterWriter,
+        exits: Exits,
+        state: EngineState,
+        runtime: Runtime,
     ) -> None:
-        self.down = False
+        self.intercepts = routes
         self._service = service
-        self._filing = filing
         self._store = store
+        self._once_store = once_store
+        self._dispatcher = dispatcher
+        self._delays = delays
+        self._dead_letters = dead_letters
+        self._exits = exits
+        self._state = state
         self._runtime = runtime
         self._owner = runtime.new_id()
-        self._answered = answered
-        self._finished = finished
-        self._changed = changed
-        # Of what is to be flagged, nothing is claimed that cannot begin at once.
+        # With expired="flag", an effect is claimed only when its handler can start at once.
         self._handlers = {
-            route: _Handler(once, concurrency + (_AHEAD if once.expired == "rerun" else 0))
-            for route in routes
+            route: HandlerClaims(once, concurrency + (_AHEAD if once.expired == "rerun" else 0))
+            for route in sorted(routes, key=lambda route: route.name)
             if (once := route.terms.once) is not None
         }
+        self._down = False
         self._mine: dict[EffectKey, Claim] = {}
-        """What is asked for, held or about to be given up here: nobody else here may have it."""
-        self._hopeless: list[Job] = []
+        """The claims that are asked for, held, or about to be dropped: no other job of this process may claim them."""
+        self._unasked: list[Job] = []
+        """Jobs with an answer that needs no call: without a key, or claimed by another job of this process."""
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
-        self._something = asyncio.Event()
+        self._holding = asyncio.Event()
         self._purged = runtime.monotonic()
 
-    def ask(self, job: Job) -> None:
-        """Claim a job's effect; it comes back through `answered`."""
+    @property
+    def blocked(self) -> bool:
+        """Whether the store cannot be written."""
+        return self._down
+
+    def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
+        """Call the store, and renew the claims."""
+        return [self._run(), self._renew_all()]
+
+    # The stations
+
+    def start(self, job: Job) -> bool:
+        """Return whether a job has its claim; ask the store for the claim if not."""
+        if job.claim is not None:
+            return True
+        self._ask(job)
+        return False
+
+    def _ask(self, job: Job) -> None:
         route = job.route
         if route is None:
             return
         handler = self._handlers[route]
         try:
             digest = handler.once.digest_of(job.message)
-        except Exception as error:  # noqa: BLE001 - a callable of the user's may raise anything
+        except Exception as error:  # noqa: BLE001 - a callable of the application may raise anything
             job.decision = decide(None, error)
         else:
             if digest is None:
                 job.decision = decide_keyless()
-            elif (route.name, digest) in self._mine:  # by another message here
-                pass
-            else:
+            elif (route.name, digest) not in self._mine:
                 claim = self._mine[route.name, digest] = Claim(route.name, digest, 0.0)
                 if handler.out + len(handler.asking) >= handler.ahead:
-                    job.source.put_behind(job)  # it waits for others of its handler
+                    job.source.mark_waiting(job)  # other messages of its handler are before it
                 handler.asking.append((job, claim))
                 self._wake.set()
                 return
-        self._hopeless.append(job)
+        self._unasked.append(job)
         self._wake.set()
 
-    def finish(self, jobs: Sequence[Job]) -> None:
-        """Remember that the effects of these jobs have happened; they come back through `finished`."""
+    def conclude(self, jobs: list[Job]) -> list[Job]:
+        """Record the effects of jobs, which are settled afterwards; return the jobs without a claim."""
+        free = [job for job in jobs if job.claim is None]
         for job in jobs:
             self._end(job, waits=True)
+        return free
 
-    def let_go(self, jobs: Sequence[Job]) -> None:
-        """End what is held for jobs that are on their way out, or wait for another attempt."""
+    def held(self, job: Job) -> None:
+        """Drop the claim of a job that waits for another attempt."""
+        self._release([job])
+
+    def released(self, job: Job) -> None:
+        """Drop the claim of a job that waits for its dependency."""
+        self._release([job])
+
+    def settled(self, source: Source, jobs: Sequence[Job], lost: bool) -> None:  # noqa: ARG002 - see Stage
+        """Drop or end the claims of jobs that left the engine."""
+        self._release(jobs)
+
+    def _release(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
             if job.claim is None or job.route is None:
                 continue
@@ -190,22 +183,22 @@ class Claims:
             else:
                 claim, job.claim = job.claim, None
                 self._handlers[job.route].dropped.append(claim)
-                self._mine.pop((claim.handler, claim.digest), None)  # it is given up before it is asked for again
+                self._mine.pop((claim.handler, claim.digest), None)  # the drop reaches the store before a new request
                 self._wake.set()
 
     def _end(self, job: Job, *, waits: bool) -> None:
         claim, job.claim = job.claim, None
         if claim is None or job.route is None:
             return
-        self._handlers[job.route].ended.append(_Ended(job, claim, waits))
+        self._handlers[job.route].ended.append(Ended(job, claim, waits))
         self._wake.set()
 
-    def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
-        """Take out some of those for which nothing has been asked of the store yet."""
+    def withdraw(self, which: Callable[[Job], bool]) -> list[Job]:
+        """Take out jobs whose claims have not been asked for yet."""
         taken: list[Job] = []
-        hopeless, self._hopeless = self._hopeless, []
-        for job in hopeless:
-            (taken if job.decision is None and which(job) else self._hopeless).append(job)
+        unasked, self._unasked = self._unasked, []
+        for job in unasked:
+            (taken if job.decision is None and which(job) else self._unasked).append(job)
         for handler in self._handlers.values():
             asking, handler.asking = handler.asking, deque()
             for job, claim in asking:
@@ -216,113 +209,134 @@ class Claims:
                     handler.asking.append((job, claim))
         return taken
 
-    # Asking the store
+    def _answered(self, jobs: Sequence[Job]) -> None:
+        """Continue with jobs whose claims are decided: claimed, refused, or busy elsewhere."""
+        for job in jobs:
+            job.source.mark_ready(job)
+            if job.decision is not None:
+                self._dispatcher.leave_lane(job)
+                if job.decision is DUPLICATE:
+                    self._state.report.duplicates += 1
+                    job.source.settler.add([job])
+                else:
+                    self._dead_letters.add(job)
+            elif not job.owned:
+                self._exits.forget([job])
+            elif not self._exits.may_start(job):
+                self._dispatcher.leave_lane(job)
+                self._exits.give_back([job])
+            elif job.claim is not None:
+                self._dispatcher.add_head(job)
+            else:
+                if job.route is not None and job.route.terms.on_lane_retry == "pass":
+                    self._dispatcher.leave_lane(job)
+                self._delays.hold(job, BUSY_SECONDS)
+        self._dispatcher.dispatch()
 
-    async def run(self) -> None:
-        """Ask the store for what is wanted of it, until cancelled."""
+    # Calling the store
+
+    async def _run(self) -> None:
         backoff = _FIRST_BACKOFF
         while True:
             await self._wake.wait()
             self._wake.clear()
-            hopeless, self._hopeless = self._hopeless, []
-            if hopeless:
-                self._answered(hopeless)
-            works = {handler: handler.next() for handler in self._handlers.values()}
-            works = {handler: work for handler, work in works.items() if work.begin or work.end or work.drop}
-            if not works:
-                self._go_on()  # what could not be claimed is gone meanwhile: the next claim will tell
+            unasked, self._unasked = self._unasked, []
+            if unasked:
+                self._answered(unasked)
+            calls = {handler: handler.next() for handler in self._handlers.values()}
+            calls = {handler: one for handler, one in calls.items() if one.begin or one.end or one.drop}
+            if not calls:
+                self._recovered()  # the jobs that could not be claimed are gone; the next claim shows the truth
                 self._idle.set()
                 continue
             self._idle.clear()
             asked_at = self._runtime.monotonic()
             try:
-                results = await self._filing.call(partial(self._call, list(works.values())))
-            except StoreError as trouble:
-                for handler, work in works.items():
-                    handler.put_back(work)
-                self._stalled(trouble)
+                results = await self._store.call(partial(self._call, list(calls.values())))
+            except StoreError as error:
+                for handler, one in calls.items():
+                    handler.put_back(one)
+                self._stalled(error)
                 await self._runtime.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 self._wake.set()
                 continue
             backoff = _FIRST_BACKOFF
-            self._go_on()
-            for (handler, work), (answers, ours) in zip(works.items(), results, strict=True):
-                self._deal(handler, work, answers, asked_at)
-                self._conclude(work, ours)
-            self._wake.set()  # others may be asked for now, or it is idle
+            self._recovered()
+            for (handler, one), (answers, ours) in zip(calls.items(), results, strict=True):
+                self._begun(handler, one, answers, asked_at)
+                self._ended(one, ours)
+            self._wake.set()  # there may be more to ask for, or nothing at all
 
-    def _call(self, works: Sequence[_Work]) -> list[tuple[list[ClaimAnswer], set[EffectKey]]]:
-        """Ask the store; on its thread. What has happened is written first, and what is given up."""
-        store, service, owner = self._store, self._service, self._owner
+    def _call(self, calls: Sequence[Calls]) -> list[tuple[list[ClaimAnswer], set[EffectKey]]]:
+        """Call the store, on its thread: record ended effects and dropped claims first, then begin new claims."""
+        store, service, owner = self._once_store, self._service, self._owner
         results = []
         try:
-            for once, begin, end, drop in works:
-                ours = store.once_done(service, [_effect(e.claim) for e in end], owner, once.ttl) if end else set()
+            for once, begin, end, drop in calls:
+                ours = store.once_done(service, [effect_key(e.claim) for e in end], owner, once.ttl) if end else set()
                 if drop:
-                    store.once_drop(service, [_effect(claim) for claim in drop], owner)
-                asked = [ClaimRequest(*_effect(claim), _sha256(job)) for job, claim in begin]
+                    store.once_drop(service, [effect_key(claim) for claim in drop], owner)
+                asked = [ClaimRequest(*effect_key(claim), body_hash(job)) for job, claim in begin]
                 answers = store.once_begin(service, asked, owner, once.lease, once.ttl) if asked else []
                 results.append((answers, ours))
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001 - a third party's store may raise anything; nothing is settled for it
+        except Exception as error:  # noqa: BLE001 - a third party's store may raise anything; nothing is settled then
             broken = StoreError(f"the dead letter store {type(store).__name__} raised {type(error).__name__}")
         else:
             return results
         raise broken
 
-    def _stalled(self, trouble: StoreError) -> None:
-        if not self.down:
-            self.down = True
-            logger.error("%s; intake is paused, because the claims of once= cannot be kept; trying again", trouble)
-            self._changed()
+    def _stalled(self, error: StoreError) -> None:
+        if not self._down:
+            self._down = True
+            logger.error("%s; intake is paused, because the claims of once= cannot be stored; trying again", error)
+            self._state.wake_intake()
 
-    def _go_on(self) -> None:
-        if self.down:
-            self.down = False
-            logger.warning("the claims of once= can be kept again; intake goes on")
-            self._changed()
+    def _recovered(self) -> None:
+        if self._down:
+            self._down = False
+            logger.warning("the claims of once= can be stored again; intake continues")
+            self._state.wake_intake()
 
-    def _deal(self, handler: _Handler, work: _Work, answers: Sequence[ClaimAnswer], asked_at: float) -> None:
+    def _begun(self, handler: HandlerClaims, calls: Calls, answers: Sequence[ClaimAnswer], asked_at: float) -> None:
         jobs = []
-        for (job, claim), answer in zip(work.begin, answers, strict=True):
+        for (job, claim), answer in zip(calls.begin, answers, strict=True):
             jobs.append(job)
-            job.decision = decide_claimed(answer, work.once)
+            job.decision = decide_claimed(answer, calls.once)
             if answer.state is ClaimState.ours:
-                claim.until = asked_at + work.once.lease
+                claim.until = asked_at + calls.once.lease
                 job.claim = claim
             else:
                 handler.out -= 1
                 del self._mine[claim.handler, claim.digest]
         if jobs:
-            self._something.set()
+            self._holding.set()
             self._answered(jobs)
 
-    def _conclude(self, work: _Work, ours: set[EffectKey]) -> None:
-        for ended in work.end:
-            del self._mine[_effect(ended.claim)]
-        if lost := sum(_effect(ended.claim) not in ours for ended in work.end):
-            name = work.end[0].claim.handler
-            logger.warning("%s: %d claims ran out while it ran; these effects may have happened twice", name, lost)
-        if done := [ended.job for ended in work.end if ended.waits]:
-            self._finished(done)
+    def _ended(self, calls: Calls, ours: set[EffectKey]) -> None:
+        for ended in calls.end:
+            del self._mine[effect_key(ended.claim)]
+        if lost := sum(effect_key(ended.claim) not in ours for ended in calls.end):
+            name = calls.end[0].claim.handler
+            logger.warning("%s: %d claims expired while their handlers ran; these effects may repeat", name, lost)
+        self._exits.settle([ended.job for ended in calls.end if ended.waits])
 
     async def flush(self) -> None:
-        """Wait until the store knows what has happened and what was given up."""
+        """Wait until the store has recorded every ended effect and every dropped claim."""
         self._idle.clear()
         self._wake.set()
         await self._idle.wait()
 
-    # Holding
+    # Renewing
 
-    async def renew(self) -> None:
-        """Hold what is claimed, until cancelled."""
-        pause = min(handler.once.lease for handler in self._handlers.values()) / _LOOKS_PER_LEASE
+    async def _renew_all(self) -> None:
+        pause = min(handler.once.lease for handler in self._handlers.values()) / _CHECKS_PER_LEASE
         while True:
-            await self._something.wait()
+            await self._holding.wait()
             if not self._mine:
-                self._something.clear()
+                self._holding.clear()
                 continue
             await self._runtime.sleep(pause)
             for route, handler in self._handlers.items():
@@ -331,57 +345,33 @@ class Claims:
                 self._purged = self._runtime.monotonic()
                 await self._purge()
 
-    async def _purge(self) -> None:
-        """Forget what may be forgotten, in portions between which others have their turn with the store."""
-        for _ in range(_MOST_PORTIONS):
-            forgotten = await self._tried(partial(self._store.once_purge, _PORTION))
-            if forgotten is None or forgotten < _PORTION:
-                return
-
     async def _renew(self, name: str, lease: float) -> None:
         now = self._runtime.monotonic()
         due = now + lease * (1 - 1 / _RENEWALS_PER_LEASE)
         claims = [claim for claim in self._mine.values() if claim.handler == name and 0 < claim.until <= due]
         if not claims:
             return
-        effects = [_effect(claim) for claim in claims]
-        ours = await self._tried(partial(self._store.once_extend, self._service, effects, self._owner, lease))
+        effects = [effect_key(claim) for claim in claims]
+        ours = await self._try(partial(self._once_store.once_extend, self._service, effects, self._owner, lease))
         if ours is None:
             return
         for claim in claims:
-            # What is lost is not begun any more; what runs goes on, for its effect may have happened already.
-            claim.until = now + lease if _effect(claim) in ours else 0.0
+            # No handler starts under a lost claim. A running one continues: its effect may have happened already.
+            claim.until = now + lease if effect_key(claim) in ours else 0.0
 
-    async def _tried(self, call: Callable[[], T]) -> T | None:
-        """Ask the store; None where it cannot answer now."""
+    async def _purge(self) -> None:
+        """Delete old effects in portions, between which other calls reach the store."""
+        for _ in range(_MAX_PORTIONS):
+            purged = await self._try(partial(self._once_store.once_purge, _PORTION))
+            if purged is None or purged < _PORTION:
+                return
+
+    async def _try(self, call: Callable[[], T]) -> T | None:
+        """Call the store; return None when the call fails."""
         try:
-            return await self._filing.call(call)
-        except StoreError as trouble:
-            logger.warning("%s while holding the claims of once=; trying again", trouble)
+            return await self._store.call(call)
+        except StoreError as error:
+            logger.warning("%s while renewing the claims of once=; trying again", error)
         except Exception as error:  # noqa: BLE001 - a third party's store
-            logger.error("the store failed while holding the claims of once=: %s", type(error).__name__)  # noqa: TRY400
+            logger.error("the store failed while renewing the claims of once=: %s", type(error).__name__)  # noqa: TRY400
         return None
-
-
-def decide_claimed(answer: ClaimAnswer, once: Once[Any]) -> Decision | None:
-    """Decide about a job whose effect was to be claimed; None where it runs, or waits."""
-    if answer.state is ClaimState.done:
-        return DUPLICATE
-    if answer.state is ClaimState.conflict:
-        return Decision(Outcome.dead_lettered, Reason.conflict)
-    if answer.fence > 1 and answer.state is ClaimState.ours and once.expired == "flag":
-        return Decision(Outcome.dead_lettered, Reason.conflict, EXPIRED)
-    return None
-
-
-def decide_keyless() -> Decision:
-    """Decide about a message that has no key by which its effect could be told from others."""
-    return decide(Recorded(Outcome.dead_lettered, NO_KEY), None)
-
-
-def _effect(claim: Claim) -> EffectKey:
-    return claim.handler, claim.digest
-
-
-def _sha256(job: Job) -> str:
-    return hashlib.sha256(job.message.raw_data).hexdigest()

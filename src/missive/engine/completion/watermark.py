@@ -1,4 +1,4 @@
-"""The watermark: how far one lane is done, and what is done beyond that."""
+"""The watermark: the position up to which a lane is done, and the positions that are done beyond it."""
 
 from __future__ import annotations
 
@@ -16,53 +16,53 @@ if TYPE_CHECKING:
     from missive.engine.job import Job
 
 Ranges: TypeAlias = list[tuple[int, int]]
-"""Positions that are done, as first and last ones, in ascending order."""
+"""Done positions as pairs of first and last, in ascending order."""
 
 _RUNS, _BITS = b"m1r", b"m1b"
-"""How gaps are written: as lengths of runs, or as a bit for each position; whichever is shorter."""
+"""The two encodings of `acked_beyond`, by their prefix: run lengths, or one bit for each position."""
 
 
 class WatermarkTracker:
-    """How far one lane is done: the last position before which nothing is incomplete.
+    """Tracks the watermark of one lane.
 
-    Deliveries start in the order of their lane, and are completed in any. What is complete beyond the mark is told as
-    gaps, so that whoever has the lane next does not handle it again.
+    Deliveries start in the order of their lane and complete in any order. Positions that are done beyond the watermark
+    are committed as `acked_beyond`, so that the next consumer of the lane does not handle them again.
     """
 
     __slots__ = ("_counted", "_done", "_last", "_order", "moved", "open", "position", "stuck")
 
-    def __init__(self, mark: Watermark | None = None) -> None:
-        self.position = None if mark is None else mark.position
+    def __init__(self, watermark: Watermark | None = None) -> None:
+        self.position = None if watermark is None else watermark.position
         self.moved = False
-        """Whether there is something to commit."""
+        """Whether there is progress to commit."""
         self.open = 0
-        """How many deliveries are started, and neither complete nor let go of."""
+        """Number of deliveries that are started, and neither completed nor abandoned."""
         self.stuck = False
-        """Whether something was let go of that is not done: the mark stays before it for good."""
+        """Whether a delivery was abandoned: the watermark stays before it for the rest of the session."""
         self._order: deque[Job] = deque()
-        self._done: Ranges = [] if mark is None else decoded(mark) or []
-        self._last = -1 if mark is None else mark.position
+        self._done: Ranges = [] if watermark is None else decode(watermark) or []
+        self._last = -1 if watermark is None else watermark.position
         self._counted: set[Job] = set()
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Note deliveries, in the order of the lane."""
+        """Note new deliveries, in the order of the lane."""
         self._last = jobs[-1].delivery.position or 0
         self._order += jobs
         self.open += len(jobs)
 
     def skips(self, position: int) -> bool:
-        """Tell whether a position, which comes in the order of the lane, is done already, and need not start."""
+        """Return whether a position is already done and need not start. Positions come in the order of the lane."""
         done = self._done
         at = bisect_right(done, (position, _FOREVER)) - 1
         return at >= 0 and position <= done[at][1]
 
     def skip(self, position: int) -> None:
-        """Pass a position that is done already, once all that came before it has started."""
+        """Pass a position that is already done, after all deliveries before it have started."""
         self._last = max(self._last, position)
         self._pass_done()
 
     def complete(self, jobs: Iterable[Job]) -> Sequence[Job]:
-        """Note that deliveries are done; the mark passes each once all before it are. Returns what it passed now."""
+        """Complete deliveries. Return those that the watermark passes now, because everything before them is done."""
         done = 0
         for job in jobs:
             if not job.completed:
@@ -85,23 +85,23 @@ class WatermarkTracker:
             return [one for one in passed if one not in self._counted]
         return passed
 
-    def let_go(self) -> None:
-        """Note that a delivery is not done and will not be: it comes again, to whoever has the lane then."""
+    def abandon(self) -> None:
+        """Note that a delivery will not be done here: the next consumer of the lane gets it."""
         self.stuck = True
         self.open -= 1
 
-    def count_complete(self) -> list[Job]:
-        """Return what is complete behind the mark; each is returned once, and then not as passed any more."""
+    def take_completed(self) -> list[Job]:
+        """Return completed jobs that the watermark has not passed. Each job is returned once, here or by `complete`."""
         done = [job for job in self._order if job.completed and job not in self._counted]
         self._counted.update(done)
         return done
 
     def incomplete(self) -> list[Job]:
-        """Return what is not complete."""
+        """Return the jobs that are not completed."""
         return [job for job in self._order if not job.completed]
 
     def _pass_done(self) -> None:
-        """Move the mark over what was done before, as far as all that is before it has come and is complete."""
+        """Move the watermark over positions that were done earlier, as far as everything before them is done."""
         done, order = self._done, self._order
         limit = (order[0].delivery.position or 0) if order else self._last + 1
         passed = 0
@@ -110,27 +110,28 @@ class WatermarkTracker:
             self.position = last if self.position is None else max(self.position, last)
             self.moved = True
             if last > self._last:
-                done[passed] = (self._last + 1, last)  # which has not come yet, and will
+                done[passed] = (self._last + 1, last)  # the rest has not arrived yet
                 break
             passed += 1
         del done[:passed]
 
     # What is committed
 
-    def mark(self, most: int) -> Watermark | None:
-        """Return the mark with its gaps, in at most so many bytes; None where there is none that fits, or nothing done.
+    def watermark(self, limit: int) -> Watermark | None:
+        """Return the watermark with at most `limit` bytes of `acked_beyond`; None when it does not fit.
 
-        A mark that says less than was committed before would have it handled again, and so there is none then.
+        A shortened watermark would make the next consumer repeat work, so a watermark is never shortened. The result is
+        also None while nothing is done.
         """
         position = self.position
-        if not most:
+        if not limit:
             return None if position is None else Watermark(position)
         if position is None:
             if not self._order:
                 return None
             position = (self._order[0].delivery.position or 0) - 1
-        gaps = encoded(position, self._beyond(position))
-        return None if len(gaps) > most else Watermark(position, gaps)
+        beyond = encode(position, self._beyond(position))
+        return None if len(beyond) > limit else Watermark(position, beyond)
 
     def _beyond(self, position: int) -> Ranges:
         runs: Ranges = []
@@ -154,8 +155,8 @@ class WatermarkTracker:
                 joined.append((first, last))
         return joined
 
-    def worst(self) -> int:
-        """Return how many bytes the gaps may come to, whichever of what is here is done first; about, and no less."""
+    def worst_size(self) -> int:
+        """Return an upper bound of the size of `acked_beyond`, in bytes, over all orders of completion."""
         order = self._order
         if len(order) <= 1:
             return 0
@@ -169,8 +170,8 @@ _FOREVER = 1 << 62
 _SEVEN = 0x7F
 
 
-def encoded(position: int, ranges: Ranges) -> bytes:
-    """Write ranges beyond a position as printable ASCII; nothing for none."""
+def encode(position: int, ranges: Ranges) -> bytes:
+    """Return ranges beyond a position as printable ASCII; empty for no ranges."""
     if not ranges:
         return b""
     runs = bytearray()
@@ -188,22 +189,22 @@ def encoded(position: int, ranges: Ranges) -> bytes:
     return _RUNS + base64.b64encode(bytes(runs))
 
 
-def decoded(mark: Watermark) -> Ranges | None:
-    """Return the ranges of a mark's gaps; None where somebody else wrote what is there."""
-    gaps = mark.acked_beyond
-    if not gaps:
+def decode(watermark: Watermark) -> Ranges | None:
+    """Return the ranges of `acked_beyond`; None when Missive did not write the data."""
+    beyond = watermark.acked_beyond
+    if not beyond:
         return []
-    kind, text = gaps[: len(_RUNS)], gaps[len(_RUNS) :]
+    kind, text = beyond[: len(_RUNS)], beyond[len(_RUNS) :]
     if kind not in (_RUNS, _BITS):
         return None
     try:
         data = base64.b64decode(text, validate=True)
-        return _of_runs(mark.position, data) if kind == _RUNS else _of_bits(mark.position, data)
+        return _from_runs(watermark.position, data) if kind == _RUNS else _from_bits(watermark.position, data)
     except (binascii.Error, IndexError):
         return None
 
 
-def _of_runs(position: int, data: bytes) -> Ranges:
+def _from_runs(position: int, data: bytes) -> Ranges:
     ranges: Ranges = []
     at, before = 0, position
     while at < len(data):
@@ -215,7 +216,7 @@ def _of_runs(position: int, data: bytes) -> Ranges:
     return ranges
 
 
-def _of_bits(position: int, data: bytes) -> Ranges:
+def _from_bits(position: int, data: bytes) -> Ranges:
     ranges: Ranges = []
     bits, at = int.from_bytes(data, "little"), position + 1
     while bits:
@@ -230,7 +231,7 @@ def _of_bits(position: int, data: bytes) -> Ranges:
 
 
 def _write(data: bytearray, number: int) -> None:
-    """Write a number as a varint: seven bits a byte, the lowest first."""
+    """Append a number as a varint: seven bits in each byte, the lowest first."""
     while number > _SEVEN:
         data.append(number & _SEVEN | 0x80)
         number >>= 7

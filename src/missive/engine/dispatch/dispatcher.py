@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from missive.app.terms import BatchTerms, HandlerRoute
 from missive.engine.dispatch.batcher import Batcher
 from missive.engine.dispatch.circuit import CircuitLimiter, circuits_of
+from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.lanes import Lanes
 from missive.engine.dispatch.limiter import Limiter
 from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.runtime import Runtime
+from missive.engine.stages import Stages
 from missive.engine.workers.pool import Pool
 from missive.errors import ProcessingFailed
 from missive.rates import Rate
@@ -37,11 +39,17 @@ class Dispatcher:
     """
 
     def __init__(
-        self, pools: Sequence[Pool], pool_of: Mapping[HandlerRoute, Pool], concurrency: int, runtime: Runtime
+        self,
+        pools: Sequence[Pool],
+        pool_of: Mapping[HandlerRoute, Pool],
+        concurrency: int,
+        delays: Delays,
+        runtime: Runtime,
     ) -> None:
         self._pools = pools
         self._pool_of = {**pool_of, **{pool.lane_route: pool for pool in pools}}
         self._concurrency = concurrency
+        self._delays = delays
         self._runtime = runtime
         self._lanes = Lanes()
         self._ready: deque[Work] = deque()
@@ -55,18 +63,14 @@ class Dispatcher:
         self._opened = False
         for circuit in self.circuits.values():
             circuit.opened = self._recall
-        self.overflow: Callable[[Job, CircuitLimiter], bool] = lambda _work, _gate: False
-        """Called with what would wait for a breaker; tells whether it was taken elsewhere."""
         self._largest: dict[Source, int] = {}
         """How many messages of a source its rate ever lets pass at once."""
         self._gatherers: dict[tuple[HandlerRoute, Source], Batcher] = {}
         self._stopped = False
-        self.keep_for: Callable[[Job, float], None] = lambda job, _: self.add_head(job)
-        """Called with the head of a lane that is not due yet, and the seconds until it is."""
-        self.leased: frozenset[HandlerRoute] = frozenset()
-        """Routes of which nothing runs before its effect is claimed."""
-        self.claim: Callable[[Job], None] = self.add_head
-        """Called with a job of such a route, which comes back to `add_head` when it has its claim."""
+        self.stages = Stages()
+        """The stages of the engine; set by the assembly."""
+        self.combines = any(route.terms.batch is not None for route in pool_of)
+        """Whether works may be batches or lane runs, and not only single jobs."""
         for route in pool_of:
             terms = route.terms
             if terms.concurrency is not None or terms.rate_limit is not None:
@@ -89,7 +93,7 @@ class Dispatcher:
 
     def add_unordered(self, jobs: Sequence[Job]) -> None:
         """Queue jobs that have no lane: nearly all, of most applications."""
-        if self._plain:
+        if self._plain and not self.stages.intercepts:
             self._ready += jobs
         else:
             for job in jobs:
@@ -97,17 +101,22 @@ class Dispatcher:
 
     def add(self, job: Job) -> None:
         """Queue a job at the end of its lane."""
-        if job.lane is None or self._lanes.enter(job.lane, job):
+        if job.lane is None:
             self.add_head(job)
             return
-        job.source.put_behind(job)
+        self.combines = True
+        if self._lanes.enter(job.lane, job):
+            self.add_head(job)
+            return
+        job.source.mark_waiting(job)
         if not self._plain:
             self._follow_batch(job.lane, job)
 
     def add_run(self, lane: Hashable, jobs: Sequence[Job]) -> None:
         """Queue jobs of one source at the end of the lane that they have in common."""
+        self.combines = True
         first = self._lanes.enter_all(lane, jobs)
-        jobs[0].source.put_all_behind(jobs[1:] if first else jobs)
+        jobs[0].source.mark_all_waiting(jobs[1:] if first else jobs)
         if first:
             self.add_head(jobs[0])
         elif not self._plain:
@@ -118,14 +127,14 @@ class Dispatcher:
         if job.due:
             seconds, job.due = job.due - self._runtime.monotonic(), 0.0
             if seconds > 0:
-                self.keep_for(job, seconds)
+                self._delays.hold(job, seconds)
                 return
-        if self.leased and job.claim is None and job.route in self.leased:
-            self.claim(job)
+        intercepts = self.stages.intercepts
+        if intercepts and job.route in intercepts and not all(start(job) for start in self.stages.start):
             return
         if self._plain:
-            if job.behind:
-                job.source.put_forward(job)
+            if job.waiting:
+                job.source.mark_ready(job)
             self._ready.append(job)
         elif (route := _route(job)).terms.batch is not None:
             self._gather(job, route)
@@ -141,7 +150,7 @@ class Dispatcher:
             self._admit(BatchJob(route, job.source, [job]))
             return
         gatherer = self._gatherer(route, job.source)
-        job.source.put_behind(job)
+        job.source.mark_waiting(job)
         gatherer.add([job])
         if job.lane is not None:
             self._take_along(gatherer, job.lane)
@@ -191,14 +200,16 @@ class Dispatcher:
     def _pass(self, work: Work, gates: Sequence[AnyGate]) -> None:
         for gate in gates:
             gate.enter(work)
-        work.source.put_all_forward(work.jobs)
+        work.source.mark_all_ready(work.jobs)
         self._ready.append(work)
 
     def _wait(self, work: Work, gate: AnyGate) -> None:
-        if isinstance(gate, CircuitLimiter) and isinstance(work, Job) and self.overflow(work, gate):
-            return
+        if isinstance(gate, CircuitLimiter) and isinstance(work, Job):
+            for overflow in self.stages.overflow:
+                if overflow(work, gate):
+                    return
         gate.waiting.append(work)
-        work.source.put_all_behind(work.jobs)
+        work.source.mark_all_waiting(work.jobs)
         self._arm(gate)
 
     def _open(self, gate: AnyGate) -> None:
@@ -269,7 +280,7 @@ class Dispatcher:
         behind = self._lanes.end(lane)
         for job in behind:
             job.lane = None
-            job.source.put_forward(job)
+            job.source.mark_ready(job)
         return behind
 
     def leave_lane_together(self, lane: Hashable, count: int) -> None:
@@ -283,7 +294,7 @@ class Dispatcher:
         if others:
             self._lanes.step_back(others[0].lane, others)
             for job in others:
-                job.source.put_behind(job)
+                job.source.mark_waiting(job)
         for job in head:
             self.add_head(job)
 
@@ -344,7 +355,7 @@ class Dispatcher:
         if job.due or self.is_suspect(job):
             return False
         route = _route(job)
-        if route in self.leased:
+        if route in self.stages.intercepts:
             return False
         return self._plain or not (
             route.terms.batch is not None
@@ -372,7 +383,7 @@ class Dispatcher:
             self.leave_lane(job)
         for job in waiting:
             job.lane = None
-            job.source.put_forward(job)
+            job.source.mark_ready(job)
         return [*heads, *waiting]
 
     def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
@@ -384,7 +395,7 @@ class Dispatcher:
                 self._lanes.leave(job.lane)
         taken = []
         for job in (*heads, *waiting):
-            job.source.put_forward(job)
+            job.source.mark_ready(job)
             if which(job):
                 job.lane = None
                 taken.append(job)
@@ -404,7 +415,7 @@ class Dispatcher:
         jobs = [job for work in (*passed, *works) for job in work.jobs]
         jobs += [job for gatherer in self._gatherers.values() for job in gatherer.withdraw()]
         for job in jobs:
-            job.source.put_forward(job)
+            job.source.mark_ready(job)
         return jobs
 
 

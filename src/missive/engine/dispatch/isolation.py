@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from missive.app.terms import HandlerRoute
+from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.job import Job, Work
 from missive.engine.runtime import Runtime
@@ -20,9 +21,14 @@ class IsolatingDispatcher(Dispatcher):
     """
 
     def __init__(
-        self, pools: Sequence[Pool], pool_of: Mapping[HandlerRoute, Pool], concurrency: int, runtime: Runtime
+        self,
+        pools: Sequence[Pool],
+        pool_of: Mapping[HandlerRoute, Pool],
+        concurrency: int,
+        delays: Delays,
+        runtime: Runtime,
     ) -> None:
-        super().__init__(pools, pool_of, concurrency, runtime)
+        super().__init__(pools, pool_of, concurrency, delays, runtime)
         self.survived: Callable[[Job], None] = lambda _: None
         self._suspects: set[Job] = set()
         self._alone: Work | None = None

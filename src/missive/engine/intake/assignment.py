@@ -1,82 +1,65 @@
-"""Assignment: lanes of a transport that come to this process, and go to another, while messages of them run."""
+"""Assignment: lanes move to this process, and away from it while their messages run."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
 
+from missive.engine.completion.exits import Exits
 from missive.engine.completion.settlement import Settler
-from missive.engine.intake.backpressure import Pauser
-from missive.engine.job import Job
+from missive.engine.intake.backpressure import Backpressure
+from missive.engine.intake.source import Source
 from missive.engine.runtime import Runtime
 from missive.transport import Watermark
 
-if TYPE_CHECKING:
-    from missive.engine.intake.source import Source
-
 _LAST_COMMIT = 1.0
-"""Seconds to commit what is done, when something else was not in time."""
+"""Time for a last commit after running messages have missed the deadline, in seconds."""
 
 logger = logging.getLogger("missive")
 
 
 class Assignment:
-    """The lanes of one source, where its transport gives them to one consumer at a time.
-
-    `withdraw` takes out the jobs that have not begun for which a test is true, and `forget` lets go of them. `revoke`
-    is called with jobs that run, or are being filed, and are nobody's business here any more. `look` is awaited before
-    lanes are taken up: whoever had them may have died of one of their messages.
-    """
+    """The lanes of one source, where its transport gives each lane to one consumer at a time."""
 
     def __init__(
-        self,
-        source: Source,
-        runtime: Runtime,
-        settler: Settler,
-        pauser: Pauser,
-        *,
-        withdraw: Callable[[Callable[[Job], bool]], list[Job]],
-        forget: Callable[[Sequence[Job]], None],
-        revoke: Callable[[Sequence[Job]], None],
-        look: Callable[[], Awaitable[None]],
+        self, source: Source, settler: Settler, backpressure: Backpressure, exits: Exits, runtime: Runtime
     ) -> None:
         self._source = source
-        self._runtime = runtime
         self._settler = settler
-        self._pauser = pauser
-        self._withdraw = withdraw
-        self._forget = forget
-        self._revoke = revoke
-        self._look = look
+        self._backpressure = backpressure
+        self._exits = exits
+        self._runtime = runtime
 
-    async def gained(self, marks: Mapping[str, Watermark | None]) -> None:
-        """Take up lanes where their marks are."""
-        await self._look()
-        self._source.leaving.difference_update(marks)
-        for lane in self._settler.gained(marks):
+    async def gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
+        """Take over lanes at their watermarks."""
+        # The earlier consumer may have died of a message, or parked a lane.
+        for refresh in self._source.stages.refresh:
+            await refresh()
+        self._source.leaving.difference_update(watermarks)
+        for lane in self._settler.gained(watermarks):
             logger.warning(
-                "%s: what was committed for %s beside its position is not Missive's, and is ignored",
+                "%s: the data beside the committed position of %s was not written by Missive, and is ignored",
                 self._source.adapter.url,
                 lane,
             )
 
     async def lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
-        """Let go of lanes: what runs has `deadline` seconds to end and be committed, if it may."""
-        source, lanes = self._source, dict.fromkeys(lanes)  # in their order, so that a schedule is the same each time
+        """Give up lanes. With `may_commit`, running messages have `deadline` seconds to finish and be committed."""
+        source, lanes = self._source, dict.fromkeys(lanes)  # ordered, so that a simulated schedule can be repeated
         source.leave(lanes)
-        waiting = self._withdraw(lambda job: job.source is source and job.delivery.lane in lanes)
-        self._settler.let_go(waiting)
-        self._forget(waiting)
+        waiting = self._exits.withdraw(lambda job: job.source is source and job.delivery.lane in lanes)
+        self._settler.abandon(waiting)
+        self._exits.forget(waiting)
         if may_commit and deadline > 0:
             quiet = asyncio.ensure_future(self._settler.quiet(lanes))
             if not await self._runtime.within(deadline, quiet):
                 logger.warning(
-                    "%s: %d lanes go to somebody else with messages of them still running; these come again there",
+                    "%s: %d lanes move to another consumer while their messages run; these messages are redelivered"
+                    " there",
                     source.adapter.url,
                     len(lanes),
                 )
                 await self._runtime.within(_LAST_COMMIT, asyncio.ensure_future(self._settler.flush()))
-        self._revoke(self._settler.forget(lanes))
-        self._pauser.forget(lanes)
+        self._exits.revoke(self._settler.forget(lanes))
+        self._backpressure.forget(lanes)

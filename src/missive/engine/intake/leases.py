@@ -1,131 +1,133 @@
-"""Leases: what is held is renewed, in batches, until it is settled; what is lost is let go of."""
+"""Leases: held leases are renewed in batches until their messages are settled; lost ones are dropped."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
 
 from missive.dlq.failure import describe_exception
-from missive.engine.job import Job
+from missive.engine.completion.exits import Exits
+from missive.engine.intake.source import Source
+from missive.engine.job import Job, JobsByLane
 from missive.engine.runtime import Runtime
+from missive.engine.stages import Stage
 from missive.errors import Fatal, StoreError, Transient
 from missive.transport import Session, SettlementResult
 
-if TYPE_CHECKING:
-    from missive.engine.intake.source import Source
-
 _RENEWALS_PER_LEASE = 3
-_TRIES_PER_LEASE = 10
-_MOST_AT_ONCE = 1000
+_CHECKS_PER_LEASE = 10
+_BATCH = 1000
+"""Maximum number of leases that are renewed in one call."""
 
 logger = logging.getLogger("missive")
 
 
-class LeaseRenewer:
-    """Keeps the leases of one source's jobs, where its transport has leases; free where it has none.
+class LeaseRenewer(Stage):
+    """Renews the leases of one source. A source without leases costs nothing.
 
-    `lost` is called with jobs whose lease went to somebody else. Leases that cannot be renewed are watched:
-    `waiting` is called with the time before which whatever came and has not begun must be given back, because a
-    handler that takes all of `longest`, its timeout, would not be done in time.
+    A lease that cannot be renewed is watched instead: an unstarted message goes back to the transport while there is
+    still time for another consumer, namely when a handler that takes all of `longest` seconds would end too late.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        runtime: Runtime,
-        longest: float,
-        *,
-        lost: Callable[[Sequence[Job]], None],
-        waiting: Callable[[Source, float], None],
-    ) -> None:
+    def __init__(self, source: Source, exits: Exits, runtime: Runtime, longest: float) -> None:
         self._source = source
+        self._exits = exits
         self._runtime = runtime
         self._longest = longest
-        self._lost = lost
-        self._waiting = waiting
         self._until: dict[Job, float] = {}
-        """Until when each is surely ours."""
-        self._something = asyncio.Event()
+        """When each renewable lease ends, on the engine's clock."""
+        self._wake = asyncio.Event()
 
-    def hold(self, session: Session, jobs: Iterable[Job]) -> None:
-        """Renew the leases of these jobs from now on, if they can be."""
+    def taken(self, source: Source, session: Session, jobs: Sequence[Job], lanes: JobsByLane) -> None:  # noqa: ARG002 - see Stage
+        """Renew the leases of new jobs from now on."""
         capabilities = session.capabilities
         if capabilities.lease is None:
             return
         if capabilities.renewable:
             until = self._runtime.monotonic() + capabilities.lease
             self._until.update(dict.fromkeys(jobs, until))
-        self._something.set()
+        self._wake.set()
 
-    def let_go(self, jobs: Sequence[Job]) -> None:
-        """Renew them no longer."""
+    def settled(self, source: Source, jobs: Sequence[Job], lost: bool) -> None:  # noqa: ARG002 - see Stage
+        """Stop renewing the leases of jobs."""
+        if self._until:
+            self._drop(jobs)
+
+    def _drop(self, jobs: Iterable[Job]) -> None:
         for job in jobs:
             self._until.pop(job, None)
 
-    async def run(self) -> None:
-        """Renew, until cancelled."""
+    def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
+        """Renew leases."""
+        return [self._run()]
+
+    async def _run(self) -> None:
         while True:
-            await self._something.wait()
+            await self._wake.wait()
             session = self._source.session
             if not self._source.items or session is None:
-                self._something.clear()
+                self._wake.clear()
                 if session is None and self._source.items:
                     await self._runtime.sleep(1.0)
-                    self._something.set()
+                    self._wake.set()
                 continue
             lease = session.capabilities.lease or 1.0
             if session.capabilities.renewable:
-                await self._runtime.sleep(lease / _TRIES_PER_LEASE)
+                await self._runtime.sleep(lease / _CHECKS_PER_LEASE)
                 await self._renew(session, lease)
             else:
                 spare = lease - self._longest
-                pause = max(spare / _TRIES_PER_LEASE, 0.1)
+                pause = max(spare / _CHECKS_PER_LEASE, 0.1)
                 await self._runtime.sleep(pause)
-                # Also what would be late before this looks again.
-                self._waiting(self._source, self._runtime.monotonic() - spare + pause)
+                # Includes the messages that would be late before the next check.
+                self._exits.release_waiting(self._source, self._runtime.monotonic() - spare + pause)
 
     async def _renew(self, session: Session, lease: float) -> None:
-        """Renew what has less than two thirds of its lease left, and give up what has none."""
+        """Renew the leases that have less than two thirds of their time left."""
         now = self._runtime.monotonic()
         due = now + lease * (1 - 1 / _RENEWALS_PER_LEASE)
         jobs = [job for job, until in self._until.items() if until <= due and job.session is session]
-        for start in range(0, len(jobs), _MOST_AT_ONCE):
-            await self._extend(session, jobs[start : start + _MOST_AT_ONCE], lease)
+        for start in range(0, len(jobs), _BATCH):
+            await self._extend(session, jobs[start : start + _BATCH], lease)
 
     async def _extend(self, session: Session, jobs: Sequence[Job], lease: float) -> None:
         asked = self._runtime.monotonic()
-        results = await self._asked(session, jobs, lease)
+        results = await self._request(session, jobs, lease)
         lost = []
         for job, result in zip(jobs, results, strict=True):
             if job not in self._until:  # settled in the meantime
                 continue
             if result in (SettlementResult.confirmed, SettlementResult.sent):
-                # From when it was asked for, and not from the answer, which may have taken long.
+                # The new lease counts from the request, because the answer may have taken long.
                 self._until[job] = asked + lease
             elif result is SettlementResult.fenced or self._until[job] <= self._runtime.monotonic():
                 lost.append(job)
         if lost:
-            self.let_go(lost)
-            logger.warning("%s: %d leases were lost; these messages come again", self._source.adapter.url, len(lost))
-            self._lost(lost)
+            self._drop(lost)
+            logger.warning(
+                "%s: %d leases are lost; their messages are redelivered", self._source.adapter.url, len(lost)
+            )
+            self._exits.revoke(lost)
 
-    async def _asked(self, session: Session, jobs: Sequence[Job], lease: float) -> Sequence[SettlementResult]:
-        """Ask for more time; returns the results, which are all `failed` where there was no answer of use."""
+    async def _request(self, session: Session, jobs: Sequence[Job], lease: float) -> Sequence[SettlementResult]:
+        """Return the results of a renewal; all `failed` when there is no usable answer."""
         url = self._source.adapter.url
         asking = asyncio.ensure_future(session.extend([job.delivery for job in jobs]))
         try:
             if not await self._runtime.within(lease / _RENEWALS_PER_LEASE, asking):
-                logger.warning("%s does not answer while renewing leases; trying again", url)
+                logger.warning("%s does not answer a lease renewal; trying again", url)
             elif len(answered := asking.result()) == len(jobs):
                 return answered
             else:
-                logger.error("%s gave %d results for %d renewals; trying again", url, len(answered), len(jobs))
-        except (Transient, StoreError) as trouble:
-            logger.warning("%s while renewing leases; trying again", trouble)
+                logger.error(
+                    "%s returned %d results for %d lease renewals; trying again", url, len(answered), len(jobs)
+                )
+        except (Transient, StoreError) as error:
+            logger.warning("%s while renewing leases; trying again", error)
         except Fatal:
             raise
-        except Exception as error:  # noqa: BLE001 - an adapter's mistake: nothing is known to be renewed
+        except Exception as error:  # noqa: BLE001 - a mistake of an adapter: no renewal is certain
             logger.error("%s failed while renewing leases: %s", url, describe_exception(error))  # noqa: TRY400 - no text
         return [SettlementResult.failed] * len(jobs)

@@ -1,80 +1,87 @@
-"""The watchdog: it looks whether there is progress where there should be, says so where there is none, and repairs."""
+"""The watchdog: it finds a source that makes no progress, reports it, and reconnects."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine
+from typing import Any
 
 from missive.dlq.failure import describe_exception
+from missive.engine.intake.backpressure import Backpressure
+from missive.engine.intake.source import Source
 from missive.engine.runtime import Runtime
+from missive.engine.state import EngineState
 from missive.errors import StoreError, Transient
 from missive.transport import Session, SessionStatus
 
-if TYPE_CHECKING:
-    from missive.engine.intake.source import Source
-
 EVERY = 5.0
-"""Seconds between two looks."""
-ANSWERS_WITHIN = 20.0
-"""Seconds: to drop a session costs redeliveries, and a broker may be slow for a while."""
+"""Time between two checks, in seconds."""
+ANSWER_SECONDS = 20.0
+"""Maximum time for a status, in seconds. It is long, because a dropped session costs redeliveries."""
 _STALLED = 30.0
-"""Seconds without a delivery, though messages wait and there is credit, after which a consumer is made anew."""
+"""Time without a delivery after which a source with waiting messages and credit reconnects, in seconds."""
 
 logger = logging.getLogger("missive")
 
 
 class Watchdog:
-    """Watches the intake of sources: a consumer that is dead and does not know it, or gets nothing though much waits.
+    """Checks the intake of one source for a dead consumer, and for one that receives nothing while messages wait.
 
-    Progress is what came, and not that a connection is open. Either is repaired by dropping the session, after which
-    the engine connects again; what it held comes again.
+    Progress means deliveries, and not an open connection. Either fault is repaired by dropping the session: the engine
+    then reconnects, and the messages of the session are redelivered.
     """
 
-    def __init__(self, source: Source, runtime: Runtime, *, busy: Callable[[], bool]) -> None:
+    def __init__(self, source: Source, backpressure: Backpressure, state: EngineState, runtime: Runtime) -> None:
         self._source = source
+        self._backpressure = backpressure
+        self._state = state
         self._runtime = runtime
-        self._busy = busy
         self._session: Session | None = None
         self._fetched = 0
         self._since = 0.0
 
     async def run(self) -> None:
-        """Look, every few seconds, until cancelled."""
+        """Check the source every few seconds, until cancelled."""
         while True:
             await self._runtime.sleep(EVERY)
             session = self._source.session
             if session is None or self._source.ended:
                 continue
-            if (trouble := self._trouble(session, await self._status(session))) is not None:
-                logger.warning("%s; connecting again", trouble)
+            if (fault := self._fault(session, await self._status(session))) is not None:
+                logger.warning("%s; reconnecting", fault)
                 await self._source.drop(session)
 
-    def _trouble(self, session: Session, status: SessionStatus | None) -> str | None:
+    @property
+    def _engine_waits(self) -> bool:
+        """Whether the engine itself has a reason to fetch nothing."""
+        return self._source.stages.blocked or self._state.draining or self._backpressure.paused
+
+    def _fault(self, session: Session, status: SessionStatus | None) -> str | None:
         """Return what is wrong with a session, or None."""
         now, source = self._runtime.monotonic(), self._source
-        if session is not self._session or source.fetched != self._fetched or not source.fetching or self._busy():
+        progress = session is not self._session or source.fetched != self._fetched
+        if progress or not source.fetching or self._engine_waits:
             self._session, self._fetched, self._since = session, source.fetched, now
         url = source.adapter.url
         if status is None:
             return f"{url} does not answer"
         if status.connected is False:
-            return f"{url} lost its consumer and did not notice"
+            return f"{url} lost its consumer without noticing"
         if status.lag and now - self._since >= _STALLED:
             return f"{url} has {status.lag} messages and delivered none for {now - self._since:.0f} s"
         return None
 
     async def _status(self, session: Session) -> SessionStatus | None:
-        """Ask a session how it is; None where it did not answer."""
-        asking = asyncio.ensure_future(self._asked(session.status()))
-        return asking.result() if await self._runtime.within(ANSWERS_WITHIN, asking) else None
+        """Return the status of a session; None when there is no answer in time."""
+        asking = asyncio.ensure_future(self._ask(session.status()))
+        return asking.result() if await self._runtime.within(ANSWER_SECONDS, asking) else None
 
-    async def _asked(self, question: Coroutine[Any, Any, SessionStatus]) -> SessionStatus:
+    async def _ask(self, question: Coroutine[Any, Any, SessionStatus]) -> SessionStatus:
         try:
             return await question
         except (Transient, StoreError):
             return SessionStatus(connected=False)
-        except Exception as error:  # noqa: BLE001 - an adapter's mistake; that it cannot tell is no reason to drop it
-            logger.error("%s failed to tell its status: %s", self._source.adapter.url, describe_exception(error))  # noqa: TRY400 - no text
+        except Exception as error:  # noqa: BLE001 - a mistake of an adapter, and no reason to drop the session
+            logger.error("%s failed to report its status: %s", self._source.adapter.url, describe_exception(error))  # noqa: TRY400 - no text
             return SessionStatus()

@@ -1,4 +1,4 @@
-"""Crashes: which messages ran when a process died, how often, and what is done about them."""
+"""Crashes: messages that may have killed a process run alone, and become dead letters at the third death."""
 
 from __future__ import annotations
 
@@ -7,121 +7,135 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from missive.app.terms import HandlerRoute
 from missive.engine.dispatch.isolation import IsolatingDispatcher
+from missive.engine.intake.source import Source
+from missive.engine.job import Job, JobsByLane
 from missive.engine.processes.inflight import InFlightDirectory, InFlightLog, delivery_mark
+from missive.engine.runtime import Runtime
+from missive.engine.stages import Stage
+from missive.engine.store import StoreClient
 from missive.engine.workers.decision import POISONED
+from missive.engine.workers.pool import Pool
 from missive.errors import StoreError
+from missive.messages import Message
 from missive.routing.route import Route
+from missive.routing.router import Misrouted
+from missive.transport import Delivery, Session
 
 if TYPE_CHECKING:
     from missive.dlq.contract import Store
-    from missive.engine.completion.dead_letters import DeadLetterWriter
-    from missive.engine.job import Job
-    from missive.engine.runtime import Runtime
-    from missive.engine.workers.pool import Pool
-    from missive.messages import Message
-    from missive.routing.router import Misrouted
-
-T = TypeVar("T")
 
 KEY = "crashes"
-"""What the counts are kept as, beside the checkpoints of sources."""
+"""The name of the checkpoint that holds the counts."""
 
 DEADLY = 3
-"""So many deaths convict a message."""
+"""Number of deaths after which a message becomes a dead letter, `poison`."""
 
-_MOST = 1000
+_MAX_COUNTS = 1000
 _LAPSE = 7 * 86400.0
+"""Age at which a count is forgotten, in seconds."""
 
 logger = logging.getLogger("missive")
 
 
 class Count(NamedTuple):
-    """How many processes died while a message ran, and when the last did."""
+    """How many processes died while a message ran, and when the last one did."""
 
     deaths: int
     at: float
+    """Seconds since 1970."""
 
 
-def read(kept: str | None, now: float) -> dict[int, Count]:
-    """Return the counts that a store keeps, without those that have lapsed; none of what cannot be read."""
+def load_counts(checkpoint: str | None, now: float) -> dict[int, Count]:
+    """Return the counts of a checkpoint by delivery mark, without lapsed ones. An unreadable checkpoint is empty."""
     try:
         counts = {
-            int(name, 16): Count(int(deaths), float(at)) for name, (deaths, at) in json.loads(kept or "{}").items()
+            int(name, 16): Count(int(deaths), float(at))
+            for name, (deaths, at) in json.loads(checkpoint or "{}").items()
         }
     except (AttributeError, TypeError, ValueError):
         return {}
     return {mark: count for mark, count in counts.items() if now - count.at < _LAPSE}
 
 
-def written(counts: dict[int, Count]) -> str:
-    """Return counts as a store keeps them: the newest thousand."""
-    newest = sorted(counts.items(), key=lambda item: item[1].at)[-_MOST:]
+def dump_counts(counts: dict[int, Count]) -> str:
+    """Return the checkpoint of the newest thousand counts."""
+    newest = sorted(counts.items(), key=lambda item: item[1].at)[-_MAX_COUNTS:]
     return json.dumps({f"{mark:016x}": count for mark, count in newest})
 
 
-class Crashes:
-    """Watches over one service's messages: those that processes died of run alone, and the third time not at all.
+class Crashes(Stage):
+    """Finds the messages of one service that kill their process.
 
-    What ran is read from the seats of dead processes on this machine, and counted in the dead letter store: at the
-    start, and whenever a message comes again, since another process may have died of it. A message that comes back
-    from its handler, in whatever way, is forgotten.
+    Dead processes on this machine leave their running messages in the in-flight log. The counts of deaths are in the
+    dead letter store. They are read at start-up and at each redelivery, because another process may have died. A
+    message that returns from its handler is forgotten.
     """
 
     def __init__(
         self,
         service: str,
-        filing: DeadLetterWriter,
-        runtime: Runtime,
+        store: StoreClient,
+        pools: Sequence[Pool],
+        workers: int,
+        width: int,
         dispatcher: IsolatingDispatcher,
         find: Callable[[Message], HandlerRoute | Misrouted],
+        runtime: Runtime,
     ) -> None:
         self._service = service
-        self._filing = filing
-        self._runtime = runtime
+        self._store = store
+        self._pools = pools
+        self._workers = workers
+        """Number of workers in all pools."""
+        self._width = width
+        """Maximum number of messages that a worker runs at once: the size of the largest batch."""
         self._dispatcher = dispatcher
         self._find = find
+        self._runtime = runtime
         self._counts: dict[int, Count] = {}
-        self._room: InFlightDirectory | None = None
-        self._seats: InFlightLog | None = None
+        self._directory: InFlightDirectory | None = None
+        self._log: InFlightLog | None = None
         dispatcher.survived = self._forget
 
-    async def start(self, pools: Sequence[Pool], concurrency: int, width: int) -> None:
-        """Count what dead predecessors left, and give the workers seats. Raises `StoreError`.
-
-        `width` is how many messages a worker may run at once: those of the largest batch.
-        """
+    async def open(self) -> None:
+        """Count what dead processes left, and open the in-flight log of this process. Raises `StoreError`."""
         try:
-            self._room = self._runtime.room(self._service)
-        except OSError as trouble:
-            self._warn(trouble)
-        await self._look()
+            self._directory = self._runtime.in_flight_directory(self._service)
+        except OSError as error:
+            _warn(error)
+        await self._load()
         try:
-            self._seats = None if self._room is None else InFlightLog(self._room, len(pools) * concurrency, width)
-        except OSError as trouble:
-            self._warn(trouble)
-        for pool in pools:
-            pool.seats = self._seats
+            self._log = None if self._directory is None else InFlightLog(self._directory, self._workers, self._width)
+        except OSError as error:
+            _warn(error)
+        for pool in self._pools:
+            pool.in_flight = self._log
 
-    async def look(self) -> None:
-        """Count again, for another process may have died, as of a message that comes again."""
+    async def refresh(self) -> None:
+        """Count again what dead processes left."""
         try:
-            await self._look()
-        except StoreError as trouble:
-            logger.warning("%s while looking for what killed other processes", trouble)
+            await self._load()
+        except StoreError as error:
+            logger.warning("%s while checking for messages that killed a process", error)
 
-    async def _look(self) -> None:
+    async def _load(self) -> None:
         try:
-            self._counts = await asyncio.wrap_future(self._filing.ask(self._collect))
-        except OSError as trouble:
-            self._room = None
-            self._warn(trouble)
+            self._counts = await asyncio.wrap_future(self._store.ask(self._collect))
+        except OSError as error:
+            self._directory = None
+            _warn(error)
 
-    def examine(self, jobs: Sequence[Job]) -> None:
-        """Convict, of jobs that have just come, those that killed too often; the other suspects will run alone."""
+    async def prepare(self, source: Source, deliveries: Sequence[Delivery], redelivered: bool) -> None:  # noqa: ARG002 - see Stage
+        """Count again when a message is redelivered: the process that had it may have died."""
+        if redelivered:
+            await self.refresh()
+
+    def taken(self, source: Source, session: Session, jobs: Sequence[Job], lanes: JobsByLane) -> None:  # noqa: ARG002 - see Stage
+        """Decide messages that killed too often as dead letters; let other suspects run alone."""
         if not self._counts:
             return
         for job in jobs:
@@ -132,36 +146,37 @@ class Crashes:
                 self._dispatcher.suspect(job)
             elif isinstance(route := self._find(job.message), Route) and route.discards is None:
                 job.route, job.decision = route, POISONED
-                logger.error("a message for %s killed its process %d times: it is a dead letter", route.name, DEADLY)
+                logger.error("%s: a message killed its process %d times and becomes a dead letter", route.name, DEADLY)
 
     def filed(self, jobs: Sequence[Job]) -> None:
-        """Forget those that are dead letters now: what comes after them with the same id is another message."""
+        """Forget quarantined messages: a later message with the same delivery mark is another message."""
         for job in jobs:
             if job.decision is POISONED:
                 self._forget(job)
 
     def stopping(self) -> None:
-        """Count nothing any more of what this process leaves."""
-        if self._seats is not None:
-            self._seats.stopping()
+        """Stop counting what this process leaves in the log."""
+        if self._log is not None:
+            self._log.stopping()
 
     def close(self) -> None:
-        """Remove the seats."""
-        if self._seats is not None:
-            self._seats.close()
+        """Remove the log."""
+        if self._log is not None:
+            self._log.close()
 
     # In the store
 
     def _forget(self, job: Job) -> None:
         mark = delivery_mark(job.delivery)
         if self._counts.pop(mark, None) is not None:
-            self._filing.ask(lambda store: self._revise(store, lambda counts: counts.pop(mark, None) is not None))
+            self._store.ask(lambda store: self._revise(store, lambda counts: counts.pop(mark, None) is not None))
 
     def _collect(self, store: Store) -> dict[int, Count]:
-        """Add what is found in the seats of dead processes."""
+        """Add the marks that dead processes left to the counts."""
         with contextlib.ExitStack() as stack:
-            # Until they are counted durably: a death in between is counted twice, and never not at all.
-            found = set[int]() if self._room is None else set(stack.enter_context(self._room.left()))
+            # The logs stay until their marks are counted durably: a crash in between counts a death twice, never zero
+            # times.
+            found = set[int]() if self._directory is None else set(stack.enter_context(self._directory.left()))
             now = self._runtime.time()
 
             def add(counts: dict[int, Count]) -> bool:
@@ -172,13 +187,13 @@ class Crashes:
 
     def _revise(self, store: Store, change: Callable[[dict[int, Count]], bool]) -> dict[int, Count]:
         with contextlib.ExitStack() as stack:
-            if self._room is not None:  # so that two processes do not undo one another's counts
-                stack.enter_context(self._room.alone())
-            counts = read(store.load_checkpoint(self._service, KEY), self._runtime.time())
+            if self._directory is not None:  # two processes must not overwrite each other's counts
+                stack.enter_context(self._directory.alone())
+            counts = load_counts(store.load_checkpoint(self._service, KEY), self._runtime.time())
             if change(counts):
-                store.save_checkpoint(self._service, KEY, written(counts))
+                store.save_checkpoint(self._service, KEY, dump_counts(counts))
             return counts
 
-    @staticmethod
-    def _warn(trouble: OSError) -> None:
-        logger.warning("messages that kill their process will not be found: %s", trouble.strerror or trouble)
+
+def _warn(error: OSError) -> None:
+    logger.warning("messages that kill their process cannot be found: %s", error.strerror or error)

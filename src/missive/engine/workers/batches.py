@@ -192,7 +192,7 @@ class _Search:
             logger.warning(
                 "%s raised %s after it had settled all of a batch", self._work.route.name, type(error).__name__
             )
-        elif not any(job.ours for job in unsettled):
+        elif not any(job.owned for job in unsettled):
             return  # undecided: they come again, to whoever gets them
         elif isinstance(error, asyncio.CancelledError) and not overdue:
             for job in unsettled:

@@ -27,9 +27,11 @@ _MANY = 32
 class Outbox:
     """Carries finished jobs to the engine's loop, many at a time."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, collect: Callable[[list[Work]], None]) -> None:
+    collect: Callable[[list[Work]], None]
+    """Receives finished work, on the engine's loop; set by the assembly."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._collect = collect
         self._done: deque[Work] = deque()
         self._told = False
 
@@ -55,7 +57,7 @@ class Outbox:
         while done:
             finished.append(done.popleft())
         if finished:
-            self._collect(finished)
+            self.collect(finished)
 
 
 class Pool(ABC):
@@ -73,7 +75,7 @@ class Pool(ABC):
         """What each worker is at; written by the workers, and here only read."""
         self.outstanding = 0
         """Jobs and batches that were submitted and have not come back."""
-        self.seats: InFlightLog | None = None
+        self.in_flight: InFlightLog | None = None
         """Where it is noted what runs, for the case that the process dies of it; set before `start`, if at all."""
 
     @abstractmethod

@@ -119,17 +119,17 @@ class LoopPool(Pool):
         if self._works:
             self._spawn()
 
-    def _seated(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, AsyncChain]]:
-        """Return a runner's seat, if there are any, and the chains with which it takes it."""
-        if self.seats is None or (seat := self.seats.take()) is None:
+    def _chains_with_entry(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, AsyncChain]]:
+        """Return an entry of the in-flight log, if there is a log, and the chains that write it."""
+        if self.in_flight is None or (entry := self.in_flight.take()) is None:
             return None, self._chains
-        chains = seat.around(self._chains)
+        chains = entry.around(self._chains)
         chains[self.lane_route] = async_lane_chain(chains, self._clock)
-        return seat, chains
+        return entry, chains
 
     async def _run(self, slot: int) -> None:
         works, outbox, context, current = self._works, self._outbox, self._context, self._current
-        seat, chains = self._seated()
+        entry, chains = self._chains_with_entry()
         copy_context = contextvars.copy_context
         clean = copy_context()
         cancelling = self._runners[slot].cancelling
@@ -152,6 +152,6 @@ class LoopPool(Pool):
             if done % CHUNK == 0:
                 outbox.flush()
                 await asyncio.sleep(0)
-        if self.seats is not None and seat is not None:
-            self.seats.give_back(seat)
+        if self.in_flight is not None and entry is not None:
+            self.in_flight.give_back(entry)
         outbox.flush()

@@ -120,25 +120,25 @@ class ThreadPool(Pool):
         failed = end_worker(self._hooks.after_processing, context, self._resolve)
         _tell(loop, stopped, failed)
 
-    def _seated(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, SyncChain]]:
-        """Return a worker's seat, if there are any, and the chains with which it takes it."""
-        if self.seats is None or (seat := self.seats.take()) is None:
+    def _chains_with_entry(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, SyncChain]]:
+        """Return an entry of the in-flight log, if there is a log, and the chains that write it."""
+        if self.in_flight is None or (entry := self.in_flight.take()) is None:
             return None, self._chains
-        chains = seat.around(self._chains)
+        chains = entry.around(self._chains)
         chains[self.lane_route] = sync_lane_chain(chains, self._clock)
-        return seat, chains
+        return entry, chains
 
     def _handle(self, slot: int, context: ProcessingContext[Any]) -> None:
         inbox, outbox, current = self._inbox, self._outbox, self._current
-        seat, chains = self._seated()
+        entry, chains = self._chains_with_entry()
         clean = contextvars.copy_context()
         while True:
             try:
                 work = inbox.get_nowait()
             except queue.Empty:
                 current[slot] = None
-                if seat is not None:
-                    seat.clear()
+                if entry is not None:
+                    entry.clear()
                 outbox.flush()
                 work = inbox.get()
             if work is None:

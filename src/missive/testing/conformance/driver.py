@@ -14,7 +14,8 @@ from missive.app.processor import Processor
 from missive.dlq.contract import Query
 from missive.dlq.record import Record
 from missive.dlq.sql import SQLStore
-from missive.engine.intake import source as intake
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.errors import MissiveError, Transient
 from missive.testing.conformance.checks import ConformanceError, check
 from missive.testing.conformance.delivery_log import DeliveryLog
@@ -78,7 +79,7 @@ class Driver:
         """Number of faults that the case caused. `Harness.duplicates` bounds the duplicates of each."""
         self.forgotten = 0
         """Number of settlements that the broker may have forgotten, from `Harness.forgotten_settlements`."""
-        self.credit = intake.CREDIT.items
+        self.credit = Limits().items
         """Number of unsettled messages that an engine may hold, where each message is settled separately."""
         self._wrap = wrap
         self._sessions: list[Session] = []
@@ -251,12 +252,12 @@ class Driver:
     @contextlib.contextmanager
     def limited(self, credit: Credit) -> Iterator[None]:
         """Give engines a small credit, so that few messages use it up and few are in flight at a fault."""
-        earlier = intake.CREDIT
-        intake.CREDIT, self.credit = credit, credit.items
+        earlier = Runtime.limits
+        Runtime.limits, self.credit = Limits(credit.items, credit.bytes), credit.items
         try:
             yield
         finally:
-            intake.CREDIT = earlier
+            Runtime.limits = earlier
 
     @contextlib.contextmanager
     def proxy(self) -> Iterator[FaultProxy]:

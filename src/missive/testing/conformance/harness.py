@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from missive.adapters.base import Adapter
 from missive.app.processor import Processor
-from missive.engine.intake.source import CREDIT
+from missive.engine.limits import Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Harness(ABC):
     """Whether unread messages can be deleted and a position can be lost, with `trim` and `overrun`."""
     read_ahead: ClassVar[int] = 0
     """Number of messages that a session may read before they are fetched. Its lag does not count them."""
-    duplicates: ClassVar[int] = CREDIT.items
+    duplicates: ClassVar[int] = Limits().items
     """Number of messages that may be handled twice after each fault: the engine's credit, or a smaller prefetch."""
     forgotten_settlements: ClassVar[int] = 0
     """Number of accepted settlements that a killed broker may forget, because it writes them later."""

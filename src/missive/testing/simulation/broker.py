@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from missive.engine.completion.watermark import decoded
+from missive.engine.completion.watermark import decode
 from missive.testing.simulation.ledger import Entry, Handout
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
@@ -245,7 +245,7 @@ class Broker:
         self._marks[lane] = mark
 
     def _commit_gaps(self, session: Any, entries: Sequence[Entry], mark: Watermark) -> None:
-        ranges = decoded(mark) or []
+        ranges = decode(mark) or []
         if len(mark.acked_beyond) > self.kind.max_watermark:
             self._fail(Promise.sessions, f"the gaps of a mark have {len(mark.acked_beyond)} bytes")
         for entry in entries:

@@ -41,6 +41,7 @@ class SimulatedRuntime(Runtime):
         self._clock = life.world.clock
         self._ids = 0
         self.monotonic = life.loop.time
+        self.limits = life.world.limits
         self.thread_pool = functools.partial(InlinePool, life)
         self.loop_pool = functools.partial(WatchedPool, life)
         self.client_thread = functools.partial(InlineClient, life)

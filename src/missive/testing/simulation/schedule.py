@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 from missive.app.processor import Processor
+from missive.engine.limits import DEFAULT, Limits
 from missive.messages import Message
 from missive.testing.simulation.faults import Faults
 from missive.testing.simulation.life import End, Life
@@ -24,10 +25,11 @@ def run_schedule(
     *,
     faults: Faults,
     transport: str | None = None,
+    limits: Limits = DEFAULT,
 ) -> Trace:
     """Run one schedule and return what happened. Raises `SimulationFailed` when a promise was broken."""
     processor.freeze()
-    world = World(seed, processor, messages, faults, transport)
+    world = World(seed, processor, messages, faults, transport, limits)
     random = world.random
     concurrency = random.randint(1, processor.concurrency)
     ends = _ends(faults, random)

@@ -10,7 +10,6 @@ import msgspec
 
 from missive.adapters.base import Adapter
 from missive.app.processor import Processor
-from missive.engine.intake import source as intake
 from missive.errors import Transient
 from missive.testing.simulation.ledger import Handout
 from missive.testing.simulation.trace import Promise
@@ -116,7 +115,7 @@ class SimulatedSession(Session):
         able = [handout for handout in in_hand if handout.could_run]
         keys = {handout.entry.group for handout in able if handout.entry.group is not None}
         could_run = sum(handout.entry.group is None for handout in able) + len(keys)
-        left = min(most.items - len(in_hand), intake.CREDIT.items - could_run)
+        left = min(most.items - len(in_hand), self._world.limits.items - could_run)
         size = sum(len(handout.entry.template.body) for handout in in_hand)
         if not 0 < credit.items <= left or not 0 < credit.bytes <= most.bytes - size:
             self._world.fail(

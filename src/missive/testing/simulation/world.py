@@ -11,6 +11,7 @@ from zlib import crc32
 from missive.app.processor import Processor
 from missive.dlq.once import EffectKey, MemoryOnce
 from missive.dlq.record import Record
+from missive.engine.limits import DEFAULT, Limits
 from missive.messages import Message
 from missive.routing.router import Misrouted
 from missive.testing.simulation.broker import TRANSPORTS, Broker
@@ -31,7 +32,9 @@ class World:
         messages: Sequence[Message | bytes],
         faults: Faults,
         kind: str | None = None,
+        limits: Limits = DEFAULT,
     ) -> None:
+        self.limits = limits
         self.random = random = Random(seed)  # noqa: S311 - the same again is the point
         self.clock = Clock()
         self.trace = Trace(self.clock)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
-from missive.engine.intake import source as intake
+from missive.engine.limits import Limits
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing.conformance.catalogue import CaseOutcome, case
@@ -167,10 +167,10 @@ async def flat(driver: Driver) -> CaseOutcome:
             used, _ = tracemalloc.get_traced_memory()
             tracemalloc.stop()
             check(
-                before <= intake.CREDIT.items,
-                f"{before} messages are in flight, and the credit is {intake.CREDIT.items}",
+                before <= Limits().items,
+                f"{before} messages are in flight, and the credit is {Limits().items}",
             )
-            check(used < 6 * size * intake.CREDIT.items, f"{before} messages of {size} bytes use {used >> 20} MiB")
+            check(used < 6 * size * Limits().items, f"{before} messages of {size} bytes use {used >> 20} MiB")
             gate.set()
             await publishing
             await driver.until(

@@ -20,11 +20,11 @@ _LATE = 1.5
 _COUNTING = """
 import os, time
 import missive
-from missive.transport import Credit
-from missive.engine.intake import source as intake
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
 from missive.matchers import Everything
 
-intake.CREDIT = Credit(%d, 64 << 20)
+Runtime.limits = Limits(items=%d)
 
 proc = missive.Processor(name="conformance")
 out = os.open("handled.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)

@@ -1,0 +1,199 @@
+"""Records: what the store keeps of a dead letter or a parked message."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import socket
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from missive.app.terms import HandlerRoute
+from missive.dlq.record import HEADER_FIELDS, Attempt, Origin, Record, Status, fingerprint
+from missive.engine.job import Job
+from missive.engine.workers.decision import Decision
+from missive.messages import Message, StructuredMessage
+from missive.outcome import Reason
+from missive.routing.explain import explain
+from missive.routing.router import Misrouted
+from missive.transport import Delivery
+from missive.version import VERSION
+
+_MAX_EVALUATED, _MIN_EVALUATED = 1000, 3
+"""Number of matchers that are evaluated to explain one dead letter."""
+_MAX_READ = 300_000
+"""Bytes that may be read to explain one dead letter. Each evaluated matcher may read the whole body."""
+_MAX_EXPLAINED = 10
+"""Number of near misses in a record. `missive explain` lists them all."""
+
+_RUNTIME = {
+    "host": socket.gethostname(),
+    "python": platform.python_version(),
+    "missive": VERSION,
+}
+
+
+def make_record(
+    job: Job,
+    *,
+    service: str,
+    routes: Sequence[HandlerRoute],
+    public: Collection[tuple[str, ...]],
+    now: float,
+    new_id: Callable[[], str],
+) -> Record:
+    """Make the record of a job that was decided to be a dead letter."""
+    decision, delivery, message, adapter = job.decision, job.delivery, job.message, job.source.adapter
+    if decision is None or (decision.reason is None and job.parked is None):
+        raise TypeError("only what is a dead letter, or parked, has a record")
+    reason, parked = decision.reason or Reason.failed, job.parked
+    failure, handler = decision.failure, None if job.route is None else job.route.name
+    misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
+    sha256 = hashlib.sha256(delivery.body).hexdigest()
+    error_type = None if failure is None else failure.type
+    headers: dict[str, Any] = {field: _header(message, name) for name, field in HEADER_FIELDS.items()}
+    attempt = Attempt(
+        at=now,
+        reason=str(reason if parked is None else decision.outcome),
+        attempt=job.attempt,
+        handler=handler,
+        error=error_type,
+        host=_RUNTIME["host"],
+        pid=os.getpid(),
+    )
+    return Record(
+        id=delivery.record_id or new_id(),
+        service=service,
+        reason=reason,
+        status=Status.dead if parked is None else Status.parked,
+        due=None if parked is None else parked.due,
+        lane=None if parked is None else parked.lane,
+        lease_token=None if delivery.record is None else delivery.token,
+        identity=identity(adapter.url, delivery, sha256),
+        body=delivery.body,
+        headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
+        origin=Origin(
+            adapter.transport,
+            adapter.destination,
+            adapter.url,
+            delivery.lane,
+            delivery.position,
+            _storable(delivery.native_id),
+        ),
+        first_at=now,
+        last_at=now,
+        fingerprint=fingerprint(reason, decision.label, handler, failure),
+        label=_storable(decision.label),
+        detail=_storable(decision.detail),
+        handler=handler,
+        candidates=decision.candidates,
+        explanation=_explanation(routes, decision, message, public) if misrouted else None,
+        message_id=_storable(delivery.producer_id or delivery.native_id),
+        topic=_storable(delivery.topic),
+        key=delivery.key,
+        content_type=_storable(delivery.content_type),
+        sent_at=delivery.timestamp,
+        sha256=sha256,
+        public=public_values(message, public),
+        error_type=error_type,
+        error_chain=() if failure is None else tuple(failure.to_json()),
+        error_text=None if failure is None else _storable(failure.text),
+        history=(*job.history, attempt),
+        runtime={**_RUNTIME, "pid": os.getpid()},
+        **headers,
+        may_join=delivery.position is not None or delivery.redelivered,
+        message=message,
+    )
+
+
+def bare_record(job: Job, *, service: str, now: float, new_id: Callable[[], str], detail: str) -> Record:
+    """Make the record of a job of which something cannot be recorded: what it is and why, and no more."""
+    delivery, adapter = job.delivery, job.source.adapter
+    reason = Reason.failed if job.decision is None or job.decision.reason is None else job.decision.reason
+    return Record(
+        id=delivery.record_id or new_id(),
+        service=service,
+        reason=reason,
+        status=Status.dead if job.parked is None else Status.parked,
+        due=None if job.parked is None else job.parked.due,
+        lane=None if job.parked is None else job.parked.lane,
+        lease_token=None if delivery.record is None else delivery.token,
+        identity=None,
+        body=delivery.body,
+        headers=(),
+        origin=Origin(adapter.transport, adapter.destination, adapter.url, delivery.lane, delivery.position),
+        first_at=now,
+        last_at=now,
+        fingerprint=fingerprint(reason, None, None, None),
+        detail=_storable(detail),
+        sha256=hashlib.sha256(delivery.body).hexdigest(),
+        history=(Attempt(at=now, reason=str(reason), attempt=job.attempt),),
+        runtime={**_RUNTIME, "pid": os.getpid()},
+        message=job.message,
+    )
+
+
+def identity(url: str, delivery: Delivery, sha256: str) -> str | None:
+    """Return what the arrivals of one message share, or None where nothing is.
+
+    That is the position in its source; or the producer's id with the body, which counts only while the transport
+    says that it is a redelivery (`Record.may_join`). A shared id alone never does.
+    """
+    if delivery.position is not None:
+        known = f"{url}\0{delivery.lane or ''}\0{delivery.position}\0{sha256}"
+    elif delivery.producer_id is not None:
+        known = f"{url}\0id\0{delivery.producer_id}\0{sha256}"
+    else:
+        return None
+    return hashlib.sha256(known.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def public_values(message: Message, public: Collection[tuple[str, ...]]) -> dict[str, Any]:
+    """Return the values of a message that were declared public, by path or name."""
+    values: dict[str, Any] = {}
+    content: object = None
+    if isinstance(message, StructuredMessage):
+        try:
+            content = message.content
+        except Exception:  # noqa: BLE001 - what cannot be decoded has nothing public
+            content = None
+    for path in public:
+        value = content
+        for segment in path:
+            value = value.get(segment) if isinstance(value, Mapping) else None
+        if value is None and len(path) == 1:
+            value = message.headers.get(path[0])
+        if isinstance(value, (str, int, float)):
+            values[".".join(path)] = value
+    return values
+
+
+def _explanation(
+    routes: Sequence[HandlerRoute], decision: Decision, message: Message, public: Collection[tuple[str, ...]]
+) -> dict[str, object]:
+    """Explain what was decided, as far as that is soon done: a matcher may walk through the whole body."""
+    names = frozenset(decision.candidates)
+    concerned = (route for route in routes if not names or route.name in names)
+    most = max(_MIN_EVALUATED, min(_MAX_EVALUATED, _MAX_READ // (len(message.raw_data) + 1)))
+    misrouted = Misrouted(decision.reason or Reason.unmatched, decision.candidates)
+    explanation = explain(tuple(islice(concerned, most)), message, public, misrouted)
+    return msgspec.structs.replace(explanation, considered=explanation.considered[:_MAX_EXPLAINED]).to_dict()
+
+
+def _header(message: Message, name: str) -> str | None:
+    """Return a header's value, or the first of them."""
+    value = message.headers.get(name)
+    return _storable(value[0] if isinstance(value, tuple) else value)
+
+
+def _storable(text: str | bytes | None) -> str | None:
+    """Return text that can be stored: a lone surrogate, as an exception's text may have, is no UTF-8."""
+    if text is None:
+        return None
+    if isinstance(text, bytes):
+        return text.decode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "backslashreplace").decode()

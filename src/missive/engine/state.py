@@ -1,0 +1,44 @@
+"""State: what all stations of one engine share."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from missive.engine.report import Report
+
+if TYPE_CHECKING:
+    from missive.engine.intake.source import Source
+    from missive.errors import MissiveError
+
+
+class EngineState:
+    """The report, the sources and the phase of one engine. The engine's loop writes it."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.sources: list[Source] = []
+        self.draining = False
+        """Whether the drain has begun: no handler starts any more."""
+        self.failure: MissiveError | None = None
+        """The first failure that stops the engine."""
+        self.stop = asyncio.Event()
+        """Set when the engine must drain and stop."""
+        self.changed = asyncio.Event()
+        """Set when a source has ended and holds nothing, and after each settlement of a drain."""
+
+    def fail(self, failure: MissiveError) -> None:
+        """Record a failure and stop the engine."""
+        if self.failure is None:
+            self.failure = failure
+        self.stop.set()
+
+    def wake_intake(self) -> None:
+        """Let each source check again whether it may fetch."""
+        for source in self.sources:
+            source.nudge()
+
+    @property
+    def unsettled(self) -> int:
+        """The number of deliveries that are fetched and not settled."""
+        return sum(source.items for source in self.sources)
