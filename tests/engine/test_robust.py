@@ -141,7 +141,7 @@ def test_a_generator_is_refused(kind: str):
     """A handler with a `yield` would run nothing when it is called: it is refused when it is registered."""
     namespace: dict[str, Any] = {}
     exec(f"{kind} handler(message, context):\n    yield", namespace)
-    with pytest.raises(m.RegistrationError, match="has a `yield`"):
+    with pytest.raises(m.RegistrationError, match="contains a `yield`"):
         m.Processor().add_handler(Everything(), namespace["handler"])
 
 
