@@ -1,4 +1,4 @@
-"""Once: what can be declared, what is refused at registration, and which keys are the same."""
+"""`Once`: arguments, registration, and equal keys."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from missive.once.declaration import digest
 
 
 def test_defaults():
-    """A claim is a lease of a minute, remembered for fourteen days, and run again when it ran out."""
+    """By default, a claim is a lease of one minute, runs again when it expires, and is remembered for fourteen days."""
     once = missive.Once(by_key)
     assert (once.form, once.ttl, once.lease, once.expired) == ("lease", 14 * 86400, 60, "rerun")
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "text"),
     [
         ({"ttl": 0}, "^ttl= of Once must be a number of seconds above zero"),
         ({"ttl": timedelta(days=-1)}, "^ttl= of Once"),
@@ -32,18 +32,18 @@ def test_defaults():
         ({"expired": "drop"}, 'expired= of Once must be "rerun" or "flag"'),
     ],
 )
-def test_what_cannot_be_declared(given: dict[str, Any], said: str):
-    """A duration that is none, and a form that is none, are refused where they are written."""
-    with pytest.raises(missive.RegistrationError, match=said):
+def test_an_invalid_argument_is_an_error(given: dict[str, Any], text: str):
+    """An invalid duration or form is an error of the constructor."""
+    with pytest.raises(missive.RegistrationError, match=text):
         missive.Once(by_key, **given)
 
 
-async def waits(message: missive.Message) -> str:
+async def async_key(message: missive.Message) -> str:
     return "key"
 
 
 @pytest.mark.parametrize(
-    ("once", "name", "said"),
+    ("once", "name", "text"),
     [
         (missive.Once(by_key), None, "has once= and needs name="),
         (by_key, "billing", r"once= \(for billing\) must be a missive.Once"),
@@ -54,20 +54,20 @@ async def waits(message: missive.Message) -> str:
         ),
         (missive.Once(by_field), "billing", "by_field is a class"),
         (missive.Once(lambda: "key"), "billing", r"the key of once= \(for billing\) must take a message"),
-        (missive.Once(waits), "billing", "it is async"),
+        (missive.Once(async_key), "billing", "it is async"),
         (missive.Once(by_field("id")), "billing", "reads a StructuredMessage"),
         (missive.Once(by_key), "x" * 256, "a name of at most 255 characters"),
     ],
 )
-def test_what_cannot_be_registered(once: Any, name: str | None, said: str):
-    """A handler without a name of its own, and a key that cannot be asked, are refused with the handler's name."""
+def test_an_invalid_registration_is_an_error(once: Any, name: str | None, text: str):
+    """A handler without its own name, and an invalid key, raise an error that names the handler."""
     proc = missive.Processor(name="t")
-    with pytest.raises(missive.RegistrationError, match=said):
+    with pytest.raises(missive.RegistrationError, match=text):
         proc.add_handler(Everything(), lambda message, context: None, name=name, once=once)
 
 
 def test_equal_keys_have_one_digest():
-    """A number is one however it is written; text, bytes, numbers and truth are different things, and so are parts."""
+    """Equal numbers have one digest. Text, bytes, numbers, booleans and tuples differ from each other."""
     assert digest(1) == digest(1.0) == digest(Decimal("1.00"))
     assert digest(0.5) == digest(Decimal("0.5"))
     assert digest(("a", 1)) == digest(["a", 1.0])
@@ -78,20 +78,20 @@ def test_equal_keys_have_one_digest():
     assert len({digest(key) for key in different}) == len(different)
 
 
-def test_digests_last():
-    """What a store remembers today is what a later process asks for."""
+def test_digests_are_stable():
+    """A digest stays the same across processes and versions."""
     assert digest("order-7") == "86801cf727569b454c0ccff6a6c8726b30d0ef450d581a7ed671c86ff4b730ac"
 
 
-def test_what_is_no_key():
-    """An object that is equal to nothing in another process is no key, and is not shown."""
+def test_a_key_of_another_type_is_an_error():
+    """An object without a stable identity is an error, which does not show the object."""
     with pytest.raises(missive.UsageError, match="not a dict") as raised:
         digest({"secret": 1})
     assert "secret" not in str(raised.value)
 
 
 def test_a_claim_needs_once():
-    """A handler without once= that claims is told so, by its name."""
+    """A claim in a handler without once= raises an error that names the handler."""
     dead: dict[str, Any] = {}
     proc = missive.Processor(name="t", dlq=dead)
     proc.add_handler(Everything(), lambda message, context: context.claim(None), name="plain")
@@ -101,6 +101,6 @@ def test_a_claim_needs_once():
     assert str(result.exception).startswith("plain has no once=")
 
 
-def test_reprs_say_how_and_nothing_else():
-    """What is declared shows its form and duration."""
+def test_the_repr_of_once():
+    """The repr has the form and the duration."""
     assert repr(missive.Once(by_header("x"), ttl=60)) == "<Once: lease, 60 s>"

@@ -1,4 +1,4 @@
-"""The transactional form: a claim is part of the transaction of its effect."""
+"""The transactional form in SQLite: a claim is part of the transaction of its effect."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DAY = 86400.0
 
 @pytest.fixture
 def connection(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection of the handler's own database."""
+    """Return a connection to the database of the handler."""
     connection = sqlite3.connect(tmp_path / "business.db", check_same_thread=False)
     with connection:
         create_table(connection)
@@ -60,8 +60,8 @@ def effects(connection: sqlite3.Connection) -> list[str]:
     return [key for (key,) in connection.execute("SELECT key FROM effects ORDER BY key")]
 
 
-def test_the_second_time_there_is_no_effect(connection: sqlite3.Connection):
-    """The same message again is acked as a duplicate; another key has an effect of its own."""
+def test_a_duplicate_has_no_effect(connection: sqlite3.Connection):
+    """A repeated message is acked as a duplicate. Another key has its own effect."""
     with application(connection).test_client() as client:
         first, second, third = (client.send(message(key)) for key in "aab")
     assert [(r.outcome, r.reason) for r in (first, second, third)] == [
@@ -70,8 +70,8 @@ def test_the_second_time_there_is_no_effect(connection: sqlite3.Connection):
     assert effects(connection) == ["a", "b"]
 
 
-def test_what_fails_has_claimed_nothing(connection: sqlite3.Connection):
-    """The claim is rolled back with the effect, and so the message can be run again."""
+def test_a_failure_rolls_back_its_claim(connection: sqlite3.Connection):
+    """The claim is rolled back with the effect, so that the message can run again."""
     failing = missive.RawMessage(b"1", headers={"key": "a", "fail": "yes"})
     with application(connection).test_client() as client:
         assert client.send(failing).reason == "failed"
@@ -79,8 +79,8 @@ def test_what_fails_has_claimed_nothing(connection: sqlite3.Connection):
     assert effects(connection) == ["a"]
 
 
-def test_in_batches(connection: sqlite3.Connection):
-    """Each item of a batch claims its own effect; after a failure the halves claim again what was rolled back."""
+def test_each_item_of_a_batch_claims_its_effect(connection: sqlite3.Connection):
+    """After a failure, the halves claim again the effects that were rolled back."""
     proc = missive.Processor(name="service", dlq={})
     once = missive.Once(by_header("key"), form="transaction")
 
@@ -99,8 +99,8 @@ def test_in_batches(connection: sqlite3.Connection):
     assert effects(connection) == ["a", "b", "c"]
 
 
-def test_leases_and_transactions_together(connection: sqlite3.Connection):
-    """A handler whose effects are held by leases can claim them in its transaction too, by the same key."""
+def test_a_handler_with_leases_can_claim_in_a_transaction(connection: sqlite3.Connection):
+    """Leases and transactional claims use the same key."""
     proc = missive.Processor(name="service", dlq={})
 
     @proc.handle_for(Everything(), name="handler", once=missive.Once(by_header("key")))
@@ -110,22 +110,22 @@ def test_leases_and_transactions_together(connection: sqlite3.Connection):
                 connection.execute("INSERT INTO effects VALUES (?)", (message.headers["key"],))
 
     with connection:
-        claim(connection, Effect("service", "handler", digest("known"), b"1", DAY))  # its lease was lost before the end
+        claim(connection, Effect("service", "handler", digest("known"), b"1", DAY))  # the lease was lost before the end
     with proc.test_client() as client:
         reasons = [client.send(message(key)).reason for key in ("new", "new", "known", "known")]
     assert reasons == [None, "duplicate", "duplicate", "duplicate"]
     assert effects(connection) == ["new"]
 
 
-def test_batches_have_no_leases():
-    """The lease form is of single messages: a batch handler with it is refused, with the way out."""
+def test_a_batch_handler_cannot_use_leases():
+    """A batch handler with the lease form raises an error that names the other form."""
     proc = missive.Processor(name="service")
     with pytest.raises(missive.RegistrationError, match=r"handler is a batch handler .* form='transaction'"):
         proc.add_batch_handler(Everything(), lambda batch: None, name="handler", once=missive.Once(by_header("key")))
 
 
 def test_another_body_is_a_conflict(connection: sqlite3.Connection):
-    """A key that comes with another body is a dead letter with a reason of its own, and no effect."""
+    """A known key with another body is a dead letter with the reason `conflict`, and has no effect."""
     dead: dict[str, Any] = {}
     with application(connection, dead).test_client() as client:
         client.send(message("a"))
@@ -135,8 +135,8 @@ def test_another_body_is_a_conflict(connection: sqlite3.Connection):
     assert effects(connection) == ["a"]
 
 
-def test_no_key_is_a_dead_letter(connection: sqlite3.Connection):
-    """What cannot be told from others is not run unprotected."""
+def test_a_message_without_a_key_is_a_dead_letter(connection: sqlite3.Connection):
+    """A message whose key is None does not run unprotected."""
     with application(connection).test_client() as client:
         result = client.send(message(None))
     assert (result.outcome, result.reason) == ("dead_lettered", "no once key")
@@ -144,7 +144,7 @@ def test_no_key_is_a_dead_letter(connection: sqlite3.Connection):
 
 
 def test_a_key_that_raises_is_a_failure(connection: sqlite3.Connection):
-    """The exception of a key is the handler's own, and nothing is claimed."""
+    """An exception of the key fails the message, and nothing is claimed."""
     proc = missive.Processor(name="service", dlq={})
     once = missive.Once(lambda message: message.headers["missing"], form="transaction")
     proc.add_handler(Everything(), lambda message, context: context.claim(connection), name="handler", once=once)
@@ -153,8 +153,8 @@ def test_a_key_that_raises_is_a_failure(connection: sqlite3.Connection):
     assert connection.execute("SELECT count(*) FROM missive_once").fetchone() == (0,)
 
 
-def test_keys_are_of_one_handler_and_service(connection: sqlite3.Connection):
-    """The same key of another handler, or of another service, is another effect."""
+def test_keys_belong_to_one_handler_and_service(connection: sqlite3.Connection):
+    """The same key in another handler or service is another effect."""
     with connection:
         assert claim(connection, effect())
         assert claim(connection, effect()._replace(handler="HANDLER"))
@@ -162,8 +162,8 @@ def test_keys_are_of_one_handler_and_service(connection: sqlite3.Connection):
         assert not claim(connection, effect())
 
 
-def test_it_is_remembered_for_the_ttl(connection: sqlite3.Connection):
-    """After the ttl the same key has an effect again, whatever its body."""
+def test_an_effect_is_remembered_for_its_ttl(connection: sqlite3.Connection):
+    """After the ttl, the same key has an effect again, with any body."""
     with connection:
         assert claim(connection, effect(), lambda: 0)
         assert not claim(connection, effect(), lambda: DAY - 1)
@@ -171,8 +171,8 @@ def test_it_is_remembered_for_the_ttl(connection: sqlite3.Connection):
         assert not claim(connection, effect(body=b"2"), lambda: DAY + 1)
 
 
-def test_purging(connection: sqlite3.Connection):
-    """What is not remembered any more is deleted on request, in portions; what is remembered stays."""
+def test_purge_deletes_expired_effects(connection: sqlite3.Connection):
+    """`purge` deletes expired effects in portions, and no others."""
     with connection:
         for number in range(5):
             claim(connection, effect(str(number)), lambda: 0)
@@ -182,7 +182,7 @@ def test_purging(connection: sqlite3.Connection):
 
 
 def test_sqlalchemy_connections_and_sessions(connection: sqlite3.Connection, tmp_path: Path):
-    """A Connection, a Session and a scoped one claim in the transaction that they have, or begin."""
+    """A Connection, a Session and a scoped session claim in their current transaction, or start one."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'business.db'}")
     sessions: Any = scoped_session(sessionmaker(engine))
     with engine.connect() as given:
@@ -201,7 +201,7 @@ def test_sqlalchemy_connections_and_sessions(connection: sqlite3.Connection, tmp
 
 
 def test_sqlalchemy_creates_and_purges(tmp_path: Path):
-    """The helpers take SQLAlchemy's connections too."""
+    """`create_table` and `purge` accept connections of SQLAlchemy."""
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'other.db'}")
     with engine.begin() as given:
         create_table(given)
@@ -211,16 +211,16 @@ def test_sqlalchemy_creates_and_purges(tmp_path: Path):
     engine.dispose()
 
 
-def test_what_commits_by_itself_is_refused(tmp_path: Path, connection: sqlite3.Connection):
-    """A claim that were durable before its effect would lose it in a crash: autocommit without BEGIN is an error."""
+def test_autocommit_without_a_transaction_is_an_error(tmp_path: Path, connection: sqlite3.Connection):
+    """A claim that is durable before its effect loses the effect in a crash; such a connection is an error."""
     path = tmp_path / "business.db"
-    by_itself = sqlite3.connect(path, isolation_level=None)
+    autocommitting = sqlite3.connect(path, isolation_level=None)
     with pytest.raises(missive.UsageError, match="commits each statement"):
-        claim(by_itself, effect())
-    by_itself.execute("BEGIN")
-    assert claim(by_itself, effect())
-    by_itself.execute("ROLLBACK")
-    by_itself.close()
+        claim(autocommitting, effect())
+    autocommitting.execute("BEGIN")
+    assert claim(autocommitting, effect())
+    autocommitting.execute("ROLLBACK")
+    autocommitting.close()
     engine = sa.create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
     with engine.connect() as given, pytest.raises(missive.UsageError, match="commits each statement"):
         claim(given, effect())
@@ -228,8 +228,8 @@ def test_what_commits_by_itself_is_refused(tmp_path: Path, connection: sqlite3.C
     assert connection.execute("SELECT count(*) FROM missive_once").fetchone() == (0,)
 
 
-def test_what_is_no_connection_is_refused(tmp_path: Path):
-    """An engine has no transaction, a cursor and a path are no connections: each is named."""
+def test_other_objects_are_errors(tmp_path: Path):
+    """An engine without a transaction, and an object that is no connection, raise errors that name their types."""
     engine = sa.create_engine("sqlite://")
     with pytest.raises(missive.UsageError, match="a Engine of SQLAlchemy has no transaction"):
         claim(engine, effect())
@@ -238,26 +238,26 @@ def test_what_is_no_connection_is_refused(tmp_path: Path):
 
 
 def test_a_concurrent_duplicate_waits(tmp_path: Path, connection: sqlite3.Connection):
-    """While one transaction has a claim, the same one elsewhere waits, and is told what became of it."""
+    """A claim waits for a transaction with the same claim, and returns False if that one commits."""
     for commits in (True, False):
         key = str(commits)
         assert claim(connection, effect(key))
-        answers: list[bool] = []
+        results: list[bool] = []
 
-        def ask(key: str = key, answers: list[bool] = answers) -> None:
+        def claim_again(key: str = key, results: list[bool] = results) -> None:
             other = sqlite3.connect(tmp_path / "business.db", timeout=20)
             with other:
-                answers.append(claim(other, effect(key)))
+                results.append(claim(other, effect(key)))
             other.close()
 
-        asking = threading.Thread(target=ask)
-        asking.start()
-        asking.join(0.2)
-        assert asking.is_alive()
+        waiting = threading.Thread(target=claim_again)
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
         if commits:
             connection.commit()
         else:
             connection.rollback()
-        wait_until(lambda answers=answers: answers, "the other's answer")
-        asking.join()
-        assert answers == [not commits]
+        wait_until(lambda results=results: results, "the other claim")
+        waiting.join()
+        assert results == [not commits]

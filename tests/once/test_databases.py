@@ -1,4 +1,4 @@
-"""The transactional form on real servers: PostgreSQL and MariaDB, through their drivers and through SQLAlchemy."""
+"""The transactional form in PostgreSQL and MariaDB, through their drivers and through SQLAlchemy."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def effect(key: str = "a", body: bytes = b"1") -> Effect:
 
 @pytest.fixture(params=SERVERS)
 def server(request: pytest.FixtureRequest) -> tuple[Any, str]:
-    """A server and an empty database in it that has the table."""
+    """Return a server, and the name of an empty database that has the table."""
     server = request.getfixturevalue(request.param)
     database = server.database()
     with contextlib.closing(server.connect(database)) as connection:
@@ -41,20 +41,20 @@ def server(request: pytest.FixtureRequest) -> tuple[Any, str]:
 
 @pytest.fixture
 def connect(server: tuple[Any, str]) -> Iterator[Callable[..., Any]]:
-    """Connect to it; what is open at the end is closed."""
-    with contextlib.ExitStack() as opened:
-        yield lambda **options: opened.enter_context(contextlib.closing(server[0].connect(server[1], **options)))
+    """Return a function that connects to the database, and close the connections at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda **options: stack.enter_context(contextlib.closing(server[0].connect(server[1], **options)))
 
 
 @pytest.fixture
 def url(server: tuple[Any, str]) -> str:
-    """Its URL for SQLAlchemy."""
+    """Return the URL of the database for SQLAlchemy."""
     scheme, _, rest = server[0].url(server[1]).partition("://")
     return f"{scheme}+{'psycopg' if scheme == 'postgresql' else 'pymysql'}://{rest}"
 
 
 def test_an_effect_happens_once(connect: Callable[..., Any]):
-    """A claim is of its transaction; a second one is False, another body is a conflict, and the transaction goes on."""
+    """A second claim returns False and another body raises, without ending the transaction."""
     connection = connect()
     assert claim(connection, effect())
     connection.rollback()
@@ -68,8 +68,8 @@ def test_an_effect_happens_once(connect: Callable[..., Any]):
     connection.commit()
 
 
-def test_it_is_remembered_for_the_ttl_and_purged(connect: Callable[..., Any]):
-    """After the ttl the key is as good as new, and what is past it can be deleted in portions."""
+def test_an_effect_is_remembered_for_its_ttl_and_purged(connect: Callable[..., Any]):
+    """After the ttl, the key has an effect again, and `purge` deletes expired effects in portions."""
     connection = connect()
     assert claim(connection, effect(), lambda: 0)
     assert not claim(connection, effect(), lambda: 999)
@@ -82,33 +82,33 @@ def test_it_is_remembered_for_the_ttl_and_purged(connect: Callable[..., Any]):
 
 @pytest.mark.parametrize("commits", [True, False])
 def test_a_concurrent_duplicate_waits(connect: Callable[..., Any], commits: bool):
-    """A claim waits for a transaction that has the same one, also where its own began before that committed."""
+    """A claim waits for a transaction with the same claim, also if its own transaction started earlier."""
     first, second = connect(), connect()
-    second.cursor().execute("SELECT count(*) FROM missive_once")  # MariaDB's snapshot is from here
+    second.cursor().execute("SELECT count(*) FROM missive_once")  # MariaDB takes its snapshot here
     assert claim(first, effect())
-    answers: list[bool] = []
-    asking = threading.Thread(target=lambda: answers.append(claim(second, effect())))
-    asking.start()
-    asking.join(0.3)
-    assert asking.is_alive()
+    results: list[bool] = []
+    waiting = threading.Thread(target=lambda: results.append(claim(second, effect())))
+    waiting.start()
+    waiting.join(0.3)
+    assert waiting.is_alive()
     if commits:
         first.commit()
     else:
         first.rollback()
-    wait_until(lambda: answers, "the other's answer")
-    asking.join()
-    assert answers == [not commits]
+    wait_until(lambda: results, "the other claim")
+    waiting.join()
+    assert results == [not commits]
     second.rollback()
 
 
-def test_what_commits_by_itself_is_refused(connect: Callable[..., Any], url: str):
-    """With autocommit and no transaction, the claim would be durable before its effect: an error, and no row."""
-    by_itself = connect(autocommit=True)
+def test_autocommit_without_a_transaction_is_an_error(connect: Callable[..., Any], url: str):
+    """With autocommit and no transaction, a claim is an error and inserts no row."""
+    autocommitting = connect(autocommit=True)
     with pytest.raises(missive.UsageError, match="commits each statement"):
-        claim(by_itself, effect())
-    by_itself.cursor().execute("BEGIN")
-    assert claim(by_itself, effect())
-    by_itself.rollback()
+        claim(autocommitting, effect())
+    autocommitting.cursor().execute("BEGIN")
+    assert claim(autocommitting, effect())
+    autocommitting.rollback()
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection, pytest.raises(missive.UsageError, match="commits each statement"):
         claim(connection, effect())
@@ -118,8 +118,8 @@ def test_what_commits_by_itself_is_refused(connect: Callable[..., Any], url: str
     connection.rollback()
 
 
-def test_sqlalchemy(url: str):
-    """Connections and Sessions claim in their transactions."""
+def test_sqlalchemy_connections_and_sessions(url: str):
+    """A Connection and a Session claim in their transactions."""
     engine = sa.create_engine(url)
     with engine.begin() as connection:
         assert claim(connection, effect())
@@ -130,8 +130,8 @@ def test_sqlalchemy(url: str):
 
 
 @pytest.mark.postgres
-def test_psycopg_in_a_loop(postgres: Any):
-    """Psycopg's AsyncConnection is claimed with in a loop; the wrong one of claim and aclaim is said."""
+def test_psycopg_async_connections(postgres: Any):
+    """An AsyncConnection needs `aclaim`, and a Connection `claim`; each error names the other method."""
     import psycopg
 
     dsn = postgres.url(postgres.database())
@@ -152,8 +152,8 @@ def test_psycopg_in_a_loop(postgres: Any):
 
 
 @pytest.mark.postgres
-def test_sqlalchemy_in_a_loop(postgres: Any):
-    """SQLAlchemy's AsyncConnection and AsyncSession are claimed with in a loop, by an async handler."""
+def test_sqlalchemy_async_connections_and_sessions(postgres: Any):
+    """An async handler claims with an AsyncConnection or AsyncSession of SQLAlchemy."""
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     url = postgres.url(postgres.database()).replace("postgresql", "postgresql+psycopg")

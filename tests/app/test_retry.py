@@ -1,4 +1,4 @@
-"""Retry policies and breakers as they are declared, and as a test client shows them."""
+"""Retry policies: their delays and limits, and retries in a test client."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import pytest
 from missive import (
     Breaker,
     DecodingError,
-    DependencyDown,
-    JSONMessage,
     Outcome,
     Processor,
     RawMessage,
@@ -21,7 +19,8 @@ from missive import (
     constant,
     exponential,
 )
-from missive.matchers import Everything, Field
+from missive.matchers import Everything
+from tests.support.failing import EXACT, Failing, client_of, send
 
 
 def half():
@@ -29,39 +28,36 @@ def half():
 
 
 def delays(policy, attempts):
-    """Return the delays after each of so many attempts, with a jitter of a half."""
+    """Return the delays after each of the first attempts, with half of the jitter."""
     return [policy.next(attempt, 0.0, half) for attempt in range(1, attempts + 1)]
 
 
-# What is declared
-
-
-def test_first_at_once_then_delays_that_grow_to_a_cap():
-    """The first tries again are immediate, the others wait, each longer than the one before, up to the cap."""
+def test_immediate_retries_precede_growing_delays():
+    """The first retries are immediate. The delays of the others grow up to the cap."""
     policy = Retry(attempts=8, immediate=2, delays=exponential(1, factor=3, cap=20, jitter="none"))
     assert delays(policy, 8) == [0, 0, 1, 3, 9, 20, 20, None]
 
 
 def test_the_default_policy():
-    """Ten attempts, one of them at once, then 5, 10, 20 … seconds, of which the jitter takes a random part."""
+    """Ten attempts: one immediate retry, then random delays of up to 5, 10, 20 … seconds."""
     assert delays(Retry(), 10) == [0, 2.5, 5, 10, 20, 40, 80, 160, 320, None]
 
 
 def test_a_sequence_of_delays_repeats_its_last():
-    """Delays may be a list of seconds and timedeltas, of which the last goes on."""
+    """Delays can be a list of seconds and timedeltas, whose last element repeats."""
     policy = Retry(attempts=None, immediate=0, delays=[1, timedelta(minutes=1)])
     assert delays(policy, 4) == [1, 60, 60, 60]
     assert delays(Retry(immediate=0, delays=constant(7)), 3) == [7, 7, 7]
 
 
-def test_no_try_begins_later_than_within():
-    """The total time is counted from the first failure; a try that would begin later is not made."""
+def test_no_retry_starts_later_than_within():
+    """`within` counts from the first failure. A retry that would start later does not happen."""
     policy = Retry(attempts=None, immediate=0, delays=constant(10), within=timedelta(seconds=25))
     assert [policy.next(1, elapsed, half) for elapsed in (0, 15, 15.1)] == [10, 10, None]
 
 
 def test_delays_do_not_overflow():
-    """However many attempts there were, a delay is at most its cap."""
+    """A delay never exceeds its cap, however many attempts precede it."""
     assert Retry(attempts=None, delays=exponential(1, factor=1000, jitter="none")).next(10**6, 0, half) == 3600
 
 
@@ -83,13 +79,13 @@ def test_delays_do_not_overflow():
         (Retry(on=OSError, never=ConnectionError), ConnectionResetError, False),
     ],
 )
-def test_what_is_worth_another_try(policy, error, covered):
-    """`on` says what is retried and `never` what is not; programming errors only where they are named."""
+def test_on_and_never_select_exceptions(policy, error, covered):
+    """`on` selects exceptions and `never` excludes some. Programming errors are retried only by name."""
     assert policy.covers(error) is covered
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "text"),
     [
         (lambda: Retry(on="OSError"), "on= of Retry"),
         (lambda: Retry(on=(OSError, 3)), "on= of Retry"),
@@ -113,15 +109,15 @@ def test_what_is_worth_another_try(policy, error, covered):
         (lambda: Breaker("b", probe=0), "probe= of the breaker b"),
     ],
 )
-def test_what_could_never_work_is_refused_in_one_line(make, says):
-    """A policy that is none names what is wrong with it, in one line."""
-    with pytest.raises(UsageError, match=says) as refused:
+def test_an_invalid_argument_is_an_error_of_one_line(make, text):
+    """The error of an invalid policy or breaker names the argument, in one line."""
+    with pytest.raises(UsageError, match=text) as refused:
         make()
     assert "\n" not in str(refused.value)
 
 
 def test_policies_are_values():
-    """Equal policies are equal, and cannot be changed."""
+    """Equal policies compare equal, and cannot be changed."""
     assert Retry(attempts=3) == Retry(attempts=3) != Retry()
     with pytest.raises(AttributeError):
         Retry().attempts = 4
@@ -129,57 +125,17 @@ def test_policies_are_values():
         Breaker("b").after = 4
 
 
-def test_a_handler_takes_a_policy_and_nothing_else():
-    """Something else as a policy or a breaker is refused, with the handler's name."""
-    for options, says in (({"retry": 3}, "Retry"), ({"retry": True}, "Retry"), ({"breaker": "b"}, "Breaker")):
-        with pytest.raises(RegistrationError, match=f"for h.*missive.{says}"):
+def test_retry_and_breaker_must_be_policies():
+    """Another value for `retry=` or `breaker=` raises an error that names the handler."""
+    for options, kind in (({"retry": 3}, "Retry"), ({"retry": True}, "Retry"), ({"breaker": "b"}, "Breaker")):
+        with pytest.raises(RegistrationError, match=f"for h.*missive.{kind}"):
             Processor().add_handler(Everything(), lambda m, c: None, name="h", **options)
     with pytest.raises(RegistrationError, match="retry="):
         Processor(retry=3)
 
 
-def test_one_name_is_one_breaker():
-    """Two breakers of one name that say different things are refused."""
-    proc = Processor(JSONMessage)
-    proc.add_handler(Field("a", 1), lambda m, c: None, name="a", breaker=Breaker("b"))
-    proc.add_handler(Field("a", 2), lambda m, c: None, name="b", breaker=Breaker("b", after=2))
-    with pytest.raises(UsageError, match="two breakers are called b"), proc.test_client():
-        pass
-
-
-# In a test client
-
-
-class Failing:
-    """A handler that raises so many times, and keeps its attempts."""
-
-    def __init__(self, error, times=10**9):
-        self.error, self.left, self.attempts = error, times, []
-
-    def __call__(self, message, context):
-        """Fail."""
-        self.attempts.append(context.attempt)
-        if self.left:
-            self.left -= 1
-            raise self.error
-
-
-def client_of(handler, *, dlq=None, processor_retry=None, **options):
-    proc = Processor(name="app", dlq={} if dlq is None else dlq, retry=processor_retry)
-    proc.add_handler(Everything(), handler, name="h", **options)
-    return proc.test_client()
-
-
-MESSAGE = b"x"
-EXACT = Retry(attempts=4, delays=exponential(5, jitter="none"))
-
-
-def send(client, body=MESSAGE):
-    return client.send(RawMessage(body))
-
-
-def test_a_failure_is_retried_until_it_succeeds():
-    """A failure comes again as its next attempt: at once, then after its delay."""
+def test_a_failure_is_retried_until_success():
+    """A failed message runs again as its next attempt: at once, then after the delay."""
     handler = Failing(OSError("down"), 3)
     with client_of(handler, retry=EXACT) as client:
         first = send(client)
@@ -192,8 +148,8 @@ def test_a_failure_is_retried_until_it_succeeds():
     assert handler.attempts == [1, 2, 3, 4]
 
 
-def test_after_the_last_attempt_it_is_a_dead_letter():
-    """The attempts are counted with the first, and the last failure is what the dead letter says."""
+def test_the_last_attempt_ends_in_a_dead_letter():
+    """The number of attempts includes the first. The dead letter has the last failure."""
     handler, dead = Failing(OSError("down")), {}
     with client_of(handler, dlq=dead, retry=EXACT) as client:
         send(client)
@@ -202,14 +158,14 @@ def test_after_the_last_attempt_it_is_a_dead_letter():
     assert [reason for _, reason in dead.values()] == ["down"]
 
 
-def test_a_programming_error_is_a_dead_letter_at_once():
-    """What another try does not mend is not tried again."""
+def test_a_programming_error_is_not_retried():
+    """A programming error is a dead letter at its first attempt."""
     with client_of(Failing(TypeError("oops")), retry=EXACT) as client:
         assert send(client).outcome is Outcome.dead_lettered
 
 
 def test_without_a_policy_nothing_is_retried():
-    """A failure of a handler without a policy is a dead letter, as is that of one whose policy is switched off."""
+    """Without a policy, and with `retry=False`, a failure is a dead letter."""
     with client_of(Failing(OSError("down"))) as client:
         assert send(client).outcome is Outcome.dead_lettered
     with client_of(Failing(OSError("down")), processor_retry=EXACT, retry=False) as client:
@@ -217,7 +173,7 @@ def test_without_a_policy_nothing_is_retried():
 
 
 def test_a_handler_inherits_the_policy_of_its_processor():
-    """None is the processor's policy, also in an included one, which keeps its own."""
+    """A handler without `retry=` uses the policy of its own processor, also when that is included."""
     with client_of(Failing(OSError("down")), processor_retry=EXACT) as client:
         assert send(client).outcome is Outcome.retried
     outer, inner = Processor(name="outer", retry=EXACT, dlq={}), Processor(name="inner")
@@ -227,13 +183,13 @@ def test_a_handler_inherits_the_policy_of_its_processor():
         assert send(client).outcome is Outcome.dead_lettered
 
 
-@pytest.mark.parametrize("asks", ["context", "exception"])
-def test_a_retry_that_is_asked_for_ends_by_the_policy(asks):
-    """`context.retry()` and `RetryLater` spend attempts of the policy, and take its delay unless they name one."""
+@pytest.mark.parametrize("how", ["context", "exception"])
+def test_requested_retries_spend_attempts_of_the_policy(how):
+    """`context.retry()` and `RetryLater` spend attempts, and use the delay of the policy unless they give one."""
 
     def handle(message, context):
         after = 7 if context.attempt == 2 else None
-        if asks == "exception":
+        if how == "exception":
             raise RetryLater(after)
         context.retry(after)
 
@@ -243,22 +199,22 @@ def test_a_retry_that_is_asked_for_ends_by_the_policy(asks):
     assert (results[2].outcome, results[2].reason) == (Outcome.dead_lettered, "retries exhausted")
 
 
-def test_the_total_time_is_counted_on_the_virtual_clock():
-    """`within` counts the time that `advance` lets pass."""
+def test_within_counts_on_the_virtual_clock():
+    """`within` includes the time that passes through `advance`."""
     policy = Retry(attempts=None, immediate=0, delays=constant(10), within=25)
     with client_of(Failing(OSError("down")), retry=policy) as client:
         results = [send(client), *client.advance(100)]
     assert [r.outcome for r in results] == [Outcome.retried] * 2 + [Outcome.dead_lettered]
 
 
-def test_a_nack_spends_no_attempt_of_the_policy():
-    """A nacked message never comes to the end of its attempts."""
+def test_a_nack_spends_no_attempt():
+    """A nacked message never reaches the limit of attempts."""
     with client_of(lambda m, c: c.nack(), retry=Retry(attempts=1)) as client:
         assert {r.outcome for r in [send(client), *client.advance(20)]} == {Outcome.nacked}
 
 
-def test_a_batch_handler_has_a_policy_too():
-    """The culprit of a batch is retried by the policy, and the others are acked."""
+def test_a_batch_handler_retries_its_failing_message():
+    """The failing message of a batch is retried, and the others are acked."""
     proc = Processor(name="app", dlq={})
 
     @proc.handle_batch_for(Everything(), retry=EXACT)
@@ -271,8 +227,8 @@ def test_a_batch_handler_has_a_policy_too():
     assert [r.outcome for r in results] == [Outcome.acked, Outcome.retried, Outcome.acked]
 
 
-def test_the_decision_is_seen_by_after_handling():
-    """`after_handling` sees that the attempt is retried."""
+def test_after_handling_sees_the_retry():
+    """An after_handling hook sees that the attempt is retried."""
     seen = []
     proc = Processor(name="app", dlq={}, retry=EXACT)
     proc.add_handler(Everything(), Failing(OSError("down")), name="h")
@@ -280,51 +236,3 @@ def test_the_decision_is_seen_by_after_handling():
     with proc.test_client() as client:
         send(client)
     assert seen == [Outcome.retried]
-
-
-# Breakers in a test client
-
-BREAKER = Breaker("billing", on=OSError, after=2, probe=10)
-
-
-def test_an_open_breaker_holds_messages_without_spending_attempts():
-    """After so many failures its messages are not run; the probe is, and then the others, at their old attempts."""
-    handler, dead = Failing(OSError("down"), 3), {}
-    with client_of(handler, dlq=dead, retry=Retry(attempts=2, immediate=0, delays=[1]), breaker=BREAKER) as client:
-        assert send(client, b"a").outcome is Outcome.retried
-        opened = send(client, b"b")
-        assert (opened.outcome, opened.delay) == (Outcome.nacked, 10.0)
-        assert send(client, b"c").outcome is Outcome.nacked
-        assert handler.attempts == [1, 1]
-        client.advance(9.9)
-        assert handler.attempts == [1, 1]
-        assert {r.outcome for r in client.advance(60)} >= {Outcome.acked}
-        # a, then b that opened it, the probe of b that failed, and each of them when it is well.
-        assert sorted(handler.attempts) == [1, 1, 1, 1, 1, 2]
-        assert len(client.acked) == 3
-    assert dead == {}
-
-
-def test_dependency_down_opens_the_breaker_at_once():
-    """A handler that knows better need not fail often."""
-    calls = []
-
-    def handle(message, context):
-        calls.append(context.attempt)
-        raise DependencyDown("billing")
-
-    with client_of(handle, breaker=BREAKER) as client:
-        assert (send(client).outcome, send(client).outcome) == (Outcome.nacked, Outcome.nacked)
-    assert calls == [1]
-
-
-def test_dependency_down_of_nothing_known_is_a_failure():
-    """Without a breaker of that name it fails like anything else."""
-    with client_of(Failing(DependencyDown("other")), breaker=BREAKER) as client:
-        assert send(client).outcome is Outcome.dead_lettered
-
-
-def test_a_programming_error_does_not_open_a_breaker():
-    """Only what the breaker names counts."""
-    with client_of(Failing(TypeError("oops")), breaker=Breaker("b", after=1)) as client:
-        assert [send(client).outcome for _ in range(3)] == [Outcome.dead_lettered] * 3

@@ -1,4 +1,4 @@
-"""Workers with `once=` killed and stopped at random moments: effects happen once, or as often as is documented."""
+"""`once=` under random kills and stops: each effect happens once, or as often as documented."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def handle(message, context):
 SQLITE = """
     import sqlite3
     connection = sqlite3.connect("business.db", timeout=30)
-    connection.execute("PRAGMA synchronous=OFF")  # a killed process loses nothing of what the system has
+    connection.execute("PRAGMA synchronous=OFF")  # a killed process loses no write that the system has received
     return connection
 """
 
@@ -76,7 +76,7 @@ def handle(message, context):
 
 
 def enqueue(directory: Path, count: int) -> None:
-    """Put so many messages into the queue, a tenth of them twice."""
+    """Insert `count` messages into the queue, and every tenth of them twice."""
     with closing(sqlite3.connect(directory / "queue.db")) as connection, connection:
         connection.executescript(SCHEMA)
         numbers = [*range(count), *range(0, count, 10)]
@@ -95,10 +95,10 @@ def lines(path: Path) -> Counter[int]:
     return Counter(map(int, path.read_text().split())) if path.exists() else Counter()
 
 
-def kill_again_and_again(
+def kill_repeatedly(
     start: Callable[[], Running], progress: Callable[[], int], count: int, kills: int, chance: random.Random
 ) -> Running:
-    """Kill a worker so often, each time after it has done something; returns the last, which goes on."""
+    """Kill workers at random moments, each after some progress, and return a last worker, which continues."""
     for number in range(kills):
         worker = start()
         enough = min(progress() + chance.randint(1, max(1, count // kills)), count * (number + 1) // (kills + 1))
@@ -108,7 +108,7 @@ def kill_again_and_again(
 
 
 class SQLite:
-    """What the servers are for others."""
+    """The interface of the database servers, for SQLite."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "business.db"
@@ -133,20 +133,20 @@ class SQLite:
     ]
 )
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """Where the effects are."""
+    """Return the database of the effects."""
     return SQLite(tmp_path) if request.param == "sqlite" else request.getfixturevalue(request.param)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_each_effect_exactly_once_in_its_database(
+def test_effects_in_a_transaction_happen_exactly_once(
     missive: Callable[..., Running],
     tmp_path: Path,
     server: Any,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """The transactional form: whatever is killed when, and however often a message comes, each effect is there once."""
+    """Transactional form: each effect happens exactly once, despite kills and redeliveries."""
     deep = request.config.getoption("--deep")
     count, kills = (50_000, 50) if deep else (5_000, 8) if isinstance(server, SQLite) else (2_000, 4)
     seed = random.SystemRandom().randrange(10**6)
@@ -170,7 +170,7 @@ def test_each_effect_exactly_once_in_its_database(
                 "run", "app:proc", "--from", "sqlite:///queue.db?queue=work&lease=2", "--dlq", "sqlite:///d.db"
             )
 
-        last = kill_again_and_again(start, progress, count, kills, random.Random(seed))
+        last = kill_repeatedly(start, progress, count, kills, random.Random(seed))
         wait_until(lambda: not left(tmp_path), f"the queue to be empty (seed {seed})", 600 if deep else 60)
         last.terminate(60)
         assert last.code == 0
@@ -178,7 +178,7 @@ def test_each_effect_exactly_once_in_its_database(
         effects = Counter(n for (n,) in cursor.fetchall())
     assert effects == Counter(range(count)), f"seed {seed}"
     calls = lines(tmp_path / "calls.txt")
-    assert sum(calls.values()) > count + count // 10  # messages came again, or nothing was shown
+    assert sum(calls.values()) > count + count // 10  # some messages were redelivered, or the test shows nothing
     record_property(
         "calls", f"{count} messages, {kills} kills, seed {seed}: {sum(calls.values())} calls of the handler"
     )
@@ -187,14 +187,14 @@ def test_each_effect_exactly_once_in_its_database(
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.redis)])
-def test_leases_bound_what_happens_twice(
+def test_leases_bound_repeated_effects(
     missive: Callable[..., Running],
     tmp_path: Path,
     kind: str,
     request: pytest.FixtureRequest,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """The lease form: nothing is lost, and each death repeats at most what was claimed and not known to be done."""
+    """Lease form: no effect is lost, and a death repeats at most the claims whose end was not recorded."""
     deep, few = request.config.getoption("--deep"), (5_000, 5) if kind == "sqlite" else (1_000, 3)
     count, kills = (50_000, 50) if deep else few
     dlq = "sqlite:///d.db" if kind == "sqlite" else request.getfixturevalue("redis").store()
@@ -206,7 +206,7 @@ def test_leases_bound_what_happens_twice(
     def start() -> Running:
         return missive("run", "app:proc", "--from", "sqlite:///queue.db?queue=work&lease=2", "--dlq", dlq)
 
-    last = kill_again_and_again(start, lambda: len(lines(path)), count, kills, random.Random(seed))
+    last = kill_repeatedly(start, lambda: len(lines(path)), count, kills, random.Random(seed))
     wait_until(lambda: not left(tmp_path), f"the queue to be empty (seed {seed})", 300 if deep else 120)
     last.terminate(60)
     assert last.code == 0
@@ -218,8 +218,8 @@ def test_leases_bound_what_happens_twice(
 
 
 @pytest.mark.slow
-def test_a_stopped_process_begins_nothing_that_others_have(missive: Callable[..., Running], tmp_path: Path) -> None:
-    """The lease form: of a process that is stopped for longer than its lease, only what was running happens twice."""
+def test_a_stopped_process_starts_no_lost_claims(missive: Callable[..., Running], tmp_path: Path) -> None:
+    """Lease form: a process that stops for longer than its lease repeats only the effects in progress."""
     count = 300
     (tmp_path / "app.py").write_text(LEASE.replace("PAUSE", "0.01"))
     enqueue(tmp_path, count)
@@ -229,11 +229,11 @@ def test_a_stopped_process_begins_nothing_that_others_have(missive: Callable[...
     os.kill(first.pid, signal.SIGSTOP)
     before = lines(tmp_path / "first.txt")
     second = missive(*command, env={"EFFECTS": "second.txt"})
-    wait_until(lambda: not left(tmp_path), "the other to handle everything", 120)
+    wait_until(lambda: not left(tmp_path), "the other process to handle all messages", 120)
     os.kill(first.pid, signal.SIGCONT)
     for worker in (first, second):
         worker.terminate(30)
     after = lines(tmp_path / "first.txt")
     assert set(after) | set(lines(tmp_path / "second.txt")) == set(range(count))
     assert len(before) < count
-    assert sum(after.values()) - sum(before.values()) <= CONCURRENCY  # what its threads were at
+    assert sum(after.values()) - sum(before.values()) <= CONCURRENCY  # the messages that its threads were running
