@@ -14,7 +14,8 @@ from missive.engine.runtime import Runtime
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, Field, by_field
 from missive.transport import Capabilities, Delivery
-from tests.support.broker import Broker, run, source_of, until
+from tests.support.broker import Broker
+from tests.support.engine import run, source_of, until
 
 PAUSES = Capabilities(pauses=True)
 
@@ -60,16 +61,16 @@ def test_a_stalled_handler_holds_no_more_than_the_credit(is_async):
         await until(go_on.is_set, "to go on")
 
     proc.add_handler(Everything(), handle_async if is_async else handle)
-    broker = Broker(proc, bodies(300), most=7)
+    broker = Broker(proc, bodies(300), per_fetch=7)
     held = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) >= 50, "the credit to be used")
         held.append(await settled_for(0.1, lambda: len(broker.held)))
         go_on.set()
 
-    _, report = run(broker, beside=beside)
-    assert (held, broker.most_held) == ([50], 50)
+    _, report = run(broker, meanwhile=meanwhile)
+    assert (held, broker.peak_held) == ([50], 50)
     assert report.total_handled == 300
 
 
@@ -78,15 +79,15 @@ def test_big_messages_are_fewer():
     proc, go_on = processor(), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
     big = [b'{"n":%d,"text":"%s"}' % (n, b"x" * 30_000) for n in range(20)]
-    broker = Broker(proc, big, most=1)
+    broker = Broker(proc, big, per_fetch=1)
     held = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) >= 3, "the credit to be used")
         held.append(await settled_for(0.1, lambda: len(broker.held)))
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert (held, report.total_handled) == ([4], 20)
 
 
@@ -94,15 +95,15 @@ def test_messages_that_wait_for_their_lane_count_in_bytes():
     """However many wait for something of their own, their bytes are held, and count."""
     proc, go_on = processor(), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10), ordered_by=lambda message: 0)
-    broker = Broker(proc, [b'{"text":"%s"}' % (b"x" * 10_000)] * 100, most=1)
+    broker = Broker(proc, [b'{"text":"%s"}' % (b"x" * 10_000)] * 100, per_fetch=1)
     held = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) >= 10, "the credit to be used")
         held.append(await settled_for(0.1, lambda: len(broker.held)))
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert (held, report.total_handled) == ([10], 100)
 
 
@@ -117,12 +118,12 @@ def test_sources_have_credits_of_their_own():
     proc.add_handler(Field("slow", 0), lambda message, context: None)
     stalled, other = Broker(proc, bodies(100, slow=1)), Broker(proc, bodies(300, slow=0))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(other.acked) == 300, "the other source to be handled")
         assert len(stalled.held) == 50
         go_on.set()
 
-    _, report = run(stalled, other, beside=beside)
+    _, report = run(stalled, other, meanwhile=meanwhile)
     assert report.total_handled == 400
 
 
@@ -156,9 +157,9 @@ def test_others_are_not_starved(why):
     proc.add_handler(Field("k", 1), lambda message, context: done.append(message), name="other")
     given = [Delivery(body, lane="p0" if why == "lane" else None) for body in bodies(300, k=0)]
     given += [Delivery(body) for body in bodies(200, k=1)]
-    broker = Broker(proc, given, ends=False, most=20)
+    broker = Broker(proc, given, ends=False, per_fetch=20)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: broker.acked.count(b'{"n":199,"k":1}'), "the others to be handled")
         source = source_of(engine)
         # At most one that runs, and those of its lane that go with it; all else waits for something of its own.
@@ -166,7 +167,7 @@ def test_others_are_not_starved(why):
         go_on.set()
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert len(done) == 200
 
 
@@ -180,18 +181,18 @@ def test_there_is_a_most_in_all(why):
         handled.append(message)
         go_on.wait(10)
 
-    broker = Broker(proc, bodies(800, k=0), most=30, ends=why != "rate")
+    broker = Broker(proc, bodies(800, k=0), per_fetch=30, ends=why != "rate")
     held = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) >= 500, "the most to be held")
         held.append(await settled_for(0.1, lambda: len(broker.held)))
         go_on.set()
         if why == "rate":
             engine.stop()
 
-    _, report = run(broker, beside=beside)
-    assert (held, broker.most_held) == ([500], 500)
+    _, report = run(broker, meanwhile=meanwhile)
+    assert (held, broker.peak_held) == ([500], 500)
     assert report.total_handled == (1 if why == "rate" else 800)
 
 
@@ -200,15 +201,15 @@ def test_the_credit_is_of_what_could_run():
     proc, go_on = processor(), threading.Event()
     proc.add_handler(Field("k", 0), lambda message, context: go_on.wait(10), concurrency=1)
     proc.add_handler(Field("k", 1), lambda message, context: go_on.wait(10), name="other")
-    broker = Broker(proc, [*bodies(100, k=0), *bodies(300, k=1)], most=25)
+    broker = Broker(proc, [*bodies(100, k=0), *bodies(300, k=1)], per_fetch=25)
     held = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) >= 149, "both credits to be used")
         held.append(await settled_for(0.1, lambda: len(broker.held)))
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     # All of the narrow handler, of which one runs and counts; and with that one the other's are 50.
     assert held == [149]
     assert report.total_handled == 400
@@ -234,9 +235,9 @@ def test_the_books_close_where_everything_waits(how):
     proc.add_batch_handler(Field("h", 4), lambda batch: None, size=3, rate_limit="4/h", wait=0.01, name="h4")
     proc.add_handler(Field("h", 5), lambda message, context: None, name="h5")
     given = [body for n in range(40) for h in range(6) for body in bodies(1, h=h, k=n % 7, m=n)]
-    broker = Broker(proc, given, ends=False, most=40)
+    broker = Broker(proc, given, ends=False, per_fetch=40)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.acked) >= 44, "what can be handled")
         await settled_for(0.1, lambda: len(broker.acked) + len(broker.held))
         if how == "lost":
@@ -247,7 +248,7 @@ def test_the_books_close_where_everything_waits(how):
         await until(lambda: engine._state.draining, "the drain")
         go_on.set()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert broker.held == {}
     left = {delivery.body for delivery in broker.ready}
     assert left | set(broker.acked) == set(given)
@@ -274,20 +275,20 @@ def test_a_slow_lane_is_paused_and_resumed():
         if message.get_json()["k"] == 0:
             go_on.wait(10)
 
-    broker = Broker(proc, lanes(3, 1000), capabilities=PAUSES, most=10)
+    broker = Broker(proc, lanes(3, 1000), capabilities=PAUSES, per_fetch=10)
     most = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: sum(b'"k":0' not in body for body in broker.acked) == 2000, "the other lanes to be through")
         most.append(sum(delivery.lane == "p0" for delivery in broker.held))
         assert broker.sessions[0].paused == {"p0"}
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert report.total_handled == 3000
     # Its share of 500, where three lanes are known and one is expected, and what one fetch brought beyond.
     assert 125 < most[0] <= 150
-    told = [verb for verb, lanes_told in broker.told if "p0" in lanes_told]
+    told = [verb for verb, lanes_told in broker.lane_calls if "p0" in lanes_told]
     assert told == ["pause", "resume"] * (len(told) // 2)
     assert broker.sessions[0].paused == set()
     for key in range(3):
@@ -308,33 +309,33 @@ def test_a_lane_of_big_messages_is_paused():
     big = [Delivery(b'{"text":"%s"}' % (b"x" * 10_000), lane="big", position=n) for n in range(30)]
     small = lanes(1, 300)
     given = [one for n in range(300) for one in (*big[n : n + 1], small[n])]
-    broker = Broker(proc, given, capabilities=PAUSES, most=2)
+    broker = Broker(proc, given, capabilities=PAUSES, per_fetch=2)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: sum(len(body) < 100 for body in broker.acked) == 300, "the small ones to be through")
         assert broker.sessions[0].paused == {"big"}
         go_on.set()
 
-    assert run(broker, beside=beside).report.total_handled == 330
+    assert run(broker, meanwhile=meanwhile).report.total_handled == 330
 
 
 def test_no_lane_is_paused_without_need():
     """Where handlers keep up nothing is paused, nor where a transport cannot."""
     proc = processor()
     proc.add_handler(Everything(), lambda message, context: None)
-    broker = Broker(proc, lanes(3, 100), capabilities=PAUSES, most=10)
+    broker = Broker(proc, lanes(3, 100), capabilities=PAUSES, per_fetch=10)
     assert run(broker).report.total_handled == 300
-    assert broker.told == []
+    assert broker.lane_calls == []
     proc, go_on = processor(), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
-    broker = Broker(proc, lanes(2, 400), most=10)
+    broker = Broker(proc, lanes(2, 400), per_fetch=10)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) >= 500, "the most to be held")
         go_on.set()
 
-    run(broker, beside=beside)
-    assert broker.told == []
+    run(broker, meanwhile=meanwhile)
+    assert broker.lane_calls == []
 
 
 def test_a_session_lost_while_a_lane_is_paused():
@@ -346,16 +347,16 @@ def test_a_session_lost_while_a_lane_is_paused():
         if message.get_json()["k"] == 0:
             go_on.wait(10)
 
-    broker = Broker(proc, lanes(2, 800), capabilities=PAUSES, most=10)
+    broker = Broker(proc, lanes(2, 800), capabilities=PAUSES, per_fetch=10)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: broker.sessions[0].paused == {"p0"}, "the lane to be paused")
         broker.sessions[0].die()
         await until(lambda: len(broker.sessions) == 2 and broker.sessions[1].paused == {"p0"}, "it to be paused again")
         await until(lambda: sum(b'"k":1' in body for body in broker.acked) >= 800, "the other lane to be through")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert report.redelivered > 0
     assert {delivery.body for delivery in lanes(2, 800)} == set(broker.acked)
     assert broker.sessions[1].paused == set()
@@ -373,20 +374,20 @@ def test_pausing_that_fails(error):
         if message.get_json()["k"] == 0:
             go_on.wait(10)
 
-    broker = Broker(proc, lanes(2, 800), capabilities=PAUSES, most=10)
+    broker = Broker(proc, lanes(2, 800), capabilities=PAUSES, per_fetch=10)
 
     def pause(session, paused):
         tries.append(paused)
         if len(tries) == 1:
             raise error
 
-    broker.meddle["pause"] = pause
+    broker.intercept["pause"] = pause
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: "p0" in broker.sessions[0].paused, "the lane to be paused")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert len(tries) >= 2
     assert report.total_handled == 1600
 
@@ -395,13 +396,13 @@ def test_a_fatal_pause_stops():
     """What says that nothing will help stops the processor, and what was not started is given back."""
     proc, go_on = processor(), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
-    broker = Broker(proc, lanes(1, 800), capabilities=PAUSES, most=10)
+    broker = Broker(proc, lanes(1, 800), capabilities=PAUSES, per_fetch=10)
 
     def pause(session, paused):
         go_on.set()
         raise Fatal("not allowed to pause")
 
-    broker.meddle["pause"] = pause
+    broker.intercept["pause"] = pause
     with pytest.raises(Fatal, match="not allowed to pause"):
         run(broker)
     assert len(broker.acked) + len(broker.released) >= 250

@@ -16,7 +16,8 @@ from missive import DeadLetter, Discard, JSONMessage, Processor, RegistrationErr
 from missive.app.batch import Batch
 from missive.matchers import Everything, Field, by_field
 from missive.transport import Capabilities, Delivery
-from tests.support.broker import Broker, run, until
+from tests.support.broker import Broker
+from tests.support.engine import run, until
 
 CANARY = "canary-4711"
 
@@ -77,13 +78,13 @@ def test_a_wait_begins_with_the_first():
     proc.add_batch_handler(Everything(), lambda batch: calls.append(len(batch)), size=3, wait=600)
     broker = Broker(proc, bodies(3), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.acked) == 3, "the full batch")
         broker.send(b'{"n":3}', b'{"n":4}')
         await until(lambda: len(broker.held) == 2, "two to be gathered")
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert calls == [3]
     assert broker.released == [b'{"n":3}', b'{"n":4}']
 
@@ -94,7 +95,7 @@ def test_a_steady_trickle_does_not_put_a_batch_off():
     proc.add_batch_handler(Everything(), lambda batch: calls.append(len(batch)), size=1000, wait=0.1)
     broker = Broker(proc, bodies(1), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         for number in range(40):
             broker.send(b'{"n":%d}' % number)
             await asyncio.sleep(0.01)
@@ -102,7 +103,7 @@ def test_a_steady_trickle_does_not_put_a_batch_off():
                 break
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert calls
     assert calls[0] < 40
 
@@ -675,12 +676,12 @@ def test_a_stop_while_gathering():
     )
     broker = Broker(proc, bodies(10, keys=3), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) == 10, "all to be gathered")
         engine.stop()
 
     began = time.monotonic()
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert time.monotonic() - began < 10
     assert (calls, report.released) == ([], 10)
     for key in range(3):
@@ -693,11 +694,11 @@ def test_a_stop_without_a_place_for_what_is_gathered():
     proc.add_batch_handler(Everything(), lambda batch: None, size=100, wait=600)
     broker = Broker(proc, bodies(3), ends=False, capabilities=Capabilities(release="none"))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) == 3, "all to be gathered")
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert proc.dlq.told() == [(0, "shutdown"), (1, "shutdown"), (2, "shutdown")]
     assert len(broker.acked) == 3
 
@@ -710,13 +711,13 @@ def test_a_lost_session_while_gathering():
     )
     broker = Broker(proc, bodies(4, keys=2))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) == 4, "all to be gathered")
         broker.sessions[0].die()
         await until(lambda: len(broker.sessions) == 2 and len(broker.held) == 4, "them to come again")
         broker.send(b'{"n":4,"k":0}', b'{"n":5,"k":1}')
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert calls == [[0, 1, 2, 3, 4, 5]]
     assert (report.total_handled, report.redelivered) == (6, 4)
 
@@ -867,6 +868,6 @@ def test_without_a_dead_letter_queue(is_async):
         client.send_batch([JSONMessage.of({"n": n}) for n in range(4)])
     broker = Broker(proc, bodies(4))
     with pytest.raises(missive.NotSettled) as error:
-        run(broker, books=False)
+        run(broker, check_left=False)
     assert CANARY not in str(error.value)
     assert sorted(broker.acked) == [body for n, body in enumerate(bodies(4)) if n != 1]

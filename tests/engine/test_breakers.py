@@ -12,7 +12,8 @@ from missive.engine.workers.decision import ACKED, Decision
 from missive.matchers import Everything, Field, by_field
 from missive.outcome import Outcome
 from missive.testing import MemoryAdapter
-from tests.support.broker import Broker, Quick, run, until
+from tests.support.broker import Broker
+from tests.support.engine import FastRuntime, run, until
 
 
 class Clock:
@@ -107,7 +108,7 @@ def test_what_is_down_is_probed_once_a_period_and_then_all_is_handled():
     proc = processor(dependency)
     broker = Broker(proc, bodies(200), ends=True)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: hasattr(engine, "stations") and len(dependency.asked) >= 3, "the breaker to open")
         circuit = circuit_of(engine)
         await until(lambda: circuit.probes >= 3, "probes")
@@ -115,7 +116,7 @@ def test_what_is_down_is_probed_once_a_period_and_then_all_is_handled():
         assert asked <= 3 + 8 + probes, "only probes ask what is down, and what was running when it opened"
         dependency.up.set()
 
-    run(broker, beside=beside, runtime=Quick())
+    run(broker, meanwhile=meanwhile, runtime=FastRuntime())
     assert sorted(dependency.handled) == list(range(200))
     assert len(broker.acked) == 200
     assert proc.dlq == {}
@@ -174,13 +175,13 @@ def test_others_go_on_while_a_breaker_is_open():
     proc.add_handler(Field("k", "other"), lambda m, c: others.append(m.get_json()["n"]), name="other")
     broker = Broker(proc, [*bodies(50), *bodies(50, "other")])
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: not circuit_of(engine).up, "the breaker to open")
         await until(lambda: len(others) == 50, "the others")
         assert not dependency.handled
         dependency.up.set()
 
-    run(broker, beside=beside, runtime=Quick())
+    run(broker, meanwhile=meanwhile, runtime=FastRuntime())
     assert sorted(dependency.handled) == list(range(50))
 
 
@@ -190,11 +191,11 @@ def test_order_holds_through_a_breaker():
     proc = processor(dependency, ordered_by=by_field("o"))
     broker = Broker(proc, bodies(60))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: circuit_of(engine).probes >= 1, "a probe")
         dependency.up.set()
 
-    run(broker, beside=beside, runtime=Quick())
+    run(broker, meanwhile=meanwhile, runtime=FastRuntime())
     for key in range(3):
         mine = [n for n in dependency.handled if n % 3 == key]
         assert mine == sorted(mine)
@@ -216,14 +217,14 @@ def test_dependency_down_in_another_handler_opens_it():
     states = []
     broker = Broker(proc, bodies(1, "watch"), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: attempts == [1, 1], "the message to come again")
         states.append(circuit_of(engine).state)
         broker.send(*bodies(5))
         await until(lambda: len(dependency.handled) == 5, "the probe, and those after it")
         engine.stop()
 
-    run(broker, beside=beside, runtime=Quick())
+    run(broker, meanwhile=meanwhile, runtime=FastRuntime())
     assert states == ["open"]
     assert proc.dlq == {}
 
@@ -234,11 +235,11 @@ def test_a_drain_gives_back_what_an_open_breaker_holds():
     proc = processor(dependency)
     broker = Broker(proc, bodies(30), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: dependency.asked and not circuit_of(engine).up, "the breaker to open")
         engine.stop()
 
-    run(broker, beside=beside, runtime=Quick())
+    run(broker, meanwhile=meanwhile, runtime=FastRuntime())
     assert len(broker.released) == 30
     assert broker.acked == []
 
@@ -252,4 +253,4 @@ def test_breakers_of_one_name_must_agree():
     other.add_handler(Field("k", 2), lambda m, c: None, name="b", breaker=Breaker("b", probe=3))
     run(MemoryAdapter(proc, [b"x"]))
     with pytest.raises(UsageError, match="two breakers are called b"):
-        run(MemoryAdapter(other, [b"{}"]), books=False)
+        run(MemoryAdapter(other, [b"{}"]), check_left=False)

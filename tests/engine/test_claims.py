@@ -19,7 +19,8 @@ from missive.engine.completion import idempotency as module
 from missive.engine.completion.idempotency import IdempotencyClaims
 from missive.errors import StoreError, UsageError
 from missive.matchers import Everything, Field, by_field
-from tests.support.broker import Broker, Quick, run, stage_of, until
+from tests.support.broker import Broker
+from tests.support.engine import FastRuntime, run, stage_of, until
 
 LONG = 600.0
 
@@ -113,7 +114,7 @@ def test_duplicates_are_acked_and_not_run(store: Store, kind: str):
         ran.append(message.get_json()["id"])
 
     broker = Broker(application(store, effects(ran) if kind == "sync" else handle), [body(n % 10) for n in range(30)])
-    _, report = run(broker, runtime=Quick())
+    _, report = run(broker, runtime=FastRuntime())
     assert sorted(ran) == list(range(10))
     assert len(broker.acked) == 30
     assert (report.total_handled, report.duplicates, report.nacked) == (10, 20, 0)
@@ -171,7 +172,7 @@ def test_what_did_not_succeed_can_run_again(store: Store, how: str):
                 getattr(context, how)()
 
     broker = Broker(application(store, handle, concurrency=1), [body(1)] * 2)
-    run(broker, runtime=Quick())
+    run(broker, runtime=FastRuntime())
     assert len(attempts) == 2
     assert store.states == [True]
     assert len(broker.acked) == 2
@@ -180,7 +181,7 @@ def test_what_did_not_succeed_can_run_again(store: Store, how: str):
 def test_a_discard_is_an_effect(store: Store):
     """What the handler declared to need nothing is not asked about again."""
     broker = Broker(application(store, lambda message, context: context.discard("old")), [body(1)] * 2)
-    _, report = run(broker, runtime=Quick())
+    _, report = run(broker, runtime=FastRuntime())
     assert (report.discarded["handler"], report.duplicates) == (1, 1)
 
 
@@ -190,12 +191,12 @@ def test_what_is_in_progress_elsewhere_waits(store: Store):
     store.other(body(1))
     broker = Broker(application(store, effects(ran)), [body(1), body(2)])
 
-    async def beside(engine: Any) -> None:
+    async def meanwhile(engine: Any) -> None:
         await until(lambda: Counter(verb for verb, _ in store.calls)["begin"] >= 4, "it to be asked again")
         assert broker.acked == [body(2)]
         store.other(body(1), done=True)
 
-    _, report = run(broker, runtime=Quick(), beside=beside)
+    _, report = run(broker, runtime=FastRuntime(), meanwhile=meanwhile)
     assert ran == [2]
     assert (report.duplicates, report.retried, report.nacked) == (1, 0, 0)
 
@@ -205,7 +206,7 @@ def test_what_waits_holds_its_lane(store: Store):
     ran: list[int] = []
     store.other(body(1, ',"k":1'), lease=0.3)
     given = [body(n, ',"k":1') for n in (1, 2, 3)] + [body(4, ',"k":2')]
-    run(Broker(application(store, effects(ran), ordered_by=by_field("k")), given), runtime=Quick())
+    run(Broker(application(store, effects(ran), ordered_by=by_field("k")), given), runtime=FastRuntime())
     assert ran == [4, 1, 2, 3]
 
 
@@ -213,7 +214,7 @@ def test_a_claim_that_ran_out_is_run_again(store: Store):
     """What another process left when it died is run, once its lease has ended."""
     ran: list[int] = []
     store.other(body(1), lease=0.1)
-    run(Broker(application(store, effects(ran)), [body(1)]), runtime=Quick())
+    run(Broker(application(store, effects(ran)), [body(1)]), runtime=FastRuntime())
     assert ran == [1]
 
 
@@ -222,7 +223,7 @@ def test_a_claim_that_ran_out_is_flagged(store: Store):
     ran: list[int] = []
     store.other(body(1), lease=0.1)
     once = missive.Once(by_field("id"), expired="flag")
-    run(Broker(application(store, effects(ran), once=once), [body(1), body(2)]), runtime=Quick())
+    run(Broker(application(store, effects(ran), once=once), [body(1), body(2)]), runtime=FastRuntime())
     assert ran == [2]
     assert reasons(store) == [("conflict", "claim expired")]
     assert store.states == [True]
@@ -240,7 +241,7 @@ def test_done_is_durable_before_settlement(store: Store):
     store.fails["done"] = 3
     settled_at: list[int] = []
     broker = Broker(application(store, effects([])), [body(n) for n in range(5)])
-    broker.meddle["settle"] = lambda session, items: settled_at.append(len(store.calls))
+    broker.intercept["settle"] = lambda session, items: settled_at.append(len(store.calls))
     run(broker)
     assert [verb for verb, _ in store.calls[: settled_at[0]]].count("done") == 4
     assert store.states == [True] * 5
@@ -292,7 +293,7 @@ def test_what_lost_its_claim_does_not_begin(store: Store, caplog: pytest.LogCapt
     once = missive.Once(by_field("id"), lease=0.3)
     broker = Broker(application(store, handle, once=once, concurrency=1), [body(1), body(2)])
 
-    async def beside(engine: Any) -> None:
+    async def meanwhile(engine: Any) -> None:
         await until(lambda: ran == [1] and len(store.states) == 2, "both to be claimed")
         store.once_extend = lambda *_: set()  # another process has them
         for effect, row in list(store._rows.items()):
@@ -301,7 +302,7 @@ def test_what_lost_its_claim_does_not_begin(store: Store, caplog: pytest.LogCapt
         await until(lambda: all(claim.until == 0 for claim in held.values()), "that to be known")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert ran == [1]
     assert report.duplicates == 1
     assert "handler: 1 claims expired while their handlers ran; these effects may repeat" in caplog.text
@@ -317,13 +318,13 @@ def test_effects_of_a_lost_connection_are_remembered(store: Store):
 
     broker = Broker(application(store, handle), [body(1)])
 
-    async def beside(engine: Any) -> None:
+    async def meanwhile(engine: Any) -> None:
         await until(lambda: ran, "the handler to begin")
         broker.sessions[0].die()
         await until(lambda: len(broker.sessions) == 2, "another session")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert ran == [1]
     assert report.duplicates == 1
     assert broker.acked == [body(1)]
@@ -339,13 +340,13 @@ def test_stopping_gives_claims_up(store: Store):
 
     broker = Broker(application(store, handle, concurrency=1), [body(n) for n in range(300)], ends=False)
 
-    async def beside(engine: Any) -> None:
+    async def meanwhile(engine: Any) -> None:
         await until(lambda: ran, "the first to begin")
         engine.stop()
         await until(lambda: len(broker.released) == 299, "the others to be given back")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert ran == [0]
     assert report.released == 299
     assert store.states == [True]
@@ -362,11 +363,11 @@ def test_a_slow_handler_keeps_nothing_else_waiting(store: Store):
     given = [body(n, ',"kind":"slow"') for n in range(1500)] + [body(n, ',"kind":"quick"') for n in range(10)]
     broker = Broker(proc, given)
 
-    async def beside(engine: Any) -> None:
+    async def meanwhile(engine: Any) -> None:
         await until(lambda: len(ran) == 10, "the others")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert report.total_handled == 1510
 
 

@@ -17,7 +17,8 @@ from missive.errors import Fatal, Transient
 from missive.matchers import Everything, Field, by_field
 from missive.rates import Rate
 from missive.transport import Capabilities, Delivery, SessionStatus, SettlementResult
-from tests.support.broker import Broker, Quick, run, stage_of, until
+from tests.support.broker import Broker
+from tests.support.engine import FastRuntime, run, stage_of, until
 
 
 def processor(**settings):
@@ -56,12 +57,12 @@ def test_a_slow_source_does_not_hold_a_handlers_place(terms):
     slow = Broker(proc, [b'{"n":0}'] * 60, rate_limit="2/s")
     fast = Broker(proc, [b'{"n":1}'] * 30)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: slow.held, "the slow source to come first")
         await until(lambda: len(fast.acked) == 30, "the fast source to be through", seconds=1.5)
         engine.stop()
 
-    run(slow, fast, beside=beside)
+    run(slow, fast, meanwhile=meanwhile)
 
 
 def test_a_long_number_is_no_rate():
@@ -99,7 +100,7 @@ def test_an_after_hook_that_hangs(is_async):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
             try:
-                run(Broker(proc, bodies(1)), seconds=3, drain=0.2, books=False)
+                run(Broker(proc, bodies(1)), seconds=3, drain=0.2, check_left=False)
             except ProcessingFailed:
                 return
         assert proc.dlq
@@ -121,7 +122,7 @@ def test_stuck_workers_of_both_kinds():
 
     proc.add_handler(Field("k", 2), lambda message, context: over.wait(20), name="thread")
 
-    async def beside(engine):
+    async def meanwhile(engine):
         try:
             await until(lambda: engine._state.failure is not None, "the engine to notice", seconds=2)
         finally:
@@ -131,7 +132,7 @@ def test_stuck_workers_of_both_kinds():
         patch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
         broker = Broker(proc, [b'{"k":1}', b'{"k":2}', b'{"k":1}', b'{"k":2}'], ends=False)
         with pytest.raises(ProcessingFailed, match="stuck"):
-            run(broker, beside=beside, drain=0.5, books=False)
+            run(broker, meanwhile=meanwhile, drain=0.5, check_left=False)
 
 
 def test_an_awaitable_of_a_sync_handler_is_cancelled():
@@ -199,14 +200,14 @@ def test_slow_keys_do_not_use_up_the_credit():
     given = [b'{"k":0,"j":%d}' % (n % keys) for n in range(keys * 80)]
     broker = Broker(proc, [*given, *[b'{"k":1}'] * 200], ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         try:
             await until(lambda: len(broker.acked) == 200, "the others to be handled", seconds=3)
         finally:
             go_on.set()
             engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
 
 
 def test_a_lane_is_paused_before_it_has_it_all():
@@ -236,9 +237,9 @@ def test_a_lane_is_paused_before_it_has_it_all():
 
     given = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)] + [Delivery(b'{"k":1}', lane="p1")] * 0
     given += [Delivery(b'{"k":1}', lane="p1") for _ in range(100)]
-    broker = Buffered(proc, given, capabilities=Capabilities(pauses=True), most=10)
+    broker = Buffered(proc, given, capabilities=Capabilities(pauses=True), per_fetch=10)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         try:
             await until(lambda: sum(b'"k":1' in body for body in broker.acked) == 100, "the other lane", seconds=3)
         finally:
@@ -246,7 +247,7 @@ def test_a_lane_is_paused_before_it_has_it_all():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
-        run(broker, beside=beside)
+        run(broker, meanwhile=meanwhile)
 
 
 def test_a_resume_that_fails_for_a_while():
@@ -254,22 +255,22 @@ def test_a_resume_that_fails_for_a_while():
     proc, go_on, tries = processor(), threading.Event(), []
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
     given = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)]
-    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), most=10)
+    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), per_fetch=10)
 
     def resume(session, lanes):
         tries.append(lanes)
         if len(tries) < 4:
             raise RuntimeError("an adapter's mistake")
 
-    broker.meddle["resume"] = resume
+    broker.intercept["resume"] = resume
 
-    async def beside(engine):
-        await until(lambda: broker.told, "the lane to be paused")
+    async def meanwhile(engine):
+        await until(lambda: broker.lane_calls, "the lane to be paused")
         go_on.set()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
-        run(broker, beside=beside, seconds=6)
+        run(broker, meanwhile=meanwhile, seconds=6)
 
 
 # the watchdog and dying sessions
@@ -280,17 +281,17 @@ def test_paused_lanes_are_a_reason():
     proc, go_on = processor(), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
     broker = Broker(proc, [Delivery(b'{"k":0}', lane="p0") for _ in range(900)], capabilities=Capabilities(pauses=True))
-    broker.most = 10
+    broker.per_fetch = 10
     asked = []
 
     def status(session):
         asked.append(1)
         return SessionStatus(connected=True, lag=len(broker.ready))
 
-    broker.meddle["status"] = status
+    broker.intercept["status"] = status
 
-    async def beside(engine):
-        await until(lambda: broker.told, "the lane to be paused")
+    async def meanwhile(engine):
+        await until(lambda: broker.lane_calls, "the lane to be paused")
         seen = len(asked)
         await until(lambda: len(asked) > seen + 20, "the watchdog to look")
         go_on.set()
@@ -299,7 +300,7 @@ def test_paused_lanes_are_a_reason():
         patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
         patch.setattr(watchdog, "EVERY", 0.02)
         patch.setattr(watchdog, "_STALLED", 0.15)
-        _, report = run(broker, beside=beside)
+        _, report = run(broker, meanwhile=meanwhile)
     assert (len(broker.sessions), report.redelivered) == (1, 0)
 
 
@@ -314,10 +315,10 @@ def test_a_close_that_hangs(found_by):  # noqa: C901 - three ways to find it
         if session is broker.sessions[0]:
             raise Transient("gone")
 
-    broker.meddle[found_by] = fail
-    broker.meddle["close"] = lambda session: asyncio.sleep(60) if session is broker.sessions[0] else None
+    broker.intercept[found_by] = fail
+    broker.intercept["close"] = lambda session: asyncio.sleep(60) if session is broker.sessions[0] else None
 
-    async def beside(engine):
+    async def meanwhile(engine):
         if found_by == "status":
             return
         await until(lambda: len(broker.sessions) > 1, "another session", seconds=6)
@@ -328,7 +329,7 @@ def test_a_close_that_hangs(found_by):  # noqa: C901 - three ways to find it
             if session is broker.sessions[0]:
                 await asyncio.Event().wait()
 
-        broker.meddle["fetch"] = deaf
+        broker.intercept["fetch"] = deaf
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(watchdog, "EVERY", 0.02)
         if found_by == "settle":
@@ -338,8 +339,8 @@ def test_a_close_that_hangs(found_by):  # noqa: C901 - three ways to find it
                     session._give_back(list(broker.held))
                     await asyncio.sleep(60)
 
-            broker.meddle["close"] = close
-        run(broker, beside=beside, seconds=10)
+            broker.intercept["close"] = close
+        run(broker, meanwhile=meanwhile, seconds=10)
     assert len(broker.sessions) == 2
     assert len(broker.acked) == 3
 
@@ -359,7 +360,7 @@ def test_a_renewal_that_hangs():
             await asyncio.sleep(60)
 
     broker = Broker(proc, bodies(1), capabilities=Capabilities(lease=0.4))
-    broker.meddle["extend"] = extend
+    broker.intercept["extend"] = extend
     run(broker)
     assert len(tries) > 1
     assert ran == [1]
@@ -378,7 +379,7 @@ def test_a_late_start_under_a_lease_that_ends():
         proc, bodies(1), capabilities=Capabilities(lease=10, renewable=False), clock=lambda: time.monotonic() * 10
     )
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: begun, "the first")
         await asyncio.sleep(0.04)
         broker.send(*bodies(100))
@@ -386,7 +387,7 @@ def test_a_late_start_under_a_lease_that_ends():
         engine.stop()
 
     broker.ends = False
-    run(broker, runtime=Quick(), beside=beside)
+    run(broker, runtime=FastRuntime(), meanwhile=meanwhile)
     assert max(begun) <= 5.2
 
 
@@ -402,7 +403,7 @@ def test_handled_is_what_was_settled():
             return
 
     broker = Broker(proc, bodies(1), capabilities=Capabilities(lease=0.3))
-    broker.meddle["extend"] = lambda session, deliveries: (
+    broker.intercept["extend"] = lambda session, deliveries: (
         session._give_back([d for d in deliveries if d in broker.held and not d.redelivered]) or None
     )
     _, report = run(broker)
@@ -424,13 +425,13 @@ def test_a_drain_reaches_what_waits_in_a_run(release):
 
     broker = Broker(proc, bodies(10, k=0), capabilities=Capabilities(release=release), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(begun.is_set, "the first to begin")
         engine.stop()
         await until(lambda: len(broker.released if release == "native" else proc.dlq) == 9, "the others to go")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert (report.total_handled, report.unsettled) == (1, 0)
 
 
@@ -445,7 +446,7 @@ def test_a_run_is_given_back_before_its_lease_ends():
 
     lease = Capabilities(lease=10, renewable=False)
     broker = Broker(proc, bodies(30, k=0), capabilities=lease, clock=lambda: time.monotonic() * 10)
-    run(broker, runtime=Quick())
+    run(broker, runtime=FastRuntime())
     assert broker.released
     assert max(begun) <= 5
 
@@ -482,13 +483,13 @@ def test_a_commit_that_is_refused_for_now():
         tries.append(watermarks)
         return dict.fromkeys(watermarks, SettlementResult.failed) if len(tries) == 1 else None
 
-    broker.meddle["commit"] = commit
+    broker.intercept["commit"] = commit
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(tries) > 1, "another try")
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
 
 
 def test_a_fatal_settlement_ends_at_once():
@@ -500,9 +501,9 @@ def test_a_fatal_settlement_ends_at_once():
     def settle(session, settlements):
         raise Fatal("the queue was deleted")
 
-    broker.meddle["settle"] = settle
+    broker.intercept["settle"] = settle
     with pytest.raises(Fatal, match="the queue was deleted"):
-        run(broker, drain=10, books=False)
+        run(broker, drain=10, check_left=False)
     assert time.monotonic() - began < 5
 
 
@@ -516,7 +517,7 @@ def test_settling_that_fails_after_the_end_of_input():
         if session is broker.sessions[0]:
             raise Transient("connection lost")
 
-    broker.meddle["settle"] = settle
+    broker.intercept["settle"] = settle
     _, report = run(broker)
     assert (len(broker.acked), report.redelivered) == (5, 5)
 
@@ -535,15 +536,15 @@ def test_a_client_that_fails_to_stop():
     def stop_intake(session):
         raise OSError("the client is odd")
 
-    odd.meddle["stop_intake"] = stop_intake
+    odd.intercept["stop_intake"] = stop_intake
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(begun.is_set, "one to begin")
         engine.stop()
         await until(lambda: len(odd.released) + len(other.released) == 9, "the others to go back")
         go_on.set()
 
-    _, report = run(odd, other, beside=beside)
+    _, report = run(odd, other, meanwhile=meanwhile)
     assert report.total_handled == 1
 
 
@@ -552,8 +553,8 @@ def test_a_pause_that_hangs():
     proc = processor()
     proc.add_handler(Everything(), lambda message, context: time.sleep(0.001))
     given = [Delivery(b"{}", lane=f"p{n % 2}") for n in range(400)]
-    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), most=50)
-    broker.meddle["pause"] = lambda session, lanes: asyncio.sleep(60)
+    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), per_fetch=50)
+    broker.intercept["pause"] = lambda session, lanes: asyncio.sleep(60)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runtime, "limits", Limits(50, 100_000, 100))
         patch.setattr(backpressure, "_ANSWER_SECONDS", 0.1)
@@ -568,14 +569,14 @@ def test_lanes_are_forgotten():
     broker = Broker(proc, [Delivery(b"{}", lane=f"p{n}") for n in range(3000)], capabilities=Capabilities(pauses=True))
     kept = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.acked) == 3000, "all to be settled")
         kept.extend(stage_of(engine, Backpressure)._items)
         engine.stop()
 
     broker.ends = False
-    run(broker, beside=beside)
-    assert (kept, broker.told) == ([], [])
+    run(broker, meanwhile=meanwhile)
+    assert (kept, broker.lane_calls) == ([], [])
 
 
 def test_a_resource_that_translates_what_failed_a_batch():

@@ -14,7 +14,8 @@ from missive.engine.intake.leases import LeaseRenewer
 from missive.errors import Fatal, Transient
 from missive.matchers import Everything, by_field
 from missive.transport import Capabilities, Disposition, SettlementResult
-from tests.support.broker import Broker, Quick, run, stage_of, until
+from tests.support.broker import Broker
+from tests.support.engine import FastRuntime, run, stage_of, until
 
 LEASE = 0.4
 SHORT = Capabilities(lease=LEASE)
@@ -102,13 +103,13 @@ def test_renewals_are_together():
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
     broker = Broker(proc, bodies(200), capabilities=SHORT)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.extended) >= 4, "some renewals")
         go_on.set()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(leases, "_BATCH", 150)
-        _, report = run(broker, beside=beside)
+        _, report = run(broker, meanwhile=meanwhile)
     assert [len(deliveries) for deliveries in broker.extended[:4]] == [150, 50, 150, 50]
     check_once(broker, report, 200)
 
@@ -124,14 +125,14 @@ def test_what_is_settled_is_not_renewed():
 
     broker = Broker(proc, bodies(20), capabilities=SHORT)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.acked) == 19, "the others to be settled")
         seen = len(broker.extended)
         await until(lambda: len(broker.extended) >= seen + 3, "some renewals")
         assert [len(deliveries) for deliveries in broker.extended[seen + 1 :]][:2] == [1, 1]
         go_on.set()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     proc = processor()
     proc.add_handler(Everything(), lambda message, context: time.sleep(LEASE))
     broker = Broker(proc, bodies(1))
@@ -151,13 +152,13 @@ def test_leases_are_renewed_while_draining():
     broker = Broker(proc, bodies(5), capabilities=SHORT, ends=False)
     extended = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(began.is_set, "the handler to begin")
         engine.stop()
         await until(lambda: len(broker.released) == 4, "the rest to be given back")
         extended.append(len(broker.extended))
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert broker.acked == bodies(1)
     assert len(broker.extended) >= extended[0] + 2
     assert (report.redelivered, report.released) == (0, 4)
@@ -189,7 +190,7 @@ def test_a_renewal_that_fails_is_tried_again(trouble):
         return results[trouble]
 
     broker = Broker(proc, bodies(2), capabilities=SHORT)
-    broker.meddle["extend"] = extend
+    broker.intercept["extend"] = extend
     _, report = run(broker)
     assert sorted(ran) == [0, 1]
     assert len(tries) >= 2
@@ -213,7 +214,7 @@ def test_renewals_that_never_succeed():
         raise Transient("not now")
 
     broker = Broker(proc, bodies(1), capabilities=SHORT)
-    broker.meddle["extend"] = extend
+    broker.intercept["extend"] = extend
     _, report = run(broker)
     assert (ran, cancelled) == ([1, 2], [1])
     assert (report.total_handled, report.redelivered, proc.dlq) == (1, 1, {})
@@ -232,7 +233,7 @@ def test_a_fatal_renewal_stops():
         raise Fatal("not allowed to renew")
 
     broker = Broker(proc, bodies(1), capabilities=SHORT, ends=False)
-    broker.meddle["extend"] = extend
+    broker.intercept["extend"] = extend
     with pytest.raises(Fatal, match="not allowed to renew"):
         run(broker)
 
@@ -249,7 +250,7 @@ def take_away(broker, which=lambda delivery: True):
                 broker.held.pop(delivery, None)
         session._changed.set()
 
-    broker.meddle["extend"] = extend
+    broker.intercept["extend"] = extend
 
 
 @pytest.mark.parametrize("dlq", [{}, None], ids=["dlq", "no dlq"])
@@ -292,14 +293,14 @@ def test_a_thread_that_lost_its_lease():
     broker = Broker(proc, bodies(1), capabilities=SHORT, ends=False)
     take_away(broker)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: not broker.held, "the lease to be lost")
         await until(lambda: not stage_of(engine, LeaseRenewer)._until, "that to be known")
         go_on.set()
         await until(lambda: ended, "the handler to end")
         engine.stop()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert broker.settlements == []
     assert report.redelivered == 1
 
@@ -337,7 +338,7 @@ def test_what_waits_is_let_go_of(where):
         broker, lambda delivery: delivery.body in (given if where == "batch" else bodies(3)) and delivery.body != keep
     )
 
-    async def beside(engine):
+    async def meanwhile(engine):
         waiting = {"batch": 0, "rate": 0}.get(where, 1)
         await until(lambda: broker.extended and len(broker.held) == waiting, "the leases to be lost")
         keeper = stage_of(engine, LeaseRenewer)
@@ -350,7 +351,7 @@ def test_what_waits_is_let_go_of(where):
         await until(lambda: 5 in ran, "what comes later")
         engine.stop()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     expected = {"batch": [3, 4, 5], "rate": [7, 7, 7], "retry": [0, 1, 2, 3, 4, 5]}.get(where, [0, 3, 4, 5])
     assert sorted(ran) == expected
     assert report.redelivered == 2
@@ -435,7 +436,7 @@ def test_what_waits_for_too_long_is_given_back():
     broker = Broker(
         proc, bodies(8), capabilities=Capabilities(lease=10, renewable=False), clock=lambda: time.monotonic() * 10
     )
-    _, report = run(broker, runtime=Quick())
+    _, report = run(broker, runtime=FastRuntime())
     assert report.released >= 1
     assert broker.extended == []
     check_once(broker, report, 8)
@@ -450,6 +451,6 @@ def test_what_is_in_time_is_not_given_back():
     broker = Broker(
         proc, bodies(5), capabilities=Capabilities(lease=40, renewable=False), clock=lambda: time.monotonic() * 10
     )
-    _, report = run(broker, runtime=Quick())
+    _, report = run(broker, runtime=FastRuntime())
     assert (report.released, broker.extended) == (0, [])
     check_once(broker, report, 5)

@@ -17,7 +17,8 @@ from missive.engine.runtime import Runtime
 from missive.matchers import Everything, Field, Range, by_field
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Delivery, Disposition
-from tests.support.broker import Broker, run, until
+from tests.support.broker import Broker
+from tests.support.engine import run, until
 from tests.support.redis_store import check
 from tests.support.stores import queued
 
@@ -80,19 +81,19 @@ def processor(store, handler, **options):
     return proc
 
 
-def run_with_store(broker, store, *, beside=None, runtime=None, **options):
+def run_with_store(broker, store, *, meanwhile=None, runtime=None, **options):
     """Run a broker beside the store as a source, until all is handled and nothing waits in the store."""
 
     async def done(engine):
-        if beside is not None:
-            await beside(engine)
+        if meanwhile is not None:
+            await meanwhile(engine)
         await until(lambda: not broker.held and not broker.ready, "the broker to be empty", 20)
         waiting = Query(statuses=(Status.parked, Status.queued))
         await until(lambda: store.count(waiting) == 0, "nothing to be parked", 20)
         engine.stop()
 
     broker.ends = False
-    return run(broker, ReplayAdapter(broker.processor, store), beside=done, runtime=runtime, **options)
+    return run(broker, ReplayAdapter(broker.processor, store), meanwhile=done, runtime=runtime, **options)
 
 
 @on_both
@@ -221,12 +222,12 @@ def test_park_parks_the_rest_of_the_lane_behind(store):
     broker = Broker(proc, bodies(30, 4))
     parked = []
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.acked) == 30, "all to be parked or handled")
         parked.append(store.lanes("app"))
         broker.send(*[b'{"n":%d,"k":%d}' % (n, n % 4) for n in range(30, 40)])
 
-    run_with_store(broker, store, beside=beside)
+    run_with_store(broker, store, meanwhile=meanwhile)
     assert len(parked[0]) == 3, "and not the lane of which nothing failed"
     in_order(handler, 4, 40)
     assert store.lanes("app") == {}
@@ -271,7 +272,7 @@ def test_park_needs_a_store():
         proc = Processor(JSONMessage, name="app", dlq=dlq)
         proc.add_handler(Everything(), Flaky(0), name="h", on_lane_retry="park")
         with pytest.raises(UsageError, match=r"^h: on_lane_retry='park'.*sqlite:///dlq.db"):
-            run(MemoryAdapter(proc, [b"{}"]), books=False)
+            run(MemoryAdapter(proc, [b"{}"]), check_left=False)
 
 
 def test_a_key_that_cannot_be_remembered_is_a_failure(store):
@@ -304,12 +305,12 @@ def test_attempts_outlive_a_process_that_holds_the_message(store):
     first, broker = Flaky(100, lambda n: n == 0), None
     broker = Broker(processor(store, first, retry=policy), positions, capabilities=Capabilities(lease=30.0), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(first.runs) == 2, "two attempts")
         await until(lambda: bool(spent(store) == [2]), "them to be counted")
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     again = Flaky(100, lambda n: n == 0)
     run(Broker(processor(store, again, retry=policy), positions))
     assert [attempt for n, attempt in again.runs if n == 0] == [3, 4]
@@ -346,11 +347,11 @@ def test_a_transport_that_can_delay_is_asked_to(store):
     able = Capabilities(max_delay=60)
     adapter = MemoryAdapter(processor(store, handler), bodies(3), capabilities=able, ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(handler.done) == 3, "all to be handled")
         engine.stop()
 
-    run(adapter, beside=beside)
+    run(adapter, meanwhile=meanwhile)
     assert sorted(handler.runs) == [(n, attempt) for n in range(3) for attempt in (1, 2, 3)]
     assert {(item.delay, item.attempt) for item in adapter.settled if item.disposition is Disposition.delay} == {
         (0.2, 1),
@@ -417,7 +418,7 @@ def test_lanes_that_an_open_breaker_cannot_hold_are_parked(store):
         await until(lambda: store.count(parked) >= keys - 100, "lanes to be parked", 20)
         down.clear()
 
-    run_with_store(broker, store, beside=mend)
+    run_with_store(broker, store, meanwhile=mend)
     assert sorted(set(done)) == list(range(count))
     first = list(dict.fromkeys(done))
     for key in range(keys):
@@ -441,12 +442,12 @@ def test_what_an_open_breaker_cannot_hold_is_parked(store):
     proc.add_handler(Field("k", 1), lambda m, c: others.append(m.get_json()["n"]), name="others")
     broker = Broker(proc, bodies(1000, 2))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(others) == 500, "the others")
         await until(lambda: store.count(Query(statuses=(Status.parked,))) >= 300, "the rest to be parked")
         await until(lambda: len(broker.held) <= 130, "all but a hundred to be settled")
         down.set()
 
-    run_with_store(broker, store, beside=beside)
+    run_with_store(broker, store, meanwhile=meanwhile)
     assert sorted(n for n, _ in handled) == list(range(0, 1000, 2))
     assert store.count(Query(statuses=(Status.dead,))) == 0

@@ -22,7 +22,8 @@ from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
 from missive.matchers import Everything, by_field
 from missive.transport import Delivery
-from tests.support.broker import Broker, run, until
+from tests.support.broker import Broker
+from tests.support.engine import run, until
 
 
 class Books:
@@ -59,9 +60,9 @@ def keep_books(path) -> Books:
             waits = [settlement for settlement in settlements if settlement.outcome in ("retried", "nacked")]
             books.early += sum(settlement.delivery.position not in known for settlement in waits)
 
-        broker.meddle["settle"] = settle
+        broker.intercept["settle"] = settle
 
-        async def beside(engine):
+        async def meanwhile(engine):
             await until(lambda: len(broker.acked) == 12, "all to be settled", 5)
             late = [Delivery(b'{"n":%d,"k":%d}' % (n, n % 2), position=n) for n in range(12, 16)]
             session = broker.sessions[-1]
@@ -71,7 +72,7 @@ def keep_books(path) -> Books:
             await until(lambda: kept.count(waiting) == 0, "nothing to be parked", 5)
             engine.stop()
 
-        run(broker, ReplayAdapter(proc, kept), beside=beside, books=False)
+        run(broker, ReplayAdapter(proc, kept), meanwhile=meanwhile, check_left=False)
     return books
 
 

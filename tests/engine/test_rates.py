@@ -18,7 +18,8 @@ from missive.rates import Rate
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Disposition
 from tests.support import strategies
-from tests.support.broker import Broker, run, until
+from tests.support.broker import Broker
+from tests.support.engine import run, until
 
 
 class Starts:
@@ -249,12 +250,12 @@ def test_a_stop_gives_back_what_waits_for_a_rate(where):
     proc.add_handler(Everything(), starts.asynchronous, rate_limit=of_handler, ordered_by=by_field("k"))
     broker = Broker(proc, bodies(40, keys=20), ends=False, rate_limit=of_adapter)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.acked) == 2, "what the rate lets through")
         engine.stop()
 
     began = time.monotonic()
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert time.monotonic() - began < 10
     assert (len(starts.engine), len(broker.acked), len(broker.released), report.released) == (2, 2, 38, 38)
 
@@ -265,11 +266,11 @@ def test_a_stop_files_what_cannot_be_given_back():
     proc.add_handler(Everything(), starts.sync, rate_limit="1/h")
     adapter = MemoryAdapter(proc, bodies(5), ends=False, capabilities=Capabilities(release="none"))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(adapter.settled) == 1, "what the rate lets through")
         engine.stop()
 
-    _, report = run(adapter, beside=beside)
+    _, report = run(adapter, meanwhile=meanwhile)
     assert dict(report.dead) == {"shutdown": 4}
     assert [item.disposition for item in adapter.settled] == [Disposition.ack] * 5
 
@@ -280,11 +281,11 @@ def test_a_lost_session_while_others_wait_for_a_rate():
     proc.add_handler(Everything(), starts.sync, rate_limit=rate)
     broker = Broker(proc, bodies(20))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.acked) >= 5, "the first to be handled")
         broker.sessions[0].die()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 2
     assert report.redelivered >= 5
     assert sorted(set(broker.acked)) == sorted(bodies(20))
@@ -304,13 +305,13 @@ def test_what_was_let_through_and_never_began(where):
     proc.add_handler(Everything(), handle, rate_limit=of_handler, concurrency=4 if of_handler else None)
     broker = Broker(proc, bodies(6), rate_limit=of_adapter)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: starts.engine and len(broker.held) == 6, "the first to begin")
         broker.sessions[0].die()
         await until(lambda: len(broker.sessions) == 2 and len(broker.held) == 6, "all to come again")
         go_on.set()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert len(starts.engine) == 7
     assert sorted(broker.acked) == bodies(6)
 

@@ -27,7 +27,8 @@ from missive.errors import Transient
 from missive.matchers import Everything, Field
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Delivery, Host, Session, SettlementResult
-from tests.support.broker import Broker, until
+from tests.support.broker import Broker
+from tests.support.engine import until
 from tests.support.process import Running
 
 Start = Callable[..., Running]

@@ -14,7 +14,8 @@ from missive.engine.runtime import Runtime
 from missive.errors import Fatal, StoreError, Transient
 from missive.matchers import Body, Everything
 from missive.transport import Capabilities, Delivery, Disposition, SettlementResult
-from tests.support.broker import Broker, run, until
+from tests.support.broker import Broker
+from tests.support.engine import run, until
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ class Answers:
         self.tries = Counter()
         self._broker = broker
         self._answers = {name.removeprefix("m").encode(): list(given) for name, given in answers.items()}
-        broker.meddle["settle"] = self.settle
+        broker.intercept["settle"] = self.settle
 
     def settle(self, session, settlements):
         """Answer."""
@@ -95,11 +96,11 @@ def test_what_stays_unknown_is_let_go():
     broker = Broker(proc, bodies(3), ends=False)
     answers = Answers(broker, m1=[U] * 100)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: engine.report.redelivered, "it to be let go of")
         engine.stop()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert 2 <= answers.tries[b"1"] <= 6
     assert report.redelivered == 1
     assert sorted(broker.acked) == [b"0", b"2"]
@@ -123,7 +124,7 @@ def test_others_are_settled_meanwhile():
     broker = Broker(proc, bodies(1), ends=False)
     answers = Answers(broker, m0=[F] * 1000)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: answers.tries[b"0"] >= 2, "it to be tried again")
         broker.send(*bodies(50)[1:])
         await until(lambda: len(broker.acked) == 49, "the others to be settled")
@@ -131,7 +132,7 @@ def test_others_are_settled_meanwhile():
         await until(lambda: len(broker.acked) == 50, "it to be settled")
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert ran == dict.fromkeys(bodies(50), 1)
 
 
@@ -143,13 +144,13 @@ def test_a_stop_waits_for_what_is_tried_again(verb):
     broker = Broker(proc, bodies(2), ends=False)
     answers = Answers(broker, **{f"m{0 if verb == 'ack' else 1}": [F] * 5})
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) == 2, "both to come")
         engine.stop()
         await until(lambda: answers.tries[b"1"], "the one that waits to be given back")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert (broker.acked, broker.released) == ([b"0"], [b"1"])
     assert report.redelivered == 0
 
@@ -183,7 +184,7 @@ def test_a_settlement_that_fails_drops_the_session(answer):
             session._die()
         return answer
 
-    broker.meddle["settle"] = settle
+    broker.intercept["settle"] = settle
     _, report = run(broker)
     assert len(broker.sessions) == 2
     assert broker.sessions[0].closed
@@ -200,9 +201,9 @@ def test_a_fatal_settlement_stops():
     def settle(session, settlements):
         raise Fatal("not allowed to settle")
 
-    broker.meddle["settle"] = settle
+    broker.intercept["settle"] = settle
     with pytest.raises(Fatal, match="not allowed to settle"):
-        run(broker, books=False, drain=0.1)
+        run(broker, check_left=False, drain=0.1)
     assert broker.acked == []
 
 
@@ -212,11 +213,11 @@ def test_what_is_tried_again_when_its_session_dies():
     broker = Broker(proc, bodies(4))
     answers = Answers(broker, m0=[F] * 3, m1=[U] * 2)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: answers.tries[b"0"] >= 2, "it to be tried again")
         broker.sessions[0].die()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     # `run` checks that no session was asked about what another had delivered.
     assert len(broker.sessions) == 2
     assert report.redelivered >= 1
@@ -236,13 +237,13 @@ def test_a_settlement_under_way_when_its_session_dies():
             await until(lambda: session.closed, "the session to be dropped")
             raise Transient("closed")
 
-    broker.meddle["settle"] = settle
+    broker.intercept["settle"] = settle
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(asked.is_set, "a settlement")
         broker.sessions[0].die()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert sorted(broker.acked) == bodies(3)
     assert report.redelivered == 3
     assert all(count == 2 for count in ran.values())
@@ -255,12 +256,12 @@ class Held(Broker):
     """Keeps its first settlement waiting until all others are done and wait for theirs."""
 
     def __init__(self, *given):
-        super().__init__(*given, most=5000)
+        super().__init__(*given, per_fetch=5000)
         self.calls = []
         self.dies = False
         """Whether the first session dies over its second settlement."""
         self.go_on = threading.Event()
-        self.meddle["settle"] = self.settle
+        self.intercept["settle"] = self.settle
 
     async def settle(self, session, settlements):
         """Wait, the first time."""
@@ -269,7 +270,7 @@ class Held(Broker):
         if self.dies and len(self.calls) > 1 and session is self.sessions[0]:
             raise Transient("gone")
 
-    async def beside(self, engine):
+    async def meanwhile(self, engine):
         """Let go when all are done."""
         await until(lambda: engine.report.total_handled == 3000, "all to be handled")
         self.go_on.set()
@@ -286,7 +287,7 @@ def held(monkeypatch):
 def test_settlements_are_in_batches_and_in_order(monkeypatch):
     """Settlements go in few calls, of a thousand at the most, in the order they were done, each once."""
     broker = held(monkeypatch)
-    run(broker, beside=broker.beside)
+    run(broker, meanwhile=broker.meanwhile)
     assert broker.acked == bodies(3000)
     sizes = [len(told) for _, told in broker.calls]
     assert max(sizes) <= 1000
@@ -297,7 +298,7 @@ def test_a_session_that_dies_over_one_batch_is_told_no_other(monkeypatch):
     """When a session dies over the first of several batches, the others are not told to it: they come again."""
     broker = held(monkeypatch)
     broker.dies = True
-    _, report = run(broker, beside=broker.beside)
+    _, report = run(broker, meanwhile=broker.meanwhile)
     first = [told for session, told in broker.calls if session is broker.sessions[0]]
     assert len(first) == 2
     assert sorted(set(broker.acked)) == sorted(bodies(3000))
@@ -320,13 +321,13 @@ def test_what_is_told():
     stopped = threading.Event()
     broker = Broker(proc, [*bodies(5), b"0"], ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(began.is_set, "the last to begin")
         engine.stop()
         await until(lambda: broker.released, "the rest to be given back")
         stopped.set()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     told = {
         (item.delivery.body, item.disposition, None if item.outcome is None else str(item.outcome), item.label)
         for items in broker.settlements
@@ -345,8 +346,8 @@ def test_what_is_told():
 def test_a_lost_session_while_others_live():
     """A source that is lost and comes again is nothing to another source of the same handlers."""
     proc, ran = processor()
-    broken, other = Broker(proc, bodies(20)), Broker(proc, [b"x%d" % n for n in range(500)], most=10)
-    broken.meddle["settle"] = lambda session, items: [] if session is broken.sessions[0] else None
+    broken, other = Broker(proc, bodies(20)), Broker(proc, [b"x%d" % n for n in range(500)], per_fetch=10)
+    broken.intercept["settle"] = lambda session, items: [] if session is broken.sessions[0] else None
     _, report = run(broken, other)
     assert (len(broken.sessions), len(other.sessions)) == (2, 1)
     assert sorted(set(broken.acked)) == sorted(bodies(20))
@@ -368,15 +369,15 @@ def test_marks_are_not_of_a_dead_session():
     deliveries = [Delivery(body, lane="p0", position=n) for n, body in enumerate(bodies(10))]
     broker = Broker(proc, deliveries, capabilities=Capabilities(commit="cumulative"))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(ran) == 10 and broker.acked, "all but one to be done, and a commit")
         assert broker.acked == bodies(3)
         broker.sessions[0].die()
         await until(lambda: ran[b"4"] == 2, "it to come again")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
-    positions = [mark["p0"] for mark in broker.marks]
+    _, report = run(broker, meanwhile=meanwhile)
+    positions = [mark["p0"] for mark in broker.commits]
     assert positions == sorted(positions)
     assert broker.acked == bodies(10)
     assert [ran[body] for body in bodies(10)] == [1] * 3 + [2] * 7

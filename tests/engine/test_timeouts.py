@@ -15,7 +15,8 @@ from missive.matchers import Everything, Field
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities
 from tests.conftest import wait_until
-from tests.support.broker import Broker, run, until
+from tests.support.broker import Broker
+from tests.support.engine import run, until
 
 SLOW, FAST = b'{"slow":true}', b'{"slow":false}'
 
@@ -170,12 +171,12 @@ def test_a_thread_that_is_late_is_decided_when_it_ends(how):
 
     broker = Broker(proc, [SLOW] + [FAST] * 20)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: overdue(engine) == 1, "the timeout to be noticed")
         await until(lambda: len(broker.acked) == 20, "the others to be handled and settled")
         release.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert early == [(0, [], [])]
     assert len(others) == 20
     assert proc.dlq.told() == [(SLOW, "timeout")]
@@ -196,7 +197,7 @@ def test_when_every_worker_is_stuck_processing_stops(concurrency):
     began = time.monotonic()
     try:
         with pytest.raises(ProcessingFailed, match=r"stuck in a handler past its timeout .*stuck-one"):
-            run(broker, drain=0.2, books=False)
+            run(broker, drain=0.2, check_left=False)
         assert time.monotonic() - began < 10
         assert broker.acked == []
         assert len(broker.released) == 10 - concurrency
@@ -215,13 +216,13 @@ def test_one_worker_that_is_left_is_enough():
 
     broker = Broker(proc, [SLOW, SLOW])
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: overdue(engine) == 2, "both timeouts to be noticed")
         broker.send(*[FAST] * 30)
         await until(lambda: len(broker.acked) == 30, "the others to be handled")
         release.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert (report.total_handled, dict(report.dead)) == (30, {"timeout": 2})
 
 
@@ -270,12 +271,12 @@ def test_handlers_that_swallow_every_cancellation_are_stuck(monkeypatch):
             except (asyncio.CancelledError, TimeoutError):
                 continue
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: engine._state.failure is not None, "the engine to give up")
         over.set()
 
     with pytest.raises(ProcessingFailed, match="deaf-one"):
-        run(Broker(proc, [SLOW] * 5, ends=False), beside=beside, drain=5)
+        run(Broker(proc, [SLOW] * 5, ends=False), meanwhile=meanwhile, drain=5)
     assert proc.dlq.told() == [(SLOW, "timeout")] * 2
 
 

@@ -16,7 +16,8 @@ from missive.engine.runtime import Runtime
 from missive.errors import Transient
 from missive.matchers import Everything
 from missive.transport import Capabilities, SessionStatus
-from tests.support.broker import Broker, run, until
+from tests.support.broker import Broker
+from tests.support.engine import run, until
 
 CANARY = "canary-4711"
 
@@ -44,7 +45,7 @@ class Watched(Broker):
         super().__init__(*given, **settings)
         self.asked = 0
         self.first = first
-        self.meddle["status"] = self.status
+        self.intercept["status"] = self.status
 
     def status(self, session):
         """Answer."""
@@ -66,7 +67,7 @@ def deaf(broker):
         if session is broker.sessions[0]:
             await asyncio.Event().wait()
 
-    broker.meddle["fetch"] = fetch
+    broker.intercept["fetch"] = fetch
 
 
 def fail_transient():
@@ -120,13 +121,13 @@ def test_what_is_held_comes_again():
 
     broker = Watched(proc, bodies(4), first=SessionStatus())
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) == 4, "all to be held")
         broker.first = SessionStatus(connected=False)
         await until(lambda: len(broker.sessions) == 2 and len(broker.held) == 4, "all to come again")
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert sorted(broker.acked) == bodies(4)
     assert ran == [b"0", *bodies(4)]
     assert report.redelivered == 4
@@ -141,12 +142,12 @@ def test_what_is_idle_is_left_alone(first):
     proc.add_handler(Everything(), lambda message, context: None)
     broker = Watched(proc, bodies(1), first=first, ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: broker.acked, "the message")
         await broker.asked_again()
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
 
 
@@ -160,11 +161,11 @@ def test_a_status_that_raises_is_no_reason(caplog):
 
     broker = Watched(proc, bodies(1), first=fail, ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await broker.asked_again()
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
     assert "broker:queue failed to report its status: ValueError" in caplog.text
     assert CANARY not in caplog.text
@@ -176,13 +177,13 @@ def test_progress_is_what_comes():
     proc.add_handler(Everything(), lambda message, context: None)
     broker = Watched(proc, bodies(1), first=SessionStatus(connected=True, lag=1000), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         for _ in range(12):
             await broker.asked_again(2)
             broker.send(b"more")
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
 
 
@@ -198,12 +199,12 @@ def test_a_full_credit_is_a_reason(is_async, monkeypatch):
     proc.add_handler(Everything(), handle_async if is_async else lambda message, context: go_on.wait(10))
     broker = Watched(proc, bodies(30), first=SessionStatus(connected=True, lag=20))
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) == 10, "the credit to be used")
         await broker.asked_again()
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
     assert (report.total_handled, report.redelivered) == (30, 0)
 
@@ -237,7 +238,7 @@ def test_a_store_that_is_down_is_a_reason(monkeypatch):
 
     broker = Watched(proc, bodies(1), first=SessionStatus(connected=True, lag=2), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: store.tries, "the store to be tried")
         broker.send(b"1", b"2")
         await broker.asked_again()
@@ -245,7 +246,7 @@ def test_a_store_that_is_down_is_a_reason(monkeypatch):
         await until(lambda: len(broker.acked) == 3, "all to be settled")
         engine.stop()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
     assert (len(store.kept), report.redelivered) == (1, 0)
 
@@ -256,13 +257,13 @@ def test_draining_is_a_reason():
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
     broker = Watched(proc, bodies(2), first=SessionStatus(connected=True, lag=100), ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await until(lambda: len(broker.held) == 2, "both to run")
         engine.stop()
         await broker.asked_again()
         go_on.set()
 
-    _, report = run(broker, beside=beside)
+    _, report = run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
     assert (sorted(broker.acked), report.redelivered) == (bodies(2), 0)
 
@@ -279,11 +280,11 @@ def test_a_slow_answer_is_an_answer(monkeypatch):
 
     broker = Watched(proc, bodies(1), first=slowly, ends=False)
 
-    async def beside(engine):
+    async def meanwhile(engine):
         await broker.asked_again(3)
         engine.stop()
 
-    run(broker, beside=beside)
+    run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
 
 

@@ -1,31 +1,19 @@
-"""A transport in memory with what real ones have: redelivery, leases, lanes that pause, and faults on demand."""
+"""A broker in memory with the features of real ones: redelivery, leases, lanes that pause, and faults on demand."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
-import pytest
 
 from missive import Processor
 from missive.adapters.base import Adapter
-from missive.dlq import open_dlq
-from missive.engine.completion.idempotency import IdempotencyClaims
-from missive.engine.completion.settlement import Settler
-from missive.engine.engine import Engine
-from missive.engine.intake.backpressure import Backpressure
-from missive.engine.intake.leases import LeaseRenewer
-from missive.engine.intake.source import Source
-from missive.engine.report import Report
-from missive.engine.runtime import Runtime
-from missive.engine.stages import Stage
-from missive.errors import MissiveError, Transient
+from missive.errors import Transient
 from missive.transport import (
     Capabilities,
     Credit,
@@ -44,10 +32,14 @@ PLAIN = Capabilities()
 
 
 class Broker(Adapter):
-    """Keeps what it delivered until it is acked; what a dead session held, or whose lease ended, comes again.
+    """A broker that stores each delivery until it is acked.
 
-    `meddle` maps the name of a session's method to what is called before it, with the session and the method's
-    arguments: it may raise, or return what the method then returns (or an awaitable of it), or None.
+    It redelivers the messages of a closed session and those whose lease has ended. It raises `EndOfInput` after its
+    last message, unless `ends` is false, and returns up to `per_fetch` messages from a fetch.
+
+    `intercept` maps the name of a session's method to a function that is called first, with the session and the
+    method's arguments. The function may raise, return the method's result (or an awaitable of the result), or return
+    None to let the method run.
     """
 
     transport = "broker"
@@ -59,7 +51,7 @@ class Broker(Adapter):
         *,
         capabilities: Capabilities = PLAIN,
         ends: bool = True,
-        most: int = 1000,
+        per_fetch: int = 1000,
         drain: float = 25,
         rate_limit: str | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -67,28 +59,30 @@ class Broker(Adapter):
         super().__init__(processor, drain=drain, rate_limit=rate_limit)
         self.ready = deque(Delivery(d) if isinstance(d, bytes) else d for d in deliveries)
         self.held: dict[Delivery, tuple[BrokerSession, float]] = {}
+        """Unsettled deliveries, each with its session and the end of its lease."""
         self.capabilities = capabilities
         self.ends = ends
-        self.most = most
+        self.per_fetch = per_fetch
         self.clock = clock
-        self.meddle: dict[str, Callable[..., Any]] = {}
+        self.intercept: dict[str, Callable[..., Any]] = {}
         self.sessions: list[BrokerSession] = []
         self.settlements: list[Sequence[Settlement]] = []
-        """What each call of `settle` was told."""
+        """The argument of each call of `settle`."""
         self.acked: list[bytes] = []
         self.released: list[bytes] = []
         self.extended: list[Sequence[Delivery]] = []
-        self.told: list[tuple[str, tuple[str, ...]]] = []
-        """Lanes paused and resumed."""
-        self.marks: list[Mapping[str | None, int]] = []
-        """What each commit said."""
-        self.most_held = 0
+        """The argument of each call of `extend`."""
+        self.lane_calls: list[tuple[str, tuple[str, ...]]] = []
+        """Each call of `pause` and `resume`, with its lanes."""
+        self.commits: list[Mapping[str | None, int]] = []
+        """The positions of each call of `commit`, by lane."""
+        self.peak_held = 0
         self.foreign: list[Delivery] = []
-        """Deliveries that a session was asked about which had not delivered them: there must be none."""
+        """Deliveries that the engine gave to a session which had not delivered them. `run` checks that it is empty."""
 
     @property
     def destination(self) -> str:
-        """What it is called."""
+        """The name of the queue."""
         return "queue"
 
     async def connect(self, host: Host) -> Session:
@@ -98,16 +92,18 @@ class Broker(Adapter):
         return session
 
     def send(self, *bodies: bytes) -> None:
-        """Let more come, from any thread."""
+        """Add messages, from any thread."""
         session = self.sessions[-1]
         session._loop.call_soon_threadsafe(session.receive, [Delivery(body) for body in bodies])
 
-    def again(self, delivery: Delivery) -> None:
-        """Let a delivery come again, before all others."""
+    def redeliver(self, delivery: Delivery) -> None:
+        """Deliver a message again, before all others."""
         self.ready.appendleft(msgspec.structs.replace(delivery, redelivered=True, attempt=delivery.attempt + 1))
 
 
 class BrokerSession(Session):
+    """A connection to a `Broker`."""
+
     def __init__(self, broker: Broker, host: Host) -> None:
         super().__init__()
         self.capabilities = broker.capabilities
@@ -121,21 +117,21 @@ class BrokerSession(Session):
         self._sweeping = asyncio.ensure_future(self._sweep()) if broker.capabilities.lease else None
 
     def receive(self, deliveries: Sequence[Delivery]) -> None:
-        """Let more come, on the engine's loop."""
+        """Add messages, on the engine's loop."""
         self._broker.ready.extend(deliveries)
         self._changed.set()
 
     def die(self) -> None:
-        """Lose the connection, from any thread; what is asked of it from now on fails."""
+        """Lose the connection, from any thread. Later calls of the session fail."""
         self._loop.call_soon_threadsafe(self._die)
 
     def _die(self) -> None:
         self._dead = True
         self._changed.set()
 
-    async def _meddled(self, what: str, *arguments: object) -> Any:
-        if what in self._broker.meddle:
-            result = self._broker.meddle[what](self, *arguments)
+    async def _intercepted(self, method: str, *arguments: object) -> Any:
+        if method in self._broker.intercept:
+            result = self._broker.intercept[method](self, *arguments)
             return await result if inspect.isawaitable(result) else result
         return None
 
@@ -146,15 +142,15 @@ class BrokerSession(Session):
             self._give_back([d for d, (_, until) in broker.held.items() if until < broker.clock()])
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
-        await self._meddled("fetch", credit)
-        await asyncio.sleep(0)  # as for what comes from elsewhere
+        await self._intercepted("fetch", credit)
+        await asyncio.sleep(0)  # a fetch from a network always yields to the loop
         broker = self._broker
         while not self._dead:
             if found := self._take(credit):
                 until = broker.clock() + (self.capabilities.lease or 1e9)
                 broker.held.update(dict.fromkeys(found, (self, until)))
                 self._given.update(found)
-                broker.most_held = max(broker.most_held, len(broker.held))
+                broker.peak_held = max(broker.peak_held, len(broker.held))
                 return found
             if broker.ends and not broker.held and not broker.ready:
                 raise EndOfInput
@@ -166,7 +162,7 @@ class BrokerSession(Session):
         found: list[Delivery] = []
         skipped: list[Delivery] = []
         ready, size = self._broker.ready, 0
-        while ready and len(found) < min(credit.items, self._broker.most) and size < credit.bytes:
+        while ready and len(found) < min(credit.items, self._broker.per_fetch) and size < credit.bytes:
             delivery = ready.popleft()
             if delivery.lane in self.paused:
                 skipped.append(delivery)
@@ -180,7 +176,7 @@ class BrokerSession(Session):
         broker = self._broker
         broker.settlements.append(settlements)
         broker.foreign += [settlement.delivery for settlement in settlements if settlement.delivery not in self._given]
-        results = await self._meddled("settle", settlements)
+        results = await self._intercepted("settle", settlements)
         if self._dead:
             raise Transient("the broker is gone")
         if results is None:
@@ -188,22 +184,22 @@ class BrokerSession(Session):
         self._changed.set()
         return results
 
-    def _settle(self, item: Settlement) -> SettlementResult:
+    def _settle(self, settlement: Settlement) -> SettlementResult:
         broker = self._broker
-        if broker.held.pop(item.delivery, None) is None:
+        if broker.held.pop(settlement.delivery, None) is None:
             return SettlementResult.fenced
-        if item.disposition is Disposition.release:
-            broker.released.append(item.delivery.body)
-            broker.ready.append(item.delivery)
+        if settlement.disposition is Disposition.release:
+            broker.released.append(settlement.delivery.body)
+            broker.ready.append(settlement.delivery)
         else:
-            broker.acked.append(item.delivery.body)
+            broker.acked.append(settlement.delivery.body)
         return SettlementResult.confirmed
 
     async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         broker = self._broker
-        if (answer := await self._meddled("commit", watermarks)) is not None:
+        if (answer := await self._intercepted("commit", watermarks)) is not None:
             return dict(answer)
-        broker.marks.append({lane: watermark.position for lane, watermark in watermarks.items()})
+        broker.commits.append({lane: watermark.position for lane, watermark in watermarks.items()})
         for delivery in list(broker.held):
             watermark = watermarks.get(delivery.lane)
             if watermark is not None and (delivery.position or 0) <= watermark.position:
@@ -216,7 +212,7 @@ class BrokerSession(Session):
         broker = self._broker
         broker.extended.append(deliveries)
         broker.foreign += [delivery for delivery in deliveries if delivery not in self._given]
-        results = await self._meddled("extend", deliveries)
+        results = await self._intercepted("extend", deliveries)
         if results is not None:
             return results
         until = broker.clock() + (self.capabilities.lease or 1e9)
@@ -224,21 +220,21 @@ class BrokerSession(Session):
         return [SettlementResult.confirmed if d in broker.held else SettlementResult.fenced for d in deliveries]
 
     async def pause(self, lanes: Collection[str]) -> None:
-        await self._meddled("pause", lanes)
-        self._broker.told.append(("pause", tuple(lanes)))
+        await self._intercepted("pause", lanes)
+        self._broker.lane_calls.append(("pause", tuple(lanes)))
         self.paused.update(lanes)
 
     async def resume(self, lanes: Collection[str]) -> None:
-        await self._meddled("resume", lanes)
-        self._broker.told.append(("resume", tuple(lanes)))
+        await self._intercepted("resume", lanes)
+        self._broker.lane_calls.append(("resume", tuple(lanes)))
         self.paused.difference_update(lanes)
         self._changed.set()
 
     async def status(self) -> SessionStatus:
-        return await self._meddled("status") or SessionStatus()
+        return await self._intercepted("status") or SessionStatus()
 
     async def close(self) -> None:
-        await self._meddled("close")
+        await self._intercepted("close")
         self._dead = self.closed = True
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -247,151 +243,5 @@ class BrokerSession(Session):
     def _give_back(self, deliveries: Sequence[Delivery]) -> None:
         for delivery in reversed(deliveries):
             del self._broker.held[delivery]
-            self._broker.again(delivery)
+            self._broker.redeliver(delivery)
         self._changed.set()
-
-
-class Quick(Runtime):
-    """A clock that runs ten times as fast, and so makes waits short."""
-
-    monotonic = staticmethod(lambda: time.monotonic() * 10)
-
-    async def sleep(self, seconds: float) -> None:
-        """Wait for a tenth."""
-        await asyncio.sleep(seconds / 10)
-
-    def call_later(self, seconds: float, fn: Callable[[], None]) -> Callable[[], None]:
-        """Call after a tenth."""
-        return super().call_later(seconds / 10, fn)
-
-
-class Ran(NamedTuple):
-    """What is left of a run."""
-
-    engine: Engine
-    report: Report
-
-
-def run(
-    *adapters: Adapter,
-    drain: float = 25,
-    runtime: Runtime | None = None,
-    beside: Callable[[Engine], Awaitable[None]] | None = None,
-    books: bool = True,
-    seconds: float = 20,
-) -> Ran:
-    """Run one processor's adapters as production does, the engine on a thread and a loop of its own.
-
-    `beside` runs meanwhile on the handlers' loop, and may stop the engine; where it fails, it does. In the end nothing
-    may be left in any room (`books`). Raises what the engine does; fails when it takes too long.
-    """
-    engines: list[Engine] = []
-
-    async def main() -> Report:
-        processor = adapters[0].processor
-        engine = Engine(
-            processor,
-            adapters,
-            sink=open_dlq(processor.dlq),
-            concurrency=processor.concurrency,
-            drain=drain,
-            handlers_loop=asyncio.get_running_loop(),
-            runtime=runtime,
-        )
-        engines.append(engine)
-        helping = asyncio.ensure_future(_beside(engine, beside))
-        try:
-            return await _run(engine, seconds)
-        finally:
-            if helping.done():
-                helping.result()
-            helping.cancel()
-
-    try:
-        report = asyncio.run(main())
-    finally:
-        # Also where the engine failed; but not over what a test says.
-        if books and engines and isinstance(sys.exception(), MissiveError | None):
-            assert left_in(engines[0]) == {}
-        assert [adapter.foreign for adapter in adapters if isinstance(adapter, Broker) and adapter.foreign] == []
-    return Ran(engines[0], report)
-
-
-async def _run(engine: Engine, seconds: float) -> Report:
-    running = asyncio.ensure_future(asyncio.to_thread(asyncio.run, engine.main()))
-    _, late = await asyncio.wait([running], timeout=seconds)
-    if not late:
-        return running.result()
-    left = left_in(engine)
-    engine.stop()
-    engine.stop()
-    await asyncio.wait([running])
-    running.exception()
-    pytest.fail(f"not done after {seconds:g} s, with {left}")
-
-
-async def _beside(engine: Engine, beside: Callable[[Engine], Awaitable[None]] | None) -> None:
-    await until(
-        lambda: engine.state != "connecting" or any(s.ended for s in engine._state.sources), "the engine to start"
-    )
-    if beside is not None:
-        try:
-            await beside(engine)
-        except BaseException:
-            engine.stop_once()
-            raise
-
-
-def left_in(engine: Engine) -> dict[str, object]:
-    """Return the work that an engine left in its stations after it ended; empty if its accounting is right."""
-    stations = engine.stations
-    dispatcher = stations.dispatcher
-    left: dict[str, object] = {
-        "lanes": len(dispatcher._lanes),
-        "together": dispatcher._lanes._together,
-        "ready": len(dispatcher._ready),
-        "running": dispatcher.running,
-        "held": len(stations.delays),
-        "unfiled": stations.dead_letters.pending,
-    }
-    for number, source in enumerate(stations.intakes):
-        left |= {f"{what} of source {number}": getattr(source, what) for what in ("items", "bytes", "waiting")}
-    for name, gate in [*dispatcher._gates.items(), *dispatcher._source_gates.items()]:
-        left[f"in the limiter of {name}"] = gate._running or len(gate._inside) or len(gate.waiting)
-    for gate in dispatcher._breakers:
-        left["in a breaker"] = len(gate._inside) or len(gate.waiting)
-    for gatherer in dispatcher._gatherers.values():
-        left["batched"] = gatherer._jobs
-    for stage in stations.stages.all:
-        if isinstance(stage, LeaseRenewer):
-            left["leases"] = len(stage._until)
-        elif isinstance(stage, Settler):
-            left["unsettled"] = len(stage._tries) + len(stage._pending)
-        elif isinstance(stage, IdempotencyClaims):
-            left["claims"] = len(stage._mine) + sum(handler.out for handler in stage._handlers.values())
-        elif isinstance(stage, Backpressure):
-            left["in lanes"] = sum(stage._items.values()) + sum(stage._bytes.values())
-    return {what: count for what, count in left.items() if count}
-
-
-T = TypeVar("T", bound=Stage)
-
-
-def stage_of(engine: Engine, kind: type[T]) -> T:
-    """Return the only stage of a kind. Fails when there is none, or more than one."""
-    (stage,) = (stage for stage in engine.stations.stages.all if isinstance(stage, kind))
-    return stage
-
-
-def source_of(engine: Engine) -> Source:
-    """Return the first source of an engine."""
-    return next(iter(engine.stations.intakes))
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
-    """Wait on the handlers' loop until a condition is true; fails, saying what was waited for."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds:g} s for {what}")
-        await asyncio.sleep(0.005)
