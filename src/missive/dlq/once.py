@@ -50,7 +50,7 @@ class ClaimAnswer(NamedTuple):
     """End of the lease, in seconds since 1970."""
 
 
-class Row(NamedTuple):
+class StoredClaim(NamedTuple):
     """A claim as a store holds it."""
 
     body: str
@@ -67,7 +67,7 @@ class OnceStore(ABC):
 
     @abstractmethod
     def once_begin(
-        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+        self, service: str, requests: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
         """Claim effects for `lease` seconds; return an answer for each request, in order.
 
@@ -92,13 +92,13 @@ class OnceStore(ABC):
 
 
 def decide_claim(
-    row: Row | None, asked: ClaimRequest, owner: str, now: float, lease: float, ttl: float
-) -> tuple[ClaimAnswer, Row | None]:
+    row: StoredClaim | None, request: ClaimRequest, owner: str, now: float, lease: float, ttl: float
+) -> tuple[ClaimAnswer, StoredClaim | None]:
     """Decide a request on the stored claim; return the answer, and the claim to store if the request changes it."""
-    ours = Row(asked.body, owner, 1, now + lease, done=False, expires_at=now + ttl)
+    ours = StoredClaim(request.body, owner, 1, now + lease, done=False, expires_at=now + ttl)
     if row is None or (row.expires_at <= now and (row.done or row.until <= now)):
         return ClaimAnswer(ClaimState.ours, 1, ours.until), ours
-    if row.body != asked.body:
+    if row.body != request.body:
         return ClaimAnswer(ClaimState.conflict, row.fence, row.until), None
     if row.done:
         return ClaimAnswer(ClaimState.done, row.fence, row.until), None
@@ -113,17 +113,17 @@ class MemoryOnce(OnceStore):
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._rows: dict[tuple[str, EffectKey], Row] = {}
+        self._rows: dict[tuple[str, EffectKey], StoredClaim] = {}
 
     def once_begin(
-        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+        self, service: str, requests: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
         """Claim effects."""
         answers, now = [], self._clock()
-        for one in asked:
-            answer, row = decide_claim(self._rows.get((service, one.effect)), one, owner, now, lease, ttl)
+        for request in requests:
+            answer, row = decide_claim(self._rows.get((service, request.effect)), request, owner, now, lease, ttl)
             if row is not None:
-                self._rows[service, one.effect] = row
+                self._rows[service, request.effect] = row
             answers.append(answer)
         return answers
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 
-from missive.dlq.once import ClaimAnswer, ClaimRequest, EffectKey, OnceStore, Row, decide_claim
+from missive.dlq.once import ClaimAnswer, ClaimRequest, EffectKey, OnceStore, StoredClaim, decide_claim
 from missive.dlq.redis.database import Database, portions, translated
 from missive.dlq.redis.fields import number
 from missive.dlq.redis.keys import digest
 
-Change = Callable[[Row], Row | None]
+Change = Callable[[StoredClaim], StoredClaim | None]
 
 
 class RedisOnce(Database, OnceStore):
@@ -18,14 +18,14 @@ class RedisOnce(Database, OnceStore):
 
     @translated("written")
     def once_begin(
-        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+        self, service: str, requests: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
         """Claim effects. Claims are independent, and each one changes atomically."""
         now = self._clock()
-        by_key = {_name(service, one.effect): one for one in asked}
+        by_key = {_name(service, one.effect): one for one in requests}
         answers: dict[str, ClaimAnswer] = {}
 
-        def begin(key: str, row: Row | None) -> Row | None:
+        def begin(key: str, row: StoredClaim | None) -> StoredClaim | None:
             answers[key], changed = decide_claim(row, by_key[key], owner, now, lease, ttl)
             return row if changed is None else changed
 
@@ -47,7 +47,7 @@ class RedisOnce(Database, OnceStore):
     @translated("written")
     def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
         """Delete claims."""
-        return self._change(service, effects, owner, lambda _: None, but_done=True)
+        return self._change(service, effects, owner, lambda _: None, unless_done=True)
 
     @translated("written")
     def once_purge(self, limit: int = 1000) -> int:
@@ -55,7 +55,7 @@ class RedisOnce(Database, OnceStore):
         now, deleted = self._clock(), set[str]()
         expired = self._client.zrangebyscore(self._key("once"), "-inf", number(now), start=0, num=limit)
 
-        def delete(key: str, row: Row | None) -> Row | None:
+        def delete(key: str, row: StoredClaim | None) -> StoredClaim | None:
             if row is not None and _expiry(row) > now:  # claimed again since it was read
                 deleted.discard(key)
                 return row
@@ -66,13 +66,13 @@ class RedisOnce(Database, OnceStore):
         return len(deleted)
 
     def _change(
-        self, service: str, effects: Collection[EffectKey], owner: str, change: Change, *, but_done: bool = False
+        self, service: str, effects: Collection[EffectKey], owner: str, change: Change, *, unless_done: bool = False
     ) -> set[EffectKey]:
         by_key = {_name(service, effect): effect for effect in effects}
         ours: set[EffectKey] = set()
 
-        def changed(key: str, row: Row | None) -> Row | None:
-            if row is None or row.owner != owner or (but_done and row.done):
+        def changed(key: str, row: StoredClaim | None) -> StoredClaim | None:
+            if row is None or row.owner != owner or (unless_done and row.done):
                 ours.discard(by_key[key])
                 return row
             ours.add(by_key[key])
@@ -81,23 +81,23 @@ class RedisOnce(Database, OnceStore):
         self._replace(by_key, changed)
         return ours
 
-    def _replace(self, keys: Collection[str], change: Callable[[str, Row | None], Row | None]) -> None:
+    def _replace(self, keys: Collection[str], change: Callable[[str, StoredClaim | None], StoredClaim | None]) -> None:
         """Replace the claim of each key by the result of `change`. Retry on a concurrent change."""
         for some in portions(list(keys)):
             pending = list(some)
 
             def replaced() -> bool | None:
                 nonlocal pending
-                was = self._client.mget([self._key(f"once:{key}") for key in pending])
-                moved: list[str] = []
+                texts = self._client.mget([self._key(f"once:{key}") for key in pending])
+                changed_keys: list[str] = []
                 arguments: list[str | bytes] = []
-                for key, text in zip(pending, was, strict=True):
-                    before = None if text is None else Row(*json.loads(text))
+                for key, text in zip(pending, texts, strict=True):
+                    before = None if text is None else StoredClaim(*json.loads(text))
                     after = change(key, before)
                     if after != before:
-                        moved.append(key)
+                        changed_keys.append(key)
                         arguments += [key, text or b"", *_stored(after)]
-                pending = [moved[number] for number in self._run("once", *arguments)] if moved else []
+                pending = [changed_keys[number] for number in self._run("once", *arguments)] if changed_keys else []
                 return None if pending else True
 
             self._tried(replaced)
@@ -107,10 +107,10 @@ def _name(service: str, effect: EffectKey) -> str:
     return digest(service, *effect)
 
 
-def _expiry(row: Row) -> float:
+def _expiry(row: StoredClaim) -> float:
     """Return the time from which a claim may be deleted."""
     return row.expires_at if row.done else max(row.expires_at, row.until)
 
 
-def _stored(row: Row | None) -> tuple[str, str]:
+def _stored(row: StoredClaim | None) -> tuple[str, str]:
     return ("", "") if row is None else (json.dumps(row), number(_expiry(row)))

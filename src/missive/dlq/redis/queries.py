@@ -21,11 +21,11 @@ _MOST_SETS = 100
 _BODIES_AT_ONCE = 50
 _FIRST_PAGE = 50
 
-Place = tuple[float, str]
+Position = tuple[float, str]
 """The latest failure of a record, and its id: the position in a sorted set."""
 
 
-class _Counted(NamedTuple):
+class _BucketCount(NamedTuple):
     """The records of one bucket and status."""
 
     id: str
@@ -46,7 +46,7 @@ class _GroupTotal:
         self.count, self.first_at, self.newest = 0, float("inf"), (float("-inf"), "")
         self.shared: tuple[str | None, ...] = (None,) * 4
 
-    def add(self, bucket: Bucket, count: int, first_at: float, newest: Place) -> None:
+    def add(self, bucket: Bucket, count: int, first_at: float, newest: Position) -> None:
         """Add records of a bucket."""
         self.count += count
         self.first_at, self.newest = min(first_at, self.first_at), max(newest, self.newest)
@@ -106,7 +106,7 @@ class Queries(Database):
     def groups(self, query: Query, *, limit: int | None = None, offset: int = 0) -> list[Group]:
         """Return the groups of the records of a query, largest first."""
         found: dict[tuple[str, str], _GroupTotal] = {}
-        counted: dict[tuple[str, str], list[_Counted]] = {}
+        counted: dict[tuple[str, str], list[_BucketCount]] = {}
         if query.selects_groups:
             for one in self._counted(query):
                 key = one.bucket.fingerprint, one.status
@@ -125,7 +125,7 @@ class Queries(Database):
             found = self._totals({key: counted[key] for key in page})
         return self._groups(page, found)
 
-    def _totals(self, counted: dict[tuple[str, str], list[_Counted]]) -> dict[tuple[str, str], _GroupTotal]:
+    def _totals(self, counted: dict[tuple[str, str], list[_BucketCount]]) -> dict[tuple[str, str], _GroupTotal]:
         """Return the totals of a page of groups."""
         pipeline = self._pipeline()
         every = [(key, one) for key, buckets in counted.items() for one in buckets]
@@ -191,7 +191,7 @@ class Queries(Database):
 
     # Finding the sets of a query
 
-    def _counted(self, query: Query) -> list[_Counted]:
+    def _counted(self, query: Query) -> list[_BucketCount]:
         """Return the buckets that match a query and have records."""
         buckets = self._client.hgetall(self._key("buckets"))
         wanted = [
@@ -205,7 +205,7 @@ class Queries(Database):
         for name, _, status in wanted:
             pipeline.zcard(self._key(f"bucket:{name}:{status}"))
         counts = pipeline.execute()
-        return [_Counted(*one, count) for one, count in zip(wanted, counts, strict=True) if count]
+        return [_BucketCount(*one, count) for one, count in zip(wanted, counts, strict=True) if count]
 
     @translated("read")
     def _sets(self, query: Query, most: int | None = _MOST_SETS) -> tuple[list[str], bool]:
@@ -236,7 +236,7 @@ class Queries(Database):
         if not query.ids:
             yield from self._walk(sets, query, wanted)
             return
-        places: list[Place] = []
+        places: list[Position] = []
         for some in portions(dict.fromkeys(query.ids)):
             pipeline = self._pipeline()
             for one in some:
@@ -254,7 +254,7 @@ class Queries(Database):
                 return
             yield one
 
-    def _along(self, one: str, before: float | None, size: int) -> Iterator[Place]:
+    def _along(self, one: str, before: float | None, size: int) -> Iterator[Position]:
         place = float("inf") if before is None else before, ""
         while page := self._page(one, place, size):
             yield from page
@@ -263,7 +263,7 @@ class Queries(Database):
             place, size = page[-1], min(2 * size, AT_ONCE)
 
     @translated("read")
-    def _page(self, one: str, before: Place, size: int) -> list[Place]:
+    def _page(self, one: str, before: Position, size: int) -> list[Position]:
         flat = self._run("page", one, repr(before[0]), before[1], size)
         return [(float(at), member.decode()) for member, at in zip(flat[::2], flat[1::2], strict=True)]
 

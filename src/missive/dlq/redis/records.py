@@ -41,14 +41,14 @@ class Records(Database):
         for record in records:
             if record.lease_token is not None and known.tokens.get(record.id) != record.lease_token:
                 continue  # another worker holds the lease, and reports the result
-            where = arrival_of(record)
+            digest = arrival_of(record)
             earlier = known.records.get(record.id)
-            if earlier is None and record.may_join and where is not None:
-                earlier = known.records.get(found.get(where, ""))
-                asked[where] = known.arrivals.get(where, "")
+            if earlier is None and record.may_join and digest is not None:
+                earlier = known.records.get(found.get(digest, ""))
+                asked[digest] = known.arrivals.get(digest, "")
             one = record if earlier is None else earlier.joined_by(record)
-            if earlier is None and where is not None:
-                found[where] = one.id
+            if earlier is None and digest is not None:
+                found[digest] = one.id
             known.records[one.id] = merged[one.id] = one
             if one.status is Status.dead:
                 days[one.fingerprint, int(one.last_at // DAY)] += 1
@@ -56,16 +56,16 @@ class Records(Database):
             return True
         arguments: list[str | bytes] = [str(len(merged))]
         for one in merged.values():
-            where = arrival_of(one)
-            arguments += [known.revs.get(one.id, ""), asked.get(where, "*") if where else "*", *to_arguments(one)]
+            digest = arrival_of(one)
+            arguments += [known.revs.get(one.id, ""), asked.get(digest, "*") if digest else "*", *to_arguments(one)]
         return True if self._run("put", *arguments, *_flat(days)) else None
 
     def _known(self, records: Sequence[Record]) -> _Known:
         known = _Known()
-        arrivals = {where for record in records if record.may_join and (where := arrival_of(record)) is not None}
+        arrivals = {digest for record in records if record.may_join and (digest := arrival_of(record)) is not None}
         for some in portions(sorted(arrivals)):
             answers = self._client.hmget(self._key("arrivals"), some)
-            known.arrivals.update((where, one.decode()) for where, one in zip(some, answers, strict=True) if one)
+            known.arrivals.update((digest, one.decode()) for digest, one in zip(some, answers, strict=True) if one)
         for some in portions(sorted({record.id for record in records} | set(known.arrivals.values()))):
             pipeline = self._pipeline()
             for one in some:

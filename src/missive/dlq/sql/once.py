@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from missive.dlq.once import ClaimAnswer, ClaimRequest, ClaimState, EffectKey, OnceStore, Row, decide_claim
+from missive.dlq.once import ClaimAnswer, ClaimRequest, ClaimState, EffectKey, OnceStore, StoredClaim, decide_claim
 from missive.dlq.sql.database import Database, portions, translated
 from missive.dlq.sql.schema import claims
 
@@ -19,20 +19,20 @@ class SQLOnce(Database, OnceStore):
 
     @translated("written")
     def once_begin(
-        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+        self, service: str, requests: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
         """Claim effects in one transaction."""
         table, now = claims, self._clock()
         fresh = {"owner": owner, "fence": 1, "until": now + lease, "done": False, "expires_at": now + ttl}
         # All transactions lock in one order, so that they cannot deadlock.
-        new = [{**fresh, "service": service, **one._asdict()} for one in sorted(asked)]
+        new = [{**fresh, "service": service, **one._asdict()} for one in sorted(requests)]
 
         def begin(connection: Connection) -> list[ClaimAnswer]:
             # The insert ignores existing rows, and waits for a transaction that writes the same effects.
             connection.execute(_insert_ignoring(table, connection.dialect.name), new)
-            there = self._claimed(connection, service, [one.effect for one in asked])
+            there = self._claimed(connection, service, [one.effect for one in requests])
             answers, changed = [], []
-            for one in asked:
+            for one in requests:
                 row = there.get(one.effect)
                 if row is None:  # another owner has dropped the claim since the insert
                     answers.append(ClaimAnswer(ClaimState.busy, 0, now))
@@ -96,10 +96,12 @@ class SQLOnce(Database, OnceStore):
 
         return self._tried(change)
 
-    def _claimed(self, connection: Connection, service: str, effects: Iterable[EffectKey]) -> dict[EffectKey, Row]:
+    def _claimed(
+        self, connection: Connection, service: str, effects: Iterable[EffectKey]
+    ) -> dict[EffectKey, StoredClaim]:
         """Return the rows of effects, and lock them."""
         c = claims.c
-        found: dict[EffectKey, Row] = {}
+        found: dict[EffectKey, StoredClaim] = {}
         for some in portions(sorted(effects)):
             statement = (
                 sa.select(c.handler, c.digest, c.body, c.owner, c.fence, c.until, c.done, c.expires_at)
@@ -108,7 +110,7 @@ class SQLOnce(Database, OnceStore):
                 .with_for_update()
             )
             for handler, digest, *rest in connection.execute(statement):
-                found[handler, digest] = Row(*rest)
+                found[handler, digest] = StoredClaim(*rest)
         return found
 
     def _delete_claims(self, connection: Connection, keys: Sequence[tuple[Any, ...]]) -> None:

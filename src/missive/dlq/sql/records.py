@@ -28,19 +28,19 @@ class Records(Database):
             known = self._known(connection, records)
             lost = self._lost_leases(connection, records)
             new: dict[str, Record] = {}
-            found: dict[str, str] = {}
-            own: set[str] = set()
+            arrivals: dict[str, str] = {}
+            taken_over: set[str] = set()
             for record in records:
                 if record.id in lost:
                     continue
-                where = _arrival(record)
-                earlier = known.get(record.id) or (known.get(where) if record.may_join and where else None)
+                digest = _arrival(record)
+                earlier = known.get(record.id) or (known.get(digest) if record.may_join and digest else None)
                 merged = record if earlier is None else earlier.joined_by(record)
                 known[merged.id] = merged
-                if where and earlier is None:
-                    found[where] = merged.id
+                if digest and earlier is None:
+                    arrivals[digest] = merged.id
                     if not record.may_join:
-                        own.add(where)
+                        taken_over.add(digest)
                 if (shared := _arrival(merged)) and (earlier is None or known.get(shared) is earlier):
                     known[shared] = merged
                 if earlier is not None:
@@ -51,29 +51,29 @@ class Records(Database):
                 else:
                     connection.execute(records_table.update().where(records_table.c.id == merged.id), _changed(merged))
             if new:
-                self._insert(connection, list(new.values()), found, own)
+                self._insert(connection, list(new.values()), arrivals, taken_over)
             counts.write()
 
         self._tried(put)
 
     def _insert(
-        self, connection: Connection, new: Sequence[Record], found: dict[str, str], own: Collection[str] = ()
+        self, connection: Connection, new: Sequence[Record], arrivals: dict[str, str], taken_over: Collection[str] = ()
     ) -> None:
-        """Insert records. `found` maps arrivals to the new records to find by them; `own` are arrivals to take over."""
+        """Insert records. `arrivals` maps each arrival to its record; earlier records lose those in `taken_over`."""
         c = records_table.c
         # A message that is not a redelivery takes the arrival over from an earlier message that looked the same. For a
         # redelivery, another process may insert a record at the same time. The database then refuses this insert, and
         # the next try joins the other record.
-        for some in portions(sorted(own)):
+        for some in portions(sorted(taken_over)):
             connection.execute(records_table.update().where(c.arrival.in_(some)).values(arrival=None))
         rows = []
         for record in new:
-            where = _arrival(record)
+            digest = _arrival(record)
             rows.append(
                 {
                     **to_row(record),
                     "ready": record.due or 0.0,
-                    "arrival": where if where and found.get(where) == record.id else None,
+                    "arrival": digest if digest and arrivals.get(digest) == record.id else None,
                 }
             )
         connection.execute(records_table.insert(), rows)
@@ -92,7 +92,7 @@ class Records(Database):
         known: dict[str, Record] = {}
         c = records_table.c
         for some in portions(records):
-            arrivals = {where for record in some if record.may_join and (where := _arrival(record))}
+            arrivals = {digest for record in some if record.may_join and (digest := _arrival(record))}
             # Find the ids by each index first, and then lock the records in one order.
             ids: set[str] = set()
             for column, values in ((c.id, {record.id for record in some}), (c.arrival, arrivals)):
@@ -119,11 +119,11 @@ class Records(Database):
             for some in portions(records):
                 ids = [record.id for record in some]
                 there.update(connection.execute(sa.select(c.id).where(c.id.in_(ids))).scalars())
-                arrivals = sorted({where for record in some if (where := _arrival(record))})
+                arrivals = sorted({digest for record in some if (digest := _arrival(record))})
                 taken.update(connection.execute(sa.select(c.arrival).where(c.arrival.in_(arrivals))).scalars())
             new = {record.id: record for record in records if record.id not in there}
             if new:
-                by = {where: one.id for one in new.values() if (where := _arrival(one)) and where not in taken}
+                by = {digest: one.id for one in new.values() if (digest := _arrival(one)) and digest not in taken}
                 self._insert(connection, list(new.values()), by)
                 for record in new.values():
                     counts.add(record)

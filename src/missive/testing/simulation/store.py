@@ -36,10 +36,10 @@ class SimulatedStore(Sink, OnceStore):
                 world.ledger.filed(world.entry_of(record))
 
     def once_begin(
-        self, service: str, asked: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
+        self, service: str, requests: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
         """Claim effects."""
-        return self._done(lambda: self._life.world.once.once_begin(service, asked, owner, lease, ttl))
+        return self._done(lambda: self._life.world.once.once_begin(service, requests, owner, lease, ttl))
 
     def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
         """Keep claims."""
