@@ -162,7 +162,7 @@ def test_the_envelope_arrives(redis: RedisServer):
 
 
 def test_fences_an_ack_after_a_take_over(redis: RedisServer):
-    """The earlier owner of an entry can neither ack it nor renew its lease after another consumer claimed it."""
+    """The earlier owner of an entry can neither ack it nor renew its lease after another consumer took it over."""
     stream = Stream(redis)
 
     async def main() -> None:

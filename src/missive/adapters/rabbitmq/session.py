@@ -37,7 +37,7 @@ _NOT_FOUND = 404
 _CHECKS = 4
 """Checks for received data in each heartbeat."""
 _MAX_SILENCE = 1.4
-"""Silence after which a connection counts as half open, in heartbeats. The next check, within two, detects it."""
+"""Silence after which a connection counts as half open, in heartbeats. A check detects it within two."""
 
 
 class RabbitMQSession(Session):

@@ -46,7 +46,7 @@ def to_delivery(entry: str, fields: Sequence[bytes], attempt: int, token: int, b
 
 
 def order_of(delivery: Delivery) -> tuple[int, int]:
-    """Return a sort key for the order of entry ids, which holds for every id, even one without a position."""
+    """Return the sort key of an entry's id. Unlike a position, every id has one."""
     milliseconds, _, sequence = (delivery.native_id or "0-0").partition("-")
     return int(milliseconds), int(sequence)
 

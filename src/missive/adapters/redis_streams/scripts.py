@@ -1,8 +1,9 @@
 """Lua scripts for the operations that only the owner of an entry may perform."""
 
 # The server runs each script atomically. A script changes an entry only if this consumer owns it: a bare XACK or XCLAIM
-# would settle or take back an entry that another consumer owns by now. The arguments are the group, the consumer, the
-# first id, the last id, and all ids in ascending order, joined by spaces: one argument costs less than many.
+# would settle or take back an entry that another consumer owns by now. ACK, EXTEND and the script of `release` take the
+# group, the consumer, the first id, the last id, and all ids in ascending order, joined by spaces: one argument costs
+# less than many. They return the ids of entries that this consumer does not own.
 _PENDING = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[4], 20000, ARGV[2])
 """
@@ -14,7 +15,7 @@ for id in string.gmatch(ARGV[5], '%S+') do
   if owned[id] then ours[#ours + 1] = id else lost[#lost + 1] = id end
 end
 """
-# Nearly always, the acked ids are all pending ids of the range, at most a thousand. They need no comparison one by one.
+# Nearly always, the acked ids are exactly the pending ids of the range, at most a thousand: compare both as one text.
 ACK = f"""{_PENDING}
 if #pending <= 1000 then
   local ids = {{}}
@@ -30,10 +31,10 @@ return lost
 """
 EXTEND = f"""{_PENDING}{_OWNED}
 if #ours > 0 then
-  local claim = {{'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0}}
-  for _, id in ipairs(ours) do claim[#claim + 1] = id end
-  claim[#claim + 1] = 'JUSTID'
-  redis.call(unpack(claim))
+  local command = {{'XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0}}
+  for _, id in ipairs(ours) do command[#command + 1] = id end
+  command[#command + 1] = 'JUSTID'
+  redis.call(unpack(command))
 end
 return lost
 """
@@ -43,10 +44,11 @@ for _, id in ipairs(ours) do
 end
 return lost
 """
+# Returns the next cursor, the entries with their delivery counts, and the number of trimmed entries.
 TAKE_OVER = """
-local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
-local entries, trimmed = {}, claimed[3] and #claimed[3] or 0
-for _, entry in ipairs(claimed[2]) do
+local reply = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4], 'COUNT', ARGV[5])
+local entries, trimmed = {}, reply[3] and #reply[3] or 0
+for _, entry in ipairs(reply[2]) do
   if entry and entry[2] then
     local pending = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
     entries[#entries + 1] = {entry[1], entry[2], pending[1] and pending[1][4] or 1}
@@ -55,8 +57,9 @@ for _, entry in ipairs(claimed[2]) do
     if entry then redis.call('XACK', KEYS[1], ARGV[1], entry[1]) end
   end
 end
-return {claimed[1], entries, trimmed}
+return {reply[1], entries, trimmed}
 """
+# Returns the number of pending entries, at most 1; the consumer leaves the group if there are none.
 LEAVE = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
 if #pending == 0 then redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], ARGV[2]) end

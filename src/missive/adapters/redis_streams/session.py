@@ -43,7 +43,7 @@ _MAX_ENTRIES = 1000
 _READ_AHEAD = Credit(500, 16 * 1024 * 1024)
 """Credit of a read ahead, which starts while the engine works if the last read left entries behind."""
 _FULL_READ = 100
-"""Size from which a read that got all it asked for may have left entries behind, in entries."""
+"""Entries of a read, all that it requested, after which more entries probably wait."""
 _STALE_SHARE = 0.25
 """Share of its lease after which an entry that was read ahead is given back instead of fetched."""
 _FIRST_SIZE = 100_000
