@@ -9,41 +9,12 @@ from types import SimpleNamespace
 import pytest
 
 from missive import ForcedStop, Processor
-from missive.engine.completion.settlement import Settler
 from missive.engine.engine import Engine
-from missive.engine.job import Job, by_lane
 from missive.engine.runner import execute
-from missive.engine.runtime import Runtime
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing import MemoryAdapter
-from missive.transport import Capabilities, Delivery, Disposition, SettlementResult
-
-
-def test_a_mark_passes_what_was_let_go_of_behind_it():
-    """A lane gives a message back while an earlier one runs; when that ends, the mark passes all before it."""
-
-    async def main():
-        settled, marks = [], []
-
-        async def commit(given):
-            marks.append(given[None].position)
-            return {None: SettlementResult.confirmed}
-
-        session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
-        source = SimpleNamespace(session=session)
-        exits = SimpleNamespace(settled=lambda source, jobs, lost: settled.extend(jobs))
-        settler = Settler(source, exits, Runtime())
-        jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
-        settler.taken(source, session, jobs, by_lane(jobs))
-        jobs[2].disposition = Disposition.release
-        for job in (jobs[1], jobs[2], jobs[0]):
-            settler.add([job])
-            await settler.flush()
-        assert sorted(settled, key=jobs.index) == jobs
-        assert marks[-1] == 1
-
-    asyncio.run(main())
+from missive.transport import Capabilities, Disposition, SettlementResult
 
 
 @pytest.mark.parametrize("is_async", [False, True])

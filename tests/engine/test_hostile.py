@@ -8,15 +8,14 @@ import time
 
 import pytest
 
-from missive import JSONMessage, ProcessingFailed, Processor, UsageError
+from missive import JSONMessage, Processor
 from missive.engine.intake import backpressure, watchdog
 from missive.engine.intake.backpressure import Backpressure
 from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
-from missive.errors import Fatal, Transient
+from missive.errors import Transient
 from missive.matchers import Everything, Field, by_field
-from missive.rates import Rate
-from missive.transport import Capabilities, Delivery, SessionStatus, SettlementResult
+from missive.transport import Capabilities, Delivery
 from tests.support.broker import Broker
 from tests.support.engine import FastRuntime, run, stage_of, until
 
@@ -45,106 +44,7 @@ def test_a_batch_larger_than_its_adapters_rate():
     assert report.total_handled == 20
 
 
-@pytest.mark.parametrize("terms", [{"concurrency": 1}, {"rate_limit": "60/s"}], ids=str)
-def test_a_slow_source_does_not_hold_a_handlers_place(terms):
-    """What waits for its source's rate takes no place in its handler's limits from another source."""
-    proc, began = processor(), {}
-
-    @proc.handle_for(Everything(), **terms)
-    def handle(message, context):
-        began.setdefault(context.adapter, []).append(context._running.started)
-
-    slow = Broker(proc, [b'{"n":0}'] * 60, rate_limit="2/s")
-    fast = Broker(proc, [b'{"n":1}'] * 30)
-
-    async def meanwhile(engine):
-        await until(lambda: slow.held, "the slow source to come first")
-        await until(lambda: len(fast.acked) == 30, "the fast source to be through", seconds=1.5)
-        engine.stop()
-
-    run(slow, fast, meanwhile=meanwhile)
-
-
-def test_a_long_number_is_no_rate():
-    """What is no rate is refused with the right error."""
-    with pytest.raises(UsageError):
-        Rate.parse("9" * 5000 + "/s")
-
-
-def test_an_infinite_time_is_no_rate():
-    """A time that is infinite is none."""
-    with pytest.raises(UsageError):
-        Rate.parse("1/" + "9" * 400 + "s")
-
-
 # timeouts
-
-
-@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
-def test_an_after_hook_that_hangs(is_async):
-    """A hook after a handler is within the attempt's timeout, or at least noticed as stuck."""
-    proc, release = processor(timeout=0.1, concurrency=1), threading.Event()
-
-    async def hook(worker, context):
-        await asyncio.sleep(30)
-
-    async def handle(message, context): ...
-
-    if is_async:
-        proc.after_handling(hook)
-        proc.add_handler(Everything(), handle)
-    else:
-        proc.after_handling(lambda worker, context: release.wait(30))
-        proc.add_handler(Everything(), lambda message, context: None)
-    try:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
-            try:
-                run(Broker(proc, bodies(1)), seconds=3, drain=0.2, check_left=False)
-            except ProcessingFailed:
-                return
-        assert proc.dlq
-    finally:
-        release.set()
-
-
-def test_stuck_workers_of_both_kinds():
-    """When stuck threads and stuck tasks together are as many as run at once, processing stops."""
-    proc, over = processor(timeout=0.1, concurrency=2), threading.Event()
-
-    @proc.handle_for(Field("k", 1))
-    async def deaf(message, context):
-        while not over.is_set():
-            try:
-                await asyncio.sleep(0.02)
-            except asyncio.CancelledError:
-                continue
-
-    proc.add_handler(Field("k", 2), lambda message, context: over.wait(20), name="thread")
-
-    async def meanwhile(engine):
-        try:
-            await until(lambda: engine._state.failure is not None, "the engine to notice", seconds=2)
-        finally:
-            over.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
-        broker = Broker(proc, [b'{"k":1}', b'{"k":2}', b'{"k":1}', b'{"k":2}'], ends=False)
-        with pytest.raises(ProcessingFailed, match="stuck"):
-            run(broker, meanwhile=meanwhile, drain=0.5, check_left=False)
-
-
-def test_an_awaitable_of_a_sync_handler_is_cancelled():
-    """What a `def` handler returned and is awaited is cancelled at its timeout, as an async handler is."""
-    proc, began = processor(timeout=0.1), time.monotonic()
-
-    async def slow():
-        await asyncio.sleep(2)
-
-    proc.add_handler(Everything(), lambda message, context: slow())
-    run(Broker(proc, bodies(1)))
-    assert time.monotonic() - began < 1.5
 
 
 # batches
@@ -274,34 +174,6 @@ def test_a_resume_that_fails_for_a_while():
 
 
 # the watchdog and dying sessions
-
-
-def test_paused_lanes_are_a_reason():
-    """While lanes are paused, that nothing of them comes though much waits is no trouble of the session."""
-    proc, go_on = processor(), threading.Event()
-    proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
-    broker = Broker(proc, [Delivery(b'{"k":0}', lane="p0") for _ in range(900)], capabilities=Capabilities(pauses=True))
-    broker.per_fetch = 10
-    asked = []
-
-    def status(session):
-        asked.append(1)
-        return SessionStatus(connected=True, lag=len(broker.ready))
-
-    broker.intercept["status"] = status
-
-    async def meanwhile(engine):
-        await until(lambda: broker.lane_calls, "the lane to be paused")
-        seen = len(asked)
-        await until(lambda: len(asked) > seen + 20, "the watchdog to look")
-        go_on.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
-        patch.setattr(watchdog, "EVERY", 0.02)
-        patch.setattr(watchdog, "_STALLED", 0.15)
-        _, report = run(broker, meanwhile=meanwhile)
-    assert (len(broker.sessions), report.redelivered) == (1, 0)
 
 
 @pytest.mark.parametrize("found_by", ["fetch", "settle", "status"])
@@ -451,75 +323,7 @@ def test_a_run_is_given_back_before_its_lease_ends():
     assert max(begun) <= 5
 
 
-def test_a_lane_waits_for_what_its_handler_left_on_the_loop():
-    """What a `def` handler returned and was cancelled ends before the next of its lane begins."""
-    proc, events = processor(timeout=0.1), []
-
-    async def work(n):
-        events.append(("begin", n))
-        try:
-            await asyncio.sleep(0 if n else 5)
-        except asyncio.CancelledError:
-            await asyncio.sleep(0.2)  # gives back what it has
-        events.append(("end", n))
-
-    proc.add_handler(Everything(), lambda message, context: work(number(message)), ordered_by=by_field("k"))
-    run(Broker(proc, bodies(2, k=0)))
-    assert events == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
-
-
 # what adapters do
-
-
-def test_a_commit_that_is_refused_for_now():
-    """A commit whose result is `failed` is tried again."""
-    proc = processor()
-    proc.add_handler(Everything(), lambda message, context: None)
-    broker = Broker(proc, [Delivery(b"{}", position=n, lane="p") for n in range(5)], ends=False)
-    broker.capabilities = Capabilities(commit="cumulative")
-    tries = []
-
-    def commit(session, watermarks):
-        tries.append(watermarks)
-        return dict.fromkeys(watermarks, SettlementResult.failed) if len(tries) == 1 else None
-
-    broker.intercept["commit"] = commit
-
-    async def meanwhile(engine):
-        await until(lambda: len(tries) > 1, "another try")
-        engine.stop()
-
-    run(broker, meanwhile=meanwhile)
-
-
-def test_a_fatal_settlement_ends_at_once():
-    """When settling is refused for good, processing ends with that, and waits for no deadline."""
-    proc, began = processor(), time.monotonic()
-    proc.add_handler(Everything(), lambda message, context: None)
-    broker = Broker(proc, bodies(5), ends=False)
-
-    def settle(session, settlements):
-        raise Fatal("the queue was deleted")
-
-    broker.intercept["settle"] = settle
-    with pytest.raises(Fatal, match="the queue was deleted"):
-        run(broker, drain=10, check_left=False)
-    assert time.monotonic() - began < 5
-
-
-def test_settling_that_fails_after_the_end_of_input():
-    """A session that dies over the last settlements is followed by another, which gets them again."""
-    proc = processor()
-    proc.add_handler(Everything(), lambda message, context: None)
-    broker = Broker(proc, bodies(5))
-
-    def settle(session, settlements):
-        if session is broker.sessions[0]:
-            raise Transient("connection lost")
-
-    broker.intercept["settle"] = settle
-    _, report = run(broker)
-    assert (len(broker.acked), report.redelivered) == (5, 5)
 
 
 def test_a_client_that_fails_to_stop():

@@ -114,6 +114,13 @@ def test_what_is_no_rate(text):
         Processor().add_handler(Everything(), lambda message, context: None, rate_limit=text)
 
 
+@pytest.mark.parametrize("text", ["9" * 5000 + "/s", "1/" + "9" * 400 + "s"], ids=["number", "time"])
+def test_a_number_that_is_too_large_is_no_rate(text):
+    """Rate.parse refuses a count that int() refuses for its length, and a time that is infinite as a float."""
+    with pytest.raises(UsageError):
+        Rate.parse(text)
+
+
 @given(
     st.integers(1, 10**6),
     st.none() | st.integers(1, 10**4) | st.decimals(min_value="0.001", max_value=1000, places=3),
@@ -200,6 +207,22 @@ def test_other_handlers_are_not_slowed():
     assert report.total_handled == 306
     assert slow.keeps("2/400ms")
     assert max(fast.engine) < max(slow.engine)
+
+
+@pytest.mark.parametrize("terms", [{"concurrency": 1}, {"rate_limit": "60/s"}], ids=str)
+def test_messages_that_wait_for_the_rate_of_their_source_take_no_place_in_a_handler(terms):
+    """While messages of one source wait for its rate, the handler's limits have room for another source."""
+    proc = processor()
+    proc.add_handler(Everything(), lambda message, context: None, **terms)
+    slow = Broker(proc, [b'{"n":0}'] * 60, rate_limit="2/s")
+    fast = Broker(proc, [b'{"n":1}'] * 30)
+
+    async def meanwhile(engine):
+        await until(lambda: slow.held, "the slow source to be fetched first")
+        await until(lambda: len(fast.acked) == 30, "the messages of the fast source", seconds=1.5)
+        engine.stop()
+
+    run(slow, fast, meanwhile=meanwhile)
 
 
 def test_both_rates_at_once():

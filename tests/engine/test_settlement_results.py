@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
 from missive import Processor
 from missive.engine.completion import settlement
+from missive.engine.completion.settlement import Settler
+from missive.engine.job import Job, by_lane
 from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
 from missive.errors import Fatal, StoreError, Transient
 from missive.matchers import Body, Everything
+from missive.messages import RawMessage
 from missive.transport import Capabilities, Delivery, Disposition, SettlementResult
 from tests.support.broker import Broker
 from tests.support.engine import run, until
@@ -249,6 +255,34 @@ def test_a_settlement_under_way_when_its_session_dies():
     assert all(count == 2 for count in ran.values())
 
 
+def test_a_fatal_settlement_ends_the_drain():
+    """After a fatal settlement, processing ends with its error before the deadline of the drain."""
+    proc, _ = processor()
+    broker, began = Broker(proc, bodies(5), ends=False), time.monotonic()
+
+    def settle(session, settlements):
+        raise Fatal("the queue was deleted")
+
+    broker.intercept["settle"] = settle
+    with pytest.raises(Fatal, match="the queue was deleted"):
+        run(broker, drain=10, check_left=False)
+    assert time.monotonic() - began < 5
+
+
+def test_a_session_that_dies_after_the_end_of_input():
+    """When a session dies during its last settlements, the next session redelivers and settles these messages."""
+    proc, _ = processor()
+    broker = Broker(proc, bodies(5))
+
+    def settle(session, settlements):
+        if session is broker.sessions[0]:
+            raise Transient("connection lost")
+
+    broker.intercept["settle"] = settle
+    _, report = run(broker)
+    assert (len(broker.acked), report.redelivered) == (5, 5)
+
+
 # Batches and order
 
 
@@ -382,3 +416,49 @@ def test_marks_are_not_of_a_dead_session():
     assert broker.acked == bodies(10)
     assert [ran[body] for body in bodies(10)] == [1] * 3 + [2] * 7
     assert report.redelivered == 7
+
+
+def test_a_failed_commit_is_tried_again():
+    """A commit whose result is `failed` is tried again."""
+    proc, _ = processor()
+    deliveries = [Delivery(b"{}", position=n, lane="p") for n in range(5)]
+    broker = Broker(proc, deliveries, ends=False, capabilities=Capabilities(commit="cumulative"))
+    tries = []
+
+    def commit(session, watermarks):
+        tries.append(watermarks)
+        return dict.fromkeys(watermarks, SettlementResult.failed) if len(tries) == 1 else None
+
+    broker.intercept["commit"] = commit
+
+    async def meanwhile(engine):
+        await until(lambda: len(tries) > 1, "another commit")
+        engine.stop()
+
+    run(broker, meanwhile=meanwhile)
+
+
+def test_a_watermark_passes_acked_messages_before_a_released_one():
+    """When an early message of a lane is acked last, the watermark passes all messages before a released one."""
+
+    async def main():
+        settled, positions = [], []
+
+        async def commit(watermarks):
+            positions.append(watermarks[None].position)
+            return {None: SettlementResult.confirmed}
+
+        session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
+        source = SimpleNamespace(session=session)
+        exits = SimpleNamespace(settled=lambda source, jobs, lost: settled.extend(jobs))
+        settler = Settler(source, exits, Runtime())
+        jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
+        settler.taken(source, session, jobs, by_lane(jobs))
+        jobs[2].disposition = Disposition.release
+        for job in (jobs[1], jobs[2], jobs[0]):
+            settler.add([job])
+            await settler.flush()
+        assert sorted(settled, key=jobs.index) == jobs
+        assert positions[-1] == 1
+
+    asyncio.run(main())

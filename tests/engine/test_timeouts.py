@@ -11,7 +11,7 @@ import pytest
 
 from missive import Fatal, JSONMessage, NotSettled, ProcessingFailed, Processor, RegistrationError, UsageError
 from missive.engine.runner import execute
-from missive.matchers import Everything, Field
+from missive.matchers import Everything, Field, by_field
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities
 from tests.conftest import wait_until
@@ -278,6 +278,87 @@ def test_handlers_that_swallow_every_cancellation_are_stuck(monkeypatch):
     with pytest.raises(ProcessingFailed, match="deaf-one"):
         run(Broker(proc, [SLOW] * 5, ends=False), meanwhile=meanwhile, drain=5)
     assert proc.dlq.told() == [(SLOW, "timeout")] * 2
+
+
+def test_stuck_threads_and_stuck_tasks_count_together(monkeypatch):
+    """Processing stops when stuck threads and stuck tasks together reach the concurrency."""
+    monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
+    proc, release = processor(on_overlap="ignore"), threading.Event()
+
+    @proc.handle_for(Field("k", 1))
+    async def ignore_cancellation(message, context):
+        while not release.is_set():
+            try:
+                await asyncio.sleep(0.02)
+            except asyncio.CancelledError:
+                continue
+
+    proc.add_handler(Field("k", 2), lambda message, context: release.wait(20), name="thread")
+
+    async def meanwhile(engine):
+        try:
+            await until(lambda: engine._state.failure is not None, "the engine to fail", seconds=2)
+        finally:
+            release.set()
+
+    broker = Broker(proc, [b'{"k":1}', b'{"k":2}', b'{"k":1}', b'{"k":2}'], ends=False)
+    with pytest.raises(ProcessingFailed, match="stuck"):
+        run(broker, meanwhile=meanwhile, drain=0.5, check_left=False)
+
+
+@pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
+def test_a_hook_that_hangs_after_the_handler_is_noticed(is_async, monkeypatch):
+    """An `after_handling` hook belongs to the attempt: the message is a dead letter, or the worker counts as stuck."""
+    monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
+    proc, release = processor(concurrency=1), threading.Event()
+
+    async def hang(worker, context):
+        await asyncio.sleep(30)
+
+    async def handle(message, context): ...
+
+    if is_async:
+        proc.after_handling(hang)
+        proc.add_handler(Everything(), handle)
+    else:
+        proc.after_handling(lambda worker, context: release.wait(30))
+        proc.add_handler(Everything(), lambda message, context: None)
+    try:
+        run(Broker(proc, [b'{"n":0}']), seconds=3, drain=0.2, check_left=False)
+        assert proc.dlq
+    except ProcessingFailed:
+        pass
+    finally:
+        release.set()
+
+
+def test_the_awaitable_of_a_sync_handler_is_cancelled():
+    """The awaitable that a `def` handler returns is cancelled at the timeout, like an async handler."""
+    proc, began = processor(), time.monotonic()
+
+    async def sleep():
+        await asyncio.sleep(2)
+
+    proc.add_handler(Everything(), lambda message, context: sleep())
+    run(Broker(proc, [b'{"n":0}']))
+    assert time.monotonic() - began < 1.5
+
+
+def test_a_lane_waits_for_the_cancelled_awaitable_of_its_handler():
+    """The next message of a lane begins after the cancelled awaitable of a `def` handler has ended."""
+    proc, events = processor(), []
+
+    async def work(n):
+        events.append(("begin", n))
+        try:
+            await asyncio.sleep(0 if n else 5)
+        except asyncio.CancelledError:
+            await asyncio.sleep(0.2)  # the awaitable cleans up
+        events.append(("end", n))
+
+    proc.add_handler(Everything(), lambda message, context: work(message.get_json()["n"]), ordered_by=by_field("k"))
+    run(Broker(proc, [b'{"n":0,"k":0}', b'{"n":1,"k":0}']))
+    assert events == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
 
 
 # Whose timeout

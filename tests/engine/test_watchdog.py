@@ -8,16 +8,16 @@ import threading
 
 import pytest
 
-from missive import Processor, StoreError
+from missive import JSONMessage, Processor, StoreError
 from missive.dlq.contract import Sink
 from missive.engine.intake import watchdog
 from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
 from missive.errors import Transient
 from missive.matchers import Everything
-from missive.transport import Capabilities, SessionStatus
+from missive.transport import Capabilities, Delivery, SessionStatus
 from tests.support.broker import Broker
-from tests.support.engine import run, until
+from tests.support.engine import SMALL_LIMITS, run, until
 
 CANARY = "canary-4711"
 
@@ -249,6 +249,31 @@ def test_a_store_that_is_down_is_a_reason(monkeypatch):
     _, report = run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
     assert (len(store.kept), report.redelivered) == (1, 0)
+
+
+def test_a_paused_lane_is_a_reason(monkeypatch):
+    """While a lane is paused, the session is not replaced although messages wait and none arrives."""
+    monkeypatch.setattr(Runtime, "limits", SMALL_LIMITS)
+    proc, go_on = Processor(JSONMessage, name="app", dlq={}, concurrency=4), threading.Event()
+    proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
+    deliveries = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)]
+    broker = Broker(proc, deliveries, capabilities=Capabilities(pauses=True), per_fetch=10)
+    calls = []
+
+    def status(session):
+        calls.append(1)
+        return SessionStatus(connected=True, lag=len(broker.ready))
+
+    broker.intercept["status"] = status
+
+    async def meanwhile(engine):
+        await until(lambda: broker.lane_calls, "the lane to be paused")
+        seen = len(calls)
+        await until(lambda: len(calls) > seen + 20, "twenty polls of the watchdog")
+        go_on.set()
+
+    _, report = run(broker, meanwhile=meanwhile)
+    assert (len(broker.sessions), report.redelivered) == (1, 0)
 
 
 def test_draining_is_a_reason():
