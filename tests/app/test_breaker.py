@@ -22,7 +22,7 @@ def test_breakers_of_one_name_must_be_equal():
     proc = Processor(JSONMessage)
     proc.add_handler(Field("a", 1), lambda m, c: None, name="a", breaker=Breaker("b"))
     proc.add_handler(Field("a", 2), lambda m, c: None, name="b", breaker=Breaker("b", after=2))
-    with pytest.raises(UsageError, match="two breakers are called b"), proc.test_client():
+    with pytest.raises(UsageError, match="two different breakers are named b"), proc.test_client():
         pass
 
 

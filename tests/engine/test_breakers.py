@@ -252,5 +252,5 @@ def test_breakers_of_one_name_must_agree():
     other.add_handler(Field("k", 1), lambda m, c: None, name="a", breaker=Breaker("b"))
     other.add_handler(Field("k", 2), lambda m, c: None, name="b", breaker=Breaker("b", probe=3))
     run(MemoryAdapter(proc, [b"x"]))
-    with pytest.raises(UsageError, match="two breakers are called b"):
+    with pytest.raises(UsageError, match="two different breakers are named b"):
         run(MemoryAdapter(other, [b"{}"]), check_left=False)

@@ -159,7 +159,7 @@ def test_a_drain_while_a_suspect_runs(dispatcher, pool, survived):
     dispatcher.stop()
     assert dispatcher.withdraw() == [behind]
     dispatcher.add_unordered([last])
-    dispatcher.go_on()
+    dispatcher.resume()
     assert pool.start() == []
     came_back(dispatcher, suspect)
     assert (pool.start(), survived) == ([last], [suspect])

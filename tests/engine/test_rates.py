@@ -467,7 +467,7 @@ def test_a_gate_by_itself(limit, messages, seconds, happened):
             assert opens <= seconds + 1e-9
             model.advance(opens + 1e-9)
     model.advance(seconds)
-    model.gate._forget(seconds)
+    model.gate._forget_old(seconds)
     assert (model.gate._running, model.gate._used, model.gate._inside, len(model.gate._recent)) == (0, 0, {}, 0)
 
 

@@ -218,11 +218,12 @@ def left_in(engine: Engine) -> dict[str, object]:
     }
     for number, source in enumerate(stations.intakes):
         left |= {f"{what} of source {number}": getattr(source, what) for what in ("items", "bytes", "waiting")}
-    for name, limiter in [*dispatcher._gates.items(), *dispatcher._source_gates.items()]:
+    limiters = dispatcher._limiters
+    for name, limiter in [*limiters.of_routes.items(), *limiters.of_sources.items()]:
         left[f"in the limiter of {name}"] = limiter._running or len(limiter._inside) or len(limiter.waiting)
-    for limiter in dispatcher._breakers:
+    for limiter in limiters.of_circuits.values():
         left["in a breaker"] = len(limiter._inside) or len(limiter.waiting)
-    for batcher in dispatcher._gatherers.values():
+    for batcher in dispatcher._batchers.values():
         left["batched"] = batcher._jobs
     for stage in stations.stages.all:
         if isinstance(stage, LeaseRenewer):

@@ -41,7 +41,7 @@ class Drain:
             source.spend_credit(deliveries)
             jobs += self._admission.jobs_of(source, session, deliveries)
         self._exits.give_back(jobs)
-        self._dispatcher.go_on()
+        self._dispatcher.resume()
 
     async def finished(self) -> None:
         """Wait until every delivery is settled, except those that were refused without a dead letter queue."""

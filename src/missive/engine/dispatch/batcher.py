@@ -1,4 +1,4 @@
-"""Gathering: single jobs become batches, by size and by time."""
+"""The batcher: it collects single jobs into a batch, by size and by time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Batcher:
-    """The batch of one handler and one source that is being gathered.
+    """Collects the next batch of one handler and one source.
 
     `full` is called with a batch that has its size, or whose first job has waited long enough.
     """
@@ -37,15 +37,15 @@ class Batcher:
 
     @property
     def room(self) -> int:
-        """How many more are wanted."""
+        """The number of jobs that the batch still takes."""
         return self._terms.size - len(self._jobs)
 
     def suits(self, job: Job) -> bool:
-        """Tell whether a job is for the same handler, and of the same source."""
+        """Return whether a job has the same handler and the same source."""
         return job.route is self._route and job.source is self._source
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """Take in jobs of one lane that may run, no more than there is room for."""
+        """Add startable jobs of one lane, at most `room`."""
         self._jobs += jobs
         if (lane := jobs[0].lane) is not None:
             self._lanes.add(lane)
@@ -55,11 +55,11 @@ class Batcher:
             self._cancel = self._call_later(self._terms.wait, self._close)
 
     def has(self, lane: Hashable) -> bool:
-        """Tell whether jobs of a lane are in what is being gathered, so that the next of them may join."""
+        """Return whether the batch has jobs of a lane, so that the next job of the lane may join."""
         return lane in self._lanes
 
     def withdraw(self) -> list[Job]:
-        """Take out what is being gathered."""
+        """Take out the collected jobs."""
         jobs, self._jobs = self._jobs, []
         self._lanes.clear()
         if self._cancel is not None:

@@ -1,4 +1,4 @@
-"""Breakers at work: closed, open, half-open with one probe, then a ramp. Each process keeps its own."""
+"""Circuits: the state of each breaker in this process: closed, open, half-open with one probe, then a ramp."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from missive.errors import UsageError
 from missive.outcome import Outcome
 
 _RAMP_ENDS = 64
-"""So many at once that went well, and there is no limit any more."""
+"""The limit of running messages at which a ramp ends and the circuit closes."""
 
 logger = logging.getLogger("missive")
 
 
 class Circuit:
-    """What is known of one dependency. `state` is `closed`, `open`, `half-open` (one probe) or `ramp`."""
+    """The state of one dependency: `closed`, `open`, `half-open` (one probe) or `ramp`."""
 
     def __init__(self, breaker: Breaker, clock: Callable[[], float], most: int) -> None:
         self.breaker = breaker
         self.state = "closed"
         self.opened: Callable[[], None] = lambda: None
-        """Called when it opens, or opens again."""
+        """Called each time the circuit opens."""
         self.probes = 0
-        """How many probes were sent."""
+        """Number of probes so far."""
         self._clock = clock
         self._most = most
         self._failures = 0
@@ -37,16 +37,16 @@ class Circuit:
 
     @property
     def up(self) -> bool:
-        """Whether its handlers run without a limit of its."""
+        """Whether the circuit is closed and its handlers run without its limit."""
         return self.state == "closed"
 
     @property
     def opens_in(self) -> float:
-        """Seconds until the next probe may be sent; 0 when it may now, or is on its way."""
+        """Time until the next probe may start, in seconds; 0 when it may start now or is running."""
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
 
     def admits(self, running: int) -> bool:
-        """Tell whether one more may run beside those that began since the last probe did."""
+        """Return whether another message may start, given the number of those that started since the last probe."""
         if self.state == "closed":
             return running < self._most
         if self.state == "open":
@@ -54,29 +54,29 @@ class Circuit:
         return running < self._limit
 
     def entered(self) -> None:
-        """Note that one runs: while it is open, that is the probe."""
+        """Note that a message starts. While the circuit is open, the message is the probe."""
         if self.state == "open":
             self.state, self._limit = "half-open", 1
             self.probes += 1
 
     def withdrawn(self) -> None:
-        """Note that one was taken back before it ran."""
+        """Note that a message was taken back before it started."""
         if self.state == "half-open":
             self.state = "open"
             self.probes -= 1
 
     def learn(self, decision: Decision) -> None:
-        """Note how one ended."""
+        """Note the decision about a message."""
         if decision.blames == self.breaker.name:
             self.failed(trips=decision.trips)
         elif decision.outcome is not Outcome.nacked:
             self.succeeded()
         elif self.state == "half-open":
-            # It said nothing about the dependency: another has to find out, when its time comes.
+            # A nack says nothing about the dependency. Another probe must find out.
             self._open()
 
     def succeeded(self) -> None:
-        """Note that one went well, or failed for a reason of its own."""
+        """Note that a message succeeded, or failed for another reason than the dependency."""
         self._failures = 0
         if self.state == "half-open":
             self.state, self._limit = "ramp", 2
@@ -84,15 +84,15 @@ class Circuit:
             self._limit *= 2
             if self._limit > _RAMP_ENDS:
                 self.state = "closed"
-                logger.warning("the breaker %s is closed: what it is for is well again", self.breaker.name)
+                logger.warning("the breaker %s is closed: its dependency works again", self.breaker.name)
 
     def failed(self, *, trips: bool = False) -> None:
-        """Note that one failed for the dependency's sake."""
+        """Note that a message failed because of the dependency."""
         self._failures += 1
         if self.state == "closed":
             if trips or self._failures >= self.breaker.after:
                 logger.warning(
-                    "the breaker %s is open: its handlers' messages are held, and one is tried every %g seconds",
+                    "the breaker %s is open: messages of its handlers are held, and one is tried every %g seconds",
                     self.breaker.name,
                     self.breaker.probe,
                 )
@@ -106,9 +106,9 @@ class Circuit:
 
 
 def circuits_of(routes: Iterable[HandlerRoute], clock: Callable[[], float], most: int) -> dict[str, Circuit]:
-    """Return the circuits by name, of which `most` may run at once while all is well.
+    """Return the circuits by name. A closed circuit lets `most` messages run at once.
 
-    Raises `UsageError` for two breakers of one name that say different things.
+    Raises `UsageError` for two different breakers with the same name.
     """
     circuits: dict[str, Circuit] = {}
     for route in routes:
@@ -118,37 +118,37 @@ def circuits_of(routes: Iterable[HandlerRoute], clock: Callable[[], float], most
         there = circuits.setdefault(breaker.name, Circuit(breaker, clock, most))
         if there.breaker != breaker:
             raise UsageError(
-                f"two breakers are called {breaker.name} and say different things, one of them for {route.name}: make"
-                " it one object for all, or give them names of their own"
+                f"two different breakers are named {breaker.name}, one of them for {route.name}. Share one Breaker"
+                " object, or give the breakers different names."
             )
     return circuits
 
 
 class CircuitLimiter:
-    """What the messages of a circuit's handlers pass, as they pass the other gates."""
+    """The limiter of a circuit, which the messages of its handlers pass."""
 
     def __init__(self, circuit: Circuit) -> None:
         self.circuit = circuit
         self.alarm: Callable[[], None] | None = None
-        """Cancels the call that looks here again, while one is due."""
+        """Cancels the scheduled check of this limiter; None while no check is scheduled."""
         self.waiting: deque[Work] = deque()
         self._inside: set[Work] = set()
-        """What runs, of what began since the last probe did."""
+        """The running work that started since the last probe."""
 
-    def admits(self, work: Work) -> bool:  # noqa: ARG002 - as for other gates
-        """Tell whether somebody could go on now."""
+    def admits(self, work: Work) -> bool:  # noqa: ARG002 - see Limiter
+        """Return whether work may pass now."""
         return self.circuit.admits(len(self._inside))
 
     def enter(self, work: Work) -> None:
-        """Note that somebody goes on, who may."""
+        """Note that work passes."""
         if self.circuit.state == "open":
-            # What began before may hang with the dependency: it neither keeps the probe waiting nor speaks for it.
+            # Earlier work may hang with the dependency. It neither delays the probe nor counts for it.
             self._inside.clear()
             self.circuit.entered()
         self._inside.add(work)
 
     def leave(self, work: Work) -> None:
-        """Note that one came back, and how that went."""
+        """Note that work came back, with its decisions."""
         if work not in self._inside:
             return
         self._inside.discard(work)
@@ -157,13 +157,13 @@ class CircuitLimiter:
                 self.circuit.learn(job.decision)
 
     def withdrawn(self, work: Work) -> None:
-        """Note that one was taken back before it began."""
+        """Note that work was taken back before it started."""
         if work in self._inside:
             self._inside.discard(work)
             self.circuit.withdrawn()
 
     def opens_in(self) -> float | None:
-        """Return after how many seconds somebody who waits may pass; None when that depends on those inside."""
+        """Return when waiting work may pass, in seconds from now; None when that depends on running work."""
         if not self.waiting or self.circuit.state != "open":
             return None
         return self.circuit.opens_in

@@ -1,17 +1,17 @@
-"""Dispatch: what runs now. The heads of their lanes do, as far as the limits of handlers and sources let them."""
+"""The dispatcher: it submits routed jobs to the worker pools when their lanes and limiters allow."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from missive.app.terms import BatchTerms, HandlerRoute
 from missive.engine.dispatch.batcher import Batcher
-from missive.engine.dispatch.circuit import CircuitLimiter, circuits_of
+from missive.engine.dispatch.circuit import Circuit, CircuitLimiter
 from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.lanes import Lanes
-from missive.engine.dispatch.limiter import Limiter
+from missive.engine.dispatch.limiters import AnyLimiter, Limiters
 from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
@@ -22,20 +22,16 @@ from missive.rates import Rate
 if TYPE_CHECKING:
     from missive.engine.intake.source import Source
 
-AnyGate: TypeAlias = Limiter | CircuitLimiter
-
-_AHEAD = 2
-"""So many times the concurrency is given out of what has a breaker: more would run before it is known that it opens."""
 _LONGEST_RUN = 256
-"""So many messages of one lane are given to a worker at a time."""
+"""Maximum number of messages of one lane that a worker takes at once."""
 
 
 class Dispatcher:
-    """Takes routed jobs, and gives each to its pool when its turn has come.
+    """Submits each job to its pool in turn.
 
-    A job waits behind those of its lane, then with others for its batch, then for the limits of its handler and of
-    its source, then for a free worker. The last wait is the pool's, and the others are here. All steps are O(1),
-    however many lanes there are. What waits for something of its own is `behind`: it is no reason to fetch less.
+    A job waits behind the earlier jobs of its lane, then for its batch, then for the limiters of its handler and its
+    source, and finally, in the pool, for a free worker. Every step is O(1), whatever the number of lanes. A job that
+    waits for its own lane, batch or limiter does not count against the credit of others.
     """
 
     def __init__(
@@ -46,6 +42,10 @@ class Dispatcher:
         delays: Delays,
         runtime: Runtime,
     ) -> None:
+        self.stages = Stages()
+        """The stages of the engine; set by the assembly."""
+        self.combines = any(route.terms.batch is not None for route in pool_of)
+        """Whether works may be batches or lane runs, and not only single jobs."""
         self._pools = pools
         self._pool_of = {**pool_of, **{pool.lane_route: pool for pool in pools}}
         self._concurrency = concurrency
@@ -53,46 +53,34 @@ class Dispatcher:
         self._runtime = runtime
         self._lanes = Lanes()
         self._ready: deque[Work] = deque()
-        self._gates: dict[HandlerRoute, Limiter] = {}
-        self._source_gates: dict[Source, Limiter] = {}
-        self.circuits = circuits_of(pool_of, runtime.monotonic, _AHEAD * concurrency)
-        """What is known of the dependencies of handlers, by the names of their breakers."""
-        gates = {name: CircuitLimiter(circuit) for name, circuit in self.circuits.items()}
-        self._breaker_gates = {r: gates[b.name] for r in pool_of if (b := r.terms.breaker) is not None}
-        self._breakers = list(gates.values())
-        self._opened = False
+        self._limiters = Limiters(pool_of, concurrency, runtime.monotonic)
+        self._batchers: dict[tuple[HandlerRoute, Source], Batcher] = {}
+        self._stopped = False
+        self._circuit_opened = False
         for circuit in self.circuits.values():
             circuit.opened = self._recall
-        self._largest: dict[Source, int] = {}
-        """How many messages of a source its rate ever lets pass at once."""
-        self._gatherers: dict[tuple[HandlerRoute, Source], Batcher] = {}
-        self._stopped = False
-        self.stages = Stages()
-        """The stages of the engine; set by the assembly."""
-        self.combines = any(route.terms.batch is not None for route in pool_of)
-        """Whether works may be batches or lane runs, and not only single jobs."""
-        for route in pool_of:
-            terms = route.terms
-            if terms.concurrency is not None or terms.rate_limit is not None:
-                clock = runtime.monotonic
-                self._gates[route] = Limiter(terms.concurrency, terms.rate_limit, clock)
-        self._plain = not self._gates and not self._breakers and all(route.terms.batch is None for route in pool_of)
+        self._plain = not self._limiters and not self.combines
+        """Whether no job needs a batch or a limiter."""
+
+    @property
+    def circuits(self) -> Mapping[str, Circuit]:
+        """The state of each dependency, by the name of its breaker."""
+        return self._limiters.circuits
 
     def limit(self, source: Source, rate: Rate) -> None:
-        """Limit how many messages of one source begin in a stretch of time."""
-        self._source_gates[source] = Limiter(None, rate, self._runtime.monotonic)
-        self._largest[source] = rate.messages
+        """Limit how many messages of a source start in a period."""
+        self._limiters.limit(source, rate)
         self._plain = False
 
     @property
     def running(self) -> int:
-        """How many jobs and batches are with the workers."""
+        """The number of jobs and batches that the workers have."""
         return sum(pool.outstanding for pool in self._pools)
 
-    # Waiting
+    # Lanes
 
     def add_unordered(self, jobs: Sequence[Job]) -> None:
-        """Queue jobs that have no lane: nearly all, of most applications."""
+        """Queue jobs without a lane: nearly all jobs of most applications."""
         if self._plain and not self.stages.intercepts:
             self._ready += jobs
         else:
@@ -110,20 +98,20 @@ class Dispatcher:
             return
         job.source.mark_waiting(job)
         if not self._plain:
-            self._follow_batch(job.lane, job)
+            self._join_batch(job.lane, job)
 
     def add_run(self, lane: Hashable, jobs: Sequence[Job]) -> None:
-        """Queue jobs of one source at the end of the lane that they have in common."""
+        """Queue jobs of one source at the end of their common lane."""
         self.combines = True
         first = self._lanes.enter_all(lane, jobs)
         jobs[0].source.mark_all_waiting(jobs[1:] if first else jobs)
         if first:
             self.add_head(jobs[0])
         elif not self._plain:
-            self._follow_batch(lane, jobs[0])
+            self._join_batch(lane, jobs[0])
 
     def add_head(self, job: Job) -> None:
-        """Queue a job that is the first of its lane."""
+        """Queue a job that is the head of its lane, or has none."""
         if job.due:
             seconds, job.due = job.due - self._runtime.monotonic(), 0.0
             if seconds > 0:
@@ -137,145 +125,25 @@ class Dispatcher:
                 job.source.mark_ready(job)
             self._ready.append(job)
         elif (route := _route(job)).terms.batch is not None:
-            self._gather(job, route)
+            self._add_to_batch(job, route)
         else:
             self._admit(job)
 
-    def is_suspect(self, work: Work) -> bool:  # noqa: ARG002 - see `IsolatingDispatcher`
-        """Tell whether something has to run with nothing beside it."""
-        return False
-
-    def _gather(self, job: Job, route: HandlerRoute) -> None:
-        if self.is_suspect(job):
-            self._admit(BatchJob(route, job.source, [job]))
-            return
-        gatherer = self._gatherer(route, job.source)
-        job.source.mark_waiting(job)
-        gatherer.add([job])
-        if job.lane is not None:
-            self._take_along(gatherer, job.lane)
-
-    def _follow_batch(self, lane: Hashable, job: Job) -> None:
-        """Let what begins to wait in a lane join the batch that those before it are being gathered for."""
-        route = _route(job)
-        if route.terms.batch is not None and self._lanes.waiting(lane)[0] is job:
-            self._take_along(self._gatherer(route, job.source), lane)
-
-    def _take_along(self, gatherer: Batcher, lane: Hashable) -> None:
-        """Let those that wait in a lane join those of it in a batch, as far as they are for the same."""
-        while gatherer.has(lane):
-            room, count = gatherer.room, 0
-            for job in self._lanes.waiting(lane):
-                if count == room or not gatherer.suits(job) or job.due or self.is_suspect(job):
-                    break
-                count += 1
-            if not count:
-                return
-            gatherer.add(self._lanes.follow(lane, count))
-
-    def _gatherer(self, route: HandlerRoute, source: Source) -> Batcher:
-        gatherer = self._gatherers.get((route, source))
-        if gatherer is None:
-            if (terms := route.terms.batch) is None:
-                raise ProcessingFailed(f"{route.name} takes no batches")
-            size = min(terms.size, self._largest.get(source, terms.size))
-            gatherer = self._gatherers[route, source] = Batcher(
-                route, source, BatchTerms(size, terms.wait), self._runtime.call_later, self._gathered
-            )
-        return gatherer
-
-    def _gathered(self, batch: BatchJob) -> None:
-        self._admit(batch)
-        self.dispatch()
-
-    def _admit(self, work: Work) -> None:
-        """Let something pass all its gates, or none: who waits at one takes no place in another."""
-        gates = self._gates_of(work)
-        closed = next((gate for gate in gates if gate.waiting or not gate.admits(work)), None)
-        if closed is None:
-            self._pass(work, gates)
-        else:
-            self._wait(work, closed)
-
-    def _pass(self, work: Work, gates: Sequence[AnyGate]) -> None:
-        for gate in gates:
-            gate.enter(work)
-        work.source.mark_all_ready(work.jobs)
-        self._ready.append(work)
-
-    def _wait(self, work: Work, gate: AnyGate) -> None:
-        if isinstance(gate, CircuitLimiter) and isinstance(work, Job):
-            for overflow in self.stages.overflow:
-                if overflow(work, gate):
-                    return
-        gate.waiting.append(work)
-        work.source.mark_all_waiting(work.jobs)
-        self._arm(gate)
-
-    def _open(self, gate: AnyGate) -> None:
-        while gate.waiting and gate.admits(gate.waiting[0]):
-            work = gate.waiting.popleft()
-            gates = self._gates_of(work)
-            closed = next((one for one in gates if one is not gate and (one.waiting or not one.admits(work))), None)
-            if closed is None:
-                self._pass(work, gates)
-            else:
-                self._wait(work, closed)
-        self._arm(gate)
-
-    def _arm(self, gate: AnyGate) -> None:
-        """Look at a gate again when its rate lets somebody through."""
-        if gate.alarm is None and (seconds := gate.opens_in()) is not None:
-            gate.alarm = self._runtime.call_later(seconds, lambda: self._alarm(gate))
-
-    def _alarm(self, gate: AnyGate) -> None:
-        gate.alarm = None
-        self._open(gate)
-        self.dispatch()
-
-    def look(self) -> None:
-        """Look at the gates that wait for a handler to begin, of which nobody tells."""
-        if self._plain:
-            return
-        for gate in self._all_gates:
-            if gate.waiting and gate.alarm is None:
-                self._open(gate)
-        self.dispatch()
-
-    # Coming back
-
-    def returned(self, works: Sequence[Work]) -> None:
-        """Note what came back from the pools: others may run."""
-        if len(self._pools) == 1:
-            self._pools[0].outstanding -= len(works)
-        else:
-            for work in works:
-                self._pool_of[_route(work)].outstanding -= 1
-        if not self._plain:
-            for work in works:
-                for gate in self._gates_of(work):
-                    gate.leave(work)
-                    self._open(gate)
-
-    def _gates_of(self, work: Work) -> list[AnyGate]:
-        route = _route(work)
-        gates = (self._breaker_gates.get(route), self._gates.get(route), self._source_gates.get(work.source))
-        return [gate for gate in gates if gate is not None]
-
-    @property
-    def _all_gates(self) -> list[AnyGate]:
-        return [*self._breakers, *self._gates.values(), *self._source_gates.values()]
-
     def leave_lane(self, job: Job) -> None:
-        """Let the next of its lane run: a job is done with, or does not keep the others waiting."""
+        """Take a job out of its lane, and let the next job of the lane run."""
         if job.lane is not None:
             following = self._lanes.leave(job.lane)
             job.lane = None
             if following is not None:
                 self.add_head(following)
 
+    def leave_lane_together(self, lane: Hashable, count: int) -> None:
+        """Take the last `count` jobs of the head out of a lane, and let the next job of the lane run."""
+        if lane is not None and (following := self._lanes.leave(lane, count)) is not None:
+            self.add_head(following)
+
     def end_lane(self, head: Job) -> list[Job]:
-        """Take the head of a lane out, and all that wait behind it, which are returned in their order."""
+        """Take the head and all waiting jobs out of a lane. Return the waiting jobs, in order."""
         lane, head.lane = head.lane, None
         behind = self._lanes.end(lane)
         for job in behind:
@@ -283,13 +151,8 @@ class Dispatcher:
             job.source.mark_ready(job)
         return behind
 
-    def leave_lane_together(self, lane: Hashable, count: int) -> None:
-        """Let the next of a lane run, once so many that ran one after the other were the last of its head."""
-        if lane is not None and (following := self._lanes.leave(lane, count)) is not None:
-            self.add_head(following)
-
     def step_back(self, jobs: list[Job], *, held: bool) -> None:
-        """Let jobs of one lane that came back without having run wait again; behind one that is held, if there is."""
+        """Return unstarted jobs of one lane to the front of it; `held` when an earlier job holds the lane."""
         head, others = ([], jobs) if held else (jobs[:1], jobs[1:])
         if others:
             self._lanes.step_back(others[0].lane, others)
@@ -298,18 +161,141 @@ class Dispatcher:
         for job in head:
             self.add_head(job)
 
+    def is_suspect(self, work: Work) -> bool:  # noqa: ARG002 - see `IsolatingDispatcher`
+        """Return whether work must run alone."""
+        return False
+
+    # Batches
+
+    def _add_to_batch(self, job: Job, route: HandlerRoute) -> None:
+        if self.is_suspect(job):
+            self._admit(BatchJob(route, job.source, [job]))
+            return
+        batcher = self._batcher(route, job.source)
+        job.source.mark_waiting(job)
+        batcher.add([job])
+        if job.lane is not None:
+            self._add_lane_to_batch(batcher, job.lane)
+
+    def _join_batch(self, lane: Hashable, job: Job) -> None:
+        """Let the first waiting job of a lane join the batch that has the jobs before it."""
+        route = _route(job)
+        if route.terms.batch is not None and self._lanes.waiting(lane)[0] is job:
+            self._add_lane_to_batch(self._batcher(route, job.source), lane)
+
+    def _add_lane_to_batch(self, batcher: Batcher, lane: Hashable) -> None:
+        """Let the waiting jobs of a lane join the batch of its head, up to the first job of another handler."""
+        while batcher.has(lane):
+            room, count = batcher.room, 0
+            for job in self._lanes.waiting(lane):
+                if count == room or not batcher.suits(job) or job.due or self.is_suspect(job):
+                    break
+                count += 1
+            if not count:
+                return
+            batcher.add(self._lanes.follow(lane, count))
+
+    def _batcher(self, route: HandlerRoute, source: Source) -> Batcher:
+        batcher = self._batchers.get((route, source))
+        if batcher is None:
+            if (terms := route.terms.batch) is None:
+                raise ProcessingFailed(f"{route.name} takes no batches")
+            size = self._limiters.batch_size(source, terms.size)
+            batcher = self._batchers[route, source] = Batcher(
+                route, source, BatchTerms(size, terms.wait), self._runtime.call_later, self._batch_full
+            )
+        return batcher
+
+    def _batch_full(self, batch: BatchJob) -> None:
+        self._admit(batch)
+        self.dispatch()
+
+    # Limiters
+
+    def _admit(self, work: Work) -> None:
+        """Let work pass all its limiters or none: work that waits at one limiter uses nothing of another."""
+        limiters = self._limiters.of(work)
+        closed = next((limiter for limiter in limiters if limiter.waiting or not limiter.admits(work)), None)
+        if closed is None:
+            self._pass(work, limiters)
+        else:
+            self._wait(work, closed)
+
+    def _pass(self, work: Work, limiters: Sequence[AnyLimiter]) -> None:
+        for limiter in limiters:
+            limiter.enter(work)
+        work.source.mark_all_ready(work.jobs)
+        self._ready.append(work)
+
+    def _wait(self, work: Work, limiter: AnyLimiter) -> None:
+        if isinstance(limiter, CircuitLimiter) and isinstance(work, Job):
+            for overflow in self.stages.overflow:
+                if overflow(work, limiter):
+                    return
+        limiter.waiting.append(work)
+        work.source.mark_all_waiting(work.jobs)
+        self._schedule_check(limiter)
+
+    def _open(self, limiter: AnyLimiter) -> None:
+        """Let the waiting work of a limiter pass, as far as it may."""
+        while limiter.waiting and limiter.admits(limiter.waiting[0]):
+            work = limiter.waiting.popleft()
+            limiters = self._limiters.of(work)
+            closed = next(
+                (one for one in limiters if one is not limiter and (one.waiting or not one.admits(work))), None
+            )
+            if closed is None:
+                self._pass(work, limiters)
+            else:
+                self._wait(work, closed)
+        self._schedule_check(limiter)
+
+    def _schedule_check(self, limiter: AnyLimiter) -> None:
+        """Check a limiter again when its rate or its circuit lets work pass."""
+        if limiter.alarm is None and (seconds := limiter.opens_in()) is not None:
+            limiter.alarm = self._runtime.call_later(seconds, lambda: self._check(limiter))
+
+    def _check(self, limiter: AnyLimiter) -> None:
+        limiter.alarm = None
+        self._open(limiter)
+        self.dispatch()
+
+    def poll(self) -> None:
+        """Check the limiters that wait for a handler to start, which no worker reports."""
+        if self._plain:
+            return
+        for limiter in self._limiters.all:
+            if limiter.waiting and limiter.alarm is None:
+                self._open(limiter)
+        self.dispatch()
+
+    def returned(self, works: Sequence[Work]) -> None:
+        """Note works that came back from the pools, and let others pass their limiters."""
+        if len(self._pools) == 1:
+            self._pools[0].outstanding -= len(works)
+        else:
+            for work in works:
+                self._pool_of[_route(work)].outstanding -= 1
+        if not self._plain:
+            for work in works:
+                for limiter in self._limiters.of(work):
+                    limiter.leave(work)
+                    self._open(limiter)
+
     def _recall(self) -> None:
-        self._opened = True
+        self._circuit_opened = True
+
+    # The pools
 
     def dispatch(self) -> None:
-        """Give ready jobs to their pools.
+        """Submit ready work to the pools.
 
-        While one pool alone has work it gets everything, for it keeps the concurrency by itself; while both have,
-        no more jobs are given out than may run in all.
+        While only one pool has work, it gets everything and limits the concurrency itself. While both have work, at
+        most as many works are submitted as may run at once.
         """
-        if self._opened:
-            # What was let through and has not begun waits with the others.
-            self._opened = False
+        if self._circuit_opened:
+            # Submitted jobs that have not started must wait at the opened circuit as well.
+            self._circuit_opened = False
             self.withdraw_those(lambda _: False)
         ready = self._ready
         if not ready or self._stopped:
@@ -319,20 +305,20 @@ class Dispatcher:
             ready.clear()
             return
         chunks: dict[Pool, list[Work]] = {pool: [] for pool in self._pools}
-        given = {pool: pool.outstanding for pool in self._pools}
+        submitted = {pool: pool.outstanding for pool in self._pools}
         while ready:
             pool = self._pool_of[_route(ready[0])]
-            total = sum(given.values())
-            if total != given[pool] and total >= self._concurrency:
+            total = sum(submitted.values())
+            if total != submitted[pool] and total >= self._concurrency:
                 break
             chunks[pool].append(self._with_lane(ready.popleft()))
-            given[pool] += 1
+            submitted[pool] += 1
         for pool, works in chunks.items():
             if works:
                 pool.submit(works)
 
     def _with_lane(self, work: Work) -> Work:
-        """Take along what waits behind a job in its lane, as far as the same pool runs it and no gate is on the way."""
+        """Return a lane run of a job and the waiting jobs of its lane, as far as the same pool runs them freely."""
         if not isinstance(work, Job) or (lane := work.lane) is None or not self._lanes.first(lane):
             return work
         if not self._runs_freely(work):
@@ -352,31 +338,27 @@ class Dispatcher:
         return LaneRun(pool.lane_route, work.source, work, deque(self._lanes.follow(lane, count)), deque())
 
     def _runs_freely(self, job: Job) -> bool:
+        """Return whether no delay, stage, batch or limiter stands before a job."""
         if job.due or self.is_suspect(job):
             return False
         route = _route(job)
         if route in self.stages.intercepts:
             return False
-        return self._plain or not (
-            route.terms.batch is not None
-            or route in self._gates
-            or route in self._breaker_gates
-            or job.source in self._source_gates
-        )
+        return self._plain or (route.terms.batch is None and not self._limiters.restrict(route, job.source))
 
-    # Stopping
+    # Withdrawal
 
     def stop(self) -> None:
-        """Give no more jobs to the pools."""
+        """Submit nothing more."""
         self._stopped = True
 
-    def go_on(self) -> None:
-        """Give jobs to the pools again: those that were queued since `withdraw`."""
+    def resume(self) -> None:
+        """Submit work again, including the jobs that were queued since `withdraw`."""
         self._stopped = False
         self.dispatch()
 
     def withdraw(self) -> list[Job]:
-        """Take out every job that no worker has started, in the order of their lanes, and forget their lanes."""
+        """Take out every unstarted job, in the order of the lanes, and remove the lanes."""
         waiting = self._lanes.withdraw()
         heads = self._withdraw_heads()
         for job in heads:
@@ -387,7 +369,7 @@ class Dispatcher:
         return [*heads, *waiting]
 
     def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
-        """Take out some of those that no worker has started; the others keep their order."""
+        """Take out the unstarted jobs for which `which` is true; the others keep their order."""
         waiting = self._lanes.withdraw()
         heads = self._withdraw_heads()
         for job in heads:
@@ -407,19 +389,19 @@ class Dispatcher:
         passed = [work for pool in self._pools for work in pool.withdraw()]
         passed += self._ready
         self._ready.clear()
-        # Before any gate is left, so that nobody follows.
-        works = [work for gate in self._all_gates for work in _taken(gate.waiting)]
+        # The waiting works come out first, so that none follows when another leaves its limiter.
+        works = [work for limiter in self._limiters.all for work in _take_all(limiter.waiting)]
         for work in passed:
-            for gate in self._gates_of(work):
-                gate.withdrawn(work)
+            for limiter in self._limiters.of(work):
+                limiter.withdrawn(work)
         jobs = [job for work in (*passed, *works) for job in work.jobs]
-        jobs += [job for gatherer in self._gatherers.values() for job in gatherer.withdraw()]
+        jobs += [job for batcher in self._batchers.values() for job in batcher.withdraw()]
         for job in jobs:
             job.source.mark_ready(job)
         return jobs
 
 
-def _taken(waiting: deque[Work]) -> Iterable[Work]:
+def _take_all(waiting: deque[Work]) -> Iterable[Work]:
     works = list(waiting)
     waiting.clear()
     return works
@@ -427,5 +409,5 @@ def _taken(waiting: deque[Work]) -> Iterable[Work]:
 
 def _route(work: Work) -> HandlerRoute:
     if work.route is None:
-        raise ProcessingFailed("a job without a route cannot be run")
+        raise ProcessingFailed("a job without a route cannot run")
     return work.route

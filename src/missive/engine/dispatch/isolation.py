@@ -1,4 +1,4 @@
-"""Isolation: a message that may have killed a process runs with nothing beside it."""
+"""Isolation: a message that may have killed a process runs alone."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from missive.engine.workers.pool import Pool
 
 
 class IsolatingDispatcher(Dispatcher):
-    """A dispatcher that waits until all that runs has come back, runs a suspect, and goes on when that came back.
+    """A dispatcher that runs each suspect alone: after all running work has come back, and before other work starts.
 
-    Suspects keep their turn: what came before them runs before them. `survived` is called with each that came back.
-    Without suspects it is the dispatcher that it is made of, and costs a look at an empty set for each chunk.
+    Suspects keep their turn. `survived` is called with each suspect that came back. Without suspects, this dispatcher
+    costs one check of an empty set for each chunk.
     """
 
     def __init__(
@@ -34,21 +34,21 @@ class IsolatingDispatcher(Dispatcher):
         self._alone: Work | None = None
 
     def suspect(self, job: Job) -> None:
-        """Run a job alone when its turn comes."""
+        """Let a job run alone when its turn comes."""
         self._suspects.add(job)
 
     def is_suspect(self, work: Work) -> bool:
-        """Tell whether something has to run with nothing beside it."""
+        """Return whether work contains a suspect."""
         return bool(self._suspects) and not self._suspects.isdisjoint(work.jobs)
 
     def dispatch(self) -> None:
-        """Give ready jobs to their pools, up to the first suspect; that one only when nothing runs."""
+        """Submit ready work up to the first suspect, and the suspect when nothing runs."""
         if not self._suspects and self._alone is None:
             super().dispatch()
             return
         if self._alone is not None:
             return
-        # Those that are decided came back, or are dead letters that never got here.
+        # Decided suspects have come back, or became dead letters before dispatch.
         self._suspects = {job for job in self._suspects if job.decision is None}
         behind = self._cut()
         super().dispatch()
@@ -56,41 +56,41 @@ class IsolatingDispatcher(Dispatcher):
             self._alone = behind.popleft()
             self._ready.append(self._alone)
             super().dispatch()
-            if self._ready:  # what is stuck leaves no room for it now
+            if self._ready:  # a stuck handler leaves no free worker now
                 self._alone = None
                 behind.appendleft(self._ready.pop())
         self._ready.extend(behind)
 
     @property
     def _busy(self) -> bool:
-        """Whether anything runs but for what is stuck past its timeout, which may never come back."""
+        """Whether a handler runs within its timeout. A stuck handler may never come back, and is not waited for."""
         return self.running > sum(pool.overdue for pool in self._pools)
 
     def returned(self, works: Sequence[Work]) -> None:
-        """Note what came back from the pools, and whether the suspect did."""
+        """Note works that came back from the pools, and whether the suspect did."""
         super().returned(works)
         if self._alone is not None and any(work is self._alone for work in works):
             came_back, self._alone = self._alone, None
             for job in came_back.jobs:
                 self.survived(job)
 
-    def look(self) -> None:
-        """Look whether what keeps a suspect waiting is stuck by now."""
-        super().look()
+    def poll(self) -> None:
+        """Check the limiters, and whether the handlers before a suspect are stuck by now."""
+        super().poll()
         if self._suspects:
             self.dispatch()
 
     def _cut(self) -> deque[Work]:
-        """Take out of the ready jobs the first suspect and all behind it."""
+        """Take the first suspect and everything behind it out of the ready work."""
         first = next((place for place, work in enumerate(self._ready) if self.is_suspect(work)), len(self._ready))
         return deque([self._ready.pop() for _ in range(len(self._ready) - first)][::-1])
 
     def withdraw(self) -> list[Job]:
-        """Take out every job that no worker has started."""
+        """Take out every unstarted job."""
         return self._without(super().withdraw())
 
     def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
-        """Take out some of those that no worker has started."""
+        """Take out the unstarted jobs for which `which` is true."""
         return self._without(super().withdraw_those(which))
 
     def _without(self, jobs: list[Job]) -> list[Job]:

@@ -1,4 +1,4 @@
-"""Lanes: what keeps order where order is asked for. One job of a lane runs, or one batch; the others wait behind."""
+"""Lanes: in each lane, one job or one batch runs, and the others wait in order."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """Queues by key of which only the heads run. Entering and leaving are O(1) whatever the number of keys."""
+    """Queues by key, of which only the heads run. Every operation is O(1), whatever the number of keys."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Job]] = {}
         self._together: dict[Hashable, int] = {}
-        """How many jobs are at the head at once, where that is a batch of several."""
+        """The number of jobs at the head of each lane whose head is several jobs."""
 
     def enter(self, key: Hashable, job: Job) -> bool:
-        """Queue a job; True when its lane was empty, and it may run."""
+        """Queue a job. Return whether its lane was empty, so that the job may run."""
         lane = self._waiting.get(key)
         if lane is None:
             self._waiting[key] = deque()
@@ -28,7 +28,7 @@ class Lanes:
         return False
 
     def enter_all(self, key: Hashable, jobs: Sequence[Job]) -> bool:
-        """Queue several jobs; True when their lane was empty, and the first of them may run."""
+        """Queue jobs. Return whether their lane was empty, so that the first of them may run."""
         lane = self._waiting.get(key)
         if lane is None:
             lane = self._waiting[key] = deque(jobs)
@@ -38,27 +38,27 @@ class Lanes:
         return False
 
     def waiting(self, key: Hashable) -> Sequence[Job]:
-        """Return those that wait in a lane."""
+        """Return the waiting jobs of a lane."""
         return self._waiting[key]
 
     def first(self, key: Hashable) -> Job | None:
-        """Return the first that waits in a lane."""
+        """Return the first waiting job of a lane."""
         lane = self._waiting.get(key)
         return lane[0] if lane else None
 
     def follow(self, key: Hashable, count: int) -> list[Job]:
-        """Let the first that wait be at the head, beside those that are, and return them."""
+        """Move the first `count` waiting jobs to the head of their lane, and return them."""
         lane = self._waiting[key]
         self._together[key] = self._together.get(key, 1) + count
         return [lane.popleft() for _ in range(count)]
 
     def step_back(self, key: Hashable, jobs: list[Job]) -> None:
-        """Let jobs of the head wait again, before all others, because one beside them holds the lane."""
+        """Move jobs from the head back to the front of the waiting jobs."""
         self._waiting[key].extendleft(reversed(jobs))
         self._set_together(key, self._together.get(key, 1) - len(jobs))
 
     def leave(self, key: Hashable, count: int = 1) -> Job | None:
-        """End jobs at the head of a lane; returns the next that may run, when none is left there."""
+        """Remove `count` jobs from the head of a lane. Return the next job when the head is empty."""
         if self._together and (together := self._together.get(key)) is not None:
             self._set_together(key, together - count)
             if together > count:
@@ -70,7 +70,7 @@ class Lanes:
         return None
 
     def end(self, key: Hashable) -> list[Job]:
-        """Forget a lane, whose head is one job; returns those that waited behind it."""
+        """Remove a lane whose head is one job. Return its waiting jobs."""
         return list(self._waiting.pop(key))
 
     def _set_together(self, key: Hashable, count: int) -> None:
@@ -80,7 +80,7 @@ class Lanes:
             self._together.pop(key, None)
 
     def withdraw(self) -> list[Job]:
-        """Take out every job that waits behind another."""
+        """Take out all waiting jobs."""
         jobs = [job for lane in self._waiting.values() for job in lane]
         for lane in self._waiting.values():
             lane.clear()

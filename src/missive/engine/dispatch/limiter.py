@@ -1,4 +1,4 @@
-"""Gates: how many may be on their way through a handler, or come from a source, at once and in a stretch of time."""
+"""Limiters: how many messages of a handler or a source run at once, and how many start in a period."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from missive.rates import Rate
 
 
 class Limiter:
-    """A limit of its own, within the concurrency of all. Who may not pass waits in line.
+    """A limit within the total concurrency. Work that may not pass waits in line.
 
-    A rate is kept by when handlers really began, and not by when they were let through: a worker may be late to
-    start one and quick to start the next. What was let through and has not begun takes its place already, so that in
-    no window of the rate's length more begin than it says.
+    A rate counts when handlers start, and not when work passes the limiter: a worker may start one handler late and the
+    next one early. Work that has passed and not started counts already, so no window of the rate's length contains more
+    starts than the rate allows.
     """
 
     def __init__(self, limit: int | None, rate: Rate | None, clock: Callable[[], float]) -> None:
         self.alarm: Callable[[], None] | None = None
-        """Cancels the call that looks here again, while one is due."""
+        """Cancels the scheduled check of this limiter; None while no check is scheduled."""
         self.waiting: deque[Work] = deque()
         self._limit = limit
         self._rate = rate
@@ -28,18 +28,19 @@ class Limiter:
         self._inside: dict[Work, _Pass] = {}
         self._recent: deque[_Pass] = deque()
         self._used = 0
+        """Number of messages that count against the rate now."""
 
     def admits(self, work: Work) -> bool:
-        """Tell whether somebody could go on now."""
+        """Return whether work may pass now."""
         if self._full:
             return False
         if self._rate is None:
             return True
-        self._forget(self._rate.seconds)
+        self._forget_old(self._rate.seconds)
         return self._used + len(work.jobs) <= self._rate.messages
 
     def enter(self, work: Work) -> None:
-        """Note that somebody goes on, who may."""
+        """Note that work passes."""
         self._running += 1
         if self._rate is not None:
             size = len(work.jobs)
@@ -48,14 +49,14 @@ class Limiter:
             self._recent.append(passed)
 
     def leave(self, work: Work) -> None:
-        """Note that one came back."""
+        """Note that work came back from its worker."""
         self._running -= 1
         if self._rate is not None:
-            # From now on it may run again, and begin anew.
+            # The work may run again, with another start.
             self._inside.pop(work).freeze()
 
     def withdrawn(self, work: Work) -> None:
-        """Note that one was taken back before it began."""
+        """Note that work was taken back before it started."""
         self._running -= 1
         if self._rate is not None:
             gone = self._inside.pop(work)
@@ -63,7 +64,7 @@ class Limiter:
             gone.void()
 
     def opens_in(self) -> float | None:
-        """Return after how many seconds somebody who waits may pass; None when that depends on those inside."""
+        """Return when waiting work may pass, in seconds from now; None when that depends on running work."""
         if not self.waiting or self._rate is None or not self._recent or self._full:
             return None
         began = self._recent[0].began
@@ -73,15 +74,15 @@ class Limiter:
     def _full(self) -> bool:
         return self._limit is not None and self._running >= self._limit
 
-    def _forget(self, seconds: float) -> None:
-        """Forget those that began longer ago than the rate looks back."""
+    def _forget_old(self, seconds: float) -> None:
+        """Forget the starts that are older than the period of the rate."""
         now = self._clock()
         while self._recent and (began := self._recent[0].began) is not None and began + seconds <= now:
             self._used -= self._recent.popleft().size
 
 
 class _Pass:
-    """One that was let through: how many messages it is, and when its handler began."""
+    """Work that passed: its number of messages, and when its handler started."""
 
     __slots__ = ("_began", "_work", "size")
 

@@ -51,7 +51,7 @@ class WorkerMonitor:
         running = self._dispatcher.running
         if running:
             self._check_timeouts(self._runtime.monotonic())
-        self._dispatcher.look()
+        self._dispatcher.poll()
         self._runtime.call_later(_POLL if running else _IDLE_POLL, self.poll)
 
     def _check_timeouts(self, now: float) -> None:
