@@ -22,7 +22,7 @@ from missive.engine.intake.admission import make_job
 from missive.engine.intake.factory import message_factory
 from missive.engine.job import Job
 from missive.engine.runner import execute
-from missive.engine.workers.batches import compile_async, compile_sync
+from missive.engine.workers.compiler import compile_async_route, compile_route
 from missive.matchers import Field
 from missive.testing import MemoryAdapter
 from missive.testing.memory import MemorySession
@@ -127,8 +127,8 @@ class Steps:
         self.find, self.worker = proc.router().find, ProcessingContext(proc)
         self.adapter, self.session = MemoryAdapter(proc), None
         self.deliveries = [Delivery(BODY) for _ in range(AT_ONCE)]
-        self.sync = compile_sync(sync_route, lambda _: None, time.monotonic)
-        self.asynchronous = compile_async(async_route, time.monotonic)
+        self.sync = compile_route(sync_route, lambda _: None, time.monotonic)
+        self.asynchronous = compile_async_route(async_route, time.monotonic)
         self.jobs: list[Job] = []
 
     def nothing(self) -> None:
@@ -145,15 +145,15 @@ class Steps:
             job.route = find(job.message)
 
     def run_sync(self) -> None:
-        clean, chain, worker = contextvars.copy_context(), self.sync, self.worker
+        clean, handler, worker = contextvars.copy_context(), self.sync, self.worker
         for job in self.jobs:
-            clean.copy().run(chain, job, worker)
+            clean.copy().run(handler, job, worker)
 
     def run_async(self) -> None:
         async def run() -> None:
-            clean, chain, worker = contextvars.copy_context(), self.asynchronous, self.worker
+            clean, handler, worker = contextvars.copy_context(), self.asynchronous, self.worker
             for job in self.jobs:
-                await chain(job, worker)
+                await handler(job, worker)
                 if contextvars.copy_context() != clean:
                     return
 

@@ -407,14 +407,14 @@ def test_duplicates_of_the_transactional_form_are_counted():
 
 def test_handlers_without_once_pay_nothing():
     """The chain of a handler without once= is the chain as it always was, and nothing stands before the dispatcher."""
-    from missive.engine.workers.batches import compile_async, compile_sync
+    from missive.engine.workers.compiler import compile_async_route, compile_route
 
     proc = Processor(JSONMessage, name="app", dlq={})
     proc.add_handler(Field("a", 1), lambda message, context: None)
     (route,) = proc.freeze()
     clock = time.monotonic
-    assert compile_sync(route, lambda _: None, clock).__qualname__ == "sync_chain.<locals>.run"
-    assert compile_async(route, clock).__qualname__ == "async_chain.<locals>.run"
+    assert compile_route(route, lambda _: None, clock).__qualname__ == "compile_handler.<locals>.run"
+    assert compile_async_route(route, clock).__qualname__ == "compile_async_handler.<locals>.run"
     engine, _ = run(Broker(proc, [b'{"a":1}']))
     assert not any(isinstance(stage, IdempotencyClaims) for stage in engine.stations.stages.all)
     assert not engine.stations.stages.intercepts

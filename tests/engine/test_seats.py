@@ -32,7 +32,7 @@ from missive.transport import Delivery
 from missive.engine.processes.inflight import InFlightDirectory, InFlightLog
 seats = InFlightLog(InFlightDirectory("t"), 1)
 job = SimpleNamespace(delivery=Delivery(b"", position=1))
-seats.take().around({None: lambda job, worker: None})[None](job, None)
+seats.acquire().recording({None: lambda job, worker: None})[None](job, None)
 if os.fork() == 0:
     print("forked", flush=True)
     sys.stdin.read()
@@ -60,10 +60,10 @@ def take(seats: InFlightLog, *deliveries: Delivery) -> None:
         pass
 
     for delivery in deliveries:
-        seat, job = seats.take(), Job()
+        seat, job = seats.acquire(), Job()
         assert seat is not None
         job.delivery = delivery
-        seat.around({None: lambda job, worker: None})[None](job, None)
+        seat.recording({None: lambda job, worker: None})[None](job, None)
 
 
 @pytest.mark.parametrize("seed", ["0", "1", "random"])
@@ -106,15 +106,15 @@ def test_what_a_dead_process_ran_is_found_once(room: InFlightDirectory):
     seats = InFlightLog(room, 3)
     one, two = Delivery(b"1", position=1), Delivery(b"2", position=2)
     take(seats, one, two)
-    with room.left() as found:
+    with room.abandoned() as found:
         assert found == [], "it lives"
     die(seats)
-    with pytest.raises(ZeroDivisionError), room.left() as found:
+    with pytest.raises(ZeroDivisionError), room.abandoned() as found:
         raise ZeroDivisionError
     assert sorted(found) == sorted(map(delivery_mark, (one, two)))
-    with room.left() as found:
+    with room.abandoned() as found:
         assert sorted(found) == sorted(map(delivery_mark, (one, two))), "what could not be counted is there still"
-    with room.left() as found:
+    with room.abandoned() as found:
         assert found == []
     assert not seats.path.exists()
 
@@ -127,7 +127,7 @@ def test_a_new_process_does_not_write_over_what_was_not_counted(room: InFlightDi
     die(first)
     third = InFlightLog(room, 1)
     assert len({first.path, second.path, third.path}) == 3
-    with room.left():
+    with room.abandoned():
         pass
     fourth = InFlightLog(room, 1)
     assert fourth.path == first.path
@@ -139,20 +139,20 @@ def test_a_new_process_does_not_write_over_what_was_not_counted(room: InFlightDi
 def test_what_has_come_to_its_end_is_not_left(room: InFlightDirectory, how: str):
     """Nothing is found of a process that was told to stop, of an idle worker, or of an end in good order."""
     seats = InFlightLog(room, 1)
-    seat = seats.take()
+    seat = seats.acquire()
     assert seat is not None
-    assert seats.take() is None
-    seats.give_back(seat)
+    assert seats.acquire() is None
+    seats.release(seat)
     take(seats, Delivery(b"", position=1))
     if how == "clear":
         seat.clear()
     elif how == "give_back":
-        seats.give_back(seat)
+        seats.release(seat)
     else:
         getattr(seats, how)()
     if how != "close":
         die(seats)
-    with room.left() as found:
+    with room.abandoned() as found:
         assert found == []
 
 
@@ -185,7 +185,7 @@ def test_a_forked_child_does_not_keep_the_seats(room: InFlightDirectory, start: 
     assert process.line() == "forked\n"
     process.send(signal.SIGKILL)
     wait_until(lambda: process.code is not None, "the parent's death")
-    with room.left() as found:
+    with room.abandoned() as found:
         assert found == [delivery_mark(Delivery(b"", position=1))]
     process.kill()
 
@@ -196,5 +196,5 @@ def test_a_file_of_another_kind_says_nothing(room: InFlightDirectory, content: b
     seats = InFlightLog(room, 1)
     seats.path.write_bytes(content)
     die(seats)
-    with room.left() as found:
+    with room.abandoned() as found:
         assert found == []

@@ -40,7 +40,8 @@ from missive.engine.stages import Stage, Stages
 from missive.engine.state import EngineState
 from missive.engine.store import StoreClient
 from missive.engine.workers.monitor import WorkerMonitor
-from missive.engine.workers.pool import Outbox, Pool
+from missive.engine.workers.outbox import Outbox
+from missive.engine.workers.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from missive.app.context import ProcessingContext
 from missive.app.processor import Processor
 from missive.app.terms import HandlerRoute
 from missive.engine.job import BatchJob, Job, Work
-from missive.engine.workers.batches import compile_async, compile_sync
+from missive.engine.workers.compiler import compile_async_route, compile_route
 from missive.engine.workers.hooks import end_async_worker, end_worker, run_async_hooks, run_hooks
 from missive.messages import Message
 from missive.resources.key import Overrides
@@ -35,12 +35,14 @@ class Handlers(Generic[M]):
         self._hooks = processor.registry.hooks()
         self._resolve = resolve
         self._sync = {
-            route: compile_sync(route, resolve, time.monotonic, keep_error=True)
+            route: compile_route(route, resolve, time.monotonic, standalone=True)
             for route in routes
             if not route.terms.is_async
         }
         self._async = {
-            route: compile_async(route, time.monotonic, keep_error=True) for route in routes if route.terms.is_async
+            route: compile_async_route(route, time.monotonic, standalone=True)
+            for route in routes
+            if route.terms.is_async
         }
         self._context: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)
         self._loop_context: ProcessingContext[M] = ProcessingContext(processor, overrides=overrides)

@@ -176,7 +176,7 @@ class Crashes(Stage):
         with contextlib.ExitStack() as stack:
             # The logs stay until their marks are counted durably: a crash in between counts a death twice, never zero
             # times.
-            found = set[int]() if self._directory is None else set(stack.enter_context(self._directory.left()))
+            found = set[int]() if self._directory is None else set(stack.enter_context(self._directory.abandoned()))
             now = self._runtime.time()
 
             def add(counts: dict[int, Count]) -> bool:
@@ -188,7 +188,7 @@ class Crashes(Stage):
     def _revise(self, store: Store, change: Callable[[dict[int, Count]], bool]) -> dict[int, Count]:
         with contextlib.ExitStack() as stack:
             if self._directory is not None:  # two processes must not overwrite each other's counts
-                stack.enter_context(self._directory.alone())
+                stack.enter_context(self._directory.exclusive())
             counts = load_counts(store.load_checkpoint(self._service, KEY), self._runtime.time())
             if change(counts):
                 store.save_checkpoint(self._service, KEY, dump_counts(counts))

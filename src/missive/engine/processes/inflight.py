@@ -1,4 +1,7 @@
-"""Seats: what each worker of a process runs just now, in shared memory that outlives it. Fingerprints, no content."""
+"""In-flight log: the messages that each worker of a process runs, in shared memory that survives the process.
+
+The log contains delivery marks, and no message content.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +25,30 @@ if TYPE_CHECKING:
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing there tells that a process died holding a file
+except ImportError:  # Windows has no lock that ends with its process and can be tested
     fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 
 _MAGIC = 0x4D49535356453031
 _HEADER = 2
-"""Words before the seats: what kind of file it is, and whether its process was told to stop."""
+"""Number of words before the slots: the magic number, and whether the process was told to stop."""
 _WORD = 8
-_SHARED = "/dev/shm"  # noqa: S108 - in it, a directory of our own is made, and looked at before it is used
+"""Size of a word, in bytes."""
+_SHARED = "/dev/shm"  # noqa: S108 - the private directory in it is checked before use
 _LOW = 0xFFFFFFFF
 _WHOLE = 64 * 1024
+"""Maximum size of a body whose checksum covers all of it, in bytes."""
 _END = 4096
+"""Size of each end that the checksum of a larger body covers, in bytes."""
 
 
 def delivery_mark(delivery: Delivery) -> int:
     """Return 64 bits that the redeliveries of a message share, in this process and others; never 0.
 
-    They tell where it is in its source, or its id, and the checksum of its body; of a large one, that of its ends.
-    A replayed dead letter has a fingerprint of its own, for its message may have been mended.
+    The mark combines the position in the source, or the id, with the checksum of the body. For a large body, the
+    checksum covers its two ends and its length. A replayed dead letter has another mark, because its body may have been
+    edited.
     """
     body = delivery.body
     if len(body) > _WHOLE:
@@ -56,21 +63,21 @@ def delivery_mark(delivery: Delivery) -> int:
 
 
 class InFlightSlot:
-    """One worker's place: the message that it runs, or those of a batch."""
+    """The part of the log for one worker: the mark of its running message, or the marks of its running batch."""
 
     __slots__ = ("_words",)
 
     def __init__(self, words: memoryview, first: int, width: int) -> None:
         self._words = words[first : first + width]
 
-    def around(
-        self, chains: dict[HandlerRoute, Callable[[Any, Any], T]]
+    def recording(
+        self, handlers: dict[HandlerRoute, Callable[[Any, Any], T]]
     ) -> dict[HandlerRoute, Callable[[Any, Any], T]]:
-        """Return chains that take the seat before they run."""
-        return _Seated(self._words, chains)
+        """Return compiled handlers that write delivery marks into this slot before they run."""
+        return _RecordingHandlers(self._words, handlers)
 
     def clear(self) -> None:
-        """Say that nothing runs."""
+        """Remove all marks, because the worker is idle."""
         _clear(self._words)
 
 
@@ -81,39 +88,40 @@ def _clear(words: memoryview) -> None:
         words[:] = memoryview(bytes(len(words) * _WORD)).cast("Q")
 
 
-class _Seated(dict[Any, Any]):
-    """Chains that are made as they are needed: there may be very many routes, and as many workers."""
+class _RecordingHandlers(dict[Any, Any]):
+    """Recording handlers by route, each created at its first use: a process may have many routes and many workers."""
 
-    def __init__(self, words: memoryview, chains: dict[Any, Callable[[Any, Any], Any]]) -> None:
+    def __init__(self, words: memoryview, handlers: dict[Any, Callable[[Any, Any], Any]]) -> None:
         super().__init__()
         self._words = words
-        self._chains = chains
+        self._handlers = handlers
 
     def __missing__(self, route: Any) -> Callable[[Any, Any], Any]:
-        words, chain = self._words, self._chains[route]
+        words, handler = self._words, self._handlers[route]
 
-        def run(job: Job, worker: Any) -> Any:
+        def record_one(job: Job, worker: Any) -> Any:
             words[0] = delivery_mark(job.delivery)
-            return chain(job, worker)
+            return handler(job, worker)
 
-        def run_beside_batches(work: Job | BatchJob, worker: Any) -> Any:
+        def record_all(work: Job | BatchJob, worker: Any) -> Any:
             _clear(words)
             for place, job in enumerate(work.jobs):
                 words[place] = delivery_mark(job.delivery)
-            return chain(work, worker)
+            return handler(work, worker)
 
-        self[route] = seated = run if len(words) == 1 else run_beside_batches
-        return seated
+        self[route] = recording = record_one if len(words) == 1 else record_all
+        return recording
 
 
 class InFlightLog:
-    """The seats of this process: a file in shared memory that it holds locked for as long as it lives.
+    """The in-flight log of this process: a file in shared memory that the process locks until it ends.
 
-    Its name is made from the service's, the working directory, and the lowest number that no living process has.
+    The name of the file contains a digest of the service and the working directory, and the lowest number that no
+    living process uses.
     """
 
-    def __init__(self, room: InFlightDirectory, size: int, width: int = 1) -> None:
-        self._path, self._lock = room.claim()
+    def __init__(self, directory: InFlightDirectory, size: int, width: int = 1) -> None:
+        self._path, self._lock = directory.lock_file()
         try:
             self._words = _map(self._path, (_HEADER + size * width) * _WORD)
         except BaseException:
@@ -121,75 +129,76 @@ class InFlightLog:
             raise
         self._words[0] = _MAGIC
         self._free = deque(InFlightSlot(self._words, _HEADER + number * width, width) for number in range(size))
-        _open.add(self)
-        # A process that comes to its end by itself was not killed by a message, whatever its threads still do.
-        self._end = weakref.finalize(self, _give_up, self._words, self._path, self._lock)
+        _open_logs.add(self)
+        # A process that ends normally was not killed by a message, even if its threads still run handlers.
+        self._end = weakref.finalize(self, _remove, self._words, self._path, self._lock)
 
     @property
     def path(self) -> Path:
         """The file."""
         return self._path
 
-    def take(self) -> InFlightSlot | None:
-        """Return a free seat, on any thread; None where there is none."""
+    def acquire(self) -> InFlightSlot | None:
+        """Return a free slot, on any thread; None when all are in use."""
         try:
             return self._free.popleft()
         except IndexError:
             return None
 
-    def give_back(self, seat: InFlightSlot) -> None:
-        """Let somebody else have a seat."""
-        seat.clear()
-        self._free.append(seat)
+    def release(self, slot: InFlightSlot) -> None:
+        """Clear a slot and make it free again, on any thread."""
+        slot.clear()
+        self._free.append(slot)
 
     def stopping(self) -> None:
-        """Say that the process was told to stop: what it leaves then was not killed by what it ran."""
+        """Note that the process was told to stop. Messages that still run when it ends did not kill it."""
         self._words[1] = 1
 
     def close(self) -> None:
-        """Remove the file, in good order. What a stuck worker still writes, it writes to nobody."""
+        """Remove the file. A stuck worker that still writes to the memory has no effect."""
         self._end()
 
     def forked(self) -> None:
-        """Let go of the lock, in a child that was forked by a handler, and may live longer than this process."""
+        """Give the lock up in a child that a handler forked, because the child may outlive this process."""
         self._end.detach()
         os.close(self._lock)
 
 
 def _map(path: Path, length: int) -> memoryview:
-    # A descriptor of its own: that of the lock is closed in a forked child, which must not keep it, and this is not.
+    # With its own descriptor: a forked child closes the descriptor of the lock, so that it does not keep the lock.
     mapped = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        # Written, and not only made so long: where memory has run out, this raises, and a seat taken later would kill.
+        # Write zeros instead of only setting the length. Without free memory, this raises now; a sparse file would kill
+        # the process later, when a slot is first written.
         os.pwrite(mapped, bytes(length), 0)
         return memoryview(mmap.mmap(mapped, length)).cast("Q")
     finally:
         os.close(mapped)
 
 
-_open: weakref.WeakSet[InFlightLog] = weakref.WeakSet()
+_open_logs: weakref.WeakSet[InFlightLog] = weakref.WeakSet()
 
 
 def _in_child() -> None:
-    for seats in list(_open):
-        seats.forked()
+    for log in list(_open_logs):
+        log.forked()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
 
 
-def _give_up(words: memoryview, path: Path, lock: int) -> None:
+def _remove(words: memoryview, path: Path, lock: int) -> None:
     words[1] = 1
     with contextlib.suppress(OSError):
-        path.unlink()  # while it is locked: whoever opened it meanwhile looks whether it is still there
+        path.unlink()  # while locked: a process that opened the file meanwhile checks whether it still exists
     os.close(lock)
 
 
 class InFlightDirectory:
-    """Where the seats of one service's processes on this machine are: a private directory for each user.
+    """The in-flight logs of one service's processes on this machine, in a private directory of the user.
 
-    Raises OSError from its constructor where there can be none.
+    The constructor raises OSError when the system has no file locks or the directory is not private.
     """
 
     def __init__(self, service: str) -> None:
@@ -203,35 +212,41 @@ class InFlightDirectory:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
             raise OSError(f"{self._directory} is not a private directory of this user")
         try:
-            where = os.getcwd()  # noqa: PTH109 - the same
+            where = os.getcwd()  # noqa: PTH109 - equivalent
         except OSError:
             where = ""
-        # Two applications of one name, each in its directory, know nothing of one another's messages.
+        # The working directory separates two applications that have the same name.
         self._name = hashlib.sha256(f"{service}\0{where}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
-    def claim(self) -> tuple[Path, int]:
-        """Lock the lowest file that nobody has, and return it. What a dead process left is not touched."""
-        slot = 0
+    def lock_file(self) -> tuple[Path, int]:
+        """Lock the file with the lowest free number. Return its path and the descriptor that holds the lock.
+
+        A file with marks of a dead process is not free.
+        """
+        number = 0
         while True:
-            path = self._directory / f"{self._name}.{slot}"
+            path = self._directory / f"{self._name}.{number}"
             lock = _lock(path, os.O_CREAT)
             if lock is not None:
-                if not _read(lock):
+                if not _read_marks(lock):
                     os.ftruncate(lock, 0)
                     return path, lock
                 os.close(lock)
-            slot += 1
+            number += 1
 
     @contextlib.contextmanager
-    def left(self) -> Iterator[list[int]]:
-        """Give what was running in processes that died of themselves; in good order, it is removed afterwards."""
+    def abandoned(self) -> Iterator[list[int]]:
+        """Yield the delivery marks of messages that ran when their processes died.
+
+        The files of the dead processes are removed afterwards, unless the block raises.
+        """
         locked: list[tuple[Path, int]] = []
         found: list[int] = []
         try:
             for path in sorted(self._directory.glob(f"{self._name}.[0-9]*")):
                 if (lock := _lock(path)) is not None:
                     locked.append((path, lock))
-                    found += _read(lock)
+                    found += _read_marks(lock)
             yield found
             for path, _ in locked:
                 path.unlink(missing_ok=True)
@@ -240,39 +255,39 @@ class InFlightDirectory:
                 os.close(lock)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the only process of this user on this machine that is in here."""
-        held = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+    def exclusive(self) -> Iterator[None]:
+        """Hold a lock against all other processes of this user on this machine."""
+        lock = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fcntl.flock(held, fcntl.LOCK_EX)
+            fcntl.flock(lock, fcntl.LOCK_EX)
             yield
         finally:
-            os.close(held)
+            os.close(lock)
 
 
 def _lock(path: Path, flags: int = 0) -> int | None:
-    """Open and lock a file; None where a living process has it, or it went away."""
+    """Open and lock a file. Return its descriptor; None when a living process holds it or it was removed."""
     try:
-        held = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+        lock = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         there = path.stat()
-        if (there.st_dev, there.st_ino) == ((mine := os.fstat(held)).st_dev, mine.st_ino):
-            return held
+        if (there.st_dev, there.st_ino) == ((mine := os.fstat(lock)).st_dev, mine.st_ino):
+            return lock
     except (BlockingIOError, FileNotFoundError):
         pass
     except BaseException:
-        os.close(held)
+        os.close(lock)
         raise
-    os.close(held)
+    os.close(lock)
     return None
 
 
-def _read(held: int) -> Sequence[int]:
-    """Return the fingerprints that count in a file: none of a process that was told to stop."""
-    content = os.pread(held, os.fstat(held).st_size, 0)
+def _read_marks(lock: int) -> Sequence[int]:
+    """Return the delivery marks in a locked file; an empty list if its process was told to stop."""
+    content = os.pread(lock, os.fstat(lock).st_size, 0)
     words = memoryview(content[: len(content) // _WORD * _WORD]).cast("Q")
     if len(words) < _HEADER or words[0] != _MAGIC or words[1]:
         return []

@@ -1,4 +1,4 @@
-"""Batches: chains of handlers that take several messages, and the search by halves for the one that fails."""
+"""Compiled batch handlers: a handler takes several messages, and bisection finds the message that fails."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from missive.app.terms import HandlerRoute
 from missive.engine.job import BatchJob, Job
 from missive.engine.workers.decision import ACKED, HELD, Decision, decide
 from missive.engine.workers.handlers import (
-    AsyncChain,
     Clock,
+    CompiledAsyncHandler,
+    CompiledHandler,
     Resolve,
-    SyncChain,
-    async_chain,
     resolved,
     run_after,
     run_async_after,
-    sync_chain,
 )
-from missive.engine.workers.once import async_once, sync_once
-from missive.engine.workers.retrying import decide_attempt
+from missive.engine.workers.policies import decide_attempt
 
 BatchItem: TypeAlias = tuple[Job, HandlingContext[Any]]
+"""One message of a batch, with its context."""
 
 logger = logging.getLogger("missive")
 
 
-def sync_batch_chain(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
-    """Compile a sync route of batches; for `keep_error` see `sync_chain`."""
+def compile_batch_handler(
+    route: HandlerRoute, resolve: Resolve, clock: Clock, *, standalone: bool = False
+) -> CompiledHandler:
+    """Compile a sync route of batches. For `standalone`, see `compile_handler`."""
     handler, before, after = route.handler, route.terms.before, route.terms.after
 
-    def prepared(item: BatchItem, search: _Search) -> bool:
+    def prepared(item: BatchItem, bisection: _Bisection) -> bool:
         try:
             for hook in before:
-                hook(search.worker, item[1])
-        except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a hook is that message failing
-            search.failed(item, raised)
-            closed(item, raised, search)
+                hook(bisection.worker, item[1])
+        except BaseException as raised:  # noqa: BLE001 - even sys.exit() in a hook only fails its message
+            bisection.failed(item, raised)
+            closed(item, raised, bisection)
             return False
         return True
 
-    def closed(item: BatchItem, error: BaseException | None, search: _Search) -> bool:
+    def closed(item: BatchItem, error: BaseException | None, bisection: _Bisection) -> bool:
         opened = item[1].opened
-        return opened is None or search.closed(item, error, opened.close(error, resolve))
+        return opened is None or bisection.closed(item, error, opened.close(error, resolve))
 
     def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
-        search = _Search(work, worker, clock, keep_error=keep_error)
-        while items := search.next():
-            ready = [item for item in items if prepared(item, search)] if before else items
+        bisection = _Bisection(work, worker, clock, standalone=standalone)
+        while items := bisection.next_run():
+            ready = [item for item in items if prepared(item, bisection)] if before else items
             error: BaseException | None = None
             try:
                 returned = handler(Batch([context for _, context in ready], worker)) if ready else None
@@ -61,94 +61,86 @@ def sync_batch_chain(route: HandlerRoute, resolve: Resolve, clock: Clock, *, kee
                     resolve(returned)
             except BaseException as raised:  # noqa: BLE001 - as above
                 error = raised
-            search.ran([item for item in ready if item[1].opened is None or closed(item, error, search)], error)
+            bisection.ran([item for item in ready if item[1].opened is None or closed(item, error, bisection)], error)
             for item in items if after else ():
-                search.conclude(item, error)
-                search.hooked(item, run_after(after, worker, item[1], resolve))
-            del error  # its traceback has this frame
+                bisection.conclude(item, error)
+                bisection.after_hooks(item, run_after(after, worker, item[1], resolve))
+            del error  # its traceback refers to this frame
 
     return run
 
 
-def async_batch_chain(  # noqa: C901 - three small functions
-    route: HandlerRoute, clock: Clock, *, keep_error: bool = False
-) -> AsyncChain:
-    """Compile an async route of batches."""
+def compile_async_batch_handler(  # noqa: C901 - three small functions
+    route: HandlerRoute, clock: Clock, *, standalone: bool = False
+) -> CompiledAsyncHandler:
+    """Compile an async route of batches. For `standalone`, see `compile_handler`."""
     handler, before, after = route.handler, route.terms.before, route.terms.after
 
-    async def prepared(item: BatchItem, search: _Search) -> bool:
+    async def prepared(item: BatchItem, bisection: _Bisection) -> bool:
         try:
             for hook in before:
-                await resolved(hook(search.worker, item[1]))
-        except BaseException as raised:  # noqa: BLE001 - also a cancelled hook is that message failing
-            search.failed(item, raised)
-            await closed(item, raised, search)
+                await resolved(hook(bisection.worker, item[1]))
+        except BaseException as raised:  # noqa: BLE001 - even a cancelled hook only fails its message
+            bisection.failed(item, raised)
+            await closed(item, raised, bisection)
             return False
         return True
 
-    async def closed(item: BatchItem, error: BaseException | None, search: _Search) -> bool:
+    async def closed(item: BatchItem, error: BaseException | None, bisection: _Bisection) -> bool:
         opened = item[1].opened
-        return opened is None or search.closed(item, error, await opened.aclose(error))
+        return opened is None or bisection.closed(item, error, await opened.aclose(error))
 
     async def run(work: BatchJob, worker: ProcessingContext[Any]) -> None:
-        search = _Search(work, worker, clock, keep_error=keep_error)
-        while items := search.next():
-            ready = [item for item in items if await prepared(item, search)] if before else items
+        bisection = _Bisection(work, worker, clock, standalone=standalone)
+        while items := bisection.next_run():
+            ready = [item for item in items if await prepared(item, bisection)] if before else items
             error: BaseException | None = None
             try:
                 await resolved(handler(Batch([context for _, context in ready], worker)) if ready else None)
             except BaseException as raised:  # noqa: BLE001 - as above
                 error = raised
-            undecided = [item for item in ready if item[1].opened is None or await closed(item, error, search)]
-            search.ran(undecided, error)
+            undecided = [item for item in ready if item[1].opened is None or await closed(item, error, bisection)]
+            bisection.ran(undecided, error)
             for item in items if after else ():
-                search.conclude(item, error)
-                search.hooked(item, await run_async_after(after, worker, item[1]))
+                bisection.conclude(item, error)
+                bisection.after_hooks(item, await run_async_after(after, worker, item[1]))
             if any(job.overdue for job, _ in items) or all(job.session is None for job, _ in items):
                 await _uncancelled()
             elif (task := asyncio.current_task()) is not None and task.cancelling():
-                search.abandon()
-            del error  # its traceback has this frame
+                bisection.abandon()
+            del error  # its traceback refers to this frame
 
     return run
 
 
-def compile_sync(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
-    """Compile a sync route, of single messages or of batches."""
-    compiler = sync_batch_chain if route.terms.batch is not None else sync_chain
-    return sync_once(route, compiler(route, resolve, clock, keep_error=keep_error), clock)
+class _Bisection:
+    """The runs of one batch: the whole batch, then halves of the messages that failed together.
 
+    The bisection ends when each failing message has failed alone.
+    """
 
-def compile_async(route: HandlerRoute, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
-    """Compile an async route, of single messages or of batches."""
-    compiler = async_batch_chain if route.terms.batch is not None else async_chain
-    return async_once(route, compiler(route, clock, keep_error=keep_error), clock)
-
-
-class _Search:
-    """Which of a batch to run next: all of it, then halves of what failed together, until the culprit is alone."""
-
-    def __init__(self, work: BatchJob, worker: ProcessingContext[Any], clock: Clock, *, keep_error: bool) -> None:
+    def __init__(self, work: BatchJob, worker: ProcessingContext[Any], clock: Clock, *, standalone: bool) -> None:
         self.worker = worker
         self._work = work
         self._clock = clock
-        self._keep_error = keep_error
+        self._standalone = standalone
         self._left = [work.jobs]
+        """The groups of jobs that still have to run; the last one is next."""
         self._errors: dict[Job, BaseException | None] = {}
-        """What failed single items of the call that is going on."""
+        """The exceptions of single messages in the current run."""
         self._places: dict[Job, int] = {}
-        """Where in the batch each is, once one is held."""
+        """The place of each job in the batch; empty until a job is held."""
         self._blocked: dict[object, int] = {}
-        """By lane, the place of the first that is held: those behind it wait, and those before it do not."""
+        """The place of the first held job of each lane. Later jobs of the lane wait behind it."""
 
-    def next(self) -> list[BatchItem]:
-        """Return the jobs of the next run with their contexts; none when all are decided, or may not run now."""
+    def next_run(self) -> list[BatchItem]:
+        """Return the jobs of the next run with their contexts; an empty list when no job can run any more."""
         self._work.active = []
         self._errors.clear()
         while self._left:
             jobs = self._left.pop()
             if self._blocked:
-                # What comes after one that is held, in its lane, waits behind it: it stays undecided.
+                # Jobs behind a held job of their lane stay undecided.
                 jobs = [job for job in jobs if self._places[job] < self._blocked.get(job.lane, len(self._places))]
             if jobs:
                 break
@@ -167,16 +159,16 @@ class _Search:
         ]
 
     def ran(self, items: list[BatchItem], error: BaseException | None) -> None:
-        """Decide what a run told: each item that was settled, all when it was well, or the one that failed alone."""
-        overdue = any([job.overdue for job, _ in items]) or (  # noqa: C419 - twice as quick
-            self._keep_error and bool(items) and self._clock() > max(job.deadline for job, _ in items)
+        """Decide the jobs of a run: recorded outcomes, all jobs of a successful run, or a job that failed alone."""
+        overdue = any([job.overdue for job, _ in items]) or (  # noqa: C419 - takes half the time of a generator
+            self._standalone and bool(items) and self._clock() > max(job.deadline for job, _ in items)
         )
         failed = error is not None or overdue
         if failed and len(items) == 1:
             (job, context) = items[0]
             error = self._errors.get(job, error)
             self._decide(job, decide_attempt(job, context.recorded, error, self._clock, overdue=overdue))
-            job.error = error if self._keep_error else None
+            job.error = error if self._standalone else None
             return
         for job, context in items:
             if context.recorded is not None:
@@ -187,13 +179,13 @@ class _Search:
             self._halve([job for job, context in items if context.recorded is None], error, overdue=overdue)
 
     def _halve(self, unsettled: list[Job], error: BaseException | None, *, overdue: bool) -> None:
-        """Run what failed together again in halves; not when nobody waits for it any more."""
+        """Queue the two halves of the jobs that failed together, unless this engine owns none of them any more."""
         if not unsettled:
             logger.warning(
                 "%s raised %s after it had settled all of a batch", self._work.route.name, type(error).__name__
             )
         elif not any(job.owned for job in unsettled):
-            return  # undecided: they come again, to whoever gets them
+            return  # the jobs stay undecided: the transport redelivers them to their new owner
         elif isinstance(error, asyncio.CancelledError) and not overdue:
             for job in unsettled:
                 self._decide(job, decide_attempt(job, None, error, self._clock, overdue=overdue))
@@ -202,35 +194,41 @@ class _Search:
             self._left += [part for part in (unsettled[half:], unsettled[:half]) if part]
 
     def abandon(self) -> None:
-        """Run nothing more: the worker is stopped."""
+        """Decide the remaining jobs as cancelled, because the worker is stopped."""
         left, self._left = self._left, []
         for job in (job for jobs in left for job in jobs):
             self._decide(job, decide(None, asyncio.CancelledError()))
 
     def closed(self, item: BatchItem, error: BaseException | None, late: BaseException | None) -> bool:
-        """Note what the resources of an item made of how the call ended; tells whether it is still undecided."""
+        """Note the exception of a message after its resources were closed. Return whether its job is undecided.
+
+        `error` is the exception of the run, and `late` the exception that the resources raised or let pass.
+        """
         if late is error:
             return True
         if error is None:
             self.failed(item, late)
             return False
-        self._errors[item[0]] = late  # which counts once it is known whose failure this is
+        self._errors[item[0]] = late  # replaces the exception of the run if this message turns out to be the culprit
         return True
 
     def failed(self, item: BatchItem, error: BaseException | None) -> None:
-        """Decide about an item of which a hook or a resource raised."""
+        """Decide a job whose hook or resource raised."""
         job, context = item
         self._errors[job] = error
         self._decide(job, decide_attempt(job, context.recorded, error, self._clock))
-        job.error = error if self._keep_error else None
+        job.error = error if self._standalone else None
 
     def conclude(self, item: BatchItem, error: BaseException | None) -> None:
-        """Tell the context how the run ended; no outcome where its item is run again."""
+        """Set the outcome and the exception in a context, before the `after_handling` hooks read them.
+
+        The outcome is None for a message that runs again in a half.
+        """
         job, context = item
         context.conclude(None if job.decision is None else job.decision.outcome, self._errors.get(job, error))
 
-    def hooked(self, item: BatchItem, error: BaseException | None) -> None:
-        """Decide again after the hooks, of which one may have raised, or recorded an outcome."""
+    def after_hooks(self, item: BatchItem, error: BaseException | None) -> None:
+        """Decide again after the hooks, which may have raised or recorded an outcome."""
         job, context = item
         if error is not None:
             self.failed(item, error)
@@ -247,9 +245,9 @@ class _Search:
 
 
 async def _uncancelled() -> None:
-    """Take back the cancellation of a run that was overdue, or no longer ours: the rest has a time of its own."""
+    """Undo the cancellation of an overdue or lost run, because the next run of the batch has its own timeout."""
     with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)  # one that came as the handler ended is raised here, and not in the next
+        await asyncio.sleep(0)  # raises a cancellation that arrived as the handler ended, before the next run
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()

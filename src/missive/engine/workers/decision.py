@@ -1,4 +1,4 @@
-"""Decision: from what a handler recorded and raised to the one outcome of an attempt."""
+"""Decision: the one outcome of an attempt, from the recorded outcome and the exception of its handler."""
 
 from __future__ import annotations
 
@@ -16,48 +16,48 @@ from missive.outcome import Outcome, Reason
 from missive.routing.router import Misrouted
 
 RETRY_SECONDS = 5.0
-"""How long `retry()` waits when it is not told."""
+"""Delay of `retry()` without an argument, in seconds."""
 
 NACK_SECONDS = 1.0
-"""How long `nack()` waits at the least."""
+"""Minimum delay of `nack()`, in seconds."""
 
 
 class Decision(msgspec.Struct, frozen=True, eq=False):
-    """How an attempt ends, and all that goes with it."""
+    """The end of an attempt: its outcome and the details of that outcome."""
 
     outcome: Outcome
     reason: Reason | None = None
-    """For a dead letter."""
+    """The reason of a dead letter."""
     label: str | None = None
     detail: str | None = None
     delay: float = 0.0
-    """For retried and nacked: after how many seconds it comes back."""
+    """The delay before the next attempt of a retried or nacked message, in seconds."""
     failure: Failure | None = None
     candidates: tuple[str, ...] = ()
     asked: float | None = None
-    """The delay that the handler asked for itself."""
+    """The delay that the handler requested, in seconds."""
     blames: str | None = None
-    """The breaker whose dependency the failure is."""
+    """The name of the breaker whose dependency caused the failure."""
     trips: bool = False
-    """Whether the handler said that the dependency is down."""
+    """Whether the handler reported that the dependency is down."""
 
     def __repr__(self) -> str:
         return f"<Decision: {self.outcome}{f' ({self.reason})' if self.reason else ''}>"
 
 
 CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
-"""What is raised in a task that is cancelled, and in a thread that waits for one."""
+"""The exceptions in a cancelled task, and in a thread that waits for a cancelled task."""
 
 HELD = frozenset({Outcome.retried, Outcome.nacked})
-"""What a message comes back from."""
+"""The outcomes after which a message is held for another attempt."""
 
 ACKED = Decision(Outcome.acked)
 DUPLICATE = Decision(Outcome.acked, label="duplicate")
-"""Its effect has happened before."""
+"""For a message whose effect has already happened."""
 LAPSED = Decision(Outcome.nacked)
-"""Its claim ran out before its handler began: it is claimed again."""
+"""For a message whose claim lapsed before its handler started. The effect is claimed again."""
 DEPENDENCY_DOWN = Decision(Outcome.nacked)
-"""What its handler needs is known to be down."""
+"""For a message whose dependency is known to be down."""
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
 POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 
@@ -65,11 +65,12 @@ POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 def decide(recorded: Recorded | None, error: BaseException | None, *, overdue: bool = False) -> Decision:
     """Decide an attempt's outcome.
 
-    One that is overdue has timed out, whatever was recorded. Returning acks. An exception is a failure, also after
-    `ack()`; beside any other recorded outcome it only joins the history. One that declares an outcome is that.
+    An overdue attempt has timed out, whatever it recorded. A handler that returns without recording an outcome acks.
+    An exception fails the attempt, even after `ack()`. Other recorded outcomes stay, and the exception only joins the
+    history. An exception that declares an outcome, such as `RetryLater`, decides that outcome if none was recorded.
     """
     if overdue:
-        # That it was cancelled is the timeout itself, and no failure of its own.
+        # The cancellation is the timeout itself, not another failure.
         failure = None if error is None or isinstance(error, CANCELLED) else capture(error)
         return Decision(Outcome.dead_lettered, Reason.timeout, failure=failure)
     if error is None:
@@ -79,7 +80,7 @@ def decide(recorded: Recorded | None, error: BaseException | None, *, overdue: b
     try:
         if recorded is None and (declared := _declared(error)) is not None:
             return _recorded(declared, None)
-    except Exception as wrong:  # noqa: BLE001 - a delay that is none, a subclass that never called its parent
+    except Exception as wrong:  # noqa: BLE001 - an invalid delay, or a subclass whose __init__ does not call its parent
         error = wrong
     return Decision(Outcome.dead_lettered, _reason(error), failure=capture(error))
 
@@ -91,7 +92,7 @@ def _reason(error: BaseException) -> Reason:
 
 
 def decide_misrouted(misrouted: Misrouted) -> Decision:
-    """Decide about a message that has no one handler."""
+    """Return the decision for a message that has no handler, or more than one."""
     failed: MatcherFailed | None = misrouted.exception
     return Decision(
         Outcome.dead_lettered,
@@ -102,7 +103,7 @@ def decide_misrouted(misrouted: Misrouted) -> Decision:
 
 
 def decide_discarded(route: HandlerRoute) -> Decision:
-    """Decide about a message of which it is declared that nothing needs to be done about it."""
+    """Return the decision for a message that the processor declares as discarded."""
     return Decision(Outcome.discarded, label=route.discards)
 
 
@@ -127,7 +128,7 @@ def _recorded(recorded: Recorded, failure: Failure | None) -> Decision:
 
 
 def _label(label: object) -> str | None:
-    """Return a label; of what is none, such as an exception, the type, for its text may be content."""
+    """Return a label. For another object, such as an exception, return its type, because its text may be content."""
     if label is None or isinstance(label, str):
         return label
     return str(label) if isinstance(label, int) else type(label).__name__

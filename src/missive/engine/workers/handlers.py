@@ -1,36 +1,34 @@
-"""Chains: a route compiled to the one function that a worker calls for a message: hooks, handler, decision."""
+"""Compiled handlers: one function for each route, which runs the hooks and the handler and decides the attempt."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, TypeAlias
 
 from missive.app.context import HandlingContext, HandlingHook, ProcessingContext
 from missive.app.terms import HandlerRoute
-from missive.engine.job import Job, LaneRun
-from missive.engine.workers.decision import ACKED, HELD
-from missive.engine.workers.retrying import decide_attempt
+from missive.engine.job import Job
+from missive.engine.workers.decision import ACKED
+from missive.engine.workers.policies import decide_attempt
 
 Clock: TypeAlias = Callable[[], float]
+"""Returns monotonic seconds."""
 Resolve: TypeAlias = Callable[[Awaitable[Any]], object]
-"""Waits, in a sync worker, for what a handler returned that is awaitable."""
-SyncChain: TypeAlias = Callable[[Any, ProcessingContext[Any]], None]
-"""Runs a job, or a batch of them."""
-AsyncChain: TypeAlias = Callable[[Any, ProcessingContext[Any]], Coroutine[Any, Any, None]]
+"""Waits, in a sync worker, for an awaitable that a handler returned."""
+CompiledHandler: TypeAlias = Callable[[Any, ProcessingContext[Any]], None]
+"""Runs a job, a batch or a lane run in a sync worker."""
+CompiledAsyncHandler: TypeAlias = Callable[[Any, ProcessingContext[Any]], Coroutine[Any, Any, None]]
+"""Runs a job, a batch or a lane run in an async worker."""
 
 
-_SLICE = 0.002
-"""Seconds after which a run of a lane makes place for others."""
+def compile_handler(
+    route: HandlerRoute, resolve: Resolve, clock: Clock, *, standalone: bool = False
+) -> CompiledHandler:
+    """Compile a sync route of single messages.
 
-
-def sync_chain(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_error: bool = False) -> SyncChain:
-    """Compile a sync route.
-
-    `keep_error` leaves the exception itself on the job, with all that its frames hold, and looks at the clock itself:
-    for tests only, where no engine looks after the job.
+    With `standalone`, the handler runs without an engine, in a test client. The handler then checks its timeout
+    itself, and leaves its exception on the job, with everything that the frames of the exception hold.
     """
     handler, before, after = route.handler, route.terms.before, route.terms.after
 
@@ -44,11 +42,11 @@ def sync_chain(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_erro
             returned = handler(job.message, context)
             if returned is not None and inspect.isawaitable(returned):
                 resolve(returned)
-        except BaseException as raised:  # noqa: BLE001 - also sys.exit() in a handler is that message failing
+        except BaseException as raised:  # noqa: BLE001 - even sys.exit() in a handler only fails the message
             error = raised
         if context.opened is not None:
             error = context.opened.close(error, resolve)
-        if keep_error:
+        if standalone:
             job.overdue = job.overdue or clock() > job.deadline
         recorded = context.recorded
         if error is None and recorded is None and not job.overdue:
@@ -59,19 +57,19 @@ def sync_chain(route: HandlerRoute, resolve: Resolve, clock: Clock, *, keep_erro
             context.conclude(decision.outcome, error)
             late = run_after(after, worker, context, resolve)
             error = late if error is None else error
-            del late  # as below
-            # A hook may have raised, taken too long, or recorded an outcome of its own.
+            del late  # for the same reason as `error` below
+            # A hook may have raised an exception, passed the timeout, or recorded an outcome.
             decision = decide_attempt(job, context.recorded, error, clock)
-        if keep_error:
+        if standalone:
             job.error = error
-        job.decision = decision  # in the end: until then it is at work
-        del error  # its traceback has this frame: a circle that would keep the message until the next collection
+        job.decision = decision  # last: an undecided job counts as running
+        del error  # its traceback refers to this frame, and the cycle would keep the message until a collection
 
     return run
 
 
-def async_chain(route: HandlerRoute, clock: Clock, *, keep_error: bool = False) -> AsyncChain:
-    """Compile an async route: the same with its hooks and handler awaited where they are awaitable."""
+def compile_async_handler(route: HandlerRoute, clock: Clock, *, standalone: bool = False) -> CompiledAsyncHandler:
+    """Compile an async route of single messages. Hooks are awaited when they return an awaitable."""
     handler, before, after = route.handler, route.terms.before, route.terms.after
     always_awaitable = inspect.iscoroutinefunction(handler)
 
@@ -82,11 +80,11 @@ def async_chain(route: HandlerRoute, clock: Clock, *, keep_error: bool = False) 
         try:
             for hook in before:
                 await resolved(hook(worker, context))
-            if always_awaitable:  # of which nothing else needs to be asked
+            if always_awaitable:  # saves a check for each message
                 await handler(job.message, context)
             else:
                 await resolved(handler(job.message, context))
-        except BaseException as raised:  # noqa: BLE001 - also a cancelled handler is that message failing
+        except BaseException as raised:  # noqa: BLE001 - even a cancelled handler only fails the message
             error = raised
         if context.opened is not None:
             error = await context.opened.aclose(error)
@@ -99,13 +97,13 @@ def async_chain(route: HandlerRoute, clock: Clock, *, keep_error: bool = False) 
             context.conclude(decision.outcome, error)
             late = await run_async_after(after, worker, context)
             error = late if error is None else error
-            del late  # as below
-            # A hook may have raised, taken too long, or recorded an outcome of its own.
+            del late  # for the same reason as `error` below
+            # A hook may have raised an exception, passed the timeout, or recorded an outcome.
             decision = decide_attempt(job, context.recorded, error, clock)
-        if keep_error:
+        if standalone:
             job.error = error
-        job.decision = decision  # in the end: until then it is at work
-        del error  # its traceback has this frame: a circle that would keep the message until the next collection
+        job.decision = decision  # last: an undecided job counts as running
+        del error  # its traceback refers to this frame, and the cycle would keep the message until a collection
 
     return run
 
@@ -113,98 +111,43 @@ def async_chain(route: HandlerRoute, clock: Clock, *, keep_error: bool = False) 
 def run_after(
     hooks: Sequence[HandlingHook], worker: ProcessingContext[Any], context: HandlingContext[Any], resolve: Resolve
 ) -> BaseException | None:
-    """Run all hooks and close what they opened; returns what was raised first, which what they opened sees."""
+    """Run all `after_handling` hooks, then close their resources. Return the first exception, or None.
+
+    The resources see the first exception of the hooks.
+    """
     error: BaseException | None = None
     for hook in hooks:
         try:
             hook(worker, context)
-        except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
+        except BaseException as raised:  # noqa: BLE001 - any exception fails the message
             error = raised if error is None else error
     if context.opened is not None:
         error = context.opened.close(error, resolve)
     try:
         return error
     finally:
-        del error  # its traceback has this frame
+        del error  # its traceback refers to this frame
 
 
 async def run_async_after(
     hooks: Sequence[HandlingHook], worker: ProcessingContext[Any], context: HandlingContext[Any]
 ) -> BaseException | None:
-    """Do the same, with the hooks awaited where they are awaitable."""
+    """Run all `after_handling` hooks in an async worker, then close their resources. Return the first exception."""
     error: BaseException | None = None
     for hook in hooks:
         try:
             await resolved(hook(worker, context))
-        except BaseException as raised:  # noqa: BLE001 - whatever it is, the message fails
+        except BaseException as raised:  # noqa: BLE001 - any exception fails the message
             error = raised if error is None else error
     if context.opened is not None:
         error = await context.opened.aclose(error)
     try:
         return error
     finally:
-        del error  # its traceback has this frame
-
-
-def sync_lane_chain(chains: Mapping[HandlerRoute, SyncChain], clock: Clock) -> SyncChain:
-    """Compile what runs several jobs of a lane, each with the chain of its route and in a context of its own."""
-
-    def run(work: LaneRun, worker: ProcessingContext[Any]) -> None:
-        until = clock() + _SLICE
-        left, done, copy_context = work.left, work.ran.append, contextvars.copy_context
-        work.current = job = work.first
-        while True:
-            copy_context().run(chains[job.route], job, worker)  # type: ignore[index]
-            done(job)
-            if (job.decision is not ACKED and ends_run(work, job)) or clock() > until:
-                return
-            try:
-                work.current = job = left.popleft()
-            except IndexError:
-                return
-
-    return run
-
-
-def async_lane_chain(chains: Mapping[HandlerRoute, AsyncChain], clock: Clock) -> AsyncChain:
-    """Compile what runs several jobs of a lane; it ends early where one left something for the next."""
-
-    async def run(work: LaneRun, worker: ProcessingContext[Any]) -> None:
-        until = clock() + _SLICE
-        clean = contextvars.copy_context()
-        task = asyncio.current_task()
-        left, done, copy_context = work.left, work.ran.append, contextvars.copy_context
-        work.current = job = work.first
-        while True:
-            await chains[job.route](job, worker)  # type: ignore[index]
-            done(job)
-            if (job.decision is not ACKED and ends_run(work, job)) or clock() > until:
-                return
-            if task is not None and task.cancelling():
-                return
-            try:
-                if copy_context() != clean:
-                    return
-            except Exception:  # noqa: BLE001 - a value's own __eq__ may raise, or not answer yes or no
-                return
-            try:
-                work.current = job = left.popleft()
-            except IndexError:
-                return
-
-    return run
-
-
-def ends_run(work: LaneRun, job: Job) -> bool:
-    """Tell whether the rest of a lane may not run yet, because a job is held before it."""
-    decision = job.decision
-    if decision is None or decision.outcome not in HELD:
-        return False
-    work.blocked = job.route is not None and job.route.terms.on_lane_retry != "pass"
-    return work.blocked
+        del error  # its traceback refers to this frame
 
 
 async def resolved(returned: object) -> None:
-    """Wait for what a callable returned, if it is awaitable."""
+    """Wait for the return value of a callable, if it is awaitable."""
     if returned is not None and inspect.isawaitable(returned):
         await returned

@@ -1,4 +1,4 @@
-"""Processing hooks, and what ends a worker: its hooks, then what it opened."""
+"""Processing hooks: they run at the start and the end of a worker, and its resources close after them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from missive.routing.route import callable_name
 
 
 def run_hooks(hooks: Sequence[ProcessingHook], context: ProcessingContext[Any]) -> ProcessingFailed | None:
-    """Run sync processing hooks; returns why the processor must stop, or None."""
+    """Run sync processing hooks. Return the failure that must stop the processor, or None."""
     for hook in hooks:
         try:
             hook(context)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the processor stops
+        except BaseException as error:  # noqa: BLE001 - any exception stops the processor
             return _hook_failed(hook, error)
     return None
 
 
 async def run_async_hooks(hooks: Sequence[ProcessingHook], context: ProcessingContext[Any]) -> None:
-    """Run processing hooks on a loop. Raises `ProcessingFailed`, without what the hook raised."""
+    """Run processing hooks on a loop. Raises `ProcessingFailed`, which does not chain the exception of the hook."""
     for hook in hooks:
         try:
             await resolved(hook(context))
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the processor stops
+        except BaseException as error:  # noqa: BLE001 - any exception stops the processor
             failed = _hook_failed(hook, error)
         else:
             continue
@@ -36,14 +36,14 @@ async def run_async_hooks(hooks: Sequence[ProcessingHook], context: ProcessingCo
 def end_worker(
     hooks: Sequence[ProcessingHook], context: ProcessingContext[Any], resolve: Callable[[Awaitable[Any]], object]
 ) -> ProcessingFailed | None:
-    """Run the last hooks of a worker and close its resources; returns what failed first, or None."""
+    """Run the `after_processing` hooks of a sync worker, then close its resources. Return the first failure."""
     failed = run_hooks(hooks, context)
     closed = None if context.opened is None else context.opened.close(resolve)
     return failed or closed
 
 
 async def end_async_worker(hooks: Sequence[ProcessingHook], context: ProcessingContext[Any]) -> None:
-    """Do the same on a loop. Raises what failed first."""
+    """Run the `after_processing` hooks of async workers, then close their resources. Raises the first failure."""
     failed: ProcessingFailed | None = None
     try:
         await run_async_hooks(hooks, context)

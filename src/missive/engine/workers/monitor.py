@@ -11,7 +11,8 @@ from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.state import EngineState
-from missive.engine.workers.pool import Outbox, Pool
+from missive.engine.workers.outbox import Outbox
+from missive.engine.workers.pool import Pool
 from missive.errors import ProcessingFailed
 
 _POLL = 0.02

@@ -1,4 +1,4 @@
-"""Tasks for async handlers, on a loop of their own, which is not the engine's."""
+"""Tasks for async handlers, on the handlers' loop, which is not the engine's loop."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ from missive.app.processor import Processor
 from missive.app.terms import HandlerRoute
 from missive.engine.job import Job, Work
 from missive.engine.processes.inflight import InFlightSlot
-from missive.engine.workers.batches import compile_async
-from missive.engine.workers.handlers import AsyncChain, Clock, async_lane_chain
+from missive.engine.workers.compiler import compile_async_route
+from missive.engine.workers.handlers import Clock, CompiledAsyncHandler
 from missive.engine.workers.hooks import end_async_worker, run_async_hooks
-from missive.engine.workers.pool import CHUNK, Outbox, Pool
+from missive.engine.workers.lane_runs import compile_async_lane_run
+from missive.engine.workers.outbox import CHUNK, Outbox
+from missive.engine.workers.pool import Pool
 
 _GRACE = 5.0
-"""Seconds that a handler which was cancelled has to end, and a loop to answer, before they count as stuck."""
+"""Time after which a cancelled handler, or a loop that does not answer, counts as stuck, in seconds."""
 
 
 class LoopPool(Pool):
-    """Tasks for async handlers on the loop that handlers have, which is not the engine's; they share one context.
+    """Tasks for async handlers, which share one processing context.
 
-    A runner is a task that works jobs off one after the other, at most `concurrency` of them at once. It ends when
-    there is nothing left, or when a handler left a context variable behind: the next job gets a clean one.
+    Up to `concurrency` runners exist. A runner is a task that runs queued work, one piece after the other. It ends when
+    the queue is empty, or when a handler has set a context variable, because the next job must not see the value.
     """
 
     def __init__(
@@ -41,8 +43,8 @@ class LoopPool(Pool):
         clock: Clock,
     ) -> None:
         super().__init__(processor, concurrency, outbox, clock)
-        self._chains = {route: compile_async(route, clock) for route in routes}
-        self._chains[self.lane_route] = async_lane_chain(self._chains, clock)
+        self._handlers = {route: compile_async_route(route, clock) for route in routes}
+        self._handlers[self.lane_route] = compile_async_lane_run(self._handlers, clock)
         self._loop = handlers_loop
         self._works: deque[Work] = deque()
         self._free = list(reversed(range(concurrency)))
@@ -70,7 +72,7 @@ class LoopPool(Pool):
         return works
 
     async def stop(self) -> None:
-        """Cancel what still runs, then run `after_processing`."""
+        """Cancel running handlers, then run `after_processing`."""
         stopping = self._stop()
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(stopping, self._loop))
 
@@ -81,77 +83,77 @@ class LoopPool(Pool):
         await asyncio.gather(*runners, return_exceptions=True)
         await end_async_worker(self._hooks.after_processing, self._context)
 
-    def _interrupt(self, slot: int, job: Job) -> None:
+    def _interrupt(self, index: int, job: Job) -> None:
         if self._unanswered is None:
             self._unanswered = self._clock()
-        with contextlib.suppress(RuntimeError):  # the loop of the handlers is gone
-            self._loop.call_soon_threadsafe(self._cancel, slot, job, job.started)
+        with contextlib.suppress(RuntimeError):  # the handlers' loop is closed
+            self._loop.call_soon_threadsafe(self._cancel, index, job, job.started)
 
-    def _cancel(self, slot: int, job: Job, started: float | None) -> None:
+    def _cancel(self, index: int, job: Job, started: float | None) -> None:
         self._unanswered = None
-        work = self._current[slot]
+        work = self._current[index]
         if work is not None and job in work.active and job.started == started:
-            self._runners[slot].cancel()
+            self._runners[index].cancel()
 
     def _hangs(self, job: Job, now: float) -> bool:
         return job.overdue and now > job.deadline + _GRACE
 
     def stuck(self, now: float) -> list[Job]:
-        """Return what runners are at that may never come back: all that is overdue, where one blocks the loop."""
+        """Return one job for each runner that may never return: every overdue one while a handler blocks the loop."""
         if self.blocked(now):
             return [active[0] for _, active in self._active() if active[0].overdue]
         return super().stuck(now)
 
     def blocked(self, now: float) -> bool:
-        """Tell whether a handler blocks the loop, and keeps all others from going on."""
+        """Return whether a handler blocks the loop, and with it all other handlers."""
         return self._unanswered is not None and now > self._unanswered + _GRACE
 
     def _spawn(self) -> None:
         for _ in range(min(len(self._free), len(self._works))):
-            slot = self._free.pop()
-            runner = self._runners[slot] = self._loop.create_task(self._run(slot), context=self._clean.copy())
-            runner.add_done_callback(functools.partial(self._ended, slot))
+            index = self._free.pop()
+            runner = self._runners[index] = self._loop.create_task(self._run(index), context=self._clean.copy())
+            runner.add_done_callback(functools.partial(self._ended, index))
 
-    def _ended(self, slot: int, _runner: asyncio.Task[None]) -> None:
-        del self._runners[slot]
-        self._current[slot] = None
-        self._free.append(slot)
+    def _ended(self, index: int, _runner: asyncio.Task[None]) -> None:
+        del self._runners[index]
+        self._current[index] = None
+        self._free.append(index)
         if self._works:
             self._spawn()
 
-    def _chains_with_entry(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, AsyncChain]]:
-        """Return an entry of the in-flight log, if there is a log, and the chains that write it."""
-        if self.in_flight is None or (entry := self.in_flight.take()) is None:
-            return None, self._chains
-        chains = entry.around(self._chains)
-        chains[self.lane_route] = async_lane_chain(chains, self._clock)
-        return entry, chains
+    def _recording_handlers(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, CompiledAsyncHandler]]:
+        """Return a free slot of the in-flight log and the handlers that record in it; None without a log or a slot."""
+        if self.in_flight is None or (slot := self.in_flight.acquire()) is None:
+            return None, self._handlers
+        handlers = slot.recording(self._handlers)
+        handlers[self.lane_route] = compile_async_lane_run(handlers, self._clock)
+        return slot, handlers
 
-    async def _run(self, slot: int) -> None:
+    async def _run(self, index: int) -> None:
         works, outbox, context, current = self._works, self._outbox, self._context, self._current
-        entry, chains = self._chains_with_entry()
+        slot, handlers = self._recording_handlers()
         copy_context = contextvars.copy_context
         clean = copy_context()
-        cancelling = self._runners[slot].cancelling
+        cancelling = self._runners[index].cancelling
         done = 0
         while True:
             try:
                 work = works.popleft()
             except IndexError:
                 break
-            current[slot] = work
-            await chains[work.route](work, context)  # type: ignore[index]
+            current[index] = work
+            await handlers[work.route](work, context)  # type: ignore[index]
             outbox.put(work)
             done += 1
             try:
                 same = copy_context() == clean
-            except Exception:  # noqa: BLE001 - a value's own __eq__ may raise, or not answer yes or no
+            except Exception:  # noqa: BLE001 - the __eq__ of a value may raise, or return something other than a bool
                 break
             if not same or cancelling():
                 break
             if done % CHUNK == 0:
                 outbox.flush()
                 await asyncio.sleep(0)
-        if self.in_flight is not None and entry is not None:
-            self.in_flight.give_back(entry)
+        if self.in_flight is not None and slot is not None:
+            self.in_flight.release(slot)
         outbox.flush()

@@ -1,4 +1,4 @@
-"""Worker threads for sync handlers: never the engine's own, each with what it opened for itself."""
+"""Threads for sync handlers, which never run on the engine's thread."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from missive.app.processor import Processor
 from missive.app.terms import HandlerRoute
 from missive.engine.job import Job, Work
 from missive.engine.processes.inflight import InFlightSlot
-from missive.engine.workers.batches import compile_sync
-from missive.engine.workers.handlers import Clock, SyncChain, sync_lane_chain
+from missive.engine.workers.compiler import compile_route
+from missive.engine.workers.handlers import Clock, CompiledHandler
 from missive.engine.workers.hooks import end_worker, run_hooks
-from missive.engine.workers.pool import Outbox, Pool
+from missive.engine.workers.lane_runs import compile_lane_run
+from missive.engine.workers.outbox import Outbox
+from missive.engine.workers.pool import Pool
 
 
 class ThreadPool(Pool):
-    """Worker threads for sync handlers, each with a ProcessingContext of its own."""
+    """Worker threads for sync handlers, each with its own `ProcessingContext`."""
 
     def __init__(
         self,
@@ -48,10 +50,10 @@ class ThreadPool(Pool):
             return asyncio.run_coroutine_threadsafe(wait(), handlers_loop).result()
 
         self._resolving: dict[int | None, asyncio.Task[Any] | None] = {}
-        """What threads wait for that their handlers returned: it runs on the loop, and can be cancelled."""
+        """The task on the handlers' loop that awaits a returned awaitable, by the thread that waits for it."""
         self._handlers_loop = handlers_loop
-        self._chains = {route: compile_sync(route, resolve, clock) for route in routes}
-        self._chains[self.lane_route] = sync_lane_chain(self._chains, clock)
+        self._handlers = {route: compile_route(route, resolve, clock) for route in routes}
+        self._handlers[self.lane_route] = compile_lane_run(self._handlers, clock)
         self._resolve = resolve
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -61,12 +63,12 @@ class ThreadPool(Pool):
         """Start the threads and run `before_processing` in each."""
         loop = asyncio.get_running_loop()
         started: list[asyncio.Future[None]] = []
-        for slot in range(self._concurrency):
+        for index in range(self._concurrency):
             ready, stopped = loop.create_future(), loop.create_future()
             started.append(ready)
             self._stopped.append(stopped)
             thread = threading.Thread(
-                target=self._work, args=(slot, loop, ready, stopped), name=f"missive-handler-{slot + 1}", daemon=True
+                target=self._work, args=(index, loop, ready, stopped), name=f"missive-handler-{index + 1}", daemon=True
             )
             self._threads.append(thread)
             thread.start()
@@ -89,19 +91,19 @@ class ThreadPool(Pool):
             if work is not None:
                 works.append(work)
 
-    def _interrupt(self, slot: int, job: Job) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop of the handlers is gone
-            self._handlers_loop.call_soon_threadsafe(self._cancel, slot, job, job.started)
+    def _interrupt(self, index: int, job: Job) -> None:
+        with contextlib.suppress(RuntimeError):  # the handlers' loop is closed
+            self._handlers_loop.call_soon_threadsafe(self._cancel, index, job, job.started)
 
-    def _cancel(self, slot: int, job: Job, started: float | None) -> None:
-        """Cancel what a thread waits for, which then ends on the loop before the thread goes on."""
-        work = self._current[slot]
-        task = self._resolving.get(self._threads[slot].ident)
+    def _cancel(self, index: int, job: Job, started: float | None) -> None:
+        """Cancel the awaitable that a thread waits for. It ends on the loop before the thread continues."""
+        work = self._current[index]
+        task = self._resolving.get(self._threads[index].ident)
         if task is not None and work is not None and job in work.active and job.started == started:
             task.cancel()
 
     async def stop(self) -> None:
-        """Let each thread run `after_processing` and end; one that is stuck in a handler is left behind."""
+        """Let each thread run `after_processing` and end. A thread that is stuck in a handler is left behind."""
         for _ in self._threads:
             self._inbox.put(None)
         if self._stopped and not self.outstanding:
@@ -110,47 +112,47 @@ class ThreadPool(Pool):
                     raise failed
 
     def _work(
-        self, slot: int, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], stopped: asyncio.Future[None]
+        self, index: int, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], stopped: asyncio.Future[None]
     ) -> None:
         context: ProcessingContext[Any] = ProcessingContext(self._processor, self._clock)
         failed = run_hooks(self._hooks.before_processing, context)
-        _tell(loop, ready, failed)
+        _resolve_future(loop, ready, failed)
         if failed is None:
-            self._handle(slot, context)
+            self._handle(index, context)
         failed = end_worker(self._hooks.after_processing, context, self._resolve)
-        _tell(loop, stopped, failed)
+        _resolve_future(loop, stopped, failed)
 
-    def _chains_with_entry(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, SyncChain]]:
-        """Return an entry of the in-flight log, if there is a log, and the chains that write it."""
-        if self.in_flight is None or (entry := self.in_flight.take()) is None:
-            return None, self._chains
-        chains = entry.around(self._chains)
-        chains[self.lane_route] = sync_lane_chain(chains, self._clock)
-        return entry, chains
+    def _recording_handlers(self) -> tuple[InFlightSlot | None, dict[HandlerRoute, CompiledHandler]]:
+        """Return a free slot of the in-flight log and the handlers that record in it; None without a log or a slot."""
+        if self.in_flight is None or (slot := self.in_flight.acquire()) is None:
+            return None, self._handlers
+        handlers = slot.recording(self._handlers)
+        handlers[self.lane_route] = compile_lane_run(handlers, self._clock)
+        return slot, handlers
 
-    def _handle(self, slot: int, context: ProcessingContext[Any]) -> None:
+    def _handle(self, index: int, context: ProcessingContext[Any]) -> None:
         inbox, outbox, current = self._inbox, self._outbox, self._current
-        entry, chains = self._chains_with_entry()
+        slot, handlers = self._recording_handlers()
         clean = contextvars.copy_context()
         while True:
             try:
                 work = inbox.get_nowait()
             except queue.Empty:
-                current[slot] = None
-                if entry is not None:
-                    entry.clear()
+                current[index] = None
+                if slot is not None:
+                    slot.clear()
                 outbox.flush()
                 work = inbox.get()
             if work is None:
                 return
-            current[slot] = work
-            # In a copy, so that what a handler sets in a context variable is gone for the next message.
-            clean.copy().run(chains[work.route], work, context)  # type: ignore[index]
+            current[index] = work
+            # In a copy, so that the next message does not see context variables that this handler sets.
+            clean.copy().run(handlers[work.route], work, context)  # type: ignore[index]
             outbox.put(work)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], failed: Exception | None) -> None:
-    def tell() -> None:
+def _resolve_future(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], failed: Exception | None) -> None:
+    def resolve() -> None:
         if not future.done():
             if failed is None:
                 future.set_result(None)
@@ -158,6 +160,6 @@ def _tell(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], failed:
                 future.set_exception(failed)
 
     try:
-        loop.call_soon_threadsafe(tell)
-    except RuntimeError:  # the engine is gone: a forced stop left this worker behind
+        loop.call_soon_threadsafe(resolve)
+    except RuntimeError:  # the loop is closed: a forced stop left this worker running
         return

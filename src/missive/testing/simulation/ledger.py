@@ -197,7 +197,7 @@ class Ledger:
         self.entries: list[Entry] = []
         self.groups: dict[Hashable, list[Entry]] = {}
         self.redelivers_in_order = True
-        self.by_marks = False
+        self.cumulative = False
         self.due = 0.0
         """Until when at least somebody waits to be retried."""
         self._clock = clock
@@ -358,7 +358,7 @@ class Ledger:
         held = [one for one in self.holders if one.session is session and one.given and not one.told]
         held = [one for one in held if not one.lost and one.until > now]
         # What is done may be behind the mark already, and the mark not committed yet.
-        return [one for one in held if not one.durable] if self.by_marks else held
+        return [one for one in held if not one.durable] if self.cumulative else held
 
     @property
     def holders(self) -> list[Handout]:

@@ -15,10 +15,12 @@ from missive.app.processor import Processor
 from missive.app.terms import HandlerRoute
 from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.runtime import Runtime
-from missive.engine.workers.batches import compile_sync
-from missive.engine.workers.handlers import AsyncChain, Clock, async_lane_chain, ends_run
+from missive.engine.workers.compiler import compile_route
+from missive.engine.workers.handlers import Clock, CompiledAsyncHandler
 from missive.engine.workers.hooks import run_hooks
-from missive.engine.workers.pool import Outbox, Pool
+from missive.engine.workers.lane_runs import compile_async_lane_run, ends_run
+from missive.engine.workers.outbox import Outbox
+from missive.engine.workers.pool import Pool
 from missive.engine.workers.tasks import LoopPool
 from missive.errors import UsageError
 from missive.testing.simulation.trace import Promise
@@ -74,7 +76,7 @@ class InlinePool(Pool):
         clock: Clock,
     ) -> None:
         super().__init__(processor, concurrency, outbox, clock)
-        self._chains = {route: compile_sync(route, _resolve, clock) for route in routes}
+        self._handlers = {route: compile_route(route, _resolve, clock) for route in routes}
         self._life = life
         self._loop = handlers_loop
         self._works: deque[Work] = deque()
@@ -121,7 +123,7 @@ class InlinePool(Pool):
             self._start(slot, work, functools.partial(self._done, slot, work))
 
     def _next_of(self, slot: int, run: LaneRun, job: Job) -> None:
-        """Run a job of a lane, and then the next, as `sync_lane_chain` does."""
+        """Run a job of a lane, and then the next, as `compile_lane_run` does."""
         run.current = job
 
         def done() -> None:
@@ -148,7 +150,7 @@ class InlinePool(Pool):
 
     def _run(self, slot: int, work: Work) -> None:
         # In a context of its own, so that what a handler sets in a context variable is gone for the next message.
-        contextvars.Context().run(self._chains[work.route], work, self._contexts[slot])  # type: ignore[index]
+        contextvars.Context().run(self._handlers[work.route], work, self._contexts[slot])  # type: ignore[index]
 
     def _end(self, slot: int, work: Job | BatchJob, late: bool, done: Callable[[], None]) -> None:
         if late and not self._life.dead:
@@ -181,13 +183,13 @@ class WatchedPool(LoopPool):
 
     def __init__(self, life: Life, *arguments: Any) -> None:
         super().__init__(*arguments)
-        chains = {route: _watched(chain, life) for route, chain in self._chains.items()}
+        chains = {route: _watched(chain, life) for route, chain in self._handlers.items()}
         # A run of a lane tells of each of its jobs.
-        chains[self.lane_route] = async_lane_chain(chains, self._clock)
-        self._chains = chains
+        chains[self.lane_route] = compile_async_lane_run(chains, self._clock)
+        self._handlers = chains
 
 
-def _watched(chain: AsyncChain, life: Life) -> AsyncChain:
+def _watched(chain: CompiledAsyncHandler, life: Life) -> CompiledAsyncHandler:
     async def run(work: Work, worker: ProcessingContext[Any]) -> None:
         life.started(work)
         await chain(work, worker)

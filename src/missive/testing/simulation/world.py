@@ -46,7 +46,7 @@ class World:
         transport = TRANSPORTS[kind or random.choice(list(TRANSPORTS))](random)
         self.broker = Broker(transport, self.clock, self.trace, random, self.fail)
         self.ledger.redelivers_in_order = transport.lease is None
-        self.ledger.by_marks = transport.cumulative
+        self.ledger.cumulative = transport.cumulative
         self.once = MemoryOnce(lambda: self.clock.now)
         """What the store keeps of effects."""
         self.effects: dict[EffectKey, list[Entry]] = {}

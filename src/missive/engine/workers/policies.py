@@ -1,4 +1,4 @@
-"""Retrying: what a handler's policy and breaker make of a failure, asked only once there is one."""
+"""Policies: the retry policy and the breaker of a handler change the decision of a failed attempt."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from missive.errors import DependencyDown
 from missive.outcome import Outcome, Reason
 
 EXHAUSTED = "retries exhausted"
-"""The label of a dead letter whose handler asked for a retry beyond the limits of its policy."""
+"""The label of a dead letter whose handler requested a retry beyond the limits of its policy."""
 
 _FAILED = frozenset({Reason.failed, Reason.timeout, Reason.unreadable})
 _SCALE = 2.0**64
@@ -28,7 +28,10 @@ def decide_attempt(
     *,
     overdue: bool | None = None,
 ) -> Decision:
-    """Decide the outcome of an attempt that did not simply go well, as its handler's policy and breaker have it."""
+    """Decide an attempt with the retry policy and the breaker of its handler.
+
+    `overdue` replaces the job's own flag. A successful attempt without a recorded outcome does not need this call.
+    """
     late = job.overdue if overdue is None else overdue
     decision, route = decide(recorded, error, overdue=late), job.route
     if route is None:
@@ -65,7 +68,7 @@ def _failed(
 
 
 def _elapsed(job: Job, clock: Callable[[], float]) -> float:
-    """Return how long ago the first failure of a message was: now, if this is it."""
+    """Return the time since the first failure of a message, in seconds. Note a first failure."""
     now = clock()
     if job.failed_at is None:
         job.failed_at = now
@@ -73,8 +76,8 @@ def _elapsed(job: Job, clock: Callable[[], float]) -> float:
 
 
 def spread(job: Job) -> float:
-    """Return a number from 0 to 1 that is another for each message and attempt, and the same in each simulation."""
+    """Return a number from 0 to 1 that differs between messages and attempts, and is the same in each simulation."""
     delivery = job.delivery
-    known = f"{delivery.native_id}\0{delivery.position}\0{job.arrived}\0{job.attempt}\0{len(delivery.body)}"
-    digest = hashlib.blake2b(known.encode("utf-8", "surrogatepass") + delivery.body[:4096], digest_size=8).digest()
+    identity = f"{delivery.native_id}\0{delivery.position}\0{job.arrived}\0{job.attempt}\0{len(delivery.body)}"
+    digest = hashlib.blake2b(identity.encode("utf-8", "surrogatepass") + delivery.body[:4096], digest_size=8).digest()
     return int.from_bytes(digest) / _SCALE
