@@ -9,15 +9,10 @@ import time
 import pytest
 
 from missive import JSONMessage, Processor
-from missive.engine.intake import backpressure, watchdog
-from missive.engine.intake.backpressure import Backpressure
-from missive.engine.limits import Limits
-from missive.engine.runtime import Runtime
-from missive.errors import Transient
-from missive.matchers import Everything, Field, by_field
-from missive.transport import Capabilities, Delivery
+from missive.matchers import Everything, by_field
+from missive.transport import Capabilities
 from tests.support.broker import Broker
-from tests.support.engine import FastRuntime, run, stage_of, until
+from tests.support.engine import FastRuntime, run, until
 
 
 def processor(**settings):
@@ -92,129 +87,7 @@ def test_an_exception_of_a_before_hook():
 # backpressure
 
 
-def test_slow_keys_do_not_use_up_the_credit():
-    """Messages behind slow keys do not keep others from being fetched, while workers are free."""
-    proc, go_on, keys = processor(concurrency=24), threading.Event(), 16
-    proc.add_handler(Field("k", 0), lambda message, context: go_on.wait(10), ordered_by=by_field("j"))
-    proc.add_handler(Field("k", 1), lambda message, context: None, name="fast")
-    given = [b'{"k":0,"j":%d}' % (n % keys) for n in range(keys * 80)]
-    broker = Broker(proc, [*given, *[b'{"k":1}'] * 200], ends=False)
-
-    async def meanwhile(engine):
-        try:
-            await until(lambda: len(broker.acked) == 200, "the others to be handled", seconds=3)
-        finally:
-            go_on.set()
-            engine.stop()
-
-    run(broker, meanwhile=meanwhile)
-
-
-def test_a_lane_is_paused_before_it_has_it_all():
-    """A fetch that returns at once, as from a buffer, leaves time to pause a lane before it has all credit."""
-    proc, go_on = processor(), threading.Event()
-
-    @proc.handle_for(Everything())
-    def handle(message, context):
-        if message.get_json()["k"] == 0:
-            go_on.wait(10)
-
-    class Buffered(Broker):
-        async def connect(self, host):
-            session = await super().connect(host)
-            fetch = session.fetch
-
-            async def at_once(credit):
-                found = session._take(credit)
-                if not found:
-                    return await fetch(credit)
-                self.held.update(dict.fromkeys(found, (session, 1e9)))
-                session._given.update(found)
-                return found
-
-            session.fetch = at_once
-            return session
-
-    given = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)] + [Delivery(b'{"k":1}', lane="p1")] * 0
-    given += [Delivery(b'{"k":1}', lane="p1") for _ in range(100)]
-    broker = Buffered(proc, given, capabilities=Capabilities(pauses=True), per_fetch=10)
-
-    async def meanwhile(engine):
-        try:
-            await until(lambda: sum(b'"k":1' in body for body in broker.acked) == 100, "the other lane", seconds=3)
-        finally:
-            go_on.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
-        run(broker, meanwhile=meanwhile)
-
-
-def test_a_resume_that_fails_for_a_while():
-    """A lane whose resume failed for a while is resumed all the same, also where nothing else happens."""
-    proc, go_on, tries = processor(), threading.Event(), []
-    proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
-    given = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)]
-    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), per_fetch=10)
-
-    def resume(session, lanes):
-        tries.append(lanes)
-        if len(tries) < 4:
-            raise RuntimeError("an adapter's mistake")
-
-    broker.intercept["resume"] = resume
-
-    async def meanwhile(engine):
-        await until(lambda: broker.lane_calls, "the lane to be paused")
-        go_on.set()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runtime, "limits", Limits(50, 100_000, 500))
-        run(broker, meanwhile=meanwhile, seconds=6)
-
-
 # the watchdog and dying sessions
-
-
-@pytest.mark.parametrize("found_by", ["fetch", "settle", "status"])
-def test_a_close_that_hangs(found_by):  # noqa: C901 - three ways to find it
-    """A dead session whose close never returns does not keep its source from connecting again, and being settled."""
-    proc = processor()
-    proc.add_handler(Everything(), lambda message, context: None)
-    broker = Broker(proc, bodies(3))
-
-    def fail(session, *_):
-        if session is broker.sessions[0]:
-            raise Transient("gone")
-
-    broker.intercept[found_by] = fail
-    broker.intercept["close"] = lambda session: asyncio.sleep(60) if session is broker.sessions[0] else None
-
-    async def meanwhile(engine):
-        if found_by == "status":
-            return
-        await until(lambda: len(broker.sessions) > 1, "another session", seconds=6)
-
-    if found_by == "status":
-
-        async def deaf(session, credit):
-            if session is broker.sessions[0]:
-                await asyncio.Event().wait()
-
-        broker.intercept["fetch"] = deaf
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watchdog, "EVERY", 0.02)
-        if found_by == "settle":
-
-            async def close(session):
-                if session is broker.sessions[0]:
-                    session._give_back(list(broker.held))
-                    await asyncio.sleep(60)
-
-            broker.intercept["close"] = close
-        run(broker, meanwhile=meanwhile, seconds=10)
-    assert len(broker.sessions) == 2
-    assert len(broker.acked) == 3
 
 
 def test_a_renewal_that_hangs():
@@ -350,37 +223,6 @@ def test_a_client_that_fails_to_stop():
 
     _, report = run(odd, other, meanwhile=meanwhile)
     assert report.total_handled == 1
-
-
-def test_a_pause_that_hangs():
-    """A client that never answers to a pause keeps nothing from being fetched."""
-    proc = processor()
-    proc.add_handler(Everything(), lambda message, context: time.sleep(0.001))
-    given = [Delivery(b"{}", lane=f"p{n % 2}") for n in range(400)]
-    broker = Broker(proc, given, capabilities=Capabilities(pauses=True), per_fetch=50)
-    broker.intercept["pause"] = lambda session, lanes: asyncio.sleep(60)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Runtime, "limits", Limits(50, 100_000, 100))
-        patch.setattr(backpressure, "_ANSWER_SECONDS", 0.1)
-        _, report = run(broker, seconds=8)
-    assert report.total_handled == 400
-
-
-def test_lanes_are_forgotten():
-    """A transport with ever new lanes leaves nothing behind, and a lane of one message is not paused."""
-    proc = processor()
-    proc.add_handler(Everything(), lambda message, context: None)
-    broker = Broker(proc, [Delivery(b"{}", lane=f"p{n}") for n in range(3000)], capabilities=Capabilities(pauses=True))
-    kept = []
-
-    async def meanwhile(engine):
-        await until(lambda: len(broker.acked) == 3000, "all to be settled")
-        kept.extend(stage_of(engine, Backpressure)._items)
-        engine.stop()
-
-    broker.ends = False
-    run(broker, meanwhile=meanwhile)
-    assert (kept, broker.lane_calls) == ([], [])
 
 
 def test_a_resource_that_translates_what_failed_a_batch():
