@@ -62,7 +62,7 @@ class Stations:
 
 
 class Assembler:
-    """Builds the stations of one engine, on its loop. Raises `UsageError` when the sink lacks what a handler needs."""
+    """Builds the stations of one engine, on its loop. Raises `UsageError` when the sink lacks a required feature."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class Assembler:
 
 
 def check_declarations(routes: Sequence[HandlerRoute], sink: Sink | None, runtime: Runtime) -> None:
-    """Raise `UsageError` when the sink lacks what a handler needs, or when two breakers contradict each other."""
+    """Raise `UsageError` when the sink does not meet the needs of a handler, or when two breakers differ."""
     leased_routes(routes, sink)
     park_routes(routes, sink)
     circuits_of(routes, runtime.monotonic, 1)

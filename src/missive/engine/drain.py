@@ -44,7 +44,7 @@ class Drain:
         self._dispatcher.resume()
 
     async def finished(self) -> None:
-        """Wait until every delivery is settled, except those that were refused without a dead letter queue."""
+        """Wait until every delivery is settled, except dead letters without a place to go."""
         while any(source.items > source.refused for source in self._state.sources):
             self._state.changed.clear()
             await self._state.changed.wait()

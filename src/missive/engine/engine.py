@@ -152,7 +152,7 @@ class Engine:
         """Wait until a stop is requested, or every input that ends has ended and is settled."""
         state = self._state
         while not state.stop.is_set():
-            # A background source, such as that of replays, keeps nothing alive.
+            # A background source, such as the replay adapter, keeps nothing alive.
             if all(s.ended and not s.items for s in state.sources if not s.adapter.background):
                 return
             state.changed.clear()

@@ -58,7 +58,7 @@ class Job(msgspec.Struct, eq=False):
     route: HandlerRoute | None = None
     decision: Decision | None = None
     disposition: Disposition = Disposition.ack
-    """What the transport is told."""
+    """The instruction for the transport."""
     lane: Hashable = None
     """The lane in which the job runs in order; None without one."""
     due: float = 0.0
@@ -248,4 +248,4 @@ def by_lane(jobs: Sequence[Job]) -> JobsByLane:
 
 
 Work: TypeAlias = Job | BatchJob | LaneRun
-"""What a worker takes at once."""
+"""The unit of work of a worker."""

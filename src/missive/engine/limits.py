@@ -10,8 +10,8 @@ class Limits:
     """The limits of one engine."""
 
     items: int = 1000
-    """Maximum number of unsettled deliveries of one source, without those that wait for their lane, batch, limit or
-    retry."""
+    """Maximum number of unsettled deliveries of one source, without waiting ones. A delivery waits for its lane, batch,
+    limit or retry."""
     bytes: int = 64 * 1024 * 1024
     """Size of the unsettled bodies of one source at which intake pauses, in bytes."""
     total_items: int = 5000

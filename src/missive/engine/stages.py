@@ -30,7 +30,7 @@ class Stage:
         """Start the stage before the workers. Raises `MissiveError` when the engine cannot start without it."""
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Return what runs beside the stations, until it is cancelled."""
+        """Return loops that run beside the stations, until they are cancelled."""
         return ()
 
     @property

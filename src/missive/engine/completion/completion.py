@@ -149,7 +149,7 @@ class Completion:
             yield from self._pass_acked(work.source, ran, done)
 
     def _split_batch(self, work: BatchJob) -> tuple[list[Job], list[Job]]:
-        """Return the jobs of a batch that go on, and those that wait behind the first held job of their lane."""
+        """Return the finished jobs of a batch, and the jobs that wait behind the first held job of their lane."""
         if not [job for job in work.jobs if job.decision is not ACKED]:
             return work.jobs, []
         ran: list[Job] = []

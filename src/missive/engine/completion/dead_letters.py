@@ -91,7 +91,7 @@ class DeadLetterWriter(Stage):
             self._wake.set()
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Write what is added."""
+        """Return the loop that writes records."""
         return [self._run()]
 
     async def _run(self) -> None:

@@ -46,7 +46,7 @@ class Exits:
                 source.settler.add(mine)
 
     def settled(self, source: Source, jobs: Sequence[Job], lost: int) -> None:
-        """Account for jobs that left the engine, of which the transport did not confirm `lost`."""
+        """Account for jobs that left the engine. The transport did not confirm `lost` of them."""
         state = self._state
         state.report.redelivered += lost
         for settled in source.stages.settled:

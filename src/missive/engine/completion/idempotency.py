@@ -121,7 +121,7 @@ class IdempotencyClaims(Stage):
         return self._down
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Call the store, and renew the claims."""
+        """Return the loops that call the store and renew the claims."""
         return [self._run(), self._renew_all()]
 
     # The stations

@@ -62,7 +62,7 @@ class Settler(Stage):
         self._wake.set()
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Settle what is added."""
+        """Return the loop that settles jobs."""
         return [self._run()]
 
     async def _run(self) -> None:
@@ -310,7 +310,7 @@ class Settler(Stage):
                 self._report_too_large(lane)
         self._committed_at = self._runtime.monotonic()
         results = await self._send(session, watermarks) if watermarks else {}
-        # The next commit repeats those that were refused for now, or whose answer was lost.
+        # The next commit repeats refused commits, and commits with a lost answer.
         for lane, result in results.items():
             if result in (SettlementResult.failed, SettlementResult.unknown) and lane in moved:
                 moved[lane].moved = True

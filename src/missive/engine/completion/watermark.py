@@ -62,7 +62,7 @@ class WatermarkTracker:
         self._pass_done()
 
     def complete(self, jobs: Iterable[Job]) -> Sequence[Job]:
-        """Complete deliveries. Return those that the watermark passes now, because everything before them is done."""
+        """Complete deliveries. Return the jobs that the watermark passes now: everything before them is done."""
         done = 0
         for job in jobs:
             if not job.completed:
@@ -115,7 +115,7 @@ class WatermarkTracker:
             passed += 1
         del done[:passed]
 
-    # What is committed
+    # The committed watermark
 
     def watermark(self, limit: int) -> Watermark | None:
         """Return the watermark with at most `limit` bytes of `acked_beyond`; None when it does not fit.

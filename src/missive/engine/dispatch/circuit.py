@@ -46,7 +46,7 @@ class Circuit:
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
 
     def admits(self, running: int) -> bool:
-        """Return whether another message may start, given the number of those that started since the last probe."""
+        """Return whether another message may start. `running` counts the messages that started since the last probe."""
         if self.state == "closed":
             return running < self._most
         if self.state == "open":

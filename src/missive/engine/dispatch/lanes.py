@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Lanes:
-    """Queues by key, of which only the heads run. Every operation is O(1), whatever the number of keys."""
+    """Queues by key. Only the head of each queue runs. Every operation is O(1), whatever the number of keys."""
 
     def __init__(self) -> None:
         self._waiting: dict[Hashable, deque[Job]] = {}

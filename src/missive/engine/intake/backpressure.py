@@ -103,7 +103,7 @@ class Backpressure(Stage):
         return bool(self._paused)
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Pause and resume lanes as their jobs are settled."""
+        """Return the loop that pauses and resumes lanes as their jobs are settled."""
         return [self._run()]
 
     async def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""The host: what the engine offers the sessions of one source."""
+"""The host: the engine as the sessions of one source see it."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class LeaseRenewer(Stage):
             self._until.pop(job, None)
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
-        """Renew leases."""
+        """Return the loop that renews leases."""
         return [self._run()]
 
     async def _run(self) -> None:

@@ -30,7 +30,7 @@ class Source:
     settler: Settler
     """Settles the jobs of this source; set by the assembly."""
     stages: Stages
-    """The stages of this source, then those of the engine; set by the assembly."""
+    """The stages of this source and of the engine, in order; set by the assembly."""
 
     def __init__(self, adapter: Adapter, runtime: Runtime) -> None:
         self.adapter = adapter
@@ -137,7 +137,7 @@ class Source:
     # The session and its lanes
 
     def leave(self, lanes: Collection[str]) -> None:
-        """Start nothing more of these lanes, including what is being fetched."""
+        """Start nothing more of these lanes, including deliveries that are being fetched."""
         self.leaving.update(lanes)
         self.left_while_preparing.update(lanes)
 

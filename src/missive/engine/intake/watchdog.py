@@ -58,7 +58,7 @@ class Watchdog:
         return self._source.stages.blocked or self._state.draining or self._backpressure.paused
 
     def _fault(self, session: Session, status: SessionStatus | None) -> str | None:
-        """Return what is wrong with a session, or None."""
+        """Return the fault of a session, or None."""
         now, source = self._runtime.monotonic(), self._source
         progress = session is not self._session or source.fetched != self._fetched
         if progress or not source.fetching or self._engine_waits:
