@@ -386,10 +386,10 @@ def test_order_is_kept(store: Store):
         assert [n for n in ran if n % 3 == k] == list(range(k, 120, 3))
 
 
-@pytest.mark.parametrize(("dlq", "said"), [(None, "there is none"), ({}, "a DictSink keeps no claims")])
+@pytest.mark.parametrize(("dlq", "said"), [(None, "the processor has none"), ({}, "a DictSink cannot store claims")])
 def test_without_a_store_it_does_not_start(dlq: Any, said: str):
     """The lease form needs a store: the start is refused, with the handler's name and the way out."""
-    with pytest.raises(UsageError, match=f"^handler: once= .*, and {said}. Set a store with"):
+    with pytest.raises(UsageError, match=f"^handler: once= .*, but {said}. Set a store with"):
         run(Broker(application(dlq, effects([])), [body(1)]))
 
 

@@ -215,7 +215,7 @@ def test_order_needs_lanes_that_one_consumer_has(monkeypatch: pytest.MonkeyPatch
     if exclusive:
         check_shareable([MemoryAdapter(proc)], 2)
     else:
-        with pytest.raises(UsageError, match=r"--workers 2: orders has ordered_by.*leave"):
+        with pytest.raises(UsageError, match=r"--workers 2: orders has ordered_by.*Omit"):
             check_shareable([MemoryAdapter(proc)], 2)
 
 
@@ -233,8 +233,8 @@ def test_a_process_that_nobody_started_is_no_worker():
     """Without the variable there is no line, and a made-up one is wrong usage."""
     assert Worker.inherited({}) is None
     environment = {VARIABLE: "1:x"}
-    with pytest.raises(UsageError, match="is not to be set"):
+    with pytest.raises(UsageError, match="must not be set"):
         Worker.inherited(environment)
     assert environment == {}, "what a handler starts is no worker"
-    with pytest.raises(UsageError, match="is not to be set"):
+    with pytest.raises(UsageError, match="must not be set"):
         Worker.inherited({VARIABLE: f"1:{os.sysconf('SC_OPEN_MAX') + 1}"})

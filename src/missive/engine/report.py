@@ -1,4 +1,4 @@
-"""The report of a run: what became of the messages, in numbers and registered names only."""
+"""Report: the outcomes of one run, as counts by registered names. It contains no message content."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NUMBERS = ("duplicates", "retried", "nacked", "parked", "redelivered", "release
 
 
 class Report:
-    """Counts of one run."""
+    """Counts of the messages of one run."""
 
     def __init__(self) -> None:
         self.handled: Counter[str] = Counter()
@@ -25,17 +25,17 @@ class Report:
         self.dead: Counter[str] = Counter()
         """Dead letters, by reason."""
         self.duplicates = 0
-        """Messages acked without an effect, because theirs had happened before."""
+        """Messages acked without an effect, because their effect had already happened."""
         self.retried = 0
         self.nacked = 0
         self.parked = 0
-        """Messages that wait in the store, or did: each time that one was parked."""
+        """Number of times that a message was parked in the store."""
         self.redelivered = 0
-        """Messages whose settlement the transport did not take, and which it delivers again."""
+        """Messages whose settlement the transport did not accept, and which it redelivers."""
         self.released = 0
         """Messages given back unhandled when processing stopped."""
         self.unsettled = 0
-        """Messages left as they were by a forced stop."""
+        """Messages that a forced stop left unsettled."""
 
     @property
     def total_handled(self) -> int:
@@ -56,7 +56,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, counts: Mapping[str, Any]) -> Self:
-        """Return the report that `to_dict` made this of. Raises KeyError, TypeError or ValueError for anything else."""
+        """Return the report with counts from `to_dict`. Raises KeyError, TypeError or ValueError for other mappings."""
         report = cls()
         for name, key in _COUNTERS.items():
             getattr(report, name).update(counts[key])
@@ -65,14 +65,14 @@ class Report:
         return report
 
     def add(self, other: Report) -> None:
-        """Count what another run counted as well."""
+        """Add the counts of another run."""
         for name in _COUNTERS:
             getattr(self, name).update(getattr(other, name))
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON would have it."""
+        """Return the report as values that JSON can represent."""
         return {
             "handled": self.total_handled,
             "dead_lettered": self.total_dead,

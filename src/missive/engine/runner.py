@@ -1,4 +1,4 @@
-"""Running adapters: threads and loops, signals, and how it ends for the caller."""
+"""Runner: runs the engines of adapters on their own threads, handles signals, and ends the process if necessary."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from missive.engine.report import Report
 from missive.errors import MissiveError, UsageError
 
 _DEFAULT_THRESHOLDS = {700, 2000}
-"""What Python's garbage collector begins with, by its version."""
-_RARELY = 10_000
+"""Default thresholds of Python's garbage collector, in the supported versions."""
+_THRESHOLD = 10_000
+"""Number of new objects after which the garbage collector runs."""
 _HARD_EXIT_SECONDS = 1.0
-"""After a forced stop, a handler that blocks the main thread has so long before the process is ended around it."""
+"""Time after a forced stop until the process exits, even if a handler blocks the main thread, in seconds."""
 
 
 def run(*adapters: Adapter) -> None:
-    """Process the messages of one or several adapters until their input ends or a signal says stop.
+    """Process the messages of one or several adapters until their input ends or a signal stops them.
 
-    SIGINT and SIGTERM drain: intake stops, running work finishes and is settled. A second one forces. Raises
-    SystemExit(1) after one line on standard error when processing failed or was cut short, and SystemExit(2) for
-    what cannot work as written.
+    SIGINT and SIGTERM drain: intake stops, and running work finishes and is settled. A second signal forces the stop.
+    Raises SystemExit(1) after one line on standard error when processing failed or was cut short, and SystemExit(2) for
+    a usage error.
     """
     try:
         execute(adapters)
@@ -43,7 +44,7 @@ def run(*adapters: Adapter) -> None:
 
 
 async def serve(*adapters: Adapter) -> None:
-    """Process messages inside a running loop; async handlers run on it. Cancelled, it drains first.
+    """Process messages inside a running loop, on which async handlers run. A cancellation drains first.
 
     Raises `MissiveError` when processing failed or was cut short.
     """
@@ -57,35 +58,35 @@ def execute(
     concurrency: int | None = None,
     watch: Callable[[Sequence[Engine]], None] | None = None,
 ) -> list[Report]:
-    """Run adapters to their end with signals handled; returns a report for each processor.
+    """Run adapters to their end, and handle signals. Return a report for each processor.
 
-    `sink` and `concurrency` replace the processors' own. `watch` is given the engines before they start. Raises
-    `MissiveError`.
+    `sink` and `concurrency` replace the settings of the processors. `watch` receives the engines before they start.
+    Raises `MissiveError` when processing failed or was cut short.
     """
     hard_exit = _HardExit()
     try:
         with _rare_collections(), asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(_serve(adapters, sink, concurrency, hard_exit, watch))
     finally:
-        # After the runner, whose own end may hang; but not into what the caller does about a forced stop.
+        # After the end of the runner, which may hang, but before the caller handles a forced stop.
         hard_exit.cancel()
 
 
 class _HardExit:
-    """Ends the process around what cannot be interrupted: a handler, a hook or a client that blocks its thread."""
+    """Ends the process when a handler, hook or client blocks its thread and cannot be interrupted."""
 
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
 
-    def start(self, why: str = "stopped by force; what was not settled comes again where it can") -> None:
-        """Give it a last second, once."""
+    def start(self, reason: str = "stopped by force; unsettled messages are redelivered if the transport can") -> None:
+        """Schedule the end of the process. Further calls have no effect."""
         if self._timer is None:
-            self._timer = threading.Timer(_HARD_EXIT_SECONDS, self._exit, [f"missive: {why}\n".encode()])
+            self._timer = threading.Timer(_HARD_EXIT_SECONDS, self._exit, [f"missive: {reason}\n".encode()])
             self._timer.daemon = True
             self._timer.start()
 
     def cancel(self) -> None:
-        """Let the process live: it ended by itself."""
+        """Cancel the end of the process, because the run ended normally."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -98,7 +99,7 @@ class _HardExit:
 def _complain(error: MissiveError, code: int) -> int:
     if sys.stdout is not None:
         sys.stdout.flush()
-    print(f"missive: {error}", file=sys.stderr)  # noqa: T201 - one line for the person who started it
+    print(f"missive: {error}", file=sys.stderr)  # noqa: T201 - one line for the user
     return code
 
 
@@ -109,22 +110,22 @@ async def _serve(
     hard_exit: _HardExit | None,
     watch: Callable[[Sequence[Engine]], None] | None,
 ) -> list[Report]:
-    """Run engines to their end; with `hard_exit`, as the program's own main thing, which handles signals."""
+    """Run engines to their end. With `hard_exit`, handle signals: the engines are the main work of the program."""
     if not adapters:
-        raise UsageError("there is no adapter to run")
+        raise UsageError("no adapter to run: pass at least one adapter")
     loop = asyncio.get_running_loop()
     engines = []
-    # The adapters of one processor share its engine, and so its concurrency.
+    # The adapters of one processor share its engine, and therefore its concurrency.
     for processor in dict.fromkeys(adapter.processor for adapter in adapters):
         own = [adapter for adapter in adapters if adapter.processor is processor]
-        filed_in = open_dlq(processor.dlq) if sink is None else sink
-        if isinstance(filed_in, Store) and not any(isinstance(adapter, ReplayAdapter) for adapter in own):
-            # Taken up beside the sources: what an operator queues for replay.
-            own.append(ReplayAdapter(processor, filed_in))
+        store = open_dlq(processor.dlq) if sink is None else sink
+        if isinstance(store, Store) and not any(isinstance(adapter, ReplayAdapter) for adapter in own):
+            # Replays that an operator queues run together with the sources.
+            own.append(ReplayAdapter(processor, store))
         engine = Engine(
             processor,
             own,
-            sink=filed_in,
+            sink=store,
             concurrency=concurrency or processor.concurrency,
             drain=max((adapter.drain for adapter in own if not adapter.background), default=own[0].drain),
             handlers_loop=loop,
@@ -135,7 +136,7 @@ async def _serve(
     with contextlib.nullcontext() if hard_exit is None else _signals(engines, hard_exit):
         running = [_start(engine, loop, hard_exit) for engine in engines]
         for one in running:
-            # One that ends in failure stops the others: half an application is worse than none.
+            # A failed engine stops the others: half an application is worse than none.
             one.add_done_callback(lambda done: _stop_others(done, engines))
         try:
             await asyncio.wait(running)
@@ -154,10 +155,10 @@ def _stop_others(done: asyncio.Future[Report], engines: Sequence[Engine]) -> Non
 
 
 def _start(engine: Engine, loop: asyncio.AbstractEventLoop, hard_exit: _HardExit | None) -> asyncio.Future[Report]:
-    """Run an engine on a thread and a loop of its own."""
+    """Run an engine on a new thread and loop. Return a future of its report."""
     future: asyncio.Future[Report] = loop.create_future()
 
-    def tell(report: Report | None, error: BaseException | None) -> None:
+    def resolve(report: Report | None, error: BaseException | None) -> None:
         if error is not None:
             future.set_exception(error)
         elif report is not None:
@@ -168,11 +169,11 @@ def _start(engine: Engine, loop: asyncio.AbstractEventLoop, hard_exit: _HardExit
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
                 report = runner.run(engine.main())
-        except BaseException as raised:  # noqa: BLE001 - it is raised in the caller's thread
+        except BaseException as raised:  # noqa: BLE001 - raised again in the caller's thread
             error = raised
             if engine.cut_short and hard_exit is not None:
                 hard_exit.start(*([str(raised)] if isinstance(raised, MissiveError) else []))
-        loop.call_soon_threadsafe(tell, report, error)
+        loop.call_soon_threadsafe(resolve, report, error)
 
     threading.Thread(target=live, name="missive-engine", daemon=True).start()
     return future
@@ -180,23 +181,24 @@ def _start(engine: Engine, loop: asyncio.AbstractEventLoop, hard_exit: _HardExit
 
 @contextlib.contextmanager
 def _rare_collections() -> Iterator[None]:
-    """Let the garbage collector look every ten thousand new objects, where nobody has told it otherwise.
+    """Run the garbage collector after every 10,000 new objects, unless the application has set another threshold.
 
-    A decoded message is a dozen, of which nearly all are gone by themselves: an eighth of the time would be looking.
+    A decoded message is about twelve objects, and reference counting frees nearly all of them. With the default
+    threshold, an eighth of the processing time is garbage collection.
     """
     first, *others = gc.get_threshold()
     if first in _DEFAULT_THRESHOLDS:
-        gc.set_threshold(_RARELY, *others)
+        gc.set_threshold(_THRESHOLD, *others)
     try:
         yield
     finally:
-        if gc.get_threshold()[0] == _RARELY:
+        if gc.get_threshold()[0] == _THRESHOLD:
             gc.set_threshold(first, *others)
 
 
 @contextlib.contextmanager
 def _signals(engines: Sequence[Engine], hard_exit: _HardExit) -> Iterator[None]:
-    """Let SIGINT and SIGTERM drain, and force the second time; only the main thread can."""
+    """Drain on the first SIGINT or SIGTERM, and force on the second. Only the main thread can handle signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -211,7 +213,8 @@ def _signals(engines: Sequence[Engine], hard_exit: _HardExit) -> Iterator[None]:
         if requests > 1:
             hard_exit.start()
 
-    # Handled between two bytecodes, and not by the loop: an async handler that blocks it must not block Ctrl-C.
+    # Python handles these signals between two bytecodes. The loop does not, so a handler that blocks the loop does not
+    # block Ctrl-C.
     earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -221,7 +224,7 @@ def _signals(engines: Sequence[Engine], hard_exit: _HardExit) -> Iterator[None]:
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes the fastest loop there is: uvloop's where it is installed, else None for asyncio's."""
+    """Return uvloop's loop factory if uvloop is installed, else None, which means asyncio's loop."""
     try:
         import uvloop  # noqa: PLC0415 - optional
     except ImportError:

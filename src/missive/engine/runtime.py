@@ -1,4 +1,4 @@
-"""Time, ids and workers as the engine sees them: injected, so that the same engine runs in a simulation."""
+"""Runtime: the clock, ids, threads and limits of an engine, injected so that a simulation can replace them."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ T = TypeVar("T")
 
 
 class Client(Protocol):
-    """Where blocking calls are made one after the other, beside the engine's loop."""
+    """Makes blocking calls one after the other, outside the engine's loop."""
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a call and wait for its result. Cancelled, the call may still be made."""
+        """Make a call and wait for its result. A cancelled call may still be made."""
         ...
 
     def submit(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Make a call, and wait for nothing."""
+        """Make a call without waiting for its result."""
         ...
 
     async def close(self) -> None:
-        """Make the calls that wait, then end."""
+        """Make the waiting calls, then end."""
         ...
 
 
 class Runtime:
-    """The real clock, random ids and real threads. A simulation replaces them; nothing else in the engine has any."""
+    """The real clock, random ids and real threads. No other part of the engine creates any of them."""
 
     thread_pool: Callable[..., Pool] = ThreadPool
-    """Makes the workers of sync handlers."""
+    """Creates the workers of sync handlers."""
     loop_pool: Callable[..., Pool] = LoopPool
-    """Makes the workers of async handlers."""
+    """Creates the workers of async handlers."""
     client_thread: Callable[[str], Client] = ClientThread
-    """Makes the thread, of a name, on which a blocking client is called."""
+    """Creates the named thread that calls a blocking client."""
 
     limits: Limits = DEFAULT
-    """How much of one source the engine holds."""
+    """The limits of the engine."""
 
     monotonic: Callable[[], float] = staticmethod(time.monotonic)
-    """Return seconds that only go forward. Asked for each message, and so without a method of Python's between."""
+    """Return monotonic seconds. Called for each message, and therefore not wrapped in a method."""
 
     def time(self) -> float:
         """Return seconds since 1970."""
         return time.time()
 
     async def sleep(self, seconds: float) -> None:
-        """Wait."""
+        """Wait for some seconds."""
         await asyncio.sleep(seconds)
 
     async def within(self, seconds: float, work: Awaitable[object]) -> bool:
-        """Wait for some work, but not for ever: it is cancelled when it takes longer. Tells whether it is done."""
+        """Wait for work, and cancel it when it takes longer than some seconds. Return whether it is done."""
         working = asyncio.ensure_future(work)
         late = asyncio.ensure_future(self.sleep(seconds))
         try:
@@ -73,11 +73,11 @@ class Runtime:
         return not working.cancelled() and working.done()
 
     def call_later(self, seconds: float, fn: Callable[[], None]) -> Callable[[], None]:
-        """Call `fn` on the running loop after some seconds; returns what cancels it."""
+        """Call `fn` on the running loop after some seconds. Return a function that cancels the call."""
         return asyncio.get_running_loop().call_later(seconds, fn).cancel
 
     def in_flight_directory(self, service: str) -> InFlightDirectory | None:
-        """Return where it is kept what this service's processes run; None for nowhere. Raises OSError."""
+        """Return the directory of in-flight logs; None without one. Raises OSError when it cannot be used."""
         return InFlightDirectory(service)
 
     def new_id(self) -> str:

@@ -1,4 +1,4 @@
-"""Claims of `once=` effects: what one route asks of the store, and what its answers mean."""
+"""Claims of `once=` effects: the requests of each route to the store, and the decisions from its answers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ HAPPENED = frozenset({Outcome.acked, Outcome.discarded})
 
 
 def leased_routes(routes: Iterable[HandlerRoute], sink: Sink | None) -> frozenset[HandlerRoute]:
-    """Return the routes whose claims are in the store. Raises `UsageError` when the sink keeps no claims."""
+    """Return the routes whose claims are in the store. Raises `UsageError` when the sink cannot store claims."""
     leased = frozenset(route for route in routes if route.terms.once is not None and route.terms.once.form == "lease")
     if leased and not isinstance(sink, OnceStore):
         name = min(route.name for route in leased)
-        there = "there is none" if sink is None else f"a {type(sink).__name__} keeps no claims"
+        fault = "the processor has none" if sink is None else f"a {type(sink).__name__} cannot store claims"
         raise UsageError(
-            f"{name}: once= keeps its claims in the dead letter store, and {there}. Set a store with"
+            f"{name}: once= stores its claims in the dead letter store, but {fault}. Set a store with"
             " missive.Processor(dlq='sqlite:///dlq.db'), or claim in the handler's own transaction with"
             " Once(form='transaction')."
         )
@@ -47,7 +47,7 @@ class Ended(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """What one call on the store's thread does for one route."""
+    """The requests of one route in one call on the store's thread."""
 
     once: Once[Any]
     begin: list[tuple[Job, Claim]]
@@ -68,7 +68,7 @@ class HandlerClaims(msgspec.Struct, eq=False):
     dropped: list[Claim] = []
 
     def next(self) -> Calls:
-        """Take out what the store can do now."""
+        """Take out the requests that the store can handle now."""
         ended, self.ended = self.ended, []
         dropped, self.dropped = self.dropped, []
         # Ended effects are recorded before new ones begin, so that a crash repeats at most `ahead` effects.
@@ -79,7 +79,7 @@ class HandlerClaims(msgspec.Struct, eq=False):
         return Calls(self.once, begin, ended, dropped)
 
     def put_back(self, calls: Calls) -> None:
-        """Put back what the store could not do, for another try."""
+        """Put back requests that failed, for another attempt."""
         self.asking.extendleft(reversed(calls.begin))
         self.out += len(calls.end) + len(calls.drop) - len(calls.begin)
         self.ended[:0] = calls.end

@@ -1,4 +1,4 @@
-"""Records: what the store keeps of a dead letter or a parked message."""
+"""Records: the stored form of dead letters and parked messages."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def make_record(
     now: float,
     new_id: Callable[[], str],
 ) -> Record:
-    """Make the record of a job that was decided to be a dead letter."""
+    """Return the record of a job that is a dead letter or is parked. Raises TypeError for another job."""
     decision, delivery, message, adapter = job.decision, job.delivery, job.message, job.source.adapter
     if decision is None or (decision.reason is None and job.parked is None):
-        raise TypeError("only what is a dead letter, or parked, has a record")
+        raise TypeError(f"{job!r} has no record: it is neither a dead letter nor parked")
     reason, parked = decision.reason or Reason.failed, job.parked
     failure, handler = decision.failure, None if job.route is None else job.route.name
     misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
@@ -111,7 +111,7 @@ def make_record(
 
 
 def bare_record(job: Job, *, service: str, now: float, new_id: Callable[[], str], detail: str) -> Record:
-    """Make the record of a job of which something cannot be recorded: what it is and why, and no more."""
+    """Return a minimal record of a job, after `make_record` raised: the body, the origin and the reason."""
     delivery, adapter = job.delivery, job.source.adapter
     reason = Reason.failed if job.decision is None or job.decision.reason is None else job.decision.reason
     return Record(
@@ -138,28 +138,29 @@ def bare_record(job: Job, *, service: str, now: float, new_id: Callable[[], str]
 
 
 def identity(url: str, delivery: Delivery, sha256: str) -> str | None:
-    """Return what the arrivals of one message share, or None where nothing is.
+    """Return a digest that the deliveries of one message share, or None when the transport identifies no message.
 
-    That is the position in its source; or the producer's id with the body, which counts only while the transport
-    says that it is a redelivery (`Record.may_join`). A shared id alone never does.
+    The digest covers the position in the source and the body. Without a position, it covers the producer's id and the
+    body; it then joins deliveries only when the transport marks them as redelivered (`Record.may_join`). A shared id
+    alone never joins deliveries.
     """
     if delivery.position is not None:
-        known = f"{url}\0{delivery.lane or ''}\0{delivery.position}\0{sha256}"
+        key = f"{url}\0{delivery.lane or ''}\0{delivery.position}\0{sha256}"
     elif delivery.producer_id is not None:
-        known = f"{url}\0id\0{delivery.producer_id}\0{sha256}"
+        key = f"{url}\0id\0{delivery.producer_id}\0{sha256}"
     else:
         return None
-    return hashlib.sha256(known.encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def public_values(message: Message, public: Collection[tuple[str, ...]]) -> dict[str, Any]:
-    """Return the values of a message that were declared public, by path or name."""
+    """Return the values of a message that the application declared public, by path or name."""
     values: dict[str, Any] = {}
     content: object = None
     if isinstance(message, StructuredMessage):
         try:
             content = message.content
-        except Exception:  # noqa: BLE001 - what cannot be decoded has nothing public
+        except Exception:  # noqa: BLE001 - an undecodable message has no public values
             content = None
     for path in public:
         value = content
@@ -175,7 +176,7 @@ def public_values(message: Message, public: Collection[tuple[str, ...]]) -> dict
 def _explanation(
     routes: Sequence[HandlerRoute], decision: Decision, message: Message, public: Collection[tuple[str, ...]]
 ) -> dict[str, object]:
-    """Explain what was decided, as far as that is soon done: a matcher may walk through the whole body."""
+    """Explain a routing decision, within limits: each matcher may read the whole body."""
     names = frozenset(decision.candidates)
     concerned = (route for route in routes if not names or route.name in names)
     most = max(_MIN_EVALUATED, min(_MAX_EVALUATED, _MAX_READ // (len(message.raw_data) + 1)))
@@ -185,13 +186,13 @@ def _explanation(
 
 
 def _header(message: Message, name: str) -> str | None:
-    """Return a header's value, or the first of them."""
+    """Return the first value of a header, or None."""
     value = message.headers.get(name)
     return _storable(value[0] if isinstance(value, tuple) else value)
 
 
 def _storable(text: str | bytes | None) -> str | None:
-    """Return text that can be stored: a lone surrogate, as an exception's text may have, is no UTF-8."""
+    """Return text that UTF-8 can encode. The text of an exception may contain lone surrogates, which are escaped."""
     if text is None:
         return None
     if isinstance(text, bytes):

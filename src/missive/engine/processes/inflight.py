@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 _MAGIC = 0x4D49535356453031
 _HEADER = 2
-"""Number of words before the slots: the magic number, and whether the process was told to stop."""
+"""Number of words before the slots: the magic number, and whether the process is stopping."""
 _WORD = 8
 """Size of a word, in bytes."""
 _SHARED = "/dev/shm"  # noqa: S108 - the private directory in it is checked before use
@@ -151,7 +151,7 @@ class InFlightLog:
         self._free.append(slot)
 
     def stopping(self) -> None:
-        """Note that the process was told to stop. Messages that still run when it ends did not kill it."""
+        """Note that the process is stopping. Messages that still run at its end did not kill it."""
         self._words[1] = 1
 
     def close(self) -> None:
@@ -286,7 +286,7 @@ def _lock(path: Path, flags: int = 0) -> int | None:
 
 
 def _read_marks(lock: int) -> Sequence[int]:
-    """Return the delivery marks in a locked file; an empty list if its process was told to stop."""
+    """Return the delivery marks in a locked file; an empty list if its process was stopping."""
     content = os.pread(lock, os.fstat(lock).st_size, 0)
     words = memoryview(content[: len(content) // _WORD * _WORD]).cast("Q")
     if len(words) < _HEADER or words[0] != _MAGIC or words[1]:

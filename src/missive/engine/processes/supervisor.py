@@ -1,4 +1,4 @@
-"""The supervisor of worker processes: it starts them, starts others for those that died, stops them, and sums up."""
+"""Supervisor: starts worker processes, restarts dead ones, stops them all, and adds their reports up."""
 
 from __future__ import annotations
 
@@ -20,70 +20,72 @@ from missive.engine.runtime import Runtime
 from missive.errors import ProcessingFailed, UsageError
 
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 30.0
-"""Seconds until a worker that died is followed by another: doubled each time."""
+"""The first and the longest delay before a dead worker is restarted, in seconds. The delay doubles each time."""
 SETTLED_SECONDS = 60.0
-"""A worker that has lived so long begins with the shortest again."""
+"""Lifetime of a worker after which the next restart has the first delay again, in seconds."""
 HOPELESS = 3
-"""When each has failed so often in a row and none was ever ready, there is no use in going on."""
+"""Number of failures of each worker in a row after which the supervisor gives up, if no worker was ever ready."""
 
 _FORCED_SECONDS = 10.0
-"""A worker that was forced to stop and is still there after so long is killed."""
-_LAST_WORDS = 1.0
-_LONGEST_LINE = 1 << 24
+"""Time after a forced stop until living workers are killed, in seconds."""
+_LAST_LINES_SECONDS = 1.0
+"""Time to read the last lines of a dead worker, in seconds."""
+_MAX_LINE = 1 << 24
+"""Maximum length of a line from a worker, in bytes."""
 
 logger = logging.getLogger("missive")
 
 
 def check_shareable(adapters: Sequence[Adapter], workers: int) -> None:
-    """Raise `UsageError` where several processes would do something else than one does."""
+    """Raise `UsageError` when several processes cannot do the work of one, because of the system or of an adapter."""
     if os.name != "posix":
-        raise UsageError(f"--workers {workers} needs a system with POSIX signals: start several processes yourself")
+        raise UsageError(f"--workers {workers} needs a system with POSIX signals. Start several processes yourself.")
     for adapter in adapters:
         if not adapter.shareable:
             raise UsageError(
-                f"--workers {workers}: {adapter.url} cannot be shared between processes; leave --workers out, and"
-                " raise --concurrency in its place"
+                f"--workers {workers}: {adapter.url} cannot be shared between processes. Omit --workers,"
+                " and raise --concurrency instead."
             )
         for route in adapter.processor.routes():
             if route.terms.ordered_by is not None and not adapter.exclusive_lanes:
                 raise UsageError(
-                    f"--workers {workers}: {route.name} has ordered_by, which holds within one process, and"
-                    f" {adapter.url} gives messages of one key to several; leave --workers out and raise --concurrency,"
-                    " or leave ordered_by out"
+                    f"--workers {workers}: {route.name} has ordered_by, which holds within one process, but"
+                    f" {adapter.url} delivers messages of one key to several processes. Omit --workers and raise"
+                    " --concurrency, or omit ordered_by."
                 )
 
 
-class _Slot:
-    """One worker and those that came after it."""
+class _ManagedWorker:
+    """One worker: its current process, and the counts of the processes before it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.process: asyncio.subprocess.Process | None = None
         self.state = "starting"
         self.ready = False
-        """Whether the present process has ever run."""
+        """Whether the current process has ever been ready."""
         self.failures = 0
-        """How many in a row died before they were ready."""
+        """Number of processes in a row that ended before they were ready."""
         self.restarts = 0
         self.report = Report()
-        """What the present process counted, as far as it said so."""
+        """The last report of the current process."""
 
     @property
     def alive(self) -> bool:
         return self.process is not None and self.process.returncode is None
 
-    def heard(self, said: Mapping[str, Any]) -> None:
-        self.report = Report.from_dict(said["report"])
-        self.state = said["state"]
+    def update(self, status: Mapping[str, Any]) -> None:
+        self.report = Report.from_dict(status["report"])
+        self.state = status["state"]
         self.ready = self.ready or self.state == "running"
 
 
 class Supervisor:
-    """Keeps `workers` processes of one command running until they are done, or a signal says stop.
+    """Runs `workers` processes of one command until they are done, or until a signal stops them.
 
-    Each is started in a session of its own, so that a terminal's Ctrl-C reaches this process only, which passes it
-    on. Each has a line to this process: what it says of itself comes through it, and when it ends, since this process
-    was killed, the worker drains.
+    Each process starts in its own session, so that Ctrl-C in a terminal reaches the supervisor only, which passes the
+    signal on. A socket connects each process with the supervisor. The process sends its status through the socket. When
+    the socket closes, because the supervisor was killed, the process drains.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class Supervisor:
         self._command = command
         self._environment = environment or {}
         self._runtime = runtime or Runtime()
-        self._slots = [_Slot(number + 1) for number in range(workers)]
+        self._workers = [_ManagedWorker(number + 1) for number in range(workers)]
         self._past = Report()
         self._signals = 0
         self._refusal: str | None = None
@@ -107,36 +109,37 @@ class Supervisor:
 
     @property
     def report(self) -> Report:
-        """What has become of the messages until now, in all processes; of one that died, a second may be missing."""
+        """The sum of all reports until now. The last second of a process that died may be missing."""
         report = Report()
-        for one in (self._past, *(slot.report for slot in self._slots)):
+        for one in (self._past, *(worker.report for worker in self._workers)):
             report.add(one)
         return report
 
     def view(self) -> dict[str, Any]:
-        """Return how each worker is, and what all of them counted."""
+        """Return the state of each worker, and the sum of all reports."""
         workers = [
             {
-                "worker": slot.number,
-                "pid": slot.process.pid if slot.process is not None and slot.alive else None,
-                "state": slot.state,
-                "restarts": slot.restarts,
+                "worker": worker.number,
+                "pid": worker.process.pid if worker.process is not None and worker.alive else None,
+                "state": worker.state,
+                "restarts": worker.restarts,
             }
-            for slot in self._slots
+            for worker in self._workers
         ]
         return {"workers": workers, "report": self.report.to_dict()}
 
     def run(self) -> bool:
-        """Run until every worker is done; tells whether all ended well. To be called in the main thread.
+        """Run until every worker is done. Return whether all of them ended without failure.
 
-        Raises `UsageError` with what a worker refused to do, and `ProcessingFailed` when none can start.
+        Call this method in the main thread. Raises `UsageError` with the text of a worker's usage error, and
+        `ProcessingFailed` when no worker can start.
         """
         asyncio.run(self._main())
         if self._refusal is not None:
             raise UsageError(self._refusal)
         if self._hopeless:
             raise ProcessingFailed(
-                f"no worker was ever ready, and each failed {HOPELESS} times: giving up; what they said is above"
+                f"no worker was ever ready, and each failed {HOPELESS} times: giving up. Their own errors are above."
             )
         return not self._failed
 
@@ -144,130 +147,124 @@ class Supervisor:
         self._stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._signalled)
-        await asyncio.gather(*(self._keep(slot) for slot in self._slots))
+            loop.add_signal_handler(number, self._on_signal)
+        await asyncio.gather(*(self._supervise(worker) for worker in self._workers))
 
-    # One worker after the other
+    # The processes of one worker
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _supervise(self, worker: _ManagedWorker) -> None:
         backoff = FIRST_BACKOFF
         while not self._stopping.is_set():
             began = self._runtime.monotonic()
             try:
-                code = await self._live(slot)
-            except OSError as trouble:  # no memory, or no descriptor, for another process
-                logger.error("worker %d cannot be started: %s", slot.number, trouble.strerror)  # noqa: TRY400 - no text
+                code = await self._run_process(worker)
+            except OSError as error:  # no memory or no descriptor for another process
+                logger.error("worker %d cannot be started: %s", worker.number, error.strerror)  # noqa: TRY400 - no traceback
                 code = 1
             if self._stopping.is_set():
-                self._ended(slot, code)
+                self._ended(worker, code)
                 return
             if code in (0, 2):
-                slot.state = "done"
+                worker.state = "done"
                 if code:
-                    self._refuse(f"worker {slot.number} says that it is used wrongly")
+                    self._refuse(f"worker {worker.number} ended with a usage error. Its own error is above.")
                 return
-            slot.failures = 0 if slot.ready else slot.failures + 1
-            if not self._ever_ready and all(one.failures >= HOPELESS for one in self._slots):
+            worker.failures = 0 if worker.ready else worker.failures + 1
+            if not self._ever_ready and all(one.failures >= HOPELESS for one in self._workers):
                 self._hopeless = True
                 self._stop()
                 return
             if self._runtime.monotonic() - began >= SETTLED_SECONDS:
                 backoff = FIRST_BACKOFF
-            logger.warning("worker %d died (%s), starting another in %g s", slot.number, _how(code), backoff)
-            slot.state = "waiting"
-            slot.restarts += 1
-            await self._within(backoff, self._stopping.wait())
+            logger.warning(
+                "worker %d died (%s), starting another in %g s", worker.number, _describe_exit(code), backoff
+            )
+            worker.state = "waiting"
+            worker.restarts += 1
+            await self._runtime.within(backoff, self._stopping.wait())
             backoff = min(backoff * 2, LONGEST_BACKOFF)
-        slot.state = "done"
+        worker.state = "done"
 
-    def _ended(self, slot: _Slot, code: int) -> None:
-        """Note how a worker that was told to stop ended."""
-        slot.state = "done"
-        # One that was still importing the application ends at once, with nothing fetched.
-        if code and not (code == -signal.SIGTERM and not slot.ready):
+    def _ended(self, worker: _ManagedWorker, code: int) -> None:
+        """Note how a worker ended during the stop."""
+        worker.state = "done"
+        # SIGTERM kills a process that still imports the application; such a process has fetched nothing.
+        if code and not (code == -signal.SIGTERM and not worker.ready):
             self._failed = True
-            logger.warning("worker %d died (%s) while stopping", slot.number, _how(code))
+            logger.warning("worker %d died (%s) while stopping", worker.number, _describe_exit(code))
 
-    async def _live(self, slot: _Slot) -> int:
-        """Run one process to its end; returns its exit code."""
-        slot.state, slot.ready = "starting", False
+    async def _run_process(self, worker: _ManagedWorker) -> int:
+        """Run one process to its end. Return its exit code, or the negative number of its signal."""
+        worker.state, worker.ready = "starting", False
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                slot.process = process = await asyncio.create_subprocess_exec(
+                worker.process = process = await asyncio.create_subprocess_exec(
                     *self._command,
                     stdin=subprocess.DEVNULL,
-                    env={**os.environ, **self._environment, VARIABLE: f"{slot.number}:{theirs.fileno()}"},
+                    env={**os.environ, **self._environment, VARIABLE: f"{worker.number}:{theirs.fileno()}"},
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
         except OSError:
             ours.close()
             raise
-        for _ in range(self._signals):  # that came while it was being started
+        for _ in range(self._signals):  # signals that arrived during the start
             _send(process, signal.SIGTERM)
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_LONGEST_LINE)
-        listening = asyncio.ensure_future(self._listen(slot, reader))
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_MAX_LINE)
+        listening = asyncio.ensure_future(self._listen(worker, reader))
         code = await process.wait()
-        # What it has said is there; but something that it has left behind may keep the line open.
-        await self._within(_LAST_WORDS, listening)
+        # The last lines have arrived, but a child of the process may still hold the socket open.
+        await self._runtime.within(_LAST_LINES_SECONDS, asyncio.gather(listening, return_exceptions=True))
         writer.close()
-        self._past.add(slot.report)
-        slot.report = Report()
+        self._past.add(worker.report)
+        worker.report = Report()
         return code
 
-    async def _listen(self, slot: _Slot, reader: asyncio.StreamReader) -> None:
+    async def _listen(self, worker: _ManagedWorker, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            with contextlib.suppress(KeyError, TypeError, ValueError):  # cut off by its death
-                said = json.loads(line)
-                if "usage" in said:
-                    self._refuse(str(said["usage"]))
+            with contextlib.suppress(KeyError, TypeError, ValueError):  # the process died in the middle of the line
+                status = json.loads(line)
+                if "usage" in status:
+                    self._refuse(str(status["usage"]))
                 else:
-                    slot.heard(said)
-                    self._ever_ready = self._ever_ready or slot.ready
-
-    async def _within(self, seconds: float, work: Any) -> None:
-        """Wait for something, but not for ever."""
-        working, late = asyncio.ensure_future(work), asyncio.ensure_future(self._runtime.sleep(seconds))
-        await asyncio.wait([working, late], return_when=asyncio.FIRST_COMPLETED)
-        for task in (working, late):
-            task.cancel()
-        await asyncio.gather(working, late, return_exceptions=True)
+                    worker.update(status)
+                    self._ever_ready = self._ever_ready or worker.ready
 
     # Stopping
 
-    def _signalled(self) -> None:
-        """Pass a signal on: the first drains, the second forces."""
+    def _on_signal(self) -> None:
+        """Pass a signal on. The first signal drains the workers; the second one forces them to stop."""
         self._stop()
-        if self._signals == 2:  # noqa: PLR2004 - as in a process by itself
+        if self._signals == 2:  # noqa: PLR2004 - as in a single process
             self._runtime.call_later(_FORCED_SECONDS, self._kill)
 
     def _stop(self) -> None:
         self._signals += 1
         self._stopping.set()
-        for slot in self._slots:
-            if slot.process is not None and slot.alive:
-                # Whatever came: a worker that is still importing ends at SIGTERM without a traceback.
-                _send(slot.process, signal.SIGTERM)
+        for worker in self._workers:
+            if worker.process is not None and worker.alive:
+                # SIGTERM in each case: it ends a worker that still imports the application, without a traceback.
+                _send(worker.process, signal.SIGTERM)
 
     def _kill(self) -> None:
-        for slot in self._slots:
-            if slot.process is not None and slot.alive:
-                _send(slot.process, signal.SIGKILL)
+        for worker in self._workers:
+            if worker.process is not None and worker.alive:
+                _send(worker.process, signal.SIGKILL)
 
-    def _refuse(self, why: str) -> None:
+    def _refuse(self, reason: str) -> None:
         if self._refusal is None:
-            self._refusal = why
+            self._refusal = reason
         if not self._stopping.is_set():
             self._stop()
 
 
 def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it has just ended
+    with contextlib.suppress(ProcessLookupError):  # the process has just ended
         process.send_signal(number)
 
 
-def _how(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:

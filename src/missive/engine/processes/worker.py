@@ -1,4 +1,4 @@
-"""A worker process's line to its supervisor: how it is and what it counted goes up, and the line's end comes down."""
+"""Worker process: sends its status to the supervisor through a socket, and drains when the supervisor ends."""
 
 from __future__ import annotations
 
@@ -20,40 +20,50 @@ if TYPE_CHECKING:
     from missive.engine.engine import Engine
 
 VARIABLE = "MISSIVE_WORKER"
-"""How a supervisor tells a process that it is a worker: its number, and the descriptor of its line."""
+"""The environment variable of a worker process: its number, and the descriptor of its socket."""
 
-_LOOK = 0.1
-"""Seconds between two looks at the state, of which a change is told at once."""
-_LOOKS = 10
-"""So many looks without a change, and it is told anyway: about once a second."""
-_LAST_WORDS = 5.0
-"""Seconds that the last report may take, where a supervisor that was suspended does not read."""
+_POLL = 0.1
+"""Poll interval of the state, in seconds. A change is sent at once."""
+_POLLS_PER_REPORT = 10
+"""Number of polls without a change after which the status is sent anyway: about one second."""
+_LAST_REPORT_SECONDS = 5.0
+"""Time limit for sending the last report, in seconds. A suspended supervisor does not read."""
 
 logger = logging.getLogger("missive")
 
 
 class Worker:
-    """This process as a worker. Entered for as long as it runs; a `UsageError` is then the supervisor's to say."""
+    """This process as a worker of a supervisor.
+
+    A context manager around the whole run. It sends the last report, and passes a `UsageError` on to the supervisor,
+    which reports it once for all workers.
+    """
 
     def __init__(self, number: int, line: socket.socket) -> None:
         self.number = number
         self._line = line
-        self._line.settimeout(_LOOK)
+        self._line.settimeout(_POLL)
         self._engines: Sequence[Engine] = ()
         self._unsent = b""
         self._lock = threading.Lock()
 
     @classmethod
     def inherited(cls, environment: MutableMapping[str, str] = os.environ) -> Self | None:
-        """Return the worker that this process was started as, if it was; what it starts itself is none."""
-        said = environment.pop(VARIABLE, None)
-        if said is None:
+        """Return the worker if a supervisor started this process, else None.
+
+        The variable is removed from the environment, so that child processes of the worker are not workers. Raises
+        `UsageError` for an invalid variable.
+        """
+        value = environment.pop(VARIABLE, None)
+        if value is None:
             return None
-        number, _, descriptor = said.partition(":")
+        number, _, descriptor = value.partition(":")
         try:
             line = socket.socket(fileno=int(descriptor))
         except (OSError, ValueError):
-            raise UsageError(f"{VARIABLE} is not to be set: it is how missive run --workers starts its own") from None
+            raise UsageError(
+                f"{VARIABLE} must not be set: `missive run --workers` sets it for its workers. Unset it."
+            ) from None
         line.set_inheritable(False)
         return cls(int(number), line)
 
@@ -61,25 +71,25 @@ class Worker:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: TracebackType | None) -> None:
-        self._line.settimeout(_LAST_WORDS)
+        self._line.settimeout(_LAST_REPORT_SECONDS)
         if isinstance(error, UsageError):
-            self._tell({"usage": str(error)}, last=True)
+            self._send({"usage": str(error)}, last=True)
             raise SystemExit(2) from None
         if self._engines:
-            self._tell(self._status(), last=True)
+            self._send(self._status(), last=True)
 
     def watch(self, engines: Sequence[Engine]) -> None:
-        """Report on these from now on, and drain them when the supervisor is no more."""
+        """Send the status of these engines from now on, and drain them when the supervisor ends."""
         self._engines = engines
         threading.Thread(target=self._watch, name="missive-worker", daemon=True).start()
 
     def _watch(self) -> None:
-        told, looks = "", 0
+        sent, polls = "", 0
         while True:
-            looks += 1
-            if self._state != told or looks >= _LOOKS:
-                told, looks = self._state, 0
-                self._tell(self._status())
+            polls += 1
+            if self._state != sent or polls >= _POLLS_PER_REPORT:
+                sent, polls = self._state, 0
+                self._send(self._status())
             try:
                 if not self._line.recv(1):
                     break
@@ -102,13 +112,13 @@ class Worker:
             report.add(engine.report)
         return {"state": self._state, "report": report.to_dict()}
 
-    def _tell(self, what: dict[str, object], *, last: bool = False) -> None:
+    def _send(self, status: dict[str, object], *, last: bool = False) -> None:
         with self._lock:
-            # While an earlier line is not through, a new one is left out: the next says more.
+            # Skip a line while an earlier one is not sent completely: the next line has newer counts.
             if last or not self._unsent:
-                self._unsent += json.dumps(what).encode() + b"\n"
+                self._unsent += json.dumps(status).encode() + b"\n"
             try:
                 while self._unsent:
                     self._unsent = self._unsent[self._line.send(self._unsent) :]
-            except OSError:  # it does not read, or is no more: that, reading tells
+            except OSError:  # the supervisor does not read, or has ended; `_watch` notices the end
                 return
