@@ -14,7 +14,7 @@ from missive.engine.runner import execute
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing import MemoryAdapter
-from missive.transport import Capabilities, Disposition, SettlementResult
+from missive.transport import Disposition
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -53,35 +53,6 @@ def test_what_was_not_started_is_not_started_after_a_forced_stop(is_async):
     asyncio.run(main())
 
 
-def test_what_is_interrupted_for_its_lost_lease_is_no_dead_letter():
-    """A handler that is cancelled because its message went to somebody else leaves no dead letter behind."""
-    box = {}
-    proc = Processor(name="t", dlq=box)
-    interrupted = []
-
-    class Fenced(MemoryAdapter):
-        async def connect(self, host):
-            session = await super().connect(host)
-
-            async def extend(deliveries):
-                return [SettlementResult.fenced] * len(deliveries)
-
-            session.extend = extend
-            return session
-
-    @proc.handle_for(Everything())
-    async def handle(message, context):
-        try:
-            await asyncio.sleep(600)
-        except asyncio.CancelledError:
-            interrupted.append(message)
-            raise
-
-    (report,) = execute([Fenced(proc, [b"1"], capabilities=Capabilities(lease=0.2))])
-    assert len(interrupted) == 1
-    assert (box, report.total_dead, report.redelivered, report.unsettled) == ({}, 0, 1, 0)
-
-
 def test_what_a_batch_did_not_run_is_given_back_at_a_stop():
     """While draining, what waits behind a message of its lane that is held is given back with it, and not run."""
     proc = Processor(name="t", dlq={})
@@ -106,37 +77,6 @@ def test_what_a_batch_did_not_run_is_given_back_at_a_stop():
             (b"1", Disposition.release),
             (b"2", Disposition.release),
         ]
-
-    asyncio.run(main())
-
-
-def test_all_that_is_held_of_a_lane_is_let_go_of_with_its_leases():
-    """Two of one key wait to be retried, one behind the other, and lose their leases: neither is waited for."""
-    proc = Processor(name="t", dlq={})
-    runs = []
-
-    class Fenced(MemoryAdapter):
-        async def connect(self, host):
-            session = await super().connect(host)
-
-            async def extend(deliveries):
-                return [SettlementResult.fenced] * len(deliveries)
-
-            session.extend = extend
-            return session
-
-    @proc.handle_batch_for(Everything(), wait=0, ordered_by=lambda message: "one")
-    async def handle(batch):
-        runs.append(len(batch))
-        for context in batch:
-            context.retry(600)
-
-    async def main():
-        adapter = Fenced(proc, [b"1", b"2"], capabilities=Capabilities(lease=0.2))
-        engine = Engine(proc, [adapter], sink=None, concurrency=1, drain=1, handlers_loop=asyncio.get_running_loop())
-        report = await asyncio.wait_for(engine.main(), 20)
-        assert runs == [2]
-        assert (report.redelivered, report.unsettled) == (2, 0)
 
     asyncio.run(main())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 
@@ -12,7 +11,7 @@ from missive import JSONMessage, Processor
 from missive.matchers import Everything, by_field
 from missive.transport import Capabilities
 from tests.support.broker import Broker
-from tests.support.engine import FastRuntime, run, until
+from tests.support.engine import run, until
 
 
 def processor(**settings):
@@ -90,71 +89,6 @@ def test_an_exception_of_a_before_hook():
 # the watchdog and dying sessions
 
 
-def test_a_renewal_that_hangs():
-    """A renewal that never answers is given up, as a status is, and others are renewed."""
-    proc, tries, ran = processor(), [], []
-
-    @proc.handle_for(Everything())
-    async def handle(message, context):
-        ran.append(context.attempt)
-        await asyncio.sleep(1.2)
-
-    async def extend(session, deliveries):
-        tries.append(1)
-        if len(tries) == 1:
-            await asyncio.sleep(60)
-
-    broker = Broker(proc, bodies(1), capabilities=Capabilities(lease=0.4))
-    broker.intercept["extend"] = extend
-    run(broker)
-    assert len(tries) > 1
-    assert ran == [1]
-
-
-def test_a_late_start_under_a_lease_that_ends():
-    """Where leases cannot be renewed, nothing begins that would not be done before its lease ends."""
-    proc, begun = processor(concurrency=1, timeout=5), []
-
-    @proc.handle_for(Everything())
-    def handle(message, context):
-        begun.append(context._running.started - context._running.arrived)
-        time.sleep(0.02)
-
-    broker = Broker(
-        proc, bodies(1), capabilities=Capabilities(lease=10, renewable=False), clock=lambda: time.monotonic() * 10
-    )
-
-    async def meanwhile(engine):
-        await until(lambda: begun, "the first")
-        await asyncio.sleep(0.04)
-        broker.send(*bodies(100))
-        await until(lambda: len(broker.acked) > 80, "the others")
-        engine.stop()
-
-    broker.ends = False
-    run(broker, runtime=FastRuntime(), meanwhile=meanwhile)
-    assert max(begun) <= 5.2
-
-
-def test_handled_is_what_was_settled():
-    """What a handler did with a message that went to somebody else does not count as handled twice over."""
-    proc = processor()
-
-    @proc.handle_for(Everything())
-    async def handle(message, context):
-        try:
-            await asyncio.sleep(0.3 if context.attempt > 1 else 30)
-        except asyncio.CancelledError:
-            return
-
-    broker = Broker(proc, bodies(1), capabilities=Capabilities(lease=0.3))
-    broker.intercept["extend"] = lambda session, deliveries: (
-        session._give_back([d for d in deliveries if d in broker.held and not d.redelivered]) or None
-    )
-    _, report = run(broker)
-    assert (report.total_handled, report.redelivered) == (1, 1)
-
-
 # runs of lanes
 
 
@@ -178,22 +112,6 @@ def test_a_drain_reaches_what_waits_in_a_run(release):
 
     _, report = run(broker, meanwhile=meanwhile)
     assert (report.total_handled, report.unsettled) == (1, 0)
-
-
-def test_a_run_is_given_back_before_its_lease_ends():
-    """Where leases cannot be renewed, what waits in a run of a lane begins in time, or goes back."""
-    proc, begun = processor(concurrency=1, timeout=5), []
-
-    @proc.handle_for(Everything(), ordered_by=by_field("k"))
-    def handle(message, context):
-        begun.append(context._running.started - context._running.arrived)
-        time.sleep(0.09)
-
-    lease = Capabilities(lease=10, renewable=False)
-    broker = Broker(proc, bodies(30, k=0), capabilities=lease, clock=lambda: time.monotonic() * 10)
-    run(broker, runtime=FastRuntime())
-    assert broker.released
-    assert max(begun) <= 5
 
 
 # what adapters do
