@@ -1,4 +1,4 @@
-"""The watchdog: a consumer that is dead or gets nothing is made anew, and one that has a reason is left alone."""
+"""The watchdog: it replaces sessions that are dead or stalled, and no others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import threading
 
 import pytest
 
-from missive import JSONMessage, Processor, StoreError
-from missive.dlq.contract import Sink
+from missive import RawMessage, StoreError
 from missive.engine.intake import watchdog
 from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
@@ -17,51 +16,55 @@ from missive.errors import Transient
 from missive.matchers import Everything
 from missive.transport import Capabilities, Delivery, SessionStatus
 from tests.support.broker import Broker
-from tests.support.engine import SMALL_LIMITS, run, until
-
-CANARY = "canary-4711"
+from tests.support.engine import (
+    CANARY,
+    SMALL_LIMITS,
+    RecordingSink,
+    plain_bodies,
+    processor,
+    run,
+    sync_and_async,
+    until,
+)
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """It looks fifty times a second, and has little patience."""
+def frequent_checks(monkeypatch):
+    """Check every 20 ms, with a maximum of 100 ms for a status and of 150 ms without a delivery."""
     monkeypatch.setattr(watchdog, "EVERY", 0.02)
     monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 0.1)
     monkeypatch.setattr(watchdog, "_STALLED", 0.15)
 
 
-def processor(**settings):
-    return Processor(**{"name": "app", "dlq": {}, "concurrency": 2, **settings})
-
-
-def bodies(count):
-    return [b"%d" % n for n in range(count)]
+def raw_processor(**settings):
+    """Return a processor of raw messages with two workers."""
+    return processor(RawMessage, **{"dlq": {}, "concurrency": 2, **settings})
 
 
 class Watched(Broker):
-    """Counts how often it was asked how it is, and says what it is told to say of its first session."""
+    """A broker that counts calls of `status`. Its first session returns `first`, or the result of `first()`."""
 
     def __init__(self, *given, first, **settings):
         super().__init__(*given, **settings)
-        self.asked = 0
+        self.calls = 0
         self.first = first
         self.intercept["status"] = self.status
 
     def status(self, session):
-        """Answer."""
-        self.asked += 1
+        """Return the status of a session; None for the default status."""
+        self.calls += 1
         if session is self.sessions[0]:
             return self.first() if callable(self.first) else self.first
         return None
 
-    async def asked_again(self, times=15):
-        """Wait until it was asked some more times: long enough for all patience to end."""
-        seen = self.asked
-        await until(lambda: self.asked >= seen + times, f"{times} more looks")
+    async def checked(self, times=15):
+        """Wait for more checks of the watchdog. The default is enough to exceed the maximum time without a delivery."""
+        seen = self.calls
+        await until(lambda: self.calls >= seen + times, f"{times} more checks")
 
 
-def deaf(broker):
-    """Let the first session get nothing, though much waits."""
+def block_first_fetch(broker):
+    """Let the first session receive nothing, although messages wait."""
 
     async def fetch(session, credit):
         if session is broker.sessions[0]:
@@ -83,7 +86,7 @@ async def never():
 
 
 @pytest.mark.parametrize(
-    ("first", "said"),
+    ("first", "warning"),
     [
         (SessionStatus(connected=False), "lost its consumer without noticing"),
         (SessionStatus(connected=True, lag=3), r"has 3 messages and delivered none for \d+ s"),
@@ -92,77 +95,77 @@ async def never():
         (fail_transient, "lost its consumer"),
         (fail_store, "lost its consumer"),
     ],
-    ids=["not connected", "stalled", "stalled, and not known if connected", "no answer", "transient", "store"],
+    ids=["not connected", "stalled", "stalled, connection unknown", "no answer", "transient", "store"],
 )
-def test_what_is_dead_is_made_anew(first, said, caplog):
-    """A session that is not connected, gets nothing of what waits, or does not answer is replaced, and that is said."""
-    proc = processor()
+def test_a_faulty_session_is_replaced(first, warning, caplog):
+    """A session that is disconnected, stalled or unresponsive is replaced, with a warning that names the fault."""
+    proc = raw_processor()
     proc.add_handler(Everything(), lambda message, context: None)
-    broker = Watched(proc, bodies(3), first=first)
-    deaf(broker)
+    broker = Watched(proc, plain_bodies(3), first=first)
+    block_first_fetch(broker)
     _, report = run(broker)
-    assert sorted(broker.acked) == bodies(3)
+    assert sorted(broker.acked) == plain_bodies(3)
     assert report.total_handled == 3
     assert len(broker.sessions) == 2
     assert broker.sessions[0].closed
     warnings = [record.getMessage() for record in caplog.records if "; reconnecting" in record.getMessage()]
     assert len(warnings) == 1
-    assert re.match(f"broker:queue {said}", warnings[0])
+    assert re.match(f"broker:queue {warning}", warnings[0])
 
 
-def test_what_is_held_comes_again():
-    """What a session held that is found dead comes again and is settled by the next; nothing is settled twice."""
-    proc, go_on, ran = processor(concurrency=1), threading.Event(), []
+def test_held_messages_are_redelivered_after_a_reconnect():
+    """Messages of a dead session are redelivered and settled once, by the next session."""
+    proc, go_on, ran = raw_processor(concurrency=1), threading.Event(), []
 
     @proc.handle_for(Everything())
     def handle(message, context):
         ran.append(message.raw_data)
         go_on.wait(10)
 
-    broker = Watched(proc, bodies(4), first=SessionStatus())
+    broker = Watched(proc, plain_bodies(4), first=SessionStatus())
 
     async def meanwhile(engine):
-        await until(lambda: len(broker.held) == 4, "all to be held")
+        await until(lambda: len(broker.held) == 4, "all messages to be held")
         broker.first = SessionStatus(connected=False)
-        await until(lambda: len(broker.sessions) == 2 and len(broker.held) == 4, "all to come again")
+        await until(lambda: len(broker.sessions) == 2 and len(broker.held) == 4, "all messages to be redelivered")
         go_on.set()
 
     _, report = run(broker, meanwhile=meanwhile)
-    assert sorted(broker.acked) == bodies(4)
-    assert ran == [b"0", *bodies(4)]
+    assert sorted(broker.acked) == plain_bodies(4)
+    assert ran == [b"0", *plain_bodies(4)]
     assert report.redelivered == 4
 
 
 @pytest.mark.parametrize(
     "first", [SessionStatus(), SessionStatus(connected=True), SessionStatus(connected=True, lag=0, oldest_age=5.0)]
 )
-def test_what_is_idle_is_left_alone(first):
-    """A session that gets nothing because nothing waits, or that does not tell, is left alone."""
-    proc = processor()
+def test_an_idle_session_is_not_replaced(first):
+    """A session without waiting messages, or with an unknown number of them, is not replaced."""
+    proc = raw_processor()
     proc.add_handler(Everything(), lambda message, context: None)
-    broker = Watched(proc, bodies(1), first=first, ends=False)
+    broker = Watched(proc, plain_bodies(1), first=first, ends=False)
 
     async def meanwhile(engine):
         await until(lambda: broker.acked, "the message")
-        await broker.asked_again()
+        await broker.checked()
         engine.stop()
 
     run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
 
 
-def test_a_status_that_raises_is_no_reason(caplog):
-    """An adapter's mistake in telling its status is said, without its text, and drops nothing."""
-    proc = processor()
+def test_an_error_of_status_does_not_replace_the_session(caplog):
+    """An unexpected error of `status` is logged without its text, and the session is not replaced."""
+    proc = raw_processor()
     proc.add_handler(Everything(), lambda message, context: None)
 
     def fail():
         raise ValueError(CANARY)
 
-    broker = Watched(proc, bodies(1), first=fail, ends=False)
+    broker = Watched(proc, plain_bodies(1), first=fail, ends=False)
 
     async def meanwhile(engine):
-        await broker.asked_again()
+        await broker.checked()
         engine.stop()
 
     run(broker, meanwhile=meanwhile)
@@ -171,15 +174,15 @@ def test_a_status_that_raises_is_no_reason(caplog):
     assert CANARY not in caplog.text
 
 
-def test_progress_is_what_comes():
-    """However much waits, a session that delivers now and then is left alone."""
-    proc = processor()
+def test_a_session_that_delivers_is_not_replaced():
+    """A session that delivers a message now and then is not replaced, whatever its lag."""
+    proc = raw_processor()
     proc.add_handler(Everything(), lambda message, context: None)
-    broker = Watched(proc, bodies(1), first=SessionStatus(connected=True, lag=1000), ends=False)
+    broker = Watched(proc, plain_bodies(1), first=SessionStatus(connected=True, lag=1000), ends=False)
 
     async def meanwhile(engine):
         for _ in range(12):
-            await broker.asked_again(2)
+            await broker.checked(2)
             broker.send(b"more")
         engine.stop()
 
@@ -187,21 +190,21 @@ def test_progress_is_what_comes():
     assert len(broker.sessions) == 1
 
 
-@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
-def test_a_full_credit_is_a_reason(is_async, monkeypatch):
-    """While handlers hold the whole credit nothing is asked for, and that nothing comes is no trouble."""
+@sync_and_async
+def test_a_session_is_not_replaced_while_the_credit_is_used_up(is_async, monkeypatch):
+    """The session is not replaced while the handlers hold the whole credit and nothing is fetched."""
     monkeypatch.setattr(Runtime, "limits", Limits(10, 1000))
-    proc, go_on = processor(), threading.Event()
+    proc, go_on = raw_processor(), threading.Event()
 
     async def handle_async(message, context):
-        await until(go_on.is_set, "to go on")
+        await until(go_on.is_set, "permission to go on")
 
     proc.add_handler(Everything(), handle_async if is_async else lambda message, context: go_on.wait(10))
-    broker = Watched(proc, bodies(30), first=SessionStatus(connected=True, lag=20))
+    broker = Watched(proc, plain_bodies(30), first=SessionStatus(connected=True, lag=20))
 
     async def meanwhile(engine):
         await until(lambda: len(broker.held) == 10, "the credit to be used")
-        await broker.asked_again()
+        await broker.checked()
         go_on.set()
 
     _, report = run(broker, meanwhile=meanwhile)
@@ -209,52 +212,36 @@ def test_a_full_credit_is_a_reason(is_async, monkeypatch):
     assert (report.total_handled, report.redelivered) == (30, 0)
 
 
-class Down(Sink):
-    """A store that cannot be written until it is told that it can."""
-
-    def __init__(self):
-        self.up = threading.Event()
-        self.tries = 0
-        self.kept = []
-
-    def put(self, records):
-        """Keep them, or not."""
-        self.tries += 1
-        if not self.up.is_set():
-            raise StoreError("down")
-        self.kept.extend(records)
-
-
-def test_a_store_that_is_down_is_a_reason(monkeypatch):
-    """While intake is paused because dead letters cannot be written, that nothing comes is no trouble."""
+def test_a_session_is_not_replaced_while_the_store_is_down(monkeypatch):
+    """The session is not replaced while intake is paused because dead letters cannot be written."""
     monkeypatch.setattr("missive.engine.completion.dead_letters._LONGEST_BACKOFF", 0.1)
-    store = Down()
-    proc = processor(dlq=store)
+    store = RecordingSink(failures=float("inf"))
+    proc = raw_processor(dlq=store)
 
     @proc.handle_for(Everything())
     def handle(message, context):
         if message.raw_data == b"0":
             raise ValueError
 
-    broker = Watched(proc, bodies(1), first=SessionStatus(connected=True, lag=2), ends=False)
+    broker = Watched(proc, plain_bodies(1), first=SessionStatus(connected=True, lag=2), ends=False)
 
     async def meanwhile(engine):
-        await until(lambda: store.tries, "the store to be tried")
+        await until(lambda: store.tries, "a write to the store")
         broker.send(b"1", b"2")
-        await broker.asked_again()
-        store.up.set()
-        await until(lambda: len(broker.acked) == 3, "all to be settled")
+        await broker.checked()
+        store.failures = 0
+        await until(lambda: len(broker.acked) == 3, "all messages to be settled")
         engine.stop()
 
     _, report = run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
-    assert (len(store.kept), report.redelivered) == (1, 0)
+    assert (len(store.records), report.redelivered) == (1, 0)
 
 
-def test_a_paused_lane_is_a_reason(monkeypatch):
-    """While a lane is paused, the session is not replaced although messages wait and none arrives."""
+def test_a_session_is_not_replaced_while_a_lane_is_paused(monkeypatch):
+    """The session is not replaced while a lane is paused, although messages wait and none arrives."""
     monkeypatch.setattr(Runtime, "limits", SMALL_LIMITS)
-    proc, go_on = Processor(JSONMessage, name="app", dlq={}, concurrency=4), threading.Event()
+    proc, go_on = processor(dlq={}), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
     deliveries = [Delivery(b'{"k":0}', lane="p0") for _ in range(900)]
     broker = Broker(proc, deliveries, capabilities=Capabilities(pauses=True), per_fetch=10)
@@ -276,50 +263,50 @@ def test_a_paused_lane_is_a_reason(monkeypatch):
     assert (len(broker.sessions), report.redelivered) == (1, 0)
 
 
-def test_draining_is_a_reason():
-    """While processing stops, and running work is waited for, no session is dropped for what it does not deliver."""
-    proc, go_on = processor(), threading.Event()
+def test_a_session_is_not_replaced_during_the_drain():
+    """The session is not replaced while the engine drains, although messages wait and none arrives."""
+    proc, go_on = raw_processor(), threading.Event()
     proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
-    broker = Watched(proc, bodies(2), first=SessionStatus(connected=True, lag=100), ends=False)
+    broker = Watched(proc, plain_bodies(2), first=SessionStatus(connected=True, lag=100), ends=False)
 
     async def meanwhile(engine):
-        await until(lambda: len(broker.held) == 2, "both to run")
+        await until(lambda: len(broker.held) == 2, "both messages to run")
         engine.stop()
-        await broker.asked_again()
+        await broker.checked()
         go_on.set()
 
     _, report = run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
-    assert (sorted(broker.acked), report.redelivered) == (bodies(2), 0)
+    assert (sorted(broker.acked), report.redelivered) == (plain_bodies(2), 0)
 
 
-def test_a_slow_answer_is_an_answer(monkeypatch):
-    """A status that takes a while is waited for."""
+def test_a_slow_status_is_awaited(monkeypatch):
+    """The watchdog awaits a status that takes less than the maximum time."""
     monkeypatch.setattr(watchdog, "ANSWER_SECONDS", 5)
-    proc = processor()
+    proc = raw_processor()
     proc.add_handler(Everything(), lambda message, context: None)
 
     async def slowly():
         await asyncio.sleep(0.15)
         return SessionStatus(connected=True)
 
-    broker = Watched(proc, bodies(1), first=slowly, ends=False)
+    broker = Watched(proc, plain_bodies(1), first=slowly, ends=False)
 
     async def meanwhile(engine):
-        await broker.asked_again(3)
+        await broker.checked(3)
         engine.stop()
 
     run(broker, meanwhile=meanwhile)
     assert len(broker.sessions) == 1
 
 
-def test_each_source_has_its_own():
-    """A source that is dead is nothing to another, whose status is fine."""
-    proc = processor()
+def test_a_healthy_source_is_unaffected_by_a_dead_one():
+    """The session of a dead source is replaced, and the session of a healthy source is not."""
+    proc = raw_processor()
     proc.add_handler(Everything(), lambda message, context: None)
-    dead = Watched(proc, bodies(2), first=SessionStatus(connected=False))
-    deaf(dead)
-    fine = Watched(proc, bodies(2), first=SessionStatus(connected=True), capabilities=Capabilities(lease=5))
+    dead = Watched(proc, plain_bodies(2), first=SessionStatus(connected=False))
+    block_first_fetch(dead)
+    fine = Watched(proc, plain_bodies(2), first=SessionStatus(connected=True), capabilities=Capabilities(lease=5))
     run(dead, fine)
     assert (len(dead.sessions), len(fine.sessions)) == (2, 1)
-    assert sorted(dead.acked) == sorted(fine.acked) == bodies(2)
+    assert sorted(dead.acked) == sorted(fine.acked) == plain_bodies(2)
