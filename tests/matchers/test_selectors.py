@@ -230,7 +230,7 @@ def test_only_a_field_needs_a_body_with_fields():
 def test_look_finds_what_evaluate_judges(selector, message):
     """`look`, which explanations ask, finds the very value that `evaluate` applies the test to."""
     try:
-        value = selector.look(message)
+        value = selector.extract(message)
     except DecodingError:
         assert selector.evaluate(message) is None
     else:
@@ -241,8 +241,8 @@ def test_look_finds_what_evaluate_judges(selector, message):
 @pytest.mark.parametrize("path", ["missing", ("type", "x"), ("a", "list", "b"), ("a", "null", "x")])
 def test_look_tells_missing_from_null(path):
     """Where there is nothing `look` finds MISSING, and where there is null, null."""
-    assert Field(path, 1).look(BODY) is MISSING
-    assert Field(("a", "null"), 1).look(BODY) is None
+    assert Field(path, 1).extract(BODY) is MISSING
+    assert Field(("a", "null"), 1).extract(BODY) is None
 
 
 def test_a_field_decodes_a_body_once():
@@ -278,4 +278,4 @@ def test_a_field_decodes_a_body_once():
 )
 def test_what_is_public_is_said_by_path_or_name(matcher, public, shown):
     """A value may be shown where its very path or header name is public; a topic, key or body never is."""
-    assert shown is matcher.shown_by(frozenset(public))
+    assert shown is matcher.is_public(frozenset(public))

@@ -1,11 +1,17 @@
-"""What a message must look like for a handler to be called: selectors, tests and their composition."""
+"""Matchers, which select the messages of a handler: values that are composed of selectors and tests.
+
+A matcher takes a message and returns whether it matches. `algebra` defines matchers and their composition, and
+`selectors` finds a value in the message. `tests`, `text`, `network` and `topics` judge the value. `values` is the base
+of all. `keys` returns keys of messages. The compilers `eventbridge` and `cloudevents` turn `documents` into matchers;
+`events` has the field of EventBridge.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from missive.matchers.algebra import And, Matcher, Not, Or, Predicate
-from missive.matchers.events import EventField, NoneOf
+from missive.matchers.events import EventField
 from missive.matchers.keys import by_field, by_header, by_key
 from missive.matchers.network import Cidr
 from missive.matchers.selectors import Body, Everything, Field, Header, Key, Selector, Topic
@@ -15,6 +21,7 @@ from missive.matchers.tests import (
     Equals,
     Every,
     IsInstance,
+    NoneOf,
     OneOf,
     Present,
     Range,
@@ -72,7 +79,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Load the compilers where they are asked for: few applications do, and they take a tenth of the start."""
+    """Load the compilers on first use: few applications need them, and they take a tenth of the import time."""
     if name == "from_eventbridge":
         from missive.matchers.eventbridge import from_eventbridge  # noqa: PLC0415 - see above
 

@@ -1,4 +1,4 @@
-"""Matchers and their composition: `&`, `|`, `~`, in canonical form, with three-valued evaluation."""
+"""Matchers and their composition with `&`, `|` and `~`: canonical form and three-valued evaluation."""
 
 from __future__ import annotations
 
@@ -8,47 +8,51 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Generic, TypeVar
 
 from missive.errors import DecodingError, RegistrationError
-from missive.matchers.values import DEEPEST, Frozen
+from missive.matchers.values import MAX_DEPTH, Frozen
 from missive.messages import Message
 
-_LARGEST = 100_000
+_MAX_SIZE = 100_000
+"""Greatest number of matchers in one composition."""
 
 M = TypeVar("M", bound=Message)
 M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
 
 
 class Matcher(Frozen, Generic[M_contra]):
-    """Says which messages a handler is for. Call it with a message, compose it with `&`, `|` and `~`.
+    """Base of matchers, which select the messages of a handler. Call one with a message; compose with `&`, `|`, `~`.
 
-    A subclass of your own says `evaluate`, and gives what it is made of to `_freeze`; for a one-off, any
-    callable that takes a message and returns a bool is a matcher as well.
+    A subclass implements `evaluate`, and passes its identity and its attributes to `_freeze`. For a single use, pass
+    any callable that takes a message and returns a bool.
     """
 
     __slots__ = ()
 
     requires: ClassVar[type[Message]] = Message
-    """The message class that this matcher alone can be asked about."""
+    """The message class that this matcher needs, apart from its parts."""
 
     opaque: bool = True
-    """Whether it runs code that Missive cannot look into, and so is asked last."""
+    """Whether the matcher runs code that Missive cannot inspect. Opaque matchers are evaluated last."""
     depth: int = 1
-    """How many levels of composition it has."""
+    """Levels of composition."""
     size: int = 1
-    """How many matchers it is composed of, itself included."""
+    """Number of matchers in the composition, including this one."""
 
     def walk(self) -> Iterator[Matcher[Any]]:
-        """Yield this matcher and every one it is composed of."""
+        """Yield this matcher, then all matchers that it is composed of."""
         yield self
 
     @abstractmethod
     def evaluate(self, message: M_contra) -> bool | None:
-        """Tell whether the message matches; None where that depends on a body that cannot be decoded."""
+        """Return whether the message matches, or None if the answer depends on a body that cannot be decoded."""
 
     def __call__(self, message: M_contra) -> bool:
-        """Tell whether the message matches; raises `DecodingError` where that depends on an undecodable body."""
+        """Return whether the message matches.
+
+        Raise `DecodingError` if the answer depends on a body that cannot be decoded.
+        """
         verdict = self.evaluate(message)
         if verdict is None:
-            raise DecodingError(f"whether {self!r} matches depends on a body that cannot be decoded")
+            raise DecodingError(f"{self!r} needs the message's body, which cannot be decoded")
         return verdict
 
     def __and__(self: Matcher[M], other: Callable[[M], bool]) -> Matcher[M]:
@@ -67,24 +71,25 @@ class Matcher(Frozen, Generic[M_contra]):
         return Not(self)
 
     def __bool__(self) -> bool:
-        raise TypeError(f"a matcher is not true or false: write & | ~ in place of and, or, not (at {self!r})")
+        raise TypeError(f"a matcher has no truth value: write & | ~ in place of and, or, not (at {self!r})")
 
 
 class Predicate(Matcher[M_contra]):
-    """Any callable as a matcher, which the framework cannot look into: equal only to one on the same callable."""
+    """A callable as a matcher. Missive cannot inspect it. Predicates of the same callable object are equal."""
 
     __slots__ = ("fn",)
     fn: Callable[[M_contra], bool]
 
     def __init__(self, fn: Callable[[M_contra], bool]) -> None:
         if not callable(fn):
-            raise RegistrationError(f"a matcher is a callable that takes a message, and not a {type(fn).__name__}")
+            raise RegistrationError(f"a matcher is a callable that takes a message, not {type(fn).__name__}")
         if inspect.iscoroutinefunction(fn):
-            raise RegistrationError("a matcher answers at once: an async def would match every message")
-        self._freeze(_SameObject(fn), fn=fn)
+            name = getattr(fn, "__qualname__", type(fn).__name__)
+            raise RegistrationError(f"the matcher {name} is an async def, which is always true: use a plain function")
+        self._freeze(_Identity(fn), fn=fn)
 
     def evaluate(self, message: M_contra) -> bool | None:
-        """Call the callable; a `DecodingError` from it means unknown."""
+        """Call the callable. A `DecodingError` from it means unknown."""
         try:
             return bool(self.fn(message))
         except DecodingError:
@@ -97,8 +102,8 @@ class Predicate(Matcher[M_contra]):
         return f"<{module}:{name}{f' line {code.co_firstlineno}' if code is not None else ''}>"
 
 
-class _SameObject:
-    """Hashes and compares a callable by identity, whatever its own `__eq__` says."""
+class _Identity:
+    """A callable that is hashed and compared by identity. Its `__eq__` and `__hash__` are not called."""
 
     __slots__ = ("thing",)
 
@@ -106,14 +111,14 @@ class _SameObject:
         self.thing = thing
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _SameObject) and self.thing is other.thing
+        return isinstance(other, _Identity) and self.thing is other.thing
 
     def __hash__(self) -> int:
         return id(self.thing)
 
 
-class _Several(Matcher[M_contra]):
-    """Base of And and Or: flattened, without duplicates, sorted, so that the order of writing is no difference."""
+class _Composition(Matcher[M_contra]):
+    """Base of `And` and `Or`: flat, without duplicates and sorted, so that the order of operands does not matter."""
 
     __slots__ = ("depth", "opaque", "parts", "size")
     parts: tuple[Matcher[M_contra], ...]
@@ -123,41 +128,41 @@ class _Several(Matcher[M_contra]):
         flat: dict[Matcher[M_contra], None] = {}
         for part in parts:
             matcher = as_matcher(part)
-            inner = matcher.parts if isinstance(matcher, _Several) and type(matcher) is type(self) else (matcher,)
+            inner = matcher.parts if isinstance(matcher, _Composition) and type(matcher) is type(self) else (matcher,)
             flat.update(dict.fromkeys(inner))
         if not flat:
             raise RegistrationError(f"{type(self).__name__}() needs at least one matcher")
         measures = _measures(*flat)
-        ordered = tuple(sorted(flat, key=_order))
-        # As a set: two different callables may share a name, and then have no order of their own.
+        ordered = tuple(sorted(flat, key=_sort_key))
+        # Compare as a set: two different callables may have the same repr, and then no canonical order.
         self._freeze(frozenset(ordered), parts=ordered, **measures)
 
     def simplified(self) -> Matcher[M_contra]:
-        """Return the only part where there is one, so that `A & A == A`."""
+        """Return the part if there is only one, so that `A & A == A`."""
         return self.parts[0] if len(self.parts) == 1 else self
 
     def walk(self) -> Iterator[Matcher[Any]]:
-        """Yield this matcher, then its parts, each with its own."""
+        """Yield this matcher, then each part, followed by the parts of that part."""
         yield self
         for part in self.parts:
             yield from part.walk()
 
     def __repr__(self) -> str:
-        # Called with one part, an infix form would be that part, and not this.
+        # With a single part, the infix form would be an expression for the part.
         if len(self.parts) == 1:
             return f"{type(self).__name__}({self.parts[0]!r})"
-        shown = (f"({part!r})" if isinstance(part, _Several) else repr(part) for part in self.parts)
+        shown = (f"({part!r})" if isinstance(part, _Composition) else repr(part) for part in self.parts)
         return f" {self._sign} ".join(shown)
 
 
-class And(_Several[M_contra]):
+class And(_Composition[M_contra]):
     """All parts match. False and unknown is false."""
 
     __slots__ = ()
     _sign = "&"
 
     def evaluate(self, message: M_contra) -> bool | None:
-        """Evaluate the parts up to the first that is false."""
+        """Evaluate the parts, up to the first false one."""
         verdict: bool | None = True
         for part in self.parts:
             answer = part.evaluate(message)
@@ -168,14 +173,14 @@ class And(_Several[M_contra]):
         return verdict
 
 
-class Or(_Several[M_contra]):
+class Or(_Composition[M_contra]):
     """At least one part matches. True or unknown is true."""
 
     __slots__ = ()
     _sign = "|"
 
     def evaluate(self, message: M_contra) -> bool | None:
-        """Evaluate the parts up to the first that is true."""
+        """Evaluate the parts, up to the first true one."""
         verdict: bool | None = False
         for part in self.parts:
             answer = part.evaluate(message)
@@ -187,7 +192,7 @@ class Or(_Several[M_contra]):
 
 
 class Not(Matcher[M_contra]):
-    """The complement: `~Field(p, X)` is true where the field is missing as well. Not unknown is unknown."""
+    """The complement. `~Field(p, X)` is also true if the field is missing. Not unknown is unknown."""
 
     __slots__ = ("depth", "opaque", "part", "size")
     part: Matcher[M_contra]
@@ -197,12 +202,12 @@ class Not(Matcher[M_contra]):
         self._freeze(matcher, part=matcher, **_measures(matcher))
 
     def evaluate(self, message: M_contra) -> bool | None:
-        """Turn the part's answer round."""
+        """Negate the answer of the part."""
         answer = self.part.evaluate(message)
         return None if answer is None else not answer
 
     def walk(self) -> Iterator[Matcher[Any]]:
-        """Yield this matcher, then what it turns round."""
+        """Yield this matcher, then the negated one and its parts."""
         yield self
         yield from self.part.walk()
 
@@ -211,26 +216,26 @@ class Not(Matcher[M_contra]):
 
     def __repr__(self) -> str:
         if isinstance(self.part, Not):
-            return f"Not({self.part!r})"  # `~~x` would be x, and not this
-        return f"~({self.part!r})" if isinstance(self.part, _Several) else f"~{self.part!r}"
+            return f"Not({self.part!r})"  # `~~x` evaluates to x
+        return f"~({self.part!r})" if isinstance(self.part, _Composition) else f"~{self.part!r}"
 
 
 def as_matcher(matcher: Callable[[M], bool]) -> Matcher[M]:
-    """Return a matcher; a plain callable becomes a `Predicate`."""
+    """Return `matcher` if it is a `Matcher`, and a `Predicate` of it otherwise."""
     return matcher if isinstance(matcher, Matcher) else Predicate(matcher)
 
 
 def _measures(*parts: Matcher[Any]) -> dict[str, Any]:
-    """Return what a composition of `parts` measures; raises `RegistrationError` where it would be unbounded work."""
+    """Return the depth, size and opacity of a composition. Raise `RegistrationError` if it is too deep or too large."""
     depth, size = 1 + max(part.depth for part in parts), 1 + sum(part.size for part in parts)
-    if depth > DEEPEST:
-        raise RegistrationError(f"a matcher is nested at most {DEEPEST} deep: use And(…) and Or(…) of many parts")
-    if size > _LARGEST:
-        raise RegistrationError(f"a matcher has at most {_LARGEST} parts: OneOf(…) takes many literals at once")
+    if depth > MAX_DEPTH:
+        raise RegistrationError(f"a matcher is nested at most {MAX_DEPTH} deep: use And(…) and Or(…) of many parts")
+    if size > _MAX_SIZE:
+        raise RegistrationError(f"a matcher has at most {_MAX_SIZE} parts: use OneOf(…) for many literals")
     return {"depth": depth, "size": size, "opaque": any(part.opaque for part in parts)}
 
 
-def _order(matcher: Matcher[Any]) -> tuple[bool, str]:
-    # Opaque callables last, in the order they were written: what can be decided without running somebody's code
-    # is decided first, and a callable may guard the next one.
+def _sort_key(matcher: Matcher[Any]) -> tuple[bool, str]:
+    # Opaque callables come last, in the order of writing: other matchers may decide without a call, and one callable
+    # may guard the next.
     return (matcher.opaque, "" if isinstance(matcher, Predicate) else repr(matcher))

@@ -1,6 +1,6 @@
-"""CloudEvents subscription filters as matchers.
+"""The compiler from CloudEvents subscription filters to matchers.
 
-The source is section 3.2.4 of the CloudEvents Subscriptions API, a draft of 0.1
+Source: section 3.2.4 of the CloudEvents Subscriptions API, draft 0.1
 (https://github.com/cloudevents/spec/blob/main/subscriptions/spec.md).
 """
 
@@ -12,20 +12,20 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, overload
 
 from missive.matchers.algebra import And, Matcher, Or
-from missive.matchers.documents import Spot, parse, shown
+from missive.matchers.documents import Location, describe, parse
 from missive.matchers.selectors import Everything, Field, Header
 from missive.matchers.tests import Equals, OneOf, Test
 from missive.matchers.text import Prefix, Suffix
 from missive.matchers.values import Scalar
 from missive.messages import Message, StructuredMessage
 
-_Attribute: TypeAlias = Callable[[str, Test], Matcher[Any]]
-
-_TEXTS = frozenset({"id", "source", "specversion", "type", "datacontenttype", "dataschema", "subject", "time"})
-"""The attributes that the CloudEvents specification defines itself, all of them strings in JSON."""
-
-
 _Filters: TypeAlias = Sequence[Mapping[str, Any]] | Mapping[str, Any] | str
+
+_Attribute: TypeAlias = Callable[[str, Test], Matcher[Any]]
+"""A function that returns the matcher for an attribute and a test."""
+
+_STRINGS = frozenset({"id", "source", "specversion", "type", "datacontenttype", "dataschema", "subject", "time"})
+"""The attributes that the CloudEvents specification defines. All are strings in JSON."""
 
 
 @overload
@@ -37,26 +37,28 @@ def from_cloudevents(filters: _Filters, *, binary: bool = False) -> Matcher[Stru
 
 
 def from_cloudevents(filters: _Filters, *, binary: bool = False) -> Matcher[Any]:
-    """Return the matcher for the `filters` of a CloudEvents subscription, given as objects or as JSON text.
+    """Return the matcher for the `filters` of a CloudEvents subscription, which are objects or JSON text.
 
-    A list is of filters that all hold; an empty one matches every event. The attributes are fields of the body, as
-    structured mode has them; with `binary=True` they are the headers of the HTTP binding, `ce-type` and so on, with
-    `content-type` for `datacontenttype`. Raises `RegistrationError` for filters that the specification forbids, and
-    for the optional dialect `sql`, naming the place.
+    All filters in a list must hold. An empty list matches every event. Attributes are fields of the body, as in
+    structured mode. With `binary=True` they are headers, as in the HTTP binding: `ce-type` and so on, and
+    `content-type` for `datacontenttype`.
+
+    Raise `RegistrationError` if the specification forbids the filters or if they use the optional dialect `sql`, which
+    Missive does not support. The error names the location in the document.
     """
-    spot = Spot("CloudEvents filter")
-    document = parse(filters, spot) if isinstance(filters, str) else filters
+    location = Location("CloudEvents filter")
+    document = parse(filters, location) if isinstance(filters, str) else filters
     attribute = _in_header if binary else _in_body
     if isinstance(document, Mapping):
-        return _read(document, spot, attribute)
+        return _read(document, location, attribute)
     if not isinstance(document, (list, tuple)):
-        raise spot.wrong(f"it is a list of JSON objects, an object, or its text, and not {shown(document)}")
-    return And(*_several(document, spot, attribute)).simplified() if document else Everything()
+        raise location.error(f"use a list of objects, an object, or its JSON text, not {describe(document)}")
+    return And(*_several(document, location, attribute)).simplified() if document else Everything()
 
 
 def _in_body(name: str, test: Test) -> Matcher[Any]:
-    if isinstance(test, Equals) and name not in _TEXTS:
-        # An extension may be an integer or a boolean in JSON; a filter compares with its canonical string.
+    if isinstance(test, Equals) and name not in _STRINGS:
+        # In JSON, an extension attribute may be an integer or a boolean. Filters compare its canonical string.
         literal = _literal(str(test.value))
         return Field(name, test if literal is None else OneOf(test.value, literal))
     return Field(name, test)
@@ -67,65 +69,65 @@ def _in_header(name: str, test: Test) -> Matcher[Any]:
 
 
 def _literal(text: str) -> Scalar:
-    """Return the integer or boolean whose canonical string this is, or None."""
+    """Return the integer or boolean that has this canonical string, or None."""
     if re.fullmatch(r"0|-?[1-9][0-9]{0,9}", text) and -(2**31) <= int(text) < 2**31:
         return int(text)
     return {"true": True, "false": False}.get(text)
 
 
-def _read(value: Mapping[Any, Any], spot: Spot, attribute: _Attribute) -> Matcher[Any]:
+def _read(value: Mapping[Any, Any], location: Location, attribute: _Attribute) -> Matcher[Any]:
     if len(value) == 1 and "sql" in value:
-        raise spot.at("sql").wrong("this dialect is optional and not built: use the others, or a function")
-    name, operand, at = spot.only_member(value, "dialect", tuple(_DIALECTS))
+        raise location.at("sql").error("this optional dialect is not supported: use another dialect, or a function")
+    name, operand, at = location.only_member(value, "dialect", tuple(_DIALECTS))
     return _DIALECTS[name](operand, at, attribute)
 
 
-def _several(value: Any, spot: Spot, attribute: _Attribute) -> list[Matcher[Any]]:
+def _several(value: Any, location: Location, attribute: _Attribute) -> list[Matcher[Any]]:
     if not isinstance(value, (list, tuple)):
-        raise spot.wrong(f"it takes a list of filters, and not {shown(value)}")
+        raise location.error(f"use a list of filters, not {describe(value)}")
     if not value:
-        raise spot.wrong("an empty list: it takes at least one filter")
-    return [_one(part, spot.at(index), attribute) for index, part in enumerate(value)]
+        raise location.error("an empty list: add at least one filter")
+    return [_one(part, location.at(index), attribute) for index, part in enumerate(value)]
 
 
-def _one(value: Any, spot: Spot, attribute: _Attribute) -> Matcher[Any]:
+def _one(value: Any, location: Location, attribute: _Attribute) -> Matcher[Any]:
     if not isinstance(value, Mapping):
-        raise spot.wrong(f"a filter is an object, and not {shown(value)}")
-    return _read(value, spot, attribute)
+        raise location.error(f"a filter is an object, not {describe(value)}")
+    return _read(value, location, attribute)
 
 
-def _attributes(value: Any, spot: Spot, attribute: _Attribute, *, test: Callable[[str], Test]) -> Matcher[Any]:
+def _attributes(value: Any, location: Location, attribute: _Attribute, *, test: Callable[[str], Test]) -> Matcher[Any]:
     if not isinstance(value, Mapping):
-        raise spot.wrong(f"it takes an object of attributes and strings, and not {shown(value)}")
+        raise location.error(f"use an object of attributes and strings, not {describe(value)}")
     parts = []
-    for name, text, at in spot.members(value):
+    for name, text, at in location.members(value):
         if name == "data":
-            raise at.wrong("this is the payload: filters are of attributes alone")
+            raise at.error("data is the payload: filters test attributes only")
         if not re.fullmatch(r"[a-z0-9]+", name):
-            raise at.wrong("an attribute's name is made of lower-case letters and digits")
+            raise at.error("the name of an attribute consists of lower-case letters and digits")
         if not isinstance(text, str):
-            raise at.wrong(f"it takes a string, as it does for integers and booleans, and not {shown(text)}")
+            raise at.error(f"use a string, also for integers and booleans, not {describe(text)}")
         if not text:
-            raise at.wrong("the string is empty, which no attribute is")
+            raise at.error("the string is empty, which no attribute is: add text")
         parts.append(attribute(name, test(text)))
     if not parts:
-        raise spot.wrong("an empty object: it takes at least one attribute")
+        raise location.error("an empty object: add at least one attribute")
     return And(*parts).simplified()
 
 
-def _all(value: Any, spot: Spot, attribute: _Attribute) -> Matcher[Any]:
-    return And(*_several(value, spot, attribute)).simplified()
+def _all(value: Any, location: Location, attribute: _Attribute) -> Matcher[Any]:
+    return And(*_several(value, location, attribute)).simplified()
 
 
-def _any(value: Any, spot: Spot, attribute: _Attribute) -> Matcher[Any]:
-    return Or(*_several(value, spot, attribute)).simplified()
+def _any(value: Any, location: Location, attribute: _Attribute) -> Matcher[Any]:
+    return Or(*_several(value, location, attribute)).simplified()
 
 
-def _not(value: Any, spot: Spot, attribute: _Attribute) -> Matcher[Any]:
-    return ~_one(value, spot, attribute)
+def _not(value: Any, location: Location, attribute: _Attribute) -> Matcher[Any]:
+    return ~_one(value, location, attribute)
 
 
-_DIALECTS: dict[str, Callable[[Any, Spot, _Attribute], Matcher[Any]]] = {
+_DIALECTS: dict[str, Callable[[Any, Location, _Attribute], Matcher[Any]]] = {
     "exact": partial(_attributes, test=Equals),
     "prefix": partial(_attributes, test=Prefix),
     "suffix": partial(_attributes, test=Suffix),

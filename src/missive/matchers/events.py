@@ -1,4 +1,4 @@
-"""An event as EventBridge sees it: fields that lead through arrays, and through names with dots."""
+"""`EventField`, a field as EventBridge sees it: its path leads through arrays and through names that contain dots."""
 
 from __future__ import annotations
 
@@ -8,28 +8,37 @@ from typing import Any, ClassVar, Never, TypeAlias
 
 from missive.errors import DecodingError, RegistrationError
 from missive.matchers.algebra import And, Matcher, Not, Or
-from missive.matchers.tests import Absent, Present, Test, as_test, depth_over
-from missive.matchers.values import DEEPEST, MISSING, Scalar, plain
+from missive.matchers.tests import Test, as_test
+from missive.matchers.values import MAX_DEPTH, MISSING, Scalar, plain
 from missive.messages import Message, StructuredMessage
 
-_Views: TypeAlias = tuple[tuple[dict[Any, Any], str], ...]
-"""One object of an event: the objects that its members are spread over, each with the start of the keys there.
+_Fragments: TypeAlias = tuple[tuple[dict[Any, Any], str], ...]
+"""One object of an event: the dicts that contain its members, each with the prefix that their keys have there.
 
-`{"a": {"b": 1}, "a.c": 2}` has one object at `a`, which is what is in the inner object, and what the outer one has
-under keys that start with `a.`.
+In `{"a": {"b": 1}, "a.c": 2}`, the object at `a` has two fragments: the inner dict without a prefix, and the outer dict
+with the prefix `a.`.
 """
+
+_Keys: TypeAlias = tuple[tuple[tuple[str, int], ...], ...]
+"""For each position in a path: the keys that may lead on from there, each with the position that it leads to."""
+
+_Verdicts: TypeAlias = dict[tuple[Any, ...], bool]
+"""The verdict for each matcher and object, within one evaluation."""
 
 
 class EventField(Matcher[StructuredMessage]):
-    """A field as EventBridge sees an event: `EventField(("detail", "state"), OneOf("running", "stopped"))`.
+    """A field as EventBridge sees it: `EventField(("detail", "state"), OneOf("running", "stopped"))`.
 
-    `path` is a string, one segment that is never split on dots, or a tuple of segments. It leads through arrays,
-    to any element, and through keys that hold several segments joined by dots: `{"a.b": 1}` is `{"a": {"b": 1}}`.
+    `path` is a string or a tuple of segments. A string is one segment and is never split on dots. The path leads
+    through arrays, to any element, and through keys that join several segments with dots: `{"a.b": 1}` equals
+    `{"a": {"b": 1}}`.
 
-    `condition` is a test, or a literal, that holds for one of the scalars found there (null is one, an object is
-    none, of an array each element counts). `Absent()` holds where there is none at all. Or it is a composition of
-    EventFields that holds for one of the objects found there: so two conditions on an array are met by the same
-    element, `EventField("items", EventField("sku", "A-1") & EventField("count", Range(gt=3)))`.
+    `condition` has one of two forms:
+
+    - A test or a literal must hold for one of the scalars at the path. Null is a scalar, an object is not, and each
+      element of an array counts. `Absent()` holds if there is no scalar.
+    - A composition of EventFields must hold for one of the objects at the path. One element of an array meets all its
+      conditions: `EventField("items", EventField("sku", "A-1") & EventField("count", Range(gt=3)))`.
     """
 
     __slots__ = ("_keys", "depth", "inside", "path", "size", "test")
@@ -47,28 +56,28 @@ class EventField(Matcher[StructuredMessage]):
         if surplus:
             names = ", ".join(map(repr, (*segments, *(x for x in (condition, *surplus[:-1]) if isinstance(x, str)))))
             raise RegistrationError(
-                "EventField takes a path and a condition; a path of several segments is a tuple: "
+                "EventField takes a path and a condition: write a path of several segments as a tuple, "
                 f"EventField(({names}), …)"
             )
         if not isinstance(segments, tuple) or not segments or not all(isinstance(s, str) for s in segments):
             raise RegistrationError(
                 "EventField's path is a string or a tuple of strings, such as 'source' or ('detail', 'state')"
             )
-        if len(segments) > DEEPEST:
-            raise RegistrationError(f"EventField's path has at most {DEEPEST} segments, and not {len(segments)}")
+        if len(segments) > MAX_DEPTH:
+            raise RegistrationError(f"EventField's path has {len(segments)} segments: use at most {MAX_DEPTH} segments")
         literal = tuple(plain(segment) for segment in segments)
         if not isinstance(condition, Matcher):
             test = as_test(condition)
-            self._freeze(literal, test, path=literal, test=test, inside=None, depth=1, size=1, _keys=_joined(literal))
+            self._freeze(literal, test, path=literal, test=test, inside=None, depth=1, size=1, _keys=_keys_of(literal))
             return
         for part in condition.walk():
             if not isinstance(part, (EventField, And, Or, Not)):
                 raise RegistrationError(
-                    f"inside EventField there are only EventFields, composed with &, | and ~, and not {part!r}"
+                    f"EventField's condition contains only EventFields, composed with &, | and ~, not {part!r}"
                 )
         depth = 1 + condition.depth
-        if depth > DEEPEST:
-            raise RegistrationError(f"EventFields are nested at most {DEEPEST} deep")
+        if depth > MAX_DEPTH:
+            raise RegistrationError(f"EventFields are nested at most {MAX_DEPTH} deep: use paths of several segments")
         self._freeze(
             literal,
             condition,
@@ -81,47 +90,47 @@ class EventField(Matcher[StructuredMessage]):
         )
 
     def walk(self) -> Iterator[Matcher[Any]]:
-        """Yield this matcher, then what holds inside."""
+        """Yield this matcher, then the condition if it is a matcher, and its parts."""
         yield self
         if self.inside is not None:
             yield from self.inside.walk()
 
-    def look_all(self, message: StructuredMessage) -> Iterator[Any]:
-        """Yield each scalar at the path; raises `DecodingError` where the body hides them."""
+    def extract_all(self, message: StructuredMessage) -> Iterator[Any]:
+        """Yield each scalar at the path. Raise `DecodingError` if the body cannot be decoded."""
         return leaves(message.content, self.path)
 
-    def shown_by(self, public: Collection[tuple[str, ...]]) -> bool:
-        """Tell whether the values at this path may be shown, given a processor's `public` paths and names."""
+    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:
+        """Return whether the values may be shown, given the `public` paths and names of a processor."""
         return self.path in public
 
     def evaluate(self, message: StructuredMessage) -> bool | None:
-        """Look for a scalar or an object that meets the condition."""
+        """Search for a scalar or an object that meets the condition."""
         try:
             content: Any = message.content
         except DecodingError:
             return None
         return self._found_in(((content, ""),) if isinstance(content, dict) else (), {})
 
-    def _found_in(self, views: _Views, known: _Known) -> bool:
+    def _found_in(self, fragments: _Fragments, verdicts: _Verdicts) -> bool:
         test, inside = self.test, self.inside
         if test is not None:
-            found = _step(views, self._keys[0])
+            found = _step(fragments, self._keys[0])
             leaf = MISSING
-            for leaf in _walked(found, self._keys) if found else ():
+            for leaf in _leaves(found, self._keys) if found else ():
                 if test(leaf):
                     return True
             return leaf is MISSING and test.on_missing
-        if inside is None:  # for the type checker: there is always one of the two
+        if inside is None:  # unreachable; for the type checker
             return False
-        objects: Iterable[_Views] = (views,)
+        objects: Iterable[_Fragments] = (fragments,)
         for segment in self.path:
             objects = _objects(objects, segment)
         for candidate in objects:
-            # In a decoder's output one object may have many parents, and is looked into once all the same.
-            key = (id(self), *((id(holder), start) for holder, start in candidate))
-            verdict = known.get(key)
+            # A decoder may return a graph, in which one object has many parents. Judge it only once.
+            key = (id(self), *((id(holder), prefix) for holder, prefix in candidate))
+            verdict = verdicts.get(key)
             if verdict is None:
-                known[key] = verdict = _holds(inside, candidate, known) and _exists(candidate)
+                verdicts[key] = verdict = _holds(inside, candidate, verdicts) and _exists(candidate)
             if verdict:
                 return True
         return False
@@ -131,76 +140,39 @@ class EventField(Matcher[StructuredMessage]):
         return f"EventField({path!r}, {self.test if self.inside is None else self.inside!r})"
 
 
-class NoneOf(Test):
-    """There is a value, and several tests are all false of it: `Field("sku", NoneOf(Prefix("EU-"), Prefix("US-")))`.
-
-    Of an array's elements, as EventBridge sees them, that is more than two fields with `AnythingBut` can say: it is
-    one element of which all are false.
-    """
-
-    __slots__ = ("depth", "tests")
-    tests: tuple[Test, ...]
-
-    def __init__(self, *tests: Test | Scalar) -> None:
-        inner = dict.fromkeys(as_test(test) for test in tests)
-        if not inner:
-            raise RegistrationError("NoneOf() of nothing is true of every value: use Present()")
-        for test in inner:
-            if isinstance(test, (Present, Absent)):
-                raise RegistrationError(f"NoneOf needs a value, and {test!r} is about whether there is one")
-        ordered = tuple(sorted(inner, key=repr))
-        self._freeze(frozenset(inner), tests=ordered, depth=depth_over(*inner))
-
-    def __call__(self, value: Any) -> bool:  # noqa: D102 - what calling a test means is the class's docstring
-        return not any(test(value) for test in self.tests)
-
-    @property
-    def expectation(self) -> str:
-        """The opposite of all the inner tests."""
-        return f"none of: {', '.join(test.expectation for test in self.tests)}"
-
-    def __repr__(self) -> str:
-        return f"NoneOf({', '.join(map(repr, self.tests))})"
-
-
-# Looking. An event is data from outside, and a decoder may return any graph: every walk is iterative but for the
-# depth of the matcher itself, and goes into a list or an object once for each length of the path that led there.
-
-_Keys: TypeAlias = tuple[tuple[tuple[str, int], ...], ...]
-"""For each position in a path, the keys that a next object may have, and the position that each leads to."""
-
-_Known: TypeAlias = dict[tuple[Any, ...], bool]
-"""What has been found of an object, in one evaluation."""
+# Traversal. Events come from outside, and a decoder may return any graph. The functions below recurse only as deep as
+# the matcher is nested, and enter a list or an object at most once per position in the path.
 
 
 def leaves(content: object, path: tuple[str, ...]) -> Iterator[Any]:
-    """Yield each scalar, null included, that a path leads to in a decoded event, as `EventField` does."""
-    keys = _joined(path)
-    return _walked(_step(((content, ""),), keys[0]) if isinstance(content, dict) else (), keys)
+    """Yield each scalar at a path in a decoded event, including null, as `EventField` finds them."""
+    keys = _keys_of(path)
+    return _leaves(_step(((content, ""),), keys[0]) if isinstance(content, dict) else (), keys)
 
 
 def leaves_of(value: object) -> Iterator[Any]:
-    """Yield each scalar, null included, that a value at the end of a path stands for."""
-    return _walked([(value, 0)], ())
+    """Yield each scalar in a value at the end of a path, including null."""
+    return _leaves([(value, 0)], ())
 
 
-def _joined(path: tuple[str, ...]) -> _Keys:
+def _keys_of(path: tuple[str, ...]) -> _Keys:
     return tuple(
         tuple((".".join(path[start:end]), end) for end in range(start + 1, len(path) + 1)) for start in range(len(path))
     )
 
 
-def _step(views: _Views, keys: tuple[tuple[str, int], ...]) -> list[tuple[Any, int]]:
+def _step(fragments: _Fragments, keys: tuple[tuple[str, int], ...]) -> list[tuple[Any, int]]:
+    """Return the values under any of the keys, each with its position in the path."""
     return [
         (value, end)
-        for holder, start in views
+        for holder, prefix in fragments
         for key, end in keys
-        if (value := holder.get(start + key, MISSING)) is not MISSING
+        if (value := holder.get(prefix + key, MISSING)) is not MISSING
     ]
 
 
-def _walked(found: Iterable[tuple[Any, int]], keys: _Keys) -> Iterator[Any]:
-    """Yield the scalars under values, each found at a position in the path."""
+def _leaves(found: Iterable[tuple[Any, int]], keys: _Keys) -> Iterator[Any]:
+    """Yield the scalars at the end of a path, starting from values at given positions in the path."""
     whole = len(keys)
     entered: set[tuple[int, int]] = set()
     pending: list[Iterator[tuple[Any, int]]] = [iter(found)]
@@ -224,16 +196,16 @@ def _walked(found: Iterable[tuple[Any, int]], keys: _Keys) -> Iterator[Any]:
             pending.pop()
 
 
-def _objects(parents: Iterable[_Views], segment: str) -> Iterator[_Views]:
-    """Yield the objects one segment down: each one in an array, and one of all that is not in an array.
+def _objects(parents: Iterable[_Fragments], segment: str) -> Iterator[_Fragments]:
+    """Yield the objects one segment below: each object in an array, and one object of all other fragments.
 
-    The last may turn out to have no members: it is asked for by `_exists`, which is rarely worth it.
+    The last object may have no members. `_exists` checks this later, because it is rarely necessary.
     """
     entered: set[int] = set()
-    for views in parents:
+    for fragments in parents:
         members: dict[tuple[int, str], tuple[dict[Any, Any], str]] = {}
-        for holder, start in views:
-            key = start + segment
+        for holder, prefix in fragments:
+            key = prefix + segment
             value = holder.get(key, MISSING)
             if isinstance(value, dict):
                 members[id(value), ""] = (value, "")
@@ -245,6 +217,7 @@ def _objects(parents: Iterable[_Views], segment: str) -> Iterator[_Views]:
 
 
 def _elements(array: list[Any] | tuple[Any, ...], entered: set[int]) -> Iterator[dict[Any, Any]]:
+    """Yield the objects in an array and in the arrays inside it, except those already entered."""
     pending: list[Iterator[Any]] = [iter((array,))]
     while pending:
         for value in pending[-1]:
@@ -258,19 +231,21 @@ def _elements(array: list[Any] | tuple[Any, ...], entered: set[int]) -> Iterator
             pending.pop()
 
 
-def _exists(views: _Views) -> bool:
+def _exists(fragments: _Fragments) -> bool:
+    """Return whether an object exists: it has a dict for itself, or members in another dict."""
     return any(
-        not start or any(isinstance(key, str) and key.startswith(start) for key in holder) for holder, start in views
+        not prefix or any(isinstance(key, str) and key.startswith(prefix) for key in holder)
+        for holder, prefix in fragments
     )
 
 
-def _holds(matcher: Matcher[Any], views: _Views, known: _Known) -> bool:
+def _holds(matcher: Matcher[Any], fragments: _Fragments, verdicts: _Verdicts) -> bool:
     if isinstance(matcher, EventField):
-        return matcher._found_in(views, known)  # noqa: SLF001 - of the same module
+        return matcher._found_in(fragments, verdicts)  # noqa: SLF001 - same module
     if isinstance(matcher, (And, Or)):
         decisive = isinstance(matcher, Or)
         for part in matcher.parts:
-            if _holds(part, views, known) is decisive:
+            if _holds(part, fragments, verdicts) is decisive:
                 return decisive
         return not decisive
-    return isinstance(matcher, Not) and not _holds(matcher.part, views, known)
+    return isinstance(matcher, Not) and not _holds(matcher.part, fragments, verdicts)

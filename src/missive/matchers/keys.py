@@ -1,4 +1,4 @@
-"""Keys: what of a message orders it among others (`ordered_by=`), or tells it from others (`Once(key=)`)."""
+"""Key functions, which return the value that `ordered_by=` or `Once(key=)` groups messages by."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
 
 
 class MessageKey(Frozen, Generic[M_contra]):
-    """Base of the callables from a message to its key; None is none. Frozen, and equal by value."""
+    """Base of key functions: frozen and equal by value. They return None for a message without a key."""
 
     __slots__ = ()
 
     requires: ClassVar[type[Message]] = Message
-    """The message class that it can be asked about."""
+    """The message class that the function needs."""
 
     @abstractmethod
     def __call__(self, message: M_contra) -> Hashable:
-        """Return the message's key, or None."""
+        """Return the key of the message, or None."""
 
 
-class by_field(MessageKey[StructuredMessage]):  # noqa: N801 - it is written where a function could be
+class by_field(MessageKey[StructuredMessage]):  # noqa: N801 - users write it in place of a function
     """A field of the decoded body: `by_field("customer")`, `by_field(("customer", "id"))`.
 
-    `path` is as in `Field`. A missing field and null are None. A list or an object is its JSON text with sorted keys,
-    as bytes, which no string is equal to; None where it has none. Raises `DecodingError` for a body
-    that cannot be decoded.
+    `path` has the same form as in `Field`. The key is None if the field is missing or null. The key of a list or an
+    object is its JSON text with sorted keys, as bytes, which equal no string; it is None if the value cannot be
+    encoded. Raise `DecodingError` if the body cannot be decoded.
     """
 
     __slots__ = ("path",)
@@ -45,7 +45,7 @@ class by_field(MessageKey[StructuredMessage]):  # noqa: N801 - it is written whe
         if surplus:
             names = ", ".join(map(repr, (*segments, *surplus)))
             raise RegistrationError(
-                f"by_field takes one path; a path of several segments is a tuple: by_field(({names}))"
+                f"by_field takes one path: write a path of several segments as a tuple, by_field(({names}))"
             )
         if not segments or not all(isinstance(s, str) for s in segments):
             raise RegistrationError(
@@ -68,34 +68,37 @@ class by_field(MessageKey[StructuredMessage]):  # noqa: N801 - it is written whe
 
 
 def _hashable(value: Any) -> Hashable:
-    """Return a value that is equal for equal lists and objects, in every process."""
+    """Return a hashable value that is equal for equal lists and objects, in every process."""
     if not isinstance(value, (list, dict)):
         try:
             hash(value)
         except TypeError:
             pass
         else:
-            return value  # type: ignore[no-any-return]  # a date, say, by a decoder of one's own
+            return value  # type: ignore[no-any-return]  # for example a date, from a custom decoder
     try:
         return msgspec.json.encode(value, order="sorted")
-    except Exception:  # noqa: BLE001 - what a decoder of one's own returns may be anything
+    except Exception:  # noqa: BLE001 - a custom decoder may return objects of any type
         return None
 
 
-class by_header(MessageKey[Message]):  # noqa: N801 - it is written where a function could be
-    """A header, in whatever ASCII case: `by_header("x-customer")`. A missing one is None, a repeated one a tuple."""
+class by_header(MessageKey[Message]):  # noqa: N801 - users write it in place of a function
+    """A header: `by_header("x-customer")`. The ASCII case of the name does not matter.
+
+    The key is None if the header is missing, and a tuple if it is repeated.
+    """
 
     __slots__ = ("name",)
     name: str
 
     def __init__(self, name: str) -> None:
         if not isinstance(name, str) or not name:
-            raise RegistrationError("by_header's name is a non-empty string")
+            raise RegistrationError("by_header's name is a non-empty string, such as 'x-customer'")
         name = plain(name)
         self._freeze(fold_name(name), name=name)
 
     def __call__(self, message: Message) -> Hashable:
-        """Find the header."""
+        """Return the value of the header."""
         return message.headers.get(self.name)
 
     def __repr__(self) -> str:
@@ -109,7 +112,7 @@ class _ByKey(MessageKey[Message]):
         self._freeze()
 
     def __call__(self, message: Message) -> Hashable:
-        """Read the key."""
+        """Return the key of the message."""
         return message.key
 
     def __repr__(self) -> str:
@@ -117,4 +120,4 @@ class _ByKey(MessageKey[Message]):
 
 
 by_key: Final = _ByKey()
-"""What the transport partitions by; None where it gave nothing."""
+"""The partition key of the transport, or None if the message has none."""

@@ -1,4 +1,4 @@
-"""Tests on network addresses."""
+"""`Cidr`, a test for IP addresses in a network."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from typing import Any
 
 from missive.errors import RegistrationError
 from missive.matchers.tests import Test
+from missive.matchers.values import excerpt
 
 _BITS = {4: 32, 6: 128}
-_LONGEST = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
-_MOST_SHOWN = 60
+_MAX_ADDRESS = len("ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255")
 _BYTES = {str(number): number for number in range(256)}
-"""The numbers of an IPv4 address as they are written: no leading zeros, which some read as octal, and no signs."""
+"""The valid parts of an IPv4 address. Leading zeros, which some programs read as octal, and signs are invalid."""
 
 
 class Cidr(Test):
-    """The value is a string that holds one IP address within a network: `Field("ip", Cidr("10.0.0.0/8"))`.
+    """The value is a string with one IP address in a network: `Field("ip", Cidr("10.0.0.0/8"))`.
 
-    An address is written in full, with no port, no prefix length and no space around. An IPv6 address with a zone
-    (`fe80::1%eth0`) is none, for a zone means something on its own host alone. A network of IPv4 has no address of
-    IPv6 in it, and `::ffff:10.0.0.1` is one of IPv6. A single address is a network of one.
+    The string is the whole address, without a port, a prefix length or spaces. An IPv6 address with a zone
+    (`fe80::1%eth0`) never matches, because zones are local to a host. An IPv4 network contains no IPv6 address, and
+    `::ffff:10.0.0.1` is an IPv6 address. A network without a prefix length is one address.
     """
 
     __slots__ = ("first", "last", "network", "prefix_length", "version")
     network: str
-    """The network as text, in its normal form."""
+    """The network as text, in normal form."""
     version: int
-    """4 or 6."""
+    """The IP version: 4 or 6."""
     prefix_length: int
-    """How many bits all its addresses have in common."""
+    """Number of leading bits that all addresses share."""
     first: int
     """The first address, as an integer."""
     last: int
-    """The last address, as an integer: it is in the network."""
+    """The last address, as an integer (inclusive)."""
 
     def __init__(self, network: str) -> None:
         if not isinstance(network, str):
-            raise RegistrationError(f"Cidr takes a str such as '10.0.0.0/8', and not a {type(network).__name__}")
+            raise RegistrationError(f"Cidr takes a str such as '10.0.0.0/8', not {type(network).__name__}")
         text, slash, length = network.partition("/")
         parsed = address(text)
         if parsed is None:
             raise RegistrationError(
-                f"Cidr({_shown(network)}) is no network: write its first address, a slash and the number of bits that "
-                "all have in common, such as '10.0.0.0/8' or '2001:db8::/32'"
+                f"Cidr({excerpt(network)}) is not a network: write the first address, a slash and the number of bits "
+                "that all addresses share, such as '10.0.0.0/8' or '2001:db8::/32'"
             )
         version, first = parsed
         bits = _BITS[version]
@@ -50,7 +50,7 @@ class Cidr(Test):
             length = str(bits)
         if not (length.isascii() and length.isdigit()) or len(length) > len(str(bits)) or int(length) > bits:
             raise RegistrationError(
-                f"Cidr({_shown(network)}) has no prefix length after the slash: of IPv{version} that is 0 to {bits}"
+                f"Cidr({excerpt(network)}) has no valid prefix length after the slash: IPv{version} takes 0 to {bits}"
             )
         prefix_length = int(length)
         spare = bits - prefix_length
@@ -58,8 +58,8 @@ class Cidr(Test):
         normal = f"{_written(version, lowest)}/{prefix_length}"
         if first != lowest:
             raise RegistrationError(
-                f"Cidr({_shown(network)}) is an address in a network and not its first: use Cidr({normal!r}), "
-                f"or Cidr({_written(version, first)!r}) for it alone"
+                f"Cidr({excerpt(network)}) is not the first address of its network: use Cidr({normal!r}), "
+                f"or Cidr({_written(version, first)!r}) for this address alone"
             )
         self._freeze(
             version,
@@ -86,8 +86,8 @@ class Cidr(Test):
 
 
 def address(value: object) -> tuple[int, int] | None:
-    """Return the version (4 or 6) and the number of an IP address that is written as a string, or None."""
-    if not isinstance(value, str) or len(value) > _LONGEST:
+    """Return the version (4 or 6) and the number of an IP address in a string, or None if it is not an address."""
+    if not isinstance(value, str) or len(value) > _MAX_ADDRESS:
         return None
     if ":" not in value:
         try:
@@ -95,10 +95,10 @@ def address(value: object) -> tuple[int, int] | None:
             return 4, _BYTES[a] << 24 | _BYTES[b] << 16 | _BYTES[c] << 8 | _BYTES[d]
         except (ValueError, KeyError):
             return None
-    # What else has a colon, such as a time or a URL, is told apart before the library raises at length.
+    # Reject times, URLs and other text with a colon before the library raises a slow exception.
     if value.strip("0123456789abcdefABCDEF:."):
         return None
-    from ipaddress import AddressValueError, IPv6Address  # noqa: PLC0415 - for who has such addresses
+    from ipaddress import AddressValueError, IPv6Address  # noqa: PLC0415 - few applications match IPv6 addresses
 
     try:
         return 6, int(IPv6Address(value))
@@ -107,10 +107,6 @@ def address(value: object) -> tuple[int, int] | None:
 
 
 def _written(version: int, number: int) -> str:
-    from ipaddress import IPv4Address, IPv6Address  # noqa: PLC0415 - for who has networks
+    from ipaddress import IPv4Address, IPv6Address  # noqa: PLC0415 - few applications use Cidr
 
-    return str(IPv4Address(number) if version == 4 else IPv6Address(number))  # noqa: PLR2004 - IP's version
-
-
-def _shown(network: str) -> str:
-    return repr(network) if len(network) <= _MOST_SHOWN else f"{network[:_MOST_SHOWN]!r}…"
+    return str(IPv4Address(number) if version == 4 else IPv6Address(number))  # noqa: PLR2004 - the IP version

@@ -1,4 +1,4 @@
-"""Selectors: where in a message to look. Each is a matcher made of a place and a test."""
+"""Selectors, the matchers that apply one test to one place in a message."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from missive.messages import Message, StructuredMessage, fold_name
 M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
 
 Place: TypeAlias = tuple[str, ...]
-"""Where a selector looks: the kind of place, then its path or name. Selectors of equal places see the same value."""
+"""A place in a message: the kind of place, then its path or name. Selectors with equal places find the same value."""
 
 
 class Selector(Matcher[M_contra]):
-    """Base of matchers that apply one test to one place of a message."""
+    """Base of selectors."""
 
     __slots__ = ("test",)
     test: Test
@@ -28,20 +28,20 @@ class Selector(Matcher[M_contra]):
     @property
     @abstractmethod
     def place(self) -> Place:
-        """Where it looks."""
+        """The place that the test applies to."""
 
     @abstractmethod
-    def look(self, message: M_contra) -> Any:
-        """Return what is at the place, or `MISSING`; raises `DecodingError` where the body hides it."""
+    def extract(self, message: M_contra) -> Any:
+        """Return the value at the place, or `MISSING`. Raise `DecodingError` if this needs an undecodable body."""
 
-    def shown_by(self, public: Collection[tuple[str, ...]]) -> bool:  # noqa: ARG002 - most places have no name
-        """Tell whether the value at this place may be shown, given a processor's `public` paths and names."""
+    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:  # noqa: ARG002 - most places have no name
+        """Return whether the value may be shown, given the `public` paths and names of a processor."""
         return False
 
     def evaluate(self, message: M_contra) -> bool | None:
-        """Apply the test to what is at the place."""
+        """Apply the test to the value at the place."""
         try:
-            value = self.look(message)
+            value = self.extract(message)
         except DecodingError:
             return None
         return self.test.on_missing if value is MISSING else self.test(value)
@@ -50,8 +50,8 @@ class Selector(Matcher[M_contra]):
 class Field(Selector[StructuredMessage]):
     """A field of the decoded body: `Field("type", "order.placed")`, `Field(("customer", "id"), OneOf(1, 2))`.
 
-    `path` is a string, one literal segment that is never split on dots, or a tuple of segments. A path through
-    a list, a scalar or null finds nothing.
+    `path` is a string or a tuple of segments. A string is one literal segment and is never split on dots. A path that
+    leads through a list, a scalar or null finds nothing.
     """
 
     __slots__ = ("path",)
@@ -63,7 +63,7 @@ class Field(Selector[StructuredMessage]):
         if surplus:
             names = ", ".join(map(repr, (*segments, *(x for x in (test, *surplus[:-1]) if isinstance(x, str)))))
             raise RegistrationError(
-                f"Field takes a path and a test; a path of several segments is a tuple: Field(({names}), …)"
+                f"Field takes a path and a test: write a path of several segments as a tuple, Field(({names}), …)"
             )
         if not isinstance(segments, tuple) or not segments or not all(isinstance(s, str) for s in segments):
             raise RegistrationError(
@@ -78,7 +78,7 @@ class Field(Selector[StructuredMessage]):
         """The path."""
         return ("field", *self.path)
 
-    def look(self, message: StructuredMessage) -> Any:
+    def extract(self, message: StructuredMessage) -> Any:
         """Follow the path into the decoded body."""
         value = message.content
         for segment in self.path:
@@ -88,7 +88,7 @@ class Field(Selector[StructuredMessage]):
         return value
 
     def evaluate(self, message: StructuredMessage) -> bool | None:
-        """Apply the test to the field; `look` without its call, for this is asked of nearly every message."""
+        """Apply the test to the field. This repeats `extract` to save a call for almost every message."""
         try:
             value: Any = message.content
         except DecodingError:
@@ -99,8 +99,8 @@ class Field(Selector[StructuredMessage]):
             value = value.get(segment, MISSING)
         return self.test.on_missing if value is MISSING else self.test(value)
 
-    def shown_by(self, public: Collection[tuple[str, ...]]) -> bool:
-        """Tell whether this path is public."""
+    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:
+        """Return whether `public` contains the path."""
         return self.path in public
 
     def __repr__(self) -> str:
@@ -109,16 +109,16 @@ class Field(Selector[StructuredMessage]):
 
 
 class Header(Selector[Message]):
-    """A header: `Header("x-github-event", "push")`. Names match whatever their ASCII case."""
+    """A header: `Header("x-github-event", "push")`. The ASCII case of the name does not matter."""
 
     __slots__ = ("name",)
     name: str
 
     def __init__(self, name: str, test: Test | Scalar) -> None:
         if not isinstance(name, str) or not name:
-            raise RegistrationError("Header's name is a non-empty string")
+            raise RegistrationError("Header's name is a non-empty string, such as 'x-github-event'")
         checked, name = as_test(test), plain(name)
-        # The name's case is kept for reading, and is no difference to what is matched.
+        # The attribute preserves the case of the name for the repr; the comparison ignores it.
         self._freeze(fold_name(name), checked, name=name, test=checked)
 
     @property
@@ -126,12 +126,12 @@ class Header(Selector[Message]):
         """The name, in lower case."""
         return ("header", fold_name(self.name))
 
-    def look(self, message: Message) -> Any:
-        """Find the header."""
+    def extract(self, message: Message) -> Any:
+        """Return the value of the header, a tuple if it is repeated."""
         return message.headers.get(self.name, MISSING)
 
-    def shown_by(self, public: Collection[tuple[str, ...]]) -> bool:
-        """Tell whether this name is public, in whatever case."""
+    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:
+        """Return whether `public` contains the name, in any case."""
         return any(len(path) == 1 and fold_name(path[0]) == fold_name(self.name) for path in public)
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class Header(Selector[Message]):
 
 
 class _Whole(Selector[Message]):
-    """Base of selectors that look at one attribute of every message."""
+    """Base of selectors of one attribute of a message."""
 
     __slots__ = ()
 
@@ -161,18 +161,18 @@ class Topic(_Whole):
 
     __slots__ = ()
 
-    def look(self, message: Message) -> Any:
-        """Read the topic."""
+    def extract(self, message: Message) -> Any:
+        """Return the topic."""
         return MISSING if message.topic is None else message.topic
 
 
 class Key(_Whole):
-    """What the transport partitions by: `Key("customer-7")`."""
+    """The partition key of the transport: `Key("customer-7")`."""
 
     __slots__ = ()
 
-    def look(self, message: Message) -> Any:
-        """Read the key."""
+    def extract(self, message: Message) -> Any:
+        """Return the key."""
         return MISSING if message.key is None else message.key
 
 
@@ -181,13 +181,13 @@ class Body(_Whole):
 
     __slots__ = ()
 
-    def look(self, message: Message) -> Any:
-        """Read the body."""
+    def extract(self, message: Message) -> Any:
+        """Return the body."""
         return message.raw_data
 
 
 class Everything(Matcher[Message]):
-    """Matches every message."""
+    """A matcher of every message."""
 
     __slots__ = ()
     opaque = False
@@ -195,8 +195,8 @@ class Everything(Matcher[Message]):
     def __init__(self) -> None:
         self._freeze()
 
-    def evaluate(self, message: Message) -> bool:  # noqa: ARG002 - whatever it is
-        """Answer yes."""
+    def evaluate(self, message: Message) -> bool:  # noqa: ARG002 - the answer is constant
+        """Return True."""
         return True
 
     def __repr__(self) -> str:

@@ -1,7 +1,7 @@
-"""Tests: what to find at the place that a selector looks at. Each is true or false of one value.
+"""Tests, which are true or false of the value that a selector finds.
 
-No test sees a missing value, except `Absent`. Scalar tests are false on a list or an object; `Some` and
-`Every` look inside a list, and inside a header that is repeated.
+Only `Absent` is true of a missing value. Scalar tests are false of a list or an object. `Some` and `Every` test the
+elements of a list, and the values of a repeated header.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from abc import abstractmethod
 from typing import Any
 
 from missive.errors import RegistrationError
-from missive.matchers.values import DEEPEST, SCALARS, Frozen, Scalar, checked_bound, checked_scalar, identity_of, show
+from missive.matchers.values import MAX_DEPTH, SCALARS, Frozen, Scalar, checked_bound, checked_scalar, identity_of, show
 
 
 class Test(Frozen):
-    """Base of all tests. A subclass says `__call__`, is frozen, and is equal by value."""
+    """Base of all tests. A subclass implements `__call__` and `expectation`, is frozen, and is equal by value."""
 
     __slots__ = ()
-    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+    __test__ = False  # tells pytest that this class contains no test cases
 
     on_missing = False
-    """The answer where the selector found nothing."""
+    """The result for a missing value."""
     depth = 1
-    """How deep tests are nested in it."""
+    """Levels of nested tests."""
 
     @abstractmethod
     def __call__(self, value: Any) -> bool:
-        """Tell whether the value at the selected place passes."""
+        """Return whether the value at the selected place passes."""
 
     @property
     @abstractmethod
     def expectation(self) -> str:
-        """What is expected, for an explanation: 'expected ' and then this."""
+        """The expected value, as a phrase that follows 'expected' in an explanation."""
 
 
 class Equals(Test):
-    """The value equals a literal: `Field("type", Equals("order.placed"))`, or the bare literal for short.
+    """The value equals a literal: `Field("type", Equals("order.placed"))`. A bare literal has the same meaning.
 
-    `True != 1`, `1 == 1.0`, `"1" != 1`; `Equals(None)` is true of null and not of a missing field.
+    `True != 1`, `1 == 1.0` and `"1" != 1`. `Equals(None)` is true of null, and false of a missing field.
     """
 
     __slots__ = ("value",)
@@ -73,7 +73,7 @@ class OneOf(Test):
 
     def __init__(self, *values: Scalar) -> None:
         if not values:
-            raise RegistrationError("OneOf() of nothing: no message could ever match")
+            raise RegistrationError("OneOf() without values matches no message: add at least one value")
         literals = [checked_scalar(value, "OneOf") for value in values]
         distinct = {identity_of(literal): literal for literal in literals}
         ordered = tuple(sorted(distinct.values(), key=lambda value: (type(value).__name__, repr(value))))
@@ -122,7 +122,7 @@ class Range(Test):
         high = lt if lt is not None else le
         open_ended = gt is not None or lt is not None
         if low is not None and high is not None and (low > high or (low == high and open_ended)):
-            raise RegistrationError("this Range is empty: no message could ever match")
+            raise RegistrationError("this Range is empty, so no message could match: raise the upper bound")
         self._freeze(gt, ge, lt, le, gt=gt, ge=ge, lt=lt, le=le)
 
     def __call__(self, value: Any) -> bool:
@@ -150,7 +150,7 @@ class Range(Test):
 
 
 class IsInstance(Test):
-    """The value is of a type: `Field("amount", IsInstance(int))`. A boolean is not an int here."""
+    """The value has a type: `Field("amount", IsInstance(int))`. A boolean is not an int."""
 
     __slots__ = ("type_",)
     type_: type
@@ -165,7 +165,7 @@ class IsInstance(Test):
 
     @property
     def expectation(self) -> str:
-        """The type's name."""
+        """The name of the type."""
         return f"a {self.type_.__name__}"
 
     def __repr__(self) -> str:
@@ -173,19 +173,19 @@ class IsInstance(Test):
 
 
 class Present(Test):
-    """There is a value, null included: `Field("refund", Present())`."""
+    """The value exists, even if it is null: `Field("refund", Present())`."""
 
     __slots__ = ()
 
     def __init__(self) -> None:
         self._freeze()
 
-    def __call__(self, value: Any) -> bool:  # noqa: ARG002 - any value is one
+    def __call__(self, value: Any) -> bool:  # noqa: ARG002 - any value is present
         return True
 
     @property
     def expectation(self) -> str:
-        """That there is something."""
+        """Any value."""
         return "something"
 
     def __repr__(self) -> str:
@@ -193,7 +193,7 @@ class Present(Test):
 
 
 class Absent(Test):
-    """There is no value: `Field("refund", Absent())`. Null is a value, and so is not absent."""
+    """The value is missing: `Field("refund", Absent())`. Null is a value, so a null field is not absent."""
 
     __slots__ = ()
     on_missing = True
@@ -201,12 +201,12 @@ class Absent(Test):
     def __init__(self) -> None:
         self._freeze()
 
-    def __call__(self, value: Any) -> bool:  # noqa: ARG002 - whatever it is, it is there
+    def __call__(self, value: Any) -> bool:  # noqa: ARG002 - no value is absent
         return False
 
     @property
     def expectation(self) -> str:
-        """That there is nothing."""
+        """No value."""
         return "nothing"
 
     def __repr__(self) -> str:
@@ -214,25 +214,23 @@ class Absent(Test):
 
 
 class _Wrapping(Test):
-    """Base of tests that apply another test."""
+    """Base of tests that apply one other test."""
 
     __slots__ = ("depth", "test")
     test: Test
 
     def __init__(self, test: Test | Scalar) -> None:
-        inner = as_test(test)
-        if isinstance(inner, (Present, Absent)):
-            raise RegistrationError(f"{type(self).__name__} needs a value, and {inner!r} is about whether there is one")
-        self._freeze(inner, test=inner, depth=depth_over(inner))
+        inner = _value_test(test, type(self).__name__)
+        self._freeze(inner, test=inner, depth=_depth_over(inner))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.test!r})"
 
 
 class AnythingBut(_Wrapping):
-    """There is a value, and a test is false of it: `Field("state", AnythingBut("closed"))`.
+    """The value exists and does not pass a test: `Field("state", AnythingBut("closed"))`.
 
-    The pair of it is `~Field("state", "closed")`, the complement, which is true of a missing field too.
+    In contrast, the complement `~Field("state", "closed")` is also true if the field is missing.
     """
 
     __slots__ = ()
@@ -247,7 +245,7 @@ class AnythingBut(_Wrapping):
 
 
 class Some(_Wrapping):
-    """The value is a list (or a repeated header) with an element that passes: `Field("labels", Some("bug"))`."""
+    """The value is a list, or a repeated header, with an element that passes: `Field("labels", Some("bug"))`."""
 
     __slots__ = ()
 
@@ -256,12 +254,12 @@ class Some(_Wrapping):
 
     @property
     def expectation(self) -> str:
-        """The inner test, of an element."""
+        """The inner test, for an element."""
         return f"a list with {self.test.expectation}"
 
 
 class Every(_Wrapping):
-    """The value is a list (or a repeated header) whose elements all pass; true of an empty one."""
+    """The value is a list, or a repeated header, and all its elements pass. True of an empty list."""
 
     __slots__ = ()
 
@@ -270,18 +268,57 @@ class Every(_Wrapping):
 
     @property
     def expectation(self) -> str:
-        """The inner test, of every element."""
+        """The inner test, for all elements."""
         return f"a list of only {self.test.expectation}"
 
 
-def depth_over(*tests: Test) -> int:
-    """Return the depth of what applies other tests. Raises `RegistrationError` beyond a hundred."""
-    depth = 1 + max(test.depth for test in tests)
-    if depth > DEEPEST:
-        raise RegistrationError(f"tests are nested at most {DEEPEST} deep")
-    return depth
+class NoneOf(Test):
+    """The value exists and passes none of several tests: `Field("sku", NoneOf(Prefix("EU-"), Prefix("US-")))`.
+
+    In an `EventField`, one element of an array must fail all the tests. Two fields with `AnythingBut` could each be
+    met by a different element.
+    """
+
+    __slots__ = ("depth", "tests")
+    tests: tuple[Test, ...]
+
+    def __init__(self, *tests: Test | Scalar) -> None:
+        inner = dict.fromkeys(_value_test(test, "NoneOf") for test in tests)
+        if not inner:
+            raise RegistrationError("NoneOf() without tests is true of every value: use Present()")
+        ordered = tuple(sorted(inner, key=repr))
+        self._freeze(frozenset(inner), tests=ordered, depth=_depth_over(*inner))
+
+    def __call__(self, value: Any) -> bool:
+        return not any(test(value) for test in self.tests)
+
+    @property
+    def expectation(self) -> str:
+        """The opposites of all inner tests."""
+        return f"none of: {', '.join(test.expectation for test in self.tests)}"
+
+    def __repr__(self) -> str:
+        return f"NoneOf({', '.join(map(repr, self.tests))})"
 
 
 def as_test(test: Test | Scalar) -> Test:
-    """Return a test; a bare literal means `Equals`."""
+    """Return `test` if it is a `Test`, and `Equals` of it if it is a literal."""
     return test if isinstance(test, Test) else Equals(test)
+
+
+def _value_test(test: Test | Scalar, owner: str) -> Test:
+    """Return an inner test of `owner`. Raise `RegistrationError` if it tests whether a value exists."""
+    inner = as_test(test)
+    if isinstance(inner, (Present, Absent)):
+        raise RegistrationError(
+            f"{owner} takes a test of a value, but {inner!r} tests whether one exists: use Present() or Absent() alone"
+        )
+    return inner
+
+
+def _depth_over(*tests: Test) -> int:
+    """Return the depth of a test that applies `tests`. Raise `RegistrationError` if it exceeds `MAX_DEPTH`."""
+    depth = 1 + max(test.depth for test in tests)
+    if depth > MAX_DEPTH:
+        raise RegistrationError(f"tests are nested at most {MAX_DEPTH} deep: use fewer levels")
+    return depth

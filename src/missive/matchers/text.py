@@ -1,4 +1,4 @@
-"""Tests on strings: a start, an end, a part, a pattern with stars, a regular expression."""
+"""Tests for strings: prefix, suffix, substring, wildcard pattern and regular expression."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 from missive.errors import MissingExtra, RegistrationError
 from missive.matchers.tests import Test
-from missive.matchers.values import plain
+from missive.matchers.values import excerpt, plain
 
-_MOST_SHOWN = 80
-"""Characters of a pattern that an error shows."""
+_MAX_REASON = 80
+"""Characters of RE2's reason that an error shows."""
 
 _REGEX_MEMORY = 8 * 2**20
-"""Bytes that one regular expression may take, compiled and while it matches."""
+"""Memory limit of a regular expression, compiled and while it matches, in bytes."""
 
 
 class _TextTest(Test):
-    """Base of tests on strings; `ignore_case` compares case-folded."""
+    """Base of tests that compare a part of a string with a text. `ignore_case` compares case-folded strings."""
 
     __slots__ = ("_folded", "ignore_case", "text")
     text: str
@@ -29,7 +29,7 @@ class _TextTest(Test):
     def __init__(self, text: str, *, ignore_case: bool = False) -> None:
         name = type(self).__name__
         if not isinstance(text, str):
-            raise RegistrationError(f"{name} takes a str, and not a {type(text).__name__}")
+            raise RegistrationError(f"{name} takes a str, not {type(text).__name__}")
         if not text:
             raise RegistrationError(f"{name}('') is true of every string: use IsInstance(str)")
         text = plain(text)
@@ -86,7 +86,7 @@ class Substring(_TextTest):
 
 
 class _Pattern(Test):
-    """Base of tests that the whole of a string matches a pattern."""
+    """Base of tests that match a whole string against a pattern."""
 
     __slots__ = ("ignore_case", "pattern")
     pattern: str
@@ -105,23 +105,23 @@ class _Pattern(Test):
     def _checked(cls, pattern: Any) -> str:
         name = cls.__name__
         if not isinstance(pattern, str):
-            raise RegistrationError(f"{name} takes a str, and not a {type(pattern).__name__}")
+            raise RegistrationError(f"{name} takes a str, not {type(pattern).__name__}")
         if not pattern:
-            raise RegistrationError(f"{name}('') is true of the empty string alone: use Equals('')")
+            raise RegistrationError(f"{name}('') is true of the empty string only: use Equals('')")
         return plain(pattern)
 
 
 class Wildcard(_Pattern):
-    r"""The whole value is a string like a pattern with stars: `Field("host", Wildcard("web-*.example.org"))`.
+    r"""The value is a string that matches a pattern with stars: `Field("host", Wildcard("web-*.example.org"))`.
 
-    A star is any text, also none. `\*` is a star itself and `\\` a backslash; anything else, `?` and `[` included,
-    is itself. A pattern without a star is true of one text alone, for which `Equals` is meant, but for
-    `ignore_case`, which compares case-folded.
+    A star matches any text, including none. `\*` is a literal star and `\\` a literal backslash. All other characters
+    are literal, including `?` and `[`. The pattern matches the whole string. `ignore_case` compares case-folded
+    strings. Without a star and without `ignore_case`, prefer `Equals`.
     """
 
     __slots__ = ("chunks",)
     chunks: tuple[str, ...]
-    """The texts between the stars, without escapes, case-folded with `ignore_case`: one more than there are stars."""
+    """The texts between the stars, unescaped, and case-folded with `ignore_case`. N stars separate N + 1 chunks."""
 
     def __init__(self, pattern: str, *, ignore_case: bool = False) -> None:
         pattern = self._checked(pattern)
@@ -142,7 +142,7 @@ class Wildcard(_Pattern):
         if at > end or not text.startswith(head) or not text.endswith(tail):
             return False
         for chunk in chunks[1:-1]:
-            # The first place is always the best: it leaves the most for the chunks that follow.
+            # The first occurrence is always the best one: it leaves the most text for the following chunks.
             found = text.find(chunk, at, end)
             if found < 0:
                 return False
@@ -153,7 +153,7 @@ class Wildcard(_Pattern):
 def _chunks(pattern: str) -> tuple[str, ...]:
     if "\\" not in pattern:
         if "**" in pattern:
-            raise _twice(pattern)
+            raise _double_star(pattern)
         return tuple(pattern.split("*"))
     chunks: list[str] = []
     pieces: list[str] = []
@@ -161,7 +161,7 @@ def _chunks(pattern: str) -> tuple[str, ...]:
     for part in re.findall(r"\\.?|\*|[^\\*]+", pattern, re.DOTALL):
         if part == "*":
             if before == "*":
-                raise _twice(pattern)
+                raise _double_star(pattern)
             chunks.append("".join(pieces))
             pieces = []
         elif part[0] != "\\":
@@ -170,31 +170,31 @@ def _chunks(pattern: str) -> tuple[str, ...]:
             pieces.append(part[1])
         else:
             raise RegistrationError(
-                f"Wildcard({_shown(pattern)}) has a backslash before something else than * or \\: "
-                r"a backslash itself is written \\"
+                f"Wildcard({excerpt(pattern)}) has a backslash without a following * or \\: "
+                r"write \\ for a literal backslash"
             )
         before = part
     return (*chunks, "".join(pieces))
 
 
-def _twice(pattern: str) -> RegistrationError:
+def _double_star(pattern: str) -> RegistrationError:
     return RegistrationError(
-        rf"Wildcard({_shown(pattern)}) has ** in it, which is no more than *: write one, or \* for a star itself"
+        rf"Wildcard({excerpt(pattern)}) contains **, which means the same as *: write one, or \* for a literal star"
     )
 
 
 class Regex(_Pattern):
-    r"""The whole value matches a regular expression: `Field("sku", Regex(r"[A-Z]{2}-\d+"))`.
+    r"""The value is a string that matches a regular expression: `Field("sku", Regex(r"[A-Z]{2}-\d+"))`.
 
-    The whole of it, as `re.fullmatch` does; to search, write `(?s).*` on either side. The syntax is RE2's
-    (https://github.com/google/re2/wiki/Syntax). With `ignore_case` a letter is equal to its other cases, by Unicode's
-    simple folding, in which `ß` is not `ss`.
+    The expression matches the whole string, as `re.fullmatch` does. To search, write `(?s).*` on either side. The
+    syntax is RE2's (https://github.com/google/re2/wiki/Syntax). `ignore_case` uses Unicode's simple case folding, in
+    which `ß` does not equal `ss`.
 
-    The time is linear in the length of the value, whatever the pattern and whoever wrote the value: there is no
-    backtracking, and hence no look-around and no back-reference. The memory is bounded, by 8 MiB for each pattern; a
-    pattern that needs more is refused. A value with a lone surrogate, which is not Unicode text, never matches.
+    The time is linear in the length of the value, for every pattern and every value. RE2 does not backtrack, so it has
+    no look-around and no back-references. The memory is bounded by 8 MiB per pattern; a pattern that needs more is
+    refused. A value with a lone surrogate, which is not Unicode text, never matches.
 
-    Raises `MissingExtra` without the extra `regex`, and `RegistrationError` for what is no pattern.
+    Raise `MissingExtra` if the extra `regex` is not installed, and `RegistrationError` if the pattern is invalid.
     """
 
     __slots__ = ("_fullmatch",)
@@ -224,39 +224,33 @@ class Regex(_Pattern):
 
 def _compiled(pattern: str, *, ignore_case: bool) -> Callable[[bytes], object]:
     try:
-        import re2  # noqa: PLC0415 - an extra, loaded by who uses it
+        import re2  # noqa: PLC0415 - an optional dependency
     except ImportError:
         raise MissingExtra("Regex", "regex") from None
     options = re2.Options()
     options.max_mem = _REGEX_MEMORY
     options.case_sensitive = not ignore_case
-    options.never_capture = True  # only whether it matches is asked, which takes no search for groups
+    options.never_capture = True  # only the answer is used; searching for groups takes time
     options.log_errors = False
     try:
-        # Bytes, for the text of a value is encoded once and never measured in characters.
+        # Bytes, because re2 encodes text for each call and measures it in characters.
         fullmatch: Callable[[bytes], object] = re2.compile(pattern.encode(), options).fullmatch
     except UnicodeEncodeError:
         raise RegistrationError(
-            f"Regex({_shown(pattern)}) has a lone surrogate, which is not Unicode text: no value could ever match"
+            f"Regex({excerpt(pattern)}) contains a lone surrogate, which no Unicode text contains: remove it"
         ) from None
     except re2.error as error:
-        reason = _cut(" ".join(_text(error.args[0]).split()))
+        reason = _reason(error.args[0])
         way_out = (
             f"it takes more than {_REGEX_MEMORY >> 20} MiB, so write a shorter one"
             if "too large" in reason
-            else "the syntax is RE2's, without look-around and back-references"
+            else "use the syntax of RE2, which has no look-around and no back-references"
         )
-        raise RegistrationError(f"Regex({_shown(pattern)}) is refused by RE2 ({reason}): {way_out}") from None
+        raise RegistrationError(f'RE2 refuses Regex({excerpt(pattern)}) with "{reason}": {way_out}') from None
     return fullmatch
 
 
-def _text(reason: Any) -> str:
-    return reason.decode("utf-8", "replace") if isinstance(reason, bytes) else str(reason)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + "…"
-
-
-def _shown(pattern: str) -> str:
-    return repr(pattern) if len(pattern) <= _MOST_SHOWN else f"{pattern[:_MOST_SHOWN]!r}…"
+def _reason(error: Any) -> str:
+    """Return RE2's reason on one short line."""
+    text = " ".join((error.decode("utf-8", "replace") if isinstance(error, bytes) else str(error)).split())
+    return text if len(text) <= _MAX_REASON else text[:_MAX_REASON] + "…"

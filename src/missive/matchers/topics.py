@@ -1,4 +1,4 @@
-"""Tests on topics, in the words of three families of brokers: NATS subjects, MQTT filters, AMQP binding keys."""
+"""Tests for topics, in the pattern languages of three broker families: NATS, MQTT and AMQP."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any, ClassVar
 
 from missive.errors import RegistrationError
 from missive.matchers.tests import Test
-from missive.matchers.values import plain
+from missive.matchers.values import excerpt, plain
 
-_MOST_SHOWN = 80
-"""Characters of a pattern that an error shows."""
-
-_LONGEST_AMQP = 255
-_LONGEST_MQTT = 65_535
+_MAX_AMQP = 255
+"""Greatest length of an AMQP binding key, in bytes of UTF-8."""
+_MAX_MQTT = 65_535
+"""Greatest length of an MQTT filter, in bytes of UTF-8."""
+_MAX_SHOWN = 80
 
 
 class TopicPattern(Test):
-    """Base of patterns that a topic matches token by token; a token that is a wildcard stands for others."""
+    """Base of patterns that are compared with a topic token by token. A token may be a wildcard."""
 
     __slots__ = ("pattern", "tokens")
     separator: ClassVar[str]
-    """What is between two tokens."""
+    """The character between two tokens."""
     single: ClassVar[str]
     """The wildcard for one token."""
     multi: ClassVar[str]
@@ -29,12 +29,12 @@ class TopicPattern(Test):
 
     pattern: str
     tokens: tuple[str, ...]
-    """The pattern's tokens, wildcards included."""
+    """The tokens of the pattern, including wildcards."""
 
     def __init__(self, pattern: str) -> None:
         name = type(self).__name__
         if not isinstance(pattern, str):
-            raise RegistrationError(f"{name} takes a str, and not a {type(pattern).__name__}")
+            raise RegistrationError(f"{name} takes a str, not {type(pattern).__name__}")
         pattern = plain(pattern)
         tokens = tuple(pattern.split(self.separator))
         self._check(pattern, tokens)
@@ -42,14 +42,13 @@ class TopicPattern(Test):
 
     @abstractmethod
     def _check(self, pattern: str, tokens: tuple[str, ...]) -> None:
-        """Raise for what the broker would not take as a pattern."""
+        """Raise `RegistrationError` for a pattern that the broker refuses."""
 
-    def _wrong(self, pattern: str, why: str) -> RegistrationError:
-        shown = repr(pattern) if len(pattern) <= _MOST_SHOWN else f"{pattern[:_MOST_SHOWN]!r}…"
-        return RegistrationError(f"{type(self).__name__}({shown}) {why}")
+    def _invalid(self, pattern: str, reason: str) -> RegistrationError:
+        return RegistrationError(f"{type(self).__name__}({excerpt(pattern)}) {reason}")
 
     def _begins(self, topic: list[str], tokens: tuple[str, ...]) -> bool:
-        """Tell whether a topic begins with tokens, of which some may be wildcards for one."""
+        """Return whether a topic begins with tokens. A token may be the wildcard for one token."""
         for token, there in zip(tokens, topic, strict=False):  # noqa: SIM110 - all() takes twice as long
             if token not in (there, self.single):
                 return False
@@ -65,10 +64,10 @@ class TopicPattern(Test):
 
 
 class NatsPattern(TopicPattern):
-    """The value is a NATS subject that a pattern matches: `Topic(NatsPattern("orders.*.created"))`.
+    """The value is a NATS subject that matches a pattern: `Topic(NatsPattern("orders.*.created"))`.
 
-    `*` is one token; `>` is one or more, and only ever the last. A wildcard is a whole token: `a*` is itself. A subject
-    with an empty token, which no server takes, never matches.
+    `*` matches one token. `>` matches one or more tokens, in the last place only. A wildcard is a whole token: `a*` is
+    literal. A subject with an empty token, which every server refuses, never matches.
     """
 
     __slots__ = ()
@@ -78,17 +77,19 @@ class NatsPattern(TopicPattern):
 
     def _check(self, pattern: str, tokens: tuple[str, ...]) -> None:
         if "" in tokens:
-            raise self._wrong(pattern, "has an empty token, as no subject has: one stands on each side of a dot")
+            raise self._invalid(
+                pattern, "has an empty token, which no subject has: write a token on each side of a dot"
+            )
         if any(space in pattern for space in " \t\n\r\f"):
-            raise self._wrong(pattern, "has a space in it, as no subject has")
+            raise self._invalid(pattern, "contains a space, which no subject contains: remove it")
         if ">" in tokens[:-1]:
-            raise self._wrong(pattern, "has > before its end: it is the last token, and * is one token anywhere")
+            raise self._invalid(pattern, "has > before its end: use > for the last token only, and * elsewhere")
 
     def __call__(self, value: Any) -> bool:
         if not isinstance(value, str):
             return False
         tokens = self.tokens
-        # One more than are asked for is enough to know that there are more.
+        # Split off one token more than the pattern has; that suffices to find out that there are more.
         topic = value.split(".", len(tokens))
         if tokens[-1] == ">":
             fits = len(topic) >= len(tokens) and self._begins(topic, tokens[:-1])
@@ -98,9 +99,9 @@ class NatsPattern(TopicPattern):
 
 
 class MqttFilter(TopicPattern):
-    """The value is an MQTT topic that a filter matches: `Topic(MqttFilter("sensors/+/temperature"))`.
+    """The value is an MQTT topic that matches a filter: `Topic(MqttFilter("sensors/+/temperature"))`.
 
-    `+` is one level, `#` is any number of them, also none, and only ever the last: `sport/#` matches `sport`. A
+    `+` matches one level. `#` matches zero or more levels, in the last place only: `sport/#` matches `sport`. A
     wildcard is a whole level. Levels may be empty. A filter that starts with a wildcard never matches a topic that
     starts with `$`.
     """
@@ -112,19 +113,19 @@ class MqttFilter(TopicPattern):
 
     def _check(self, pattern: str, tokens: tuple[str, ...]) -> None:
         if not pattern:
-            raise self._wrong(pattern, "is empty, as no topic is: # matches every one")
-        if _size(pattern) > _LONGEST_MQTT:
-            raise self._wrong(pattern, f"is longer than the {_LONGEST_MQTT} bytes of a filter: no broker takes it")
+            raise self._invalid(pattern, "is empty, which no topic is: use # to match every topic")
+        if _size(pattern) > _MAX_MQTT:
+            raise self._invalid(pattern, f"is longer than the {_MAX_MQTT} bytes that a broker accepts: shorten it")
         if "\0" in pattern:
-            raise self._wrong(pattern, "has a null character in it, as no topic has")
+            raise self._invalid(pattern, "contains a null character, which no topic contains: remove it")
         if tokens[0] == "$share":
             own = "/".join(tokens[2:])
-            way_out = f"MqttFilter({own!r})" if 0 < len(own) <= _MOST_SHOWN else "the filter that follows the group"
-            raise self._wrong(pattern, f"is a shared subscription, which only its broker can keep: use {way_out}")
+            way_out = f"MqttFilter({own!r})" if 0 < len(own) <= _MAX_SHOWN else "the filter that follows the group"
+            raise self._invalid(pattern, f"is a shared subscription, which only a broker can honour: use {way_out}")
         if "#" in tokens[:-1]:
-            raise self._wrong(pattern, "has # before its end: it is the last level, and + is one level anywhere")
+            raise self._invalid(pattern, "has # before its end: use # for the last level only, and + elsewhere")
         if any(len(token) > 1 and ("+" in token or "#" in token) for token in tokens):
-            raise self._wrong(pattern, "has a wildcard in a level with something else: + and # are a whole level")
+            raise self._invalid(pattern, "has a wildcard inside a level: write + or # as a whole level")
 
     def __call__(self, value: Any) -> bool:
         if not isinstance(value, str) or not value:
@@ -139,10 +140,10 @@ class MqttFilter(TopicPattern):
 
 
 class AmqpPattern(TopicPattern):
-    """The value is a routing key that a topic exchange's binding key matches: `Topic(AmqpPattern("*.error.#"))`.
+    """The value is a routing key that matches the binding key of a topic exchange: `Topic(AmqpPattern("*.error.#"))`.
 
-    `*` is one word, `#` is any number of them, also none, anywhere. A wildcard is a whole word. Words may be empty, as
-    RabbitMQ has it; an empty routing key has no words at all.
+    `*` matches one word. `#` matches zero or more words, in any place. A wildcard is a whole word. As in RabbitMQ,
+    words may be empty, and an empty routing key has no words.
     """
 
     __slots__ = ("_anyway", "_goal", "_loops", "_takers")
@@ -156,8 +157,9 @@ class AmqpPattern(TopicPattern):
 
     def __init__(self, pattern: str) -> None:
         super().__init__(pattern)
-        # Bit n of a state stands for: n words of the pattern, not counting #, have been found. So all the ways to
-        # read a routing key are followed at once, and there is nothing to go back to.
+        # A non-deterministic automaton. Bit n of its state is set if the words so far can match the first n words of
+        # the pattern, not counting #. The automaton follows all readings of a routing key at once, without
+        # backtracking.
         wanted: list[str] = []
         loops = 0
         for word in self.tokens:
@@ -173,11 +175,11 @@ class AmqpPattern(TopicPattern):
         for name, value in derived.items():
             object.__setattr__(self, name, value)
 
-    def _check(self, pattern: str, tokens: tuple[str, ...]) -> None:  # noqa: ARG002 - any words are a binding key
+    def _check(self, pattern: str, tokens: tuple[str, ...]) -> None:  # noqa: ARG002 - binding keys take any words
         if not pattern:
-            raise self._wrong(pattern, "is true of the empty routing key alone: use Equals('')")
-        if _size(pattern) > _LONGEST_AMQP:
-            raise self._wrong(pattern, f"is longer than the {_LONGEST_AMQP} bytes of a binding key: no broker takes it")
+            raise self._invalid(pattern, "is true of the empty routing key only: use Equals('')")
+        if _size(pattern) > _MAX_AMQP:
+            raise self._invalid(pattern, f"is longer than the {_MAX_AMQP} bytes that a broker accepts: shorten it")
 
     def __call__(self, value: Any) -> bool:
         if not isinstance(value, str):

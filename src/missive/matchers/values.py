@@ -1,4 +1,4 @@
-"""Value semantics that every matcher and test shares: frozen, hashable, equal by value, `eval(repr(m)) == m`."""
+"""The base of all matchers and tests: frozen, hashable, equal by value, with `eval(repr(m)) == m`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from typing_extensions import Self
 from missive.errors import RegistrationError
 
 Scalar: TypeAlias = str | bytes | int | float | bool | None
-"""What a literal in a matcher may be; null is a value like any other."""
+"""The types of a literal in a matcher. Null is a value."""
 
+SCALARS = (str, bytes, int, float, type(None))
+"""The types whose instances can equal a literal. A custom decoder may return other types, such as `Decimal`."""
+
+MAX_DEPTH = 100
+"""Greatest nesting depth of matchers, of tests and of compiled documents. Python's recursion limit is not far above."""
+
+_MAX_INTEGER = 10**4000
+"""Integers are smaller than this. Python refuses to print much longer ones, so their repr could not be evaluated."""
+_MAX_REPR = 2000
+_MAX_EXCERPT = 80
 
 _T = TypeVar("_T")
 
-_MOST_SHOWN = 2000
-_TOO_LARGE = 10**4000
-"""Python writes no integer of much more digits, and so the repr of a matcher could not be read back."""
-DEEPEST = 100
-"""How deep matchers are nested, and tests in a test: Python's own limit is not far beyond."""
-
 
 class Missing:
-    """The type of `MISSING`: what a selector found where there is nothing."""
+    """The type of `MISSING`."""
 
     __slots__ = ()
 
@@ -32,11 +36,11 @@ class Missing:
 
 
 MISSING = Missing()
-"""What a selector found where there is nothing; no test but `Absent` is ever true of it."""
+"""The result of a selector that finds no value. Only `Absent` is true of a missing value."""
 
 
 class Frozen:
-    """Base of matchers and tests: set once by `_freeze`, compared by what `_freeze` was given."""
+    """Base of matchers and tests. `_freeze` sets the attributes once, and stores the identity that `==` compares."""
 
     __slots__ = ("_hash", "_identity")
 
@@ -45,7 +49,7 @@ class Frozen:
 
     def _freeze(self, *identity: Any, **attributes: Any) -> None:
         if hasattr(self, "_hash"):
-            raise AttributeError(f"{type(self).__name__} is frozen: make a new one")
+            raise AttributeError(f"{type(self).__name__} is frozen: create a new one")
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
         whole = (type(self), *identity)
@@ -53,10 +57,10 @@ class Frozen:
         object.__setattr__(self, "_hash", hash(whole))
 
     def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError(f"{type(self).__name__} is frozen: make a new one")
+        raise AttributeError(f"{type(self).__name__} is frozen: create a new one")
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError(f"{type(self).__name__} is frozen: make a new one")
+        raise AttributeError(f"{type(self).__name__} is frozen: create a new one")
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -81,40 +85,40 @@ class Frozen:
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "_hash", hash(self._identity))  # of text, a hash is of one process only
+        object.__setattr__(self, "_hash", hash(self._identity))  # hashes of text differ between processes
 
 
 def checked_scalar(value: Any, owner: str) -> Scalar:
-    """Return `value`, of a subclass such as an enum's as its plain type.
+    """Return `value` as a plain scalar; convert instances of subclasses, such as members of an enumeration.
 
-    Raises `RegistrationError` for what has no equal: another type, or NaN.
+    Raise `RegistrationError` if `value` has another type, is NaN or is an integer that is too long.
     """
     if value is not None and not isinstance(value, (str, bytes, int, float)):
-        raise RegistrationError(f"{owner} takes a str, bytes, number, bool or None, and not a {type(value).__name__}")
-    _refuse_huge(value, owner)
+        raise RegistrationError(f"{owner} takes a str, bytes, number, bool or None, not {type(value).__name__}")
+    _refuse_long_integer(value, owner)
     if value != value:  # noqa: PLR0124 - math.isnan overflows on large integers
-        raise RegistrationError(f"{owner} was given NaN, which equals nothing: no message could ever match")
+        raise RegistrationError(f"{owner} got NaN, which equals nothing, so no message could match: use another value")
     literal: Scalar = plain(value)
     return literal
 
 
-def _refuse_huge(value: object, owner: str) -> None:
-    if isinstance(value, int) and abs(value) >= _TOO_LARGE:
-        raise RegistrationError(f"{owner} takes integers of at most 4,000 digits")
-
-
 def checked_bound(value: Any, owner: str) -> float:
-    """Return a number. Raises `RegistrationError` for what is none, or NaN."""
+    """Return `value` as a plain number. Raise `RegistrationError` if it is not a number, is NaN or is too long."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise RegistrationError(f"{owner} takes a number, and not a {type(value).__name__}")
+        raise RegistrationError(f"{owner} takes a number, not {type(value).__name__}")
     if value != value:  # noqa: PLR0124 - math.isnan overflows on large integers
-        raise RegistrationError(f"{owner} was given NaN: no message could ever match")
-    _refuse_huge(value, owner)
+        raise RegistrationError(f"{owner} got NaN, so no message could match: use another number")
+    _refuse_long_integer(value, owner)
     return plain(value)
 
 
+def _refuse_long_integer(value: object, owner: str) -> None:
+    if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
+        raise RegistrationError(f"{owner} takes integers of at most 4,000 digits")
+
+
 def plain(value: _T) -> _T:
-    """Return text, bytes or a number of a subclass as its plain type, so that its repr is a literal."""
+    """Return text, bytes or a number as an instance of its plain type, so that its repr is a literal."""
     if isinstance(value, bool):
         return value
     for kind in (str, int, float, bytes):
@@ -124,22 +128,23 @@ def plain(value: _T) -> _T:
 
 
 def identity_of(value: Scalar) -> tuple[bool, Scalar]:
-    """Return what makes a literal itself: Python says `True == 1`, a matcher does not."""
+    """Return a key that differs for `True` and 1, which are equal in Python but not in a matcher."""
     return (isinstance(value, bool), value)
 
 
-SCALARS = (str, bytes, int, float, type(None))
-"""What equals a literal: not a `Decimal`, say, that a decoder of one's own may return."""
-
-
 def show(value: Any) -> str:
-    """Return an expression for a literal; infinity has no literal of its own."""
+    """Return an expression for a literal. Infinity has no literal in Python."""
     if isinstance(value, float) and math.isinf(value):
         return "float('inf')" if value > 0 else "float('-inf')"
     return repr(value)
 
 
 def cut(value: object) -> str:
-    """Return what a matcher is written as, without the end of a very long one: an error is to be read."""
+    """Return the repr of a matcher for an error message; cut a very long one and append its length."""
     written = repr(value)
-    return written if len(written) <= _MOST_SHOWN else f"{written[:_MOST_SHOWN]}… ({len(written):,} characters)"
+    return written if len(written) <= _MAX_REPR else f"{written[:_MAX_REPR]}… ({len(written):,} characters)"
+
+
+def excerpt(text: str) -> str:
+    """Return the repr of a text for an error message, of its first 80 characters at most."""
+    return repr(text) if len(text) <= _MAX_EXCERPT else f"{text[:_MAX_EXCERPT]!r}…"

@@ -125,22 +125,22 @@ def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wante
 
 def _found(selector: Selector[Any], message: Message, public: Public) -> str:
     try:
-        value = selector.look(message)
+        value = selector.extract(message)
     except DecodingError:
         return "a body that cannot be decoded"
     if value is MISSING:
         return "nothing"
-    if selector.shown_by(public):
+    if selector.is_public(public):
         return show(value)
     return kind_of(value)
 
 
 def _found_all(field: EventField, message: Any, public: Public) -> str:
     try:
-        values = list(islice(field.look_all(message), _MAX_SHOWN + 1))
+        values = list(islice(field.extract_all(message), _MAX_SHOWN + 1))
     except DecodingError:
         return "a body that cannot be decoded"
-    shown = [show(value) if field.shown_by(public) else kind_of(value) for value in values[:_MAX_SHOWN]]
+    shown = [show(value) if field.is_public(public) else kind_of(value) for value in values[:_MAX_SHOWN]]
     return ", ".join(shown) + (", …" if len(values) > _MAX_SHOWN else "") or "nothing"
 
 

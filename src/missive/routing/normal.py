@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import msgspec
 
 from missive.matchers.algebra import And, Matcher, Not, Or
-from missive.matchers.events import EventField, NoneOf
+from missive.matchers.events import EventField
 from missive.matchers.selectors import Body, Everything, Field, Header, Key, Place, Topic
-from missive.matchers.tests import Absent, AnythingBut, Equals, OneOf, Present, Range, Test
+from missive.matchers.tests import Absent, AnythingBut, Equals, NoneOf, OneOf, Present, Range, Test
 from missive.matchers.text import Wildcard
 from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern
 from missive.matchers.values import Scalar
