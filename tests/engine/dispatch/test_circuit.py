@@ -1,23 +1,28 @@
-"""Breakers in the engine: what is down is left alone, and what needs it waits, without spending attempts."""
+"""Circuits: while a dependency is down, its messages wait and spend no attempts; probes find out when it is up."""
 
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from missive import Breaker, DependencyDown, JSONMessage, Processor, Retry, UsageError, constant
+from missive import Breaker, DependencyDown, Processor, Retry, UsageError, constant
 from missive.engine.dispatch.circuit import Circuit, CircuitLimiter
 from missive.engine.workers.decision import ACKED, Decision
-from missive.matchers import Everything, Field, by_field
+from missive.matchers import Everything, Field
 from missive.outcome import Outcome
 from missive.testing import MemoryAdapter
+from tests.support import engine
 from tests.support.broker import Broker
-from tests.support.engine import FastRuntime, run, until
+from tests.support.engine import FastRuntime, bodies, number, run, until
+
+FAILED = Decision(Outcome.retried, blames="b")
+"""The decision of a handler that failed because the dependency of breaker `b` is down."""
 
 
 class Clock:
-    """A clock that stands still until it is told."""
+    """A clock that stands still until a test sets `now`."""
 
     now = 0.0
 
@@ -27,50 +32,55 @@ class Clock:
 
 
 class Dependency:
-    """Something that is down until it is told; notes who asked, and how many at once."""
+    """A dependency that is down until `up` is set. It records the calls of its handler."""
 
     def __init__(self):
         self.up = threading.Event()
-        self.asked: list[int] = []
+        self.called: list[int] = []
         self.attempts: list[int] = []
         self.handled: list[int] = []
         self._lock = threading.Lock()
 
     def handle(self, message, context):
-        """Ask it."""
-        number = message.get_json()["n"]
+        """Handle a message, or raise ConnectionError while the dependency is down."""
+        n = number(message)
         with self._lock:
-            self.asked.append(number)
+            self.called.append(n)
             self.attempts.append(context.attempt)
         if not self.up.is_set():
             raise ConnectionError("down")
-        self.handled.append(number)
+        self.handled.append(n)
 
 
-def processor(dependency, **options):
-    proc = Processor(JSONMessage, name="app", dlq={}, concurrency=4, on_overlap="ignore")
-    policy = Retry(attempts=3, immediate=0, delays=constant(0.01))
+def processor(dependency, **terms):
+    """Return a processor whose handler of messages with `k` = "a" needs the dependency, behind breaker `b`."""
+    proc = engine.processor()
+    retry = Retry(attempts=3, immediate=0, delays=constant(0.01))
     breaker = Breaker("b", on=ConnectionError, after=3, probe=1)
-    proc.add_handler(Field("k", "a"), dependency.handle, name="a", retry=policy, breaker=breaker, **options)
+    proc.add_handler(Field("k", "a"), dependency.handle, name="a", retry=retry, breaker=breaker, **terms)
     return proc
 
 
-def bodies(count, key="a"):
-    return [b'{"n":%d,"k":"%s","o":%d}' % (n, key.encode(), n % 3) for n in range(count)]
+def needy(count):
+    """Return bodies of messages for the handler that needs the dependency."""
+    return bodies(count, k='"a"')
 
 
 def circuit_of(engine):
     return engine.stations.dispatcher.circuits["b"]
 
 
+# The circuit
+
+
 def test_the_states_of_a_circuit():
-    """Closed, open for a period, one probe, a ramp of two, four and so on, closed; a failed probe opens it again."""
+    """Failures in a row open a circuit, a probe starts a ramp of 2, 4, 8 and more messages, and the ramp closes it."""
     clock = Clock()
     circuit = Circuit(Breaker("b", after=2, probe=10), clock, 100)
     circuit.failed()
     circuit.succeeded()
     circuit.failed()
-    assert circuit.up, "only failures one after the other count"
+    assert circuit.up, "a success between two failures resets the count"
     circuit.failed()
     assert (circuit.state, circuit.opens_in, circuit.admits(0)) == ("open", 10, False)
     clock.now = 10
@@ -90,8 +100,8 @@ def test_the_states_of_a_circuit():
     assert circuit.up
 
 
-def test_a_ramp_that_fails_opens_again():
-    """While it is let through more and more, one failure is enough."""
+def test_a_failure_during_the_ramp_opens_the_circuit():
+    """One failure during the ramp opens the circuit."""
     clock = Clock()
     circuit = Circuit(Breaker("b", after=1, probe=10), clock, 100)
     circuit.failed()
@@ -102,18 +112,77 @@ def test_a_ramp_that_fails_opens_again():
     assert circuit.state == "open"
 
 
-def test_what_is_down_is_probed_once_a_period_and_then_all_is_handled():
-    """While it is down one message a period is tried; none is a dead letter, and no attempt is spent on it."""
+# The limiter of a circuit
+
+
+class Work:
+    """Work whose jobs have these decisions."""
+
+    def __init__(self, *decisions):
+        self.jobs = [SimpleNamespace(decision=decision) for decision in decisions]
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def hanging():
+    """Work that started before the circuit opened, and has not come back."""
+    return Work()
+
+
+@pytest.fixture
+def limiter(clock, hanging):
+    """A limiter whose circuit has just opened."""
+    limiter = CircuitLimiter(Circuit(Breaker("b", after=1, probe=10.0), clock, 8))
+    limiter.enter(hanging)
+    limiter.enter(failed := Work(FAILED))
+    limiter.leave(failed)
+    return limiter
+
+
+def test_a_handler_that_hangs_does_not_delay_the_probe(limiter, clock, hanging):
+    """The probe does not wait for work that started before the circuit opened. The result of such work is ignored."""
+    assert not limiter.admits(Work())
+    clock.now = 10.0
+    assert limiter.admits(Work())
+    limiter.enter(probe := Work(ACKED))
+    assert not limiter.admits(Work()), "one probe runs at a time"
+    hanging.jobs = Work(FAILED).jobs
+    limiter.leave(hanging)
+    assert limiter.circuit.state == "half-open"
+    limiter.leave(probe)
+    assert limiter.circuit.state == "ramp"
+
+
+def test_a_nacked_probe_is_followed_by_another(limiter, clock):
+    """A nacked probe shows nothing about the dependency: the circuit opens again, and another probe follows."""
+    clock.now = 10.0
+    limiter.enter(probe := Work(Decision(Outcome.nacked)))
+    limiter.leave(probe)
+    assert limiter.circuit.state == "open"
+    assert not limiter.admits(Work())
+    clock.now = 20.0
+    assert limiter.admits(Work())
+
+
+# Breakers in a running engine, at ten times the speed
+
+
+def test_an_open_breaker_tries_one_message_in_each_period():
+    """While the dependency is down, only probes call it. No message becomes a dead letter or spends an attempt."""
     dependency = Dependency()
     proc = processor(dependency)
-    broker = Broker(proc, bodies(200), ends=True)
+    broker = Broker(proc, needy(200), ends=True)
 
     async def meanwhile(engine):
-        await until(lambda: hasattr(engine, "stations") and len(dependency.asked) >= 3, "the breaker to open")
+        await until(lambda: hasattr(engine, "stations") and len(dependency.called) >= 3, "the breaker to open")
         circuit = circuit_of(engine)
-        await until(lambda: circuit.probes >= 3, "probes")
-        asked, probes = len(dependency.asked), circuit.probes
-        assert asked <= 3 + 8 + probes, "only probes ask what is down, and what was running when it opened"
+        await until(lambda: circuit.probes >= 3, "three probes")
+        called, probes = len(dependency.called), circuit.probes
+        assert called <= 3 + 8 + probes, "only probes run, and the messages that ran when the breaker opened"
         dependency.up.set()
 
     run(broker, meanwhile=meanwhile, runtime=FastRuntime())
@@ -123,61 +192,16 @@ def test_what_is_down_is_probed_once_a_period_and_then_all_is_handled():
     assert max(dependency.attempts) <= 3
 
 
-class Passage:
-    """What a gate is passed with: jobs that ended in some way."""
-
-    def __init__(self, *decisions):
-        self.jobs = [type("Ended", (), {"decision": decision}) for decision in decisions]
-
-
-def gate_of(probe=10.0):
-    """Return a gate whose circuit has just opened, with one call inside that began before, and its clock."""
-    clock = Clock()
-    gate = CircuitLimiter(Circuit(Breaker("b", after=1, probe=probe), clock, 8))
-    hanging = Passage()
-    gate.enter(hanging)
-    gate.enter(failed := Passage(Decision(Outcome.retried, blames="b")))
-    gate.leave(failed)
-    return gate, clock, hanging
-
-
-def test_a_call_that_hangs_does_not_keep_the_probe_waiting():
-    """What hangs since before the breaker opened is no reason not to ask, and its own end says nothing then."""
-    gate, clock, hanging = gate_of()
-    assert not gate.admits(Passage())
-    clock.now = 10.0
-    assert gate.admits(Passage())
-    gate.enter(probe := Passage(ACKED))
-    assert not gate.admits(Passage()), "one probe at a time"
-    hanging.jobs = Passage(Decision(Outcome.retried, blames="b")).jobs
-    gate.leave(hanging)
-    assert gate.circuit.state == "half-open"
-    gate.leave(probe)
-    assert gate.circuit.state == "ramp"
-
-
-def test_a_probe_that_says_nothing_is_followed_by_another_a_period_later():
-    """A probe whose handler says "not now" does not count, and the next is sent when its time comes."""
-    gate, clock, _ = gate_of()
-    clock.now = 10.0
-    gate.enter(probe := Passage(Decision(Outcome.nacked)))
-    gate.leave(probe)
-    assert gate.circuit.state == "open"
-    assert not gate.admits(Passage())
-    clock.now = 20.0
-    assert gate.admits(Passage())
-
-
-def test_others_go_on_while_a_breaker_is_open():
-    """Only the messages of its own handlers are held."""
+def test_an_open_breaker_does_not_hold_messages_of_other_handlers():
+    """While a breaker is open, the messages of handlers without this breaker are handled."""
     dependency, others = Dependency(), []
     proc = processor(dependency)
-    proc.add_handler(Field("k", "other"), lambda m, c: others.append(m.get_json()["n"]), name="other")
-    broker = Broker(proc, [*bodies(50), *bodies(50, "other")])
+    proc.add_handler(Field("k", "other"), lambda message, context: others.append(number(message)), name="other")
+    broker = Broker(proc, [*needy(50), *bodies(50, k='"other"')])
 
     async def meanwhile(engine):
         await until(lambda: not circuit_of(engine).up, "the breaker to open")
-        await until(lambda: len(others) == 50, "the others")
+        await until(lambda: len(others) == 50, "the messages of the other handler")
         assert not dependency.handled
         dependency.up.set()
 
@@ -185,11 +209,11 @@ def test_others_go_on_while_a_breaker_is_open():
     assert sorted(dependency.handled) == list(range(50))
 
 
-def test_order_holds_through_a_breaker():
-    """Messages of one key are handled in their order, also those that were held."""
+def test_messages_that_a_breaker_held_keep_their_order():
+    """Messages of one key are handled in order after a breaker has held them."""
     dependency = Dependency()
-    proc = processor(dependency, ordered_by=by_field("o"))
-    broker = Broker(proc, bodies(60))
+    proc = processor(dependency, ordered_by=lambda message: number(message) % 3)
+    broker = Broker(proc, needy(60))
 
     async def meanwhile(engine):
         await until(lambda: circuit_of(engine).probes >= 1, "a probe")
@@ -197,13 +221,13 @@ def test_order_holds_through_a_breaker():
 
     run(broker, meanwhile=meanwhile, runtime=FastRuntime())
     for key in range(3):
-        mine = [n for n in dependency.handled if n % 3 == key]
-        assert mine == sorted(mine)
+        of_key = [n for n in dependency.handled if n % 3 == key]
+        assert of_key == sorted(of_key)
     assert len(dependency.handled) == 60
 
 
-def test_dependency_down_in_another_handler_opens_it():
-    """Who finds out that it is down says so, whoever that is; its own message waits too, and spends no attempt."""
+def test_dependency_down_opens_a_breaker_from_any_handler():
+    """A handler without the breaker opens it by raising DependencyDown. Its message waits and spends no attempt."""
     dependency, attempts = Dependency(), []
     dependency.up.set()
     proc = processor(dependency)
@@ -215,13 +239,13 @@ def test_dependency_down_in_another_handler_opens_it():
 
     proc.add_handler(Field("k", "watch"), watch, name="watch")
     states = []
-    broker = Broker(proc, bodies(1, "watch"), ends=False)
+    broker = Broker(proc, bodies(1, k='"watch"'), ends=False)
 
     async def meanwhile(engine):
-        await until(lambda: attempts == [1, 1], "the message to come again")
+        await until(lambda: attempts == [1, 1], "the message to be redelivered")
         states.append(circuit_of(engine).state)
-        broker.send(*bodies(5))
-        await until(lambda: len(dependency.handled) == 5, "the probe, and those after it")
+        broker.send(*needy(5))
+        await until(lambda: len(dependency.handled) == 5, "the probe and the messages behind it")
         engine.stop()
 
     run(broker, meanwhile=meanwhile, runtime=FastRuntime())
@@ -229,14 +253,14 @@ def test_dependency_down_in_another_handler_opens_it():
     assert proc.dlq == {}
 
 
-def test_a_drain_gives_back_what_an_open_breaker_holds():
-    """Stopping does not wait for what is down: its messages go back to their transport."""
+def test_a_drain_releases_the_messages_of_an_open_breaker():
+    """A drain does not wait for a dependency that is down: the held messages are released."""
     dependency = Dependency()
     proc = processor(dependency)
-    broker = Broker(proc, bodies(30), ends=False)
+    broker = Broker(proc, needy(30), ends=False)
 
     async def meanwhile(engine):
-        await until(lambda: dependency.asked and not circuit_of(engine).up, "the breaker to open")
+        await until(lambda: dependency.called and not circuit_of(engine).up, "the breaker to open")
         engine.stop()
 
     run(broker, meanwhile=meanwhile, runtime=FastRuntime())
@@ -244,13 +268,13 @@ def test_a_drain_gives_back_what_an_open_breaker_holds():
     assert broker.acked == []
 
 
-def test_breakers_of_one_name_must_agree():
-    """It is a mistake that is said at the start, in one line."""
+def test_two_different_breakers_cannot_have_one_name():
+    """The engine refuses to start with two different breakers of one name. A single breaker is accepted."""
     proc = Processor(name="app", dlq={})
-    proc.add_handler(Everything(), lambda m, c: None, name="a", breaker=Breaker("b"))
-    other = Processor(JSONMessage, name="app", dlq={})
-    other.add_handler(Field("k", 1), lambda m, c: None, name="a", breaker=Breaker("b"))
-    other.add_handler(Field("k", 2), lambda m, c: None, name="b", breaker=Breaker("b", probe=3))
+    proc.add_handler(Everything(), lambda message, context: None, name="a", breaker=Breaker("b"))
     run(MemoryAdapter(proc, [b"x"]))
+    other = engine.processor()
+    other.add_handler(Field("k", 1), lambda message, context: None, name="a", breaker=Breaker("b"))
+    other.add_handler(Field("k", 2), lambda message, context: None, name="b", breaker=Breaker("b", probe=3))
     with pytest.raises(UsageError, match="two different breakers are named b"):
         run(MemoryAdapter(other, [b"{}"]), check_left=False)

@@ -1,4 +1,4 @@
-"""Isolation: what is given to the workers while there is a suspect."""
+"""Isolation: which jobs the workers get while there is a suspect."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from missive.routing.route import Route
 from missive.transport import Delivery
 
 ROUTE = Route("h", Everything(), lambda message, context: None, Terms())
-ONE, OTHER = object(), object()
+SESSION, LOST_SESSION = object(), object()
 
 
 class Source:
-    """Keeps no books."""
+    """A source without accounting."""
 
     def mark_ready(self, job):
         """Do nothing."""
@@ -30,26 +30,28 @@ SOURCE = Source()
 
 
 class Pool:
-    """Keeps what it was given, and runs it when a test says so."""
+    """A pool that collects submitted jobs and starts them when a test calls `start`."""
 
     def __init__(self):
-        self.given: list[Job] = []
+        self.submitted: list[Job] = []
         self.outstanding = 0
         self.overdue = 0
         self.lane_route = Route("(lane)", Everything(), lambda: None, Terms())
 
     def submit(self, jobs):
-        self.given += jobs
+        """Collect jobs."""
+        self.submitted += jobs
         self.outstanding += len(jobs)
 
     def withdraw(self):
-        jobs, self.given = self.given, []
+        """Take back the jobs that were not started."""
+        jobs, self.submitted = self.submitted, []
         self.outstanding -= len(jobs)
         return jobs
 
     def start(self):
-        """Start all that was given: it cannot be withdrawn any more."""
-        jobs, self.given = self.given, []
+        """Start all submitted jobs, and return them. They cannot be withdrawn any more."""
+        jobs, self.submitted = self.submitted, []
         return jobs
 
 
@@ -60,6 +62,7 @@ def pool():
 
 @pytest.fixture
 def survived():
+    """The suspects that came back."""
     return []
 
 
@@ -70,116 +73,118 @@ def dispatcher(pool, survived):
     return dispatcher
 
 
-def job(session=ONE):
+def job(session=SESSION):
     return Job(SOURCE, session, Delivery(b""), RawMessage(b""), route=ROUTE)
 
 
-def came_back(dispatcher, *jobs):
+def add(dispatcher, *jobs):
+    """Add jobs without a lane, and dispatch."""
+    dispatcher.add_unordered(jobs)
+    dispatcher.dispatch()
+
+
+def give_back(dispatcher, *jobs):
+    """Let jobs come back from the pool, and dispatch."""
     for one in jobs:
         one.decision = ACKED
     dispatcher.returned(jobs)
     dispatcher.dispatch()
 
 
-def test_a_suspect_has_its_turn_alone(dispatcher, pool, survived):
-    """What came before it comes back first; what came behind it waits until it came back."""
+def withdraw_lost(dispatcher):
+    """Withdraw the jobs of the lost session, and dispatch. Return the withdrawn jobs."""
+    withdrawn = dispatcher.withdraw_those(lambda job: job.session is LOST_SESSION)
+    dispatcher.dispatch()
+    return withdrawn
+
+
+def test_a_suspect_runs_alone_in_its_turn(dispatcher, pool, survived):
+    """A suspect starts after all jobs before it came back. Jobs behind it start after the suspect came back."""
     before, suspect, behind = job(), job(), job()
     dispatcher.suspect(suspect)
-    dispatcher.add_unordered([before, suspect, behind])
-    dispatcher.dispatch()
+    add(dispatcher, before, suspect, behind)
     assert pool.start() == [before]
     dispatcher.dispatch()
     assert pool.start() == []
-    came_back(dispatcher, before)
+    give_back(dispatcher, before)
     assert pool.start() == [suspect]
     late = job()
-    dispatcher.add_unordered([late])
-    dispatcher.dispatch()
+    add(dispatcher, late)
     assert (pool.start(), survived) == ([], [])
-    came_back(dispatcher, suspect)
+    give_back(dispatcher, suspect)
     assert (pool.start(), survived) == ([behind, late], [suspect])
 
 
-def test_a_suspect_that_was_decided_is_not_kept(dispatcher, pool):
-    """One that became a dead letter before its turn is looked for no more."""
+def test_a_decided_suspect_is_forgotten(dispatcher, pool):
+    """A suspect that became a dead letter before its turn is forgotten."""
     suspect, other = job(), job()
     dispatcher.suspect(suspect)
     suspect.decision = ACKED
-    dispatcher.add_unordered([other])
-    dispatcher.dispatch()
+    add(dispatcher, other)
     assert pool.start() == [other]
     assert not dispatcher._suspects
 
 
-def test_a_suspect_that_came_back_may_be_run_again(dispatcher, pool, survived):
-    """Held for a retry, it comes back as any other."""
+def test_a_suspect_that_came_back_is_no_suspect_at_its_retry(dispatcher, pool, survived):
+    """A suspect that came back and is retried runs together with other jobs."""
     suspect, other = job(), job()
     dispatcher.suspect(suspect)
-    dispatcher.add_unordered([suspect])
-    dispatcher.dispatch()
-    came_back(dispatcher, *pool.start())
+    add(dispatcher, suspect)
+    give_back(dispatcher, *pool.start())
     suspect.decision = None
-    dispatcher.add_unordered([other, suspect])
-    dispatcher.dispatch()
+    add(dispatcher, other, suspect)
     assert (pool.start(), survived) == ([other, suspect], [suspect])
 
 
-def test_a_suspect_that_no_worker_had_started_stays_one(dispatcher, pool, survived):
-    """When another session is lost, it is taken back and given out again: it has not survived anything."""
-    suspect, lost, behind = job(), job(OTHER), job()
+def test_a_withdrawn_suspect_stays_a_suspect(dispatcher, pool, survived):
+    """A suspect that is taken back before it starts, because another session is lost, still runs alone."""
+    suspect, lost, behind = job(), job(LOST_SESSION), job()
     dispatcher.suspect(suspect)
-    dispatcher.add_unordered([suspect, lost, behind])
-    dispatcher.dispatch()
-    assert dispatcher.withdraw_those(lambda job: job.session is OTHER) == [lost]
-    dispatcher.dispatch()
+    add(dispatcher, suspect, lost, behind)
+    assert withdraw_lost(dispatcher) == [lost]
     assert (pool.start(), survived) == ([suspect], [])
-    came_back(dispatcher, suspect)
+    give_back(dispatcher, suspect)
     assert (pool.start(), survived) == ([behind], [suspect])
 
 
-def test_a_lost_suspect_holds_nobody_up(dispatcher, pool, survived):
-    """When its own session is lost before it was started, the others go on at once."""
-    suspect, behind = job(OTHER), job()
+def test_a_lost_suspect_does_not_delay_other_jobs(dispatcher, pool, survived):
+    """When the session of an unstarted suspect is lost, the jobs behind the suspect start at once."""
+    suspect, behind = job(LOST_SESSION), job()
     dispatcher.suspect(suspect)
-    dispatcher.add_unordered([suspect, behind])
-    dispatcher.dispatch()
-    assert dispatcher.withdraw_those(lambda job: job.session is OTHER) == [suspect]
-    dispatcher.dispatch()
+    add(dispatcher, suspect, behind)
+    assert withdraw_lost(dispatcher) == [suspect]
     assert (pool.start(), survived) == ([behind], [])
     assert not dispatcher._suspects
 
 
-def test_a_drain_while_a_suspect_runs(dispatcher, pool, survived):
-    """It may finish; what was waiting is given back, and what is added then is run."""
+def test_a_drain_lets_a_running_suspect_finish(dispatcher, pool, survived):
+    """During a drain, waiting jobs are withdrawn, and jobs that are added then start after the suspect came back."""
     suspect, behind, last = job(), job(), job()
     dispatcher.suspect(suspect)
-    dispatcher.add_unordered([suspect, behind])
-    dispatcher.dispatch()
+    add(dispatcher, suspect, behind)
     assert pool.start() == [suspect]
     dispatcher.stop()
     assert dispatcher.withdraw() == [behind]
     dispatcher.add_unordered([last])
     dispatcher.resume()
     assert pool.start() == []
-    came_back(dispatcher, suspect)
+    give_back(dispatcher, suspect)
     assert (pool.start(), survived) == ([last], [suspect])
 
 
-def test_a_stuck_handler_holds_no_suspect_up(dispatcher, pool, survived):
-    """A suspect does not wait for what is past its timeout, and may never come back; nor is it taken for it."""
+def test_a_suspect_does_not_wait_for_a_stuck_handler(dispatcher, pool, survived):
+    """A suspect does not wait for a job past its timeout. The late return of this job does not end the isolation."""
     stuck, suspect, behind = job(), job(), job()
-    dispatcher.add_unordered([stuck])
-    dispatcher.dispatch()
+    add(dispatcher, stuck)
     assert pool.start() == [stuck]
     dispatcher.suspect(suspect)
-    dispatcher.add_unordered([suspect, behind])
-    dispatcher.dispatch()
+    add(dispatcher, suspect, behind)
     assert pool.start() == []
     pool.overdue = 1
     dispatcher.dispatch()
     assert pool.start() == [suspect]
-    came_back(dispatcher, stuck)
+    give_back(dispatcher, stuck)
     assert (pool.start(), survived) == ([], [])
     pool.overdue = 0
-    came_back(dispatcher, suspect)
+    give_back(dispatcher, suspect)
     assert (pool.start(), survived) == ([behind], [suspect])

@@ -1,4 +1,4 @@
-"""Lanes: one job of a key runs, the others wait behind it, in order."""
+"""Lanes: one job of a key runs, and the others wait in order."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from tests.support import strategies
 
 
 class Job:
-    """Stands for a job; lanes never look into one."""
+    """A job. Lanes read none of its attributes."""
 
 
-def test_the_first_of_a_lane_may_run():
-    """Entering an empty lane says that the job may run."""
+def test_the_first_job_of_a_lane_may_run():
+    """`enter` returns True for an empty lane: the job may run."""
     lanes = Lanes()
     assert lanes.enter("a", Job()) is True
     assert len(lanes) == 1
 
 
-def test_others_wait_behind_it():
-    """While one runs, others of its lane may not, and are handed out one by one, in order."""
+def test_later_jobs_of_a_lane_wait():
+    """While a job runs, later jobs of its lane wait. `leave` returns them one by one, in order."""
     lanes, first, second, third = Lanes(), Job(), Job(), Job()
     assert [lanes.enter("a", job) for job in (first, second, third)] == [True, False, False]
     assert [second, third, None] == [lanes.leave("a") for _ in range(3)]
     assert len(lanes) == 0
 
 
-def test_lanes_do_not_wait_for_each_other():
-    """Jobs of different keys run side by side."""
+def test_jobs_of_different_keys_run_together():
+    """A job does not wait for a running job of another key."""
     lanes, waiting = Lanes(), Job()
     assert [lanes.enter(key, Job()) for key in ("a", "b", None)] == [True, True, True]
     assert lanes.enter("a", waiting) is False
@@ -41,7 +41,7 @@ def test_lanes_do_not_wait_for_each_other():
 
 
 def test_a_lane_is_reused():
-    """After its last job a lane is as new."""
+    """A lane is empty again after its last job has left."""
     lanes = Lanes()
     for _ in range(3):
         assert lanes.enter("a", Job()) is True
@@ -50,22 +50,22 @@ def test_a_lane_is_reused():
 
 
 @pytest.mark.parametrize("key", [None, "", 0, b"k", ("a", 1), "号"])
-def test_any_hashable_is_a_key(key):
-    """A key is any hashable value."""
+def test_any_hashable_value_is_a_key(key):
+    """Jobs with the same hashable value as key share a lane."""
     lanes, waiting = Lanes(), Job()
     assert lanes.enter(key, Job()) is True
     assert lanes.enter(key, waiting) is False
     assert waiting is lanes.leave(key)
 
 
-def test_leaving_a_lane_that_nobody_is_in_is_a_mistake():
-    """A job that is not in a lane cannot leave it."""
+def test_leaving_an_empty_lane_raises():
+    """`leave` raises KeyError for a lane without jobs."""
     with pytest.raises(KeyError):
         Lanes().leave("a")
 
 
-def test_withdraw_takes_out_what_waits():
-    """`withdraw` returns every waiting job, in order within its lane, and leaves those that run."""
+def test_withdraw_takes_out_the_waiting_jobs():
+    """`withdraw` returns every waiting job, in order within its lane. Running jobs stay."""
     lanes = Lanes()
     a, b, c = Job(), Job(), Job()
     for key, job in [("x", Job()), ("x", a), ("y", Job()), ("x", b), ("y", c)]:
@@ -77,8 +77,8 @@ def test_withdraw_takes_out_what_waits():
     assert len(lanes) == 0
 
 
-def test_a_lane_goes_on_after_a_withdrawal():
-    """What enters after a withdrawal waits for the one that still runs."""
+def test_a_lane_continues_after_a_withdrawal():
+    """A job that enters after a withdrawal waits for the running job of its lane."""
     lanes, later = Lanes(), Job()
     lanes.enter("a", Job())
     lanes.enter("a", Job())
@@ -95,7 +95,7 @@ operations = st.lists(
 @given(operations)
 @strategies.examples(75)
 def test_lanes_keep_order_and_run_one_at_a_time(sequence):
-    """Whatever happens, at most one job of a key runs, and jobs run in the order in which they entered."""
+    """After any sequence of calls, at most one job of a key runs, and jobs run in the order in which they entered."""
     lanes, running, waiting = Lanes(), {}, {key: deque() for key in "abc"}
     for operation, key in sequence:
         if operation == "enter":
@@ -121,8 +121,8 @@ def test_lanes_keep_order_and_run_one_at_a_time(sequence):
         assert len(running) == len(lanes)
 
 
-def test_many_keys_leave_nothing_behind():
-    """Keys that come and go are not remembered."""
+def test_empty_lanes_are_forgotten():
+    """A key without jobs leaves no entry behind."""
     lanes = Lanes()
     for n in range(10_000):
         lanes.enter(n, Job())
