@@ -12,8 +12,8 @@ from missive.engine.completion.redelivery import Redelivery
 from missive.engine.completion.settlement import Settler
 from missive.engine.completion.watermark import WatermarkTracker
 from missive.engine.dispatch.circuit import Circuit
-from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.dispatch.lanes import Lanes
 from missive.engine.dispatch.limiter import Limiter
 from missive.engine.drain import Drain
@@ -313,8 +313,8 @@ def probed_early(patch):
 
 def delays_forgotten(patch):
     """An attempt that a policy grants follows at no time."""
-    hold = Delays.hold
-    patch.setattr(Delays, "hold", lambda self, job, seconds: hold(self, job, seconds * 1e6))
+    hold = HeldJobs.hold
+    patch.setattr(HeldJobs, "hold", lambda self, job, seconds: hold(self, job, seconds * 1e6))
 
 
 MUTANTS = {

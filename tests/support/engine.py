@@ -213,7 +213,7 @@ def left_in(engine: Engine) -> dict[str, object]:
         "together": dispatcher._lanes._together,
         "ready": len(dispatcher._ready),
         "running": dispatcher.running,
-        "held": len(stations.delays),
+        "held": len(stations.held_jobs),
         "unfiled": stations.dead_letters.pending,
     }
     for number, source in enumerate(stations.intakes):

@@ -28,7 +28,7 @@ class Owner(Protocol):
     on_overlap: OnOverlap
 
 
-class Admission:
+class MatcherAdmission:
     """The matchers that one processor knows, with their handlers' names.
 
     A registration may concern several processors, because processors include each other. Each of them holds a new
@@ -116,15 +116,15 @@ class Admission:
 
 def admit(
     named: Iterable[tuple[Matcher[Any], str]],
-    own: Admission,
-    places: Callable[[Matcher[Any]], Iterable[tuple[Admission, Matcher[Any]]]],
+    own: MatcherAdmission,
+    places: Callable[[Matcher[Any]], Iterable[tuple[MatcherAdmission, Matcher[Any]]]],
 ) -> None:
     """Admit matchers in all processors that they concern, or in none.
 
     `own` belongs to the processor of the registration. `places` returns the processors that a matcher concerns, and
-    the matcher as their conditions narrow it. Raise as `Admission.admit` does.
+    the matcher as their conditions narrow it. Raise as `MatcherAdmission.admit` does.
     """
-    touched: dict[Admission, None] = {}
+    touched: dict[MatcherAdmission, None] = {}
     warned = False
     try:
         for matcher, name in named:

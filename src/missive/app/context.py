@@ -55,7 +55,7 @@ _ACKED = Recorded(Outcome.acked)
 _NACKED = Recorded(Outcome.nacked)
 
 
-class Attempt(Protocol):
+class RunningAttempt(Protocol):
     """The running attempt of a context, as far as the context uses it."""
 
     @property
@@ -159,7 +159,7 @@ class HandlingContext(Generic[M_co]):
         attempt: int = 1,
         native: object = None,
         adapter: object = None,
-        running: Attempt | None = None,
+        running: RunningAttempt | None = None,
     ) -> None:
         self._message = message
         self._worker = worker

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from missive.app.admission import Admission, Owner, admit
+from missive.app.admission import MatcherAdmission, Owner, admit
 from missive.app.hooks import Hooks, refuse_async_hooks
 from missive.app.options import Declaration
 from missive.app.retry import Retry
@@ -54,7 +54,7 @@ class Registry:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.admission = Admission(settings)
+        self.admission = MatcherAdmission(settings)
         """The matchers of this registry and of the included ones."""
         self.own_hooks = Hooks()
         self._entries: list[_Handler | _Include] = []
@@ -79,7 +79,7 @@ class Registry:
             )
 
     def add(self, matcher: Matcher[Any], declaration: Declaration) -> None:
-        """Register a handler or a discard. Raise as `Admission.admit` does, without a change."""
+        """Register a handler or a discard. Raise as `MatcherAdmission.admit` does, without a change."""
         admit([(matcher, declaration.name)], self.admission, self.places)
         self.forget_router()
         self._entries.append(_Handler(matcher, declaration))
@@ -103,7 +103,8 @@ class Registry:
     def include(self, other: Registry, when: Matcher[Any] | None) -> None:
         """Include a registry, narrowed by a condition.
 
-        Raise `RegistrationError` for a circle and for a handler of unmatched messages, else as `Admission.admit` does.
+        Raise `RegistrationError` for a circle and for a handler of unmatched messages, and the exceptions of
+        `MatcherAdmission.admit`.
         """
         if other._fallback is not None:
             raise _fallback_of_included(other._fallback, self)
@@ -117,7 +118,7 @@ class Registry:
         self._entries.append(_Include(other, when))
         other._included_in.append(_Include(self, when))
 
-    def places(self, matcher: Matcher[Any]) -> Iterator[tuple[Admission, Matcher[Any]]]:
+    def places(self, matcher: Matcher[Any]) -> Iterator[tuple[MatcherAdmission, Matcher[Any]]]:
         """Yield the admission of each registry that contains a matcher of this one, and the matcher as narrowed."""
         yield self.admission, matcher
         for include in self._included_in:

@@ -12,7 +12,7 @@ from missive.app.processor import Processor
 from missive.app.terms import HandlerRoute
 from missive.dlq.contract import Sink, Store
 from missive.dlq.once import OnceStore
-from missive.engine.completion.attempts import Attempts
+from missive.engine.completion.attempts import AttemptCounter
 from missive.engine.completion.claims import leased_routes
 from missive.engine.completion.completion import Completion
 from missive.engine.completion.dead_letters import DeadLetterWriter
@@ -22,8 +22,8 @@ from missive.engine.completion.parking import ParkingLot, park_routes
 from missive.engine.completion.redelivery import Redelivery
 from missive.engine.completion.settlement import Settler
 from missive.engine.dispatch.circuit import circuits_of
-from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.dispatch.isolation import IsolatingDispatcher
 from missive.engine.drain import Drain
 from missive.engine.intake.admission import Admission
@@ -50,7 +50,7 @@ class Stations:
 
     pools: Sequence[Pool]
     dispatcher: Dispatcher
-    delays: Delays
+    held_jobs: HeldJobs
     dead_letters: DeadLetterWriter
     store: StoreClient
     stages: Stages
@@ -85,15 +85,15 @@ class Assembler:
         self._store = StoreClient(sink, runtime)
         self._outbox = Outbox(asyncio.get_running_loop())
         self._pools, pool_of = self._build_pools(handlers_loop)
-        self._delays = Delays(runtime)
+        self._held_jobs = HeldJobs(runtime)
         # Only a store counts crashes, so suspects exist only with a store.
         make_dispatcher = IsolatingDispatcher if isinstance(sink, Store) else Dispatcher
-        self._dispatcher = make_dispatcher(self._pools, pool_of, concurrency, self._delays, runtime)
+        self._dispatcher = make_dispatcher(self._pools, pool_of, concurrency, self._held_jobs, runtime)
         self._dead_letters = DeadLetterWriter(self._service, self._store, routes, processor.public, state, runtime)
         self._admission = Admission(
             processor.message_cls, router, routes, self._dispatcher, self._dead_letters, sink, state, runtime
         )
-        self._exits = Exits(self._pools, self._dispatcher, self._delays, self._admission, self._dead_letters, state)
+        self._exits = Exits(self._pools, self._dispatcher, self._held_jobs, self._admission, self._dead_letters, state)
 
     def assemble(self, adapters: Sequence[Adapter]) -> Stations:
         """Return the connected stations."""
@@ -105,7 +105,9 @@ class Assembler:
             self._runtime,
         )
         before, after, parking = self._build_stages()
-        redelivery = Redelivery(dispatcher, self._delays, admission, self._dead_letters, exits, parking, state, runtime)
+        redelivery = Redelivery(
+            dispatcher, self._held_jobs, admission, self._dead_letters, exits, parking, state, runtime
+        )
         completion = Completion(dispatcher, exits, redelivery, state, runtime)
         self._outbox.collect = completion.collect
         self._dead_letters.on_filed = completion.filed
@@ -126,7 +128,7 @@ class Assembler:
         monitor = WorkerMonitor(self._pools, self._outbox, dispatcher, completion, self._concurrency, state, runtime)
         drain = Drain(dispatcher, admission, exits, stages, state)
         return Stations(
-            self._pools, dispatcher, self._delays, self._dead_letters, self._store, stages, intakes, watchdogs,
+            self._pools, dispatcher, self._held_jobs, self._dead_letters, self._store, stages, intakes, watchdogs,
             monitor, drain,
         )  # fmt: skip
 
@@ -150,7 +152,7 @@ class Assembler:
         after: list[Stage] = []
         parking = None
         if isinstance(sink, Store):
-            before.append(Attempts(self._service, self._store, runtime))
+            before.append(AttemptCounter(self._service, self._store, runtime))
             if isinstance(self._dispatcher, IsolatingDispatcher):
                 before.append(self._build_crashes(self._dispatcher))
             parking = ParkingLot(
@@ -160,7 +162,7 @@ class Assembler:
             after.append(parking)
         if (leased := leased_routes(routes, sink)) and isinstance(sink, OnceStore):
             claims = IdempotencyClaims(
-                self._service, self._store, sink, leased, self._concurrency, self._dispatcher, self._delays,
+                self._service, self._store, sink, leased, self._concurrency, self._dispatcher, self._held_jobs,
                 self._dead_letters, self._exits, state, runtime,
             )  # fmt: skip
             after.append(claims)

@@ -6,7 +6,7 @@ import pytest
 
 from missive import RawMessage
 from missive.app.terms import Terms
-from missive.engine.dispatch.delays import Delays
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.dispatch.isolation import IsolatingDispatcher
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
@@ -68,7 +68,7 @@ def survived():
 
 @pytest.fixture
 def dispatcher(pool, survived):
-    dispatcher = IsolatingDispatcher([pool], {ROUTE: pool}, 4, Delays(Runtime()), Runtime())
+    dispatcher = IsolatingDispatcher([pool], {ROUTE: pool}, 4, HeldJobs(Runtime()), Runtime())
     dispatcher.survived = survived.append
     return dispatcher
 

@@ -27,7 +27,7 @@ _WRITE_AFTER = 0.2
 logger = logging.getLogger("missive")
 
 
-class Attempts(Stage):
+class AttemptCounter(Stage):
     """Counts spent attempts in the store, in batches; a message that never fails is never counted.
 
     Messages are counted by identity: the position, or the producer's id with the body while the transport reports a

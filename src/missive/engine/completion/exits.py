@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from missive.engine.completion.dead_letters import DeadLetterWriter
-from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.intake.admission import Admission
 from missive.engine.intake.source import Source
 from missive.engine.job import Job
@@ -27,14 +27,14 @@ class Exits:
         self,
         pools: Sequence[Pool],
         dispatcher: Dispatcher,
-        delays: Delays,
+        held_jobs: HeldJobs,
         admission: Admission,
         dead_letters: DeadLetterWriter,
         state: EngineState,
     ) -> None:
         self._pools = pools
         self._dispatcher = dispatcher
-        self._delays = delays
+        self._held_jobs = held_jobs
         self._admission = admission
         self._dead_letters = dead_letters
         self._state = state
@@ -91,7 +91,7 @@ class Exits:
         """Take out the jobs for which `which` is true and that wait for a worker, their lane or another attempt."""
         held: list[Job] = []
         # A job that leaves its lane may let the next one be held, which must be taken as well.
-        while found := self._delays.withdraw(which) + [job for take in self.stages.withdraw for job in take(which)]:
+        while found := self._held_jobs.withdraw(which) + [job for take in self.stages.withdraw for job in take(which)]:
             for job in found:
                 job.source.mark_ready(job)
                 self._dispatcher.leave_lane(job)

@@ -23,8 +23,8 @@ from missive.engine.completion.claims import (
 )
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.completion.exits import Exits
-from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.intake.source import Source
 from missive.engine.job import Claim, Job
 from missive.engine.runtime import Runtime
@@ -82,7 +82,7 @@ class IdempotencyClaims(Stage):
         routes: frozenset[HandlerRoute],
         concurrency: int,
         dispatcher: Dispatcher,
-        delays: Delays,
+        held_jobs: HeldJobs,
         dead_letters: DeadLetterWriter,
         exits: Exits,
         state: EngineState,
@@ -93,7 +93,7 @@ class IdempotencyClaims(Stage):
         self._store = store
         self._once_store = once_store
         self._dispatcher = dispatcher
-        self._delays = delays
+        self._held_jobs = held_jobs
         self._dead_letters = dead_letters
         self._exits = exits
         self._state = state
@@ -230,7 +230,7 @@ class IdempotencyClaims(Stage):
             else:
                 if job.route is not None and job.route.terms.on_lane_retry == "pass":
                     self._dispatcher.leave_lane(job)
-                self._delays.hold(job, BUSY_SECONDS)
+                self._held_jobs.hold(job, BUSY_SECONDS)
         self._dispatcher.dispatch()
 
     # Calling the store

@@ -7,8 +7,8 @@ from missive.dlq.record import Attempt
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.completion.exits import Exits
 from missive.engine.completion.parking import ParkingLot
-from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.intake.admission import Admission
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
@@ -31,7 +31,7 @@ class Redelivery:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        delays: Delays,
+        held_jobs: HeldJobs,
         admission: Admission,
         dead_letters: DeadLetterWriter,
         exits: Exits,
@@ -40,14 +40,14 @@ class Redelivery:
         runtime: Runtime,
     ) -> None:
         self._dispatcher = dispatcher
-        self._delays = delays
+        self._held_jobs = held_jobs
         self._admission = admission
         self._dead_letters = dead_letters
         self._exits = exits
         self._parking = parking
         self._report = state.report
         self._runtime = runtime
-        delays.due = self.run_again
+        held_jobs.due = self.run_again
 
     def bury(self, job: Job, route: HandlerRoute, decision: Decision) -> None:
         """File a dead letter, unless the failure belongs to a dependency that is known to be down."""
@@ -77,7 +77,7 @@ class Redelivery:
         self.count(job, route, decision)
         if route.terms.on_lane_retry == "pass":
             self._dispatcher.leave_lane(job)
-        self._delays.hold(job, decision.delay)
+        self._held_jobs.hold(job, decision.delay)
 
     def _sends_back(self, job: Job, route: HandlerRoute, decision: Decision) -> bool:
         """Let the transport hold a job with a long delay, where it can; return whether it does."""
@@ -117,7 +117,7 @@ class Redelivery:
             job.decision = DEPENDENCY_DOWN
             if route.terms.on_lane_retry == "pass":
                 self._dispatcher.leave_lane(job)
-            self._delays.hold(job, max(NACK_SECONDS, circuit.opens_in))
+            self._held_jobs.hold(job, max(NACK_SECONDS, circuit.opens_in))
         return True
 
     def count(self, job: Job, route: HandlerRoute, decision: Decision) -> None:

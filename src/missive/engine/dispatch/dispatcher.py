@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from missive.app.terms import BatchTerms, HandlerRoute
 from missive.engine.dispatch.batcher import Batcher
 from missive.engine.dispatch.circuit import Circuit, CircuitLimiter
-from missive.engine.dispatch.delays import Delays
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.dispatch.lanes import Lanes
 from missive.engine.dispatch.limiters import AnyLimiter, Limiters
 from missive.engine.job import BatchJob, Job, LaneRun, Work
@@ -39,7 +39,7 @@ class Dispatcher:
         pools: Sequence[Pool],
         pool_of: Mapping[HandlerRoute, Pool],
         concurrency: int,
-        delays: Delays,
+        held_jobs: HeldJobs,
         runtime: Runtime,
     ) -> None:
         self.stages = Stages()
@@ -49,7 +49,7 @@ class Dispatcher:
         self._pools = pools
         self._pool_of = {**pool_of, **{pool.lane_route: pool for pool in pools}}
         self._concurrency = concurrency
-        self._delays = delays
+        self._held_jobs = held_jobs
         self._runtime = runtime
         self._lanes = Lanes()
         self._ready: deque[Work] = deque()
@@ -115,7 +115,7 @@ class Dispatcher:
         if job.due:
             seconds, job.due = job.due - self._runtime.monotonic(), 0.0
             if seconds > 0:
-                self._delays.hold(job, seconds)
+                self._held_jobs.hold(job, seconds)
                 return
         intercepts = self.stages.intercepts
         if intercepts and job.route in intercepts and not all(start(job) for start in self.stages.start):

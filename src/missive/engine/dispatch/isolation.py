@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 from missive.app.terms import HandlerRoute
-from missive.engine.dispatch.delays import Delays
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.held import HeldJobs
 from missive.engine.job import Job, Work
 from missive.engine.runtime import Runtime
 from missive.engine.workers.pool import Pool
@@ -25,10 +25,10 @@ class IsolatingDispatcher(Dispatcher):
         pools: Sequence[Pool],
         pool_of: Mapping[HandlerRoute, Pool],
         concurrency: int,
-        delays: Delays,
+        held_jobs: HeldJobs,
         runtime: Runtime,
     ) -> None:
-        super().__init__(pools, pool_of, concurrency, delays, runtime)
+        super().__init__(pools, pool_of, concurrency, held_jobs, runtime)
         self.survived: Callable[[Job], None] = lambda _: None
         self._suspects: set[Job] = set()
         self._alone: Work | None = None

@@ -1,4 +1,4 @@
-"""Delays: jobs that wait, unsettled and in memory, until they are due."""
+"""Held jobs: they wait in memory, unsettled, until they are due."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 
 
-class Delays:
-    """Holds jobs until they are due. `due` is called with each job then; the assembly sets it."""
+class HeldJobs:
+    """Jobs that wait until they are due. `due` is called with each job then; `Redelivery` sets it."""
 
     due: Callable[[Job], None]
 
