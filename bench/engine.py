@@ -217,7 +217,7 @@ def main() -> None:
         )
     on_the_reference = 0.7
     print(
-        f"the bar of the design is 6 µs where orjson.loads costs {on_the_reference} µs:"
+        f"the limit is 6 µs where orjson.loads costs {on_the_reference} µs:"
         f" {6 * decode * 1e6 / on_the_reference:.1f} µs here"
     )
     print("where it goes, each step alone (the rest is the engine's books, and two threads at one interpreter):")
