@@ -1,4 +1,4 @@
-"""The test of the test: engines with one thing wrong, each of which the schedules find, and say what it is."""
+"""Mutation tests of the simulation: each mutant is an engine with one fault, which the schedules find."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEEDS = 1000
 
 
 def settle_before_durable(patch):
-    """A dead letter is settled as soon as it is decided, and not when it is in the store."""
+    """Settle a dead letter when it is decided, before the store contains it."""
     add = DeadLetterWriter.add
 
     def mutant(self, job):
@@ -43,7 +43,7 @@ def settle_before_durable(patch):
 
 
 def watermark_off_by_one(patch):
-    """The mark is at the first message that is not done, and not at the last one that is."""
+    """Set the watermark to the first incomplete message, and not to the last completed one."""
     complete = WatermarkTracker.complete
 
     def mutant(self, jobs):
@@ -56,7 +56,7 @@ def watermark_off_by_one(patch):
 
 
 def lane_released_early(patch):
-    """The next of a lane runs while the one before it waits to be retried."""
+    """Run the next message of a lane while the message before it waits for a retry."""
     hold = Redelivery.hold
 
     def mutant(self, job, route):
@@ -67,7 +67,7 @@ def lane_released_early(patch):
 
 
 def lane_backwards(patch):
-    """The last of those who wait in a lane is the next."""
+    """Run the last waiting message of a lane first."""
     leave = Lanes.leave
 
     def mutant(self, key, count=1):
@@ -79,22 +79,22 @@ def lane_backwards(patch):
 
 
 def no_lanes(patch):
-    """Nobody waits for the others of his lane."""
+    """Run messages of one lane at the same time."""
 
     def mutant(self, job):
         job.lane = None
         self.add_head(job)
 
-    def all_of_them(self, lane, jobs):
+    def mutant_run(self, lane, jobs):
         for job in jobs:
             mutant(self, job)
 
     patch.setattr(Dispatcher, "add", mutant)
-    patch.setattr(Dispatcher, "add_run", all_of_them)
+    patch.setattr(Dispatcher, "add_run", mutant_run)
 
 
 def retry_settled(patch):
-    """A message that is to be retried is settled."""
+    """Settle a message that waits for a retry."""
     hold = Redelivery.hold
 
     def mutant(self, job, route):
@@ -105,12 +105,12 @@ def retry_settled(patch):
 
 
 def retry_uncounted(patch):
-    """A retry is the same attempt again."""
+    """Do not count the attempts of retries."""
     patch.setattr(Redelivery, "next_attempt", lambda self, job: job.reset_run())
 
 
 def credit_ignored(patch):
-    """As much as ever is asked for, whatever is in hand."""
+    """Fetch with the full credit, regardless of the held messages."""
 
     async def mutant(self):
         return Credit(self.limits.items, self.limits.bytes)
@@ -119,12 +119,12 @@ def credit_ignored(patch):
 
 
 def limit_ignored(patch):
-    """A handler gets more messages at once than it says."""
+    """Run more messages of a handler at once than its concurrency."""
     patch.setattr(Limiter, "_full", False)
 
 
 def leases_not_renewed(patch):
-    """No lease is ever renewed."""
+    """Do not renew leases."""
 
     async def mutant(self, session, lease):
         return None
@@ -133,7 +133,7 @@ def leases_not_renewed(patch):
 
 
 def session_unchecked(patch):
-    """What came in a session that is dead is settled in the next."""
+    """Settle messages of a dead session in the next session."""
     settle = Settler._settle_pending
 
     async def mutant(self):
@@ -144,33 +144,33 @@ def session_unchecked(patch):
     patch.setattr(Settler, "_settle_pending", mutant)
 
 
-def marks_outlive_their_session(patch):
-    """A mark goes on in the next session, where it left off in the last."""
+def watermarks_outlive_their_session(patch):
+    """Continue the watermark of a session in the next session."""
     gained = Settler.gained
 
-    def mutant(self, marks):
-        return gained(self, {lane: mark for lane, mark in marks.items() if lane not in self._trackers})
+    def mutant(self, watermarks):
+        return gained(self, {lane: one for lane, one in watermarks.items() if lane not in self._trackers})
 
     patch.setattr(Settler, "session_lost", lambda self, source: None)
     patch.setattr(Settler, "gained", mutant)
 
 
 def dead_letters_forgotten(patch):
-    """A dead letter that is in the store is never settled."""
+    """Do not settle a dead letter that the store contains."""
     patch.setattr(Completion, "filed", lambda self, jobs: None)
 
 
-def never_connected_again(patch):
-    """A source of which a session died does not connect again."""
+def never_reconnected(patch):
+    """Do not reconnect a source after its session died."""
 
-    async def mutant(self, trouble):
+    async def mutant(self, error):
         await self._runtime.sleep(10**6)
 
     patch.setattr(Intake, "_back_off", mutant)
 
 
-def taken_twice(patch):
-    """A delivery is taken in twice."""
+def admitted_twice(patch):
+    """Admit a delivery twice."""
     take = Admission.take
 
     def mutant(self, source, session, deliveries):
@@ -181,7 +181,7 @@ def taken_twice(patch):
 
 
 def handlers_left_running(patch):
-    """A forced stop does not cancel what runs."""
+    """Do not cancel running handlers at a forced stop."""
 
     async def mutant(self):
         return None
@@ -190,7 +190,7 @@ def handlers_left_running(patch):
 
 
 def drain_without_end(patch):
-    """A stop waits for what will never come, once all is settled."""
+    """Do not end the drain when all messages are settled."""
 
     async def mutant(self):
         await self._runtime.sleep(10**6)
@@ -198,13 +198,13 @@ def drain_without_end(patch):
     patch.setattr(Drain, "finished", mutant)
 
 
-def gaps_unread(patch):
-    """What was done beyond a mark is handled again by whoever has its lane next."""
+def acked_beyond_unread(patch):
+    """Handle messages in `acked_beyond` again."""
     patch.setattr(Settler, "fresh", lambda self, deliveries: deliveries)
 
 
-def gaps_stripped(patch):
-    """A mark says nothing of what was done beyond the one before it."""
+def acked_beyond_shortened(patch):
+    """Commit `acked_beyond` without the positions that an earlier consumer completed."""
     beyond = WatermarkTracker._beyond
 
     def mutant(self, position):
@@ -217,8 +217,8 @@ def gaps_stripped(patch):
     patch.setattr(WatermarkTracker, "_beyond", mutant)
 
 
-class Hampered:
-    """Exits with one method replaced."""
+class ExitsWith:
+    """The exits of an engine, with some methods replaced."""
 
     def __init__(self, exits, **replaced):
         self._exits = exits
@@ -228,30 +228,30 @@ class Hampered:
         return getattr(self._exits, name)
 
 
-def lanes_kept(patch):
-    """What waits of a lane that somebody else has soon is begun all the same."""
+def lost_lanes_started(patch):
+    """Start waiting messages of a lane that the session lost."""
     init = Assignment.__init__
 
     def mutant(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        self._exits = Hampered(self._exits, withdraw=lambda which: [])
+        self._exits = ExitsWith(self._exits, withdraw=lambda which: [])
 
     patch.setattr(Assignment, "__init__", mutant)
 
 
-def lanes_settled_late(patch):
-    """What ran when its lane was lost is settled when the lane is back."""
+def lost_lanes_settled(patch):
+    """Settle messages that ran when their lane was lost, after the lane is assigned again."""
     init = Assignment.__init__
 
     def mutant(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        self._exits = Hampered(self._exits, revoke=lambda jobs: None)
+        self._exits = ExitsWith(self._exits, revoke=lambda jobs: None)
 
     patch.setattr(Assignment, "__init__", mutant)
 
 
 def settled_before_it_is_remembered(patch):
-    """A message with `once=` is settled before it is durable that its effect has happened."""
+    """Settle a message with `once=` before its effect is recorded."""
 
     def mutant(self, jobs):
         for job in jobs:
@@ -262,7 +262,7 @@ def settled_before_it_is_remembered(patch):
 
 
 def effects_forgotten(patch):
-    """A claim is given up where its effect has happened."""
+    """Delete a claim whose effect has happened."""
     once_done = MemoryOnce.once_done
 
     def mutant(self, service, effects, owner, ttl):
@@ -274,8 +274,8 @@ def effects_forgotten(patch):
     patch.setattr(MemoryOnce, "once_done", mutant)
 
 
-class Forgetful(dict):
-    """What is claimed here, for a process that does not know."""
+class ForgetfulDict(dict):
+    """A dictionary that claims to contain no key."""
 
     def __contains__(self, effect):
         return False
@@ -285,34 +285,34 @@ class Forgetful(dict):
 
 
 def claimed_twice(patch):
-    """Two messages of one effect are let through beside each other, because one process asks for both."""
+    """Handle two messages of one effect at once, because the process forgets its claims."""
     init = IdempotencyClaims.__init__
 
     def mutant(self, *args, **kwargs):
         init(self, *args, **kwargs)
-        self._mine = Forgetful()
+        self._mine = ForgetfulDict()
 
     patch.setattr(IdempotencyClaims, "__init__", mutant)
 
 
 def blocked_for_ever(patch):
-    """Intake stays blocked where what could not be claimed is gone before the store is back."""
+    """Keep intake blocked after all messages without a claim are gone."""
     patch.setattr(IdempotencyClaims, "_recovered", lambda self: None)
 
 
 def two_probes(patch):
-    """While a probe is on its way to what may be down, another follows."""
+    """Start a second probe of a dependency while the first is running."""
     admits = Circuit.admits
     patch.setattr(Circuit, "admits", lambda self, running: self.state == "half-open" or admits(self, running))
 
 
 def probed_early(patch):
-    """What is down is asked again as soon as it has failed."""
+    """Probe a dependency again as soon as a probe has failed."""
     patch.setattr(Circuit, "admits", lambda self, running: running == 0 or self.state == "closed")
 
 
 def delays_forgotten(patch):
-    """An attempt that a policy grants follows at no time."""
+    """Delay the next attempt of a retry policy far too long."""
     hold = HeldJobs.hold
     patch.setattr(HeldJobs, "hold", lambda self, job, seconds: hold(self, job, seconds * 1e6))
 
@@ -325,7 +325,7 @@ MUTANTS = {
     effects_forgotten: {Promise.once},
     claimed_twice: {Promise.one_at_a_time},
     blocked_for_ever: {Promise.progress},
-    taken_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
+    admitted_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
     handlers_left_running: {Promise.nothing_left},
     drain_without_end: {Promise.stops},
     settle_before_durable: {Promise.durable, Promise.credit},
@@ -339,26 +339,26 @@ MUTANTS = {
     limit_ignored: {Promise.concurrency},
     leases_not_renewed: {Promise.leases},
     session_unchecked: {Promise.sessions, Promise.stops},
-    marks_outlive_their_session: {Promise.sessions, Promise.durable, Promise.once},
+    watermarks_outlive_their_session: {Promise.sessions, Promise.durable, Promise.once},
     dead_letters_forgotten: {Promise.progress},
-    never_connected_again: {Promise.progress},
-    gaps_unread: {Promise.once},
-    gaps_stripped: {Promise.sessions},
-    lanes_kept: {Promise.sessions},
-    lanes_settled_late: {Promise.durable, Promise.sessions, Promise.stops},
+    never_reconnected: {Promise.progress},
+    acked_beyond_unread: {Promise.once},
+    acked_beyond_shortened: {Promise.sessions},
+    lost_lanes_started: {Promise.sessions},
+    lost_lanes_settled: {Promise.durable, Promise.sessions, Promise.stops},
 }
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_a_mutant_is_found(mutant, monkeypatch, record_property):
-    """Some schedule of the first few hundred finds an engine with one line changed, and names the promise it breaks."""
+def test_the_simulation_finds_a_mutant(mutant, monkeypatch, record_property):
+    """A schedule fails on an engine with one mutated method, and reports a promise that the mutation breaks."""
     mutant(monkeypatch)
     with quiet(), pytest.raises(SimulationFailed) as failed:
-        run_until_it_fails()
+        run_schedules()
     record_property("found by seed", failed.value.seed)
     assert failed.value.promise in MUTANTS[mutant], str(failed.value)
 
 
-def run_until_it_fails():
+def run_schedules():
     for seed in range(SEEDS):
         run(seed)

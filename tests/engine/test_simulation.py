@@ -1,4 +1,4 @@
-"""Ten thousand schedules of crash, redelivery, reordering, lost answers and lost leases: the ledger balances."""
+"""Simulated schedules with crashes, redelivery, reordering, lost responses and lost leases: the ledger balances."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ EVENTS = ["delivered", "started", "ended", "filed", "settled", "committed"]
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_ten_thousand_schedules(request, record_property):
-    """Whatever happens, nothing is lost, order per key is held, credit is kept, and nothing is left behind."""
+    """In every schedule, no message is lost, keys stay in order, the credit is respected, and no work is left."""
     count = DEEP if request.config.getoption("--deep") else SCHEDULES
     chunks = [range(start, start + CHUNK) for start in range(0, count, CHUNK)]
     events: Counter[str] = Counter()
@@ -49,23 +49,23 @@ def test_ten_thousand_schedules(request, record_property):
 
 
 def test_schedules_without_faults():
-    """Where nothing goes wrong, each message is handled exactly once, and the transport sees no fault of ours."""
+    """Without faults, each message is handled once, and the engine makes no invalid call to the transport."""
     events, failures = run_many(range(200), Faults.none())
     assert failures == []
     assert events["start"] == events["connected"] == 200
     assert not [event for event in FAULTS if events[event] and event not in ("stop", "interrupted")]
 
 
-def test_a_seed_is_one_schedule():
-    """The same seed is the same schedule, event for event, and another seed is another."""
+def test_a_seed_determines_its_schedule():
+    """A seed produces the same events in each run, and different seeds produce different events."""
     first = [run(seed).digest() for seed in range(20)]
     assert first == [run(seed).digest() for seed in range(20)]
     assert len(set(first)) == 20
 
 
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
-def test_a_seed_is_the_same_schedule_in_every_process(hash_seed):
-    """Neither the hashes of strings nor the addresses of objects have a say in a schedule."""
+def test_a_schedule_is_the_same_in_every_process(hash_seed):
+    """A schedule does not depend on the hashes of strings or the addresses of objects."""
     program = "from tests.support.scenario import run\nprint(*(run(seed).digest() for seed in range(20)))"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program],

@@ -1,4 +1,4 @@
-"""The scenario of the ten thousand schedules: every kind of handler, and a plan by seed of what each does when."""
+"""The scenario of the simulation: handlers of every kind, and a plan for each seed that scripts their actions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
+from typing import TypeAlias
 
 from missive import (
     Batch,
@@ -49,36 +50,39 @@ KINDS = [
     "unwanted",
     "unknown",
 ]
-MOST_CONCURRENCY = 4
+MAX_CONCURRENCY = 4
+
+Action: TypeAlias = Callable[[HandlingContext], object]
+"""An action of a handler, such as a retry or an exception."""
 
 
 class Plan:
-    """What the messages of a schedule are, and what their handlers do, time by time."""
+    """The messages of a schedule, and for each message the actions of its handler, one for each attempt."""
 
     def __init__(self, seed: int) -> None:
         random = Random(-seed - 1)
         kinds = random.sample(KINDS, random.randint(1, len(KINDS)))
         keys = random.randint(1, 5)
-        self._trouble = random.choice((0.0, 0.2, 0.6))
+        self._error_rate = random.choice((0.0, 0.2, 0.6))
         self._longest = random.choice((0.0, 0.01, 0.3, 1.5))
         self.messages: list[JSONMessage] = []
-        self._steps: list[list[Callable[[HandlingContext], object]]] = []
+        self._actions: list[list[Action]] = []
         self._runs: dict[int, int] = {}
         for number in range(random.randint(10, 35)):
             content = {"n": number, "kind": random.choice(kinds), "key": random.randrange(keys)}
             body = b"{" if random.random() < 0.02 else json.dumps(content).encode()
             self.messages.append(JSONMessage(body, message_id=f"id{number}", key=str(content["key"])))
-            self._steps.append([*self._before(random), self._last(random)])
+            self._actions.append([*self._retries(random), self._last(random)])
         self._up, self._down = random.choice((0, 0, 5)), random.choice((1, 4, 8, 12))
         self._random = random
         self.credit = Credit(random.choice((3, 10, 1000)), random.choice((300, 64 * 1024 * 1024)))
-        self.most_items = self.credit.items * random.choice((1, 10))
+        self.total_items = self.credit.items * random.choice((1, 10))
 
-    def _before(self, random: Random) -> list[Callable[[HandlingContext], object]]:
-        steps: list[Callable[[HandlingContext], object]] = []
-        while random.random() < self._trouble / 2 and len(steps) < 3:
+    def _retries(self, random: Random) -> list[Action]:
+        actions: list[Action] = []
+        while random.random() < self._error_rate / 2 and len(actions) < 3:
             after = random.choice((0.0, 0.01, 0.5, 2.0))
-            steps.append(
+            actions.append(
                 random.choice(
                     (
                         lambda context: context.nack(),
@@ -87,10 +91,10 @@ class Plan:
                     )
                 )
             )
-        return steps
+        return actions
 
-    def _last(self, random: Random) -> Callable[[HandlingContext], object]:
-        if random.random() >= self._trouble:
+    def _last(self, random: Random) -> Action:
+        if random.random() >= self._error_rate:
             return lambda context: None
         return random.choice(
             (
@@ -104,25 +108,25 @@ class Plan:
         )
 
     def run(self, message: JSONMessage, context: HandlingContext) -> None:
-        """Do what the plan says for this time."""
+        """Perform the next planned action for a message. The last action repeats."""
         number = message.get_json()["n"]
-        steps, time = self._steps[number], self._runs.get(number, 0)
-        self._runs[number] = time + 1
-        steps[min(time, len(steps) - 1)](context)
+        actions, run = self._actions[number], self._runs.get(number, 0)
+        self._runs[number] = run + 1
+        actions[min(run, len(actions) - 1)](context)
 
-    def ask(self) -> None:
-        """Ask a dependency, which is down for so many times."""
+    def call_dependency(self) -> None:
+        """Call a dependency. Raise ConnectionError for a planned number of calls."""
         self._up -= 1
         if -self._down <= self._up < 0:
             raise ConnectionError("down")
 
     def delay(self) -> float:
-        """Return how long an async handler waits."""
+        """Return the duration of an async handler, in seconds."""
         return self._longest * self._random.random()
 
 
 class _Current:
-    """The plan of the schedule that runs: handlers run in contexts of their own, and see no context variable."""
+    """The plan of the running schedule. A context variable does not work: each handler runs in a new context."""
 
     plan: Plan
 
@@ -136,19 +140,19 @@ def handle(message: JSONMessage, context: HandlingContext) -> None:
 
 
 async def handle_async(message: JSONMessage, context: HandlingContext) -> None:
-    planned = _Current.plan
-    if (delay := planned.delay()) > 0:
+    plan = _Current.plan
+    if (delay := plan.delay()) > 0:
         await asyncio.sleep(delay)
-    planned.run(message, context)
+    plan.run(message, context)
 
 
 def handle_needing(message: JSONMessage, context: HandlingContext) -> None:
-    _Current.plan.ask()
+    _Current.plan.call_dependency()
     _Current.plan.run(message, context)
 
 
 async def handle_needing_async(message: JSONMessage, context: HandlingContext) -> None:
-    _Current.plan.ask()
+    _Current.plan.call_dependency()
     await handle_async(message, context)
 
 
@@ -163,14 +167,14 @@ async def handle_batch_async(batch: Batch[JSONMessage]) -> None:
 
 
 def make_processor() -> Processor[JSONMessage]:
-    """Return a processor with a handler of every kind."""
-    proc = Processor(JSONMessage, name="simulated", concurrency=MOST_CONCURRENCY)
-    by, other = by_field("key"), by_key
+    """Return a processor with one handler of each kind."""
+    proc = Processor(JSONMessage, name="simulated", concurrency=MAX_CONCURRENCY)
+    by = by_field("key")
     proc.add_handler(Field("kind", "plain"), handle, name="plain")
     proc.add_handler(Field("kind", "plain async"), handle_async, name="plain async")
     proc.add_handler(Field("kind", "ordered"), handle, name="ordered", ordered_by=by)
     proc.add_handler(Field("kind", "ordered async"), handle_async, name="ordered async", ordered_by=by)
-    proc.add_handler(Field("kind", "passes"), handle_async, name="passes", ordered_by=other, on_lane_retry="pass")
+    proc.add_handler(Field("kind", "passes"), handle_async, name="passes", ordered_by=by_key, on_lane_retry="pass")
     proc.add_handler(Field("kind", "one at a time"), handle, name="one at a time", concurrency=1)
     proc.add_handler(Field("kind", "in time"), handle_async, name="in time", timeout=0.5)
     proc.add_handler(Field("kind", "rated"), handle, name="rated", rate_limit="5/s")
@@ -184,8 +188,8 @@ def make_processor() -> Processor[JSONMessage]:
     policy = Retry(attempts=3, immediate=1, delays=constant(0.3))
     proc.add_handler(Field("kind", "policy"), handle, name="policy", retry=policy)
     proc.add_handler(Field("kind", "ordered policy"), handle_async, name="ordered policy", retry=policy, ordered_by=by)
-    again = Retry(on=ConnectionError, attempts=None, delays=constant(0.2))
-    needs = {"breaker": Breaker("dependency", on=ConnectionError, after=3, probe=2), "retry": again}
+    retry = Retry(on=ConnectionError, attempts=None, delays=constant(0.2))
+    needs = {"breaker": Breaker("dependency", on=ConnectionError, after=3, probe=2), "retry": retry}
     proc.add_handler(Field("kind", "needs"), handle_needing, name="needs", **needs)
     proc.add_handler(Field("kind", "ordered needs"), handle_needing_async, name="ordered needs", ordered_by=by, **needs)
     proc.discard_for(Field("kind", "unwanted"), reason="unwanted")
@@ -196,16 +200,14 @@ PROCESSOR = make_processor()
 
 
 def run(seed: int, faults: Faults | None = None, transport: str | None = None) -> Trace:
-    """Run the schedule of a seed, with a credit of its own."""
-    planned = _Current.plan = Plan(seed)
-    limits = Limits(planned.credit.items, planned.credit.bytes, planned.most_items)
-    return run_schedule(
-        seed, PROCESSOR, planned.messages, faults=faults or Faults(), transport=transport, limits=limits
-    )
+    """Run the schedule of a seed, with the credit of its plan."""
+    plan = _Current.plan = Plan(seed)
+    limits = Limits(plan.credit.items, plan.credit.bytes, plan.total_items)
+    return run_schedule(seed, PROCESSOR, plan.messages, faults=faults or Faults(), transport=transport, limits=limits)
 
 
 def run_many(seeds: Sequence[int], faults: Faults | None = None) -> tuple[Counter[str], list[str]]:
-    """Run many schedules; returns how often each event happened, and how those failed that did."""
+    """Run schedules. Return the number of each event, and the texts of the failures."""
     counts: Counter[str] = Counter()
     failures = []
     with quiet():

@@ -1,4 +1,4 @@
-"""The supervisor: whom it starts again and when, what it sums up, and when it gives up."""
+"""The supervisor: it restarts workers after delays, adds their counts, and gives up when none is ever ready."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ number, fd = os.environ["MISSIVE_WORKER"].split(":")
 line = socket.socket(fileno=int(fd))
 counts = dict.fromkeys(["duplicates", "retried", "nacked", "parked", "redelivered", "released", "unsettled"], 1)
 counts |= {"handlers": {"h": 10}, "discards": {}, "reasons": {"failed": 2}}
-def tell(state):
+def send(state):
     line.sendall(json.dumps({"state": state, "report": counts}).encode() + b"\\n")
 with open(f"starts-{number}", "a") as file:
     file.write("x")
@@ -34,11 +34,11 @@ starts = os.stat(f"starts-{number}").st_size
 """
 
 
-class Quick(Runtime):
-    """Waits for nothing. `asked` is called with each wait."""
+class NoSleep(Runtime):
+    """A runtime that calls `on_sleep` instead of sleeping. Its clock advances by `life` at each call."""
 
-    def __init__(self, asked: Callable[[float], None] = lambda _: None, life: float = 0.0) -> None:
-        self.asked = asked
+    def __init__(self, on_sleep: Callable[[float], None] = lambda _: None, life: float = 0.0) -> None:
+        self.on_sleep = on_sleep
         self.life = life
         self.now = 0.0
 
@@ -47,33 +47,35 @@ class Quick(Runtime):
         return self.now
 
     async def sleep(self, seconds: float) -> None:
-        self.asked(seconds)
-        if seconds == 1.0:  # for the last words of one that died, which are there
+        self.on_sleep(seconds)
+        if seconds == 1.0:  # the wait for the last lines of a dead worker, which have arrived
             await super().sleep(seconds)
 
 
 @pytest.fixture
 def supervise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Supervisor]:
-    """Make supervisors of a script, in a directory of their own."""
+    """Return a function that supervises workers of a script, in a new directory."""
     monkeypatch.chdir(tmp_path)
 
     def supervise(script: str, workers: int = 2, runtime: Runtime | None = None) -> Supervisor:
-        return Supervisor([sys.executable, "-c", CHILD + script], workers, runtime=runtime or Quick())
+        return Supervisor([sys.executable, "-c", CHILD + script], workers, runtime=runtime or NoSleep())
 
     return supervise
 
 
 def starts(number: int) -> int:
+    """Return how often a worker was started."""
     return len(Path(f"starts-{number}").read_text())
 
 
-def waits(caplog: pytest.LogCaptureFixture, number: int) -> list[float]:
+def delays(caplog: pytest.LogCaptureFixture, number: int) -> list[float]:
+    """Return the logged delays before the restarts of a worker, in seconds."""
     return [float(one) for one in re.findall(rf"worker {number} died .* another in (\S+) s", caplog.text)]
 
 
-def test_one_that_is_done_is_not_started_again(supervise: Callable[..., Supervisor]):
-    """Exit code 0 is the end of its input; what all counted is summed, by handler and reason too."""
-    supervisor = supervise("tell('running')")
+def test_a_finished_worker_is_not_restarted(supervise: Callable[..., Supervisor]):
+    """A worker with exit code 0 is not restarted, and the counts of all workers are added."""
+    supervisor = supervise("send('running')")
     assert supervisor.run()
     assert (starts(1), starts(2)) == (1, 1)
     report = supervisor.report.to_dict()
@@ -82,75 +84,75 @@ def test_one_that_is_done_is_not_started_again(supervise: Callable[..., Supervis
     assert [worker["state"] for worker in supervisor.view()["workers"]] == ["done", "done"]
 
 
-def test_the_back_off_doubles(supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture):
-    """From a fifth of a second to thirty; each death is one line, and the counts of the dead are kept."""
-    supervisor = supervise("tell('running')\nsys.exit(0 if starts == 11 else 1)", workers=1)
+def test_the_delay_of_restarts_doubles(supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture):
+    """The delay doubles from 0.2 s to 30 s. Each death is logged, and the counts of dead workers remain."""
+    supervisor = supervise("send('running')\nsys.exit(0 if starts == 11 else 1)", workers=1)
     assert supervisor.run()
-    assert waits(caplog, 1) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
+    assert delays(caplog, 1) == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30]
     assert caplog.text.count("worker 1 died (exit code 1), starting another in 0.2 s") == 1
     assert supervisor.report.total_handled == 110
 
 
-def test_a_long_life_begins_again(supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture):
-    """One that lived for a minute is followed after the shortest time."""
-    script = "tell('running')\nsys.exit(0 if starts == 4 else 1)"
-    assert supervise(script, workers=1, runtime=Quick(life=59)).run()
-    assert waits(caplog, 1) == [0.2, 0.4, 0.8]
+def test_a_long_life_resets_the_delay(supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture):
+    """A worker that lived for a minute is restarted after the shortest delay."""
+    script = "send('running')\nsys.exit(0 if starts == 4 else 1)"
+    assert supervise(script, workers=1, runtime=NoSleep(life=59)).run()
+    assert delays(caplog, 1) == [0.2, 0.4, 0.8]
     caplog.clear()
     Path("starts-1").unlink()
-    assert supervise(script, workers=1, runtime=Quick(life=60)).run()
-    assert waits(caplog, 1) == [0.2, 0.2, 0.2]
+    assert supervise(script, workers=1, runtime=NoSleep(life=60)).run()
+    assert delays(caplog, 1) == [0.2, 0.2, 0.2]
 
 
 def test_a_signal_is_named(supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture):
-    """What it died of is said as a person knows it."""
-    supervisor = supervise("tell('running')\nif starts == 1: os.kill(os.getpid(), signal.SIGSEGV)", workers=1)
+    """The log names the signal that killed a worker."""
+    supervisor = supervise("send('running')\nif starts == 1: os.kill(os.getpid(), signal.SIGSEGV)", workers=1)
     assert supervisor.run()
     assert "worker 1 died (SIGSEGV), starting another in 0.2 s" in caplog.text
 
 
-def test_it_gives_up_where_none_was_ever_ready(supervise: Callable[..., Supervisor]):
-    """Each failed three times, as with wrong credentials: there is no use in going on."""
+def test_the_supervisor_gives_up_when_no_worker_was_ever_ready(supervise: Callable[..., Supervisor]):
+    """The supervisor gives up when each worker failed three times and none was ever ready."""
     with pytest.raises(ProcessingFailed, match="each failed 3 times"):
-        supervise("tell('connecting')\nsys.exit(1)").run()
+        supervise("send('connecting')\nsys.exit(1)").run()
     assert min(starts(1), starts(2)) == 3
 
 
-def test_it_does_not_give_up_where_one_was_ready(supervise: Callable[..., Supervisor]):
-    """Where a worker could start once, what is wrong now may have an end."""
-    supervisor = supervise("tell('running') if starts == 1 else None\nsys.exit(0 if starts > 5 else 1)")
+def test_the_supervisor_does_not_give_up_after_a_worker_was_ready(supervise: Callable[..., Supervisor]):
+    """After a worker was ready once, failing workers are restarted without limit."""
+    supervisor = supervise("send('running') if starts == 1 else None\nsys.exit(0 if starts > 5 else 1)")
     assert supervisor.run()
     assert (starts(1), starts(2)) == (6, 6)
 
 
 def test_a_command_that_cannot_be_started(tmp_path: Path):
-    """It is tried again, and given up."""
+    """A command that cannot be started is tried again and then given up."""
     with pytest.raises(ProcessingFailed):
-        Supervisor([str(tmp_path / "nothing")], 1, runtime=Quick()).run()
+        Supervisor([str(tmp_path / "nothing")], 1, runtime=NoSleep()).run()
 
 
-def test_wrong_usage_is_said_once(supervise: Callable[..., Supervisor]):
-    """The first that says so ends all, at once: nobody is started again, and the others are told to stop."""
+def test_a_usage_error_ends_all_workers(supervise: Callable[..., Supervisor]):
+    """A worker's usage error is raised once. No worker is restarted, and the others are stopped."""
     script = """
 import time
 if number == "1":
     while not os.path.exists("starts-2"):
         time.sleep(0.01)
-    line.sendall(b'{"usage": "there is no such thing"}\\n')
+    line.sendall(b'{"usage": "no such processor"}\\n')
     sys.exit(2)
 signal.sigwait([signal.SIGTERM])
 """
-    with pytest.raises(UsageError, match=r"^there is no such thing$"):
+    with pytest.raises(UsageError, match=r"^no such processor$"):
         supervise("signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])\n" + script).run()
     assert (starts(1), starts(2)) == (1, 1)
 
 
-def test_the_view(supervise: Callable[..., Supervisor]):
-    """One look: each worker's process, state and restarts, and what all of them counted."""
+def test_view_describes_each_worker(supervise: Callable[..., Supervisor]):
+    """`view` returns the process, state and restarts of each worker, and the sum of their counts."""
     seen: list[dict[str, Any]] = []
     supervisor: Supervisor
 
-    def asked(seconds: float) -> None:
+    def on_sleep(seconds: float) -> None:
         view = supervisor.view()
         if not seen and [worker["state"] for worker in view["workers"]] == ["waiting", "running"]:
             seen.append(view)
@@ -158,13 +160,13 @@ def test_the_view(supervise: Callable[..., Supervisor]):
 
     script = """
 import time
-tell("running")
+send("running")
 if number == "1":
     sys.exit(not os.path.exists("seen"))
 while not os.path.exists("seen"):
     time.sleep(0.01)
 """
-    supervisor = supervise(script, runtime=Quick(asked))
+    supervisor = supervise(script, runtime=NoSleep(on_sleep))
     assert supervisor.run()
     one, two = seen[0]["workers"]
     assert (one["worker"], one["pid"]) == (1, None)
@@ -174,12 +176,10 @@ while not os.path.exists("seen"):
     assert seen[0]["report"]["handled"] == 10 * (one["restarts"] + 1)
 
 
-@pytest.mark.parametrize(
-    "nonsense", ["b'{'", "b'[]\\n'", "b'{}\\n'", "b'\\xff\\n'", 'b\'{"state": 1, "report": 3}\\n\'']
-)
-def test_a_line_that_was_cut_off_is_left_out(supervise: Callable[..., Supervisor], nonsense: str):
-    """A worker may die in the middle of a word."""
-    supervisor = supervise(f"tell('running')\nline.sendall({nonsense})", workers=1)
+@pytest.mark.parametrize("line", ["b'{'", "b'[]\\n'", "b'{}\\n'", "b'\\xff\\n'", 'b\'{"state": 1, "report": 3}\\n\''])
+def test_an_invalid_line_is_ignored(supervise: Callable[..., Supervisor], line: str):
+    """An invalid line, such as one that a dying worker truncated, is ignored."""
+    supervisor = supervise(f"send('running')\nline.sendall({line})", workers=1)
     assert supervisor.run()
     assert supervisor.report.total_handled == 10
 
@@ -187,28 +187,28 @@ def test_a_line_that_was_cut_off_is_left_out(supervise: Callable[..., Supervisor
 # Reports
 
 
-def test_a_report_comes_back_from_json():
-    """What a worker sends is what it counted."""
+def test_a_report_survives_json():
+    """A report that is written as JSON and read again has equal counts, and reports can be added."""
     report = Report()
     report.handled.update(a=1, b=2)
     report.discarded.update(a=3)
     report.dead.update(failed=4)
     report.retried, report.nacked, report.redelivered, report.released, report.unsettled = range(5, 10)
-    again = Report.from_dict(json.loads(json.dumps(report.to_dict())))
-    assert again.to_dict() == report.to_dict()
-    again.add(report)
-    assert (again.handled["b"], again.dead["failed"], again.unsettled) == (4, 8, 18)
+    copy = Report.from_dict(json.loads(json.dumps(report.to_dict())))
+    assert copy.to_dict() == report.to_dict()
+    copy.add(report)
+    assert (copy.handled["b"], copy.dead["failed"], copy.unsettled) == (4, 8, 18)
 
 
-# Refusals
+# Transports and handlers that several workers cannot share
 
 
 def handler(message: Any, context: Any) -> None: ...
 
 
 @pytest.mark.parametrize("exclusive", [False, True])
-def test_order_needs_lanes_that_one_consumer_has(monkeypatch: pytest.MonkeyPatch, exclusive: bool):
-    """With ordered_by it is refused, by the handler's name, but for a transport whose lanes are exclusive."""
+def test_ordered_handlers_need_exclusive_lanes(monkeypatch: pytest.MonkeyPatch, exclusive: bool):
+    """Several workers are refused for a handler with `ordered_by`, unless the lanes of the transport are exclusive."""
     monkeypatch.setattr(MemoryAdapter, "exclusive_lanes", exclusive)
     proc = Processor(name="t")
     proc.add_handler(Everything(), handler, name="orders", ordered_by=lambda message: message.key)
@@ -219,22 +219,22 @@ def test_order_needs_lanes_that_one_consumer_has(monkeypatch: pytest.MonkeyPatch
             check_shareable([MemoryAdapter(proc)], 2)
 
 
-def test_what_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch):
-    """A transport of which several processes would each get everything."""
+def test_a_transport_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """Several workers are refused for a transport that would deliver each message to every process."""
     monkeypatch.setattr(MemoryAdapter, "shareable", False)
     with pytest.raises(UsageError, match="memory:memory cannot be shared"):
         check_shareable([MemoryAdapter(Processor(name="t"))], 3)
 
 
-# The worker's end
+# The worker
 
 
-def test_a_process_that_nobody_started_is_no_worker():
-    """Without the variable there is no line, and a made-up one is wrong usage."""
+def test_only_a_child_of_a_supervisor_is_a_worker():
+    """Without the environment variable, a process is no worker. An invalid value of the variable is a UsageError."""
     assert Worker.inherited({}) is None
     environment = {VARIABLE: "1:x"}
     with pytest.raises(UsageError, match="must not be set"):
         Worker.inherited(environment)
-    assert environment == {}, "what a handler starts is no worker"
+    assert environment == {}, "a process that a handler starts is no worker"
     with pytest.raises(UsageError, match="must not be set"):
         Worker.inherited({VARIABLE: f"1:{os.sysconf('SC_OPEN_MAX') + 1}"})
