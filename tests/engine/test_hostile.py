@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
@@ -30,57 +29,10 @@ def number(message):
 # rates
 
 
-def test_a_batch_larger_than_its_adapters_rate():
-    """A batch handler's size above the adapter's rate is refused at the start, or gathered smaller; never a wedge."""
-    proc, sizes = processor(), []
-    proc.add_batch_handler(Everything(), lambda batch: sizes.append(len(batch)), size=10, wait=0.05)
-    _, report = run(Broker(proc, bodies(20), rate_limit="5/100ms"), seconds=4)
-    assert report.total_handled == 20
-
-
 # timeouts
 
 
 # batches
-
-
-@pytest.mark.parametrize("dlq", [{}, None], ids=["dlq", "no dlq"])
-def test_a_session_lost_while_a_batch_fails(dlq):
-    """Of a batch that raises after its session died nothing is filed but the culprit: the others come again."""
-    proc, calls = processor(dlq=dlq), []
-
-    @proc.handle_batch_for(Everything(), size=4, wait=0.05)
-    def handle(batch):
-        calls.append([number(message) for message in batch.messages])
-        if len(calls) == 1:
-            broker.sessions[0].die()
-            while len(broker.sessions) < 2:
-                time.sleep(0.01)
-            raise ValueError
-
-    broker = Broker(proc, bodies(4))
-    _, report = run(broker)
-    assert (report.total_dead, report.total_handled) == (0, 4)
-
-
-def test_an_exception_of_a_before_hook():
-    """`after_handling` sees the exception of the hook that failed its item, and not that of a handler it was not in."""
-    proc, seen = processor(), []
-
-    @proc.before_handling
-    def before(worker, context):
-        if number(context.message) == 1:
-            raise KeyError
-
-    @proc.after_handling
-    def after(worker, context):
-        seen.append((number(context.message), type(context.exception).__name__))
-
-    @proc.handle_batch_for(Everything(), size=2, wait=0.05)
-    def handle(batch): ...
-
-    run(Broker(proc, bodies(2)))
-    assert sorted(seen) == [(0, "NoneType"), (1, "KeyError")]
 
 
 # backpressure
@@ -141,27 +93,3 @@ def test_a_client_that_fails_to_stop():
 
     _, report = run(odd, other, meanwhile=meanwhile)
     assert report.total_handled == 1
-
-
-def test_a_resource_that_translates_what_failed_a_batch():
-    """The culprit is found by halves, whatever its resources make of the exception; its failure is what they made."""
-    proc = processor()
-
-    @proc.resource()
-    def transaction(context):
-        try:
-            yield 1
-        except ValueError:
-            raise RuntimeError("rolled back") from None
-
-    @proc.handle_batch_for(Everything(), size=8)
-    def handle(batch):
-        for context in batch:
-            context.get(transaction)
-        if any(number(message) == 5 for message in batch.messages):
-            raise ValueError
-
-    with proc.test_client() as client:
-        results = client.send_batch([JSONMessage(body) for body in bodies(8)])
-    assert [result.outcome for result in results].count("acked") == 7
-    assert isinstance(results[5].exception, RuntimeError)

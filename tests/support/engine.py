@@ -28,6 +28,7 @@ from missive.engine.runner import execute
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
 from missive.errors import MissiveError, StoreError
+from missive.matchers import Everything
 from missive.messages import Message
 from missive.testing import MemoryAdapter
 from missive.transport import Delivery
@@ -102,6 +103,18 @@ def number(message: Any) -> int:
 def numbers(batch: Batch[Any]) -> list[int]:
     """Return the numbers of the messages of a batch."""
     return [number(message) for message in batch.messages]
+
+
+def add_batch_handler(
+    proc: Processor[Any], is_async: bool, handle: Callable[[Batch[Any]], object], **settings: Any
+) -> None:
+    """Register a function of a batch as a `def` or an `async def` handler of all messages, with a wait of 50 ms."""
+
+    async def handle_async(batch: Batch[Any]) -> None:
+        await asyncio.sleep(0)
+        handle(batch)
+
+    proc.add_batch_handler(Everything(), handle_async if is_async else handle, **{"wait": 0.05, **settings})
 
 
 class FastRuntime(Runtime):
