@@ -20,7 +20,7 @@ CHUNK = 100
 FAULTS = [
     "crash",
     "stop",
-    "comes again",
+    "redelivered",
     "lease ended",
     "interrupted",
     "ended by force",

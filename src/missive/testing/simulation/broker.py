@@ -1,4 +1,4 @@
-"""The simulated transport: queues, leases, and partitions that are committed."""
+"""Broker: the simulated transport, as a queue, a queue with leases, partitions with commits, or lanes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FOREVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What kind of a transport it is."""
+class TransportKind:
+    """The properties of a simulated transport."""
 
     name: str
     lease: float | None = None
@@ -29,12 +29,12 @@ class Kind:
     answers: bool = True
     counts: bool = False
     max_watermark: int = 0
-    moves: bool = False
-    """Whether lanes go to somebody else for a while, and come back."""
+    rebalances: bool = False
+    """Whether lanes move to another consumer for a while, and return."""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What its sessions can do."""
+        """The capabilities of its sessions."""
         return Capabilities(
             commit="cumulative" if self.cumulative else "each",
             lease=self.lease,
@@ -46,74 +46,74 @@ class Kind:
         )
 
 
-def _queue(random: Random) -> Kind:
-    return Kind("queue", answers=_often(random), counts=_often(random))
+def _queue(random: Random) -> TransportKind:
+    return TransportKind("queue", answers=_often(random), counts=_often(random))
 
 
-def _leases(random: Random) -> Kind:
-    return Kind("leases", lease=random.choice((1.5, 3.0, 6.0)), counts=_often(random))
+def _leases(random: Random) -> TransportKind:
+    return TransportKind("leases", lease=random.choice((1.5, 3.0, 6.0)), counts=_often(random))
 
 
-def _partitions(random: Random) -> Kind:
-    return Kind(
+def _partitions(random: Random) -> TransportKind:
+    return TransportKind(
         "partitions",
         lanes=True,
         cumulative=True,
         pauses=_often(random),
         max_watermark=random.choice((0, 20, 4000)),
-        moves=_often(random),
+        rebalances=_often(random),
     )
 
 
-def _lanes(random: Random) -> Kind:
-    return Kind("lanes", lanes=True, counts=_often(random))
+def _lanes(random: Random) -> TransportKind:
+    return TransportKind("lanes", lanes=True, counts=_often(random))
 
 
 def _often(random: Random) -> bool:
     return random.random() < 0.6  # noqa: PLR2004 - about half
 
 
-TRANSPORTS: Mapping[str, Callable[[Random], Kind]] = {
+TRANSPORTS: Mapping[str, Callable[[Random], TransportKind]] = {
     "queue": _queue,
     "leases": _leases,
     "partitions": _partitions,
     "lanes": _lanes,
 }
-"""The kinds of transports, by name: a queue like RabbitMQ's, leases like those of SQS, partitions that are committed
-like Kafka's, and lanes of which each message is settled."""
+"""The kinds of transports by name: a queue as in RabbitMQ, leases as in SQS, partitions with commits as in Kafka, and
+ordered lanes whose messages are settled one by one."""
 
 
 class Broker:
-    """Keeps messages until they are settled, and outlives the processes that consume them."""
+    """Holds messages until they are settled. It outlives the processes that consume them."""
 
     def __init__(
-        self, kind: Kind, clock: Clock, trace: Trace, random: Random, fail: Callable[[Promise, str], None]
+        self, kind: TransportKind, clock: Clock, trace: Trace, random: Random, fail: Callable[[Promise, str], None]
     ) -> None:
         self.kind = kind
         self.open = 0
-        """Messages that are not settled."""
+        """Number of unsettled messages."""
         self.calm_since = _FOREVER
-        """Since when nothing goes wrong any more, and so no lease ends that is held."""
+        """Virtual time of the last fault. Afterwards, held leases must not end."""
         self.emptied: Callable[[], None] = lambda: None
-        """Called when there is nothing left."""
+        """Called when all messages are settled."""
         self.changed: Callable[[], None] = lambda: None
-        """Called when there may be more to fetch."""
+        """Called when there may be more messages to fetch."""
         self._clock = clock
         self._trace = trace
         self._random = random
         self._fail = fail
-        self._coming: list[Entry] = []
+        self._scheduled: list[Entry] = []
         self._waiting: list[tuple[int, Entry]] = []
         self._leased: dict[Handout, None] = {}
         self._lanes: dict[str, list[Entry]] = {}
         self._next: dict[str, int] = {}
         self._committed: dict[str, int] = {}
-        self._marks: dict[str, Watermark] = {}
+        self._watermarks: dict[str, Watermark] = {}
 
     def publish(self, entries: Sequence[Entry]) -> None:
-        """Take in messages, in the order in which they arrive."""
+        """Add messages, in the order of their arrival."""
         self.open = len(entries)
-        self._coming = list(reversed(entries))
+        self._scheduled = list(reversed(entries))
         for entry in entries:
             if entry.lane is not None:
                 self._lanes.setdefault(entry.lane, []).append(entry)
@@ -121,7 +121,7 @@ class Broker:
             self._next[lane] = self._committed[lane] = 0
             position = 0
             for entry in positions:
-                # With gaps, as a log that is compacted has.
+                # Positions have gaps, as in a compacted log.
                 position += 1 if self._random.random() < 0.8 else self._random.randrange(2, 9)  # noqa: PLR2004
                 entry.position = position
 
@@ -129,15 +129,15 @@ class Broker:
 
     @property
     def lanes(self) -> list[str]:
-        """The lanes there are."""
+        """The names of all lanes."""
         return list(self._lanes)
 
-    def marks(self, lanes: Collection[str]) -> dict[str, Watermark | None]:
-        """Return what was committed of lanes."""
-        return {lane: self._marks.get(lane) for lane in lanes}
+    def watermarks(self, lanes: Collection[str]) -> dict[str, Watermark | None]:
+        """Return the committed watermarks of lanes; None for a lane without one."""
+        return {lane: self._watermarks.get(lane) for lane in lanes}
 
     def take(self, session: Any, credit: Credit, paused: Collection[str]) -> list[Handout]:
-        """Hand out what waits in lanes that are not paused, no more than the credit and sometimes less."""
+        """Return deliveries of lanes that are not paused: at most the credit, and sometimes fewer."""
         self._arrive()
         most = credit.items if self._random.random() < 0.5 else self._random.randint(1, credit.items)  # noqa: PLR2004
         taken: list[Handout] = []
@@ -154,7 +154,7 @@ class Broker:
 
     def _from_queue(self, most: int) -> list[Entry]:
         waiting = [entry for _, entry in self._waiting]
-        if self.kind.lease is not None and self._random.random() < 0.3:  # noqa: PLR2004 - such a queue is in no order
+        if self.kind.lease is not None and self._random.random() < 0.3:  # noqa: PLR2004 - a queue with leases has no order
             self._random.shuffle(waiting)
         return waiting[:most]
 
@@ -175,35 +175,35 @@ class Broker:
         return handout
 
     def _arrive(self) -> None:
-        while self._coming and self._coming[-1].at <= self._now:
-            entry = self._coming.pop()
+        while self._scheduled and self._scheduled[-1].at <= self._now:
+            entry = self._scheduled.pop()
             if not self.kind.cumulative:
                 self._waiting.append((entry.number, entry))
         for handout in [one for one in self._leased if one.until <= self._now]:
             renewed = handout.until - (self.kind.lease or 0)
-            if renewed >= self.calm_since and handout.given and not handout.told and handout.session.open:
-                self._fail(Promise.leases, f"that of m{handout.entry.number} was not")
-            self.take_away(handout, "lease ended")
+            if renewed >= self.calm_since and handout.fetched and not handout.settled and handout.session.open:
+                self._fail(Promise.leases, f"the lease of m{handout.entry.number} ended")
+            self.end_lease(handout, "lease ended")
 
-    def take_away(self, handout: Handout, why: str) -> None:
-        """End the hold on a delivery: somebody else may have it."""
+    def end_lease(self, handout: Handout, event: str) -> None:
+        """End the lease of a delivery, and make its message available again."""
         self._leased.pop(handout, None)
         handout.lost = True
         entry = handout.entry
-        if entry.gone or entry.holder is not handout:
+        if entry.removed or entry.holder is not handout:
             return
-        self._trace.add(why, entry.number)
+        self._trace.add(event, entry.number)
         insort(self._waiting, (entry.number, entry))
         self.changed()
 
     def next_change(self) -> float:
-        """Return when something will be there to fetch that is not now."""
-        coming = self._coming[-1].at if self._coming else _FOREVER
+        """Return the next time at which more messages may be available."""
+        coming = self._scheduled[-1].at if self._scheduled else _FOREVER
         return min([coming, *(handout.until for handout in self._leased)])
 
     @property
     def waiting(self) -> int:
-        """How many could be fetched."""
+        """The number of available messages."""
         self._arrive()
         if self.kind.cumulative:
             return len(self._from_lanes(()))
@@ -212,66 +212,66 @@ class Broker:
     # Settling
 
     def settle(self, handout: Handout) -> None:
-        """Forget a message: it is done with."""
+        """Settle and remove a message."""
         entry = handout.entry
         self._leased.pop(handout, None)
         self._trace.add("settled", entry.number)
         if not handout.durable:
-            self._fail(Promise.durable, f"m{entry.number} was settled before that")
-        self._gone(entry)
+            self._fail(Promise.durable, f"m{entry.number} was settled earlier")
+        self._remove(entry)
 
-    def _gone(self, entry: Entry) -> None:
-        if not entry.gone:
-            entry.gone = True
+    def _remove(self, entry: Entry) -> None:
+        if not entry.removed:
+            entry.removed = True
             self.open -= 1
             if not self.open:
                 self.emptied()
 
-    def commit(self, session: Any, lane: str, mark: Watermark) -> None:
-        """Move the mark of a lane: all before it is done with, and what its gaps say besides."""
-        self._trace.add("committed", None, mark.position)
+    def commit(self, session: Any, lane: str, watermark: Watermark) -> None:
+        """Commit the watermark of a lane. Messages up to it are done, and so are the positions in `acked_beyond`."""
+        self._trace.add("committed", None, watermark.position)
         entries, committed = self._lanes[lane], self._committed[lane]
-        passed = [entry for entry in entries if (entry.position or 0) <= mark.position]
+        passed = [entry for entry in entries if (entry.position or 0) <= watermark.position]
         if len(passed) < committed:
-            self._fail(Promise.sessions, f"a mark went back to {mark.position}")
+            self._fail(Promise.sessions, f"a watermark went back to {watermark.position}")
             return
-        if len(passed) > committed and passed[-1].position != mark.position and not passed[-1].beyond:
-            self._fail(Promise.sessions, f"a mark is at {mark.position}, which was never delivered")
+        if len(passed) > committed and passed[-1].position != watermark.position and not passed[-1].acked_beyond:
+            self._fail(Promise.sessions, f"a watermark is at {watermark.position}, which was never delivered")
         for entry in passed[committed:]:
             self._done(session, entry)
-            self._gone(entry)
+            self._remove(entry)
         self._committed[lane] = len(passed)
-        self._commit_gaps(session, entries[len(passed) :], mark)
-        self._marks[lane] = mark
+        self._commit_acked_beyond(session, entries[len(passed) :], watermark)
+        self._watermarks[lane] = watermark
 
-    def _commit_gaps(self, session: Any, entries: Sequence[Entry], mark: Watermark) -> None:
-        ranges = decode(mark) or []
-        if len(mark.acked_beyond) > self.kind.max_watermark:
-            self._fail(Promise.sessions, f"the gaps of a mark have {len(mark.acked_beyond)} bytes")
+    def _commit_acked_beyond(self, session: Any, entries: Sequence[Entry], watermark: Watermark) -> None:
+        ranges = decode(watermark) or []
+        if len(watermark.acked_beyond) > self.kind.max_watermark:
+            self._fail(Promise.sessions, f"acked_beyond has {len(watermark.acked_beyond)} bytes")
         for entry in entries:
             if any(first <= (entry.position or 0) <= last for first, last in ranges):
                 self._done(session, entry)
-                entry.beyond = True
-            elif entry.beyond:
-                self._fail(Promise.sessions, f"a mark says no more that m{entry.number} is done")
+                entry.acked_beyond = True
+            elif entry.acked_beyond:
+                self._fail(Promise.sessions, f"a watermark no longer contains m{entry.number}")
 
     def _done(self, session: Any, entry: Entry) -> None:
         handout = entry.holder
-        if entry.beyond:
+        if entry.acked_beyond:
             return
         if handout is None or handout.session is not session or handout.lost or not handout.durable:
-            self._fail(Promise.durable, f"the mark passed m{entry.number} before that")
+            self._fail(Promise.durable, f"the watermark passed m{entry.number} earlier")
         else:
-            handout.told = True
+            handout.settled = True
 
-    def leave(self, session: Any, lanes: Collection[str]) -> None:
-        """Note that a session knows that lanes are somebody else's: it begins with nothing more of them."""
+    def lanes_lost(self, session: Any, lanes: Collection[str]) -> None:
+        """Note that the engine knows about lost lanes: it must start none of their messages."""
         for lane in lanes:
             for handout in [entry.holder for entry in self._lanes[lane] if entry.holder is not None]:
-                handout.left = handout.session is session and not handout.running and handout.outcome is None
+                handout.lane_lost = handout.session is session and not handout.running and handout.outcome is None
 
-    def move(self, session: Any, lanes: Collection[str]) -> None:
-        """Take lanes away from a session: what it had of them comes again, from their marks on."""
+    def revoke(self, session: Any, lanes: Collection[str]) -> None:
+        """Take lanes away from a session. Messages after their watermarks are redelivered."""
         for lane in lanes:
             for entry in self._lanes[lane]:
                 if entry.holder is not None and entry.holder.session is session:
@@ -279,16 +279,16 @@ class Broker:
             self._next[lane] = self._committed[lane]
 
     def end(self, session: Any, entries: Sequence[Entry]) -> None:
-        """End a session: what it holds and has not settled comes again."""
+        """End a session. Its unsettled messages are redelivered."""
         for entry in entries:
             handout = entry.holder
             if handout is None or handout.session is not session or handout.lost:
                 continue
-            # A lease goes on; but what was received and not fetched is given back.
+            # Leases outlive the session, but messages in its buffer are given back.
             if self.kind.cumulative:
                 handout.lost = True
-            elif self.kind.lease is None or not handout.given:
-                self.take_away(handout, "comes again")
+            elif self.kind.lease is None or not handout.fetched:
+                self.end_lease(handout, "redelivered")
         if self.kind.cumulative:
             self._next.update(self._committed)
         self.changed()

@@ -1,4 +1,4 @@
-"""One life: an engine on a loop of its own, until it is killed, told to stop, or done."""
+"""Life: one simulated process, from the start of its engine until the process dies, stops or is done."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from missive.testing.simulation.trace import Promise
 from missive.testing.simulation.world import World
 
 _PATIENCE = 120.0
-"""So many seconds in which nothing is handled or settled, with nothing due, are no progress."""
-_LOOKING = 10.0
-_TO_STOP = 40.0
-"""Seconds that an engine may take to stop, beyond its drain."""
-_MOMENTS = (0.0, 0.0, 0.001, 0.02)
+"""Time without a run, a settlement or a due retry that counts as no progress, in seconds."""
+_FIRST_CHECK = 10.0
+"""Time until the first check for progress, in seconds."""
+_STOP_SECONDS = 40.0
+"""Maximum time for a stop, in addition to the drain, in seconds."""
+_PAUSES = (0.0, 0.0, 0.001, 0.02)
+"""Maximum times until another thread continues, in seconds."""
 _DURATIONS = (0.0, 0.001, 0.01, 0.1, 1.0)
+"""Maximum durations of sync handlers, in seconds."""
 
 
 class End(StrEnum):
-    """How a life ends."""
+    """The end of a life."""
 
     crash = "crash"
     stop = "stop"
     force = "force"
     quiet = "quiet"
-    """When everything is settled, without another fault."""
+    """The engine stops after everything is settled. Faults end during this life."""
 
 
 class Life:
-    """Runs one engine over the world's broker and store. `dead` means that nothing it does has an effect any more."""
+    """Runs one engine with the broker and the store of the world. After `dead` is set, its actions have no effect."""
 
     def __init__(
         self, world: World, processor: Processor[Any], number: int, end: End, *, concurrency: int, drain: float
@@ -53,7 +56,7 @@ class Life:
         self._random = world.random
         self._longest = self._random.choice(_DURATIONS)
         self._crash_in: int | None = None
-        self._seen = (0, 0)
+        self._progress = (0, 0)
         self._stopping = False
         world.ledger.new_life(concurrency)
         self.loop.set_exception_handler(self._unhandled)
@@ -71,7 +74,7 @@ class Life:
         world.broker.emptied = self._emptied
 
     def run(self) -> None:
-        """Run it to its end, and leave nothing of it behind."""
+        """Run the life to its end, and end all its tasks."""
         world, loop = self.world, self.loop
         world.trace.add("start", None, self.number)
         self._plan()
@@ -79,70 +82,70 @@ class Life:
         main.add_done_callback(lambda _: loop.stop())
         try:
             loop.run_forever()
-            if not self.dead and world.broken is None:
+            if not self.dead and world.failure is None:
                 self._check_end(main)
         except Deadlock:
-            world.fail(Promise.progress, f"everything waits for ever: {self._alive()}")
+            world.fail(Promise.progress, f"everything waits forever: {self._alive()}")
         except Livelock:
-            world.fail(Promise.progress, f"something runs in circles: {self._alive()}")
+            world.fail(Promise.progress, f"something loops without end: {self._alive()}")
         self._die()
         loop.unwind()
         loop.close()
 
-    # What others ask
+    # Calls from the other parts of the simulation
 
-    def moment(self) -> float:
-        """Return how long it takes until another thread goes on."""
-        return self._random.choice(_MOMENTS) * self._random.random()
+    def pause(self) -> float:
+        """Return the time until another thread continues, in seconds."""
+        return self._random.choice(_PAUSES) * self._random.random()
 
     def duration(self, work: Work) -> float:
-        """Return how long a sync handler takes: less than its timeout, for nothing can interrupt it."""
+        """Return the duration of a sync handler, in seconds: below its timeout, because it cannot be interrupted."""
         timeout = float("inf") if work.route is None else work.route.terms.timeout
         return min(self._longest, timeout / 2) * self._random.random()
 
-    def either(self) -> bool:
-        """Return one or the other."""
+    def coin(self) -> bool:
+        """Return a random bool."""
         return self._random.random() < 0.5  # noqa: PLR2004
 
-    async def pass_time(self) -> None:
-        """Take as long as a call does in this weather."""
-        self.point()
-        if (delay := self.world.weather.delay()) > 0:
+    async def delay_call(self) -> None:
+        """Wait for the duration of a call, which may be slow. The process may die before."""
+        self.crash_point()
+        if (delay := self.world.rates.delay()) > 0:
             await asyncio.sleep(delay)
 
-    def point(self) -> None:
-        """Pass a point at which the process may die."""
+    def crash_point(self) -> None:
+        """Die, if the process is to die at this point."""
         if self._crash_in is not None:
             self._crash_in -= 1
             if self._crash_in == 0:
                 self.crash()
 
     def started(self, work: Work) -> None:
-        """Note that a handler begins."""
+        """Note that a handler starts."""
         if not self.dead:
             self.world.ledger.started(work)
-            self.point()
+            self.crash_point()
 
     def ended(self, work: Work, *, cancelled: bool) -> None:
         """Note that a handler ended."""
         if not self.dead:
             self.world.ledger.ended(work, cancelled=cancelled)
-            self.point()
+            self.crash_point()
 
-    # How it ends
+    # The end
 
     def _plan(self) -> None:
         random, loop = self._random, self.loop
         if self._end is End.quiet:
-            # Either the process that goes through the faults recovers, or one that has seen none.
-            loop.call_later(random.random() * 5 if self.either() else 0.0, self._clear_up)
-            loop.call_later(_LOOKING, self._look)
+            # Faults end during this life or at its start: a process that saw faults recovers, or a fresh one.
+            loop.call_later(random.random() * 5 if self.coin() else 0.0, self._end_faults)
+            loop.call_later(_FIRST_CHECK, self._check_progress)
             if not self.world.broker.open:
                 loop.call_later(0.5, self._engine.stop)
             return
         at = random.random() * random.choice((0.1, 1.0, 4.0))
         if self._end is End.crash:
-            if self.either():
+            if self.coin():
                 self._crash_in = random.randint(1, 150)
             loop.call_later(at if self._crash_in is None else 8.0, self.crash)
             return
@@ -150,19 +153,19 @@ class Life:
         if self._end is End.force:
             loop.call_later(at + random.random() * 0.2, self._stop)
 
-    def _clear_up(self) -> None:
+    def _end_faults(self) -> None:
         world = self.world
-        world.trace.add("clears up")
-        calm = not world.weather.answers and not world.weather.transient
-        world.weather.clear_up()
+        world.trace.add("faults end")
+        calm = not world.rates.answers and not world.rates.transient
+        world.rates.clear()
         world.broker.calm_since = world.clock.now
-        # What the transport was told and never heard comes again with the next session.
+        # Settlements that the transport never received are repeated in the next session.
         for session in () if calm else self.sessions:
-            if any(one.session is session and one.in_limbo for one in world.ledger.holders):
+            if any(one.session is session and one.unconfirmed for one in world.ledger.holders):
                 session.die()
 
     def crash(self) -> None:
-        """Die at this instant."""
+        """Die now."""
         if not self.dead:
             self.world.trace.add("crash")
             self._die()
@@ -178,10 +181,10 @@ class Life:
         self._engine.stop()
         if not self._stopping:
             self._stopping = True
-            self.loop.call_later(self._drain + _TO_STOP, self._too_late)
+            self.loop.call_later(self._drain + _STOP_SECONDS, self._too_late)
 
     def _too_late(self) -> None:
-        self.world.fail(Promise.stops, f"it did not: {self._alive()}")
+        self.world.fail(Promise.stops, f"it did not stop: {self._alive()}")
 
     def _wake(self) -> None:
         for session in self.sessions:
@@ -189,22 +192,22 @@ class Life:
 
     def _emptied(self) -> None:
         if self._end is End.quiet:
-            # Long enough for whatever still comes of itself.
+            # Leave some time for late events.
             self.loop.call_later(self._random.random() * 2, self._stop)
 
-    def _look(self) -> None:
-        """See whether there is progress."""
+    def _check_progress(self) -> None:
+        """Fail the schedule when there was no progress since the last check."""
         world = self.world
         done = (world.broker.open, world.ledger.runs)
-        if done != self._seen or world.clock.now <= world.ledger.due + _PATIENCE:
-            self._seen = done
-            self.loop.call_later(_PATIENCE, self._look)
+        if done != self._progress or world.clock.now <= world.ledger.due + _PATIENCE:
+            self._progress = done
+            self.loop.call_later(_PATIENCE, self._check_progress)
             return
-        left = ", ".join(f"m{entry.number}" for entry in world.ledger.entries if not entry.gone)
-        self.world.fail(Promise.progress, f"there is none, with {left or 'nothing'} unsettled")
+        left = ", ".join(f"m{entry.number}" for entry in world.ledger.entries if not entry.removed)
+        self.world.fail(Promise.progress, f"it stopped, with {left or 'nothing'} unsettled")
 
     def _check_end(self, main: asyncio.Task[Any]) -> None:
-        """Check how the engine ended that was not killed."""
+        """Check the end of an engine that was not killed."""
         world = self.world
         if not main.done():
             world.fail(Promise.stops, "the loop was stopped before the engine ended")
@@ -215,10 +218,10 @@ class Life:
             text = str(error) if isinstance(error, MissiveError) else type(error).__name__
             world.fail(Promise.stops, f"it ended with {type(error).__name__}: {text}")
         if left := self.loop.unfinished():
-            world.fail(Promise.nothing_left, f"{', '.join(map(name_of, left))} did not")
+            world.fail(Promise.nothing_left, f"{', '.join(map(name_of, left))} still runs")
         if error is None and world.ledger.running:
             world.fail(Promise.nothing_left, "a handler still runs")
-        world.trace.add("ended by itself" if error is None else "ended by force")
+        world.trace.add("ended normally" if error is None else "ended by force")
 
     def _alive(self) -> str:
         return ", ".join(map(name_of, self.loop.unfinished())) or "nothing"

@@ -1,4 +1,4 @@
-"""Virtual time: an event loop that never waits, and jumps to the next thing that is due."""
+"""Virtual time: an event loop that advances its clock to the next timer instead of waiting."""
 
 from __future__ import annotations
 
@@ -14,33 +14,36 @@ from typing_extensions import TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-_MOST_AT_ONCE = 20_000
-"""So many turns of a loop without time going on are a circle."""
+_MAX_IDLE_TURNS = 20_000
+"""Number of turns of the loop without an advance of time that counts as a livelock."""
 
 
 class Deadlock(Exception):
-    """Everything waits, and nothing is due: on real threads or sockets, which no virtual time has, or for ever."""
+    """Raised by the loop when every task waits and no timer is due.
+
+    A task waits forever, or for a real thread or socket, which do not exist in virtual time.
+    """
 
 
 class Livelock(Exception):
-    """Something goes on and on, and no time passes."""
+    """Raised by the loop when tasks keep running and no time passes."""
 
 
 class Clock:
-    """Virtual seconds, which go on over several loops."""
+    """Virtual seconds, shared by the loops of one schedule."""
 
     def __init__(self) -> None:
         self.now = 0.0
 
 
-class _NeverWaits(selectors.SelectSelector):
-    """Finds nothing ready; in place of waiting, it moves the clock."""
+class _VirtualSelector(selectors.SelectSelector):
+    """Advances the clock instead of waiting. No socket is ever ready."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
         self.turns = 0
-        """How often it was asked without time going on."""
+        """Number of calls since time last advanced."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
@@ -50,65 +53,65 @@ class _NeverWaits(selectors.SelectSelector):
             self.turns = 0
         else:
             self.turns += 1
-            if self.turns > _MOST_AT_ONCE:
+            if self.turns > _MAX_IDLE_TURNS:
                 raise Livelock
         return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop on a virtual clock. The order in which it runs things depends on nothing but what was asked of it."""
+    """A loop on a virtual clock. The order of its callbacks depends on its calls only."""
 
     def __init__(self, clock: Clock) -> None:
         self._virtual = clock
         self._ending = False
         self._tasks: list[asyncio.Task[Any]] = []
-        self._never_waits = _NeverWaits(clock)
-        super().__init__(self._never_waits)
+        self._virtual_selector = _VirtualSelector(clock)
+        super().__init__(self._virtual_selector)
         self.set_task_factory(self._new_task)
 
     def time(self) -> float:
-        """Return virtual seconds."""
+        """Return the virtual time, in seconds."""
         return self._virtual.now
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        """Call soon: there are no other threads."""
+        """Call `call_soon`, because no other threads exist."""
         return self.call_soon(callback, *args, context=context)
 
     def run_in_executor(
         self,
-        executor: Executor | None,  # noqa: ARG002 - there are no threads
+        executor: Executor | None,  # noqa: ARG002 - no threads exist
         func: Callable[[*Ts], T],
         *args: *Ts,
     ) -> asyncio.Future[T]:
-        """Call a function here and now, and give its result at the next turn."""
+        """Call a function at once, and return its result at the next turn."""
         future: asyncio.Future[T] = self.create_future()
         try:
             result = func(*args)
-        except Exception as error:  # noqa: BLE001 - the caller gets it
+        except Exception as error:  # noqa: BLE001 - passed to the caller
             self.call_soon(_settle, future, None, error)
         else:
             self.call_soon(_settle, future, result, None)
         return future
 
     def unfinished(self) -> Sequence[asyncio.Task[Any]]:
-        """Return the tasks that are not done, the oldest first."""
+        """Return the running tasks, the oldest first."""
         return [task for task in self._tasks if not task.done()]
 
     def _new_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         if self._ending:
             coro.close()
-            raise RuntimeError("the loop is coming to its end")
+            raise RuntimeError("the loop is unwinding and starts no tasks")
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **options)
         self._tasks.append(task)
         return task
 
     def unwind(self) -> None:
-        """Cancel everything until there is nothing left, without time going on and without anything new."""
+        """Cancel all tasks until none is left, without an advance of time and without new tasks."""
         self._ending = True
-        self._never_waits.turns = 0
-        for _ in range(_MOST_AT_ONCE):
+        self._virtual_selector.turns = 0
+        for _ in range(_MAX_IDLE_TURNS):
             if not (alive := self.unfinished()):
                 break
             for task in alive:
@@ -117,11 +120,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.run_forever()
         for task in self._tasks:
             if task.done() and not task.cancelled():
-                task.exception()  # so that it counts as seen
+                task.exception()  # marks the exception as retrieved
 
 
 def name_of(task: asyncio.Task[Any]) -> str:
-    """Return the name of what a task runs."""
+    """Return the name of the coroutine of a task."""
     coro = task.get_coro()
     return getattr(coro, "__qualname__", type(coro).__name__)
 

@@ -1,4 +1,4 @@
-"""The simulated runtime: workers and client threads are turns of one loop, and take random stretches of its time."""
+"""Simulated runtime: workers and client threads are callbacks of one loop, and take random virtual time."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _EPOCH = 1_700_000_000.0
-"""The wall clock when a schedule begins: an instant like any other."""
+"""The wall clock at the start of a schedule, in seconds since 1970; an arbitrary instant."""
 
 
 class SimulatedRuntime(Runtime):
-    """Virtual time, counted ids, and no threads, for one life of an engine."""
+    """Virtual time, sequential ids and no threads, for one life."""
 
     def __init__(self, life: Life) -> None:
         self._life = life
@@ -59,10 +59,9 @@ class SimulatedRuntime(Runtime):
 
 
 class InlinePool(Pool):
-    """Workers of sync handlers, each of which is called on the loop, at the beginning or the end of its virtual time.
+    """Workers of sync handlers. Each handler is called on the loop, at the start or the end of its virtual time.
 
-    So it is at one instant for all others, as if no thread had run beside it, and still overlaps with them: from its
-    start until its result is told, its worker is busy.
+    A handler runs at one instant, but its worker is busy until the end of the virtual time, so that handlers overlap.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class InlinePool(Pool):
 
     def _submit(self, works: Sequence[Work]) -> None:
         self._works.extend(works)
-        self._loop.call_later(self._life.moment(), self._wake)
+        self._loop.call_later(self._life.pause(), self._wake)
 
     def _withdraw(self) -> list[Work]:
         works = list(self._works)
@@ -114,85 +113,88 @@ class InlinePool(Pool):
         while self._free and self._works:
             self._begin(self._free.pop())
 
-    def _begin(self, slot: int) -> None:
+    def _begin(self, index: int) -> None:
         work = self._works.popleft()
-        self._current[slot] = work
+        self._current[index] = work
         if isinstance(work, LaneRun):
-            self._next_of(slot, work, work.first)
+            self._next_of(index, work, work.first)
         else:
-            self._start(slot, work, functools.partial(self._done, slot, work))
+            self._start(index, work, functools.partial(self._done, index, work))
 
-    def _next_of(self, slot: int, run: LaneRun, job: Job) -> None:
-        """Run a job of a lane, and then the next, as `compile_lane_run` does."""
+    def _next_of(self, index: int, run: LaneRun, job: Job) -> None:
+        """Run a job of a lane run, and then the next job, as `compile_lane_run` does."""
         run.current = job
 
         def done() -> None:
             run.ran.append(job)
-            if ends_run(run, job) or not run.left or self._life.either():
-                self._done(slot, run)
+            if ends_run(run, job) or not run.left or self._life.coin():
+                self._done(index, run)
             else:
-                self._next_of(slot, run, run.left.popleft())
+                self._next_of(index, run, run.left.popleft())
 
-        self._start(slot, job, done)
+        self._start(index, job, done)
 
-    def _start(self, slot: int, work: Job | BatchJob, done: Callable[[], None]) -> None:
+    def _start(self, index: int, work: Job | BatchJob, done: Callable[[], None]) -> None:
         life = self._life
         life.started(work)
         if self._stopped and not life.dead:
-            life.world.fail(Promise.nothing_left, "a handler began after its workers were stopped")
-        # A job may be run at the end of its time, for a timeout to find it at work; a batch has its halves to run.
-        late = isinstance(work, Job) and life.either()
+            life.world.fail(Promise.nothing_left, "a handler started after its workers were stopped")
+        # A job may be called at the end of its time, so that a timeout finds it running. A batch needs all its time for
+        # its halves.
+        late = isinstance(work, Job) and life.coin()
         if isinstance(work, Job):
             work.started = self._clock()
         if not late:
-            self._run(slot, work)
-        self._loop.call_later(life.duration(work), self._end, slot, work, late, done)
+            self._run(index, work)
+        self._loop.call_later(life.duration(work), self._end, index, work, late, done)
 
-    def _run(self, slot: int, work: Work) -> None:
-        # In a context of its own, so that what a handler sets in a context variable is gone for the next message.
-        contextvars.Context().run(self._handlers[work.route], work, self._contexts[slot])  # type: ignore[index]
+    def _run(self, index: int, work: Work) -> None:
+        # In a new context, so that the next message does not see context variables that this handler sets.
+        contextvars.Context().run(self._handlers[work.route], work, self._contexts[index])  # type: ignore[index]
 
-    def _end(self, slot: int, work: Job | BatchJob, late: bool, done: Callable[[], None]) -> None:
+    def _end(self, index: int, work: Job | BatchJob, late: bool, done: Callable[[], None]) -> None:
         if late and not self._life.dead:
-            self._run(slot, work)
+            self._run(index, work)
         self._life.ended(work, cancelled=False)
         done()
 
-    def _done(self, slot: int, work: Work) -> None:
+    def _done(self, index: int, work: Work) -> None:
         self._outbox.put(work)
         if self._works:
-            self._begin(slot)
+            self._begin(index)
         else:
-            self._current[slot] = None
-            self._free.append(slot)
+            self._current[index] = None
+            self._free.append(index)
             self._outbox.flush()
 
 
 def _resolve(awaitable: Awaitable[Any]) -> object:
-    """Run what a sync handler returned, as far as it does not wait."""
+    """Run an awaitable that a sync handler returned. Raises `UsageError` when it waits."""
     steps = awaitable.__await__()
     try:
         next(steps)
     except StopIteration as done:
         return done.value
-    raise UsageError("what a sync handler returns cannot wait in a simulation: make the handler an `async def`")
+    raise UsageError(
+        "a sync handler returned an awaitable that waits, which is impossible in a simulation: use `async def`"
+    )
 
 
 class WatchedPool(LoopPool):
-    """Tasks for async handlers, as in production; it tells when one starts and ends."""
+    """Tasks for async handlers, as in production. The life is notified of each start and end."""
 
     def __init__(self, life: Life, *arguments: Any) -> None:
         super().__init__(*arguments)
-        chains = {route: _watched(chain, life) for route, chain in self._handlers.items()}
-        # A run of a lane tells of each of its jobs.
-        chains[self.lane_route] = compile_async_lane_run(chains, self._clock)
-        self._handlers = chains
+        handlers = {route: _watched(handler, life) for route, handler in self._handlers.items()}
+        # A lane run reports each of its jobs.
+        handlers[self.lane_route] = compile_async_lane_run(handlers, self._clock)
+        self._handlers = handlers
 
 
-def _watched(chain: CompiledAsyncHandler, life: Life) -> CompiledAsyncHandler:
+def _watched(handler: CompiledAsyncHandler, life: Life) -> CompiledAsyncHandler:
     async def run(work: Work, worker: ProcessingContext[Any]) -> None:
         life.started(work)
-        await chain(work, worker)
+        await handler(work, worker)
         task = asyncio.current_task()
         overdue = any(job.overdue for job in work.jobs)
         life.ended(work, cancelled=task is not None and task.cancelling() > 0 and not overdue)
@@ -201,14 +203,14 @@ def _watched(chain: CompiledAsyncHandler, life: Life) -> CompiledAsyncHandler:
 
 
 class InlineClient:
-    """Calls on a client's thread, one after the other, each at one instant and after a while."""
+    """Calls on the thread of a client, one after the other. Each call happens at one instant of virtual time."""
 
     def __init__(self, life: Life, _name: str) -> None:
         self._life = life
         self._free_at = 0.0
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Make a call and wait for its result. Cancelled, it is still made."""
+        """Make a call and wait for its result. A cancelled call is still made."""
         life, loop = self._life, self._life.loop
         future: asyncio.Future[T] = loop.create_future()
 
@@ -216,11 +218,11 @@ class InlineClient:
             error: Exception | None = None
             try:
                 result = fn(*args, **kwargs)
-            except Exception as raised:  # noqa: BLE001 - the caller gets it
+            except Exception as raised:  # noqa: BLE001 - passed to the caller
                 error = raised
-            loop.call_later(life.moment(), tell, None if error is not None else result, error)
+            loop.call_later(life.pause(), resolve, None if error is not None else result, error)
 
-        def tell(result: Any, error: Exception | None) -> None:
+        def resolve(result: Any, error: Exception | None) -> None:
             if future.done():
                 return
             if error is None:
@@ -228,14 +230,14 @@ class InlineClient:
             else:
                 future.set_exception(error)
 
-        self._free_at = max(self._free_at, loop.time()) + life.moment()
+        self._free_at = max(self._free_at, loop.time()) + life.pause()
         loop.call_at(self._free_at, call)
         return await future
 
     def submit(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Refuse: only what watches for deaths of processes asks so, and here no process dies."""
+        """Raise NotImplementedError: only the search for crashed processes uses this method."""
         raise NotImplementedError
 
     async def close(self) -> None:
-        """End, after the calls that wait."""
+        """Wait for the remaining calls, then end."""
         await asyncio.sleep(max(0.0, self._free_at - self._life.loop.time()))

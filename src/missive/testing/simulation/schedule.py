@@ -1,4 +1,4 @@
-"""A schedule: all that one seed does to a processor, from the first message to the last settlement."""
+"""Schedule: runs a processor with the faults of one seed, from the first message to the last settlement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from missive.testing.simulation.trace import SimulationFailed, Trace
 from missive.testing.simulation.world import World
 
 _GAP = 1.5
-"""Seconds, at the most, until a process that died is started again."""
+"""Maximum time until a dead process is restarted, in seconds."""
 
 
 def run_schedule(
@@ -27,7 +27,7 @@ def run_schedule(
     transport: str | None = None,
     limits: Limits = DEFAULT,
 ) -> Trace:
-    """Run one schedule and return what happened. Raises `SimulationFailed` when a promise was broken."""
+    """Run one schedule and return its trace. Raises `SimulationFailed` when a promise is broken."""
     processor.freeze()
     world = World(seed, processor, messages, faults, transport, limits)
     random = world.random
@@ -35,18 +35,18 @@ def run_schedule(
     ends = _ends(faults, random)
     for number, end in enumerate(ends, 1):
         Life(world, processor, number, end, concurrency=concurrency, drain=_drain(end, random)).run()
-        if world.broken is not None:
+        if world.failure is not None:
             break
         world.clock.now += random.random() * _GAP
     else:
         world.ledger.balance(faultless=faults == Faults.none())
-    if world.broken is not None:
-        raise SimulationFailed(seed, *world.broken, world.trace)
+    if world.failure is not None:
+        raise SimulationFailed(seed, *world.failure, world.trace)
     return world.trace
 
 
 def _drain(end: End, random: Random) -> float:
-    """Return how many seconds running work has at a stop: enough, where all of it must come to an end."""
+    """Return the drain time of an engine, in seconds. It suffices for all work when everything must be settled."""
     return 25.0 if end is End.quiet else random.choice((0.0, 0.5, 5.0, 25.0))
 
 

@@ -1,4 +1,4 @@
-"""`simulate`: schedules of faults, by seed, for a user's own processor."""
+"""`simulate`: runs a user's processor through schedules of faults."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from missive.testing.simulation.schedule import run_schedule
 from missive.testing.simulation.trace import Promise, SimulationFailed, Trace
 
 Scenario: TypeAlias = Callable[[], Processor[Any] | Generator[Processor[Any], None, None]]
-"""Makes a processor; as a generator function it yields it, and checks afterwards what was left behind."""
+"""Creates a processor. A generator function yields it, and checks the effects of the handlers afterwards."""
 
 Transport: TypeAlias = Literal["queue", "leases", "partitions", "lanes"]
-"""What kind of a transport there is: a queue, leases, partitions that are committed, lanes settled one by one."""
+"""The kind of the simulated transport: a queue, leases, partitions with commits, or lanes settled one by one."""
 
 ALL = Faults()
+"""All kinds of faults."""
 
 
 def simulate(
@@ -35,17 +36,17 @@ def simulate(
     faults: Faults = ALL,
     transport: Transport | None = None,
 ) -> Counter[str]:
-    """Run a processor through schedules of faults on a simulated transport, clock and store; none of it is real.
+    """Run a processor through schedules of faults, with a simulated transport, clock and store.
 
-    `scenario` makes the processor, anew for each schedule. As a generator function it yields the processor, and what
-    comes after the `yield` checks, once all messages have ended, what the handlers left behind. `messages` are what
-    the transport delivers, in their order, each with an id of its own if it has any. Schedules `0` to `schedules - 1`
-    are run, or the one of `seed` alone. `faults` says what may go wrong, and `transport` on what kind of a transport
-    (one by seed when None). Dead letters go to a simulated store, whatever the processor's own is.
+    `scenario` creates the processor for each schedule. A generator function yields the processor; the code after the
+    `yield` runs when all messages have ended, and checks the effects of the handlers. The transport delivers `messages`
+    in their order. Messages with ids must have different ids. `simulate` runs the schedules with the seeds from 0 to
+    `schedules - 1`, or the schedule of `seed` only. `faults` selects the kinds of faults, and `transport` the kind of
+    transport; if it is None, the seed selects it. Dead letters go to a simulated store instead of the processor's own.
 
-    A seed is the same schedule every time, as long as handlers do nothing that is random, and wait for nothing but
-    `asyncio.sleep` and the like. Returns how often each event happened. Raises `SimulationFailed` for the first
-    schedule that breaks a promise of the engine's, or a check of the scenario's, and `UsageError` in a running loop.
+    A seed always gives the same schedule, if handlers use no random values and wait for virtual time only, as in
+    `asyncio.sleep`. Return the number of times that each event happened. Raises `SimulationFailed` for the first
+    schedule that breaks a promise of the engine or a check of the scenario, and `UsageError` inside a running loop.
     """
     _refuse(messages, transport)
     counts: Counter[str] = Counter()
@@ -66,8 +67,8 @@ def _run(
         try:
             next(made, None)
         except AssertionError as failed:
-            # Its text is the scenario's own, and may hold content.
-            raise SimulationFailed(seed, Promise.check, "it does not", trace) from failed
+            # The text of the assertion may contain message content.
+            raise SimulationFailed(seed, Promise.check, "the check failed", trace) from failed
     return trace
 
 
@@ -76,15 +77,15 @@ def _refuse(messages: Sequence[Message | bytes], transport: Transport | None) ->
         raise UsageError(f"transport= is one of {', '.join(TRANSPORTS)}")
     ids = [message.message_id for message in messages if isinstance(message, Message)]
     if len(set(ids)) != len(ids):
-        raise UsageError("two messages have the same id: each of them must have its own, to be followed")
+        raise UsageError("two messages have the same id: give each message its own id")
     with contextlib.suppress(RuntimeError):
         asyncio.get_running_loop()
-        raise UsageError("there is a running loop here: call simulate from a thread of its own, or a plain test")
+        raise UsageError("simulate cannot run inside a running loop: call it from a sync test, or from another thread")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the engine's log lines out of the way: thousands of them say what goes wrong on purpose."""
+    """Hide the log lines of the engine, because the simulated faults cause thousands of them."""
     logger = logging.getLogger("missive")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""The simulated dead letter store: it keeps what it says it keeps, and is down now and then."""
+"""Store: the simulated dead letter store, which is sometimes down."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class SimulatedStore(Sink, OnceStore):
-    """One life's hold on the store, which outlives it."""
+    """The store as one life sees it. The stored data outlives the life."""
 
     durable = True
 
@@ -26,7 +26,7 @@ class SimulatedStore(Sink, OnceStore):
         self._life = life
 
     def put(self, records: Sequence[Record]) -> None:
-        """Keep records, unless that fails; sometimes it fails, and they are kept."""
+        """Store records. Raises `StoreError` when the store fails; the records are sometimes stored anyway."""
         self._done(lambda: self._file(records))
 
     def _file(self, records: Sequence[Record]) -> None:
@@ -42,14 +42,14 @@ class SimulatedStore(Sink, OnceStore):
         return self._done(lambda: self._life.world.once.once_begin(service, requests, owner, lease, ttl))
 
     def once_extend(self, service: str, effects: Collection[EffectKey], owner: str, lease: float) -> set[EffectKey]:
-        """Keep claims."""
+        """Renew claims."""
         return self._done(lambda: self._life.world.once.once_extend(service, effects, owner, lease))
 
     def once_done(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
-        """Remember that effects have happened."""
-        return self._done(lambda: self._remember(service, effects, owner, ttl))
+        """Record that effects have happened."""
+        return self._done(lambda: self._record_effects(service, effects, owner, ttl))
 
-    def _remember(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
+    def _record_effects(self, service: str, effects: Collection[EffectKey], owner: str, ttl: float) -> set[EffectKey]:
         world = self._life.world
         ours = world.once.once_done(service, effects, owner, ttl)
         for effect in ours:
@@ -58,23 +58,23 @@ class SimulatedStore(Sink, OnceStore):
         return ours
 
     def once_drop(self, service: str, effects: Collection[EffectKey], owner: str) -> set[EffectKey]:
-        """Give claims up."""
+        """Drop claims."""
         return self._done(lambda: self._life.world.once.once_drop(service, effects, owner))
 
     def once_purge(self, limit: int = 1000) -> int:
-        """Forget nothing: no schedule is so long."""
+        """Return 0: no schedule is long enough for effects to expire."""
         return self._done(lambda: 0 * limit)
 
     def _done(self, write: Callable[[], T]) -> T:
-        """Write something, in this weather."""
+        """Call a function of the store. Raises `StoreError` at the rate of store faults, before or after the call."""
         life, world = self._life, self._life.world
-        weather = world.weather
-        life.point()
-        start, end = weather.outage
-        if life.dead or start <= world.clock.now < end or weather.strikes(weather.store):
+        rates = world.rates
+        life.crash_point()
+        start, end = rates.outage
+        if life.dead or start <= world.clock.now < end or rates.occurs(rates.store):
             raise StoreError("the simulated store is down")
         done = write()
-        life.point()
-        if weather.strikes(weather.store):
+        life.crash_point()
+        if rates.occurs(rates.store):
             raise StoreError("the simulated store did not answer")
         return done

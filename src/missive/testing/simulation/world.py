@@ -1,4 +1,4 @@
-"""The world of one schedule: what outlives the processes that are killed in it, and the seed that moves all of it."""
+"""World: the part of a schedule that outlives its processes, and the random numbers of its seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from missive.engine.limits import DEFAULT, Limits
 from missive.messages import Message
 from missive.routing.router import Misrouted
 from missive.testing.simulation.broker import TRANSPORTS, Broker
-from missive.testing.simulation.faults import Faults, Weather
+from missive.testing.simulation.faults import FaultRates, Faults
 from missive.testing.simulation.ledger import Entry, Ledger
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
@@ -23,7 +23,7 @@ from missive.transport import Delivery
 
 
 class World:
-    """The clock, the broker with its messages, the ledger and the weather."""
+    """The clock, the broker with its messages, the ledger, and the rates of faults."""
 
     def __init__(
         self,
@@ -35,29 +35,30 @@ class World:
         limits: Limits = DEFAULT,
     ) -> None:
         self.limits = limits
-        self.random = random = Random(seed)  # noqa: S311 - the same again is the point
+        self.random = random = Random(seed)  # noqa: S311 - a schedule must be repeatable
         self.clock = Clock()
         self.trace = Trace(self.clock)
-        self.broken: tuple[Promise, str] | None = None
+        self.failure: tuple[Promise, str] | None = None
+        """The first broken promise, with a description."""
         self.stop: Callable[[], None] = lambda: None
-        """Called when a promise was broken: there is no more to see."""
-        self.weather = Weather(faults, random)
+        """Called when a promise is broken, which ends the schedule."""
+        self.rates = FaultRates(faults, random)
         self.ledger = Ledger(self.clock, self.trace, self.fail)
         transport = TRANSPORTS[kind or random.choice(list(TRANSPORTS))](random)
         self.broker = Broker(transport, self.clock, self.trace, random, self.fail)
         self.ledger.redelivers_in_order = transport.lease is None
         self.ledger.cumulative = transport.cumulative
         self.once = MemoryOnce(lambda: self.clock.now)
-        """What the store keeps of effects."""
+        """The claims and effects in the store."""
         self.effects: dict[EffectKey, list[Entry]] = {}
-        """The messages of each effect that shall happen once."""
+        """The messages of each effect, for handlers with `once=`."""
         self._by_id: dict[str, Entry] = {}
         self._publish(processor, messages)
 
     def fail(self, promise: Promise, what: str) -> None:
-        """Note that a promise was broken; the first counts."""
-        if self.broken is None:
-            self.broken = (promise, what)
+        """Record a broken promise, and end the schedule. Only the first one counts."""
+        if self.failure is None:
+            self.failure = (promise, what)
             self.trace.add("BROKEN", None, what)
             self.stop()
 
@@ -67,7 +68,7 @@ class World:
         return self._by_id[record.message_id if message is None else message.message_id]  # type: ignore[index]
 
     def _publish(self, processor: Processor[Any], messages: Sequence[Message | bytes]) -> None:
-        # All at once, or spread over a few seconds.
+        # Messages arrive together, or within a few seconds.
         spread = self.random.choice((0.0, 0.5, 3.0))
         times = sorted(self.random.random() * spread for _ in messages)
         find = processor.router().find
@@ -83,7 +84,7 @@ class World:
     def _route(self, entry: Entry, find: Any, processor: Processor[Any]) -> None:
         template = entry.template
         key: Any = template.key
-        with contextlib.suppress(Exception):  # it cannot be made a message: it is unreadable, and in no order
+        with contextlib.suppress(Exception):  # an unreadable message has no order
             message = processor.message_cls(
                 template.body,
                 headers=template.headers,
@@ -98,18 +99,18 @@ class World:
                 entry.route = found
                 entry.passes = found.terms.on_lane_retry == "pass"
                 if found.discards is None and found.terms.ordered_by is not None:
-                    entry.broken = True
+                    entry.unreadable_key = True
                     key = found.terms.key_of(message)
-                    entry.broken = False
+                    entry.unreadable_key = False
                     entry.group = None if key is None else (found.terms.ordered_by, key)
                 once = found.terms.once
                 if found.discards is None and once is not None and once.form == "lease":
-                    entry.broken = True
+                    entry.unreadable_key = True
                     if (digest := once.digest_of(message)) is not None:
-                        entry.broken, entry.effect = False, (found.name, digest)
+                        entry.unreadable_key, entry.effect = False, (found.name, digest)
                         self.effects.setdefault(entry.effect, []).append(entry)
         if self.broker.kind.lanes:
-            # Messages of one key are in one lane, as a producer sends them.
+            # A producer sends messages of one key to one lane.
             lane = self.random.randrange(3) if key is None else crc32(repr(key).encode()) % 3
             entry.lane = f"p{lane}"
             if entry.route is not None and entry.route.discards is None and entry.route.terms.ordered_by is None:
