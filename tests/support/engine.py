@@ -236,7 +236,7 @@ def left_in(engine: Engine) -> dict[str, object]:
         left[f"in the limiter of {name}"] = limiter._running or len(limiter._inside) or len(limiter.waiting)
     for limiter in limiters.of_circuits.values():
         left["in a breaker"] = len(limiter._inside) or len(limiter.waiting)
-    for batcher in dispatcher._batchers.values():
+    for batcher in dispatcher._batchers._batchers.values():
         left["batched"] = batcher._jobs
     for stage in stations.stages.all:
         if isinstance(stage, LeaseRenewer):

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from missive.app.terms import BatchTerms, HandlerRoute
+from missive.engine.dispatch.limiters import Limiters
 from missive.engine.job import BatchJob, Job
+from missive.errors import ProcessingFailed
 
 if TYPE_CHECKING:
     from missive.engine.intake.source import Source
+
+
+CallLater: TypeAlias = Callable[[float, Callable[[], None]], Callable[[], None]]
+"""Calls a function after some seconds; returns the function that cancels the call."""
 
 
 class Batcher:
@@ -23,7 +29,7 @@ class Batcher:
         route: HandlerRoute,
         source: Source,
         terms: BatchTerms,
-        call_later: Callable[[float, Callable[[], None]], Callable[[], None]],
+        call_later: CallLater,
         full: Callable[[BatchJob], None],
     ) -> None:
         self._route = route
@@ -71,3 +77,27 @@ class Batcher:
         jobs = self.withdraw()
         if jobs:
             self._full(BatchJob(self._route, self._source, jobs))
+
+
+class Batchers:
+    """The batchers of one engine, by handler and source."""
+
+    def __init__(self, limiters: Limiters, call_later: CallLater, full: Callable[[BatchJob], None]) -> None:
+        self._limiters = limiters
+        self._call_later = call_later
+        self._full = full
+        self._batchers: dict[tuple[HandlerRoute, Source], Batcher] = {}
+
+    def of(self, route: HandlerRoute, source: Source) -> Batcher:
+        """Return the batcher of a handler and a source."""
+        batcher = self._batchers.get((route, source))
+        if batcher is None:
+            if (terms := route.terms.batch) is None:
+                raise ProcessingFailed(f"{route.name} takes no batches")
+            terms = BatchTerms(self._limiters.batch_size(source, terms.size), terms.wait)
+            batcher = self._batchers[route, source] = Batcher(route, source, terms, self._call_later, self._full)
+        return batcher
+
+    def withdraw(self) -> list[Job]:
+        """Take out all collected jobs."""
+        return [job for batcher in self._batchers.values() for job in batcher.withdraw()]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from missive.app.terms import BatchTerms, HandlerRoute
-from missive.engine.dispatch.batcher import Batcher
+from missive.app.terms import HandlerRoute
+from missive.engine.dispatch.batcher import Batcher, Batchers
 from missive.engine.dispatch.circuit import Circuit, CircuitLimiter
 from missive.engine.dispatch.held import HeldJobs
 from missive.engine.dispatch.lanes import Lanes
@@ -54,7 +54,7 @@ class Dispatcher:
         self._lanes = Lanes()
         self._ready: deque[Work] = deque()
         self._limiters = Limiters(pool_of, concurrency, runtime.monotonic)
-        self._batchers: dict[tuple[HandlerRoute, Source], Batcher] = {}
+        self._batchers = Batchers(self._limiters, runtime.call_later, self._batch_full)
         self._stopped = False
         self._circuit_opened = False
         for circuit in self.circuits.values():
@@ -171,7 +171,7 @@ class Dispatcher:
         if self.is_suspect(job):
             self._admit(BatchJob(route, job.source, [job]))
             return
-        batcher = self._batcher(route, job.source)
+        batcher = self._batchers.of(route, job.source)
         job.source.mark_waiting(job)
         batcher.add([job])
         if job.lane is not None:
@@ -181,7 +181,7 @@ class Dispatcher:
         """Let the first waiting job of a lane join the batch that has the jobs before it."""
         route = _route(job)
         if route.terms.batch is not None and self._lanes.waiting(lane)[0] is job:
-            self._add_lane_to_batch(self._batcher(route, job.source), lane)
+            self._add_lane_to_batch(self._batchers.of(route, job.source), lane)
 
     def _add_lane_to_batch(self, batcher: Batcher, lane: Hashable) -> None:
         """Let the waiting jobs of a lane join the batch of its head, up to the first job of another handler."""
@@ -194,17 +194,6 @@ class Dispatcher:
             if not count:
                 return
             batcher.add(self._lanes.follow(lane, count))
-
-    def _batcher(self, route: HandlerRoute, source: Source) -> Batcher:
-        batcher = self._batchers.get((route, source))
-        if batcher is None:
-            if (terms := route.terms.batch) is None:
-                raise ProcessingFailed(f"{route.name} takes no batches")
-            size = self._limiters.batch_size(source, terms.size)
-            batcher = self._batchers[route, source] = Batcher(
-                route, source, BatchTerms(size, terms.wait), self._runtime.call_later, self._batch_full
-            )
-        return batcher
 
     def _batch_full(self, batch: BatchJob) -> None:
         self._admit(batch)
@@ -390,21 +379,18 @@ class Dispatcher:
         passed += self._ready
         self._ready.clear()
         # The waiting works come out first, so that none follows when another leaves its limiter.
-        works = [work for limiter in self._limiters.all for work in _take_all(limiter.waiting)]
+        works: list[Work] = []
+        for limiter in self._limiters.all:
+            works += limiter.waiting
+            limiter.waiting.clear()
         for work in passed:
             for limiter in self._limiters.of(work):
                 limiter.withdrawn(work)
         jobs = [job for work in (*passed, *works) for job in work.jobs]
-        jobs += [job for batcher in self._batchers.values() for job in batcher.withdraw()]
+        jobs += self._batchers.withdraw()
         for job in jobs:
             job.source.mark_ready(job)
         return jobs
-
-
-def _take_all(waiting: deque[Work]) -> Iterable[Work]:
-    works = list(waiting)
-    waiting.clear()
-    return works
 
 
 def _route(work: Work) -> HandlerRoute:
