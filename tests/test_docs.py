@@ -1,13 +1,14 @@
-"""README.md and docs/: every block of code and every command in them does what is written beside it.
+"""Tests of README.md and docs/: code blocks run, commands print the shown output, and the pages are complete.
 
-A python block runs, in the order of its file, in one namespace and one directory; `no-run` after the word python (or
-console) has it compiled (or parsed) only. A file name after the language writes the block to that file first. In a
-console block, what is shown under a command is its output, where `…` stands for anything, `^C` interrupts it, and a
-command that ends with `# exits 1` does.
+The python blocks of a page run in order, in one namespace and one directory. With `no-run` after the language, a python
+block is only compiled, and a console block only parsed. A file name after the language writes the block to that file.
+The lines below a command in a console block are its output. There, `…` stands for any text, and `^C` interrupts the
+command. A comment `# exits 1` states the exit code.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import inspect
 import os
@@ -32,6 +33,7 @@ from missive.cli.main import cli
 from tests.support.process import Running
 
 ROOT = Path(__file__).parents[1]
+SOURCES = [path for path in sorted((ROOT / "src").rglob("*.py")) if "testing" not in path.parts]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -39,7 +41,7 @@ every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path:
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences."""
+    """A fenced block of a page."""
 
     language: str
     words: list[str]
@@ -57,7 +59,7 @@ class Block:
 
 @dataclass
 class Command:
-    """One line of a console block, and what is shown under it."""
+    """A command of a console block, with the output that the page shows."""
 
     text: str
     shown: list[str]
@@ -97,7 +99,7 @@ def commands(block: Block) -> list[Command]:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """A module, beside which are the files of a directory of its own; these can be imported until the test ends."""
+    """An empty module in an empty working directory. Files of this directory can be imported until the test ends."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     for name in [name for name in os.environ if name.startswith("MISSIVE_")]:
@@ -112,12 +114,12 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
 
 @every_document
 def test_every_block_runs(document: Path, module: ModuleType, start: Callable[..., Running]):
-    """The blocks of one file do, one after the other, what the file says they do."""
+    """The blocks of a page run in order, without an error and with the shown output."""
     for block in blocks(document):
         if block.file is not None:
             Path(block.file).write_text(block.text, encoding="utf-8")
         if block.language == "python":
-            # As many empty lines before it as in the document, so that a traceback says where.
+            # Empty lines before the code give tracebacks the line numbers of the page.
             code = compile("\n" * block.line + block.text, str(document), "exec", dont_inherit=True)
             if block.runs:
                 exec(code, vars(module))
@@ -127,23 +129,23 @@ def test_every_block_runs(document: Path, module: ModuleType, start: Callable[..
 
 
 def run(start: Callable[..., Running], command: Command, where: str) -> None:
-    """Run a command in a shell, and compare what it says and how it ends."""
+    """Run a command in a shell, and compare its output and its exit code."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     process = start("bash", "-c", command.text, stderr=subprocess.STDOUT, env={"PATH": path, "PYTHONUNBUFFERED": "1"})
-    shown, said = list(command.shown), ""
+    shown, output = list(command.shown), ""
     if "^C" in shown:
         for _ in shown[: shown.index("^C")]:
-            said += process.line()
+            output += process.line()
         os.killpg(process.pid, signal.SIGINT)
         shown.remove("^C")
-    said += process.finish()[0]
+    output += process.finish()[0]
     code = process.code
-    assert command.code == code, f"{where}: {command.text}\n{said}"
+    assert command.code == code, f"{where}: {command.text}\n{output}"
     if shown:
-        # Columns are as wide as what is in them, such as how long ago something was.
+        # The width of columns depends on the values, such as times.
         wanted = "".join("(.*\n)*?" if line == "…" else any_dots(squeezed(line)) + "\n" for line in shown)
-        found = "".join(squeezed(line) + "\n" for line in said.splitlines())
-        assert re.fullmatch(wanted, found), f"{where}: {command.text}\n{said}"
+        found = "".join(squeezed(line) + "\n" for line in output.splitlines())
+        assert re.fullmatch(wanted, found), f"{where}: {command.text}\n{output}"
 
 
 def squeezed(line: str) -> str:
@@ -156,7 +158,7 @@ def any_dots(line: str) -> str:
 
 @every_document
 def test_every_missive_command_can_be_parsed(document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Commands, options and values in console blocks are ones that there are, also in blocks that do not run."""
+    """Commands, options and values in console blocks exist, also in blocks that do not run."""
     monkeypatch.chdir(tmp_path)
     for block in blocks(document):
         if block.file is not None:
@@ -170,7 +172,7 @@ def test_every_missive_command_can_be_parsed(document: Path, tmp_path: Path, mon
 
 
 def calls_of_missive(text: str) -> Iterator[list[str]]:
-    """Yield the arguments of each call in a line for the shell, as far as documentation needs one understood."""
+    """Yield the arguments of each call of `missive` in a shell command line."""
     lexer = shlex.shlex(text, posix=True, punctuation_chars="|&;<>")
     lexer.whitespace_split = True
     lexer.commenters = "#"
@@ -198,8 +200,8 @@ def parse(arguments: list[str]) -> None:
         command.make_context(name, arguments)
 
 
-def test_the_parser_refuses_what_there_is_not():
-    """The check above can fail: an unknown command, option or value is one."""
+def test_the_parser_refuses_unknown_commands():
+    """The parser of the previous test refuses an unknown command, option and value."""
     for arguments in (["rum"], ["run", "app:proc", "--form", "stdin:"], ["dlq", "list", "--limit", "x"]):
         with pytest.raises(click.UsageError):
             parse(arguments)
@@ -209,14 +211,14 @@ def test_the_parser_refuses_what_there_is_not():
 
 
 def test_the_sample_is_the_example_word_for_word():
-    """README.md shows examples/hello.py and nothing else under that name."""
+    """README.md shows examples/hello.py word for word."""
     (sample,) = [block.text for block in blocks(ROOT / "README.md") if block.file == "hello.py"]
     assert (ROOT / "examples" / "hello.py").read_text(encoding="utf-8") == sample
 
 
 @every_document
 def test_links_lead_somewhere(document: Path):
-    """A relative link names a file, and where it names a heading, there is one."""
+    """Every relative link names an existing file and an existing heading."""
     text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)]+)\)", text):
         path, _, heading = link.partition("#")
@@ -241,7 +243,7 @@ def test_every_matcher_has_its_place():
 
 
 def test_every_exception_has_its_place():
-    """docs/errors.md names every exception that there is."""
+    """docs/errors.md names every exception."""
     page = page_of("errors.md")
     public = [
         name for name, value in vars(errors).items() if inspect.isclass(value) and value.__module__ == "missive.errors"
@@ -256,7 +258,7 @@ def test_every_reason_and_outcome_has_its_place():
 
 
 def test_every_command_and_flag_has_its_place():
-    """docs/command-line.md has a heading for every command, with every flag of it and its variable below."""
+    """docs/command-line.md has a section for every command, with its options and their variables."""
     page = page_of("command-line.md")
     sections = dict(re.findall(r"^##+ `([^`]+)`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
     for name, command in every_command(cli, "missive"):
@@ -275,13 +277,48 @@ def every_command(group: click.Group, path: str) -> Iterator[tuple[str, click.Co
             yield f"{path} {name}", command
 
 
-def test_the_table_of_the_queue_is_the_one_that_is_made():
+def test_every_log_line_has_its_place():
+    """docs/operations.md quotes every log line of the sources, and no other line."""
+    section = re.search(r"^## Log lines\n(.*?)^### The summary", page_of("operations.md"), re.MULTILINE | re.DOTALL)
+    assert section is not None
+    cells = re.findall(r"^\| [A-Z]+ \| (.*?) \|", section[1], re.MULTILINE)
+    items = re.findall(r"^- .*(?:\n  .*)*", section[1], re.MULTILINE)
+    quoted = re.findall(r"`([^`]+)`", "\n".join([*cells, *items]))
+    logged = [line for path in SOURCES for line in log_lines(path)]
+    texts = [text for path in SOURCES for text in constants(ast.parse(path.read_text(encoding="utf-8")))]
+    assert len(logged) > 40
+    assert len(quoted) > 40
+    assert not [line for line in logged for piece in pieces(line) if piece not in section[1]]
+    assert not [line for line in quoted for piece in pieces(line) if not any(piece in text for text in texts)]
+
+
+def log_lines(path: Path) -> Iterator[str]:
+    """Yield the fixed parts of the lines that a module logs."""
+    for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and re.fullmatch(r"logger\.\w+|.*host\.report", ast.unparse(call.func)):
+            yield from constants(call.args[0])
+
+
+def constants(tree: ast.AST) -> Iterator[str]:
+    """Yield the text constants of a syntax tree, also the fixed parts of f-strings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def pieces(line: str) -> list[str]:
+    """Return the fixed parts of a log line, without placeholders and the punctuation around them."""
+    parts = re.split(r"%\w|…|\b(?:URL|HANDLER|TYPE|N|M)\b", line)
+    return [part.strip(" :;,()") for part in parts if part.strip(" :;,()")]
+
+
+def test_the_page_shows_the_schema_of_the_queue():
     """docs/adapters/sqlite.md shows the table of missive.adapters.sqlite word for word."""
     assert SCHEMA in page_of("adapters/sqlite.md")
 
 
 def test_every_dependency_has_its_reason():
-    """docs/dependencies.md has a line for everything that pyproject.toml asks for."""
+    """docs/dependencies.md names every dependency of pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     for extra in project["project"]["optional-dependencies"].values():
