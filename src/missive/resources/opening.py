@@ -65,11 +65,6 @@ class Opening:
 class Openings(dict["ResourceKey[Any] | None", Opening]):
     """The openings of one context, by resource."""
 
-    def current_needs(self) -> list[ResourceKey[Any]]:
-        """Return the needs of the opening that runs here; an unused list outside of one."""
-        current = self.get(requesting.get())
-        return [] if current is None else current.needs
-
     def is_circular(self, key: ResourceKey[Any]) -> bool:
         """Return whether an opening waits for itself, through others."""
         seen: set[ResourceKey[Any]] = set()

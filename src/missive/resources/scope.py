@@ -76,10 +76,11 @@ class OpenResources(ABC):
         return value
 
     async def _aopen(self, key: ResourceKey[Any], source: ResourceKey[Any], context: object) -> Any:
-        needs = self._openings.current_needs()
+        outer = self._openings.get(requesting.get())
+        needs = [] if outer is None else outer.needs
         needs.append(key)
         try:
-            if self._openings.is_circular(key):
+            if self._openings and self._openings.is_circular(key):
                 raise circle(key)
             while key not in self._values:
                 if key in self._openings:
