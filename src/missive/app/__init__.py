@@ -2,6 +2,6 @@
 
 Input: handlers, hooks, resources and their options. Output: routes with their terms, and the contexts that handlers
 receive. `processor` is the entry. `options` and `checks` check a handler and make its `terms` (with `retry` and
-`breaker`), `admission` compares its matcher with the known ones, and `registration` keeps it and compiles the routes.
+`breaker`), `admission` compares its matcher with the known ones, and `registration` stores it and compiles the routes.
 A handler receives a `context`, or a `batch` of them; `hooks` run around it.
 """

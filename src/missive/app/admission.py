@@ -21,7 +21,7 @@ _MAX_WARNINGS = 10
 
 
 class Owner(Protocol):
-    """The processor that admits matchers, as far as admission reads it."""
+    """The attributes of a processor that admission reads."""
 
     name: str
     message_cls: type[Any]
@@ -46,7 +46,7 @@ class MatcherAdmission:
         self._owner = owner
 
     def admit(self, matcher: Matcher[Any], name: str, *, quietly: bool) -> bool:
-        """Hold a matcher back for `commit`, and return whether this warned of an overlap. `quietly` never warns.
+        """Hold a matcher back until `commit`, and return whether this issued a warning. `quietly` suppresses warnings.
 
         Raise `DuplicateMatcher` for a known matcher, `RegistrationError` for a matcher that can never be chosen, and
         `OverlapWarning` with `on_overlap="error"`.

@@ -56,7 +56,7 @@ _NACKED = Recorded(Outcome.nacked)
 
 
 class RunningAttempt(Protocol):
-    """The running attempt of a context, as far as the context uses it."""
+    """The part of a running attempt that its context uses."""
 
     @property
     def deadline(self) -> float:
@@ -179,9 +179,9 @@ class HandlingContext(Generic[M_co]):
         self._record(_ACKED)
 
     def nack(self) -> None:
-        """Record that this worker cannot handle the message now. It is redelivered after at least one second.
+        """Record that this worker cannot handle the message now. The message runs again after at least one second.
 
-        This spends no attempt.
+        A nack spends no attempt.
         """
         self._record(_NACKED)
 

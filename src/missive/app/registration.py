@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Settings(Owner, Protocol):
-    """The processor of a registry, as far as the registry reads it."""
+    """The attributes of a processor that its registry reads."""
 
     timeout: float
     retry: Retry | None

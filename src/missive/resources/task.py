@@ -1,4 +1,4 @@
-"""Resource tasks: keep the async resource of a worker in its own task."""
+"""Resource tasks: run the async resource of a worker in its own task."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Route(msgspec.Struct, Generic[TermsT], frozen=True, eq=False):
 def is_async_callable(fn: Callable[..., object]) -> bool:
     """Return whether a call of `fn` returns a coroutine.
 
-    That holds for an `async def`, a partial of one, and an object whose `__call__` is one.
+    This is true for an `async def`, a partial of one, and an object whose `__call__` is one.
     """
     return any(map(inspect.iscoroutinefunction, _called(fn)))
 
