@@ -1,4 +1,4 @@
-"""Every delivery ends in its declared outcome, and is settled only after that is durable."""
+"""Completion: each message ends with its outcome, and is settled after that outcome is durable."""
 
 from __future__ import annotations
 
@@ -12,53 +12,33 @@ from typing import Any
 import pytest
 
 import missive
-from missive.dlq.contract import Sink
 from missive.dlq.record import Record
 from missive.engine.runner import execute
-from missive.errors import StoreError
 from missive.matchers import Everything, Field, Present
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Delivery, Disposition, Settlement, SettlementResult
+from tests.support.engine import RecordingSink, run_in_memory
 
 
-class Kept(Sink):
-    """Keeps records, and the order in which filing and settling happened."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.broken = 0
-
-    def put(self, records: Sequence[Record]) -> None:
-        if self.broken:
-            self.broken -= 1
-            raise StoreError("the store is broken on purpose")
-        self.records.extend(records)
-
-
-def run(proc: missive.Processor[Any], bodies: Sequence[bytes | Delivery], **settings: Any) -> tuple[MemoryAdapter, Any]:
-    adapter = MemoryAdapter(proc, bodies, **settings)
-    (report,) = execute([adapter])
-    return adapter, report
-
-
-def json_processor(**settings: Any) -> tuple[missive.Processor[missive.JSONMessage], Kept]:
-    sink = Kept()
+def json_processor(**settings: Any) -> tuple[missive.Processor[missive.JSONMessage], RecordingSink]:
+    """Return a processor of JSON messages, and the sink of its dead letters."""
+    sink = RecordingSink()
     return missive.Processor(missive.JSONMessage, name="t", dlq=sink, **settings), sink
 
 
-def test_returning_acks():
-    """A handler that returns without settling has handled its message."""
+def test_a_handler_that_returns_acks():
+    """A message whose handler returns is acked."""
     proc, sink = json_processor()
     seen = []
     proc.add_handler(Field("a", 1), lambda m, c: seen.append(m.raw_data))
-    adapter, report = run(proc, [b'{"a":1}'] * 3)
+    adapter, report = run_in_memory(proc, [b'{"a":1}'] * 3)
     assert seen == [b'{"a":1}'] * 3
-    assert [Disposition.ack] * 3 == [item.disposition for item in adapter.settled]
+    assert [Disposition.ack] * 3 == [settlement.disposition for settlement in adapter.settled]
     assert (report.total_handled, report.total_dead, sink.records) == (3, 0, [])
 
 
-def test_async_handlers_run_on_another_loop_than_the_engine():
-    """An async handler awaits on the caller's loop, and the engine is elsewhere."""
+def test_async_handlers_run_on_the_loop_of_the_caller():
+    """Async handlers run in the main thread, on the loop of the caller."""
     proc, _ = json_processor()
     threads = []
 
@@ -67,13 +47,13 @@ def test_async_handlers_run_on_another_loop_than_the_engine():
         await asyncio.sleep(0)
         threads.append(threading.current_thread().name)
 
-    _, report = run(proc, [b"{}"] * 5)
+    _, report = run_in_memory(proc, [b"{}"] * 5)
     assert report.total_handled == 5
     assert {"MainThread"} == set(threads)
 
 
-def test_sync_handlers_run_on_worker_threads_with_a_context_each():
-    """With concurrency 3 there are three workers; each ran its hook in its own thread, before its first message."""
+def test_each_worker_thread_has_its_processing_context():
+    """Each of three worker threads runs its processing hook before its first message, with a separate context."""
     proc, _ = json_processor(concurrency=3)
     opened: dict[int, int] = {}
     used = set()
@@ -89,7 +69,7 @@ def test_sync_handlers_run_on_worker_threads_with_a_context_each():
         together.wait(10)
         used.add((context.processing_ctx.state.thread, threading.get_ident()))
 
-    _, report = run(proc, [b"{}"] * 3)
+    _, report = run_in_memory(proc, [b"{}"] * 3)
     assert report.total_handled == 3
     assert len(opened) == 3
     assert used == {(thread, thread) for thread in opened.values()}
@@ -105,8 +85,8 @@ def test_sync_handlers_run_on_worker_threads_with_a_context_each():
         (b'{"a":3}', "failed"),
     ],
 )
-def test_what_cannot_be_handled_is_a_dead_letter(body: bytes, reason: str):
-    """Unreadable, unmatched, ambiguous and raised each end in the store with their reason, and are acked after it."""
+def test_a_message_that_cannot_be_handled_is_a_dead_letter(body: bytes, reason: str):
+    """Unreadable, unmatched, ambiguous and failed messages are stored with their reason, and then acked."""
     proc, sink = json_processor(on_overlap="ignore")
     proc.add_handler(Field("a", 2), lambda m, c: None)
     proc.add_handler(Field("b", Present()), lambda m, c: None)
@@ -114,29 +94,31 @@ def test_what_cannot_be_handled_is_a_dead_letter(body: bytes, reason: str):
     @proc.handle_for(Field("a", 3))
     def fail(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
         context.ack()
-        raise ValueError("after an ack, too")
+        raise ValueError("after ack()")
 
-    adapter, report = run(proc, [body])
+    adapter, report = run_in_memory(proc, [body])
     assert [reason] == [str(record.reason) for record in sink.records]
     assert {reason: 1} == dict(report.dead)
-    assert [(Disposition.ack, "dead_lettered")] == [(item.disposition, str(item.outcome)) for item in adapter.settled]
+    assert [(Disposition.ack, "dead_lettered")] == [
+        (settlement.disposition, str(settlement.outcome)) for settlement in adapter.settled
+    ]
 
 
-def test_a_matcher_that_raises_is_named():
-    """`matcher_failed` names handler and matcher, and the hint for the usual cause."""
+def test_a_matcher_that_raises_makes_a_dead_letter():
+    """A message whose matcher raises is a dead letter with the reason `matcher_failed` and the name of the handler."""
     proc, sink = json_processor()
 
     @proc.handle_for(lambda m: m.nothing == 1)
     def never(message: missive.JSONMessage, context: missive.HandlingContext) -> None: ...
 
-    run(proc, [b"{}"])
+    run_in_memory(proc, [b"{}"])
     assert [str(record.reason) for record in sink.records] == ["matcher_failed"]
     assert "never" in (sink.records[0].error_text or "")
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_held_messages_come_back(is_async: bool):
-    """`retry` comes back as the next attempt, `nack` without spending one; both stay unsettled until they are done."""
+def test_retried_and_nacked_messages_run_again(is_async: bool):
+    """`retry` runs the next attempt, and `nack` repeats the attempt. The message stays unsettled until its last run."""
     proc, _ = json_processor()
     attempts: list[int] = []
 
@@ -153,14 +135,14 @@ def test_held_messages_come_back(is_async: bool):
         handle(message, context)
 
     proc.add_handler(Everything(), handle_async if is_async else handle)
-    adapter, report = run(proc, [b"{}"])
+    adapter, report = run_in_memory(proc, [b"{}"])
     assert attempts == [1, 2, 3, 3]
     assert len(adapter.settled) == 1
     assert (report.retried, report.nacked, report.total_handled) == (2, 1, 1)
 
 
-def test_retried_failures_are_in_the_history():
-    """What failed before it was retried is told by the record of the dead letter that it became."""
+def test_the_history_of_a_dead_letter_contains_retried_errors():
+    """The record of a dead letter contains the errors of its retried attempts."""
     proc, sink = json_processor()
 
     @proc.handle_for(Everything())
@@ -170,12 +152,12 @@ def test_retried_failures_are_in_the_history():
             raise KeyError("first")
         raise ValueError("second")
 
-    run(proc, [b"{}"])
+    run_in_memory(proc, [b"{}"])
     assert [attempt.error for attempt in sink.records[0].history] == ["KeyError", "ValueError"]
 
 
 def test_context_variables_do_not_leak():
-    """What one handler sets in a context variable is not there for the next message, sync or async."""
+    """A context variable that one handler sets is not set for the next message."""
     proc, _ = json_processor()
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable", default=0)
     seen = []
@@ -190,12 +172,12 @@ def test_context_variables_do_not_leak():
         seen.append(variable.get())
         variable.set(2)
 
-    run(proc, [b'{"a":1}', b'{"a":2}'] * 20)
+    run_in_memory(proc, [b'{"a":1}', b'{"a":2}'] * 20)
     assert seen == [0] * 40
 
 
-def test_concurrency_is_the_total_of_both_kinds():
-    """Sync and async handlers together never run more at once than the processor's concurrency."""
+def test_concurrency_limits_sync_and_async_handlers_together():
+    """Sync and async handlers together run no more messages at once than the concurrency of the processor."""
     proc, _ = json_processor(concurrency=3)
     running, most, lock = 0, 0, threading.Lock()
 
@@ -217,52 +199,52 @@ def test_concurrency_is_the_total_of_both_kinds():
         await asyncio.sleep(0.002)
         enter(-1)
 
-    _, report = run(proc, [b'{"a":1}', b'{"a":2}', b'{"a":2}'] * 40)
+    _, report = run_in_memory(proc, [b'{"a":1}', b'{"a":2}', b'{"a":2}'] * 40)
     assert report.total_handled == 120
     assert 2 <= most <= 3
 
 
-def test_nothing_is_settled_before_it_is_filed():
-    """While the store is down a would-be dead letter stays unsettled, successes are settled, and then all goes on."""
+def test_a_dead_letter_is_settled_after_it_is_stored():
+    """While the store is down, a dead letter stays unsettled and other messages are settled."""
     proc, sink = json_processor()
-    sink.broken = 3
+    sink.failures = 3
     proc.add_handler(Field("a", 1), lambda m, c: None)
     order: list[str] = []
     put = sink.put
 
-    def noted(records: Sequence[Record]) -> None:
+    def put_and_record(records: Sequence[Record]) -> None:
         put(records)
         order.extend(["filed"] * len(records))
 
-    sink.put = noted  # type: ignore[method-assign]
+    sink.put = put_and_record  # type: ignore[method-assign]
 
-    class Ledger(list[Settlement]):
-        def extend(self, items: Any) -> None:
-            items = list(items)
-            order.extend(str(item.outcome) for item in items)
-            super().extend(items)
+    class RecordingList(list[Settlement]):
+        def extend(self, settlements: Any) -> None:
+            settlements = list(settlements)
+            order.extend(str(settlement.outcome) for settlement in settlements)
+            super().extend(settlements)
 
     adapter = MemoryAdapter(proc, [b'{"a":9}', b'{"a":1}', b'{"a":9}'])
-    adapter.settled = Ledger()
+    adapter.settled = RecordingList()
     (report,) = execute([adapter])
     assert order == ["acked", "filed", "filed", "dead_lettered", "dead_lettered"]
     assert (report.total_handled, report.total_dead) == (1, 2)
 
 
-def test_without_a_dead_letter_queue_the_first_dead_letter_stops():
-    """It is left unsettled, what runs is finished, and the error says what to do."""
+def test_without_a_dead_letter_queue_the_first_dead_letter_stops_processing():
+    """Without a dead letter queue, the first dead letter stops processing unsettled. The error names the remedy."""
     proc = missive.Processor(missive.JSONMessage, name="t")
     proc.add_handler(Field("a", 1), lambda m, c: None)
     adapter = MemoryAdapter(proc, [b'{"a":1}', b'{"a":9}'], ends=False)
     with pytest.raises(missive.NotSettled, match="set one with"):
         execute([adapter])
-    # What came with it was handled, or given back; it itself was neither.
-    assert [item.delivery.body for item in adapter.settled] == [b'{"a":1}']
+    # The other message was handled, and the dead letter was not settled.
+    assert [settlement.delivery.body for settlement in adapter.settled] == [b'{"a":1}']
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_hooks_run_around(is_async: bool):
-    """Hooks run in their order, also when the handler raised, and see the outcome and the exception."""
+def test_hooks_run_around_handlers(is_async: bool):
+    """Handling hooks run around each handler, also when the handler raises, and see its outcome and exception."""
     proc, _ = json_processor()
     seen: list[object] = []
 
@@ -290,13 +272,13 @@ def test_hooks_run_around(is_async: bool):
         handle(message, context)
 
     proc.add_handler(Everything(), handle_async if is_async else handle)
-    run(proc, [b"0", b"1"])
+    run_in_memory(proc, [b"0", b"1"])
     assert seen == ["open", ("noted", "acked", "NoneType"), ("noted", "dead_lettered", "ValueError"), "closed"]
 
 
 @pytest.mark.parametrize("when", ["before_handling", "after_handling"])
-def test_a_raising_handling_hook_is_that_message_failing(when: str):
-    """A handling hook that raises makes its message a dead letter, and the others go on."""
+def test_a_handling_hook_that_raises_fails_its_message(when: str):
+    """A handling hook that raises makes its message a dead letter, and other messages are handled."""
     proc, sink = json_processor()
 
     def hook(processing: missive.ProcessingContext, handling: missive.HandlingContext) -> None:
@@ -305,14 +287,14 @@ def test_a_raising_handling_hook_is_that_message_failing(when: str):
 
     getattr(proc, when)(hook)
     proc.add_handler(Everything(), lambda m, c: None)
-    _, report = run(proc, [b"0", b"1", b"2"])
+    _, report = run_in_memory(proc, [b"0", b"1", b"2"])
     assert (report.total_handled, dict(report.dead)) == (2, {"failed": 1})
     assert sink.records[0].error_type == "OSError"
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_raising_processing_hook_stops_the_processor(is_async: bool):
-    """Nothing is fetched, and the error names the hook."""
+def test_a_processing_hook_that_raises_stops_processing(is_async: bool):
+    """A processing hook that raises stops processing, with an error that names the hook."""
     proc, _ = json_processor()
 
     @proc.before_processing
@@ -323,11 +305,11 @@ def test_a_raising_processing_hook_stops_the_processor(is_async: bool):
 
     proc.add_handler(Everything(), handle_async if is_async else (lambda m, c: None))
     with pytest.raises(missive.ProcessingFailed, match=r"connect raised ConnectionError"):
-        run(proc, [b"0"])
+        run_in_memory(proc, [b"0"])
 
 
-def test_leaving_the_interpreter_is_a_failure_of_the_message():
-    """`sys.exit()` in a handler fails that message and no other."""
+def test_sys_exit_in_a_handler_fails_its_message():
+    """`sys.exit()` in a handler fails its message only."""
     proc, sink = json_processor()
 
     @proc.handle_for(Everything())
@@ -335,12 +317,12 @@ def test_leaving_the_interpreter_is_a_failure_of_the_message():
         if message.raw_data == b"0":
             raise SystemExit(3)
 
-    _, report = run(proc, [b"0", b"1"])
+    _, report = run_in_memory(proc, [b"0", b"1"])
     assert (report.total_handled, sink.records[0].error_type) == (1, "SystemExit")
 
 
-def test_a_lane_is_in_order_one_at_a_time():
-    """Deliveries of one natural lane run one after the other, those of others beside them, at any concurrency."""
+def test_a_lane_of_the_transport_runs_in_order():
+    """Messages of one lane of the transport run one at a time in order, at the same time as other lanes."""
     proc, _ = json_processor(concurrency=8)
     running: dict[str, int] = {}
     seen: dict[str, list[int]] = {}
@@ -357,14 +339,14 @@ def test_a_lane_is_in_order_one_at_a_time():
         running.pop(lane)
 
     deliveries = [Delivery(b'["%s",%d]' % (lane.encode(), n), lane=lane) for n in range(20) for lane in "abc"]
-    _, report = run(proc, deliveries)
+    _, report = run_in_memory(proc, deliveries)
     assert report.total_handled == 60
     assert {lane: list(range(20)) for lane in "abc"} == seen
     assert set("abc") == overlap
 
 
-def test_serve_runs_inside_a_loop_and_drains_when_cancelled():
-    """`serve()` handles on the caller loop; cancelled, it finishes what runs and gives back the rest."""
+def test_a_cancelled_serve_drains():
+    """`serve()` handles messages on the loop of the caller. When it is cancelled, it finishes running messages."""
     proc, _ = json_processor()
     started = asyncio.Event()
     release = asyncio.Event()
@@ -385,29 +367,29 @@ def test_serve_runs_inside_a_loop_and_drains_when_cancelled():
             await serving
 
     asyncio.run(main())
-    verbs = {item.delivery.body: item.disposition for item in adapter.settled}
-    assert Disposition.ack is verbs[b"1"]
+    dispositions = {settlement.delivery.body: settlement.disposition for settlement in adapter.settled}
+    assert Disposition.ack is dispositions[b"1"]
 
 
-def test_cumulative_sources_are_settled_by_marks():
-    """A source that commits marks is never told of single deliveries."""
+def test_a_cumulative_source_is_settled_by_watermarks():
+    """A source with cumulative commits receives watermarks and no settlements of single messages."""
     proc, _ = json_processor()
     proc.add_handler(Everything(), lambda m, c: None)
     deliveries = [Delivery(b"1", position=n) for n in range(10)]
-    marks: list[int] = []
+    positions: list[int] = []
 
-    class Marked(MemoryAdapter):
+    class Cumulative(MemoryAdapter):
         async def connect(self, host: Any) -> Any:
             session = await super().connect(host)
 
-            async def commit(given: Any) -> Any:
-                marks.append(given[None].position)
+            async def commit(watermarks: Any) -> Any:
+                positions.append(watermarks[None].position)
                 return {None: SettlementResult.confirmed}
 
             session.commit = commit  # type: ignore[method-assign]
             return session
 
-    adapter = Marked(proc, deliveries, capabilities=Capabilities(commit="cumulative"))
+    adapter = Cumulative(proc, deliveries, capabilities=Capabilities(commit="cumulative"))
     (report,) = execute([adapter])
     assert (report.total_handled, adapter.settled) == (10, [])
-    assert marks[-1] == 9
+    assert positions[-1] == 9
