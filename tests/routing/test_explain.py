@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import missive
 from missive import JSONMessage, Processor, RawMessage, Reason
-from missive.engine.completion import dead_letters as filing
+from missive.engine.completion import records
 from missive.matchers import (
     Absent,
     AnythingBut,
@@ -325,7 +325,7 @@ def test_explanation_of_a_dead_letter_is_bounded(monkeypatch):
     """A dead letter explains fewer handlers for a larger body, and every line has a bounded length."""
     explained = []
     monkeypatch.setattr(
-        filing, "explain", lambda routes, *rest: explained.append(len(routes)) or explain(routes, *rest)
+        records, "explain", lambda routes, *rest: explained.append(len(routes)) or explain(routes, *rest)
     )
     explain = missive.routing.explain.explain
     box = {}
