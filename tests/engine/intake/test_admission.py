@@ -1,4 +1,4 @@
-"""What needs no handler, and what has none: declared discards, and the handler for what nothing matches."""
+"""Admission of messages without a matching handler: declared discards, and the handler of unmatched messages."""
 
 from __future__ import annotations
 
@@ -15,59 +15,60 @@ UNREADABLE = JSONMessage(b"{")
 
 
 def nothing(message, context):
-    """Handle a message by doing nothing."""
+    """Do nothing."""
 
 
 async def nothing_async(message, context):
-    """Do nothing, on the loop."""
+    """Do nothing."""
 
 
-def processor(**settings):
-    return Processor(JSONMessage, name="app", dlq={}, **settings)
+def strict_processor():
+    """Return a processor that does not ignore overlapping matchers."""
+    return Processor(JSONMessage, name="app", dlq={})
 
 
-def test_a_declared_discard_calls_nothing():
-    """What `discard_for` matches is discarded with its label, and neither a handler nor a hook runs."""
-    proc, called = processor(), []
+def test_a_declared_discard_runs_no_code_of_the_user():
+    """A message that matches `discard_for` is discarded with its label, without a call of handlers or hooks."""
+    proc, called = strict_processor(), []
     proc.before_handling(lambda worker, context: called.append(context))
-    proc.discard_for(Field("type", "odd"), reason="not ours")
+    proc.discard_for(Field("type", "odd"), reason="not relevant")
     with proc.test_client() as client:
         result = client.send(ODD)
-        assert (result.outcome, result.reason, result.handler) == ("discarded", "not ours", "discard:not ours")
+        assert (result.outcome, result.reason, result.handler) == ("discarded", "not relevant", "discard:not relevant")
         assert client.acked == client.discarded == [ODD]
     assert called == []
 
 
-def test_a_declared_discard_in_the_engine():
-    """A declared discard is settled as discarded with its label, and counted."""
-    proc = processor()
-    proc.discard_for(Field("type", "odd"), reason="not ours")
+def test_the_engine_settles_and_counts_declared_discards():
+    """The engine settles a declared discard as discarded with its label, and counts it."""
+    proc = strict_processor()
+    proc.discard_for(Field("type", "odd"), reason="not relevant")
     proc.add_handler(Field("type", "even"), nothing_async)
     adapter = MemoryAdapter(proc, [ODD.raw_data, b'{"type":"even"}', ODD.raw_data])
     (report,) = execute([adapter])
-    assert report.discarded == {"discard:not ours": 2}
-    assert sorted((str(item.outcome), item.label) for item in adapter.settled) == [
+    assert report.discarded == {"discard:not relevant": 2}
+    assert sorted((str(settlement.outcome), settlement.label) for settlement in adapter.settled) == [
         ("acked", None),
-        ("discarded", "not ours"),
-        ("discarded", "not ours"),
+        ("discarded", "not relevant"),
+        ("discarded", "not relevant"),
     ]
 
 
-def test_a_discard_is_no_handler_for_an_async_hook():
-    """An async hook, which a `def` handler refuses, may stand beside a discard: nothing of it runs."""
-    proc = processor()
-    proc.discard_for(Field("type", "odd"), reason="not ours")
+def test_a_discard_allows_async_hooks():
+    """A declared discard does not conflict with an async hook, although a `def` handler does."""
+    proc = strict_processor()
+    proc.discard_for(Field("type", "odd"), reason="not relevant")
     proc.add_handler(Field("type", "even"), nothing_async)
     proc.before_handling(nothing_async)
     assert [route.kind for route in proc.freeze()] == ["discard", "async"]
 
 
 def test_a_discard_is_registered_like_a_handler():
-    """A discard with another's matcher is refused, with both named, and it may be included under a condition."""
-    proc, other = processor(), Processor(JSONMessage, name="other")
+    """A discard with the matcher of a handler is refused with both names, and an include narrows a discard."""
+    proc, other = strict_processor(), Processor(JSONMessage, name="other")
     proc.add_handler(Field("type", "odd"), nothing)
-    with pytest.raises(RegistrationError, match="discard:not ours have the same matcher"):
-        proc.discard_for(Field("type", "odd"), reason="not ours")
+    with pytest.raises(RegistrationError, match="discard:not relevant have the same matcher"):
+        proc.discard_for(Field("type", "odd"), reason="not relevant")
     other.discard_for(Topic("a"), reason="noise")
     proc.include(other, when=Field("type", "seen"))
     assert proc.routes()[-1].to_dict() == {
@@ -78,16 +79,16 @@ def test_a_discard_is_registered_like_a_handler():
 
 
 @pytest.mark.parametrize("reason", ["", None, 3])
-def test_a_discard_has_a_label(reason):
-    """`reason=` is a text that is not empty."""
+def test_a_discard_requires_a_label(reason):
+    """The `reason=` of a discard must be non-empty text."""
     with pytest.raises(RegistrationError, match="reason= of discard_for must be a short text"):
-        processor().discard_for(Topic("a"), reason=reason)
+        strict_processor().discard_for(Topic("a"), reason=reason)
 
 
 @pytest.mark.parametrize("handler", [nothing, nothing_async])
-def test_the_handler_of_what_is_unmatched(handler):
-    """`handle_unmatched` gets what nothing else matches, and only that."""
-    proc = processor(on_overlap="ignore")
+def test_handle_unmatched_registers_the_handler_of_unmatched_messages(handler):
+    """The handler of `handle_unmatched` gets the messages that no other handler matches, and no others."""
+    proc = Processor(JSONMessage, name="app", dlq={}, on_overlap="ignore")
     assert proc.handle_unmatched(handler) is handler
     proc.add_handler(Field("type", "even"), nothing)
     proc.add_handler(Header("h", "x"), nothing, name="by header")
@@ -104,9 +105,9 @@ def test_the_handler_of_what_is_unmatched(handler):
     assert proc.check().handlers == 2
 
 
-def test_the_handler_of_what_is_unmatched_in_the_engine():
-    """In a running processor it handles what nothing matches, with its hooks, and such messages are no dead letters."""
-    proc, seen = processor(), []
+def test_the_engine_runs_the_handler_of_unmatched_messages():
+    """The engine runs the handler of unmatched messages with its hooks, and files no dead letter."""
+    proc, seen = strict_processor(), []
     proc.before_handling(lambda worker, context: seen.append(context.message.raw_data))
     proc.handle_unmatched(nothing)
     adapter = MemoryAdapter(proc, [ODD.raw_data])
@@ -114,17 +115,17 @@ def test_the_handler_of_what_is_unmatched_in_the_engine():
     assert (dict(report.handled), report.total_dead, seen) == ({f"{__name__}:nothing": 1}, 0, [ODD.raw_data])
 
 
-def test_one_handler_of_what_is_unmatched():
-    """A second one is refused, and both are named."""
-    proc = processor()
+def test_a_second_handler_of_unmatched_messages_is_refused():
+    """A second handler of unmatched messages is refused with an error that names both."""
+    proc = strict_processor()
     proc.handle_unmatched(nothing)
     with pytest.raises(RegistrationError, match=r":nothing handles unmatched messages already.*:nothing_async"):
         proc.handle_unmatched(nothing_async)
 
 
-def test_only_what_runs_says_what_is_unmatched():
-    """An included processor has no handler of what is unmatched, whichever was first."""
-    outer, inner = processor(), Processor(JSONMessage, name="inner")
+def test_an_included_processor_cannot_handle_unmatched_messages():
+    """An included processor cannot have a handler of unmatched messages, before or after the include."""
+    outer, inner = strict_processor(), Processor(JSONMessage, name="inner")
     inner.handle_unmatched(nothing)
     with pytest.raises(RegistrationError, match=r":nothing handles unmatched messages.* included in app"):
         outer.include(inner)
@@ -134,11 +135,11 @@ def test_only_what_runs_says_what_is_unmatched():
         late.handle_unmatched(nothing)
 
 
-def test_what_is_unmatched_needs_a_handler():
-    """A handler of what is unmatched takes a message and a context, like any."""
+def test_a_handler_of_unmatched_messages_takes_a_message_and_a_context():
+    """A handler of unmatched messages must take a message and a context, and be registered before processing starts."""
     with pytest.raises(RegistrationError, match="must take a message and a context"):
-        processor().handle_unmatched(lambda message: None)
-    proc = processor()
+        strict_processor().handle_unmatched(lambda message: None)
+    proc = strict_processor()
     proc.freeze()
     with pytest.raises(missive.RegistrationClosed):
         proc.handle_unmatched(nothing)
