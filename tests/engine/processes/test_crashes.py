@@ -1,4 +1,4 @@
-"""Crashes: a message that kills its process is a dead letter at the third death, and those beside it are handled."""
+"""Crashes: a message that kills its process is a dead letter at the third death; other messages are handled."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.process import Running
 
 MESSAGES, CULPRIT = 12, 5
 
-APPLICATION = f"""
+KILLING = f"""
 import asyncio, ctypes, os, signal, time
 import missive
 from missive.matchers import Field, Present
@@ -41,7 +41,7 @@ kill = dict(
 )[os.environ["HOW"]]
 
 def steps(number):
-    # The culprit waits for somebody beside it, and the others for the culprit; not for ever, for one runs alone.
+    # The culprit waits for another message to run, and the others wait for the culprit. Each stops waiting when alone.
     os.write(log, b"start %d\\n" % number)
     running.add(number)
     for _ in range(15):
@@ -79,15 +79,15 @@ def handle(message, context):
 """
 
 
-def kept(directory: Path) -> dict[str, Any]:
-    """Return the counts in the store."""
+def counts_in(directory: Path) -> dict[str, Any]:
+    """Return the stored counts of deaths."""
     with sqlite3.connect(directory / "missive-dlq.db") as connection:
         found = connection.execute("SELECT value FROM missive_checkpoints WHERE source = 'crashes'").fetchone()
     connection.close()
     return {} if found is None else json.loads(found[0])
 
 
-def dead(directory: Path) -> list[tuple[str, str, str]]:
+def dead_letters_in(directory: Path) -> list[tuple[str, str, str]]:
     """Return reason, handler and body of the dead letters."""
     with sqlite3.connect(directory / "missive-dlq.db") as connection:
         found = connection.execute("SELECT reason, handler, body FROM missive_dead_letters").fetchall()
@@ -95,59 +95,67 @@ def dead(directory: Path) -> list[tuple[str, str, str]]:
     return [(reason, handler, body.decode()) for reason, handler, body in found]
 
 
+def log_lines(directory: Path) -> list[tuple[str, int]]:
+    """Return the lines of the application's log, as pairs of an event and a number."""
+    path = directory / "log.txt"
+    return [(event, int(n)) for event, n in map(str.split, path.read_text().splitlines())] if path.exists() else []
+
+
+# Workers that die
+
+
 @pytest.mark.parametrize(
     ("how", "kind"), [("exit", "sync"), ("segfault", "sync"), ("kill", "sync"), ("segfault", "async")]
 )
-def test_the_third_death_quarantines(missive: Callable[..., Running], tmp_path: Path, how: str, kind: str):
-    """The first time others run beside it, then it runs alone, then not at all; all others are handled."""
-    (tmp_path / "app.py").write_text(APPLICATION)
+def test_a_message_is_quarantined_at_the_third_death(
+    missive: Callable[..., Running], tmp_path: Path, how: str, kind: str
+):
+    """A message kills its process among others, then twice alone, and is then quarantined. All others are handled."""
+    (tmp_path / "app.py").write_text(KILLING)
     (tmp_path / "in.jsonl").write_text("".join(f'{{"n": {n}}}\n' for n in range(MESSAGES)))
-    codes, beside = [], []
+    codes, running = [], []
     for _ in range(4):
-        before = len(lines) if (lines := words(tmp_path)) else 0
+        before = len(log_lines(tmp_path))
         worker = missive("run", "app:proc", "--from", "file:in.jsonl", env={"HOW": how, "KIND": kind})
         _, err = worker.finish()
         codes.append(worker.code)
-        seen = Counter(n for what, n in words(tmp_path)[before:] if what == "start")
-        seen.subtract(Counter(n for what, n in words(tmp_path)[before:] if what == "done"))
-        beside.append(+seen)
+        started = Counter(n for event, n in log_lines(tmp_path)[before:] if event == "start")
+        started.subtract(Counter(n for event, n in log_lines(tmp_path)[before:] if event == "done"))
+        running.append(+started)
     assert codes == [{"exit": 1, "segfault": -signal.SIGSEGV, "kill": -signal.SIGKILL}[how]] * 3 + [0]
-    assert len(beside[0]) > 1, "nothing ran beside it the first time: this shows nothing"
-    assert beside[1:] == [Counter([CULPRIT])] * 2 + [Counter()]
-    assert dead(tmp_path) == [("poison", "app:handle", f'{{"n": {CULPRIT}}}')]
-    assert {n for what, n in words(tmp_path) if what == "done"} == set(range(MESSAGES)) - {CULPRIT}
-    assert kept(tmp_path) == {}, "all others came back, and the culprit is where it can be looked at"
+    assert len(running[0]) > 1, "no other message ran at the first death, so the test shows nothing"
+    assert running[1:] == [Counter([CULPRIT])] * 2 + [Counter()]
+    assert dead_letters_in(tmp_path) == [("poison", "app:handle", f'{{"n": {CULPRIT}}}')]
+    assert {n for event, n in log_lines(tmp_path) if event == "done"} == set(range(MESSAGES)) - {CULPRIT}
+    assert counts_in(tmp_path) == {}, "the others came back, and the culprit is a dead letter"
     assert "1 dead-lettered (1 poison)" in err
 
 
-def words(directory: Path) -> list[tuple[str, int]]:
-    path = directory / "log.txt"
-    return [(what, int(n)) for what, n in map(str.split, path.read_text().splitlines())] if path.exists() else []
-
-
-@pytest.mark.parametrize(("told", "deaths"), [("", 1), ("once", 0), ("twice", 0)])
-def test_a_death_after_sigterm_does_not_count(missive: Callable[..., Running], tmp_path: Path, told: str, deaths: int):
-    """What is killed, or forced, while it stops was not killed by its message; without a signal it was."""
+@pytest.mark.parametrize(("signals", "deaths"), [("", 1), ("once", 0), ("twice", 0)])
+def test_a_death_during_the_drain_does_not_count(
+    missive: Callable[..., Running], tmp_path: Path, signals: str, deaths: int
+):
+    """A process that is killed or forced to stop during its drain was not killed by its message."""
     (tmp_path / "app.py").write_text(BLOCKING)
     (tmp_path / "in.jsonl").write_text("wait\n")
     worker = missive("run", "app:proc", "--from", "file:in.jsonl")
     assert worker.line() == "started\n"
-    if told:
+    if signals:
         worker.send(signal.SIGTERM)
         while "waiting" not in worker.error_line():
             pass
-    if told == "twice":
+    if signals == "twice":
         worker.terminate()
     else:
         worker.kill()
     (tmp_path / "in.jsonl").write_text("wait\nmore\n")
     following = missive("run", "app:proc", "--from", "file:in.jsonl")
     assert following.line() == "started\n"
-    assert [count for count, _ in kept(tmp_path).values()] == [1] * deaths
+    assert [count for count, _ in counts_in(tmp_path).values()] == [1] * deaths
 
 
-def test_a_suspect_that_comes_back_is_forgotten(missive: Callable[..., Running], tmp_path: Path):
-    """One death, then a good run: nothing is held against the message any more."""
+def test_a_suspect_that_is_handled_is_forgotten(missive: Callable[..., Running], tmp_path: Path):
+    """After one death, a message that is handled has no count any more."""
     (tmp_path / "app.py").write_text(BLOCKING)
     (tmp_path / "in.jsonl").write_text("wait\n")
     worker = missive("run", "app:proc", "--from", "file:in.jsonl")
@@ -157,10 +165,10 @@ def test_a_suspect_that_comes_back_is_forgotten(missive: Callable[..., Running],
     following = missive("run", "app:proc", "--from", "file:in.jsonl")
     _, err = following.finish()
     assert "1 handled" in err
-    assert kept(tmp_path) == {}
+    assert counts_in(tmp_path) == {}
 
 
-# In one process, with counts that were there before
+# Counts from earlier runs, in one process
 
 
 @pytest.fixture
@@ -169,29 +177,31 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SQLStore:
     return SQLStore("sqlite:///dlq.db")
 
 
-def accuse(store: SQLStore, deaths: int, *deliveries: Delivery, at: float | None = None) -> None:
+def save_deaths(store: SQLStore, deaths: int, *deliveries: Delivery, at: float | None = None) -> None:
+    """Store a number of deaths for each delivery."""
     counts = {delivery_mark(delivery): Count(deaths, at or time.time()) for delivery in deliveries}
     store.save_checkpoint("t", crashes.KEY, crashes.dump_counts(counts))
 
 
-def recalled() -> dict[int, Count]:
-    again = SQLStore("sqlite:///dlq.db")
+def load_deaths() -> dict[int, Count]:
+    """Return the stored counts of deaths by delivery mark."""
+    store = SQLStore("sqlite:///dlq.db")
     try:
-        return crashes.load_counts(again.load_checkpoint("t", crashes.KEY), time.time())
+        return crashes.load_counts(store.load_checkpoint("t", crashes.KEY), time.time())
     finally:
-        again.close()
+        store.close()
 
 
 def delivery(n: int, kind: str = "sync", **more: Any) -> Delivery:
     return Delivery(json.dumps({"n": n, "kind": kind}).encode(), position=n, **more)
 
 
-class Together:
-    """Handlers that note who ran at the same time as whom, and in which order they began."""
+class Overlaps:
+    """Handlers that record their order, and which messages ran at the same time."""
 
     def __init__(self) -> None:
         self.order: list[int] = []
-        self.with_others: set[int] = set()
+        self.overlapping: set[int] = set()
         self._running: set[int] = set()
         self._lock = threading.Lock()
 
@@ -215,103 +225,104 @@ class Together:
             self.order.append(n)
             self._running.add(n)
             self._note()
-        time.sleep(0.01)  # so long that others run at the same time, if they may
+        time.sleep(0.01)  # long enough for others to run at the same time, if they may
         with self._lock:
             self._note()
             self._running.discard(n)
 
     def _note(self) -> None:
         if len(self._running) > 1:
-            self.with_others |= self._running
+            self.overlapping |= self._running
 
 
 @pytest.mark.parametrize("kinds", [["sync"], ["sync", "async"]])
 def test_suspects_run_alone_and_in_their_turn(store: SQLStore, kinds: list[str]):
-    """Nothing runs beside a suspect, of whatever kind; the others run beside one another."""
-    together = Together()
+    """No message runs at the same time as a suspect, in a thread or on the loop. Other messages run together."""
+    overlaps = Overlaps()
     deliveries = [delivery(n, kinds[n % len(kinds)]) for n in range(40)]
     suspects = {7, 8, 20, 39}
-    accuse(store, 2, *(deliveries[n] for n in suspects))
-    (report,) = execute([MemoryAdapter(together.processor(), deliveries)], sink=store)
+    save_deaths(store, 2, *(deliveries[n] for n in suspects))
+    (report,) = execute([MemoryAdapter(overlaps.processor(), deliveries)], sink=store)
     assert report.total_handled == 40
-    assert not suspects & together.with_others
-    assert len(together.with_others) > 20, "the others ran one by one: this shows nothing"
+    assert not suspects & overlaps.overlapping
+    assert len(overlaps.overlapping) > 20, "the other messages ran one by one, so the test shows nothing"
     for n in suspects:
-        assert set(together.order[:n]) == set(range(n)), "a suspect keeps its turn"
-    assert recalled() == {}
+        assert set(overlaps.order[:n]) == set(range(n)), "a suspect keeps its turn"
+    assert load_deaths() == {}
 
 
 def test_suspects_keep_the_order_of_their_lane(store: SQLStore):
-    """With a key in order, a suspect is not overtaken, also when it is run a second time."""
-    together = Together()
+    """A suspect is not overtaken in its lane, even when it is retried."""
+    overlaps = Overlaps()
     deliveries = [delivery(n) for n in (1, 99, 2, 3)]
-    accuse(store, 1, deliveries[1])
-    proc = together.processor(ordered_by=lambda message: "one")
+    save_deaths(store, 1, deliveries[1])
+    proc = overlaps.processor(ordered_by=lambda message: "one")
     execute([MemoryAdapter(proc, deliveries)], sink=store)
-    assert together.order == [1, 99, 99, 2, 3]
-    assert recalled() == {}
+    assert overlaps.order == [1, 99, 99, 2, 3]
+    assert load_deaths() == {}
 
 
-def test_a_convict_is_not_run_again(store: SQLStore):
-    """At three deaths it is a dead letter with its handler's name, and forgotten; its replay is run."""
-    together = Together()
-    convict = delivery(1)
-    accuse(store, 3, convict)
-    (report,) = execute([MemoryAdapter(together.processor(), [convict, delivery(2)])], sink=store)
-    assert together.order == [2]
+def test_a_message_with_three_deaths_does_not_run(store: SQLStore):
+    """A message with three deaths is a dead letter, and its count is forgotten. Its replay runs."""
+    overlaps = Overlaps()
+    culprit = delivery(1)
+    save_deaths(store, 3, culprit)
+    (report,) = execute([MemoryAdapter(overlaps.processor(), [culprit, delivery(2)])], sink=store)
+    assert overlaps.order == [2]
     assert report.dead == {"poison": 1}
-    assert recalled() == {}
+    assert load_deaths() == {}
     again = SQLStore("sqlite:///dlq.db")
-    accuse(again, 3, convict)
+    save_deaths(again, 3, culprit)
     replayed = delivery(1, record_id="a record", redelivered=True)
-    execute([MemoryAdapter(together.processor(), [replayed])], sink=again)
-    assert together.order == [2, 1]
+    execute([MemoryAdapter(overlaps.processor(), [replayed])], sink=again)
+    assert overlaps.order == [2, 1]
 
 
-def test_what_is_not_run_is_not_convicted(store: SQLStore):
-    """A declared discard and an unmatched message end as ever, whatever is said of them."""
+def test_a_message_without_a_handler_is_not_quarantined(store: SQLStore):
+    """A declared discard, an unmatched and an unreadable message keep their outcome, whatever their counts."""
     proc = Processor(JSONMessage, name="t")
     proc.discard_for(Field("kind", "sync"), reason="old")
     deliveries = [delivery(1), delivery(2, "other"), Delivery(b"{", position=3)]
-    accuse(store, 3, *deliveries)
+    save_deaths(store, 3, *deliveries)
     (report,) = execute([MemoryAdapter(proc, deliveries)], sink=store)
     assert (sum(report.discarded.values()), report.dead) == (1, {"unmatched": 1, "unreadable": 1})
 
 
-def test_a_suspect_that_is_not_run_does_not_hold_the_others_up(store: SQLStore):
-    """After one that is unmatched, or whose key cannot be had, the rest runs side by side as before."""
-    together = Together()
+def test_a_suspect_without_a_handler_does_not_delay_others(store: SQLStore):
+    """After an unmatched suspect, other messages run together."""
+    overlaps = Overlaps()
     deliveries = [delivery(0, "other"), *(delivery(n) for n in range(1, 9))]
-    accuse(store, 1, deliveries[0])
-    (report,) = execute([MemoryAdapter(together.processor(), deliveries)], sink=store)
+    save_deaths(store, 1, deliveries[0])
+    (report,) = execute([MemoryAdapter(overlaps.processor(), deliveries)], sink=store)
     assert (report.total_handled, report.dead) == (8, {"unmatched": 1})
-    assert together.with_others
+    assert overlaps.overlapping
 
 
-def test_a_redelivered_message_has_the_counts_read_again(store: SQLStore):
-    """What another process died of after this one started is known when it comes here."""
-    together = Together()
-    convict = delivery(1, redelivered=True)
-    adapter = MemoryAdapter(together.processor(), [delivery(2)], ends=False)
+def test_counts_are_read_again_for_a_redelivered_message(store: SQLStore):
+    """The deaths that another process has stored after the start are known when a message is redelivered."""
+    overlaps = Overlaps()
+    culprit = delivery(1, redelivered=True)
+    adapter = MemoryAdapter(overlaps.processor(), [delivery(2)], ends=False)
     running = threading.Thread(target=execute, args=([adapter],), kwargs={"sink": store})
     running.start()
-    wait_until(lambda: len(adapter.settled) == 1, "the first message")
+    wait_until(lambda: len(adapter.settled) == 1, "the first message to be settled")
     other = SQLStore("sqlite:///dlq.db")
-    accuse(other, 3, convict)
+    save_deaths(other, 3, culprit)
     other.close()
     session = adapter.session
-    adapter.waiting.append(convict)
+    adapter.waiting.append(culprit)
     adapter.ends = True
     session._loop.call_soon_threadsafe(session._more.set)
     running.join(30)
     assert not running.is_alive()
-    assert (together.order, len(adapter.settled)) == ([2], 2)
+    assert (overlaps.order, len(adapter.settled)) == ([2], 2)
 
 
-def test_without_a_store_there_are_no_seats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Where counts cannot be kept, nothing is noted, and nothing is looked for."""
+def test_running_messages_are_not_recorded_without_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without a store of counts, the engine opens no in-flight directory."""
     monkeypatch.setattr(
-        "missive.engine.processes.inflight.InFlightDirectory.__init__", lambda *_: pytest.fail("a room was opened")
+        "missive.engine.processes.inflight.InFlightDirectory.__init__",
+        lambda *_: pytest.fail("the engine opened an in-flight directory"),
     )
     proc = Processor(name="t", dlq={})
     proc.add_handler(Everything(), lambda message, context: None)
@@ -319,36 +330,36 @@ def test_without_a_store_there_are_no_seats(tmp_path: Path, monkeypatch: pytest.
     assert report.total_handled == 1
 
 
-def test_where_nothing_can_be_shared_processing_goes_on(
+def test_processing_continues_without_an_in_flight_directory(
     store: SQLStore, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    """One warning, and everything else as ever; what the store says of suspects still holds."""
+    """When the in-flight directory cannot be opened, the engine warns once and runs. Stored counts still apply."""
 
-    def no_room(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("missive.engine.processes.inflight.InFlightDirectory.__init__", no_room)
-    convict = delivery(1)
-    accuse(store, 3, convict)
-    together = Together()
-    (report,) = execute([MemoryAdapter(together.processor(), [convict, delivery(2)])], sink=store)
+    monkeypatch.setattr("missive.engine.processes.inflight.InFlightDirectory.__init__", refuse)
+    culprit = delivery(1)
+    save_deaths(store, 3, culprit)
+    overlaps = Overlaps()
+    (report,) = execute([MemoryAdapter(overlaps.processor(), [culprit, delivery(2)])], sink=store)
     assert (report.total_handled, report.dead) == (1, {"poison": 1})
     assert caplog.text.count("cannot be found: Permission denied") == 1
 
 
-# What is kept
+# The stored counts
 
 
 def test_counts_lapse_after_a_week():
-    """What was counted longer ago counts no more."""
+    """A count is dropped seven days after the last death."""
     counts = {1: Count(2, 1000.0), 2: Count(1, 2000.0)}
     text = crashes.dump_counts(counts)
     assert crashes.load_counts(text, 3000.0) == counts
     assert crashes.load_counts(text, 1500.0 + 7 * 86400) == {2: Count(1, 2000.0)}
 
 
-def test_a_thousand_counts_are_kept_the_newest():
-    """The store's row does not grow without bounds."""
+def test_the_newest_thousand_counts_are_stored():
+    """At most a thousand counts are stored: the newest."""
     counts = {n + 1: Count(1, float(n)) for n in range(1500)}
     assert sorted(crashes.load_counts(crashes.dump_counts(counts), 1500.0)) == list(range(501, 1501))
 
@@ -356,6 +367,6 @@ def test_a_thousand_counts_are_kept_the_newest():
 @pytest.mark.parametrize(
     "text", [None, "", "[]", "1", "{", '{"x": 1}', '{"zz": [1, 2]}', '{"1": [1]}', '{"1": ["a", 2]}']
 )
-def test_what_cannot_be_read_counts_nothing(text: str | None):
-    """A store that somebody wrote into by hand stops nobody."""
+def test_an_unreadable_checkpoint_has_no_counts(text: str | None):
+    """A checkpoint that cannot be read has no counts."""
     assert crashes.load_counts(text, 0.0) == {}
