@@ -1,4 +1,4 @@
-"""The algebra of matchers: canonical form, three-valued evaluation, value semantics."""
+"""Matchers and their composition: canonical form, three-valued evaluation and value semantics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 
 from missive import JSONMessage, Message, RawMessage
-from missive import matchers as all_matchers
 from missive.errors import DecodingError, RegistrationError
 from missive.matchers import (
     And,
@@ -35,6 +34,7 @@ from missive.matchers import (
     Topic,
 )
 from tests.support import strategies
+from tests.support.matchers import rebuilt
 
 quick = strategies.examples(35)
 
@@ -43,13 +43,8 @@ UNREADABLE = JSONMessage(b"{")
 VERDICTS = [(TRUE, True), (FALSE, False), (UNKNOWN, None)]
 
 
-def rebuilt(matcher):
-    """Evaluate a matcher's repr."""
-    return eval(repr(matcher), vars(all_matchers) | {"__builtins__": {"float": float} | vars(__import__("builtins"))})
-
-
 def kleene(matcher, message):
-    """Evaluate a composition by the tables of three-valued logic, with none of its own shortcuts."""
+    """Evaluate a composition by the truth tables of three-valued logic, without shortcuts."""
     if isinstance(matcher, Not):
         answer = kleene(matcher.part, message)
         return None if answer is None else not answer
@@ -64,7 +59,7 @@ def kleene(matcher, message):
 
 @quick
 @given(strategies.matchers, strategies.matchers)
-def test_order_of_writing_is_no_difference(one, other):
+def test_order_of_operands_does_not_matter(one, other):
     """`A & B == B & A` and `A | B == B | A`, with equal hashes."""
     assert (one & other) == (other & one)
     assert hash(one & other) == hash(other & one)
@@ -74,8 +69,8 @@ def test_order_of_writing_is_no_difference(one, other):
 
 @quick
 @given(strategies.matchers)
-def test_the_same_twice_is_the_same(one):
-    """`A & A == A` and `A | A == A`, as far as the operators made A."""
+def test_duplicate_operands_are_removed(one):
+    """`A & A == A` and `A | A == A`, except that a composition of one part is simplified."""
     expected_and = one.simplified() if isinstance(one, And) else one
     expected_or = one.simplified() if isinstance(one, Or) else one
     assert expected_and == (one & one)
@@ -84,8 +79,8 @@ def test_the_same_twice_is_the_same(one):
 
 @quick
 @given(strategies.matchers, strategies.matchers, strategies.matchers)
-def test_nesting_is_no_difference(one, two, three):
-    """`(A & B) & C == A & (B & C)`, and the same of `|`."""
+def test_composition_is_associative(one, two, three):
+    """`(A & B) & C == A & (B & C)`, and likewise for `|`."""
     assert ((one & two) & three) == (one & (two & three))
     assert ((one | two) | three) == (one | (two | three))
 
@@ -101,7 +96,7 @@ def test_two_complements_cancel(one):
 @strategies.examples(90)
 @given(strategies.matchers)
 def test_repr_is_an_expression_for_the_matcher(matcher):
-    """`eval(repr(m)) == m`, with the same hash and repr of the same meaning."""
+    """`eval(repr(m)) == m`, with the same hash and type."""
     again = rebuilt(matcher)
     assert matcher == again
     assert hash(matcher) == hash(again)
@@ -110,30 +105,30 @@ def test_repr_is_an_expression_for_the_matcher(matcher):
 
 @quick
 @given(strategies.matchers, strategies.messages())
-def test_a_rebuilt_matcher_answers_the_same(matcher, message):
-    """What is equal matches the same messages."""
+def test_equal_matchers_have_equal_verdicts(matcher, message):
+    """A matcher evaluated from its repr matches the same messages."""
     assert matcher.evaluate(message) == rebuilt(matcher).evaluate(message)
 
 
 @strategies.examples(70)
 @given(strategies.matchers, strategies.messages())
 def test_compositions_follow_three_valued_logic(matcher, message):
-    """A composition answers what the truth tables say of its parts' answers."""
+    """The verdict of a composition agrees with the truth tables of three-valued logic."""
     assert kleene(matcher, message) is matcher.evaluate(message)
 
 
 @quick
 @given(strategies.matchers, strategies.matchers, strategies.messages())
 def test_de_morgan(one, other, message):
-    """`~(A & B)` answers as `~A | ~B`, and `~(A | B)` as `~A & ~B`."""
+    """`~(A & B)` has the verdict of `~A | ~B`, and `~(A | B)` the verdict of `~A & ~B`."""
     assert (~(one & other)).evaluate(message) is (~one | ~other).evaluate(message)
     assert (~(one | other)).evaluate(message) is (~one & ~other).evaluate(message)
 
 
 @quick
 @given(strategies.matchers, strategies.messages())
-def test_calling_answers_or_raises(matcher, message):
-    """`evaluate` answers exactly True, False or None; a call answers the same, and raises where that is unknown."""
+def test_call_returns_the_verdict_or_raises(matcher, message):
+    """`evaluate` returns True, False or None. A call returns the same, and raises `DecodingError` for None."""
     verdict = matcher.evaluate(message)
     assert type(verdict) in (bool, type(None))
     if verdict is None:
@@ -145,7 +140,7 @@ def test_calling_answers_or_raises(matcher, message):
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.product(VERDICTS, VERDICTS)))
 def test_truth_tables(one, other):
-    """False & unknown is false, true | unknown is true, and else unknown stays unknown."""
+    """False & unknown is false, true | unknown is true, and other compositions with unknown are unknown."""
     (a, left), (b, right) = one, other
     both = False if False in (left, right) else None if None in (left, right) else True
     either = True if True in (left, right) else None if None in (left, right) else False
@@ -153,8 +148,8 @@ def test_truth_tables(one, other):
     assert either is Or(a, b).evaluate(UNREADABLE)
 
 
-def test_not_unknown_is_unknown():
-    """The complement of what cannot be known cannot be known."""
+def test_complement_of_unknown_is_unknown():
+    """The complement of an unknown verdict is unknown."""
     assert (~UNKNOWN).evaluate(UNREADABLE) is None
 
 
@@ -162,8 +157,8 @@ LITERALS = [True, False, 1, 1.0, 0, 0.0, -0.0, "1", b"1", None, "", 2**70, float
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.product(LITERALS, LITERALS)))
-def test_matchers_are_equal_when_their_literals_mean_the_same(one, other):
-    """`1` and `1.0` make equal matchers, `True` and `1` do not, and equal matchers have equal hashes."""
+def test_matchers_with_equal_literals_are_equal(one, other):
+    """`1` and `1.0` make equal matchers, `True` and `1` do not. Equal matchers have equal hashes."""
     mean_the_same = one == other and isinstance(one, bool) == isinstance(other, bool)
     a, b = Field("f", one), Field("f", other)
     assert mean_the_same is (a == b)
@@ -184,25 +179,25 @@ def test_matchers_are_equal_when_their_literals_mean_the_same(one, other):
         (Equals("a"), "a"),
     ],
 )
-def test_different_things_are_not_equal(one, other):
-    """Class, place, test and option all count."""
+def test_different_matchers_are_not_equal(one, other):
+    """Matchers that differ in class, place, test or option are not equal."""
     assert one != other
 
 
-def test_header_names_differ_by_more_than_ascii_case():
-    """The ASCII case of a header's name is no difference between two matchers."""
+def test_header_names_are_compared_without_ascii_case():
+    """Header matchers whose names differ in ASCII case only are equal."""
     assert Header("X-Id", "1") == Header("x-iD", "1")
     assert hash(Header("X-Id", "1")) == hash(Header("x-iD", "1"))
     assert Header("X-Id", "1") != Header("X-Id", "2")
 
 
-def test_a_field_path_of_one_segment_is_the_string():
-    """`Field("a", …)` and `Field(("a",), …)` are the same."""
+def test_field_path_of_one_segment_equals_the_string():
+    """`Field("a", …)` equals `Field(("a",), …)`."""
     assert Field("a", 1) == Field(("a",), 1)
 
 
 def test_matchers_have_no_truth_value():
-    """`a and b` and `if a` raise, and name the operators to use."""
+    """`a and b` and `if a` raise `TypeError`, which names the operators to use."""
     with pytest.raises(TypeError, match=r"write & \| ~ in place of and, or, not"):
         Topic("a") and Topic("b")
     with pytest.raises(TypeError):
@@ -211,7 +206,7 @@ def test_matchers_have_no_truth_value():
 
 @pytest.mark.parametrize("name", ["test", "path", "new"])
 def test_matchers_are_frozen(name):
-    """No attribute can be set or deleted, and no new one added."""
+    """Setting, deleting or adding an attribute raises `AttributeError`."""
     matcher = Field("a", 1)
     with pytest.raises(AttributeError, match="frozen"):
         setattr(matcher, name, 2)
@@ -221,13 +216,13 @@ def test_matchers_are_frozen(name):
 
 
 def test_matchers_have_slots():
-    """No matcher or test carries a dict."""
+    """Matchers and tests have no `__dict__`."""
     for thing in [Field("a", 1), Header("a", 1), Topic("a") & Key("b"), ~Topic("a"), Everything(), Equals(1)]:
         assert not hasattr(thing, "__dict__")
 
 
-def test_a_callable_on_either_side_becomes_a_predicate():
-    """`matcher & fn`, `fn & matcher` and the same with `|` compose."""
+def test_callable_on_either_side_becomes_a_predicate():
+    """`matcher & fn` and `fn & matcher` compose, and likewise for `|`."""
     fn = lambda message: message.raw_data == b"yes"
     expected = And(Topic("a"), Predicate(fn))
     assert expected == (Topic("a") & fn)
@@ -239,8 +234,8 @@ def test_a_callable_on_either_side_becomes_a_predicate():
 
 
 @pytest.mark.parametrize("thing", [1, "a", None, True])
-def test_what_cannot_be_called_composes_with_nothing(thing):
-    """A literal beside `&` raises at once."""
+def test_composition_with_a_literal_is_refused(thing):
+    """A literal as an operand of `&` or `|` raises at once."""
     with pytest.raises((RegistrationError, TypeError)):
         Topic("a") & thing
     with pytest.raises((RegistrationError, TypeError)):
@@ -250,7 +245,7 @@ def test_what_cannot_be_called_composes_with_nothing(thing):
 
 
 def test_predicates_are_equal_by_identity():
-    """Two predicates are equal when they have the very same callable, whatever its own equality says."""
+    """Two predicates are equal if they have the same callable object, regardless of its `__eq__`."""
 
     class Agreeable:
         def __eq__(self, other):
@@ -267,21 +262,21 @@ def test_predicates_are_equal_by_identity():
     assert len({Predicate(one), Predicate(one), Predicate(other)}) == 2
 
 
-def test_predicates_answer_true_or_false():
-    """What a callable returns counts as true or false by Python's rules."""
+def test_predicate_verdict_is_a_bool():
+    """The result of a callable is converted to a bool."""
     assert Predicate(lambda message: "something").evaluate(RawMessage(b"")) is True
     assert Predicate(lambda message: None).evaluate(RawMessage(b"")) is False
 
 
-def test_a_predicate_on_an_undecodable_body_is_unknown():
-    """A DecodingError inside a callable means unknown, and any other exception comes through."""
+def test_predicate_on_an_undecodable_body_is_unknown():
+    """`DecodingError` in a callable means unknown. Other exceptions propagate."""
     assert Predicate(lambda message: message.content["a"] == 1).evaluate(UNREADABLE) is None
     with pytest.raises(KeyError):
         Predicate(lambda message: message.content["a"]).evaluate(JSONMessage.of({}))
 
 
-def test_callables_run_after_what_can_be_decided_without_them():
-    """In a conjunction a callable is only asked about messages that the rest matches."""
+def test_callables_are_evaluated_last():
+    """In a conjunction, a callable is called only for messages that the other parts match."""
     asked = []
     matcher = (lambda message: asked.append(message.raw_data) or True) & Topic("z")
     assert matcher.evaluate(RawMessage(b"1", topic="a")) is False
@@ -289,22 +284,22 @@ def test_callables_run_after_what_can_be_decided_without_them():
     assert asked == [b"2"]
 
 
-def test_two_callables_of_one_name_compose_in_either_order():
-    """Conjunctions of different callables with the same repr are equal in whatever order."""
+def test_callables_with_equal_reprs_compose_in_any_order():
+    """Conjunctions of different callables with equal reprs are equal in any order."""
     one, other = [lambda message, n=n: n for n in (1, 2)]
     assert repr(Predicate(one)) == repr(Predicate(other))
     assert (Topic("a") & one & other) == (other & Topic("a") & one)
 
 
 @pytest.mark.parametrize("kind", [And, Or])
-def test_a_composition_of_nothing_is_refused(kind):
-    """`And()` and `Or()` raise."""
+def test_empty_composition_is_refused(kind):
+    """`And()` and `Or()` raise `RegistrationError`."""
     with pytest.raises(RegistrationError, match="at least one"):
         kind()
 
 
 def test_compositions_are_flat():
-    """Nested conjunctions are one, without duplicates."""
+    """Nested conjunctions become one conjunction without duplicates."""
     a, b, c = Topic("a"), Topic("b"), Topic("c")
     assert {a, b, c} == set(((a & b) & (b & c)).parts)
     assert len(((a & b) & (b & c)).parts) == 3
@@ -312,15 +307,15 @@ def test_compositions_are_flat():
 
 
 def test_walk_yields_every_part():
-    """`walk` gives the matcher, then all it is made of."""
+    """`walk` yields the matcher, then all its parts."""
     a, b, c = Topic("a"), Topic("b"), Topic("c")
     whole = a & ~(b | c)
     assert next(iter(whole.walk())) is whole
     assert set(whole.walk()) == {whole, a, ~(b | c), b | c, b, c}
 
 
-def test_a_matcher_of_ones_own():
-    """A subclass that says `evaluate` composes, compares and hashes like the library's."""
+def test_user_defined_matcher():
+    """A subclass that implements `evaluate` composes, compares and hashes like a matcher of the library."""
 
     class Longer(Matcher[Message]):
         __slots__ = ("size",)
@@ -339,8 +334,8 @@ def test_a_matcher_of_ones_own():
     assert (Longer(1) & ~Longer(2))(RawMessage(b"abc")) is False
 
 
-def test_not_called_twice_has_a_faithful_repr():
-    """`eval(repr(m)) == m` also where Not is called and not written as `~`."""
+def test_repr_of_a_double_not():
+    """`eval(repr(m)) == m` also for `Not(Not(…))`, which `~~` would simplify."""
     doubled = Not(Not(Topic("a")))
     assert doubled == rebuilt(doubled)
 
@@ -366,14 +361,14 @@ class Size(enum.IntEnum):
     ],
     ids=["Equals", "OneOf", "Prefix", "path", "int", "Range", "Header"],
 )
-def test_enum_members_as_literals_have_a_faithful_repr(matcher):
-    """`eval(repr(m)) == m` also where a literal is a member of a str or int enumeration."""
+def test_repr_with_enumeration_members_is_an_expression(matcher):
+    """`eval(repr(m)) == m` also if a literal is a member of a str or int enumeration."""
     assert matcher == rebuilt(matcher)
 
 
 @pytest.mark.parametrize("matcher", [Field("a", Colour.red), Field("a", OneOf(Colour.red, "b"))])
-def test_enum_members_match_their_values(matcher):
-    """A member of a str enumeration matches, and equals, the string it is."""
+def test_enumeration_members_match_their_values(matcher):
+    """A member of a str enumeration matches and equals its string value."""
     assert matcher(JSONMessage.of({"a": "red"})) is True
     assert Field("a", Colour.red) == Field("a", "red")
 
@@ -382,13 +377,13 @@ def test_enum_members_match_their_values(matcher):
     "clone", [copy.copy, copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["copy", "deepcopy", "pickle"]
 )
 def test_matchers_can_be_copied(clone):
-    """Values that are frozen can be copied and pickled, as a dataclass that holds one would."""
+    """Matchers can be copied, deep-copied and pickled."""
     matcher = Field(("a", "b"), OneOf(1, "x")) & ~Header("h", Prefix("p"))
     assert matcher == clone(matcher)
 
 
-def test_a_pickled_matcher_is_equal_in_another_process():
-    """Hashes of text differ between processes, and a matcher that was unpickled has the hash of its own."""
+def test_pickled_matcher_is_equal_in_another_process():
+    """An unpickled matcher has the hash of its new process, because hashes of text differ between processes."""
     matcher = Field(("a", "b"), OneOf(1, "x")) & ~Header("h", Prefix("p"))
     code = (
         "import pickle, sys; from missive.matchers import *; "

@@ -1,4 +1,4 @@
-"""CloudEvents subscription filters as matchers. The facts are those of section 3.2.4 of the draft."""
+"""The compiler of CloudEvents subscription filters. Source: section 3.2.4 of the draft."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage, RawMessage
-from missive import matchers as all_matchers
 from missive.errors import RegistrationError
 from missive.matchers import (
     And,
@@ -23,6 +22,7 @@ from missive.matchers import (
     from_cloudevents,
 )
 from tests.support import strategies
+from tests.support.matchers import rebuilt
 
 PUSH = {
     "specversion": "1.0",
@@ -38,11 +38,12 @@ PUSH = {
 
 
 def structured(**attributes):
+    """Return the event in structured mode."""
     return JSONMessage.of({**PUSH, **attributes})
 
 
 def binary(**attributes):
-    """Return the same event in binary mode, each attribute as the string it is in a header."""
+    """Return the event in binary mode, with each attribute as the string in its header."""
     every = {name: value for name, value in {**PUSH, **attributes}.items() if name != "data"}
     text = {name: value if isinstance(value, str) else json.dumps(value) for name, value in every.items()}
     kind = text.pop("datacontenttype")
@@ -89,28 +90,28 @@ def binary(**attributes):
         ({"exact": {"sampled": "True"}}, False),
     ],
 )
-def test_what_filters_match(filters, expected):
-    """Each dialect, on an event in structured and in binary mode, from objects and from their text."""
+def test_filters_match_events(filters, expected):
+    """Each dialect gives the same verdict in structured and in binary mode, from objects and from JSON text."""
     assert expected is from_cloudevents(filters)(structured())
     assert expected is from_cloudevents(json.dumps(filters))(structured())
     assert expected is from_cloudevents(filters, binary=True)(binary())
 
 
 def test_binary_mode_does_not_need_the_body():
-    """In binary mode filters look at headers alone; in structured mode an undecodable body is unknown."""
+    """Filters in binary mode test headers only. In structured mode, an undecodable body is unknown."""
     filters = [{"not": {"exact": {"type": "x"}}}]
     assert from_cloudevents(filters, binary=True).evaluate(JSONMessage(b"{")) is True
     assert from_cloudevents(filters).evaluate(JSONMessage(b"{")) is None
 
 
-def test_the_payload_is_not_looked_into():
-    """An attribute is a member of the event, and not of its data."""
+def test_payload_is_not_tested():
+    """An attribute is a member of the event and not of its data."""
     event = JSONMessage.of({"data": {"type": "x"}})
     assert not from_cloudevents([{"exact": {"type": "x"}}])(event)
 
 
-def test_prefix_and_suffix_are_of_strings():
-    """In structured mode, an integer or a boolean starts and ends with nothing."""
+def test_prefix_and_suffix_match_strings_only():
+    """In structured mode, `prefix` and `suffix` never match an integer or a boolean."""
     assert not from_cloudevents({"prefix": {"sequence": "5"}})(structured())
     assert not from_cloudevents({"suffix": {"sampled": "true"}})(structured())
     assert from_cloudevents({"prefix": {"sequence": "5"}})(structured(sequence="5"))
@@ -148,8 +149,8 @@ def test_prefix_and_suffix_are_of_strings():
         ),
     ],
 )
-def test_what_filters_become(filters, structured_mode, binary_mode):
-    """Attributes become fields, or headers of the HTTP binding; extensions that are no strings are compared by text."""
+def test_compiled_filters(filters, structured_mode, binary_mode):
+    """Attributes become fields, or headers of the HTTP binding. Extensions compare with their canonical string."""
     assert structured_mode == from_cloudevents(filters)
     assert binary_mode == from_cloudevents(filters, binary=True)
 
@@ -169,31 +170,31 @@ expressions = st.recursive(
 )
 
 
-def by_the_text(expression, event):
-    """Answer one filter by the words of the specification."""
+def specified(expression, event):
+    """Return the verdict of a filter by the definition in the specification."""
     ((dialect, operand),) = expression.items()
     if dialect in ("all", "any"):
-        return {"all": all, "any": any}[dialect]([by_the_text(one, event) for one in operand])
+        return {"all": all, "any": any}[dialect]([specified(one, event) for one in operand])
     if dialect == "not":
-        return not by_the_text(operand, event)
+        return not specified(operand, event)
     compare = {"exact": str.__eq__, "prefix": str.startswith, "suffix": str.endswith}[dialect]
     return all(name in event and compare(event[name], text) for name, text in operand.items())
 
 
 @strategies.examples(120)
 @given(st.lists(expressions, max_size=3), attributes)
-def test_filters_answer_as_the_text_says(filters, event):
-    """All of the filters hold, in both modes, and the matcher is an expression for itself."""
-    expected = all(by_the_text(one, event) for one in filters)
+def test_filters_agree_with_the_specification(filters, event):
+    """All filters must match, in both modes. The repr of the matcher is an expression for it."""
+    expected = all(specified(one, event) for one in filters)
     matcher = from_cloudevents(filters)
     assert expected is matcher(JSONMessage.of(event))
     headers = {f"ce-{name}": value for name, value in event.items()}
     assert expected is from_cloudevents(filters, binary=True)(RawMessage(b"", headers=headers))
-    assert matcher == eval(repr(matcher), dict(vars(all_matchers)))
+    assert matcher == rebuilt(matcher)
 
 
 @pytest.mark.parametrize(
-    ("filters", "place", "said"),
+    ("filters", "location", "text"),
     [
         (5, "", "use a list of objects, an object, or its JSON text, not 5"),
         (b"[]", "", "not bytes"),
@@ -232,23 +233,23 @@ def test_filters_answer_as_the_text_says(filters, event):
         ('[{"exact": {"type": NaN}}]', r" at \[0\].exact.type", "not nan"),
     ],
 )
-def test_invalid_filters_are_refused(filters, place, said):
-    """What the specification forbids, and what is not built, is refused on one line that names the place."""
-    with pytest.raises(RegistrationError, match=f"^the CloudEvents filter is invalid{place}: .*{said}") as caught:
+def test_invalid_filters_are_refused(filters, location, text):
+    """Forbidden and unsupported filters are refused with an error on one line that names the location."""
+    with pytest.raises(RegistrationError, match=f"^the CloudEvents filter is invalid{location}: .*{text}") as caught:
         from_cloudevents(filters)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
 def test_depth_is_bounded():
-    """Filters within filters have a limit, which is no RecursionError, and below it they can be asked."""
+    """Filters nested too deeply are refused without a RecursionError. Filters below the limit can be evaluated."""
     for wrap in (lambda inner: {"not": inner}, lambda inner: {"all": [inner]}, lambda inner: {"any": [{"not": inner}]}):
         deep = {"exact": {"type": "a"}}
         for _ in range(30):
             deep = wrap(deep)
         matcher = from_cloudevents([deep])
         assert matcher.evaluate(JSONMessage.of({"type": "a"})) is True
-        assert matcher == eval(repr(matcher), dict(vars(all_matchers)))
+        assert matcher == rebuilt(matcher)
         for _ in range(5_000):
             deep = wrap(deep)
         with pytest.raises(RegistrationError, match="more than 100 levels deep"):
@@ -258,8 +259,8 @@ def test_depth_is_bounded():
             from_cloudevents('{"not":' * levels + '{"exact":{"type":"a"}}' + "}" * levels)
 
 
-def test_alternation_down_to_the_limit():
-    """The deepest filters that are accepted make a matcher that can be made, shown and asked."""
+def test_deepest_accepted_filters():
+    """The deepest accepted alternation of `all` and `any` can be evaluated and has a repr."""
     deep = {"exact": {"type": "a"}}
     for level in range(48):
         name = "any" if level % 2 else "all"

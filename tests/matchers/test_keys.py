@@ -1,4 +1,4 @@
-"""Keys: what by_field, by_header and by_key return."""
+"""Key functions: the results of by_field, by_header and by_key, and their value semantics."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage, Message, RawMessage, StructuredMessage
-from missive import matchers as all_matchers
 from missive.errors import DecodingError, RegistrationError
 from missive.matchers import by_field, by_header, by_key
 from tests.support import strategies
+from tests.support.matchers import Decoded, rebuilt
 
 HUGE = 10**30
 MOMENT = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
@@ -30,20 +30,9 @@ class Name(enum.StrEnum):
     customer = "customer"
 
 
-class Decoded(StructuredMessage):
-    """A message with the content of a decoder of one's own."""
-
-    def __init__(self, content):
-        super().__init__(b"")
-        self.given = content
-
-    def decode(self):
-        return self.given
-
-
 @pytest.mark.parametrize("value", ["", "a", 0, 1, 1.5, True, False, HUGE, "号", "a\0b"])
-def test_by_field_returns_a_scalar_as_it_is(value):
-    """A scalar is its own key, of its own type."""
+def test_by_field_returns_a_scalar_unchanged(value):
+    """The key of a scalar is the scalar, with the same type."""
     key = by_field("a")(JSONMessage.of({"a": value}))
     assert (value, type(value)) == (key, type(key))
 
@@ -63,13 +52,13 @@ def test_by_field_returns_a_scalar_as_it_is(value):
         ("a", None),
     ],
 )
-def test_what_is_not_there_is_no_key(path, body):
-    """A missing field, null, and a path through a list or a scalar are None."""
+def test_missing_field_has_no_key(path, body):
+    """A missing field, null, and a path through a list or a scalar have the key None."""
     assert by_field(path)(JSONMessage.of(body)) is None
 
 
 def test_by_field_follows_a_path():
-    """A path is one literal segment, or a tuple of them."""
+    """A path is one literal segment or a tuple of segments."""
     message = JSONMessage.of({"a.b": 1, "a": {"b": 2, "": {"c": 3}}, "": 4})
     assert [by_field(path)(message) for path in ["a.b", ("a", "b"), ("a", "", "c"), "", ("a.b",)]] == [1, 2, 3, 4, 1]
 
@@ -85,8 +74,8 @@ def test_by_field_follows_a_path():
         (["号"], '["号"]'.encode()),
     ],
 )
-def test_a_list_or_an_object_is_its_text(value, expected):
-    """A list or an object is its JSON with sorted keys, as bytes: no string of a message is equal to it."""
+def test_key_of_a_list_or_an_object_is_its_json(value, expected):
+    """The key of a list or an object is its JSON text with sorted keys, as bytes, which equal no string."""
     key = by_field("a")(JSONMessage.of({"a": value}))
     assert expected == key
     assert hash(key)
@@ -96,7 +85,7 @@ def test_a_list_or_an_object_is_its_text(value, expected):
 @given(strategies.bodies, st.randoms())
 @strategies.examples(100)
 def test_equal_values_have_equal_keys(value, random):
-    """Every value has a key that can be hashed, whatever the order and spacing of its text."""
+    """Every value has a hashable key that does not depend on the order and the spacing of its JSON text."""
 
     def shuffled(node):
         if isinstance(node, list):
@@ -127,20 +116,20 @@ def test_equal_values_have_equal_keys(value, random):
         ({"a": {1, 2}}, b'{"a":[1,2]}'),
     ],
 )
-def test_what_a_decoder_of_ones_own_returns(value, expected):
-    """What can be hashed is its own key; what can neither be hashed nor written so is None, and raises nothing."""
+def test_values_of_a_custom_decoder(value, expected):
+    """A hashable value is its own key. A value that can be neither hashed nor encoded has the key None."""
     assert expected == by_field("a")(Decoded({"a": value}))
 
 
-def test_what_holds_itself_is_no_key():
-    """A structure without an end is None."""
+def test_cyclic_value_has_no_key():
+    """A list that contains itself has the key None."""
     loop = []
     loop.append(loop)
     assert by_field("a")(Decoded({"a": loop})) is None
 
 
-def test_a_body_that_cannot_be_decoded():
-    """A decoding error is raised as it is by the message; headers and key need no body."""
+def test_undecodable_body():
+    """`by_field` raises the message's `DecodingError`. Header and key functions need no body."""
     broken = JSONMessage(b"{", headers={"x": "1"}, key="k")
     with pytest.raises(DecodingError):
         by_field("a")(broken)
@@ -159,19 +148,19 @@ def test_a_body_that_cannot_be_decoded():
     ],
 )
 def test_by_header(headers, expected):
-    """A header is found in any ASCII case; a missing one is None, and a repeated one a tuple."""
+    """A header is found in any ASCII case. A missing header is None, and a repeated one is a tuple."""
     assert expected == by_header("X")(RawMessage(b"", headers=headers))
     assert expected == by_header("x")(RawMessage(b"", headers=headers))
 
 
 @pytest.mark.parametrize("key", [None, "", "a", b"a", b"\xff"])
 def test_by_key(key):
-    """by_key is the transport's key as it is, or None."""
+    """`by_key` returns the transport's key unchanged, or None."""
     assert by_key(RawMessage(b"", key=key)) == key
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "text"),
     [
         (lambda: by_field(()), "by_field's path is a string or a tuple"),
         (lambda: by_field(None), "by_field's path"),
@@ -185,9 +174,9 @@ def test_by_key(key):
         (lambda: by_header(None), "by_header's name"),
     ],
 )
-def test_what_is_no_key(make, said):
-    """A path that is none, segments outside a tuple and a name that is none are refused with the way out."""
-    with pytest.raises(RegistrationError, match=said):
+def test_invalid_arguments_are_refused(make, text):
+    """An invalid path or name, or segments outside a tuple, are refused with an error that names the remedy."""
+    with pytest.raises(RegistrationError, match=text):
         make()
 
 
@@ -204,9 +193,9 @@ def test_what_is_no_key(make, said):
     ],
 )
 def test_keys_are_values(key, shown):
-    """A key can be copied, pickled and written as an expression; it cannot be changed."""
+    """Key functions can be copied, pickled and evaluated from their repr. They are frozen."""
     assert shown == repr(key)
-    for again in (eval(shown, dict(vars(all_matchers))), copy.deepcopy(key), pickle.loads(pickle.dumps(key))):
+    for again in (rebuilt(key), copy.deepcopy(key), pickle.loads(pickle.dumps(key))):
         assert key == again
         assert hash(key) == hash(again)
         assert shown == repr(again)
@@ -214,16 +203,16 @@ def test_keys_are_values(key, shown):
         key.path = ("b",)
 
 
-def test_which_keys_are_equal():
-    """Keys are equal by what they look at; the case of a header's name is no difference."""
+def test_equality():
+    """Key functions are equal if they return the same part of a message. The case of header names is ignored."""
     assert len(set(KEYS)) == len(KEYS)
     assert by_field("a") == by_field(("a",)) != by_field("b")
     assert by_header("X-Tenant") == by_header("x-tenant") != by_header("tenant")
     assert by_field("a") != by_header("a")
 
 
-def test_a_key_is_equal_in_another_process():
-    """What was pickled elsewhere is equal, though hashes of text differ, and so are the keys of objects."""
+def test_keys_are_equal_in_another_process():
+    """Unpickled key functions, and the keys of objects, are equal in another process with other hashes."""
     body = {"b": 1, "a": 2}
     code = (
         "import pickle, sys; from missive import JSONMessage; from missive.matchers import *; "
@@ -237,6 +226,6 @@ def test_a_key_is_equal_in_another_process():
     assert done.stdout == b"""True b'{"a":2,"b":1}'\n"""
 
 
-def test_which_messages_a_key_is_for():
-    """by_field is for messages that have fields, and the others for all."""
+def test_required_message_class():
+    """`by_field` requires messages with fields. The other functions accept all messages."""
     assert [key.requires for key in KEYS] == [StructuredMessage, StructuredMessage, Message, Message]

@@ -1,4 +1,4 @@
-"""Cidr: which addresses are in which network, and what is an address."""
+"""Cidr: the addresses in a network, and the parsing of addresses and networks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage
-from missive import matchers as all_matchers
 from missive.errors import RegistrationError
 from missive.matchers import AnythingBut, Cidr, Field, Some
 from missive.matchers.network import address
 from tests.support import strategies
+from tests.support.matchers import rebuilt
 from tests.support.strategies import promptly
 
 NO_ADDRESSES = [
@@ -99,15 +99,15 @@ class Office(enum.StrEnum):
     ],
 )
 def test_cidr(network, inside, outside):
-    """An address is in a network of its version, from the first to the last, in whatever way it is written."""
+    """A network contains the addresses of its version from the first to the last, in any spelling."""
     assert [True] * len(inside) == [Cidr(network)(value) for value in inside]
     assert [False] * len(outside) == [Cidr(network)(value) for value in outside]
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
 @pytest.mark.parametrize("value", [*NO_ADDRESSES, *NO_TEXTS], ids=lambda value: ascii(value)[:30])
-def test_what_is_no_address(network, value):
-    """What is no text, or has anything but one address in it, is in no network, and raises nothing."""
+def test_values_that_are_not_addresses(network, value):
+    """A value that is not a string with exactly one address is in no network, and raises nothing."""
     assert Cidr(network)(value) is False
     assert address(value) is None
 
@@ -126,7 +126,7 @@ def test_what_is_no_address(network, value):
     ],
 )
 def test_address(text, expected):
-    """An address is its version and its number."""
+    """`address` returns the version and the number of an address."""
     assert expected == address(text)
 
 
@@ -142,8 +142,8 @@ def test_address(text, expected):
     )
 )
 @strategies.examples(500)
-def test_addresses_are_as_the_standard_library_has_them(text):
-    """What is an address and which is what `ipaddress` says, but for zones."""
+def test_addresses_agree_with_the_standard_library(text):
+    """`address` accepts the same addresses as `ipaddress`, except those with a zone."""
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:
@@ -154,8 +154,8 @@ def test_addresses_are_as_the_standard_library_has_them(text):
 
 @given(st.ip_addresses(), st.ip_addresses(), st.integers(0, 32))
 @strategies.examples(300)
-def test_networks_are_as_the_standard_library_has_them(one, other, length):
-    """Which addresses are in a network, and how it is written, is what `ipaddress` says."""
+def test_networks_agree_with_the_standard_library(one, other, length):
+    """The addresses and the normal form of a network agree with `ipaddress`."""
     network = ipaddress.ip_network((one, length), strict=False)
     test = Cidr(str(network))
     assert str(network) == test.network
@@ -166,7 +166,7 @@ def test_networks_are_as_the_standard_library_has_them(one, other, length):
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    ("network", "text"),
     [
         ("10.1.2.3/8", r"use Cidr\('10.0.0.0/8'\), or Cidr\('10.1.2.3'\) for this address alone"),
         ("2001:db8::1/32", r"use Cidr\('2001:db8::/32'\), or Cidr\('2001:db8::1'\)"),
@@ -194,16 +194,16 @@ def test_networks_are_as_the_standard_library_has_them(one, other, length):
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_is_no_network(network, said):
-    """What is no network, or an address inside one, is refused in one short line with the way out."""
-    with promptly(), pytest.raises(RegistrationError, match=said) as caught:
+def test_invalid_network_is_refused(network, text):
+    """An invalid network, or an address inside one, is refused with a short error on one line."""
+    with promptly(), pytest.raises(RegistrationError, match=text) as caught:
         Cidr(network)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
 
 
-def test_networks_are_equal_however_they_are_written():
-    """The normal form is what a network is: case, zeros and the length of a single address are no difference."""
+def test_spellings_of_a_network_are_equal():
+    """Case, zeros and the prefix length of a single address do not affect equality."""
     assert Cidr("10.0.0.1") == Cidr("10.0.0.1/32")
     assert Cidr("10.0.0.0/08") == Cidr("10.0.0.0/8")
     assert Cidr("2001:DB8:0::/32") == Cidr("2001:db8::/32")
@@ -213,9 +213,9 @@ def test_networks_are_equal_however_they_are_written():
 
 @pytest.mark.parametrize("test", [Cidr("10.0.0.0/8"), Cidr("10.0.0.1"), Cidr("2001:DB8::/32"), Cidr(Office.lund)])
 def test_networks_are_values(test):
-    """A network can be copied, pickled and written as an expression, and still answers; it cannot be changed."""
+    """A network can be copied, pickled and evaluated from its repr. It is frozen."""
     for again in (
-        eval(repr(test), dict(vars(all_matchers))),
+        rebuilt(test),
         copy.deepcopy(test),
         pickle.loads(pickle.dumps(test)),
     ):
@@ -228,14 +228,14 @@ def test_networks_are_values(test):
 
 
 @pytest.mark.parametrize("value", ["1" * 1_000_000, ":" * 1_000_000, "1." * 500_000, "::1" + " " * 1_000_000])
-def test_a_long_value_is_refused_at_once(value):
-    """A value that is longer than any address is not read."""
+def test_long_value_is_not_parsed(value):
+    """A value that is longer than every address is not parsed."""
     with promptly():
         assert not any(Cidr(network)(value) for network in ["0.0.0.0/0", "::/0"] for _ in range(10_000))
 
 
-def test_networks_in_a_message():
-    """Cidr is a test as the others are, with an expectation that reads as text."""
+def test_cidr_in_selectors():
+    """`Cidr` works in selectors and in other tests, and has an expectation."""
     message = JSONMessage.of({"ip": "10.1.2.3", "hops": ["::1", "11.0.0.1"]})
     assert Field("ip", Cidr("10.0.0.0/8"))(message) is True
     assert Field("ip", AnythingBut(Cidr("10.0.0.0/8")))(message) is False

@@ -1,4 +1,4 @@
-"""Selectors: where in a message they look, and what they find there."""
+"""Selectors: the values that they find in a message."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ BODY = JSONMessage.of(
         (("a", "null"), None),
     ],
 )
-def test_a_field_is_found_by_its_path(path, expected):
-    """A string is one literal segment, dots and emptiness included, and a tuple is several."""
+def test_field_is_found_by_its_path(path, expected):
+    """A string is one literal segment, also with dots or empty. A tuple is several segments."""
     assert Field(path, Equals(expected))(BODY) is True
     assert Field(path, Present())(BODY) is True
     assert Field(path, "something else")(BODY) is False
@@ -74,8 +74,8 @@ def test_a_field_is_found_by_its_path(path, expected):
         ("a.b", "b"),
     ],
 )
-def test_a_path_through_a_wrong_type_finds_nothing(path):
-    """A path that is not there, or leads through a list, a scalar or null, is missing and no error."""
+def test_path_through_a_wrong_type_finds_nothing(path):
+    """A path that does not exist, or leads through a list, a scalar or null, is missing and not an error."""
     assert Field(path, Absent())(BODY) is True
     assert Field(path, Present())(BODY) is False
     assert Field(path, AnythingBut("x"))(BODY) is False
@@ -83,23 +83,23 @@ def test_a_path_through_a_wrong_type_finds_nothing(path):
 
 
 @pytest.mark.parametrize("body", [b"1", b"null", b"[]", b'"type"', b"true", b"[{}]"])
-def test_a_body_that_is_no_object_has_no_fields(body):
-    """A scalar, null or list as the whole body has no field, and is readable."""
+def test_body_that_is_not_an_object_has_no_fields(body):
+    """A body that is a scalar, null or a list is readable and has no fields."""
     assert Field("type", "x").evaluate(JSONMessage(body)) is False
     assert Field("type", Absent()).evaluate(JSONMessage(body)) is True
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"NaN", b'{"type": "x"} x', b"{'type': 'x'}"])
-def test_a_field_of_an_undecodable_body_is_unknown(body):
-    """Where the body cannot be decoded every test of a field is unknown, Absent included."""
+def test_field_of_an_undecodable_body_is_unknown(body):
+    """If the body cannot be decoded, every test of a field is unknown, including `Absent`."""
     for test in [Equals("x"), Absent(), Present(), Range(gt=1)]:
         assert Field("type", test).evaluate(JSONMessage(body)) is None
         with pytest.raises(DecodingError, match="cannot be decoded"):
             Field("type", test)(JSONMessage(body))
 
 
-def test_selectors_outside_the_body_know_an_undecodable_one():
-    """Header, Topic, Key, Body and Everything answer whatever the body is."""
+def test_other_selectors_do_not_need_the_body():
+    """`Header`, `Topic`, `Key`, `Body` and `Everything` have a verdict for an undecodable body."""
     message = JSONMessage(b"{", headers={"h": "1"}, topic="t", key="k")
     for matcher in [Header("h", "1"), Topic("t"), Key("k"), Body(b"{"), Everything()]:
         assert matcher.evaluate(message) is True
@@ -107,7 +107,7 @@ def test_selectors_outside_the_body_know_an_undecodable_one():
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "text"),
     [
         (lambda: Field("a", "b", "c"), r"Field\(\('a', 'b'\), …\)"),
         (lambda: Field("a", "b", "c", "d"), r"Field\(\('a', 'b', 'c'\), …\)"),
@@ -124,29 +124,29 @@ def test_selectors_outside_the_body_know_an_undecodable_one():
         (lambda: Topic(["a"]), "Equals takes"),
     ],
 )
-def test_mistakes_are_refused(make, said):
-    """A path, name or test that could never work raises and says how to write it."""
-    with pytest.raises(RegistrationError, match=said):
+def test_invalid_arguments_are_refused(make, text):
+    """An invalid path, name or test raises an error that shows the correct form."""
+    with pytest.raises(RegistrationError, match=text):
         make()
 
 
 @pytest.mark.parametrize("selector", [lambda t: Field("a", t), lambda t: Header("a", t), Topic, Key, Body])
-def test_a_bare_literal_means_equals(selector):
-    """A literal in the place of a test is Equals."""
+def test_bare_literal_means_equals(selector):
+    """A literal in place of a test means `Equals`."""
     assert selector("x") == selector(Equals("x"))
     assert Equals("x") == selector("x").test
 
 
 @pytest.mark.parametrize("name", ["x-github-event", "X-GitHub-Event", "X-GITHUB-EVENT"])
 def test_header_names_match_in_any_ascii_case(name):
-    """A header is found whatever the case of its name, on either side."""
+    """A header is found in any ASCII case of its name, in the matcher and in the message."""
     for spelled in ("x-github-event", "X-GitHub-Event"):
         assert Header(name, "push")(RawMessage(b"", headers={spelled: "push"})) is True
         assert Header(name, "Push")(RawMessage(b"", headers={spelled: "push"})) is False
 
 
-def test_header_names_outside_ascii_keep_their_case():
-    """Only ASCII case is folded: a Kelvin sign is no k, and É is not é."""
+def test_header_names_outside_ascii_are_case_sensitive():
+    """Only ASCII case is folded: a Kelvin sign differs from k, and É from é."""
     message = RawMessage(b"", headers={"\u212a": "1", "É": "2"})
     assert Header("k", Present())(message) is False
     assert Header("\u212a", "1")(message) is True
@@ -154,8 +154,8 @@ def test_header_names_outside_ascii_keep_their_case():
     assert Header("É", "2")(message) is True
 
 
-def test_a_header_that_is_not_there_is_missing():
-    """Without the header only Absent is true."""
+def test_missing_header():
+    """Only `Absent` is true of a missing header."""
     message = RawMessage(b"", headers={"other": ""})
     assert Header("h", Absent())(message) is True
     assert Header("h", "")(message) is False
@@ -164,8 +164,8 @@ def test_a_header_that_is_not_there_is_missing():
     assert Header("other", Absent())(message) is False
 
 
-def test_a_repeated_header_is_a_list():
-    """Scalar tests are false on a repeated header; Some looks inside, and sees no single one."""
+def test_repeated_header_is_a_list():
+    """Scalar tests are false on a repeated header. `Some` tests its values, and is false on a single header."""
     twice = RawMessage(b"", headers=[("h", "a"), ("H", "b")])
     once = RawMessage(b"", headers=[("h", "a")])
     assert Header("h", "a")(twice) is False
@@ -177,8 +177,8 @@ def test_a_repeated_header_is_a_list():
     assert Header("h", AnythingBut("a"))(twice) is True
 
 
-def test_a_header_of_no_utf_8_is_bytes():
-    """A header's value that is not UTF-8 is matched as bytes, and one that is as a string."""
+def test_header_that_is_not_utf_8_is_bytes():
+    """A header value that is not UTF-8 matches as bytes. Other values match as strings."""
     message = RawMessage(b"", headers={"latin": "é".encode("latin-1"), "utf": "é".encode()})
     assert Header("latin", b"\xe9")(message) is True
     assert Header("latin", IsInstance(bytes))(message) is True
@@ -187,7 +187,7 @@ def test_a_header_of_no_utf_8_is_bytes():
 
 @pytest.mark.parametrize(("selector", "attribute"), [(Topic, "topic"), (Key, "key")])
 def test_topic_and_key(selector, attribute):
-    """Topic and Key look at what the transport said; where it said nothing they are missing."""
+    """`Topic` and `Key` test attributes from the transport, which may be missing."""
     there, nothing = RawMessage(b"", **{attribute: "orders.new"}), RawMessage(b"")
     assert selector("orders.new")(there) is True
     assert selector(Prefix("orders."))(there) is True
@@ -197,14 +197,14 @@ def test_topic_and_key(selector, attribute):
     assert selector("")(RawMessage(b"", **{attribute: ""})) is True
 
 
-def test_a_key_of_bytes_is_bytes():
-    """A binary key is matched as bytes only."""
+def test_binary_key_matches_as_bytes():
+    """A binary key matches as bytes only."""
     assert Key(b"k")(RawMessage(b"", key=b"k")) is True
     assert Key("k")(RawMessage(b"", key=b"k")) is False
 
 
 def test_body_is_the_raw_bytes():
-    """Body looks at the bytes, of any class of messages, and is never missing."""
+    """`Body` tests the raw bytes of messages of any class, and is never missing."""
     assert Body(b"ping")(RawMessage(b"ping")) is True
     assert Body(b'"ping"')(JSONMessage.of("ping")) is True
     assert Body("ping")(RawMessage(b"ping")) is False
@@ -213,22 +213,22 @@ def test_body_is_the_raw_bytes():
 
 
 def test_everything():
-    """Everything matches any message, and its complement none."""
+    """`Everything` matches every message, and its complement matches none."""
     assert Everything()(RawMessage(b"")) is True
     assert (~Everything())(RawMessage(b"")) is False
     assert Everything() == Everything()
 
 
-def test_only_a_field_needs_a_body_with_fields():
-    """`requires` says which class of messages a selector can be asked about."""
+def test_required_message_class():
+    """Only `Field` requires messages with fields."""
     assert StructuredMessage is Field.requires
     assert {Message} == {kind.requires for kind in (Header, Topic, Key, Body, Everything)}
 
 
 @given(strategies.selectors.filter(lambda matcher: isinstance(matcher, Selector)), strategies.messages())
 @strategies.examples(100)
-def test_look_finds_what_evaluate_judges(selector, message):
-    """`look`, which explanations ask, finds the very value that `evaluate` applies the test to."""
+def test_extract_agrees_with_evaluate(selector, message):
+    """`extract`, which explanations call, returns the value that `evaluate` applies the test to."""
     try:
         value = selector.extract(message)
     except DecodingError:
@@ -239,14 +239,14 @@ def test_look_finds_what_evaluate_judges(selector, message):
 
 
 @pytest.mark.parametrize("path", ["missing", ("type", "x"), ("a", "list", "b"), ("a", "null", "x")])
-def test_look_tells_missing_from_null(path):
-    """Where there is nothing `look` finds MISSING, and where there is null, null."""
+def test_extract_distinguishes_missing_from_null(path):
+    """`extract` returns MISSING for a missing field, and None for null."""
     assert Field(path, 1).extract(BODY) is MISSING
     assert Field(("a", "null"), 1).extract(BODY) is None
 
 
-def test_a_field_decodes_a_body_once():
-    """However many fields are asked for, `decode` is called once a message."""
+def test_body_is_decoded_once():
+    """`decode` is called once per message, for any number of fields."""
     calls = []
 
     class Counting(StructuredMessage):
@@ -276,6 +276,6 @@ def test_a_field_decodes_a_body_once():
         (Body("a"), {("body",), ("a",)}, False),
     ],
 )
-def test_what_is_public_is_said_by_path_or_name(matcher, public, shown):
-    """A value may be shown where its very path or header name is public; a topic, key or body never is."""
+def test_public_paths_and_names(matcher, public, shown):
+    """A value is public if its whole path or header name is. Topics, keys and bodies never are."""
     assert shown is matcher.is_public(frozenset(public))

@@ -1,4 +1,4 @@
-"""Tests: what each one is true of, as the semantics are settled."""
+"""Tests: the values that each one is true of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage
-from missive import matchers as all_matchers
 from missive.errors import RegistrationError
 from missive.matchers import (
     Absent,
@@ -26,6 +25,7 @@ from missive.matchers import (
     Test,
 )
 from tests.support import strategies
+from tests.support.matchers import rebuilt
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -72,14 +72,14 @@ EVERY_KIND = [None, True, False, 0, 1, 1.5, "", "a", b"", b"a", [], [1], {}, {"a
     ],
 )
 def test_equals(literal, value, expected):
-    """Equals tells numbers from booleans and strings, and no list or object equals a literal."""
+    """`Equals` distinguishes numbers from booleans and strings. No list or object equals a literal."""
     assert expected is Equals(literal)(value)
     assert expected is OneOf(literal, "another")(value)
 
 
 @pytest.mark.parametrize("literal", [[], {}, (), {1}, object(), 1j, bytearray(b"a")])
 def test_equals_takes_scalars(literal):
-    """A literal that no order or hash is defined for is refused, and its type named."""
+    """A literal that is not a scalar is refused, and the error names its type."""
     with pytest.raises(RegistrationError, match=f"Equals takes .* not {type(literal).__name__}"):
         Equals(literal)
     with pytest.raises(RegistrationError, match="OneOf takes"):
@@ -88,13 +88,13 @@ def test_equals_takes_scalars(literal):
 
 @pytest.mark.parametrize("make", [Equals, OneOf, lambda nan: Range(gt=nan), lambda nan: Field("a", nan)])
 def test_nan_is_refused(make):
-    """NaN as a literal or a bound could never match, and is refused."""
+    """NaN could never match as a literal or a bound, and is refused."""
     with pytest.raises(RegistrationError, match="NaN"):
         make(NAN)
 
 
 def test_one_of_is_a_set():
-    """The order of OneOf's values, repeats and 1 beside 1.0 are no difference; True beside 1 is."""
+    """The order of the values, duplicates and 1 beside 1.0 do not affect equality; `True` beside 1 does."""
     assert OneOf("a", "b", "a") == OneOf("b", "a")
     assert hash(OneOf("a", "b", "a")) == hash(OneOf("b", "a"))
     assert OneOf(1, 2) == OneOf(2.0, 1.0, 1)
@@ -102,8 +102,8 @@ def test_one_of_is_a_set():
     assert len(OneOf(*[1, True, 1.0, "1", None, b"1"]).values) == 5
 
 
-def test_one_of_nothing_is_refused():
-    """OneOf() could never match, and is refused."""
+def test_empty_one_of_is_refused():
+    """`OneOf()` could never match, and is refused."""
     with pytest.raises(RegistrationError, match=r"OneOf\(\) without values"):
         OneOf()
 
@@ -123,20 +123,20 @@ def test_one_of_nothing_is_refused():
     ],
 )
 def test_range(test, inside, outside):
-    """A range compares numbers exactly; `gt` and `lt` leave the bound out."""
+    """A range compares numbers exactly. `gt` and `lt` exclude the bound."""
     assert [True] * len(inside) == [test(value) for value in inside]
     assert [False] * len(outside) == [test(value) for value in outside]
 
 
 @pytest.mark.parametrize("value", [True, False, "5", b"5", None, [5], {"a": 5}, NAN])
-def test_range_sees_numbers_only(value):
-    """A boolean, a string, null, a list and NaN are within no range."""
+def test_range_matches_numbers_only(value):
+    """A boolean, a string, null, a list and NaN are in no range."""
     assert Range(ge=-HUGE, le=HUGE)(value) is False
     assert Range(gt=-INFINITY)(value) is False
 
 
 @pytest.mark.parametrize(
-    ("bounds", "said"),
+    ("bounds", "text"),
     [
         ({}, "at least one"),
         ({"gt": 1, "ge": 1}, "one lower bound"),
@@ -149,20 +149,20 @@ def test_range_sees_numbers_only(value):
         ({"lt": "5"}, "str"),
     ],
 )
-def test_a_range_that_could_never_match_is_refused(bounds, said):
-    """Ranges without bounds, with contradicting ones or with no numbers are refused."""
-    with pytest.raises(RegistrationError, match=said):
+def test_invalid_range_is_refused(bounds, text):
+    """A range without bounds, with contradictory bounds or with bounds that are not numbers is refused."""
+    with pytest.raises(RegistrationError, match=text):
         Range(**bounds)
 
 
-def test_range_bounds_are_equal_as_numbers():
+def test_range_bounds_are_compared_as_numbers():
     """`Range(gt=1)` equals `Range(gt=1.0)`, and differs from `Range(ge=1)` and `Range(lt=1)`."""
     assert Range(gt=1) == Range(gt=1.0)
     assert len({Range(gt=1), Range(ge=1), Range(lt=1), Range(le=1)}) == 4
 
 
 def test_range_bounds_of_any_size():
-    """A bound may be an integer too large for a float, as a field's value may."""
+    """A bound may be an integer that is too large for a float, like the value of a field."""
     assert Range(ge=10**400)(10**400) is True
     assert Range(gt=10**400)(1.5) is False
 
@@ -178,15 +178,15 @@ def test_range_bounds_of_any_size():
     ],
 )
 def test_is_instance(type_, matching):
-    """IsInstance is true of values of exactly its kind."""
+    """`IsInstance` is true of values of its type only."""
     test = IsInstance(type_)
     others = [v for v in EVERY_KIND if not isinstance(v, (type_, tuple))]
     assert [True] * len(matching) == [test(value) for value in matching]
     assert [False] * len(others) == [test(value) for value in others]
 
 
-def test_a_boolean_is_no_number():
-    """IsInstance(int) is false of True, as `True != 1`."""
+def test_boolean_is_not_a_number():
+    """`IsInstance(int)` is false of `True`, as `True != 1`."""
     assert IsInstance(int)(1) is True
     assert IsInstance(int)(HUGE) is True
     assert IsInstance(int)(value=True) is False
@@ -197,34 +197,34 @@ def test_a_boolean_is_no_number():
 
 @pytest.mark.parametrize("type_", [object, tuple, type(None), "str", None, (int, str), []])
 def test_is_instance_takes_the_types_of_values(type_):
-    """What no decoded value is an instance of is refused."""
+    """A type that decoded values do not have is refused."""
     with pytest.raises(RegistrationError, match="one of str, bytes, int"):
         IsInstance(type_)
 
 
 @pytest.mark.parametrize("value", EVERY_KIND)
-def test_present_and_absent_see_any_value(value):
-    """Any value is present, and none is absent, null and empty ones included."""
+def test_every_value_is_present(value):
+    """Every value is present and not absent, including null and empty values."""
     assert Present()(value) is True
     assert Absent()(value) is False
 
 
 @given(strategies.tests)
 @strategies.examples(35)
-def test_only_absent_sees_what_is_missing(test):
-    """Of a missing field every test is false, save Absent."""
+def test_only_absent_is_true_of_a_missing_field(test):
+    """All tests except `Absent` are false of a missing field."""
     assert isinstance(test, Absent) is Field("nowhere", test).evaluate(JSONMessage.of({}))
 
 
 @given(strategies.value_tests, strategies.bodies)
 @strategies.examples(45)
-def test_anything_but_is_the_opposite_of_a_value_that_is_there(test, value):
-    """AnythingBut answers the opposite for every value, null included."""
+def test_anything_but_negates_the_test_of_a_value(test, value):
+    """`AnythingBut` negates the verdict on every value, including null."""
     assert AnythingBut(test)(value) is (not test(value))
 
 
-def test_anything_but_needs_the_field_and_the_complement_does_not():
-    """`~Field(p, X)` is true where the field is missing, and `Field(p, AnythingBut(X))` is not."""
+def test_anything_but_needs_the_field():
+    """On a missing field, `~Field(p, X)` is true and `Field(p, AnythingBut(X))` is false."""
     complement, but = ~Field("a", "x"), Field("a", AnythingBut("x"))
     bodies = [{}, {"a": None}, {"a": "x"}, {"a": "y"}, {"a": ["x"]}]
     assert [complement(JSONMessage.of(body)) for body in bodies] == [True, True, False, True, True]
@@ -233,28 +233,28 @@ def test_anything_but_needs_the_field_and_the_complement_does_not():
 
 @given(strategies.value_tests, st.lists(strategies.scalars, max_size=4))
 @strategies.examples(45)
-def test_some_and_every_look_inside_a_list(test, values):
-    """Some is true when any element passes, Every when all do; a tuple, a repeated header, is a list as well."""
+def test_some_and_every_test_the_elements_of_a_list(test, values):
+    """`Some` needs one element that passes, `Every` needs all. A tuple, a repeated header, is a list too."""
     for kind in (list, tuple):
         assert Some(test)(kind(values)) is any(test(value) for value in values)
         assert Every(test)(kind(values)) is all(test(value) for value in values)
 
 
-def test_an_empty_list_has_every_element_and_not_some():
-    """Every is true of an empty list, and Some is false."""
+def test_some_and_every_of_an_empty_list():
+    """`Every` is true of an empty list, and `Some` is false."""
     assert Every("a")([]) is True
     assert Some("a")([]) is False
 
 
 @pytest.mark.parametrize("value", [v for v in EVERY_KIND if not isinstance(v, (list, tuple))])
-def test_some_and_every_see_lists_only(value):
-    """Some and Every are false of a scalar and of an object."""
+def test_some_and_every_match_lists_only(value):
+    """`Some` and `Every` are false of a scalar and of an object."""
     assert Some(AnythingBut("nothing like it"))(value) is False
     assert Every(AnythingBut("nothing like it"))(value) is False
 
 
-def test_scalar_tests_do_not_look_inside_lists():
-    """A scalar test is false of a list with an element that would pass."""
+def test_scalar_tests_are_false_of_lists():
+    """A scalar test is false of a list, even if an element would pass."""
     inside = ["ab", 5]
     for test in [Equals("ab"), OneOf("ab", 5), Prefix("a"), Suffix("b"), Substring("a"), Range(gt=1), IsInstance(str)]:
         assert test(inside) is False
@@ -262,7 +262,7 @@ def test_scalar_tests_do_not_look_inside_lists():
 
 
 def test_tests_nest():
-    """Tests apply to the elements of elements."""
+    """Nested tests apply to the elements of elements."""
     assert Some(Every(Range(gt=0)))([[1, -1], [1, 2]]) is True
     assert Some(Every(Range(gt=0)))([[1, -1], [-2]]) is False
     assert AnythingBut(Some("a"))(["b"]) is True
@@ -271,15 +271,15 @@ def test_tests_nest():
 
 @pytest.mark.parametrize("kind", [AnythingBut, Some, Every])
 @pytest.mark.parametrize("inner", [Present(), Absent()])
-def test_tests_of_presence_are_not_wrapped(kind, inner):
-    """What is about a place cannot be asked about a value."""
+def test_tests_of_presence_cannot_be_nested(kind, inner):
+    """`Present` and `Absent` inside another test are refused, because they do not test a value."""
     with pytest.raises(RegistrationError, match=r"tests whether one exists: use Present\(\) or Absent\(\)"):
         kind(inner)
 
 
 @pytest.mark.parametrize("kind", [AnythingBut, Some, Every])
-def test_a_bare_literal_inside_means_equals(kind):
-    """`Some("a")` is `Some(Equals("a"))`."""
+def test_bare_literal_inside_means_equals(kind):
+    """`Some("a")` equals `Some(Equals("a"))`."""
     assert kind("a") == kind(Equals("a"))
     assert kind("a") != kind(Equals("b"))
 
@@ -287,21 +287,21 @@ def test_a_bare_literal_inside_means_equals(kind):
 @given(strategies.tests)
 @strategies.examples(90)
 def test_repr_is_an_expression_for_the_test(test):
-    """`eval(repr(test)) == test`, hash included."""
-    again = eval(repr(test), dict(vars(all_matchers)))
+    """`eval(repr(test)) == test`, with the same hash."""
+    again = rebuilt(test)
     assert test == again
     assert hash(test) == hash(again)
 
 
 @given(strategies.tests, strategies.bodies)
 @strategies.examples(60)
-def test_a_test_answers_true_or_false(test, value):
-    """A test answers exactly True or False of any value, and raises of none."""
+def test_result_of_a_test_is_a_bool(test, value):
+    """A test returns True or False for every value, and never raises."""
     assert type(test(value)) is bool
 
 
 @pytest.mark.parametrize(
-    ("test", "said"),
+    ("test", "text"),
     [
         (Equals("a"), "'a'"),
         (OneOf("b", "a"), "one of {'a', 'b'}"),
@@ -315,13 +315,13 @@ def test_a_test_answers_true_or_false(test, value):
         (Every("a"), "a list of only 'a'"),
     ],
 )
-def test_expectations_read_as_text(test, said):
+def test_expectations(test, text):
     """An expectation continues 'expected …' in an explanation."""
-    assert said == test.expectation
+    assert text == test.expectation
 
 
-def test_a_test_of_ones_own():
-    """A subclass of Test that says how it is called is a test like the library's."""
+def test_user_defined_test():
+    """A subclass of `Test` with `__call__` works like a test of the library."""
 
     class Even(Test):
         __slots__ = ()

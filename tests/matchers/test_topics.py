@@ -1,7 +1,7 @@
-"""Patterns of topics, as NATS, MQTT and RabbitMQ's topic exchange have them.
+"""Patterns of topics in the languages of NATS, MQTT and RabbitMQ's topic exchange.
 
-The facts are those that the tests of nats-server (`sublist`), paho (`matcher`) and RabbitMQ (topic exchange) hold too,
-and the examples of the MQTT standard (section 4.7).
+The tables come from the tests of nats-server (`sublist`), paho (`matcher`) and RabbitMQ (topic exchange), and from the
+examples in section 4.7 of the MQTT standard.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from missive import JSONMessage, RawMessage
-from missive import matchers as all_matchers
 from missive.errors import RegistrationError
 from missive.matchers import AmqpPattern, AnythingBut, Field, MqttFilter, NatsPattern, Some, Topic, TopicPattern
 from tests.support import strategies
+from tests.support.matchers import rebuilt
 from tests.support.strategies import promptly
 
 NO_TEXTS = [None, True, False, 0, 1.5, b"", b"a", [], ["a"], {}, {"a": "a"}, ("a",)]
@@ -44,7 +44,7 @@ class Subject(enum.StrEnum):
         ("*.>", ["a.b", "a.b.c"], ["a", ".b", "a.", "a..b"]),
         ("stats.*.*", ["stats.test.22"], ["stats.test", "stats.test.22.a"]),
         ("stats.*.*.foos", [], ["stats.test.foos"]),
-        # A wildcard is a token of its own, and anything else is itself.
+        # A wildcard is a whole token. Other tokens are literal.
         ("foo*", ["foo*"], ["foobar", "foo"]),
         ("*bar", ["*bar"], ["foobar"]),
         ("foo.**", ["foo.**"], ["foo.bar", "foo.bar.baz"]),
@@ -56,7 +56,7 @@ class Subject(enum.StrEnum):
     ],
 )
 def test_nats(pattern, matching, other):
-    """`*` is one token, `>` one or more at the end, and a subject with an empty token never matches."""
+    """`*` is one token, `>` is one or more at the end. A subject with an empty token never matches."""
     assert [True] * len(matching) == [NatsPattern(pattern)(topic) for topic in matching]
     assert [False] * len(other) == [NatsPattern(pattern)(topic) for topic in other]
 
@@ -88,7 +88,7 @@ def test_nats(pattern, matching, other):
     ],
 )
 def test_mqtt(filter_, matching, other):
-    """`+` is one level, `#` any number at the end, and a leading wildcard hides topics that start with `$`."""
+    """`+` is one level, `#` any number at the end. A leading wildcard excludes topics that start with `$`."""
     assert [True] * len(matching) == [MqttFilter(filter_)(topic) for topic in matching]
     assert [False] * len(other) == [MqttFilter(filter_)(topic) for topic in other]
 
@@ -124,7 +124,7 @@ KEYS = ["a.b.c", "a.b", "a.b.b", "", "b.c.c", "a.a.a.a.a", "red.cat", "red.dog",
     ],
 )
 def test_amqp(pattern, matching):
-    """`*` is one word and `#` any number of them, anywhere; an empty routing key has no words."""
+    """`*` is one word, `#` is any number of words in any place. An empty routing key has no words."""
     assert matching == [key for key in KEYS if AmqpPattern(pattern)(key)]
 
 
@@ -149,7 +149,7 @@ def test_amqp(pattern, matching):
     ],
 )
 def test_amqp_words(pattern, matching, other):
-    """Words may be empty, a wildcard is a word of its own, and several `#` share what is there."""
+    """Words may be empty, a wildcard is a whole word, and several `#` divide the words between them."""
     assert [True] * len(matching) == [AmqpPattern(pattern)(topic) for topic in matching]
     assert [False] * len(other) == [AmqpPattern(pattern)(topic) for topic in other]
 
@@ -158,13 +158,13 @@ def test_amqp_words(pattern, matching, other):
     "pattern", [*map(NatsPattern, ("a", ">", "*")), *map(MqttFilter, "a#+"), *map(AmqpPattern, "a#*")]
 )
 @pytest.mark.parametrize("value", NO_TEXTS)
-def test_patterns_see_strings_only(pattern, value):
+def test_patterns_match_strings_only(pattern, value):
     """A pattern is false of bytes, numbers, null, lists and objects."""
     assert pattern(value) is False
 
 
 @pytest.mark.parametrize(
-    ("kind", "pattern", "said"),
+    ("kind", "pattern", "text"),
     [
         (NatsPattern, "", "has an empty token"),
         (NatsPattern, ".", "has an empty token"),
@@ -200,9 +200,9 @@ def test_patterns_see_strings_only(pattern, value):
     ],
     ids=lambda value: repr(value)[:20],
 )
-def test_what_is_no_pattern(kind, pattern, said):
-    """What a broker does not take as a pattern is refused in one short line with the way out."""
-    with promptly(), pytest.raises(RegistrationError, match=said) as caught:
+def test_invalid_pattern_is_refused(kind, pattern, text):
+    """A pattern that its broker refuses is refused with a short error that names the remedy."""
+    with promptly(), pytest.raises(RegistrationError, match=text) as caught:
         kind(pattern)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
@@ -217,15 +217,15 @@ def test_what_is_no_pattern(kind, pattern, said):
     ],
     ids=repr,
 )
-def test_the_parts_of_a_pattern(test, tokens, separator, wildcards):
-    """A pattern shows its tokens, and its dialect the separator and the wildcards."""
+def test_tokens_of_a_pattern(test, tokens, separator, wildcards):
+    """A pattern has tokens. Its class defines the separator and the wildcards."""
     assert isinstance(test, TopicPattern)
     assert (tokens, separator, wildcards) == (test.tokens, test.separator, (test.single, test.multi))
     assert separator.join(tokens) == test.pattern
 
 
 def nats(tokens, topic):
-    """Tell whether a subject matches, by trying."""
+    """Return whether a subject matches, by naive recursion."""
     if "" in topic:
         return False
     if not tokens or not topic:
@@ -234,7 +234,7 @@ def nats(tokens, topic):
 
 
 def mqtt(tokens, topic, *, first=True):
-    """Tell whether a topic matches, by trying."""
+    """Return whether a topic matches, by naive recursion."""
     if first and (topic == [""] or (topic[0].startswith("$") and tokens[0] in ("+", "#"))):
         return False
     if tokens == ["#"]:
@@ -245,7 +245,7 @@ def mqtt(tokens, topic, *, first=True):
 
 
 def amqp(tokens, topic):
-    """Tell whether a routing key matches, by trying every number of words for each `#`."""
+    """Return whether a routing key matches, by trying every number of words for each `#`."""
     if not tokens:
         return not topic
     if tokens[0] == "#":
@@ -262,8 +262,8 @@ few = st.sampled_from(["a", "b", "", "$a", "a*"])
     st.lists(few, min_size=1, max_size=5),
 )
 @strategies.examples(300)
-def test_nats_is_as_a_naive_search_has_it(tokens, last, topic):
-    """A NATS pattern answers as one that is compared token by token."""
+def test_nats_agrees_with_a_naive_search(tokens, last, topic):
+    """A NATS pattern agrees with a comparison token by token."""
     assert nats(tokens + last, topic) is NatsPattern(".".join(tokens + last))(".".join(topic))
 
 
@@ -273,15 +273,15 @@ def test_nats_is_as_a_naive_search_has_it(tokens, last, topic):
     st.lists(few, min_size=1, max_size=5),
 )
 @strategies.examples(300)
-def test_mqtt_is_as_a_naive_search_has_it(tokens, last, topic):
-    """An MQTT filter answers as one that is compared level by level."""
+def test_mqtt_agrees_with_a_naive_search(tokens, last, topic):
+    """An MQTT filter agrees with a comparison level by level."""
     assert mqtt(tokens + last, topic) is MqttFilter("/".join(tokens + last))("/".join(topic))
 
 
 @given(st.lists(st.sampled_from(["a", "b", "*", "#", "", "a*"]), min_size=1, max_size=6), st.lists(few, max_size=7))
 @strategies.examples(500)
-def test_amqp_is_as_a_backtracking_search_has_it(tokens, topic):
-    """An AMQP pattern answers as a search that tries every way to spread the words."""
+def test_amqp_agrees_with_a_backtracking_search(tokens, topic):
+    """An AMQP pattern agrees with a search that tries all ways to distribute the words."""
     if tokens != [""] and topic != [""]:
         assert amqp(tokens, topic) is AmqpPattern(".".join(tokens))(".".join(topic))
 
@@ -301,8 +301,8 @@ def test_amqp_is_as_a_backtracking_search_has_it(tokens, topic):
     ],
     ids=range(9),
 )
-def test_patterns_are_prompt(test, topic, expected):
-    """Neither many wildcards nor a long topic makes a pattern slow: nothing is tried twice."""
+def test_patterns_are_fast(test, topic, expected):
+    """The time of a pattern does not explode for many wildcards or long topics, because it does not backtrack."""
     with promptly():
         assert expected is test(topic)
 
@@ -321,10 +321,10 @@ def test_patterns_are_prompt(test, topic, expected):
     ids=ascii,
 )
 def test_patterns_are_values(test):
-    """A pattern can be copied, pickled and written as an expression, and still answers; it cannot be changed."""
+    """A pattern can be copied, pickled and evaluated from its repr. It is frozen."""
     topics = ["a.b.c", "/a/b", "orders", "a.b.'", "\ud800"]
     for again in (
-        eval(repr(test), dict(vars(all_matchers))),
+        rebuilt(test),
         copy.deepcopy(test),
         pickle.loads(pickle.dumps(test)),
     ):
@@ -336,14 +336,14 @@ def test_patterns_are_values(test):
         test.pattern = "b"
 
 
-def test_the_dialect_is_part_of_a_pattern():
-    """Patterns of equal text are equal only where they are of one dialect."""
+def test_patterns_of_different_brokers_are_not_equal():
+    """Patterns with equal texts are equal only if they have the same class."""
     assert len({kind("a") for kind in KINDS} | {kind("b") for kind in KINDS}) == 6
     assert AmqpPattern("a.*") == AmqpPattern("a.*") != NatsPattern("a.*")
 
 
-def test_patterns_in_a_message():
-    """A pattern is a test as the others are, of a topic or of any other text."""
+def test_patterns_in_selectors():
+    """A pattern can test a topic or any other string, and has an expectation."""
     assert Topic(AmqpPattern("*.error"))(RawMessage(b"", topic="shop.error")) is True
     assert Topic(NatsPattern(">"))(RawMessage(b"")) is False
     assert Field("paths", Some(MqttFilter("a/+")))(JSONMessage.of({"paths": ["b", "a/b"]})) is True
