@@ -13,3 +13,11 @@ def seconds(duration: float | timedelta | None) -> float | None:
     if not 0 <= number < float("inf"):
         raise ValueError(f"a duration must be a finite number of seconds, zero or more, not {number:g}")
     return number
+
+
+def valid_seconds(duration: float | timedelta) -> float | None:
+    """Return a user's duration in seconds, or None when it is invalid."""
+    try:
+        return None if isinstance(duration, (bool, str)) else seconds(duration)
+    except (TypeError, ValueError, OverflowError):
+        return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from missive.app.retry import checked_exceptions, is_retryable
-from missive.durations import seconds
+from missive.durations import valid_seconds
 from missive.errors import UsageError
 
 
@@ -44,10 +44,7 @@ class Breaker:
             raise UsageError("Breaker() needs the name of a dependency, such as 'billing'")
         if isinstance(after, bool) or not isinstance(after, int) or after < 1:
             raise UsageError(f"after= of the breaker {name} must be a whole number of failures from 1")
-        try:
-            period = None if isinstance(probe, (bool, str)) else seconds(probe)
-        except (TypeError, ValueError):
-            period = None
+        period = valid_seconds(probe)
         if not period:
             raise UsageError(f"probe= of the breaker {name} must be a number of seconds above zero, or a timedelta")
         set_ = object.__setattr__

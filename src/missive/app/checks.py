@@ -9,7 +9,7 @@ from typing import Any
 
 from missive.app.breaker import Breaker
 from missive.app.retry import Retry
-from missive.durations import seconds
+from missive.durations import valid_seconds
 from missive.errors import RegistrationError, UsageError
 from missive.matchers.algebra import Matcher, as_matcher
 from missive.messages import Message
@@ -44,14 +44,12 @@ def check_signature(fn: Callable[..., object], arguments: int, rule: str) -> Non
         raise RegistrationError(f"{rule}; it takes {signature}") from None
 
 
-def check_handler(handler: Callable[..., object], called: str) -> None:
-    """Raise `RegistrationError` unless a handler takes a message and a context."""
-    check_takes(handler, 2, f"the handler {called} must take a message and a context")
-
-
-def check_batch_handler(handler: Callable[..., object], called: str) -> None:
-    """Raise `RegistrationError` unless a batch handler takes a batch."""
-    check_takes(handler, 1, f"the batch handler {called} must take a batch")
+def check_handler(handler: Callable[..., object], called: str, *, batch: bool = False) -> None:
+    """Raise `RegistrationError` unless a handler takes a message and a context, or a batch."""
+    if batch:
+        check_takes(handler, 1, f"the batch handler {called} must take a batch")
+    else:
+        check_takes(handler, 2, f"the handler {called} must take a message and a context")
 
 
 def checked_hook(hook: Any, kind: str) -> Any:
@@ -130,7 +128,7 @@ def checked_rate(value: str) -> Rate:
 
 def checked_timeout(value: float | timedelta) -> float:
     """Return a timeout in seconds. Raise `RegistrationError` unless it is above zero."""
-    timeout = _seconds(value)
+    timeout = valid_seconds(value)
     if not timeout:
         raise RegistrationError("timeout= must be a number of seconds above zero, or a timedelta")
     return timeout
@@ -138,7 +136,7 @@ def checked_timeout(value: float | timedelta) -> float:
 
 def checked_wait(value: float | timedelta) -> float:
     """Return the wait of a batch in seconds. Raise `RegistrationError` unless it is zero or more."""
-    wait = _seconds(value)
+    wait = valid_seconds(value)
     if wait is None:
         raise RegistrationError("wait= must be a number of seconds, zero or more, or a timedelta")
     return wait
@@ -179,10 +177,3 @@ def check_dlq(dlq: object) -> None:
 
 def _is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _seconds(value: float | timedelta) -> float | None:
-    try:
-        return seconds(value)
-    except (TypeError, ValueError):
-        return None

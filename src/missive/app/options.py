@@ -14,6 +14,7 @@ from missive.app.breaker import Breaker
 from missive.app.retry import Retry
 from missive.app.terms import BatchTerms, OnLaneRetry, Terms
 from missive.errors import RegistrationError
+from missive.matchers.algebra import Matcher
 from missive.messages import Message
 from missive.once.declaration import Once
 from missive.routing.route import callable_name
@@ -40,9 +41,10 @@ PLAIN = Terms()
 
 
 class Declaration(msgspec.Struct, frozen=True, eq=False):
-    """A checked handler: its name and its own terms, without the defaults of its processor."""
+    """A checked handler: its matcher, its name and its own terms, without the defaults of its processor."""
 
     name: str
+    matcher: Matcher[Any]
     handler: Callable[..., Any]
     terms: Terms = PLAIN
     timeout: float | None = None
@@ -70,25 +72,24 @@ def check_names(method: str, options: HandlerOptions[Any], *others: str) -> None
 
 
 def declare(
+    matcher: Callable[[Any], bool],
     handler: Callable[..., object],
     options: HandlerOptions[Any],
     message_cls: type[Message],
     batch: tuple[int, float | timedelta] | None = None,
 ) -> Declaration:
-    """Check a handler and its options. `batch` is the size and the wait of a batch handler.
+    """Check a handler, its matcher and its options. `batch` is the size and the wait of a batch handler.
 
-    Raise `RegistrationError` for a handler or an option that can never work.
+    Raise `RegistrationError` for a handler, a matcher or an option that can never work.
     """
     name = options.get("name")
     called = name or callable_name(handler)
-    if batch is None:
-        checks.check_handler(handler, called)
-    else:
-        checks.check_batch_handler(handler, called)
+    checks.check_handler(handler, called, batch=batch is not None)
     terms = _terms(options, called, message_cls, batch)
     timeout, retry = options.get("timeout"), options.get("retry")
     return Declaration(
         called,
+        checks.checked_matcher(matcher, called, message_cls),
         handler,
         terms,
         None if timeout is None else checks.checked_timeout(timeout),

@@ -20,6 +20,7 @@ from missive.app.retry import Retry
 from missive.app.terms import HandlerRoute, Terms
 from missive.app.test_client import open_client
 from missive.errors import RegistrationError
+from missive.matchers.selectors import Everything
 from missive.messages import Message, RawMessage
 from missive.resources.key import ResourceKey, Scope, check_resource, check_scope, checked_overrides
 from missive.routing.route import callable_name
@@ -225,8 +226,7 @@ class Processor(Generic[M]):
         batch: tuple[int, float | timedelta] | None = None,
     ) -> None:
         self.registry.refuse_when_frozen("a handler")
-        declaration = declare(handler, options, self.message_cls, batch)
-        self.registry.add(checks.checked_matcher(matcher, declaration.name, self.message_cls), declaration)
+        self.registry.add(declare(matcher, handler, options, self.message_cls, batch))
 
     def discard_for(self, matcher: Callable[[M], bool], *, reason: str) -> None:
         """Declare that the messages that match need no work. They are discarded, and no hook runs.
@@ -242,7 +242,7 @@ class Processor(Generic[M]):
 
         called = f"discard:{reason}"
         checked = checks.checked_matcher(matcher, called, self.message_cls)
-        self.registry.add(checked, Declaration(called, discard, discards=reason))
+        self.registry.add(Declaration(called, checked, discard, discards=reason))
 
     def handle_unmatched(self, handler: Handler[M, R]) -> Handler[M, R]:
         """Register the decorated function for the messages that no handler and no discard matches.
@@ -254,7 +254,7 @@ class Processor(Generic[M]):
         self.registry.refuse_when_frozen("a handler")
         called = callable_name(handler)
         checks.check_handler(handler, called)
-        self.registry.add_fallback(Declaration(called, handler))
+        self.registry.add_fallback(Declaration(called, Everything(), handler))
         return handler
 
     def include(self, other: Processor[M], *, when: Callable[[M], bool] | None = None) -> None:

@@ -14,7 +14,6 @@ from missive.app.retry import Retry
 from missive.app.terms import HandlerRoute, Terms
 from missive.errors import RegistrationClosed, RegistrationError
 from missive.matchers.algebra import And, Matcher
-from missive.matchers.selectors import Everything
 from missive.routing.route import Route, is_async_callable
 
 if TYPE_CHECKING:
@@ -26,11 +25,6 @@ class Settings(Owner, Protocol):
 
     timeout: float
     retry: Retry | None
-
-
-class _Handler(msgspec.Struct, frozen=True, eq=False):
-    matcher: Matcher[Any]
-    declaration: Declaration
 
 
 class _Include(msgspec.Struct, frozen=True, eq=False):
@@ -57,7 +51,7 @@ class Registry:
         self.admission = MatcherAdmission(settings)
         """The matchers of this registry and of the included ones."""
         self.own_hooks = Hooks()
-        self._entries: list[_Handler | _Include] = []
+        self._entries: list[Declaration | _Include] = []
         self._fallback: Declaration | None = None
         self._included_in: list[_Include] = []
         """The registries that include this one, with the condition of each include."""
@@ -78,11 +72,11 @@ class Registry:
                 " the processor or its test client starts"
             )
 
-    def add(self, matcher: Matcher[Any], declaration: Declaration) -> None:
+    def add(self, declaration: Declaration) -> None:
         """Register a handler or a discard. Raise as `MatcherAdmission.admit` does, without a change."""
-        admit([(matcher, declaration.name)], self.admission, self.places)
+        admit([(declaration.matcher, declaration.name)], self.admission, self.places)
         self.forget_router()
-        self._entries.append(_Handler(matcher, declaration))
+        self._entries.append(declaration)
 
     def add_fallback(self, declaration: Declaration) -> None:
         """Register the handler of unmatched messages. Raise `RegistrationError` for a second one, or when included."""
@@ -138,8 +132,7 @@ class Registry:
             return self.frozen
         routes = tuple(self.compiled())
         if self._fallback is not None:
-            fallback = self._route(Everything(), self._fallback)
-            routes += (msgspec.structs.replace(fallback, is_fallback=True),)
+            routes += (msgspec.structs.replace(self._route(self._fallback), is_fallback=True),)
         refuse_async_hooks(self.hooks(), [route for route in routes if route.discards is None])
         return routes
 
@@ -178,16 +171,16 @@ class Registry:
     def compiled(self) -> Iterator[HandlerRoute]:
         """Yield the routes of this registry and of all that it includes."""
         for entry in self._entries:
-            if isinstance(entry, _Handler):
-                yield self._route(entry.matcher, entry.declaration)
+            if isinstance(entry, Declaration):
+                yield self._route(entry)
                 continue
             for route in entry.registry.compiled():
                 yield msgspec.structs.replace(route, matcher=_narrowed(route.matcher, entry.when))
 
-    def _route(self, matcher: Matcher[Any], one: Declaration) -> HandlerRoute:
+    def _route(self, one: Declaration) -> HandlerRoute:
         """Return the route of a declaration, with the defaults of the processor filled in."""
         if one.discards is not None:
-            return Route(one.name, matcher, one.handler, one.terms, "discard", one.discards)
+            return Route(one.name, one.matcher, one.handler, one.terms, "discard", one.discards)
         terms = msgspec.structs.replace(
             one.terms,
             is_async=is_async_callable(one.handler),
@@ -197,7 +190,7 @@ class Registry:
             after=tuple(self.own_hooks.after_handling),
         )
         kind = "async" if terms.is_async else "sync"
-        return Route(one.name, matcher, one.handler, terms, kind if terms.batch is None else f"{kind} batch")
+        return Route(one.name, one.matcher, one.handler, terms, kind if terms.batch is None else f"{kind} batch")
 
 
 def _narrowed(matcher: Matcher[Any], when: Matcher[Any] | None) -> Matcher[Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from missive.durations import seconds
+from missive.durations import valid_seconds
 from missive.errors import (
     DecodingError,
     MatcherFailed,
@@ -204,10 +204,7 @@ def _delays(given: Delays | Sequence[float | timedelta]) -> Delays:
 
 
 def _delay(given: float | timedelta, what: str) -> float:
-    try:
-        delay = None if isinstance(given, (bool, str)) else seconds(given)
-    except (TypeError, ValueError):
-        delay = None
+    delay = valid_seconds(given)
     if delay is None:
         raise UsageError(f"{what} must be a number of seconds, zero or more, or a timedelta")
     return delay

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar
 
+from missive.durations import valid_seconds
 from missive.errors import RegistrationError, UsageError
 from missive.messages import Message
 
@@ -100,11 +101,8 @@ def checked_name(name: str, what: str) -> str:
 
 
 def _seconds(value: float | timedelta, what: str) -> float:
-    try:
-        number = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    except (TypeError, ValueError):
-        number = 0.0
-    if not 0 < number < float("inf") or isinstance(value, bool):
+    number = valid_seconds(value)
+    if not number:
         raise RegistrationError(f"{what}= of Once must be a number of seconds above zero, or a timedelta")
     return number
 
