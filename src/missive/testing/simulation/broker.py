@@ -9,7 +9,7 @@ from random import Random
 from typing import Any
 
 from missive.engine.completion.watermark import decode
-from missive.testing.simulation.ledger import Entry, Handout
+from missive.testing.simulation.entry import Entry, Handout
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
 from missive.transport import Capabilities, Credit, Watermark
@@ -137,7 +137,7 @@ class Broker:
         return {lane: self._watermarks.get(lane) for lane in lanes}
 
     def take(self, session: Any, credit: Credit, paused: Collection[str]) -> list[Handout]:
-        """Return deliveries of lanes that are not paused: at most the credit, and sometimes fewer."""
+        """Hand out deliveries of lanes that are not paused: at most the credit, and sometimes fewer."""
         self._arrive()
         most = credit.items if self._random.random() < 0.5 else self._random.randint(1, credit.items)  # noqa: PLR2004
         taken: list[Handout] = []
@@ -198,8 +198,8 @@ class Broker:
 
     def next_change(self) -> float:
         """Return the next time at which more messages may be available."""
-        coming = self._scheduled[-1].at if self._scheduled else _FOREVER
-        return min([coming, *(handout.until for handout in self._leased)])
+        arrival = self._scheduled[-1].at if self._scheduled else _FOREVER
+        return min([arrival, *(handout.until for handout in self._leased)])
 
     @property
     def waiting(self) -> int:
@@ -253,7 +253,7 @@ class Broker:
                 self._done(session, entry)
                 entry.acked_beyond = True
             elif entry.acked_beyond:
-                self._fail(Promise.sessions, f"a watermark no longer contains m{entry.number}")
+                self._fail(Promise.sessions, f"acked_beyond no longer contains m{entry.number}")
 
     def _done(self, session: Any, entry: Entry) -> None:
         handout = entry.holder

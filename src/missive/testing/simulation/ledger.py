@@ -11,191 +11,13 @@ from missive.app.terms import HandlerRoute
 from missive.dlq.once import EffectKey
 from missive.engine.job import Job, Work
 from missive.outcome import Outcome
+from missive.testing.simulation.entry import HELD, Entry, Handout
 from missive.testing.simulation.loop import Clock
+from missive.testing.simulation.outage import Outage
 from missive.testing.simulation.trace import Promise, Trace
-from missive.transport import Delivery
 
 _MAX_RUNS = 100
 """Average number of runs of a message above which the schedule counts as endless."""
-_MOMENT = 1.0
-"""Maximum time until the engine knows that a handler ended, in seconds."""
-_HELD = (Outcome.retried, Outcome.nacked)
-
-
-class Entry:
-    """One message: its content, its place in the transport, and its outcome."""
-
-    __slots__ = (
-        "acked_beyond",
-        "at",
-        "attempted",
-        "completed",
-        "dead",
-        "delivered",
-        "effect",
-        "filed",
-        "group",
-        "happened",
-        "holder",
-        "lane",
-        "number",
-        "passes",
-        "position",
-        "removed",
-        "route",
-        "template",
-        "unreadable_key",
-    )
-
-    def __init__(self, number: int, template: Delivery, at: float) -> None:
-        self.number = number
-        self.template = template
-        self.at = at
-        """The time of its arrival at the transport."""
-        self.lane: str | None = None
-        self.position: int | None = None
-        self.route: HandlerRoute | None = None
-        self.group: Hashable = None
-        """The key of the messages that run in order with it; None without an order."""
-        self.passes = False
-        """Whether later messages of its group may run while it waits for a retry."""
-        self.effect: EffectKey | None = None
-        """The effect that is claimed before it runs, for a handler with `once=`."""
-        self.happened = False
-        """Whether the store has recorded its effect."""
-        self.delivered = 0
-        """Number of its deliveries."""
-        self.holder: Handout | None = None
-        """Its last delivery."""
-        self.removed = False
-        """Whether the transport has removed it."""
-        self.attempted = False
-        """Whether an attempt ended with a decision."""
-        self.acked_beyond = False
-        """Whether the committed `acked_beyond` of its lane contains it."""
-        self.completed = 0
-        """Number of times that its handling ended: acked, discarded, or decided as a dead letter."""
-        self.unreadable_key = False
-        """Whether reading its key or effect raises, which is a failure."""
-        self.dead = False
-        """Whether its handling ended as a dead letter."""
-        self.filed = 0
-        """Number of times that the store has stored its record."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether its dead letter is stored, or its route discards it."""
-        return self.filed > 0 or (self.route is not None and self.route.discards is not None)
-
-
-class Handout:
-    """One delivery of a message to a session, and its progress in the engine."""
-
-    __slots__ = (
-        "attempt",
-        "blamed",
-        "entry",
-        "fetched",
-        "lane_lost",
-        "lost",
-        "outcome",
-        "running",
-        "session",
-        "settled",
-        "until",
-    )
-
-    def __init__(self, entry: Entry, session: Any, until: float, attempt: int) -> None:
-        self.entry = entry
-        self.session = session
-        self.until = until
-        """The end of its lease."""
-        self.attempt = attempt
-        """The number that the next attempt must have."""
-        self.blamed = False
-        """Whether its dependency caused the failure. The breaker decides whether this spent the attempt."""
-        self.fetched = False
-        """Whether `fetch` returned it."""
-        self.running = False
-        self.lane_lost = False
-        """Whether its lane was lost before its handler started, and the engine knows."""
-        self.lost = False
-        """Whether it can no longer be settled."""
-        self.settled = False
-        """Whether the engine settled it, with any result."""
-        self.outcome: Outcome | None = None
-
-    @property
-    def final(self) -> bool:
-        """Whether its handling ended, with an outcome other than retried or nacked."""
-        return self.outcome is not None and self.outcome not in _HELD
-
-    @property
-    def could_run(self) -> bool:
-        """Whether it runs, is done, or waits for a free worker only."""
-        if self.running or self.final or self.entry.acked_beyond:
-            return True
-        entry = self.entry
-        terms = None if entry.route is None else entry.route.terms
-        plain = terms is None or (terms.concurrency is None and terms.rate_limit is None and terms.batch is None)
-        plain = plain and (terms is None or terms.breaker is None)
-        return plain and entry.group is None and entry.effect is None and self.outcome is None
-
-    @property
-    def unconfirmed(self) -> bool:
-        """Whether the engine settled it, and the transport did not receive the settlement."""
-        return self.settled and not self.lost and not self.entry.removed
-
-    @property
-    def durable(self) -> bool:
-        """Whether its outcome is durable, so that it may be settled."""
-        if self.outcome in (Outcome.acked, Outcome.discarded):
-            return self.entry.effect is None or self.entry.happened
-        return self.entry.finished or self.entry.acked_beyond or self.entry.happened
-
-
-class Outage:
-    """One dependency as seen by its callers. Once it is down, one call per probe period may reach it, one at a time."""
-
-    def __init__(self, breaker: Breaker, clock: Clock, fail: Callable[[Promise, str], None]) -> None:
-        self._breaker = breaker
-        self._clock = clock
-        self._fail = fail
-        self._failures = 0
-        self._since: float | None = None
-        """The time when its breaker opened."""
-        self._asked = 0.0
-        """The time when the last failed call ended."""
-        self._running: dict[Work, float] = {}
-
-    def began(self, work: Work) -> None:
-        """Note that a handler that calls the dependency starts."""
-        now, since = self._clock.now, self._since
-        # Messages that the engine admitted before the breaker opened may still start, within a moment.
-        if since is not None and now > since + _MOMENT:
-            if self._running:
-                self._fail(
-                    Promise.one_probe,
-                    f"{len(self._running) + 1} called {self._breaker.name} while it was down",
-                )
-            if now < self._asked + self._breaker.probe - 1e-6:
-                self._fail(Promise.one_probe, f"{self._breaker.name} was called again before its probe period ended")
-        self._running[work] = now
-
-    def ended(self, work: Work) -> None:
-        """Note the result of the call."""
-        began = self._running.pop(work, 0.0)
-        for decision in (job.decision for job in work.jobs):
-            if decision is None or decision.outcome is Outcome.nacked:
-                continue
-            if decision.blames != self._breaker.name:
-                self._failures, self._since = 0, None
-                continue
-            self._failures += 1
-            if self._since is None and self._failures >= self._breaker.after:
-                self._since = self._asked = self._clock.now
-            elif self._since is not None and began > self._since:
-                self._asked = self._clock.now
 
 
 class Ledger:
@@ -303,7 +125,7 @@ class Ledger:
             handout.attempt += 1
         handout.blamed = False
         if attempt != handout.attempt:
-            self._fail(Promise.attempts, f"attempt {handout.attempt} of m{handout.entry.number} was number {attempt}")
+            self._fail(Promise.attempts, f"m{handout.entry.number} had attempt {attempt}, not {handout.attempt}")
 
     def _check_limits(self, work: Work, route: HandlerRoute | None) -> None:
         running, messages = self._running, len(work.jobs)
@@ -350,7 +172,7 @@ class Ledger:
         handout.outcome = outcome = decision.outcome
         self._trace.add("ended", entry.number, str(outcome))
         entry.attempted = True
-        if outcome in _HELD:
+        if outcome in HELD:
             handout.blamed = decision.blames is not None
             handout.attempt += outcome is Outcome.retried and not handout.blamed
             self.due = max(self.due, self._clock.now + decision.delay)

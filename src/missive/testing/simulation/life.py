@@ -159,7 +159,7 @@ class Life:
         calm = not world.rates.answers and not world.rates.transient
         world.rates.clear()
         world.broker.calm_since = world.clock.now
-        # Settlements that the transport never received are repeated in the next session.
+        # Messages whose settlement was lost are redelivered to the next session.
         for session in () if calm else self.sessions:
             if any(one.session is session and one.unconfirmed for one in world.ledger.holders):
                 session.die()
@@ -204,7 +204,7 @@ class Life:
             self.loop.call_later(_PATIENCE, self._check_progress)
             return
         left = ", ".join(f"m{entry.number}" for entry in world.ledger.entries if not entry.removed)
-        self.world.fail(Promise.progress, f"it stopped, with {left or 'nothing'} unsettled")
+        self.world.fail(Promise.progress, f"it stopped with {left or 'nothing'} unsettled")
 
     def _check_end(self, main: asyncio.Task[Any]) -> None:
         """Check the end of an engine that was not killed."""

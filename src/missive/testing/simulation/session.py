@@ -11,7 +11,7 @@ import msgspec
 from missive.adapters.base import Adapter
 from missive.app.processor import Processor
 from missive.errors import Transient
-from missive.testing.simulation.ledger import Handout
+from missive.testing.simulation.entry import Handout
 from missive.testing.simulation.trace import Promise
 from missive.transport import (
     Credit,
@@ -99,10 +99,10 @@ class SimulatedSession(Session):
                 self._buffer = self._broker.take(self, credit, {*self._paused, *self._lost_lanes})
                 # Received messages are in the buffer until the call returns, because it may be cancelled here.
                 await self._life.delay_call()
-                self._check()
+                self._check_alive()
                 if not self._buffer:
                     await self._wait_for_change()
-                    self._check()
+                    self._check_alive()
             return self._take(credit.items)
         finally:
             self._fetching = False
@@ -124,9 +124,9 @@ class SimulatedSession(Session):
             )
 
     def _take(self, most: int) -> list[Delivery]:
-        given, self._buffer = self._buffer[:most], self._buffer[most:]
+        taken, self._buffer = self._buffer[:most], self._buffer[most:]
         deliveries = []
-        for handout in given:
+        for handout in taken:
             entry = handout.entry
             if handout.until < self._world.clock.now:
                 self._broker.end_lease(handout, "lease ended")
@@ -201,7 +201,7 @@ class SimulatedSession(Session):
         self._stopped = True
         self._maybe_fail()
         await self._life.delay_call()
-        self._check()
+        self._check_alive()
         return self._take(len(self._buffer))
 
     async def pause(self, lanes: Collection[str]) -> None:
@@ -224,7 +224,7 @@ class SimulatedSession(Session):
             self._check_settlement(settlement)
         self._maybe_fail()
         await self._life.delay_call()
-        self._check()
+        self._check_alive()
         self._life.crash_point()
         if self._life.dead:
             raise Transient("the simulated process is dead")
@@ -272,17 +272,17 @@ class SimulatedSession(Session):
 
     async def commit(self, watermarks: Mapping[str | None, Watermark]) -> Mapping[str | None, SettlementResult]:
         """Commit watermarks, except for lanes that were lost since the call."""
-        moves = {lane: self._losses.get(lane or "", 0) for lane in watermarks}
+        losses = {lane: self._losses.get(lane or "", 0) for lane in watermarks}
         self._maybe_fail()
         await self._life.delay_call()
-        self._check()
+        self._check_alive()
         self._life.crash_point()
         if self._life.dead:
             raise Transient("the simulated process is dead")
         results: dict[str | None, SettlementResult] = {}
         for lane, watermark in watermarks.items():
-            moved = self._losses.get(lane or "", 0) != moves[lane]
-            results[lane] = SettlementResult.fenced if moved else self._commit(lane or "", watermark)
+            lost = self._losses.get(lane or "", 0) != losses[lane]
+            results[lane] = SettlementResult.fenced if lost else self._commit(lane or "", watermark)
         self._life.crash_point()
         self._maybe_fail()
         return results
@@ -301,7 +301,7 @@ class SimulatedSession(Session):
         """Renew the leases that are still held."""
         self._maybe_fail()
         await self._life.delay_call()
-        self._check()
+        self._check_alive()
         results = []
         rates, now = self._world.rates, self._world.clock.now
         for delivery in deliveries:
@@ -335,13 +335,13 @@ class SimulatedSession(Session):
 
     def _maybe_fail(self, *, fatally: bool = False) -> None:
         """Raise `Transient` at the rate of connection faults. Half of these faults also end the session."""
-        self._check()
+        self._check_alive()
         rates = self._world.rates
         if rates.occurs(rates.transient):
             if fatally or self._life.coin():
                 self.die()
             raise Transient("the simulated connection failed")
 
-    def _check(self) -> None:
+    def _check_alive(self) -> None:
         if not self.open or self._life.dead:
             raise Transient("the simulated connection is gone")

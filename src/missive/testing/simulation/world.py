@@ -15,8 +15,9 @@ from missive.engine.limits import DEFAULT, Limits
 from missive.messages import Message
 from missive.routing.router import Misrouted
 from missive.testing.simulation.broker import TRANSPORTS, Broker
+from missive.testing.simulation.entry import Entry
 from missive.testing.simulation.faults import FaultRates, Faults
-from missive.testing.simulation.ledger import Entry, Ledger
+from missive.testing.simulation.ledger import Ledger
 from missive.testing.simulation.loop import Clock
 from missive.testing.simulation.trace import Promise, Trace
 from missive.transport import Delivery
