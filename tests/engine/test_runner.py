@@ -1,4 +1,4 @@
-"""The runner: what it changes in the process while an engine runs."""
+"""The runner: its changes to the process while an engine runs."""
 
 from __future__ import annotations
 

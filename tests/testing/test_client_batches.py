@@ -40,7 +40,7 @@ def test_send_batch_runs_one_batch(is_async):
 
 @sync_and_async
 def test_send_runs_a_batch_of_one(is_async):
-    """`send` runs a batch of one message. A retried message runs when its delay is over."""
+    """`send` runs a batch of one message. A retried message runs when its delay has passed."""
     proc, calls = processor(), []
 
     def handle(batch):

@@ -99,13 +99,13 @@ def test_a_batch_has_one_handler_and_one_source():
 @sync_and_async
 def test_the_concurrency_of_a_batch_handler_counts_batches(is_async):
     """The concurrency of a batch handler is a number of batches."""
-    proc, most, running = processor(), [], []
+    proc, counts, running = processor(), [], []
     lock = threading.Lock()
 
     def begin():
         with lock:
             running.append(1)
-            most.append(len(running))
+            counts.append(len(running))
 
     def handle(batch):
         begin()
@@ -119,12 +119,12 @@ def test_the_concurrency_of_a_batch_handler_counts_batches(is_async):
 
     proc.add_batch_handler(Everything(), handle_async if is_async else handle, size=3, wait=0.02, concurrency=2)
     assert run(Broker(proc, keyed_bodies(30))).report.total_handled == 30
-    assert max(most) == 2
+    assert max(counts) == 2
 
 
 @sync_and_async
 def test_the_rate_of_a_batch_handler_counts_messages(is_async):
-    """The rate of a batch handler is a number of messages. In no window do larger batches begin."""
+    """The rate of a batch handler limits the messages of all batches that begin within its window."""
     proc, starts = processor(), []
 
     def handle(batch):

@@ -44,7 +44,7 @@ def fence_all(session, deliveries):
 @pytest.mark.parametrize("dlq", [{}, None], ids=["dlq", "no dlq"])
 @pytest.mark.parametrize("how", ["raise", "return", "retry", "dead_letter"])
 def test_a_lost_lease_cancels_its_handler(how, dlq):
-    """An async handler whose lease is lost is cancelled. Its message is not settled, whatever the outcome."""
+    """An async handler whose lease is lost is cancelled. Its message is not settled, for any outcome."""
     proc, cancelled = processor(dlq=dlq), []
 
     @proc.handle_for(Everything())

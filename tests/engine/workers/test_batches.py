@@ -344,7 +344,7 @@ def test_an_after_hook_may_record_an_outcome(is_async):
     @proc.after_handling
     def end(worker, context):
         if number(context.message) == 1:
-            context.dead_letter("said so")
+            context.dead_letter("odd")
 
     add_batch_handler(proc, is_async, lambda batch: None, size=3)
     _, report = run(Broker(proc, keyed_bodies(3)))
@@ -375,7 +375,7 @@ def test_each_batch_has_its_own_context_variables(is_async):
         seen.append(variable.get())
         variable.set(1)
 
-    async def handle_async(batch):  # not through `add_batch_handler`, whose wrapper has a context of its own
+    async def handle_async(batch):  # not through `add_batch_handler`, whose wrapper has its own context
         handle(batch)
 
     proc.add_batch_handler(Everything(), handle_async if is_async else handle, size=2, wait=0.05)
