@@ -19,7 +19,7 @@ from tests.support import strategies
 from tests.support.matchers import rebuilt
 from tests.support.strategies import promptly
 
-NO_ADDRESSES = [
+NOT_ADDRESSES = [
     "",
     " ",
     "1",
@@ -70,7 +70,7 @@ NO_ADDRESSES = [
     "2024-01-01T12:00:00Z",
     "http://10.0.0.1",
 ]
-NO_TEXTS = [None, True, False, 0, 1, 167772161, 1.5, b"", b"10.0.0.1", b"\x0a\0\0\1", [], ["10.0.0.1"], {}, ("::1",)]
+NOT_STRINGS = [None, True, False, 0, 1, 167772161, 1.5, b"", b"10.0.0.1", b"\x0a\0\0\1", [], ["10.0.0.1"], {}, ("::1",)]
 
 
 class Office(enum.StrEnum):
@@ -105,7 +105,7 @@ def test_cidr(network, inside, outside):
 
 
 @pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0"])
-@pytest.mark.parametrize("value", [*NO_ADDRESSES, *NO_TEXTS], ids=lambda value: ascii(value)[:30])
+@pytest.mark.parametrize("value", [*NOT_ADDRESSES, *NOT_STRINGS], ids=lambda value: ascii(value)[:30])
 def test_values_that_are_not_addresses(network, value):
     """A value that is not a string with exactly one address is in no network, and raises nothing."""
     assert Cidr(network)(value) is False

@@ -15,6 +15,7 @@ from missive.matchers import (
     Every,
     Field,
     IsInstance,
+    NoneOf,
     OneOf,
     Prefix,
     Present,
@@ -267,6 +268,17 @@ def test_tests_nest():
     assert Some(Every(Range(gt=0)))([[1, -1], [-2]]) is False
     assert AnythingBut(Some("a"))(["b"]) is True
     assert Every(AnythingBut(OneOf("a", "b")))(["c", None]) is True
+
+
+@pytest.mark.parametrize("kind", [Some, Every, AnythingBut, NoneOf])
+def test_nesting_is_bounded(kind):
+    """Tests can nest 100 levels deep, far below Python's recursion limit. One more level is refused."""
+    test = Equals(1)
+    for _ in range(99):
+        test = kind(test)
+    assert Field("x", test).size == 1
+    with pytest.raises(RegistrationError, match="nested at most 100 deep"):
+        kind(test)
 
 
 @pytest.mark.parametrize("kind", [AnythingBut, Some, Every])

@@ -20,7 +20,7 @@ from tests.support import strategies
 from tests.support.matchers import rebuilt
 from tests.support.strategies import promptly
 
-NO_TEXTS = [None, True, False, 0, 1, 1.5, b"", b"a", [], ["a"], {}, {"a": "a"}, ("a",), 10**30, float("nan")]
+NOT_STRINGS = [None, True, False, 0, 1, 1.5, b"", b"a", [], ["a"], {}, {"a": "a"}, ("a",), 10**30, float("nan")]
 MEGABYTE = 1_000_000
 
 
@@ -49,7 +49,7 @@ def test_text_tests(test, matching, other):
 
 
 @pytest.mark.parametrize("test", [Prefix("a"), Suffix("a"), Substring("a"), Prefix("a", ignore_case=True)])
-@pytest.mark.parametrize("value", NO_TEXTS)
+@pytest.mark.parametrize("value", NOT_STRINGS)
 def test_text_tests_match_strings_only(test, value):
     """A text test is false of bytes, numbers, null, lists and objects."""
     assert test(value) is False
@@ -334,7 +334,7 @@ def test_regexes_are_fast(pattern, value, expected):
 
 
 @pytest.mark.parametrize("test", [Wildcard("a*"), Wildcard("a*", ignore_case=True), Regex("a.*"), Regex("(?s).*")])
-@pytest.mark.parametrize("value", NO_TEXTS)
+@pytest.mark.parametrize("value", NOT_STRINGS)
 def test_patterns_match_strings_only(test, value):
     """A pattern is false of bytes, numbers, null, lists and objects."""
     assert test(value) is False

@@ -21,7 +21,7 @@ from tests.support import strategies
 from tests.support.matchers import rebuilt
 from tests.support.strategies import promptly
 
-NO_TEXTS = [None, True, False, 0, 1.5, b"", b"a", [], ["a"], {}, {"a": "a"}, ("a",)]
+NOT_STRINGS = [None, True, False, 0, 1.5, b"", b"a", [], ["a"], {}, {"a": "a"}, ("a",)]
 KINDS = [NatsPattern, MqttFilter, AmqpPattern]
 
 
@@ -157,7 +157,7 @@ def test_amqp_words(pattern, matching, other):
 @pytest.mark.parametrize(
     "pattern", [*map(NatsPattern, ("a", ">", "*")), *map(MqttFilter, "a#+"), *map(AmqpPattern, "a#*")]
 )
-@pytest.mark.parametrize("value", NO_TEXTS)
+@pytest.mark.parametrize("value", NOT_STRINGS)
 def test_patterns_match_strings_only(pattern, value):
     """A pattern is false of bytes, numbers, null, lists and objects."""
     assert pattern(value) is False

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: matchers and messages of few names and values, so that they meet often."""
+"""Hypothesis strategies for matchers and messages. They draw from few names and values, so that matches are common."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ from missive.matchers import (
 
 
 def examples(count: int) -> settings:
-    """Return settings for so many examples, and for ten thousand at least under `--deep`."""
+    """Return settings for `count` examples, or for 20 times as many and at least 10,000 with `--deep`."""
     return settings(deadline=None, max_examples=max(10_000, count * 20) if "--deep" in sys.argv else count)
 
 
 @contextlib.contextmanager
 def promptly() -> Iterator[None]:
-    """Fail where what is inside takes seconds; it is meant to take well under one."""
+    """Fail if the block takes 5 seconds or more. It should take well under one second."""
     start = time.perf_counter()
     yield
     assert time.perf_counter() - start < 5
@@ -73,7 +73,7 @@ header_names = st.sampled_from(["x", "X", "y"])
 
 @st.composite
 def messages(draw: st.DrawFn) -> JSONMessage:
-    """Return a message whose body is most often an object, sometimes any value, and sometimes no JSON."""
+    """Return a message whose body is usually an object, sometimes another value, and sometimes not JSON."""
     body = draw(
         st.one_of(
             st.dictionaries(names, bodies, max_size=4).map(lambda obj: json.dumps(obj).encode()),
@@ -118,7 +118,7 @@ topic_tests = st.one_of(
 
 @st.composite
 def ranges(draw: st.DrawFn) -> Range:
-    """Return a range of one bound or two, never empty."""
+    """Return a range with one or two bounds that is not empty."""
     low, high = draw(st.sampled_from(["gt", "ge"])), draw(st.sampled_from(["lt", "le"]))
     bounds = sorted([draw(numbers), draw(numbers)])
     shape = draw(st.sampled_from(["low", "high", "both"]))
