@@ -19,8 +19,8 @@ from missive.messages import StructuredMessage
 def from_eventbridge(pattern: Mapping[str, Any] | str) -> Matcher[StructuredMessage]:
     """Return the matcher for an EventBridge event pattern, which is a mapping or JSON text.
 
-    As in EventBridge, fields inside an array must match in the same element. Raise `RegistrationError` if the pattern is
-    invalid; the error names the location in it.
+    As in EventBridge, fields inside an array must match in the same element. Raise `RegistrationError` if the pattern
+    is invalid; the error names the location in it.
     """
     location = Location("EventBridge pattern")
     items = read_pattern(pattern, location)
