@@ -145,11 +145,11 @@ class HandlingContext(Generic[M_co]):
         "_exception",
         "_message",
         "_native",
-        "_recorded",
         "_running",
         "_state",
         "_worker",
         "opened",
+        "recorded",
     )
 
     def __init__(
@@ -167,7 +167,8 @@ class HandlingContext(Generic[M_co]):
         self._native = native
         self._adapter = adapter
         self._running = running
-        self._recorded: Recorded | None = None
+        self.recorded: Recorded | None = None
+        """The outcome that the handler has recorded, for the engine."""
         self._decided: Outcome | None = None
         self._exception: BaseException | None = None
         self._state: State | None = None
@@ -284,12 +285,12 @@ class HandlingContext(Generic[M_co]):
         return ours
 
     def _record(self, recorded: Recorded) -> None:
-        earlier = self._recorded
+        earlier = self.recorded
         if earlier is not None and earlier.outcome is not recorded.outcome:
             raise OutcomeConflict(
                 f"this message is already recorded as {earlier.outcome}, and cannot be {recorded.outcome} too"
             )
-        self._recorded = recorded
+        self.recorded = recorded
 
     def conclude(self, outcome: Outcome | None, exception: BaseException | None) -> None:
         """Set `outcome` and `exception`. For the engine, before the `after_handling` hooks."""
@@ -297,16 +298,11 @@ class HandlingContext(Generic[M_co]):
         self._exception = exception
 
     @property
-    def recorded(self) -> Recorded | None:
-        """The outcome that the handler itself recorded so far, or None."""
-        return self._recorded
-
-    @property
     def outcome(self) -> Outcome | None:
         """The recorded outcome, or None. In `after_handling` hooks, the decided outcome."""
         if self._decided is not None:
             return self._decided
-        return self._recorded.outcome if self._recorded is not None else None
+        return self.recorded.outcome if self.recorded is not None else None
 
     @property
     def exception(self) -> BaseException | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable
 from datetime import date, timedelta
@@ -112,6 +111,8 @@ def digest(key: object) -> str:
 
     Raise `UsageError` for a key of another type.
     """
+    import hashlib  # noqa: PLC0415 - loads OpenSSL, which only handlers with once= need
+
     return hashlib.sha256(_encoded(key)).hexdigest()
 
 
