@@ -94,6 +94,14 @@ def test_a_broken_gzip_file_is_an_error(run, tmp_path: Path):
     assert "missive: file:in.jsonl.gz is not a complete gzip file" in err.splitlines()[-1]
 
 
+def test_a_gzip_file_with_invalid_data_is_an_error(run, tmp_path: Path):
+    """A gzip file with invalid data in its middle ends processing with one line."""
+    content = gzip.compress("".join(f"{n * 7919}\n" for n in range(1000, 50_000)).encode())
+    (tmp_path / "in.gz").write_bytes(content[: len(content) // 2] + b"\xff" * 100 + content[len(content) // 2 + 100 :])
+    _, err = run("file:in.gz", code=1)
+    assert err.splitlines()[-1] == "missive: file:in.gz is not a complete gzip file"
+
+
 def test_a_run_resumes_after_a_kill(missive: Start, tmp_path: Path):
     """After SIGKILL, the next run starts at the last checkpoint: no line is lost, and few are handled twice."""
     (tmp_path / "app.py").write_text(APPLICATION + "    __import__('time').sleep(0.001)\n")

@@ -216,6 +216,21 @@ def test_only_messages_of_this_session_are_settled(queue: sqlite3.Connection, tm
     assert [row[0] for row in queue.execute("SELECT id FROM missive_queue")] == sorted([left, stolen])
 
 
+def test_a_released_message_is_available_at_once(queue: sqlite3.Connection, tmp_path: Path):
+    """A released message is available at once, although its `sent_at` is far in the future."""
+    queue.execute("INSERT INTO missive_queue (queue, body, sent_at) VALUES ('q', 'x', 1795471108909)")
+
+    async def release() -> Delivery:
+        async with consuming(tmp_path / "queue.db") as session:
+            (delivery,) = await session.fetch(Credit(1, 1000))
+            await session.settle([Settlement(delivery, Disposition.release)])
+            (redelivery,) = await session.fetch(Credit(1, 1000))
+            return redelivery
+
+    redelivery = asyncio.run(release())
+    assert (redelivery.body, redelivery.attempt) == (b"x", 1)
+
+
 @pytest.mark.parametrize(("size", "expected"), [(1, 1), (1000, 1), (1001, 2), (2500, 3), (10_000, 10), (10_001, 10)])
 def test_a_fetch_ends_with_the_message_that_exceeds_the_credit(
     queue: sqlite3.Connection, tmp_path: Path, size: int, expected: int

@@ -136,6 +136,15 @@ def test_any_callable_with_two_positional_arguments_is_a_handler(handler):
     assert [handler] == proc.route(at())
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_generator_function_is_refused(kind):
+    """A handler that contains a `yield` is refused, because a call would not run its body."""
+    namespace = {}
+    exec(f"{kind} handler(message, context):\n    yield", namespace)
+    with pytest.raises(RegistrationError, match="contains a `yield`"):
+        Processor().add_handler(Everything(), namespace["handler"])
+
+
 @pytest.mark.parametrize("thing", [None, 1, "nothing"])
 def test_handlers_and_matchers_must_be_callable(thing):
     """Another object is an error that names its type."""

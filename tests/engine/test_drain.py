@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from missive import ForcedStop, Processor
 from missive.engine.engine import Engine
+from missive.errors import Transient
 from missive.matchers import Everything, by_field
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Disposition
@@ -103,6 +106,65 @@ def test_a_drain_releases_messages_behind_a_nacked_one():
     asyncio.run(main())
 
 
+def test_a_connect_that_ignores_its_cancellation_does_not_delay_the_drain():
+    """When `connect` ignores its cancellation and returns a session, the drain does not fetch from the session."""
+    proc, connecting = Processor(name="t"), threading.Event()
+
+    class IgnoresCancellation(Broker):
+        async def connect(self, host):
+            connecting.set()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(30)
+            return await super().connect(host)
+
+    async def main():
+        serving = asyncio.create_task(IgnoresCancellation(proc).serve())
+        await until(connecting.is_set, "a connection")
+        began = time.monotonic()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        return time.monotonic() - began
+
+    assert asyncio.run(main()) < 10
+
+
+class DyingDuringStop(MemoryAdapter):
+    """An adapter whose first session dies in `settle`, some turns of the loop after it stopped the engine."""
+
+    engine = None
+    turns = 0
+
+    async def connect(self, host):
+        session = await super().connect(host)
+        if self.sessions == 1:
+
+            async def settle(settlements):
+                self.engine.stop()
+                for _ in range(self.turns):
+                    await asyncio.sleep(0)
+                raise Transient("gone")
+
+            session.settle = settle
+        return session
+
+
+@pytest.mark.parametrize("turns", range(8))
+def test_a_session_that_dies_during_a_stop_is_not_replaced_endlessly(turns):
+    """When a session dies during a stop, its source reconnects at most once, and the engine ends."""
+    proc = Processor(name="t", dlq={})
+    proc.add_handler(Everything(), lambda message, context: None)
+    adapter = DyingDuringStop(proc, [b"1", b"2"], ends=False)
+    adapter.turns = turns
+
+    async def main():
+        adapter.engine = engine_of(proc, adapter, drain=60)  # on one loop, for an exact number of turns
+        await asyncio.wait_for(adapter.engine.main(), 10)
+
+    asyncio.run(main())
+    assert adapter.sessions <= 2
+
+
 # A forced stop
 
 
@@ -162,5 +224,31 @@ def test_a_batch_cancelled_by_a_forced_stop_runs_no_other_half():
             await asyncio.wait_for(engines[0].main(), 20)
         assert runs == [[b"1", b"2"], [b"1"]]
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def test_a_blocked_stop_of_intake_ends_in_a_forced_stop():
+    """When the transport does not stop its intake before the deadline of the drain, the stop is a forced stop."""
+    proc = Processor(name="t", dlq={})
+    proc.add_handler(Everything(), lambda message, context: None)
+
+    class Frozen(MemoryAdapter):
+        async def connect(self, host):
+            session = await super().connect(host)
+
+            async def stop_intake():
+                await host.sleep(600)
+
+            session.stop_intake = stop_intake
+            return session
+
+    adapter = Frozen(proc, [b"1"], ends=False)
+
+    async def main():
+        engine = engine_of(proc, adapter, drain=0.2)
+        asyncio.get_running_loop().call_later(0.2, engine.stop)
+        with pytest.raises(ForcedStop):
+            await asyncio.wait_for(engine.main(), 20)
 
     asyncio.run(main())

@@ -1,8 +1,14 @@
-"""The runner: its changes to the process while an engine runs."""
+"""The runner: signals, forced stops, and settings of the process while an engine runs."""
 
 from __future__ import annotations
 
 import gc
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +17,9 @@ from missive.engine.runner import execute
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing import MemoryAdapter
+from tests.support.process import Running
+
+Start = Callable[..., Running]
 
 
 @pytest.mark.parametrize(("before", "during"), [(700, 10_000), (5000, 5000)])
@@ -24,3 +33,31 @@ def test_the_default_threshold_of_the_garbage_collector_is_raised(before, during
         assert (seen, gc.get_threshold()[0]) == ([during], before)
     finally:
         gc.set_threshold(*earlier)
+
+
+def test_a_second_signal_ends_a_blocked_hook(missive: Start, tmp_path: Path):
+    """A second signal ends the process, although a hook blocks its thread, and one line reports the forced stop."""
+    (tmp_path / "app.py").write_text(
+        "import time, missive\nproc = missive.Processor()\n@proc.handle_for(lambda m: True)\ndef h(m, c): ...\n"
+        "@proc.before_processing\ndef connect(context):\n    print('in', flush=True)\n    time.sleep(600)\n"
+    )
+    process = missive("run", "app:proc", "--from", "stdin:", "--drain", "60")
+    assert process.line() == "in\n"
+    process.send(signal.SIGTERM)
+    time.sleep(0.1)  # the kernel merges equal signals that are pending together
+    _, err = process.terminate(15)
+    assert (process.code, err.splitlines()[-1].startswith("missive: stopped by force")) == (1, True)
+
+
+def test_a_program_can_clean_up_after_a_forced_stop(tmp_path: Path):
+    """A program that catches the SystemExit of a forced stop can clean up without a time limit."""
+    (tmp_path / "program.py").write_text(
+        "import os, signal, threading, time, missive\nproc = missive.Processor(dlq={})\n"
+        "@proc.handle_for(lambda m: True)\ndef h(m, c):\n"
+        "    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()\n    time.sleep(600)\n"
+        "try:\n    missive.adapters.StdinAdapter(proc, drain=0.2).run()\n"
+        "except SystemExit as stop:\n    time.sleep(1.5)\n    print('cleaned up', stop.code)\n"
+    )
+    program = [sys.executable, str(tmp_path / "program.py")]
+    done = subprocess.run(program, input=b"1\n", capture_output=True, timeout=30, check=False)
+    assert done.stdout == b"cleaned up 1\n"

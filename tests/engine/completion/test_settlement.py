@@ -15,10 +15,12 @@ from missive.engine.completion import settlement
 from missive.engine.completion.settlement import Settler
 from missive.engine.job import Job, by_lane
 from missive.engine.limits import Limits
+from missive.engine.runner import execute
 from missive.engine.runtime import Runtime
 from missive.errors import Fatal, StoreError, Transient
 from missive.matchers import Body, Everything
 from missive.messages import RawMessage
+from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Delivery, Disposition, SettlementResult
 from tests.support.broker import Broker
 from tests.support.engine import plain_bodies, processor, run, until
@@ -458,3 +460,70 @@ def test_a_watermark_passes_acked_messages_before_a_released_one():
         assert positions[-1] == 1
 
     asyncio.run(main())
+
+
+def test_the_credit_limits_completed_messages_behind_a_held_one():
+    """While a message is held, at most one credit of later messages is handled, which bounds the redeliveries."""
+    proc = Processor(name="t", dlq={})
+    handled = []
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        if message.raw_data == b"0" and context.attempt == 1:
+            context.retry(1)
+        else:
+            handled.append(int(message.raw_data))
+
+    deliveries = [Delivery(b"%d" % n, position=n) for n in range(3000)]
+    positions = []
+
+    class Cumulative(MemoryAdapter):
+        async def connect(self, host):
+            session = await super().connect(host)
+
+            async def commit(watermarks):
+                positions.append(watermarks[None].position)
+                return {None: SettlementResult.confirmed}
+
+            session.commit = commit
+            return session
+
+    (report,) = execute([Cumulative(proc, deliveries, capabilities=Capabilities(commit="cumulative"))])
+    assert (report.total_handled, positions[-1]) == (3000, 2999)
+    assert 0 < handled.index(0) <= 1000
+
+
+def test_completed_messages_behind_a_held_one_are_redelivered_after_a_lost_session():
+    """Completed messages behind a held one return their credit when their session dies, and are redelivered."""
+    proc = Processor(name="t", dlq={})
+    seen = []
+
+    class FailingFetch(MemoryAdapter):
+        async def connect(self, host):
+            session = await super().connect(host)
+            self.waiting.extend(Delivery(b"%d" % n, position=n) for n in range(3))
+            fetch, first = session.fetch, self.sessions == 1
+
+            async def die(credit):
+                if first and not self.waiting:
+                    while len(seen) < 3:
+                        await host.sleep(0.01)
+                    await host.sleep(0.1)  # the results reach the settler
+                    raise Transient("gone")
+                return await fetch(credit)
+
+            async def commit(watermarks):
+                return {None: SettlementResult.confirmed}
+
+            session.fetch, session.commit = die, commit
+            return session
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        seen.append(message.raw_data)
+        if seen == [b"0"]:
+            context.retry(600)
+
+    (report,) = execute([FailingFetch(proc, capabilities=Capabilities(commit="cumulative"))])
+    assert seen == [b"0", b"1", b"2", b"0", b"1", b"2"]
+    assert report.unsettled == 0

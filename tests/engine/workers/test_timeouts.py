@@ -1,4 +1,4 @@
-"""Timeouts: what runs for too long is stopped where it can be, decided as `timeout`, and harms nobody else."""
+"""Timeouts: late handlers are cancelled if possible and decided as `timeout`, and other messages are handled."""
 
 from __future__ import annotations
 
@@ -16,38 +16,32 @@ from missive.testing import MemoryAdapter
 from missive.transport import Capabilities
 from tests.conftest import wait_until
 from tests.support.broker import Broker
-from tests.support.engine import run, until
+from tests.support.engine import processor, run, until
 
 SLOW, FAST = b'{"slow":true}', b'{"slow":false}'
 
 
-class Box(dict):
-    """A dead letter queue that tells what is in it by body."""
-
-    def told(self):
-        """Return pairs of body and reason."""
-        return [(message.raw_data, str(reason)) for message, reason in self.values()]
-
-
-def processor(**settings):
-    return Processor(JSONMessage, **{"name": "app", "dlq": Box(), "timeout": 0.1, "concurrency": 2, **settings})
+def hasty_processor(**settings):
+    """Return a processor with two workers and a timeout of 0.1 s."""
+    return processor(**{"timeout": 0.1, "concurrency": 2, **settings})
 
 
 def slow(message):
+    """Return whether a message asks for a slow handler."""
     return message.get_json()["slow"]
 
 
 def overdue(engine):
-    """Return how many workers are in a handler past its timeout."""
+    """Return the number of workers that are in a handler past its timeout."""
     return sum(work is not None and work.overdue for pool in engine.stations.pools for work in pool._current)
 
 
 # Async handlers
 
 
-def test_an_async_handler_is_cancelled():
-    """Past its timeout an async handler is cancelled and its message is a dead letter; others are unharmed."""
-    proc, cancelled = processor(), []
+def test_an_async_handler_is_cancelled_at_its_timeout():
+    """An async handler is cancelled at its timeout, its message is a dead letter, and other messages are handled."""
+    proc, cancelled = hasty_processor(), []
 
     @proc.handle_for(Everything())
     async def handle(message, context):
@@ -61,15 +55,15 @@ def test_an_async_handler_is_cancelled():
     broker = Broker(proc, [FAST, SLOW, FAST, SLOW, FAST])
     _, report = run(broker)
     assert cancelled == [SLOW, SLOW]
-    assert proc.dlq.told() == [(SLOW, "timeout")] * 2
+    assert proc.dlq.by_body() == [(SLOW, "timeout")] * 2
     assert (report.total_handled, dict(report.dead)) == (3, {"timeout": 2})
     assert len(broker.acked) == 5
 
 
 @pytest.mark.parametrize("how", ["return", "ack", "retry", "raise", "discard"])
-def test_an_async_handler_that_swallows_its_cancellation(how):
-    """Whatever an async handler says once it was cancelled for its timeout, it is decided as `timeout`."""
-    proc = processor()
+def test_an_async_handler_that_suppresses_its_cancellation_is_timed_out(how):
+    """An async handler that suppresses its cancellation is decided as `timeout`, for every later outcome."""
+    proc = hasty_processor()
 
     @proc.handle_for(Everything())
     async def handle(message, context):
@@ -86,13 +80,13 @@ def test_an_async_handler_that_swallows_its_cancellation(how):
                 getattr(context, how)()
 
     _, report = run(Broker(proc, [SLOW, FAST, SLOW, FAST]))
-    assert proc.dlq.told() == [(SLOW, "timeout")] * 2
+    assert proc.dlq.by_body() == [(SLOW, "timeout")] * 2
     assert (report.total_handled, report.retried) == (2, 0)
 
 
-def test_the_next_message_of_a_runner_is_not_cancelled():
-    """What runs after a cancelled handler, with one place for all, has its own time and no cancellation left over."""
-    proc, cancelling = processor(concurrency=1), []
+def test_the_next_message_of_a_worker_is_not_cancelled():
+    """The message after a cancelled handler has its own timeout and no pending cancellation."""
+    proc, cancelling = hasty_processor(concurrency=1), []
 
     @proc.handle_for(Everything())
     async def handle(message, context):
@@ -104,10 +98,10 @@ def test_the_next_message_of_a_runner_is_not_cancelled():
     assert cancelling == [0] * 4
 
 
-def test_lanes_go_on_after_a_timeout():
-    """Messages of one lane follow one that timed out, in order, sync or async."""
+def test_a_lane_continues_after_a_timeout():
+    """The messages of a lane continue in order after one that timed out."""
     for kind in ("async", "sync"):
-        proc, ran = processor(), []
+        proc, ran = hasty_processor(), []
 
         async def handle(message, context, ran=ran):
             ran.append(message.get_json()["n"])
@@ -124,9 +118,9 @@ def test_lanes_go_on_after_a_timeout():
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-def test_after_handling_runs_for_what_timed_out(is_async):
-    """The `after_handling` hooks of a message that timed out run, see the outcome, and may await."""
-    proc, seen = processor(), []
+def test_after_handling_hooks_run_after_a_timeout(is_async):
+    """The `after_handling` hooks of a message that timed out run, see its outcome, and may await."""
+    proc, seen = hasty_processor(), []
 
     async def after(worker, context):
         await asyncio.sleep(0.01)
@@ -151,9 +145,9 @@ def test_after_handling_runs_for_what_timed_out(is_async):
 
 
 @pytest.mark.parametrize("how", ["return", "ack", "retry", "nack", "raise"])
-def test_a_thread_that_is_late_is_decided_when_it_ends(how):
-    """Nothing is settled or filed before a late thread ends; then it is `timeout`, whatever it did. Others go on."""
-    proc, release, others = processor(), threading.Event(), []
+def test_a_late_thread_is_decided_when_it_ends(how):
+    """A late thread is decided as `timeout` when it ends, whatever it did. Other messages are handled meanwhile."""
+    proc, release, others = hasty_processor(), threading.Event(), []
     early = []
 
     @proc.handle_for(Everything())
@@ -162,8 +156,8 @@ def test_a_thread_that_is_late_is_decided_when_it_ends(how):
             others.append(message)
             return
         release.wait(10)
-        # Now, past the timeout and just before the end.
-        early.append((broker.acked.count(SLOW), broker.released, proc.dlq.told()))
+        # After the timeout, and just before the end of the handler.
+        early.append((broker.acked.count(SLOW), broker.released, proc.dlq.by_body()))
         if how == "raise":
             raise ValueError
         if how != "return":
@@ -173,21 +167,21 @@ def test_a_thread_that_is_late_is_decided_when_it_ends(how):
 
     async def meanwhile(engine):
         await until(lambda: overdue(engine) == 1, "the timeout to be noticed")
-        await until(lambda: len(broker.acked) == 20, "the others to be handled and settled")
+        await until(lambda: len(broker.acked) == 20, "the other messages to be settled")
         release.set()
 
     _, report = run(broker, meanwhile=meanwhile)
     assert early == [(0, [], [])]
     assert len(others) == 20
-    assert proc.dlq.told() == [(SLOW, "timeout")]
+    assert proc.dlq.by_body() == [(SLOW, "timeout")]
     assert (report.total_handled, report.retried, report.nacked, dict(report.dead)) == (20, 0, 0, {"timeout": 1})
     assert sorted(broker.acked) == sorted([SLOW] + [FAST] * 20)
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-def test_when_every_worker_is_stuck_processing_stops(concurrency):
-    """With every worker in a handler past its timeout, running fails soon, names it, and settles none of them."""
-    proc, release = processor(concurrency=concurrency), threading.Event()
+def test_processing_stops_when_every_worker_is_stuck(concurrency):
+    """When every worker is stuck, processing fails, names the handler, and settles no late message."""
+    proc, release = hasty_processor(concurrency=concurrency), threading.Event()
 
     @proc.handle_for(Everything(), name="stuck-one")
     def handle(message, context):
@@ -205,9 +199,9 @@ def test_when_every_worker_is_stuck_processing_stops(concurrency):
         release.set()
 
 
-def test_one_worker_that_is_left_is_enough():
-    """With all workers but one stuck, the rest is handled by that one, and processing goes on."""
-    proc, release = processor(concurrency=3), threading.Event()
+def test_processing_continues_while_one_worker_is_free():
+    """While one worker is not stuck, it handles all other messages."""
+    proc, release = hasty_processor(concurrency=3), threading.Event()
 
     @proc.handle_for(Everything())
     def handle(message, context):
@@ -219,71 +213,71 @@ def test_one_worker_that_is_left_is_enough():
     async def meanwhile(engine):
         await until(lambda: overdue(engine) == 2, "both timeouts to be noticed")
         broker.send(*[FAST] * 30)
-        await until(lambda: len(broker.acked) == 30, "the others to be handled")
+        await until(lambda: len(broker.acked) == 30, "the other messages to be handled")
         release.set()
 
     _, report = run(broker, meanwhile=meanwhile)
     assert (report.total_handled, dict(report.dead)) == (30, {"timeout": 2})
 
 
-def test_a_handler_that_blocks_the_loop_is_noticed(monkeypatch):
-    """An `async def` that blocks its loop past its timeout and some grace stops processing, and is named."""
+def test_a_handler_that_blocks_its_loop_stops_processing(monkeypatch):
+    """An async handler that blocks its loop beyond its timeout and the grace period stops processing, and is named."""
     monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
-    proc = processor(concurrency=4)
+    proc = hasty_processor(concurrency=4)
 
     @proc.handle_for(Everything(), name="blocking-one")
     async def handle(message, context):
         if slow(message):
-            time.sleep(1)  # noqa: ASYNC251 - the mistake that is looked for
+            time.sleep(1)  # noqa: ASYNC251 - the mistake under test
 
     broker = Broker(proc, [SLOW], ends=False, drain=5)
     with pytest.raises(ProcessingFailed, match=r"stuck in a handler past its timeout .*blocking-one"):
         execute([broker])
-    assert proc.dlq.told() == [(SLOW, "timeout")]
+    assert proc.dlq.by_body() == [(SLOW, "timeout")]
     assert broker.acked == [SLOW]
 
 
-def test_a_short_block_is_no_reason_to_stop(monkeypatch):
-    """An `async def` that blocks the loop past its timeout, but not past the grace, is only a dead letter."""
+def test_a_short_block_of_the_loop_does_not_stop_processing(monkeypatch):
+    """An async handler that blocks its loop beyond its timeout, but not the grace period, makes a dead letter only."""
     monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 5)
-    proc = processor()
+    proc = hasty_processor()
 
     @proc.handle_for(Everything())
     async def handle(message, context):
         if slow(message):
-            time.sleep(0.4)  # noqa: ASYNC251 - as above
+            time.sleep(0.4)  # noqa: ASYNC251 - the mistake under test
             await asyncio.sleep(1)
 
     _, report = run(Broker(proc, [SLOW, FAST]))
     assert (report.total_handled, dict(report.dead)) == (1, {"timeout": 1})
 
 
-def test_handlers_that_swallow_every_cancellation_are_stuck(monkeypatch):
-    """Async handlers that go on though cancelled are stuck like threads, once they are as many as run at once."""
+def test_handlers_that_suppress_all_cancellations_are_stuck(monkeypatch):
+    """Async handlers that suppress all cancellations stop processing when their number reaches the concurrency."""
     monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
-    proc, over = processor(concurrency=2), asyncio.Event()
+    proc, ended = hasty_processor(concurrency=2), asyncio.Event()
 
-    @proc.handle_for(Everything(), name="deaf-one")
+    @proc.handle_for(Everything(), name="stubborn-one")
     async def handle(message, context):
-        while not over.is_set():
+        while not ended.is_set():
             try:
-                await asyncio.wait_for(over.wait(), 0.02)
+                await asyncio.wait_for(ended.wait(), 0.02)
             except (asyncio.CancelledError, TimeoutError):
                 continue
 
     async def meanwhile(engine):
-        await until(lambda: engine._state.failure is not None, "the engine to give up")
-        over.set()
+        await until(lambda: engine._state.failure is not None, "the engine to fail")
+        ended.set()
 
-    with pytest.raises(ProcessingFailed, match="deaf-one"):
+    with pytest.raises(ProcessingFailed, match="stubborn-one"):
         run(Broker(proc, [SLOW] * 5, ends=False), meanwhile=meanwhile, drain=5)
-    assert proc.dlq.told() == [(SLOW, "timeout")] * 2
+    assert proc.dlq.by_body() == [(SLOW, "timeout")] * 2
 
 
 def test_stuck_threads_and_stuck_tasks_count_together(monkeypatch):
     """Processing stops when stuck threads and stuck tasks together reach the concurrency."""
     monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
-    proc, release = processor(on_overlap="ignore"), threading.Event()
+    proc, release = hasty_processor(on_overlap="ignore"), threading.Event()
 
     @proc.handle_for(Field("k", 1))
     async def ignore_cancellation(message, context):
@@ -307,10 +301,10 @@ def test_stuck_threads_and_stuck_tasks_count_together(monkeypatch):
 
 
 @pytest.mark.parametrize("is_async", [True, False], ids=["async", "sync"])
-def test_a_hook_that_hangs_after_the_handler_is_noticed(is_async, monkeypatch):
-    """An `after_handling` hook belongs to the attempt: the message is a dead letter, or the worker counts as stuck."""
+def test_the_timeout_includes_after_handling_hooks(is_async, monkeypatch):
+    """When an `after_handling` hook hangs, the message is a dead letter or the worker counts as stuck."""
     monkeypatch.setattr("missive.engine.workers.tasks._GRACE", 0.1)
-    proc, release = processor(concurrency=1), threading.Event()
+    proc, release = hasty_processor(concurrency=1), threading.Event()
 
     async def hang(worker, context):
         await asyncio.sleep(30)
@@ -334,7 +328,7 @@ def test_a_hook_that_hangs_after_the_handler_is_noticed(is_async, monkeypatch):
 
 def test_the_awaitable_of_a_sync_handler_is_cancelled():
     """The awaitable that a `def` handler returns is cancelled at the timeout, like an async handler."""
-    proc, began = processor(), time.monotonic()
+    proc, began = hasty_processor(), time.monotonic()
 
     async def sleep():
         await asyncio.sleep(2)
@@ -345,8 +339,8 @@ def test_the_awaitable_of_a_sync_handler_is_cancelled():
 
 
 def test_a_lane_waits_for_the_cancelled_awaitable_of_its_handler():
-    """The next message of a lane begins after the cancelled awaitable of a `def` handler has ended."""
-    proc, events = processor(), []
+    """The next message of a lane starts after the cancelled awaitable of a `def` handler has ended."""
+    proc, events = hasty_processor(), []
 
     async def work(n):
         events.append(("begin", n))
@@ -361,12 +355,12 @@ def test_a_lane_waits_for_the_cancelled_awaitable_of_its_handler():
     assert events == [("begin", 0), ("end", 0), ("begin", 1), ("end", 1)]
 
 
-# Whose timeout
+# Declarations
 
 
-def test_a_handlers_own_timeout_replaces_the_processors():
-    """A handler that says its own timeout has that, longer or shorter; a timedelta is one too."""
-    proc = processor(timeout=0.1, concurrency=4, on_overlap="ignore")
+def test_the_timeout_of_a_handler_replaces_the_timeout_of_the_processor():
+    """The timeout of a handler, a number or a timedelta, replaces the timeout of the processor."""
+    proc = hasty_processor(timeout=0.1, concurrency=4, on_overlap="ignore")
     remaining = {}
 
     async def handle(message, context):
@@ -385,8 +379,8 @@ def test_a_handlers_own_timeout_replaces_the_processors():
 
 
 def test_an_included_processor_keeps_its_timeout():
-    """An included processor's timeout stays its own; a handler's own comes before it."""
-    outer, inner = processor(timeout=60), Processor(JSONMessage, name="inner", timeout=7)
+    """Handlers of an included processor keep its timeout, unless they declare their own."""
+    outer, inner = hasty_processor(timeout=60), Processor(JSONMessage, name="inner", timeout=7)
     nothing = lambda message, context: None
     inner.add_handler(Field("h", 1), nothing, name="inner")
     inner.add_handler(Field("h", 2), nothing, name="own", timeout=3)
@@ -396,8 +390,8 @@ def test_an_included_processor_keeps_its_timeout():
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "soon", (), timedelta(0), timedelta(-1)])
-def test_what_is_no_timeout(timeout):
-    """A timeout is a finite number of seconds above zero, for a processor, a handler and a batch handler."""
+def test_an_invalid_timeout_is_refused(timeout):
+    """A timeout that is not a finite number of seconds above zero is refused."""
     with pytest.raises(RegistrationError, match="timeout= must be a number of seconds above zero"):
         Processor(timeout=timeout)
     proc = Processor()
@@ -408,15 +402,15 @@ def test_what_is_no_timeout(timeout):
     assert proc.routes() == ()
 
 
-# From inside
+# Remaining time and extensions
 
 
 def test_remaining_decreases():
-    """`context.remaining` is what is left of the timeout, in handler and hooks; below zero when it passed."""
-    proc, seen = processor(timeout=0.2), []
-    note = lambda worker, context: seen.append(context.remaining)
-    proc.before_handling(note)
-    proc.after_handling(note)
+    """`context.remaining` decreases in hooks and handlers, and is negative after the timeout."""
+    proc, seen = hasty_processor(timeout=0.2), []
+    record = lambda worker, context: seen.append(context.remaining)
+    proc.before_handling(record)
+    proc.after_handling(record)
 
     @proc.handle_for(Everything())
     def handle(message, context):
@@ -431,12 +425,12 @@ def test_remaining_decreases():
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-def test_extend_grants_more_time(is_async):
-    """A handler that extends may run for longer than its timeout, by so much; not for ever."""
-    proc, left = processor(), []
+def test_extend_lengthens_the_timeout(is_async):
+    """A handler that extends its timeout may run longer by that time."""
+    proc, left = hasty_processor(), []
 
     def begin(message, context):
-        if not message.get_json().get("patient", True):
+        if not message.get_json()["extends"]:
             return
         before = context.remaining
         context.extend(timedelta(seconds=0.5))
@@ -452,15 +446,15 @@ def test_extend_grants_more_time(is_async):
         time.sleep(0.4)
 
     proc.add_handler(Everything(), handle if is_async else handle_sync)
-    _, report = run(Broker(proc, [b'{"patient":true}', b'{"patient":false}']))
-    assert proc.dlq.told() == [(b'{"patient":false}', "timeout")]
+    _, report = run(Broker(proc, [b'{"extends":true}', b'{"extends":false}']))
+    assert proc.dlq.by_body() == [(b'{"extends":false}', "timeout")]
     assert report.total_handled == 1
     assert 0.9 < left[0] <= 1
 
 
-def test_what_was_extended_still_ends():
-    """The timeout that was extended passes too."""
-    proc = processor()
+def test_an_extended_timeout_expires():
+    """A handler is cancelled at its extended timeout."""
+    proc = hasty_processor()
 
     @proc.handle_for(Everything())
     async def handle(message, context):
@@ -468,12 +462,12 @@ def test_what_was_extended_still_ends():
         await asyncio.sleep(30)
 
     run(Broker(proc, [SLOW]))
-    assert proc.dlq.told() == [(SLOW, "timeout")]
+    assert proc.dlq.by_body() == [(SLOW, "timeout")]
 
 
-def test_an_extension_is_of_one_attempt():
-    """A retried attempt has a fresh timeout: neither what the first used up nor what it was granted counts."""
-    proc, remaining = processor(timeout=0.3, concurrency=3), []
+def test_an_extension_applies_to_one_attempt():
+    """Each attempt starts with the full timeout, without the time and the extensions of earlier attempts."""
+    proc, remaining = hasty_processor(timeout=0.3, concurrency=3), []
 
     @proc.handle_for(Everything())
     def handle(message, context):
@@ -491,9 +485,9 @@ def test_an_extension_is_of_one_attempt():
     assert all(0.2 < left <= 0.3 for left in remaining)
 
 
-def test_what_timed_out_before_is_not_overdue_at_its_next_attempt():
-    """A batch half, and a lane's next, begin anew: what was overdue is not for ever."""
-    proc, calls = processor(), []
+def test_each_half_of_a_batch_has_its_own_timeout():
+    """The halves of a batch that timed out start with a full timeout."""
+    proc, calls = hasty_processor(), []
 
     @proc.handle_batch_for(Everything(), size=2, wait=0.05)
     async def handle(batch):
@@ -508,9 +502,9 @@ def test_what_timed_out_before_is_not_overdue_at_its_next_attempt():
 # Leases that cannot be renewed
 
 
-def test_extend_is_refused_where_the_lease_would_end():
-    """Where a lease cannot be renewed, more time than it gives is a `UsageError`, and a little more is granted."""
-    proc, refused, remaining = processor(timeout=1), [], []
+def test_extend_is_refused_beyond_a_lease_that_cannot_be_renewed():
+    """`extend` beyond a lease that cannot be renewed is a UsageError. A shorter extension is granted."""
+    proc, refused, remaining = hasty_processor(timeout=1), [], []
 
     @proc.handle_for(Everything())
     def handle(message, context):
@@ -526,10 +520,10 @@ def test_extend_is_refused_where_the_lease_would_end():
     assert 0.5 < remaining[0] <= 1
 
 
-def test_extend_needs_no_lease_or_one_that_is_renewed():
-    """Without a lease, or with one that is renewed, any extension is granted."""
+def test_extend_is_unlimited_without_a_lease_or_with_a_renewable_one():
+    """Without a lease, or with a renewable lease, every extension is granted."""
     for capabilities in (Capabilities(), Capabilities(lease=5)):
-        proc, remaining = processor(), []
+        proc, remaining = hasty_processor(), []
 
         @proc.handle_for(Everything())
         def handle(message, context, remaining=remaining):
@@ -540,9 +534,9 @@ def test_extend_needs_no_lease_or_one_that_is_renewed():
         assert remaining[0] > 900
 
 
-def test_a_timeout_longer_than_a_lease_that_ends_is_refused():
-    """A handler that may take longer than a lease which cannot be renewed is named, and nothing starts."""
-    proc = processor(timeout=10)
+def test_a_timeout_beyond_a_lease_that_cannot_be_renewed_is_fatal():
+    """A timeout beyond a lease that cannot be renewed is a Fatal error at the start that names the handler."""
+    proc = hasty_processor(timeout=10)
     proc.add_handler(Field("a", 1), lambda message, context: None, name="short")
     proc.add_handler(Field("a", 2), lambda message, context: None, name="long", timeout=31)
     broker = Broker(proc, [SLOW], capabilities=Capabilities(lease=30, renewable=False))
@@ -552,14 +546,14 @@ def test_a_timeout_longer_than_a_lease_that_ends_is_refused():
     assert (broker.acked, list(broker.ready)) == ([], list(broker.ready))
 
 
-def test_a_timeout_as_long_as_the_lease_will_do():
-    """A timeout no longer than the lease is accepted; so is a longer one where it is renewed, or of a discard."""
+def test_a_timeout_within_the_lease_is_accepted():
+    """A timeout within the lease is accepted, as is a longer one with a renewable lease or for a declared discard."""
     for timeout, capabilities in ((30, Capabilities(lease=30, renewable=False)), (600, Capabilities(lease=30))):
-        proc = processor(timeout=timeout)
+        proc = hasty_processor(timeout=timeout)
         proc.add_handler(Everything(), lambda message, context: None)
         assert run(Broker(proc, [SLOW], capabilities=capabilities)).report.total_handled == 1
-    proc = processor(timeout=600)
-    proc.discard_for(Everything(), reason="all of it")
+    proc = hasty_processor(timeout=600)
+    proc.discard_for(Everything(), reason="not relevant")
     run(Broker(proc, [SLOW], capabilities=Capabilities(lease=30, renewable=False)))
 
 
@@ -567,9 +561,9 @@ def test_a_timeout_as_long_as_the_lease_will_do():
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-def test_the_test_client_times_out(is_async):
-    """A test client decides a late handler as `timeout`, whatever it said; an async one is cancelled."""
-    proc, ended = processor(), []
+def test_the_test_client_applies_timeouts(is_async):
+    """A test client decides a late handler as `timeout`, and cancels an async handler."""
+    proc, ended = hasty_processor(), []
 
     async def handle(message, context):
         try:
@@ -589,12 +583,12 @@ def test_the_test_client_times_out(is_async):
         assert (result.outcome, result.reason, result.delay) == ("dead_lettered", "timeout", None)
         assert ended == ["cancelled" if is_async else "returned"]
         assert client.dead_lettered == client.acked
-    assert proc.dlq.told() == [(SLOW, "timeout")]
+    assert proc.dlq.by_body() == [(SLOW, "timeout")]
 
 
-def test_the_async_test_client_times_out():
-    """The async client cancels too, and what sends is not cancelled with it."""
-    proc = processor()
+def test_the_async_test_client_applies_timeouts():
+    """The async test client cancels a late handler, and not the task that sends."""
+    proc = hasty_processor()
 
     @proc.handle_for(Everything())
     async def handle(message, context):
@@ -610,8 +604,8 @@ def test_the_async_test_client_times_out():
 
 
 @pytest.mark.parametrize("is_async", [True, False])
-def test_the_test_client_without_a_dead_letter_queue(is_async):
-    """Without a dead letter queue a timeout raises `NotSettled`, which names the handler and its timeout."""
+def test_a_timeout_in_a_test_client_without_a_dead_letter_queue_raises(is_async):
+    """Without a dead letter queue, a timeout in a test client raises `NotSettled`, which names the handler."""
     proc = Processor(name="app", timeout=0.1)
 
     async def handle(message, context):
@@ -630,8 +624,8 @@ def test_the_test_client_without_a_dead_letter_queue(is_async):
 
 @pytest.mark.parametrize("is_async", [True, False])
 def test_the_test_client_grants_extensions(is_async):
-    """What a handler extends by is its own in a test client too, and `remaining` says so."""
-    proc, left = processor(), []
+    """A test client grants extensions, and `remaining` includes them."""
+    proc, left = hasty_processor(), []
 
     async def handle(message, context):
         context.extend(5)
@@ -649,9 +643,9 @@ def test_the_test_client_grants_extensions(is_async):
     assert 1 < left[0] < 5
 
 
-def test_memory_adapter_and_run_agree():
-    """`execute` itself, with the adapter of tests, times out as well."""
-    proc, done = processor(), threading.Event()
+def test_execute_applies_timeouts():
+    """`execute` with a MemoryAdapter applies timeouts."""
+    proc, done = hasty_processor(), threading.Event()
 
     @proc.handle_for(Everything())
     def handle(message, context):
@@ -661,7 +655,7 @@ def test_memory_adapter_and_run_agree():
     adapter = MemoryAdapter(proc, [SLOW, FAST, FAST])
 
     def release():
-        wait_until(lambda: len(adapter.settled) == 2, "the others to be settled", 10)
+        wait_until(lambda: len(adapter.settled) == 2, "the other messages to be settled", 10)
         time.sleep(0.2)
         done.set()
 
