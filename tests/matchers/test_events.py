@@ -217,7 +217,7 @@ def test_equality():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: EventField("a", "b", "c"), r"EventField\(\('a', 'b'\), …\)"),
+        (lambda: EventField("a", "b", "c"), r"EventField got too many arguments: .* such as \('a', 'b'\)$"),
         (lambda: EventField((), 1), "string or a tuple of strings"),
         (lambda: EventField(("a", 1), 1), "string or a tuple of strings"),
         (lambda: EventField(["a"], 1), "string or a tuple of strings"),

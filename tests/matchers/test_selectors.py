@@ -109,8 +109,8 @@ def test_other_selectors_do_not_need_the_body():
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: Field("a", "b", "c"), r"Field\(\('a', 'b'\), …\)"),
-        (lambda: Field("a", "b", "c", "d"), r"Field\(\('a', 'b', 'c'\), …\)"),
+        (lambda: Field("a", "b", "c"), r"Field got too many arguments: .* such as \('a', 'b'\)$"),
+        (lambda: Field("a", "b", "c", "d"), r"such as \('a', 'b', 'c'\)$"),
         (lambda: Field((), "x"), "string or a tuple of strings"),
         (lambda: Field(("a", 1), "x"), "string or a tuple of strings"),
         (lambda: Field(["a"], "x"), "string or a tuple of strings"),

@@ -8,6 +8,7 @@ of all. `keys` returns keys of messages. The compilers `eventbridge` and `cloude
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from missive.matchers.algebra import And, Matcher, Not, Or, Predicate
@@ -80,12 +81,6 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Load the compilers on first use: few applications need them, and they take a tenth of the import time."""
-    if name == "from_eventbridge":
-        from missive.matchers.eventbridge import from_eventbridge  # noqa: PLC0415 - see above
-
-        return from_eventbridge
-    if name == "from_cloudevents":
-        from missive.matchers.cloudevents import from_cloudevents  # noqa: PLC0415 - see above
-
-        return from_cloudevents
+    if name in ("from_cloudevents", "from_eventbridge"):
+        return getattr(import_module(f"{__name__}.{name.removeprefix('from_')}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Never, TypeAlias
 from missive.errors import DecodingError, RegistrationError
 from missive.matchers.algebra import And, Matcher, Not, Or
 from missive.matchers.tests import Test, as_test
-from missive.matchers.values import MAX_DEPTH, MISSING, Scalar, plain
+from missive.matchers.values import MAX_DEPTH, MISSING, Scalar, checked_path
 from missive.messages import Message, StructuredMessage
 
 _Fragments: TypeAlias = tuple[tuple[dict[Any, Any], str], ...]
@@ -52,20 +52,9 @@ class EventField(Matcher[StructuredMessage]):
     def __init__(
         self, path: str | tuple[str, ...], condition: Test | Scalar | Matcher[StructuredMessage], *surplus: Never
     ) -> None:
-        segments = (path,) if isinstance(path, str) else path
-        if surplus:
-            names = ", ".join(map(repr, (*segments, *(x for x in (condition, *surplus[:-1]) if isinstance(x, str)))))
-            raise RegistrationError(
-                "EventField takes a path and a condition: write a path of several segments as a tuple, "
-                f"EventField(({names}), …)"
-            )
-        if not isinstance(segments, tuple) or not segments or not all(isinstance(s, str) for s in segments):
-            raise RegistrationError(
-                "EventField's path is a string or a tuple of strings, such as 'source' or ('detail', 'state')"
-            )
-        if len(segments) > MAX_DEPTH:
-            raise RegistrationError(f"EventField's path has {len(segments)} segments: use at most {MAX_DEPTH} segments")
-        literal = tuple(plain(segment) for segment in segments)
+        literal = checked_path("EventField", path, "'source' or ('detail', 'state')", (condition, *surplus)[:-1])
+        if len(literal) > MAX_DEPTH:
+            raise RegistrationError(f"EventField's path has {len(literal)} segments: use at most {MAX_DEPTH} segments")
         if not isinstance(condition, Matcher):
             test = as_test(condition)
             self._freeze(literal, test, path=literal, test=test, inside=None, depth=1, size=1, _keys=_keys_of(literal))

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final, Generic, Never, TypeVar
 import msgspec
 
 from missive.errors import RegistrationError
-from missive.matchers.values import Frozen, plain
+from missive.matchers.values import Frozen, checked_path, plain
 from missive.messages import Message, StructuredMessage, fold_name
 
 M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
@@ -41,17 +41,7 @@ class by_field(MessageKey[StructuredMessage]):  # noqa: N801 - users write it in
     requires: ClassVar[type[Message]] = StructuredMessage
 
     def __init__(self, path: str | tuple[str, ...], *surplus: Never) -> None:
-        segments = path if isinstance(path, tuple) else (path,)
-        if surplus:
-            names = ", ".join(map(repr, (*segments, *surplus)))
-            raise RegistrationError(
-                f"by_field takes one path: write a path of several segments as a tuple, by_field(({names}))"
-            )
-        if not segments or not all(isinstance(s, str) for s in segments):
-            raise RegistrationError(
-                "by_field's path is a string or a tuple of strings, such as 'customer' or ('customer', 'id')"
-            )
-        literal = tuple(plain(segment) for segment in segments)
+        literal = checked_path("by_field", path, "'customer' or ('customer', 'id')", surplus)
         self._freeze(literal, path=literal)
 
     def __call__(self, message: StructuredMessage) -> Hashable:

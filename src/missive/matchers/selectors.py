@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Never, TypeAlias, TypeVar
 from missive.errors import DecodingError, RegistrationError
 from missive.matchers.algebra import Matcher
 from missive.matchers.tests import Test, as_test
-from missive.matchers.values import MISSING, Scalar, plain
+from missive.matchers.values import MISSING, Scalar, checked_path, plain
 from missive.messages import Message, StructuredMessage, fold_name
 
 M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
@@ -59,18 +59,8 @@ class Field(Selector[StructuredMessage]):
     requires: ClassVar[type[Message]] = StructuredMessage
 
     def __init__(self, path: str | tuple[str, ...], test: Test | Scalar, *surplus: Never) -> None:
-        segments = (path,) if isinstance(path, str) else path
-        if surplus:
-            names = ", ".join(map(repr, (*segments, *(x for x in (test, *surplus[:-1]) if isinstance(x, str)))))
-            raise RegistrationError(
-                f"Field takes a path and a test: write a path of several segments as a tuple, Field(({names}), …)"
-            )
-        if not isinstance(segments, tuple) or not segments or not all(isinstance(s, str) for s in segments):
-            raise RegistrationError(
-                "Field's path is a string or a tuple of strings, such as 'type' or ('customer', 'id')"
-            )
+        literal = checked_path("Field", path, "'type' or ('customer', 'id')", (test, *surplus)[:-1])
         checked = as_test(test)
-        literal = tuple(plain(segment) for segment in segments)
         self._freeze(literal, checked, path=literal, test=checked)
 
     @property

@@ -112,6 +112,23 @@ def checked_bound(value: Any, owner: str) -> float:
     return plain(value)
 
 
+def checked_path(owner: str, path: Any, examples: str, surplus: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return a path as a tuple of segments of plain text.
+
+    Raise `RegistrationError` if the path is neither a string nor a tuple of strings, or if there are `surplus`
+    arguments, which are probably further segments.
+    """
+    segments = path if isinstance(path, tuple) else (path,)
+    if surplus:
+        written = tuple(segment for segment in (*segments, *surplus) if isinstance(segment, str))
+        raise RegistrationError(
+            f"{owner} got too many arguments: write a path of several segments as a tuple, such as {written!r}"
+        )
+    if not segments or not all(isinstance(segment, str) for segment in segments):
+        raise RegistrationError(f"{owner}'s path is a string or a tuple of strings, such as {examples}")
+    return tuple(plain(segment) for segment in segments)
+
+
 def _refuse_long_integer(value: object, owner: str) -> None:
     if isinstance(value, int) and abs(value) >= _MAX_INTEGER:
         raise RegistrationError(f"{owner} takes integers of at most 4,000 digits")
