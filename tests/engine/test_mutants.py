@@ -250,7 +250,7 @@ def lost_lanes_settled(patch):
     patch.setattr(Assignment, "__init__", mutant)
 
 
-def settled_before_it_is_remembered(patch):
+def settled_before_recorded(patch):
     """Settle a message with `once=` before its effect is recorded."""
 
     def mutant(self, jobs):
@@ -266,10 +266,10 @@ def effects_forgotten(patch):
     once_done = MemoryOnce.once_done
 
     def mutant(self, service, effects, owner, ttl):
-        ours = once_done(self, service, effects, owner, ttl)
-        for effect in ours:
+        done = once_done(self, service, effects, owner, ttl)
+        for effect in done:
             del self._rows[service, effect]
-        return ours
+        return done
 
     patch.setattr(MemoryOnce, "once_done", mutant)
 
@@ -295,7 +295,7 @@ def claimed_twice(patch):
     patch.setattr(IdempotencyClaims, "__init__", mutant)
 
 
-def blocked_for_ever(patch):
+def intake_blocked_forever(patch):
     """Keep intake blocked after all messages without a claim are gone."""
     patch.setattr(IdempotencyClaims, "_recovered", lambda self: None)
 
@@ -321,10 +321,10 @@ MUTANTS = {
     two_probes: {Promise.one_probe},
     probed_early: {Promise.one_probe},
     delays_forgotten: {Promise.progress, Promise.stops},
-    settled_before_it_is_remembered: {Promise.durable},
+    settled_before_recorded: {Promise.durable},
     effects_forgotten: {Promise.once},
     claimed_twice: {Promise.one_at_a_time},
-    blocked_for_ever: {Promise.progress},
+    intake_blocked_forever: {Promise.progress},
     admitted_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
     handlers_left_running: {Promise.nothing_left},
     drain_without_end: {Promise.stops},

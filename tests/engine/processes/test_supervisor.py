@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -14,8 +13,6 @@ import pytest
 
 from missive import ProcessingFailed, Processor, UsageError
 from missive.engine.processes.supervisor import Supervisor, check_shareable
-from missive.engine.processes.worker import VARIABLE, Worker
-from missive.engine.report import Report
 from missive.engine.runtime import Runtime
 from missive.matchers import Everything
 from missive.testing import MemoryAdapter
@@ -184,22 +181,6 @@ def test_an_invalid_line_is_ignored(supervise: Callable[..., Supervisor], line: 
     assert supervisor.report.total_handled == 10
 
 
-# Reports
-
-
-def test_a_report_survives_json():
-    """A report that is written as JSON and read again has equal counts, and reports can be added."""
-    report = Report()
-    report.handled.update(a=1, b=2)
-    report.discarded.update(a=3)
-    report.dead.update(failed=4)
-    report.retried, report.nacked, report.redelivered, report.released, report.unsettled = range(5, 10)
-    copy = Report.from_dict(json.loads(json.dumps(report.to_dict())))
-    assert copy.to_dict() == report.to_dict()
-    copy.add(report)
-    assert (copy.handled["b"], copy.dead["failed"], copy.unsettled) == (4, 8, 18)
-
-
 # Transports and handlers that several workers cannot share
 
 
@@ -224,17 +205,3 @@ def test_a_transport_that_cannot_be_shared_is_refused(monkeypatch: pytest.Monkey
     monkeypatch.setattr(MemoryAdapter, "shareable", False)
     with pytest.raises(UsageError, match="memory:memory cannot be shared"):
         check_shareable([MemoryAdapter(Processor(name="t"))], 3)
-
-
-# The worker
-
-
-def test_only_a_child_of_a_supervisor_is_a_worker():
-    """Without the environment variable, a process is no worker. An invalid value of the variable is a UsageError."""
-    assert Worker.inherited({}) is None
-    environment = {VARIABLE: "1:x"}
-    with pytest.raises(UsageError, match="must not be set"):
-        Worker.inherited(environment)
-    assert environment == {}, "a process that a handler starts is no worker"
-    with pytest.raises(UsageError, match="must not be set"):
-        Worker.inherited({VARIABLE: f"1:{os.sysconf('SC_OPEN_MAX') + 1}"})
