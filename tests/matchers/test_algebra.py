@@ -277,11 +277,11 @@ def test_predicate_on_an_undecodable_body_is_unknown():
 
 def test_callables_are_evaluated_last():
     """In a conjunction, a callable is called only for messages that the other parts match."""
-    asked = []
-    matcher = (lambda message: asked.append(message.raw_data) or True) & Topic("z")
+    calls = []
+    matcher = (lambda message: calls.append(message.raw_data) or True) & Topic("z")
     assert matcher.evaluate(RawMessage(b"1", topic="a")) is False
     assert matcher.evaluate(RawMessage(b"2", topic="z")) is True
-    assert asked == [b"2"]
+    assert calls == [b"2"]
 
 
 def test_callables_with_equal_reprs_compose_in_any_order():

@@ -95,7 +95,7 @@ def test_nan_is_refused(make):
 
 
 def test_one_of_is_a_set():
-    """The order of the values, duplicates and 1 beside 1.0 do not affect equality; `True` beside 1 does."""
+    """Order, duplicates and the difference between 1 and 1.0 do not affect equality. `True` differs from 1."""
     assert OneOf("a", "b", "a") == OneOf("b", "a")
     assert hash(OneOf("a", "b", "a")) == hash(OneOf("b", "a"))
     assert OneOf(1, 2) == OneOf(2.0, 1.0, 1)

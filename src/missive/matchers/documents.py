@@ -59,7 +59,7 @@ class Location:
     def only_member(self, value: Mapping[Any, Any], kind: str, known: Collection[str]) -> tuple[str, Any, Location]:
         """Return the key, the value and the location of the only member of an object.
 
-        Raise `RegistrationError` if there is another number of members, or if the key is not one of `known`. `kind`
+        Raise `RegistrationError` if the object has no member or several, or if the key is not one of `known`. `kind`
         names the kind of key.
         """
         members = self.members(value)

@@ -221,7 +221,7 @@ def _elements(array: list[Any] | tuple[Any, ...], entered: set[int]) -> Iterator
 
 
 def _exists(fragments: _Fragments) -> bool:
-    """Return whether an object exists: it has a dict for itself, or members in another dict."""
+    """Return whether an object exists: as a dict, or as members of another dict under its prefix."""
     return any(
         not prefix or any(isinstance(key, str) and key.startswith(prefix) for key in holder)
         for holder, prefix in fragments

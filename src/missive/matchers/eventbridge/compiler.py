@@ -85,7 +85,7 @@ def _groups(items: Iterable[Item]) -> list[list[Item]]:
     """Divide items into groups. Items with fields under the same first segment belong to the same group."""
     groups: list[tuple[set[str], list[Item]]] = []
     for item in items:
-        # A path of one segment is a field itself, and not a member of the objects there.
+        # A path of one segment names a field, not a member of an object.
         names, members = {path[0] for path in item.paths if len(path) > 1}, [item]
         for group in [group for group in groups if group[0] & names]:
             groups.remove(group)
