@@ -1,4 +1,4 @@
-"""What all tests share: real brokers, commands as processes, and the list of brokers that were not found."""
+"""Fixtures and hooks of all tests: private brokers, commands as processes, and the list of missing brokers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import RedisServer
 
 REQUIRED = os.environ.get("MISSIVE_REQUIRE_BROKERS") == "1"
-"""In CI a broker that is missing is a failure; on a user's machine its tests are skipped, and listed at the end."""
+"""Whether a missing broker fails its tests, as in CI. Otherwise they are skipped, and listed at the end."""
 
 DEEP_SECONDS = 3600.0
-AGAIN_SECONDS = 60.0
-"""A test that was too late has so long to clean up until it is interrupted again."""
+"""Timeout of a test with --deep, in seconds."""
+
+CLEANUP_SECONDS = 60.0
+"""Time to clean up after the timeout of a test, in seconds. Then the test is interrupted again."""
 
 SERVERS: dict[str, tuple[str, Callable[[], bool]]] = {
     "kafka": ("Apache Kafka", Kafka.available),
@@ -38,13 +40,13 @@ SERVERS: dict[str, tuple[str, Callable[[], bool]]] = {
     "mariadb": ("mariadb-server", MariaDB.available),
     "openssl": ("openssl", certificates.available),
 }
-"""What a marker asks for, and whether it is there."""
+"""For each marker, the required server and a function that returns whether it is installed."""
 
 _started = pytest.StashKey[list[Running]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--deep", action="store_true", help="more examples of each property, longer loops")
+    parser.addoption("--deep", action="store_true", help="run more examples of each property and longer loops")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,7 +57,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_timeout_set_timer(settings: Any) -> Generator[None, object, object]:
-    """Let a test that is too late fail also where uvloop runs: only SystemExit gets out of it, and is a failure too."""
+    """Fail a test after its timeout under uvloop too, which passes on SystemExit only. SystemExit fails the test."""
     done = yield
     fail = signal.getsignal(signal.SIGALRM)
     if settings.method == "signal" and callable(fail):
@@ -67,13 +69,13 @@ def pytest_timeout_set_timer(settings: Any) -> Generator[None, object, object]:
                 raise SystemExit(str(failed)) from None
 
         signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, settings.timeout, AGAIN_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, settings.timeout, CLEANUP_SECONDS)
     return done
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show with a failed test what the commands said that it had started, and where they are if they still run."""
+    """Report the output of the commands that a failed test started, and the stacks of running ones."""
     report = yield
     if report.failed:
         report.sections += [("A command of the test", process.last_words()) for process in item.stash.get(_started, [])]
@@ -82,32 +84,31 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    for marker, (what, is_there) in SERVERS.items():
-        if item.get_closest_marker(marker) is not None and not is_there():
+    for marker, (server, is_installed) in SERVERS.items():
+        if item.get_closest_marker(marker) is not None and not is_installed():
             if REQUIRED:
-                pytest.fail(f"{what} is required here and was not found: scripts/install-brokers", pytrace=False)
-            pytest.skip(f"{what} was not found")
+                pytest.fail(f"{server} is required and was not found: run scripts/install-brokers", pytrace=False)
+            pytest.skip(f"{server} was not found")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.stats.get("passed", []):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{report.nodeid}: {name}: {value}")
-    # From the reports, which come from every process of pytest-xdist's.
+    # Reports arrive from all processes of pytest-xdist.
     skipped = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
-    missing = {what: sum(f"{what} was not found" in why for why in skipped) for what, _ in SERVERS.values()}
+    missing = {server: sum(f"{server} was not found" in reason for reason in skipped) for server, _ in SERVERS.values()}
     if any(missing.values()):
-        terminalreporter.section("brokers that were not found")
+        terminalreporter.section("missing brokers")
         for name, count in missing.items():
-            if not count:
-                continue
-            terminalreporter.write_line(f"{name}: {count} tests were skipped")
-        terminalreporter.write_line("scripts/install-brokers installs them")
+            if count:
+                terminalreporter.write_line(f"{name}: {count} tests were skipped")
+        terminalreporter.write_line("To install them, run scripts/install-brokers")
 
 
 @pytest.fixture(scope="session")
 def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    """A private RabbitMQ node, started once; a test that kills it starts it again."""
+    """A private RabbitMQ node, started once. A test that kills it starts it again."""
     with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as broker:
         yield broker
 
@@ -128,21 +129,21 @@ def mariadb() -> Iterator[MariaDB]:
 
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """A private Redis server, started once; a test that kills it has its own."""
+    """A private Redis server, started once. A test that kills a server starts a separate one."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A private Kafka broker, started once; a test that kills it starts it again."""
+    """A private Kafka broker, started once. A test that kills it starts it again."""
     with Kafka(tmp_path_factory.mktemp("kafka")) as broker:
         yield broker
 
 
 @pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Start commands in the test's directory; whatever still runs at the end is killed."""
+    """Start commands in the directory of the test, and kill running ones at the end."""
     started = request.node.stash[_started] = []
 
     def start(*command: str | Path, env: dict[str, str] | None = None, **options: Any) -> Running:
@@ -165,7 +166,7 @@ def missive(start: Callable[..., Running]) -> Callable[..., Running]:
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = 30) -> None:
-    """Poll a condition; fails, saying what was waited for, when it does not come true in time."""
+    """Poll until a condition is true. Fail with the text `what` after a time, in seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

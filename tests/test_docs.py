@@ -1,4 +1,4 @@
-"""Tests of README.md and docs/: code blocks run, commands print the shown output, and the pages are complete.
+"""Tests of the documentation: code blocks run, commands print the shown output, and the pages are complete.
 
 The python blocks of a page run in order, in one namespace and one directory. With `no-run` after the language, a python
 block is only compiled, and a console block only parsed. A file name after the language writes the block to that file.
@@ -34,7 +34,10 @@ from tests.support.process import Running
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for path in sorted((ROOT / "src").rglob("*.py")) if "testing" not in path.parts]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *PAGES]
+CONSTRAINTS = ROOT / "requirements" / "dev.txt"
 
 every_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -212,12 +215,12 @@ def test_the_parser_refuses_unknown_commands():
 
 def test_the_sample_is_the_example_word_for_word():
     """README.md shows examples/hello.py word for word."""
-    (sample,) = [block.text for block in blocks(ROOT / "README.md") if block.file == "hello.py"]
+    (sample,) = [block.text for block in blocks(README) if block.file == "hello.py"]
     assert (ROOT / "examples" / "hello.py").read_text(encoding="utf-8") == sample
 
 
 @every_document
-def test_links_lead_somewhere(document: Path):
+def test_links_have_targets(document: Path):
     """Every relative link names an existing file and an existing heading."""
     text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)]+)\)", text):
@@ -230,19 +233,19 @@ def test_links_lead_somewhere(document: Path):
             assert heading in slugs, link
 
 
-def test_the_readme_leads_to_every_page():
-    """Every page of docs/ is linked from README.md."""
-    linked = set(re.findall(r"\]\((docs/[^)#]+)", DOCUMENTS[0].read_text(encoding="utf-8")))
-    assert {str(path.relative_to(ROOT)) for path in DOCUMENTS[1:]} == linked
+def test_the_readme_links_to_every_page():
+    """README.md links to every page of docs/."""
+    linked = set(re.findall(r"\]\((docs/[^)#]+)", README.read_text(encoding="utf-8")))
+    assert {str(path.relative_to(ROOT)) for path in PAGES} == linked
 
 
-def test_every_matcher_has_its_place():
+def test_every_matcher_is_documented():
     """docs/matchers.md names every public selector, test and combinator."""
     page = page_of("matchers.md")
     assert not [name for name in matchers.__all__ if f"`{name}" not in page]
 
 
-def test_every_exception_has_its_place():
+def test_every_exception_is_documented():
     """docs/errors.md names every exception."""
     page = page_of("errors.md")
     public = [
@@ -251,13 +254,13 @@ def test_every_exception_has_its_place():
     assert not [name for name in public if f"`{name}`" not in page]
 
 
-def test_every_reason_and_outcome_has_its_place():
+def test_every_reason_and_outcome_is_documented():
     """docs/dead-letters.md explains every reason, and docs/handlers.md every outcome."""
     assert not [reason for reason in missive.Reason if f"`{reason}`" not in page_of("dead-letters.md")]
     assert not [outcome for outcome in missive.Outcome if f"`{outcome}`" not in page_of("handlers.md")]
 
 
-def test_every_command_and_flag_has_its_place():
+def test_every_command_and_flag_is_documented():
     """docs/command-line.md has a section for every command, with its options and their variables."""
     page = page_of("command-line.md")
     sections = dict(re.findall(r"^##+ `([^`]+)`\n(.*?)(?=^##|\Z)", page, re.MULTILINE | re.DOTALL))
@@ -277,7 +280,7 @@ def every_command(group: click.Group, path: str) -> Iterator[tuple[str, click.Co
             yield f"{path} {name}", command
 
 
-def test_every_log_line_has_its_place():
+def test_every_log_line_is_documented():
     """docs/operations.md quotes every log line of the sources, and no other line."""
     section = re.search(r"^## Log lines\n(.*?)^### The summary", page_of("operations.md"), re.MULTILINE | re.DOTALL)
     assert section is not None
@@ -317,16 +320,33 @@ def test_the_page_shows_the_schema_of_the_queue():
     assert SCHEMA in page_of("adapters/sqlite.md")
 
 
-def test_every_dependency_has_its_reason():
+def test_every_dependency_has_a_reason():
     """docs/dependencies.md names every dependency of pyproject.toml."""
+    assert not [name for name in every_dependency() if f"`{name}`" not in page_of("dependencies.md")]
+
+
+def every_dependency() -> set[str]:
+    """Return the names of all dependencies in pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     wanted = [*project["project"]["dependencies"], *project["build-system"]["requires"]]
     for extra in project["project"]["optional-dependencies"].values():
         wanted += extra
     for group in project["dependency-groups"].values():
         wanted += group
-    names = {re.split(r"[^\w-]", one)[0] for one in wanted} - {"missive"}
-    assert not [name for name in names if f"`{name}`" not in page_of("dependencies.md")]
+    return {re.split(r"[^\w-]", one)[0] for one in wanted} - {"missive"}
+
+
+def test_the_constraints_pin_every_dependency():
+    """requirements/dev.txt pins each dependency of pyproject.toml to a version."""
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", CONSTRAINTS.read_text(encoding="utf-8"), re.MULTILINE))
+    assert not {name.replace("_", "-") for name in every_dependency()} - pinned
+
+
+def test_the_constraints_consist_of_versions_and_hashes():
+    """requirements/dev.txt has no line with an option, a path or the address of a package index."""
+    pin = re.compile(r"[a-z0-9-]+==[\w.]+( ; [^\\/]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?| *#.*")
+    lines = CONSTRAINTS.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if not pin.fullmatch(line) or "//" in line or "--index" in line]
 
 
 def page_of(name: str) -> str:
