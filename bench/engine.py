@@ -57,7 +57,7 @@ class Counted(list[Settlement]):
 
 
 class Partitions(MemoryAdapter):
-    """A source in lanes, settled by marks, as Kafka is."""
+    """A source in lanes, settled by watermarks, as Kafka is."""
 
     async def connect(self, host: Host) -> MemorySession:
         return PartitionsSession(self, host)

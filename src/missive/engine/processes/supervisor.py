@@ -56,7 +56,7 @@ def check_shareable(adapters: Sequence[Adapter], workers: int) -> None:
 
 
 class _ManagedWorker:
-    """One worker: its current process, and the counts of the processes before it."""
+    """One worker: its current process, its failures and its restarts."""
 
     def __init__(self, number: int) -> None:
         self.number = number
