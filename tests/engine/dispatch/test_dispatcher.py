@@ -15,7 +15,8 @@ from missive.matchers import Everything, Field, Topic, by_field, by_header, by_k
 from missive.testing import MemoryAdapter
 from missive.transport import Capabilities, Delivery, Disposition
 from tests.conftest import wait_until
-from tests.support.engine import CANARY, keyed_bodies, processor, run_in_memory
+from tests.support.broker import Broker
+from tests.support.engine import CANARY, keyed_bodies, processor, run, run_in_memory, until
 
 
 class Log:
@@ -145,6 +146,42 @@ def test_a_lane_continues_after_a_dead_letter():
 
     _, report = run_in_memory(proc, keyed_bodies(3, 1))
     assert (ran, report.total_dead, report.total_handled) == ([0, 1, 2], 1, 2)
+
+
+def test_messages_of_one_key_from_two_sources_are_settled_at_their_source():
+    """Messages of two sources wait in the lane of their key, and each source settles its own messages."""
+    proc, started, both = ordering_processor(), [], threading.Event()
+
+    @proc.handle_for(Everything(), ordered_by=by_field("k"))
+    def handle(message, context):
+        started.append(message)
+        assert both.wait(10)  # until the messages of both sources wait in the lane
+
+    async def meanwhile(engine):
+        await until(lambda: engine._state.unsettled == 40, "the messages of both sources")
+        both.set()
+
+    brokers = [Broker(proc, keyed_bodies(20)) for _ in range(2)]
+    run(*brokers, meanwhile=meanwhile)
+    assert len(started) == 40
+    assert [sorted(keyed_bodies(20))] * 2 == [sorted(broker.acked) for broker in brokers]
+
+
+def test_a_key_that_fails_after_a_retry_returns_the_credit():
+    """A retried message whose key raises before its next attempt is a dead letter, and none of its credit is lost."""
+    proc, calls = ordering_processor(), []
+
+    def key(message):
+        calls.append(message)
+        if len(calls) > 1:
+            raise ValueError("no key")
+        return "k"
+
+    @proc.handle_for(Everything(), ordered_by=key, on_lane_retry="pass")
+    def handle(message, context):
+        context.retry(after=0.01)
+
+    assert run(Broker(proc, [b"{}"])).report.total_dead == 1  # `run` checks that the source counts no waiting message
 
 
 def test_ordered_by_replaces_the_lanes_of_the_transport():

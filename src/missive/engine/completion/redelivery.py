@@ -143,6 +143,7 @@ class Redelivery:
 
     def run_again(self, job: Job) -> None:
         """Queue a held job that is due."""
+        job.source.mark_ready(job)
         if not job.owned:
             self._exits.forget([job])
             return

@@ -307,13 +307,18 @@ class Dispatcher:
                 pool.submit(works)
 
     def _with_lane(self, work: Work) -> Work:
-        """Return a lane run of a job and the waiting jobs of its lane, as far as the same pool runs them freely."""
+        """Return a lane run of a job and the waiting jobs of its lane, as far as the same pool runs them freely.
+
+        A key may have messages of several sources, and a lane run has jobs of one source, which settles them.
+        """
         if not isinstance(work, Job) or (lane := work.lane) is None or not self._lanes.first(lane):
             return work
         if not self._runs_freely(work):
             return work
         pool, route, count = self._pool_of[_route(work)], work.route, 0
         for following in self._lanes.waiting(lane):
+            if following.source is not work.source:
+                break
             if following.route is route and self._plain:
                 if following.due or self.is_suspect(following):
                     break
