@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
 import time
 from types import SimpleNamespace
@@ -15,9 +16,9 @@ from missive.engine.engine import Engine
 from missive.errors import Transient
 from missive.matchers import Everything, by_field
 from missive.testing import MemoryAdapter
-from missive.transport import Capabilities, Disposition
+from missive.transport import Capabilities, Delivery, Disposition
 from tests.support.broker import Broker
-from tests.support.engine import bodies, processor, run, until
+from tests.support.engine import FastRuntime, bodies, processor, run, until
 
 
 def engine_of(proc, adapter, **settings):
@@ -252,3 +253,20 @@ def test_a_blocked_stop_of_intake_ends_in_a_forced_stop():
             await asyncio.wait_for(engine.main(), 20)
 
     asyncio.run(main())
+
+
+def test_a_commit_that_never_returns_does_not_delay_the_end(caplog):
+    """The last commits are cut off after five seconds, and asyncio reports no error."""
+    proc = processor()
+    proc.add_handler(Everything(), lambda message, context: None)
+    lanes = Capabilities(commit="cumulative", order="lane")
+    broker = Broker(proc, [Delivery(b"{}", lane="a", position=0)], capabilities=lanes, ends=False)
+    broker.intercept["commit"] = lambda session, watermarks: asyncio.Event().wait()
+
+    async def meanwhile(engine):
+        await until(lambda: engine.report.total_handled == 1, "the message to be handled")
+        engine.stop()
+
+    run(broker, runtime=FastRuntime(), meanwhile=meanwhile, check_left=False)
+    gc.collect()
+    assert caplog.text == ""

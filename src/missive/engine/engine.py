@@ -182,13 +182,16 @@ class Engine:
         cancel_report()
         for task in (draining, forced, late):
             task.cancel()
-        settlers = asyncio.gather(*(source.settler.flush() for source in self._state.sources))
-        await self._runtime.within(_FLUSH_SECONDS, settlers)
+        await self._runtime.within(_FLUSH_SECONDS, self._flush_settlers())
         settling = {source.settler for source in self._state.sources}
         for stage in self.stations.stages.all:
             if stage not in settling:
                 await self._runtime.within(_FLUSH_SECONDS, stage.flush())
         self._report_unsettled()
+
+    async def _flush_settlers(self) -> None:
+        # In a coroutine, because asyncio reports a cancelled gather() as an exception that was never retrieved.
+        await asyncio.gather(*(source.settler.flush() for source in self._state.sources))
 
     def _report_waiting(self) -> None:
         if self._state.stop.is_set() and self.stations.dispatcher.running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -106,6 +107,25 @@ def test_a_signal_is_named(supervise: Callable[..., Supervisor], caplog: pytest.
     supervisor = supervise("send('running')\nif starts == 1: os.kill(os.getpid(), signal.SIGSEGV)", workers=1)
     assert supervisor.run()
     assert "worker 1 died (SIGSEGV), starting another in 0.2 s" in caplog.text
+
+
+def test_a_child_of_a_dead_worker_that_holds_its_socket_is_not_waited_for(
+    supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
+):
+    """When a child of a dead worker holds the socket open, the supervisor ends, and asyncio reports no error."""
+    script = """
+import time
+send("running")
+if os.fork() == 0:
+    while not os.path.exists("over"):
+        time.sleep(0.01)
+"""
+    supervisor = supervise(script, workers=1)
+    assert supervisor.run()
+    Path("over").touch()
+    gc.collect()
+    assert supervisor.report.total_handled == 10
+    assert caplog.text == ""
 
 
 def test_the_supervisor_gives_up_when_no_worker_was_ever_ready(supervise: Callable[..., Supervisor]):

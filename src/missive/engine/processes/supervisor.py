@@ -215,7 +215,8 @@ class Supervisor:
         listening = asyncio.ensure_future(self._listen(worker, reader))
         code = await process.wait()
         # The last lines have arrived, but a child of the process may still hold the socket open.
-        await self._runtime.within(_LAST_LINES_SECONDS, asyncio.gather(listening, return_exceptions=True))
+        if await self._runtime.within(_LAST_LINES_SECONDS, listening):
+            listening.exception()  # retrieved, so that asyncio does not report it: a line may exceed the maximum length
         writer.close()
         self._past.add(worker.report)
         worker.report = Report()
