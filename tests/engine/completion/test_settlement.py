@@ -327,7 +327,7 @@ def test_settlements_are_batched_in_order_of_completion(monkeypatch):
 
 
 def test_a_dead_session_receives_no_further_batches(monkeypatch):
-    """When a session dies during the first of several batches, the messages of the other batches are redelivered."""
+    """When a session dies during one of several batches, the messages of the later batches are redelivered."""
     broker = slow_to_settle(monkeypatch)
     broker.dies = True
     _, report = run(broker, meanwhile=broker.meanwhile)
