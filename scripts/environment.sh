@@ -79,6 +79,7 @@ test_environment() {
   if [[ -z "$version" ]]; then
     environment test install_development
   else
+    [[ "$version" =~ ^3\.1[1-4]$ ]] || fail "Python $version is not supported: choose 3.11, 3.12, 3.13 or 3.14" 2
     python="$(python_command "$version")" \
       || fail "Python $version was not found on PATH or in ${PYENV_ROOT:-$HOME/.pyenv}/versions"
     environment "test-$version" install_development "$python"
