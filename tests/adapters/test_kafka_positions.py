@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from missive.engine.completion.watermark import decoded, encoded
+from missive.engine.completion.watermark import decode, encode
 from missive.transport import Watermark
 from tests.conftest import wait_until
 from tests.support.kafka import Kafka
@@ -29,7 +29,7 @@ def test_messages_done_out_of_order_do_not_repeat_after_a_kill(kafka: Kafka, sta
 
     def done_beyond() -> int:
         (one,) = kafka.commits(topic.name, topic.group)
-        done = decoded(Watermark(one.offset - 1, (one.metadata or "").encode())) or []
+        done = decode(Watermark(one.offset - 1, (one.metadata or "").encode())) or []
         return sum(last - first + 1 for first, last in done)
 
     wait_until(lambda: done_beyond() == 96, "the commit of all messages after offset 3")
@@ -113,7 +113,7 @@ def test_messages_after_a_truncation_are_handled(kafka: Kafka, caplog: pytest.Lo
     """A committed watermark beyond the end of the log does not apply to messages that arrive there later."""
     topic, seen = Topic(kafka), []
     topic.publish([b"%d" % n for n in range(10)])
-    kafka.commit(topic.name, topic.group, 20, encoded(19, [(25, 27)]).decode())
+    kafka.commit(topic.name, topic.group, 20, encode(19, [(25, 27)]).decode())
     with member(topic, lambda message, context: seen.append(int(message.raw_data))):
         wait_until(lambda: f"the position 20 of {topic.name}/0 no longer exists" in caplog.text, "the error")
         wait_until(lambda: topic.committed == [10], "the commit of the new position")
