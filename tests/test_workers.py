@@ -252,7 +252,7 @@ def test_workers_drain_when_their_supervisor_is_killed(
     lines = {re.sub(r"\[.\]", "", parent.error_line()) for _ in range(4)}
     assert lines == {
         "WARNING missive: the supervisor is gone: stopping\n",
-        "INFO missive: stopping: waiting up to 25 s for running work\n",
+        "INFO missive: stopping: waiting up to 25 s for running handlers\n",
     }
     (tmp_path / "go").touch()
     assert parent.finish() == ("", "")
