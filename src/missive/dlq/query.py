@@ -25,8 +25,6 @@ _TOKEN = re.compile(rf"(-?)(?:({_QUOTED})|{_VALUED}|([^\s\"]+))(?=\s|\Z)", re.DO
 _TERM = re.compile(r"-?[A-Za-z_]+[:<>]")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(s|min|m|h|d|w)", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
-_PLAIN = re.compile(r"[\w./@+*#|=][\w./@+*#|=:-]*")
-_BARE = re.compile(r"[\w./@+*#|=][\w./@+*#|=-]*")
 
 _TEXTS = ("handler", "service", "group", "label", "error", "topic", "source", "replay")
 _FIELDS = (*_TEXTS, "reason", "status", "id", "attempts", "age", "first", "last")
@@ -154,42 +152,6 @@ def _time(term: str, value: str) -> float:
     if not math.isfinite(at):
         raise UsageError(f"{_shown(term)}: a time is 2026-11-25 or 2026-11-25T19:00 in UTC; for a duration use age")
     return at
-
-
-def unparse(query: Query) -> str:
-    """Return the text of a query: the inverse of `parse`."""
-    terms = [f"{name}:{_quoted(value)}" for name in (*_TEXTS, "reason") if (value := getattr(query, name)) is not None]
-    if query.ids:
-        terms.append(f"id:{_quoted(','.join(query.ids))}")
-    if query.statuses:
-        terms.append(f"status:{','.join(query.statuses)}")
-    least, most = query.min_attempts, query.max_attempts
-    if least is not None and least == most:
-        terms.append(f"attempts:{least}")
-    else:
-        terms += [f"attempts>{least - 1}"] if least is not None else []
-        terms += [f"attempts<{most + 1}"] if most is not None else []
-    for name, operator in (("after", ">"), ("before", "<")):
-        for which in ("first", "last"):
-            at = getattr(query, f"{which}_{name}")
-            terms += [] if at is None else [f"{which}{operator}{_moment(at)}"]
-    terms += [_quoted(word, _BARE) for word in query.text]
-    return " ".join([*terms, *(f"-{unparse(one)}" for one in query.without)])
-
-
-def _moment(at: float) -> str:
-    try:
-        moment = datetime.fromtimestamp(at, UTC)
-    except (ValueError, OverflowError, OSError):
-        return f"@{at!r}"
-    return moment.isoformat() if moment.timestamp() == at else f"@{at!r}"
-
-
-def _quoted(value: str, plain: re.Pattern[str] = _PLAIN) -> str:
-    if plain.fullmatch(value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _unquoted(value: str) -> str:

@@ -55,7 +55,7 @@ def run(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     """
     if _is_sqlalchemy(connection):
         if _is_async(connection):
-            raise UsageError(f"a {_kind(connection)} is asynchronous. Use await context.aclaim(connection)")
+            raise UsageError(f"a {type(connection).__name__} is asynchronous. Use await context.aclaim(connection)")
         return _run_sqlalchemy(connection, steps)
     driver = _driver(connection)
     if _is_async(connection):
@@ -73,7 +73,7 @@ async def run_async(connection: Any, steps: Callable[[Dialect], Statements[T]]) 
     """Execute statements in the transaction of an asynchronous connection, of SQLAlchemy or psycopg; else as `run`."""
     if _is_sqlalchemy(connection):
         if not _is_async(connection):
-            raise UsageError(f"a {_kind(connection)} is not asynchronous. Use context.claim(connection)")
+            raise UsageError(f"a {type(connection).__name__} is not asynchronous. Use context.claim(connection)")
         return await connection.run_sync(lambda sync: _run_sqlalchemy(sync, steps))  # type: ignore[no-any-return]
     driver = _driver(connection)
     if not _is_async(connection):
@@ -126,7 +126,9 @@ def _run_sqlalchemy(given: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
 
 def _of_session(given: Any) -> Any:
     if not hasattr(given, "get_bind"):
-        raise UsageError(f"a {_kind(given)} of SQLAlchemy has no transaction. Claim with a Connection or a Session")
+        raise UsageError(
+            f"a {type(given).__name__} of SQLAlchemy has no transaction. Claim with a Connection or a Session"
+        )
     return given.connection()
 
 
@@ -156,7 +158,7 @@ def _is_async(connection: object) -> bool:
 def _driver(connection: object) -> str:
     driver = _driver_of(connection)
     if driver is None:
-        raise UsageError(f"effects can be claimed with {_KNOWN}, not with a {_kind(connection)}")
+        raise UsageError(f"effects can be claimed with {_KNOWN}, not with a {type(connection).__name__}")
     return driver
 
 
@@ -211,7 +213,3 @@ _COMMITS_EACH_STATEMENT: Final[dict[str, Callable[[Any], bool]]] = {
     "pymysql": _pymysql_commits,
     "MySQLdb": _mysqlclient_commits,
 }
-
-
-def _kind(thing: object) -> str:
-    return type(thing).__name__

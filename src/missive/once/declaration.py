@@ -133,7 +133,7 @@ def _encoded(key: object) -> bytes:
     if isinstance(key, (tuple, list)):
         return _part(b"t", b"".join(map(_encoded, key)))
     raise UsageError(
-        f"the key of Once must be text, bytes, a number, a date, a UUID or a tuple of these, not a {_kind(key)}"
+        f"the key of Once must be text, bytes, a number, a date, a UUID or a tuple of these, not a {type(key).__name__}"
     )
 
 
@@ -153,7 +153,3 @@ def _number(key: Any) -> bytes:
     if key == key and abs(key) != float("inf") and key == int(key):  # noqa: PLR0124 - false for NaN
         return b"%x" % int(key)
     return repr(float(key)).encode() if isinstance(key, float) else str(key.normalize()).encode()
-
-
-def _kind(thing: object) -> str:
-    return type(thing).__name__

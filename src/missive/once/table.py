@@ -10,28 +10,18 @@ from typing import Any, Final, NamedTuple
 from missive.errors import OnceConflict, StoreError
 from missive.once.databases import Dialect, Statement, Statements, run, run_async
 
+_TABLE: Final = """CREATE TABLE IF NOT EXISTS missive_once (
+    service VARCHAR(255) NOT NULL,
+    handler VARCHAR(255) NOT NULL,
+    digest CHAR(64) NOT NULL,
+    body CHAR(64) NOT NULL,
+    claimed_at DOUBLE PRECISION NOT NULL,
+    expires_at DOUBLE PRECISION NOT NULL,
+    PRIMARY KEY (service, handler, digest)"""
 SCHEMAS: Final[dict[Dialect, tuple[str, ...]]] = {
-    "sqlite": (
-        """CREATE TABLE IF NOT EXISTS missive_once (
-    service VARCHAR(255) NOT NULL,
-    handler VARCHAR(255) NOT NULL,
-    digest CHAR(64) NOT NULL,
-    body CHAR(64) NOT NULL,
-    claimed_at DOUBLE PRECISION NOT NULL,
-    expires_at DOUBLE PRECISION NOT NULL,
-    PRIMARY KEY (service, handler, digest)
-)""",
-        "CREATE INDEX IF NOT EXISTS missive_once_expires ON missive_once (expires_at)",
-    ),
+    "sqlite": (f"{_TABLE}\n)", "CREATE INDEX IF NOT EXISTS missive_once_expires ON missive_once (expires_at)"),
     "mysql": (
-        """CREATE TABLE IF NOT EXISTS missive_once (
-    service VARCHAR(255) NOT NULL,
-    handler VARCHAR(255) NOT NULL,
-    digest CHAR(64) NOT NULL,
-    body CHAR(64) NOT NULL,
-    claimed_at DOUBLE PRECISION NOT NULL,
-    expires_at DOUBLE PRECISION NOT NULL,
-    PRIMARY KEY (service, handler, digest),
+        f"""{_TABLE},
     INDEX missive_once_expires (expires_at)
 ) ENGINE=InnoDB CHARACTER SET utf8mb4 COLLATE utf8mb4_bin""",
     ),

@@ -73,7 +73,8 @@ def checked_overrides(given: Mapping[ResourceKey[Any], object] | None) -> Overri
     for key, fake in (given or {}).items():
         if not isinstance(key, ResourceKey):
             raise UsageError(
-                f"the keys of overrides= must be resources, as Processor.resource returns them, not a {_kind(key)}"
+                "the keys of overrides= must be resources, as Processor.resource returns them, not a"
+                f" {type(key).__name__}"
             )
         # Another resource may replace this one: it counts as its generator function.
         function = fake.function if isinstance(fake, ResourceKey) else fake
@@ -87,13 +88,9 @@ def checked_overrides(given: Mapping[ResourceKey[Any], object] | None) -> Overri
 def belongs_to_worker(key: ResourceKey[Any]) -> bool:
     """Return whether a resource has the scope "worker". Raise `ResourceError` for a value that is no key."""
     if not isinstance(key, ResourceKey):
-        raise ResourceError(f"get and aget take the key that Processor.resource returned, not a {_kind(key)}")
+        raise ResourceError(f"get and aget take the key that Processor.resource returned, not a {type(key).__name__}")
     return key.scope == "worker"
 
 
 def _is_generator_function(fn: object) -> bool:
     return inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn)
-
-
-def _kind(thing: object) -> str:
-    return type(thing).__name__

@@ -35,11 +35,7 @@ _EXAMPLE = "redis://:${PASSWORD}@host:6379/0?prefix=missive"
 T = TypeVar("T")
 
 
-def _describe(error: Exception) -> tuple[type[StoreError], str]:
-    return StoreError, _reason(error)
-
-
-translated = Translation((exceptions.RedisError, OSError), _describe)
+translated = Translation((exceptions.RedisError, OSError), lambda error: (StoreError, _reason(error)))
 
 
 class Database:

@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 
 from missive.dlq.record import Record
-from missive.dlq.redis.keys import arrival_of, bucket_of, digest
+from missive.dlq.redis.keys import Bucket, arrival_of, digest
 from missive.dlq.rows import from_row, to_row
 
 _TEXTS = {"status": "status", "replay": "replay", "lane": "lane", "closed_by": "by", "closed_why": "why"}
@@ -30,14 +30,14 @@ def number(value: float | None) -> str:
 def to_arguments(record: Record) -> list[str | bytes]:
     """Return a record as arguments of a script: its id, its bucket, and the fields in the order of `library.NAMES`."""
     row = {name: value for name, value in to_row(record).items() if name not in _CHANGING and name != "body"}
-    bucket, description = bucket_of(record)
+    bucket = Bucket.of(record)
     return [
         record.id,
-        description,
+        json.dumps(bucket),
         str(record.status),
         digest(record.service),
         record.fingerprint,
-        bucket,
+        digest(*bucket),
         number(record.first_at),
         number(record.last_at),
         str(record.attempts),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import NamedTuple
+
+from typing_extensions import Self
 
 from missive.dlq.record import Record
 
@@ -13,17 +16,20 @@ def digest(*parts: str | None) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def bucket_of(record: Record) -> tuple[str, str]:
-    """Return the digest of a record's bucket, and its description in JSON: the group's values without the status."""
-    values = (
-        record.fingerprint,
-        record.service,
-        str(record.reason),
-        record.label,
-        record.handler,
-        record.error_type,
-    )
-    return digest(*values), json.dumps(values)
+class Bucket(NamedTuple):
+    """The values that the records of a bucket share: those of their group without the status."""
+
+    fingerprint: str
+    service: str
+    reason: str
+    label: str | None
+    handler: str | None
+    error_type: str | None
+
+    @classmethod
+    def of(cls, record: Record) -> Self:
+        """Return the bucket of a record."""
+        return cls(record.fingerprint, record.service, record.reason, record.label, record.handler, record.error_type)
 
 
 def arrival_of(record: Record) -> str | None:

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
 
 from missive.dlq.contract import Query
 from missive.dlq.record import Record
-
-
-class Bucket(NamedTuple):
-    """The values that records of a bucket share, in the order of `keys.bucket_of`."""
-
-    fingerprint: str
-    service: str
-    reason: str
-    label: str | None
-    handler: str | None
-    error_type: str | None
+from missive.dlq.redis.keys import Bucket
 
 
 def matches_bucket(query: Query, bucket: Bucket, status: str) -> bool:
@@ -42,9 +31,8 @@ def _holds(query: Query, bucket: Bucket, status: str) -> bool:
 
 def matches(query: Query, record: Record) -> bool:
     """Return whether a query selects a record."""
-    bucket = Bucket(record.fingerprint, record.service, record.reason, record.label, record.handler, record.error_type)
     return (
-        _holds(query, bucket, record.status)
+        _holds(query, Bucket.of(record), record.status)
         and (not query.ids or record.id in query.ids)
         and (query.replay is None or query.replay == record.replay)
         and (query.topic is None or query.topic == record.topic)

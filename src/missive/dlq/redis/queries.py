@@ -13,7 +13,8 @@ from missive.dlq.contract import DAY, DAYS, Group, Query
 from missive.dlq.record import Record, Status
 from missive.dlq.redis.database import AT_ONCE, Database, portions, translated
 from missive.dlq.redis.fields import READ, to_record
-from missive.dlq.redis.matching import Bucket, matches, matches_bucket
+from missive.dlq.redis.keys import Bucket
+from missive.dlq.redis.matching import matches, matches_bucket
 
 _STATUSES = tuple(str(status) for status in Status)
 _MOST_SETS = 100
@@ -114,11 +115,8 @@ class Queries(Database):
                 found.setdefault(key, _GroupTotal()).count += one.number
         else:
             for record in self._matching(query):
-                bucket = Bucket(
-                    record.fingerprint, record.service, record.reason, record.label, record.handler, record.error_type
-                )
                 group = found.setdefault((record.fingerprint, str(record.status)), _GroupTotal())
-                group.add(bucket, 1, record.first_at, (record.last_at, record.id))
+                group.add(Bucket.of(record), 1, record.first_at, (record.last_at, record.id))
         ordered = sorted(found, key=lambda key: (-found[key].count, *key))
         page = ordered[offset : None if limit is None else offset + limit]
         if counted:

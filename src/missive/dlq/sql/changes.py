@@ -26,7 +26,6 @@ from missive.ids import new_id
 _WAITING = (str(Status.queued), str(Status.parked))
 _CLOSED = (str(Status.resolved), str(Status.discarded))
 NO_LEASE: dict[str, Any] = {"lease_token": None, "leased_until": None}
-_NO_LANE = {"lane": None, **NO_LEASE}
 
 
 class Changes(Database):
@@ -48,6 +47,11 @@ class Changes(Database):
         c = records_table.c
         unleased = sa.func.coalesce(c.leased_until, 0) <= self._clock()
         return (status_of_chosen == Status.dead) | ((status_of_chosen == Status.queued) & unleased)
+
+    def _closed(self, status: Status, by: str, why: str | None) -> dict[str, Any]:
+        """Return the values of a record that is closed now."""
+        closed = {"status": status, "closed_at": self._clock(), "closed_by": by, "closed_why": why}
+        return {**closed, "lane": None, **NO_LEASE}
 
     def _move(
         self,
@@ -74,13 +78,7 @@ class Changes(Database):
     @translated("written")
     def discard(self, ids: Collection[str], by: str, why: str | None = None) -> int:
         """Close records as discarded if no lease holds them."""
-        values = {
-            "status": Status.discarded,
-            "closed_at": self._clock(),
-            "closed_by": by,
-            "closed_why": why,
-            **_NO_LANE,
-        }
+        values = self._closed(Status.discarded, by, why)
 
         def discard(connection: Connection, counts: GroupCounts, some: Sequence[str]) -> int:
             return len(self._move(connection, counts, some, values, self._free()))
@@ -106,13 +104,7 @@ class Changes(Database):
         """Store an edited record, and discard the record that it replaces."""
         c = records_table.c
         why = f"edited as {changed.id}"
-        values = {
-            "status": Status.discarded,
-            "closed_at": self._clock(),
-            "closed_by": by,
-            "closed_why": why,
-            **_NO_LANE,
-        }
+        values = self._closed(Status.discarded, by, why)
 
         def edit(connection: Connection, counts: GroupCounts) -> bool:
             same = (c.version == version, status_of_chosen == Status.dead)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from missive.dlq.sql.database import AT_ONCE, Database, translated
+from missive.dlq.sql.database import Database, portions, translated
 from missive.dlq.sql.schema import SOURCE_LENGTH
 from missive.dlq.sql.schema import attempts as attempts_table
 from missive.dlq.sql.schema import checkpoints as checkpoints_table
@@ -47,11 +47,10 @@ class Checkpoints(Database):
     @translated("read")
     def attempts(self, service: str, identities: Collection[str]) -> dict[str, int]:
         """Return the numbers of attempts spent on some identities."""
-        c, every, found = attempts_table.c, list(identities), dict[str, int]()
+        c, found = attempts_table.c, dict[str, int]()
         with self._read() as connection:
-            for start in range(0, len(every), AT_ONCE):
-                some = c.identity.in_(every[start : start + AT_ONCE])
-                statement = sa.select(c.identity, c.attempt).where(c.service == service, some)
+            for some in portions(list(identities)):
+                statement = sa.select(c.identity, c.attempt).where(c.service == service, c.identity.in_(some))
                 found.update((one, int(attempt)) for one, attempt in connection.execute(statement))
         return found
 
@@ -63,10 +62,9 @@ class Checkpoints(Database):
 
     @staticmethod
     def _drop_attempts(connection: Connection, service: str, identities: Collection[str]) -> None:
-        c, every = attempts_table.c, list(identities)
-        for start in range(0, len(every), AT_ONCE):
-            some = c.identity.in_(every[start : start + AT_ONCE])
-            connection.execute(attempts_table.delete().where(c.service == service, some))
+        c = attempts_table.c
+        for some in portions(list(identities)):
+            connection.execute(attempts_table.delete().where(c.service == service, c.identity.in_(some)))
 
 
 def _key_of(source: str) -> str:

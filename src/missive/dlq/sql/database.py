@@ -91,10 +91,8 @@ class Database:
         """Close the connections."""
         self._engine.dispose()
 
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with self._engine.connect() as connection:
-            yield connection
+    def _read(self) -> Connection:
+        return self._engine.connect()
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:

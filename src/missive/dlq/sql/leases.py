@@ -143,14 +143,7 @@ class Leases(Changes):
     @translated("written")
     def resolve(self, ids: Collection[str], token: str, status: Status, by: str, why: str | None = None) -> set[str]:
         """Close leased records."""
-        closed = {
-            "status": status,
-            "closed_at": self._clock(),
-            "closed_by": by,
-            "closed_why": why,
-            "lane": None,
-            **NO_LEASE,
-        }
+        closed = self._closed(status, by, why)
 
         def close(connection: Connection, counts: GroupCounts) -> set[str]:
             rows = self._move(connection, counts, ids, closed, records_table.c.lease_token == token)
