@@ -34,7 +34,7 @@ class Headers(Mapping[str, HeaderValue]):
     def __init__(self, headers: HeadersInput = ()) -> None:
         pairs = headers.items() if isinstance(headers, Mapping) else headers
         self.pairs: tuple[tuple[str, str | bytes], ...] = tuple(
-            (name, _text(value) if isinstance(value, bytes) else value) for name, value in pairs
+            (name, text_or_bytes(value) if isinstance(value, bytes) else value) for name, value in pairs
         )
         """Every header as it arrived, with duplicates and original spelling."""
         by_name: dict[str, HeaderValue] = {}
@@ -72,7 +72,8 @@ def fold_name(name: str) -> str:
     return name.lower() if name.isascii() else "".join(c.lower() if c.isascii() else c for c in name)
 
 
-def _text(value: bytes) -> str | bytes:
+def text_or_bytes(value: bytes) -> str | bytes:
+    """Return UTF-8 bytes as text, and other bytes unchanged."""
     try:
         return value.decode()
     except UnicodeDecodeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from typing_extensions import Self
@@ -20,6 +20,7 @@ from missive.urls import ParsedURL
 from missive.version import VERSION
 
 T = TypeVar("T")
+S = TypeVar("S", bound=Session)
 
 
 class Finding(NamedTuple):
@@ -52,6 +53,8 @@ class Adapter(ABC):
     """Whether processing ends without this source, once all other sources have ended."""
     shareable: ClassVar[bool] = True
     """Whether several processes share the messages. Otherwise, each process would receive all of them."""
+    default_store: ClassVar[bool] = False
+    """Whether the command line may create a dead letter store in the working directory."""
     exclusive_lanes: ClassVar[bool] = False
     """Whether the transport delivers each lane to one consumer at a time, so order holds across processes."""
 
@@ -85,11 +88,6 @@ class Adapter(ABC):
     def url(self) -> str:
         """The URL of the source, without credentials."""
         return f"{self.transport}:{self.destination}"
-
-    @property
-    def default_store(self) -> bool:
-        """Whether the command line may create a dead letter store in the working directory."""
-        return False
 
     @abstractmethod
     async def connect(self, host: Host) -> Session:
@@ -147,6 +145,16 @@ class Adapter(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.url}>"
+
+
+async def open_session(session: S, opening: Awaitable[object]) -> S:
+    """Wait until a session is open, and return the session. Close the session when the opening fails."""
+    try:
+        await opening
+    except BaseException:
+        await session.close()
+        raise
+    return session
 
 
 def _check_contract(adapter: type[Adapter]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding
+from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
@@ -52,6 +52,7 @@ class FileAdapter(Adapter):
 
     transport = "file"
     shareable = False
+    default_store = True  # a shell has a working directory
 
     def __init__(
         self,
@@ -83,24 +84,13 @@ class FileAdapter(Adapter):
         """The path as written."""
         return str(self.path)
 
-    @property
-    def default_store(self) -> bool:
-        """True: files are read from a shell, which has a working directory."""
-        return True
-
     async def connect(self, host: Host) -> FileSession:
         """Open the file at its checkpoint. Raise `Transient` if it does not exist and `Fatal` if it cannot be read."""
         # A path may contain invalid UTF-8, but the store needs valid UTF-8.
         name = str(self.path.absolute()).encode("utf-8", "backslashreplace").decode()
-        thread = ClientThread("missive-file")
-        session = FileSession(self, host, name, thread)
-        try:
-            checkpoint = None if self.start == "beginning" else await host.load_checkpoint(f"file:{name}")
-            await thread.run(session.open, checkpoint)
-        except BaseException:
-            await session.close()
-            raise
-        return session
+        checkpoint = None if self.start == "beginning" else await host.load_checkpoint(f"file:{name}")
+        session = FileSession(self, host, name)
+        return await open_session(session, session.thread.run(session.open, checkpoint))
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Report the size of the file and whether its last line is complete."""
@@ -129,8 +119,8 @@ class FileSession(ThreadedSession):
 
     capabilities = Capabilities(commit="cumulative", order="lane")
 
-    def __init__(self, adapter: FileAdapter, host: Host, name: str, thread: ClientThread) -> None:
-        super().__init__(thread)
+    def __init__(self, adapter: FileAdapter, host: Host, name: str) -> None:
+        super().__init__(ClientThread("missive-file"))
         self._adapter = adapter
         self._host = host
         self._name = name

@@ -85,11 +85,10 @@ class ReplayAdapter(Adapter):
         replay: str | None = None,
         service: str | None = None,
         on_settled: Callable[[int], None] | None = None,
-        drain: float = 25,
         rate_limit: str | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        super().__init__(processor, rate_limit=rate_limit)
         self.tolerance = tolerance or Tolerance()
         self.store = store
         self.replay = replay

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from missive._sqlite import enable_wal, network_filesystem
-from missive.adapters.base import Adapter, Finding
+from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
@@ -139,12 +139,7 @@ class SQLiteAdapter(Adapter):
     async def connect(self, host: Host) -> SQLiteSession:
         """Open the file. Raise `Transient` if the file or table is missing, and `Fatal` if it is not a database."""
         session = SQLiteSession(self, host)
-        try:
-            await session.thread.run(session.open)
-        except BaseException:
-            await session.close()
-            raise
-        return session
+        return await open_session(session, session.thread.run(session.open))
 
 
 class SQLiteSession(ThreadedSession):

@@ -7,11 +7,9 @@ import selectors
 import sys
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from missive.adapters.base import Adapter, Finding
 from missive.adapters.threaded import ClientThread, ThreadedSession
-from missive.app.processor import Processor
 from missive.errors import Fatal
 from missive.transport import Capabilities, Credit, Delivery, EndOfInput, Host, Session, Settlement, SettlementResult
 
@@ -27,9 +25,7 @@ class StdinAdapter(Adapter):
 
     transport = "stdin"
     shareable = False
-
-    def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+    default_store = True  # a shell has a working directory
 
     @property
     def destination(self) -> str:
@@ -40,11 +36,6 @@ class StdinAdapter(Adapter):
     def url(self) -> str:
         """The URL of the source."""
         return "stdin:"
-
-    @property
-    def default_store(self) -> bool:
-        """True: standard input is used from a shell, which has a working directory."""
-        return True
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Report whether standard input is a terminal."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding
+from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.kafka.settings import Settings, parse_start, parse_topics
 from missive.adapters.parameters import constructor_arguments
 from missive.app.processor import Processor
@@ -123,12 +123,7 @@ class KafkaAdapter(Adapter):
         from missive.adapters.kafka.session import KafkaSession  # noqa: PLC0415 - the client is an extra
 
         session = KafkaSession(self.settings, host)
-        try:
-            await session.open(_CONNECT_SECONDS)
-        except BaseException:
-            await session.close()
-            raise
-        return session
+        return await open_session(session, session.open(_CONNECT_SECONDS))
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Check the replicas and partitions of the topics, and that the group's unread messages still exist."""

@@ -18,6 +18,7 @@ from missive.adapters.kafka.lanes import Lane, Lanes
 from missive.adapters.kafka.settings import Settings
 from missive.adapters.threaded import ClientThread
 from missive.errors import Fatal, Transient
+from missive.messages import text_or_bytes
 from missive.transport import Delivery, Host, SettlementResult, Watermark
 
 _POLL_SECONDS = 0.02
@@ -144,7 +145,7 @@ class KafkaConsumer(ClientThread):
                 headers=() if headers is None else _headers(headers),
                 native_id=f"{lane.prefix}{offset}",
                 topic=lane.topic,
-                key=None if key is None else _text(key),
+                key=None if key is None else text_or_bytes(key),
                 timestamp=message.timestamp()[1] / 1000,
                 lane=lane.name,
                 position=offset,
@@ -270,14 +271,5 @@ class KafkaConsumer(ClientThread):
             self._loop.call_soon_threadsafe(self._failed, error)
 
 
-def _text(value: bytes | str) -> str | bytes:
-    if isinstance(value, str):
-        return value
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value
-
-
 def _headers(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, str | bytes]]:
-    return [(name, "" if value is None else _text(value)) for name, value in headers]
+    return [(name, "" if value is None else text_or_bytes(value)) for name, value in headers]

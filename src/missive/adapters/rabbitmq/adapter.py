@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding
+from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.rabbitmq.address import Address, TLSFiles, address_of
 from missive.adapters.rabbitmq.settings import CONSUMER_TIMEOUT, PREFETCH, Settings, queue_names
@@ -143,15 +143,9 @@ class RabbitMQAdapter(Adapter):
 
         session = RabbitMQSession(self.settings, host)
         try:
-            await asyncio.wait_for(session.open(), _CONNECT_SECONDS)
+            return await open_session(session, asyncio.wait_for(session.open(), _CONNECT_SECONDS))
         except TimeoutError:
-            await session.close()
             error = Transient(f"{self.url} did not answer within {_CONNECT_SECONDS:g} s")
-        except BaseException:
-            await session.close()
-            raise
-        else:
-            return session
         raise error
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:

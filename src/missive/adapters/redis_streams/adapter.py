@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding
+from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.redis_streams.settings import PORT, Settings
 from missive.app.processor import Processor
@@ -120,12 +120,7 @@ class RedisStreamsAdapter(Adapter):
         from missive.adapters.redis_streams.session import RedisStreamsSession  # noqa: PLC0415 - the client is an extra
 
         session = RedisStreamsSession(self.settings, host)
-        try:
-            await session.open()
-        except BaseException:
-            await session.close()
-            raise
-        return session
+        return await open_session(session, session.open())
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Check for settings of the server that lose entries, for trimming, and for consumers that died."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from missive.messages import text_or_bytes
 from missive.transport import Delivery
 
 _SEQUENCE_BITS = 20
@@ -58,15 +59,8 @@ def _body_and_headers(fields: Sequence[bytes], body_field: bytes) -> tuple[bytes
     if not bodies:
         whole = {_text(name): _text(value) for name, value in pairs}
         return json.dumps(whole, ensure_ascii=False).encode(), ()
-    return bodies[0], [(_text(name), _value(value)) for name, value in pairs if name != body_field]
+    return bodies[0], [(_text(name), text_or_bytes(value)) for name, value in pairs if name != body_field]
 
 
 def _text(value: bytes) -> str:
     return value.decode("utf-8", "backslashreplace")
-
-
-def _value(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value
