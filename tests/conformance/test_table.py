@@ -13,7 +13,7 @@ def test_the_table_distinguishes_missing_from_pending_cases(monkeypatch: pytest.
     """A case that the kit has but the run left out is `missing`. A case that the kit does not have is `pending`."""
     monkeypatch.setattr(table, "_columns", {})
     first, second, *_ = [case.number for case in all_cases()]
-    table.enter("mine", "Mine 1", Capabilities(), table.Row(first, CaseOutcome.passed, 0.1, 0))
+    table.enter("mine", "Mine 1", Capabilities(), table.Row(first, CaseOutcome.passed))
     shown = {
         line.split("|")[1].split(" ")[1]: line.split("|")[2].strip()
         for line in table.render().splitlines()

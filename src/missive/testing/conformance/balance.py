@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-
 from missive.errors import MissiveError
 from missive.testing.conformance.checks import check
-from missive.testing.conformance.driver import QUIET_SECONDS, WAIT_SECONDS, Driver
+from missive.testing.conformance.driver import QUIET_SECONDS, Driver
 from missive.transport import Delivery, Session
 
 
@@ -47,12 +44,7 @@ async def _take_the_rest(driver: Driver) -> None:
         driver.duplicates += bool(driver.faults)
         await driver.settle(session, extra)
     await driver.close(session)
-    left = await driver.in_thread(harness.remaining)
-    deadline = time.monotonic() + WAIT_SECONDS
-    while left and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
-        left = await driver.in_thread(harness.remaining)
-    check(not left, f"{left} messages are still at the source")
+    await driver.until_empty()
 
 
 async def _quiet_seconds(driver: Driver, session: Session) -> float:

@@ -17,8 +17,6 @@ class Row:
 
     number: int
     outcome: CaseOutcome
-    seconds: float
-    duplicates: int
 
 
 @dataclass(slots=True)

@@ -35,21 +35,21 @@ def _leased(session: Session) -> bool:
     return session.capabilities.lease is not None and session.capabilities.renewable
 
 
-async def _once(driver: Driver, count: int, concurrency: int, *, stop_early: bool = False) -> CaseOutcome:
+async def _once(driver: Driver, count: int, *, stop_early: bool = False) -> CaseOutcome:
     """Handle messages for three leases, with a second consumer that would take a message whose lease ended."""
     session = await driver.open()
     if not _leased(session):
         return await _without_lease(driver, session)
     lease = session.capabilities.lease or 0.0
     await driver.close(session)
-    processor = Processor(name="conformance", dlq=driver.dlq, concurrency=concurrency)
+    processor = Processor(name="conformance", dlq=driver.dlq)
     started = asyncio.Event()
 
     @processor.handle_for(Everything())
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         driver.log.handled[message.raw_data] += 1
         started.set()
-        await asyncio.sleep(3 * lease / max(1, count - concurrency + 1) if count > 1 else 3 * lease)
+        await asyncio.sleep(3 * lease / count)
 
     await driver.publish(*numbered(count))
     async with driver.serving(driver.adapter(processor)):
@@ -65,13 +65,13 @@ async def _once(driver: Driver, count: int, concurrency: int, *, stop_early: boo
 @case(32)
 async def three_leases(driver: Driver) -> CaseOutcome:
     """A handler that takes three leases runs once, although a second consumer waits for the lease to end."""
-    return await _once(driver, 1, 1)
+    return await _once(driver, 1)
 
 
 @case(33)
 async def while_draining(driver: Driver) -> CaseOutcome:
     """The engine renews leases during a drain: a drained handler that takes three leases runs once."""
-    return await _once(driver, 1, 1, stop_early=True)
+    return await _once(driver, 1, stop_early=True)
 
 
 @case(34)
@@ -127,7 +127,7 @@ async def batches(driver: Driver) -> CaseOutcome:
 @case(37)
 async def queued(driver: Driver) -> CaseOutcome:
     """Messages that wait behind a running handler are renewed or released: none is handled twice."""
-    return await _once(driver, 4, 1)
+    return await _once(driver, 4)
 
 
 @contextlib.contextmanager
