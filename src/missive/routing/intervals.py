@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class IntervalMap(Generic[T]):
                 left >>= 1
                 right >>= 1
         self._nodes = {node: tuple(items) for node, items in nodes.items()}
-        self._by_low = sorted(intervals, key=_low)
+        self._by_low = sorted(intervals, key=attrgetter("low"))
         self._lows = [one.low for one in self._by_low]
 
     def containing(self, value: Any) -> list[T]:
@@ -113,7 +114,3 @@ class GrowingIntervals(Generic[T]):
         for recent in self._recent:
             if recent.low <= high and low <= recent.high:
                 yield recent.item
-
-
-def _low(interval: Interval[Any]) -> Any:
-    return interval.low
