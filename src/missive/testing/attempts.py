@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import MutableMapping
+from types import SimpleNamespace
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 from missive.adapters.base import Adapter
@@ -43,16 +44,6 @@ class TestAdapter(Adapter):
         raise NotImplementedError
 
 
-class _Session:
-    capabilities = Capabilities()
-
-
-class _Source:
-    def __init__(self, adapter: Adapter) -> None:
-        self.adapter = adapter
-        self.session = _Session()
-
-
 class Attempts(Generic[M]):
     """The base of both test clients: routes messages, takes claims, asks breakers, and turns decisions into results."""
 
@@ -60,7 +51,8 @@ class Attempts(Generic[M]):
         self._processor = processor
         self._routes = processor.freeze()
         self._find = processor.router().find
-        self._source: Any = _Source(TestAdapter(processor))
+        session = SimpleNamespace(capabilities=Capabilities())
+        self._source: Any = SimpleNamespace(adapter=TestAdapter(processor), session=session)
         self._now = 0.0
         self._order = itertools.count()
         self._due: list[tuple[float, int, Job]] = []

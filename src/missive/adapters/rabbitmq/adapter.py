@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.rabbitmq.address import Address, TLSFiles, address_of
-from missive.adapters.rabbitmq.settings import CONSUMER_TIMEOUT, PREFETCH, Settings, queue_names
+from missive.adapters.rabbitmq.settings import Settings, queue_names
 from missive.app.processor import Processor
 from missive.errors import MissingExtra, Transient, UsageError
 from missive.privacy import redact_url
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from missive.adapters.rabbitmq.session import RabbitMQSession
 
 _PORT, _TLS_PORT = 5672, 5671
+_PREFETCH = 250
+"""Default prefetch, in messages for each queue."""
+_CONSUMER_TIMEOUT = 1800.0
+"""Default `consumer_timeout` of RabbitMQ, in seconds."""
 _CONNECT_SECONDS = 15.0
 
 
@@ -61,8 +65,8 @@ class RabbitMQAdapter(Adapter):
         processor: Processor[Any],
         queue: str | Sequence[str],
         *,
-        prefetch: int = PREFETCH,
-        consumer_timeout: float = CONSUMER_TIMEOUT,
+        prefetch: int = _PREFETCH,
+        consumer_timeout: float = _CONSUMER_TIMEOUT,
         dead_letter_exchange: str | None = None,
         host: str = "localhost",
         port: int | None = None,

@@ -8,11 +8,6 @@ from dataclasses import dataclass
 from missive.adapters.rabbitmq.address import Address
 from missive.errors import UsageError
 
-PREFETCH = 250
-"""Default prefetch, in messages for each queue."""
-CONSUMER_TIMEOUT = 1800.0
-"""Default `consumer_timeout` of RabbitMQ, in seconds."""
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -20,11 +15,11 @@ class Settings:
 
     queues: tuple[str, ...]
     address: Address
-    prefetch: int = PREFETCH
+    prefetch: int
     """Limit of unacked messages for each queue."""
-    consumer_timeout: float = CONSUMER_TIMEOUT
+    consumer_timeout: float
     """The broker's limit for unacked messages, in seconds."""
-    dead_letter_exchange: str | None = None
+    dead_letter_exchange: str | None
 
     def __post_init__(self) -> None:
         if self.prefetch < 1:

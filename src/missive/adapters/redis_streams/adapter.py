@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
-from missive.adapters.redis_streams.settings import PORT, Settings
+from missive.adapters.redis_streams.settings import Settings
 from missive.app.processor import Processor
 from missive.errors import MissingExtra, UsageError
 from missive.transport import Host, Session
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from missive.adapters.redis_streams.session import RedisStreamsSession
+
+_PORT = 6379
 
 
 class RedisStreamsAdapter(Adapter):
@@ -48,7 +50,7 @@ class RedisStreamsAdapter(Adapter):
         start: str = "0",
         consumer: str | None = None,
         host: str = "localhost",
-        port: int = PORT,
+        port: int = _PORT,
         db: int = 0,
         username: str | None = None,
         password: str | None = None,
@@ -94,7 +96,7 @@ class RedisStreamsAdapter(Adapter):
             processor,
             **constructor_arguments(cls, url, exclude=not_parameters),
             host=url.host or "localhost",
-            port=url.port or PORT,
+            port=url.port or _PORT,
             db=int(db),
             username=url.username or None,
             password=url.password,

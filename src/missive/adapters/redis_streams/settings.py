@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from missive.errors import UsageError
 
-PORT = 6379
 _MIN_CLAIM_IDLE, _MAX_CLAIM_IDLE = 0.1, 7 * 86400.0
 
 
@@ -19,23 +18,23 @@ class Settings:
 
     stream: str
     group: str
-    body_field: str = "data"
+    body_field: str
     """The field of an entry that holds the body."""
-    claim_idle: float = 30.0
+    claim_idle: float
     """The lease of an entry, in seconds without renewal."""
-    create: bool = False
+    create: bool
     """Whether to create a missing stream and group."""
-    start: str = "0"
+    start: str
     """The id after which a created group starts."""
-    consumer: str | None = None
+    consumer: str | None
     """The name of the consumer; None for a new name in each session."""
-    host: str = "localhost"
-    port: int = PORT
-    db: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
-    tls: bool = False
-    ca_file: str | None = None
+    host: str
+    port: int
+    db: int
+    username: str | None
+    password: str | None = field(repr=False)
+    tls: bool
+    ca_file: str | None
 
     def __post_init__(self) -> None:
         if not _MIN_CLAIM_IDLE <= self.claim_idle <= _MAX_CLAIM_IDLE:
