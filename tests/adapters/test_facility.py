@@ -60,7 +60,7 @@ def test_dead_letters_are_rejected():
 def test_refuses_a_transport_without_a_facility():
     """The start fails before the first fetch, because rejected messages would be lost."""
     adapter = MemoryAdapter(processor(), [Delivery(b"{}")])
-    with pytest.raises((Fatal, MissiveError), match="has no dead letter facility of its own"):
+    with pytest.raises((Fatal, MissiveError), match="no dead letter facility of the broker is configured"):
         execute([adapter])
     assert adapter.settled == []
 
@@ -110,7 +110,7 @@ def test_rabbitmq_without_its_exchange(rabbitmq: RabbitMQ, missive: Callable[...
     worker = missive("run", "app:proc", "--from", queue.url)
     _, err = worker.finish()
     assert worker.code == 1
-    assert "has no dead letter facility of its own" in err
+    assert "no dead letter facility of the broker is configured" in err
     worker = missive("run", "app:proc", "--from", f"{queue.url}&dead_letter_exchange=nowhere-{queue.name}")
     while "there is no exchange nowhere-" not in worker.error_line():
         pass
