@@ -80,17 +80,16 @@ def parse_url(url: str) -> ParsedURL:
     )
 
 
-def expand_environment(text: str, environment: Mapping[str, str] | None = None, *, within: str | None = None) -> str:
+def expand_environment(text: str, *, within: str | None = None) -> str:
     """Replace each `${NAME}` in a text by an environment variable, which keeps secrets out of process lists.
 
     `within` is the URL that contains the text. Raise `UsageError`, which names the URL and the variable, if the
     variable is not set.
     """
-    known = os.environ if environment is None else environment
 
     def value(match: re.Match[str]) -> str:
         try:
-            return known[match[1]]
+            return os.environ[match[1]]
         except KeyError:
             shown = redact_url(within or text)
             raise UsageError(f"{shown} uses ${{{match[1]}}}, but this environment variable is not set") from None

@@ -54,9 +54,9 @@ def claim(connection: Any, effect: Effect, clock: Callable[[], float] = time.tim
     return run(connection, lambda dialect: _claim(dialect, effect, clock()))
 
 
-async def aclaim(connection: Any, effect: Effect, clock: Callable[[], float] = time.time) -> bool:
+async def aclaim(connection: Any, effect: Effect) -> bool:
     """Insert an effect in the transaction of an asynchronous connection; else as `claim`."""
-    return await run_async(connection, lambda dialect: _claim(dialect, effect, clock()))
+    return await run_async(connection, lambda dialect: _claim(dialect, effect, time.time()))
 
 
 def _claim(dialect: Dialect, effect: Effect, now: float) -> Statements[bool]:
