@@ -39,7 +39,7 @@ class Assignment:
         self._source.leaving.difference_update(watermarks)
         for lane in self._settler.gained(watermarks):
             logger.warning(
-                "%s: the data beside the committed position of %s was not written by Missive, and is ignored",
+                "%s: the metadata of the committed position of %s was not written by Missive, and is ignored",
                 self._source.adapter.url,
                 lane,
             )
