@@ -11,7 +11,7 @@ import msgspec
 from missive.app.terms import HandlerRoute
 from missive.dlq.record import Attempt
 from missive.engine.workers.decision import Decision
-from missive.errors import UsageError
+from missive.errors import ProcessingFailed, UsageError
 from missive.messages import Message
 from missive.once.declaration import Once
 from missive.transport import Delivery, Disposition, Session
@@ -249,3 +249,10 @@ def by_lane(jobs: Sequence[Job]) -> JobsByLane:
 
 Work: TypeAlias = Job | BatchJob | LaneRun
 """The unit of work of a worker."""
+
+
+def route_of(work: Work) -> HandlerRoute:
+    """Return the route of work. Raises `ProcessingFailed` for a job that is not routed."""
+    if work.route is None:
+        raise ProcessingFailed("a job without a route cannot run")
+    return work.route

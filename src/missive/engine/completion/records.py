@@ -54,17 +54,7 @@ def make_record(
     failure, handler = decision.failure, None if job.route is None else job.route.name
     misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
     sha256 = hashlib.sha256(delivery.body).hexdigest()
-    error_type = None if failure is None else failure.type
     headers: dict[str, Any] = {field: _header(message, name) for name, field in HEADER_FIELDS.items()}
-    attempt = Attempt(
-        at=now,
-        reason=str(reason if parked is None else decision.outcome),
-        attempt=job.attempt,
-        handler=handler,
-        error=error_type,
-        host=_RUNTIME["host"],
-        pid=os.getpid(),
-    )
     return Record(
         id=delivery.record_id or new_id(),
         service=service,
@@ -99,14 +89,26 @@ def make_record(
         sent_at=delivery.timestamp,
         sha256=sha256,
         public=public_values(message, public),
-        error_type=error_type,
+        error_type=None if failure is None else failure.type,
         error_chain=() if failure is None else tuple(failure.to_json()),
         error_text=None if failure is None else _storable(failure.text),
-        history=(*job.history, attempt),
+        history=(*job.history, _last_attempt(job, decision, reason, now)),
         runtime={**_RUNTIME, "pid": os.getpid()},
         **headers,
         may_join=delivery.position is not None or delivery.redelivered,
         message=message,
+    )
+
+
+def _last_attempt(job: Job, decision: Decision, reason: Reason, now: float) -> Attempt:
+    return Attempt(
+        at=now,
+        reason=str(reason if job.parked is None else decision.outcome),
+        attempt=job.attempt,
+        handler=None if job.route is None else job.route.name,
+        error=None if decision.failure is None else decision.failure.type,
+        host=_RUNTIME["host"],
+        pid=os.getpid(),
     )
 
 

@@ -12,11 +12,10 @@ from missive.engine.dispatch.circuit import Circuit, CircuitLimiter
 from missive.engine.dispatch.held import HeldJobs
 from missive.engine.dispatch.lanes import Lanes
 from missive.engine.dispatch.limiters import AnyLimiter, Limiters
-from missive.engine.job import BatchJob, Job, LaneRun, Work
+from missive.engine.job import BatchJob, Job, LaneRun, Work, route_of
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
 from missive.engine.workers.pool import Pool
-from missive.errors import ProcessingFailed
 from missive.rates import Rate
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class Dispatcher:
             if job.waiting:
                 job.source.mark_ready(job)
             self._ready.append(job)
-        elif (route := _route(job)).terms.batch is not None:
+        elif (route := route_of(job)).terms.batch is not None:
             self._add_to_batch(job, route)
         else:
             self._admit(job)
@@ -179,7 +178,7 @@ class Dispatcher:
 
     def _join_batch(self, lane: Hashable, job: Job) -> None:
         """Let the first waiting job of a lane join the batch that has the jobs before it."""
-        route = _route(job)
+        route = route_of(job)
         if route.terms.batch is not None and self._lanes.waiting(lane)[0] is job:
             self._add_lane_to_batch(self._batchers.of(route, job.source), lane)
 
@@ -264,7 +263,7 @@ class Dispatcher:
             self._pools[0].outstanding -= len(works)
         else:
             for work in works:
-                self._pool_of[_route(work)].outstanding -= 1
+                self._pool_of[route_of(work)].outstanding -= 1
         if not self._plain:
             for work in works:
                 for limiter in self._limiters.of(work):
@@ -296,7 +295,7 @@ class Dispatcher:
         chunks: dict[Pool, list[Work]] = {pool: [] for pool in self._pools}
         submitted = {pool: pool.outstanding for pool in self._pools}
         while ready:
-            pool = self._pool_of[_route(ready[0])]
+            pool = self._pool_of[route_of(ready[0])]
             total = sum(submitted.values())
             if total != submitted[pool] and total >= self._concurrency:
                 break
@@ -307,22 +306,19 @@ class Dispatcher:
                 pool.submit(works)
 
     def _with_lane(self, work: Work) -> Work:
-        """Return a lane run of a job and the waiting jobs of its lane, as far as the same pool runs them freely.
-
-        A key may have messages of several sources, and a lane run has jobs of one source, which settles them.
-        """
+        """Return a lane run of a job and the next jobs of its lane with the same source and pool that run freely."""
         if not isinstance(work, Job) or (lane := work.lane) is None or not self._lanes.first(lane):
             return work
         if not self._runs_freely(work):
             return work
-        pool, route, count = self._pool_of[_route(work)], work.route, 0
+        pool, route, count = self._pool_of[route_of(work)], work.route, 0
         for following in self._lanes.waiting(lane):
             if following.source is not work.source:
                 break
             if following.route is route and self._plain:
                 if following.due or self.is_suspect(following):
                     break
-            elif self._pool_of[_route(following)] is not pool or not self._runs_freely(following):
+            elif self._pool_of[route_of(following)] is not pool or not self._runs_freely(following):
                 break
             count += 1
             if count == _LONGEST_RUN - 1:
@@ -335,7 +331,7 @@ class Dispatcher:
         """Return whether no delay, stage, batch or limiter stands before a job."""
         if job.due or self.is_suspect(job):
             return False
-        route = _route(job)
+        route = route_of(job)
         if route in self.stages.intercepts:
             return False
         return self._plain or (route.terms.batch is None and not self._limiters.restrict(route, job.source))
@@ -396,9 +392,3 @@ class Dispatcher:
         for job in jobs:
             job.source.mark_ready(job)
         return jobs
-
-
-def _route(work: Work) -> HandlerRoute:
-    if work.route is None:
-        raise ProcessingFailed("a job without a route cannot run")
-    return work.route
