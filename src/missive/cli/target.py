@@ -34,7 +34,10 @@ def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapt
             raise UsageError(f"{place} has no {name}{_candidates(found)}") from None
     if factory:
         if not callable(found):
-            raise UsageError(f"{target} is of type {type(found).__name__}: --factory takes a function that returns one")
+            raise UsageError(
+                f"{target} is of type {type(found).__name__}:"
+                " --factory takes a function that returns a processor or an adapter"
+            )
         found = _guarded(f"calling {target}", found)
     if isinstance(found, (Processor, Adapter)):
         return found
@@ -77,7 +80,7 @@ def _import(place: str) -> ModuleType:
         sys.path.insert(0, str(Path.cwd()))
     parts = place.split(".")
     try:
-        # Find each parent package too: importing a parent may fail, which is not a missing module.
+        # find_spec imports the parents; an exception there is not a missing module.
         parents = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
         exists = all(_guarded(f"importing {place}", partial(importlib.util.find_spec, name)) for name in parents)
     except ValueError:

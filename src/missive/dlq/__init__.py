@@ -3,7 +3,8 @@
 The engine puts records in; workers lease them and operators review, change and replay them. `record` and `failure`
 describe one dead letter, `contract` the stores, `rows` the stored form. `sql` and `redis` implement the contract, and
 `facility` leaves dead letters to the broker. `query` parses an operator's selection, `pacing` advances a replay,
-`retention` ends the storage of closed records, and `once` is the part of a store that claims effects.
+`retention` deletes closed records, and `once` is the part of a store that claims effects.
+`translation` turns exceptions of client libraries into Missive's errors.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def open_dlq(dlq: DLQ) -> Sink | None:
 def open_store(url: str, *, create: bool = True) -> Store:
     """Open the dead letter store of a URL, such as `sqlite:///dlq.db`. Without `create`, the store must exist.
 
-    A scheme that Missive does not know is searched among the entry points of the group `missive.dlqs`. The entry point
+    A scheme that Missive does not know is looked up in the entry points of the group `missive.dlqs`. The entry point
     is called with the URL and `create=`, and returns the store. Raises `UsageError` for an unknown URL, and
     `StoreError` when the store cannot be opened.
     """
@@ -78,7 +79,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
             raise MissingExtra("a dead letter store in Redis", "redis")
         from missive.dlq.redis import RedisStore  # noqa: PLC0415 - the client is an extra
 
-        return RedisStore(url, create=create)  # it expands the variables in each part of the URL
+        return RedisStore(url, create=create)  # RedisStore expands the variables in each part of the URL
     points = entry_points(group="missive.dlqs")
     for point in points:
         if point.name == scheme:

@@ -51,7 +51,8 @@ _IN_TRANSACTION: Final = 1
 def run(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     """Execute statements in the transaction of a connection, and return the result of the generator.
 
-    Raise `UsageError` for an asynchronous or unknown connection, and for one that commits each statement.
+    Raise `UsageError` for an asynchronous connection, for a connection of an unsupported library, and for one that
+    commits each statement.
     """
     if _is_sqlalchemy(connection):
         if _is_async(connection):

@@ -1,4 +1,4 @@
-"""The table of the transactional form: one row for each effect, inserted in the transaction of the effect."""
+"""The table behind `context.claim`: one row for each effect, inserted in the transaction of the effect."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _TRIES: Final = 10
 
 
 class Effect(NamedTuple):
-    """An effect of one handler, identified by the digest of its key, for a body. `ttl` is in seconds."""
+    """An effect: the digest of its key, and the body that causes it. `ttl` is in seconds."""
 
     service: str
     handler: str
@@ -48,8 +48,8 @@ def claim(connection: Any, effect: Effect, clock: Callable[[], float] = time.tim
     """Insert an effect in the transaction of a connection. Return False when the effect has already happened.
 
     A concurrent claim of the same effect waits until this transaction ends. Raise `OnceConflict` when the effect has
-    happened for another body, `UsageError` for an unknown connection and for one that commits each statement, and the
-    errors of the database.
+    happened for another body, `UsageError` for a connection of an unsupported library and for one that commits each
+    statement, and the errors of the database.
     """
     return run(connection, lambda dialect: _claim(dialect, effect, clock()))
 
@@ -85,7 +85,7 @@ def _claim(dialect: Dialect, effect: Effect, now: float) -> Statements[bool]:
             return False
         if (yield Statement(renew, (body, now, now + effect.ttl, *row, now))) == 1:
             return True
-    raise StoreError("the table missive_once changed during each of several attempts to claim an effect. Retry later")
+    raise StoreError(f"the table missive_once changed in each of {_TRIES} attempts to claim an effect. Retry later")
 
 
 def create_table(connection: Any) -> None:
@@ -103,7 +103,10 @@ def _create(dialect: Dialect) -> Statements[None]:
 
 
 def purge(connection: Any, *, limit: int = 10_000, clock: Callable[[], float] = time.time) -> int:
-    """Delete at most `limit` effects whose ttl has passed, and return their number. Commit, and repeat until 0."""
+    """Delete at most `limit` effects whose ttl has passed, and return their number.
+
+    The caller commits, and calls again until it returns 0.
+    """
     return run(connection, lambda dialect: _purge(dialect, int(limit), clock()))
 
 

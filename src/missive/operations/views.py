@@ -1,4 +1,4 @@
-"""Views of a record for lists and pages: metadata, and only the public values of its message."""
+"""Views of a record for `dlq list` and `dlq show`: metadata, and only the public values of its message."""
 
 from __future__ import annotations
 

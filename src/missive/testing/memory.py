@@ -87,7 +87,9 @@ class MemorySession(Session):
         """Record settlements. Released deliveries wait again at once, delayed ones after their delay."""
         self._adapter.settled.extend(settlements)
         released = [settlement.delivery for settlement in settlements if settlement.disposition is Disposition.release]
-        self._adapter.waiting.extend(released)
+        if released:
+            self._adapter.waiting.extend(released)
+            self._more.set()
         for settlement in settlements if self.capabilities.max_delay else ():
             if settlement.disposition is Disposition.delay:
                 redelivery = asyncio.ensure_future(self._redeliver(settlement))
@@ -105,6 +107,6 @@ class MemorySession(Session):
         self._more.set()
 
     async def close(self) -> None:
-        """Cancel the redelivery of delayed messages. They stay unacked in `settled`."""
+        """Cancel the redelivery of delayed messages. `settled` shows only their delay."""
         for redelivery in self._delayed:
             redelivery.cancel()

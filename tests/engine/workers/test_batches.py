@@ -163,7 +163,7 @@ def test_an_exception_after_all_outcomes_is_only_logged(caplog):
 
     _, report = run(Broker(proc, keyed_bodies(3)))
     assert (calls, report.total_handled, report.total_dead) == ([3], 3, 0)
-    assert "raised ValueError after it had settled all of a batch" in caplog.text
+    assert "raised ValueError after it had recorded an outcome for every item of a batch" in caplog.text
     assert CANARY not in caplog.text
 
 
@@ -255,6 +255,28 @@ def test_a_sync_batch_past_its_timeout_runs_in_halves_when_it_ends():
     assert calls == [[0, 1, 2, 3], [0, 1], [2, 3], [2], [3]]
     assert proc.dlq.by_number() == [(2, "timeout")]
     assert report.total_handled == 3
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_sync_batch_past_its_timeout_that_recorded_every_outcome(caplog, size):
+    """A late sync batch of several items that recorded all outcomes keeps them; a batch of one ends as `timeout`."""
+    proc, calls = processor(timeout=0.1), []
+
+    @proc.handle_batch_for(Everything(), size=size, wait=0.05)
+    def handle(batch):
+        calls.append(numbers(batch))
+        for item in batch:
+            item.ack()
+        time.sleep(0.3)
+
+    _, report = run(Broker(proc, keyed_bodies(size)))
+    assert calls == [list(range(size))]
+    assert "NoneType" not in caplog.text
+    if size == 1:
+        assert (report.total_handled, proc.dlq.by_number()) == (0, [(0, "timeout")])
+    else:
+        assert (report.total_handled, proc.dlq.by_number()) == (size, [])
+        assert "handle ran past the timeout after it had recorded an outcome for every item of a batch" in caplog.text
 
 
 def test_an_item_extends_the_time_of_its_batch():

@@ -80,8 +80,16 @@ def test_alternative_matches_values(pattern, matching, others):
         ({"a": [{"anything-but": ["x", 1]}]}, r" at a\[0\].anything-but\[1\]", "not of both"),
         ({"a": [{"anything-but": [1, float("nan")]}]}, r" at a\[0\].anything-but\[1\]", "nan"),
         ({"a": [{"anything-but": [{"prefix": "x"}]}]}, r" at a\[0\].anything-but\[0\]", "dict|object"),
-        ({"a": [{"anything-but": {"prefix": ""}}]}, r" at a\[0\].anything-but.prefix", "empty"),
-        ({"a": [{"anything-but": {"prefix": ["x", ""]}}]}, r" at a\[0\].anything-but.prefix\[1\]", "empty"),
+        (
+            {"a": [{"anything-but": {"prefix": ""}}]},
+            r" at a\[0\].anything-but.prefix",
+            "empty, so no string would match",
+        ),
+        (
+            {"a": [{"anything-but": {"prefix": ["x", ""]}}]},
+            r" at a\[0\].anything-but.prefix\[1\]",
+            "no string would match",
+        ),
         ({"a": [{"anything-but": {"prefix": []}}]}, r" at a\[0\].anything-but.prefix", "empty list"),
         ({"a": [{"anything-but": {"suffix": 27}}]}, r" at a\[0\].anything-but.suffix", "not 27"),
         (

@@ -159,7 +159,10 @@ class _Bisection:
         ]
 
     def ran(self, items: list[BatchItem], error: BaseException | None) -> None:
-        """Decide the jobs of a run: recorded outcomes, all jobs of a successful run, or a job that failed alone."""
+        """Decide jobs with a recorded outcome, all jobs of a successful run, and a job that failed alone.
+
+        Halve the rest.
+        """
         overdue = any([job.overdue for job, _ in items]) or (  # noqa: C419 - takes half the time of a generator
             self._standalone and bool(items) and self._clock() > max(job.deadline for job, _ in items)
         )
@@ -178,20 +181,23 @@ class _Bisection:
         if failed:
             self._halve([job for job, context in items if context.recorded is None], error, overdue=overdue)
 
-    def _halve(self, unsettled: list[Job], error: BaseException | None, *, overdue: bool) -> None:
+    def _halve(self, undecided: list[Job], error: BaseException | None, *, overdue: bool) -> None:
         """Queue the two halves of the jobs that failed together, unless this engine owns none of them any more."""
-        if not unsettled:
+        name = self._work.route.name
+        if not undecided and error is None:
+            logger.warning("%s ran past the timeout after it had recorded an outcome for every item of a batch", name)
+        elif not undecided:
             logger.warning(
-                "%s raised %s after it had settled all of a batch", self._work.route.name, type(error).__name__
+                "%s raised %s after it had recorded an outcome for every item of a batch", name, type(error).__name__
             )
-        elif not any(job.owned for job in unsettled):
+        elif not any(job.owned for job in undecided):
             return  # the jobs stay undecided: the transport redelivers them to their new owner
         elif isinstance(error, asyncio.CancelledError) and not overdue:
-            for job in unsettled:
+            for job in undecided:
                 self._decide(job, decide_attempt(job, None, error, self._clock, overdue=overdue))
         else:
-            half = (len(unsettled) + 1) // 2
-            self._left += [part for part in (unsettled[half:], unsettled[:half]) if part]
+            half = (len(undecided) + 1) // 2
+            self._left += [part for part in (undecided[half:], undecided[:half]) if part]
 
     def abandon(self) -> None:
         """Decide the remaining jobs as cancelled, because the worker is stopped."""
@@ -247,7 +253,7 @@ class _Bisection:
 async def _uncancelled() -> None:
     """Undo the cancellation of an overdue or lost run, because the next run of the batch has its own timeout."""
     with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.sleep(0)  # raises a cancellation that arrived as the handler ended, before the next run
+        await asyncio.sleep(0)  # raise a late cancellation here, not in the next run
     task = asyncio.current_task()
     while task is not None and task.cancelling():
         task.uncancel()

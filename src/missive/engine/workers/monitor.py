@@ -24,7 +24,10 @@ logger = logging.getLogger("missive")
 
 
 class WorkerMonitor:
-    """Interrupts overdue handlers, and stops the engine when every worker is stuck."""
+    """Interrupts overdue handlers.
+
+    It stops the engine when every worker is stuck or a handler blocks the handlers' loop.
+    """
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The alternatives of a field in an event pattern, which are literals and operators, as tests."""
+"""Read the alternatives of a field (literals and operators) as tests."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _anything_but(value: Any, location: Location) -> Test:
     for index, one in enumerate(values):
         at = location.at(index) if value is values else location
         if one is None or isinstance(one, bool):
-            raise at.error(f"use strings or numbers, not {describe(one)}: list the wanted values instead")
+            raise at.error(f"use strings or numbers, not {describe(one)}: to exclude it, list the values that you want")
         _literal(one, at)
         if isinstance(one, str) is not isinstance(values[0], str):
             raise at.error("use a list of strings or of numbers, not of both")
@@ -149,7 +149,12 @@ def _anything_but(value: Any, location: Location) -> Test:
 
 
 def _only_text(read: Callable[[Any, Location], Test]) -> Callable[[Any, Location], Test]:
-    return lambda value, location: read(_text(value, location), location)
+    def read_text(value: Any, location: Location) -> Test:
+        if not _text(value, location):
+            raise location.error("the text is empty, so no string would match: use a text of at least one character")
+        return read(value, location)
+
+    return read_text
 
 
 _EXCLUDABLE: dict[str, Callable[[Any, Location], Test]] = {

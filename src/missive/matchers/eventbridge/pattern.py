@@ -39,7 +39,7 @@ _RESERVED = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class FieldPattern:
-    """A field of a pattern: the tests for any scalar there, and whether it may be absent instead."""
+    """A field of a pattern: one test must hold for a scalar there, or the field may be absent."""
 
     path: tuple[str, ...]
     tests: tuple[Test, ...]
@@ -63,7 +63,7 @@ class FieldPattern:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An `$or`: groups of fields. One group must match."""
+    """An `$or`: groups of fields. At least one group must match."""
 
     branches: tuple[tuple[FieldPattern | Choice, ...], ...]
     location: Location
@@ -111,7 +111,7 @@ def _read_fields(
             items.append(_read_choice(inner, prefix, at))
             continue
         if in_choice and (key in OPERATORS or key in _RESERVED):
-            raise at.error("an operator in place of a field: in an $or, put the operator into the list of a field")
+            raise at.error(f'"{key}" is an operator; $or takes fields: write for example {{FIELD: [{{"prefix": …}}]}}')
         path = (*prefix, *key.split("."))
         if len(path) > MAX_DEPTH:
             raise at.too_deep()
@@ -147,7 +147,10 @@ def _read_field(values: Collection[Any], path: tuple[str, ...], location: Locati
 
 
 def _refuse_duplicates(items: Iterable[Item]) -> dict[tuple[str, ...], Location]:
-    """Return the fields with their locations. Raise `RegistrationError` for a duplicate, such as a dotted spelling."""
+    """Return the fields with their locations.
+
+    Raise `RegistrationError` for a duplicate, also when it is spelled with dots.
+    """
     everywhere: dict[tuple[str, ...], Location] = {}
     for item in items:
         if isinstance(item, FieldPattern):

@@ -1,8 +1,10 @@
 """The adapter conformance kit: one suite that every adapter passes on its real broker. It needs pytest.
 
-An author supplies a `Harness` (publish, inspect and break the broker); the kit returns one test per case.
-The `suite` takes cases from the `catalogue`, runs each one with a `driver`, and enters its outcome in the `table`;
-`cases` holds the cases in groups, and `broken` holds adapters that the cases must catch.
+An author supplies a `harness` (publish, inspect and break the broker); the kit returns one test per case. The `suite`
+takes a case from the `catalogue` and runs it with a `driver`, which opens sessions on a `host` and engines on adapters
+of `wrapping`, causes faults with a `proxy`, and writes the `delivery_log`; `processes` runs the command line. `checks`
+raises the failure of a case. At the end, `balance` accounts for every message, the outcome enters the `table`, and the
+`plugin` writes the table to a file. `cases` holds the cases in groups, and `broken` the adapters that they must catch.
 """
 
 from missive.testing.conformance.catalogue import TITLES, Case, CaseOutcome, all_cases, case

@@ -15,11 +15,11 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 _MAX_IDLE_TURNS = 20_000
-"""Number of turns of the loop without an advance of time that counts as a livelock."""
+"""After this many turns without an advance of time, the loop raises Livelock."""
 
 
 class Deadlock(Exception):
-    """Raised by the loop when every task waits and no timer is due.
+    """Raised by the loop when every task waits and no timer is set.
 
     A task waits forever, or for a real thread or socket, which do not exist in virtual time.
     """
@@ -59,7 +59,7 @@ class _VirtualSelector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop on a virtual clock. The order of its callbacks depends on its calls only."""
+    """A loop on a virtual clock. Equal calls give an equal order of callbacks."""
 
     def __init__(self, clock: Clock) -> None:
         self._virtual = clock
