@@ -2,8 +2,8 @@
 
 The python blocks of a page run in order, in one namespace and one directory. With `no-run` after the language, a python
 block is only compiled, and a console block only parsed. A file name after the language writes the block to that file.
-The lines below a command in a console block are its output. There, `…` stands for any text, and `^C` interrupts the
-command. A comment `# exits 1` states the exit code.
+The lines below a command in a console block are its output. There, `…` stands for any text, a line of only `…`
+for any number of lines, and `^C` interrupts the command. A comment `# exits 1` states the exit code.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -330,6 +332,28 @@ def test_result_of_a_test_is_a_bool(test, value):
 def test_expectations(test, text):
     """An expectation continues 'expected …' in an explanation."""
     assert text == test.expectation
+
+
+def test_a_frozen_dataclass_is_a_test():
+    """A frozen dataclass that derives from `Test` has equality by value, also next to tests of the library."""
+
+    @dataclass(frozen=True, slots=True)
+    class MultipleOf(Test):
+        base: int
+
+        def __call__(self, value):
+            return value % self.base == 0
+
+        @property
+        def expectation(self):
+            return f"a multiple of {self.base}"
+
+    two, other = Field("n", MultipleOf(2)), Field("n", MultipleOf(3))
+    assert two(JSONMessage.of({"n": 4})) is True
+    assert two == Field("n", MultipleOf(2)) != other
+    assert len({two, Field("n", MultipleOf(2)), other}) == 2
+    assert Equals(2) != MultipleOf(2) != Equals(2)
+    assert two & other == other & two
 
 
 def test_user_defined_test():

@@ -34,6 +34,7 @@ def handle(message, context):
         time.sleep(3600)
     time.sleep(float(os.environ.get("SLEEP", "0")))
 """
+"""The application of worker processes. Its handler prints the body, key and partition of each message as JSON."""
 
 
 class Topic:
@@ -61,7 +62,7 @@ class Topic:
 
 
 class Member:
-    """An engine with one adapter, on its own thread. Handlers run on the loop of another thread."""
+    """An engine with one adapter, on its own thread. Async handlers run on the loop of another thread."""
 
     def __init__(self, proc: missive.Processor[Any], adapter: Any, concurrency: int = 1, drain: float = 10) -> None:
         self.handlers = asyncio.new_event_loop()

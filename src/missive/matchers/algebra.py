@@ -21,8 +21,8 @@ M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
 class Matcher(Frozen, Generic[M_contra]):
     """Base of matchers, which select the messages of a handler. Call one with a message; compose with `&`, `|`, `~`.
 
-    A subclass implements `evaluate`, and passes its identity and its attributes to `_freeze`. For a single use, pass
-    any callable that takes a message and returns a bool.
+    A subclass implements `evaluate`, and is frozen and equal by value, such as a frozen dataclass. For a single use,
+    pass any callable that takes a message and returns a bool.
     """
 
     __slots__ = ()

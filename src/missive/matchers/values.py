@@ -65,8 +65,8 @@ class Frozen:
     def __eq__(self, other: object) -> bool:
         if self is other:
             return True
-        if not isinstance(other, Frozen):
-            return NotImplemented
+        if not isinstance(other, Frozen) or type(other) is not type(self):
+            return NotImplemented  # the class may define its own equality, as a dataclass does
         return self._hash == other._hash and self._identity == other._identity
 
     def __hash__(self) -> int:

@@ -366,7 +366,7 @@ def test_a_delay_beyond_the_limit_of_the_transport_is_parked(store):
 
 
 def test_a_nacked_message_is_parked_when_the_transport_cannot_redeliver(store):
-    """When the transport cannot redeliver, a nacked message is parked and runs the same attempt second."""
+    """When the transport cannot redeliver, a nacked message is parked and runs again with the same attempt number."""
     attempts = []
 
     def handle(message, context):
@@ -389,7 +389,7 @@ def test_a_nacked_message_is_parked_when_the_transport_cannot_redeliver(store):
 
 @on_both
 def test_an_open_breaker_parks_lanes(store):
-    """An open breaker parks lanes that it cannot hold, in order. Messages of other handlers run."""
+    """An open breaker parks the lanes beyond the held 100, each in order. Messages of other handlers run."""
     down = threading.Event()
     down.set()
     done, others = [], []
