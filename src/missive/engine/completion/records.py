@@ -47,7 +47,7 @@ def make_record(
     new_id: Callable[[], str],
 ) -> Record:
     """Return the record of a job that is a dead letter or is parked. Raises TypeError for another job."""
-    decision, delivery, message, adapter = job.decision, job.delivery, job.message, job.source.adapter
+    decision, delivery, message = job.decision, job.delivery, job.message
     if decision is None or (decision.reason is None and job.parked is None):
         raise TypeError(f"{job!r} has no record: it is neither a dead letter nor parked")
     reason, parked = decision.reason or Reason.failed, job.parked
@@ -63,17 +63,10 @@ def make_record(
         due=None if parked is None else parked.due,
         lane=None if parked is None else parked.lane,
         lease_token=None if delivery.record is None else delivery.token,
-        identity=identity(adapter.url, delivery, sha256),
+        identity=identity(job.source.adapter.url, delivery, sha256),
         body=delivery.body,
         headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
-        origin=Origin(
-            adapter.transport,
-            adapter.destination,
-            adapter.url,
-            delivery.lane,
-            delivery.position,
-            _storable(delivery.native_id),
-        ),
+        origin=_origin(job),
         first_at=now,
         last_at=now,
         fingerprint=fingerprint(reason, decision.label, handler, failure),
@@ -98,6 +91,12 @@ def make_record(
         may_join=delivery.position is not None or delivery.redelivered,
         message=message,
     )
+
+
+def _origin(job: Job) -> Origin:
+    adapter, delivery = job.source.adapter, job.delivery
+    native_id = _storable(delivery.native_id)
+    return Origin(adapter.transport, adapter.destination, adapter.url, delivery.lane, delivery.position, native_id)
 
 
 def _last_attempt(job: Job, decision: Decision, reason: Reason, now: float) -> Attempt:
