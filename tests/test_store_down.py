@@ -68,7 +68,7 @@ def test_a_store_at_its_file_size_limit(start: Start, tmp_path: Path, rabbitmq: 
     assert process.line() == "ok\n"
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     wait_until(lambda: stored(tmp_path) == 200, "all dead letters in the store")
-    assert "can be written again; intake goes on" in process.error_line()
+    assert "can be written again; intake continues" in process.error_line()
     assert [process.line() for _ in range(99)] == ["ok\n"] * 99
     with rabbitmq.channel() as channel:
         channel.basic_publish("", queue, b'{"ok": true}')

@@ -109,7 +109,7 @@ def test_a_stop_during_a_rebalance_keeps_its_own_deadline(kafka: Kafka, strategy
     with member(topic, slow, concurrency=2, parameters=parameters, drain=1) as first:
         wait_until(lambda: len(seen["a"]) == 2, "two running handlers")
         with member(topic, lambda message, context: seen["b"].append(message.message_id), parameters=parameters):
-            wait_until(lambda: first.engine._sources[0].leaving, "the start of the handover")
+            wait_until(lambda: first.engine._state.sources[0].leaving, "the start of the handover")
             began = time.monotonic()
             first.stop()
             assert time.monotonic() - began < 4

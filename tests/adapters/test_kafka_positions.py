@@ -149,5 +149,5 @@ def test_metadata_of_other_tools_is_ignored_with_a_warning(kafka: Kafka, caplog:
     with member(topic, lambda message, context: seen.append(message.raw_data)):
         wait_until(lambda: len(seen) == 3, "the remaining messages")
     assert seen == [b"2", b"3", b"4"]
-    assert "is not Missive's, and is ignored" in caplog.text
+    assert "was not written by Missive, and is ignored" in caplog.text
     assert "reset by hand" not in caplog.text

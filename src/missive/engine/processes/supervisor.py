@@ -33,6 +33,9 @@ _LAST_LINES_SECONDS = 1.0
 _MAX_LINE = 1 << 24
 """Maximum length of a line from a worker, in bytes."""
 
+_USAGE_ERROR = 2
+"""The exit code of a worker that found a usage error."""
+
 logger = logging.getLogger("missive")
 
 
@@ -188,8 +191,10 @@ class Supervisor:
     def _ended(self, worker: _ManagedWorker, code: int) -> None:
         """Note how a worker ended during the stop."""
         worker.state = "done"
-        # SIGTERM kills a process that still imports the application; such a process has fetched nothing.
-        if code and not (code == -signal.SIGTERM and not worker.ready):
+        # SIGTERM kills a process that still imports the application, and several workers may find one usage error. Such
+        # processes have fetched nothing.
+        refused = code == _USAGE_ERROR and self._refusal is not None
+        if code and (worker.ready or not (refused or code == -signal.SIGTERM)):
             self._failed = True
             logger.warning("worker %d died (%s) while stopping", worker.number, _describe_exit(code))
 
