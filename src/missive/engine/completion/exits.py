@@ -82,8 +82,10 @@ class Exits:
         if self._dead_letters.has_sink or job.decision is not None:
             job.decision = SHUTDOWN
             self._dead_letters.add(job)
-        elif job.route is not None or self._admission.route(job):
+        elif job.route is not None:
             self._admission.enter(job)
+        else:
+            self._admission.queue(job.source, [job])
 
     # Jobs that have not started
 

@@ -102,7 +102,7 @@ class Admission:
         lanes = by_lane(jobs) if in_lanes else {}
         for taken in source.stages.taken:
             taken(source, session, jobs, lanes)
-        self._queue_all(source, jobs)
+        self.queue(source, jobs)
         self._dispatcher.dispatch()
 
     def jobs_of(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> list[Job]:
@@ -123,7 +123,7 @@ class Admission:
             source.return_credit(len(deliveries) - len(fresh), size)
         return fresh
 
-    def _queue_all(self, source: Source, jobs: Sequence[Job]) -> None:
+    def queue(self, source: Source, jobs: Sequence[Job]) -> None:
         """Route jobs, and queue each in its lane or without one."""
         unordered: list[Job] = []
         natural: list[Job] = []
@@ -163,15 +163,6 @@ class Admission:
             for job in of_lane:
                 job.lane = lane
             self._dispatcher.add_run(lane, of_lane)
-
-    def route(self, job: Job) -> bool:
-        """Route a job. Return False when no handler runs it; it is then on its way out."""
-        route = None if job.decision is not None else self._find(job.message)
-        if route is None or isinstance(route, Misrouted) or route.discards is not None:
-            self._conclude_unhandled(job, route)
-            return False
-        job.route = route
-        return True
 
     def enter(self, job: Job) -> None:
         """Queue a routed job at the end of its lane, if it has one."""
