@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from missive.dlq import open_dlq, open_store
 from missive.dlq.sql import SQLStore
 from missive.errors import UsageError
+from tests.support.stores import on_each
 
 
 @pytest.fixture
@@ -57,3 +60,18 @@ def test_a_variable_can_be_the_whole_url(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("MISSIVE_TEST_URL", f"sqlite:///{tmp_path}/dlq.db")
     open_store("${MISSIVE_TEST_URL}").close()
     assert (tmp_path / "dlq.db").exists()
+
+
+@on_each
+def test_many_open_a_new_store_at_once(url: str):
+    """Eight workers that open a new store at the same time all succeed, and create one schema."""
+    barrier = threading.Barrier(8)
+
+    def opened() -> None:
+        barrier.wait()
+        open_store(url).close()
+
+    with ThreadPoolExecutor(8) as pool:
+        for one in [pool.submit(opened) for _ in range(8)]:
+            one.result(30)
+    open_store(url, create=False).close()

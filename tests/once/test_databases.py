@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,3 +183,51 @@ def test_sqlalchemy_async_connections_and_sessions(postgres: Any):
         return reasons
 
     assert asyncio.run(main()) == [None, "duplicate"]
+
+
+def test_a_closed_connection_is_an_error_that_names_the_way_out(server: tuple[Any, str]):
+    """`with connection:` of psycopg and pymysql closes the connection. The next claim says so."""
+    with server[0].connect(server[1]) as connection:
+        assert claim(connection, effect())
+    with pytest.raises(missive.UsageError, match=r"closes it at its end; use .*(\.transaction\(\)|\.commit\(\))"):
+        claim(connection, effect())
+
+
+def test_many_create_the_table_at_once(server: tuple[Any, str]):
+    """Eight workers that create the table at the same time all succeed."""
+    database = server[0].database()
+    barrier = threading.Barrier(8)
+
+    def create() -> None:
+        with contextlib.closing(server[0].connect(database)) as connection:
+            barrier.wait()
+            create_table(connection)
+            connection.commit()
+
+    with ThreadPoolExecutor(8) as pool:
+        for created in [pool.submit(create) for _ in range(8)]:
+            created.result(30)
+
+
+@pytest.mark.postgres
+def test_the_documented_example_of_psycopg(postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The example of the page handles a message once, several times over one worker connection."""
+    import psycopg
+
+    page = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text(encoding="utf-8")
+    (example,) = [
+        block for block in re.findall(r"```python no-run\n(.*?)```", page, re.DOTALL) if "psycopg.conn" in block
+    ]
+    dsn = postgres.url(postgres.database())
+    with psycopg.connect(dsn) as connection:
+        connection.execute("CREATE TABLE charges (id TEXT, cents INTEGER)")
+    monkeypatch.setenv("BILLING_DATABASE", dsn)
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, Any] = {"__name__": "example"}
+    exec(example, namespace)
+    charge = [missive.JSONMessage.of({"type": "charge", "id": "c-1", "cents": cents}) for cents in (250, 250, 999)]
+    with namespace["billing"].test_client() as client:
+        assert [client.send(message).reason for message in charge] == [None, "duplicate", "conflict"]
+        assert client.send(missive.JSONMessage.of({"type": "charge", "id": "c-2", "cents": 1})).reason is None
+    with psycopg.connect(dsn) as connection:
+        assert connection.execute("SELECT * FROM charges ORDER BY id").fetchall() == [("c-1", 250), ("c-2", 1)]

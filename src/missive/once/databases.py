@@ -51,8 +51,8 @@ _IN_TRANSACTION: Final = 1
 def run(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     """Execute statements in the transaction of a connection, and return the result of the generator.
 
-    Raise `UsageError` for an asynchronous connection, for a connection of an unsupported library, and for one that
-    commits each statement.
+    Raise `UsageError` for an asynchronous connection, for a connection of an unsupported library, for one that was
+    closed, and for one that commits each statement.
     """
     if _is_sqlalchemy(connection):
         if _is_async(connection):
@@ -61,6 +61,7 @@ def run(connection: Any, steps: Callable[[Dialect], Statements[T]]) -> T:
     driver = _driver(connection)
     if _is_async(connection):
         raise UsageError(f"this connection of {driver} is asynchronous. Use await context.aclaim(connection)")
+    _refuse_closed(connection, driver)
     _refuse_autocommit(connection, driver)
     placeholder = _placeholder(driver)
     cursor = connection.cursor()
@@ -79,6 +80,7 @@ async def run_async(connection: Any, steps: Callable[[Dialect], Statements[T]]) 
     driver = _driver(connection)
     if not _is_async(connection):
         raise UsageError(f"this connection of {driver} is not asynchronous. Use context.claim(connection)")
+    _refuse_closed(connection, driver)
     _refuse_autocommit(connection, driver)
     placeholder = _placeholder(driver)
     running = steps(_DRIVERS[driver])
@@ -176,6 +178,15 @@ def _placeholder(driver: str) -> str:
     return "?" if sys.modules[driver].paramstyle == "qmark" else "%s"
 
 
+def _refuse_closed(connection: Any, driver: str) -> None:
+    """Raise `UsageError` for a connection that its application has closed. A lost connection raises its own error."""
+    if _IS_CLOSED.get(driver, lambda _: False)(connection):
+        raise UsageError(
+            f"this connection of {driver} is closed. `with connection:` closes it at its end; use"
+            f" {_TRANSACTION[driver]} instead"
+        )
+
+
 def _refuse_autocommit(connection: Any, driver: str) -> None:
     """Raise `UsageError` for a connection that commits each statement.
 
@@ -214,3 +225,12 @@ _COMMITS_EACH_STATEMENT: Final[dict[str, Callable[[Any], bool]]] = {
     "pymysql": _pymysql_commits,
     "MySQLdb": _mysqlclient_commits,
 }
+_IS_CLOSED: Final[dict[str, Callable[[Any], bool]]] = {
+    "psycopg": lambda connection: connection.closed and not connection.broken,
+    "pymysql": lambda connection: connection._closed,  # noqa: SLF001 - `open` is also false for a lost connection
+}
+_TRANSACTION: Final = {
+    "psycopg": "`with connection.transaction():`",
+    "pymysql": "connection.commit() and connection.rollback()",
+}
+"""A transaction that leaves its connection open."""

@@ -29,6 +29,10 @@ SCHEMAS: Final[dict[Dialect, tuple[str, ...]]] = {
 """The statements that create the table, by database."""
 SCHEMAS["postgresql"] = SCHEMAS["sqlite"]
 
+_CREATED: Final = "SELECT to_regclass('missive_once_expires') IS NOT NULL"
+_LOCK: Final = "SELECT pg_advisory_xact_lock(1296651092)"
+"""PostgreSQL's CREATE … IF NOT EXISTS fails when another transaction is creating the same table."""
+
 _INSERT: Final = "INTO missive_once (service, handler, digest, body, claimed_at, expires_at) VALUES (?, ?, ?, ?, ?, ?)"
 _ROW: Final = "WHERE service = ? AND handler = ? AND digest = ?"
 _TRIES: Final = 10
@@ -91,6 +95,9 @@ def _claim(dialect: Dialect, effect: Effect, now: float) -> Statements[bool]:
 def create_table(connection: Any) -> None:
     """Create the table `missive_once` if it does not exist. On MySQL and MariaDB, this ends the transaction.
 
+    Several processes may call the function at the same time. On PostgreSQL, the others wait until the transaction of
+    the first one ends.
+
     `connection` is a connection that `context.claim` accepts. Raise `UsageError` as `claim` does, and the errors of the
     database.
     """
@@ -98,6 +105,10 @@ def create_table(connection: Any) -> None:
 
 
 def _create(dialect: Dialect) -> Statements[None]:
+    if dialect == "postgresql":
+        if (yield Statement(_CREATED, wants_row=True))[0]:
+            return
+        yield Statement(_LOCK, wants_row=True)
     for statement in SCHEMAS[dialect]:
         yield Statement(statement)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,14 +14,14 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from missive._sqlite import enable_wal
-from missive.errors import UsageError
+from missive.errors import StoreError, UsageError
 
 BUSY_SECONDS = 5
 """Timeout for a lock of SQLite, and for a connection to a server, in seconds."""
 _CACHE_KIB = 32768
 """Size of SQLite's page cache, in KiB. With the default of 2 MiB, large changes read most pages again."""
 _LOCK = 0x4D495353
-"""Number (on MySQL the name) of the lock that creation and migration of the schema hold."""
+"""Number (on MySQL the start of the name) of the lock that creation and migration of the schema hold."""
 _LOCK_SECONDS = 60
 _DRIVERS = {
     "postgresql": ("postgresql+psycopg", "psycopg", "postgres"),
@@ -125,19 +127,31 @@ def sort_nothing(connection: Connection) -> None:
         connection.execute(sa.text("SET LOCAL enable_sort = off"))
 
 
-def lock_schema(connection: Connection) -> None:
-    """Block creation and migration of the schema by other processes, until `unlock_schema` and the next commit."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-    elif connection.dialect.name in {"mysql", "mariadb"}:
-        connection.execute(sa.select(sa.func.get_lock(str(_LOCK), _LOCK_SECONDS)))
+@contextmanager
+def schema_lock(engine: Engine, url: str) -> Iterator[None]:
+    """Block creation and migration of the schema by other processes. Raises `StoreError` after a minute.
 
-
-def unlock_schema(connection: Connection) -> None:
-    """Release the lock of `lock_schema` on databases where it survives the transaction."""
-    if connection.dialect.name in {"mysql", "mariadb"}:
-        with suppress(sa.exc.SQLAlchemyError):  # the lock also ends with the connection
-            connection.execute(sa.select(sa.func.release_lock(str(_LOCK))))
+    SQLite needs no lock: its write transaction is one.
+    """
+    if engine.dialect.name == "sqlite":
+        yield
+        return
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+            yield
+            return
+        name = f"{_LOCK}-{hashlib.sha256(str(engine.url.database).encode()).hexdigest()[:16]}"
+        if connection.execute(sa.select(sa.func.get_lock(name, _LOCK_SECONDS))).scalar() != 1:
+            raise StoreError(
+                f"the dead letter store {url} cannot be opened: another process has been changing its schema for"
+                f" {_LOCK_SECONDS} s; try again later"
+            )
+        try:
+            yield
+        finally:
+            with suppress(sa.exc.SQLAlchemyError):  # the lock also ends with the connection
+                connection.execute(sa.select(sa.func.release_lock(name)))
 
 
 def is_deadlock(error: sa.exc.DBAPIError) -> bool:

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from missive.dlq.sql.dialects import lock_schema, unlock_schema
+from missive.dlq.sql.dialects import schema_lock
 from missive.dlq.sql.group_counts import recount
 from missive.dlq.sql.schema import SCHEMA_VERSION, arrival, metadata, records, replays, schema
 from missive.errors import StoreRefused, UsageError
@@ -23,8 +23,8 @@ def migrate(engine: Engine, write: Callable[[], AbstractContextManager[Connectio
     """
     if not create and not sa.inspect(engine).has_table(schema.name):
         raise UsageError(f"there is no dead letter store {url}")
-    with write() as connection:
-        lock_schema(connection)
+    # The lock outlasts the transaction: the next process sees the committed version.
+    with schema_lock(engine, url), write() as connection:
         schema.create(connection, checkfirst=True)
         version = connection.execute(sa.select(schema.c.version)).scalar()
         if version is not None and version > SCHEMA_VERSION:
@@ -38,7 +38,6 @@ def migrate(engine: Engine, write: Callable[[], AbstractContextManager[Connectio
         elif version < SCHEMA_VERSION:
             _migrate(connection)
             connection.execute(schema.update().values(version=SCHEMA_VERSION))
-        unlock_schema(connection)
 
 
 def _migrate(connection: Connection) -> None:
