@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from missive.errors import RegistrationError
@@ -22,6 +24,10 @@ class _Members(dict[str, Any]):
     """A JSON object that records a duplicate key."""
 
     duplicate: str | None = None
+
+
+class _Rounded(float):
+    """A number that has more digits in the document than a double-precision number keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +90,23 @@ class Location:
 def parse(text: str, location: Location) -> Any:
     """Return a JSON text as Python objects, which record duplicate keys. Raise `RegistrationError` if it is invalid."""
     try:
-        return json.loads(text, object_pairs_hook=_members)
+        return json.loads(text, object_pairs_hook=_members, parse_float=_float)
     except json.JSONDecodeError as error:
         raise location.error(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise location.too_deep() from None
     except ValueError:  # an integer with thousands of digits
         raise location.error("it contains a number that is too long: shorten it") from None
+
+
+def is_exact(number: float) -> bool:
+    """Return whether a double-precision number has exactly the decimal value that the document has."""
+    if not isinstance(number, int):
+        return not isinstance(number, _Rounded)
+    try:
+        return Decimal(repr(float(number))) == number
+    except OverflowError:
+        return False
 
 
 def describe(value: object) -> str:
@@ -105,6 +121,16 @@ def describe(value: object) -> str:
     if isinstance(value, float) or (isinstance(value, int) and abs(value) < 10**_MAX_TEXT):
         return repr(plain(value))
     return type(value).__name__
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    try:
+        # Compare the shortest decimal form, as EventBridge does: 0.1 counts as exact.
+        exact = math.isinf(value) or Decimal(repr(value)) == Decimal(text)
+    except InvalidOperation:  # an exponent of a million digits
+        exact = False
+    return value if exact else _Rounded(value)
 
 
 def _members(pairs: list[tuple[str, Any]]) -> _Members:

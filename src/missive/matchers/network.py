@@ -35,25 +35,8 @@ class Cidr(Test):
     """The last address, as an integer (inclusive)."""
 
     def __init__(self, network: str) -> None:
-        if not isinstance(network, str):
-            raise RegistrationError(f"Cidr takes a str such as '10.0.0.0/8', not {type(network).__name__}")
-        text, slash, length = network.partition("/")
-        parsed = address(text)
-        if parsed is None:
-            raise RegistrationError(
-                f"Cidr({excerpt(network)}) is not a network: write the first address, a slash and the number of bits "
-                "that all addresses share, such as '10.0.0.0/8' or '2001:db8::/32'"
-            )
-        version, first = parsed
-        bits = _BITS[version]
-        if not slash:
-            length = str(bits)
-        if not (length.isascii() and length.isdigit()) or len(length) > len(str(bits)) or int(length) > bits:
-            raise RegistrationError(
-                f"Cidr({excerpt(network)}) has no valid prefix length after the slash: IPv{version} takes 0 to {bits}"
-            )
-        prefix_length = int(length)
-        spare = bits - prefix_length
+        version, first, prefix_length = _parsed(network)
+        spare = _BITS[version] - prefix_length
         lowest = first >> spare << spare
         normal = f"{_written(version, lowest)}/{prefix_length}"
         if first != lowest:
@@ -83,6 +66,38 @@ class Cidr(Test):
 
     def __repr__(self) -> str:
         return f"Cidr({self.network!r})"
+
+
+def network_of(text: str) -> str:
+    """Return the network of an address with a prefix length: `10.0.0.0/8` for `10.1.2.3/8`.
+
+    Raise `RegistrationError` if the text is not an address, a slash and a prefix length.
+    """
+    version, number, prefix_length = _parsed(text)
+    spare = _BITS[version] - prefix_length
+    return f"{_written(version, number >> spare << spare)}/{prefix_length}"
+
+
+def _parsed(network: object) -> tuple[int, int, int]:
+    """Return the IP version, the number of the address, and the prefix length."""
+    if not isinstance(network, str):
+        raise RegistrationError(f"Cidr takes a str such as '10.0.0.0/8', not {type(network).__name__}")
+    text, slash, length = network.partition("/")
+    parsed = address(text)
+    if parsed is None:
+        raise RegistrationError(
+            f"Cidr({excerpt(network)}) is not a network: write the first address, a slash and the number of bits "
+            "that all addresses share, such as '10.0.0.0/8' or '2001:db8::/32'"
+        )
+    version, first = parsed
+    bits = _BITS[version]
+    if not slash:
+        length = str(bits)
+    if not (length.isascii() and length.isdigit()) or len(length) > len(str(bits)) or int(length) > bits:
+        raise RegistrationError(
+            f"Cidr({excerpt(network)}) has no valid prefix length after the slash: IPv{version} takes 0 to {bits}"
+        )
+    return version, first, int(length)
 
 
 def address(value: object) -> tuple[int, int] | None:

@@ -143,7 +143,8 @@ class AmqpPattern(TopicPattern):
     """The value is a routing key that matches the binding key of a topic exchange: `Topic(AmqpPattern("*.error.#"))`.
 
     `*` matches one word. `#` matches zero or more words, in any place. A wildcard is a whole word. As in RabbitMQ,
-    words may be empty, and an empty routing key has no words.
+    words may be empty, and an empty routing key has no words. The number of `#` has no limit, although RabbitMQ refuses
+    bindings with more than two since pull request 17039 of July 2026: the pattern is matched here, not in the broker.
     """
 
     __slots__ = ("_anyway", "_goal", "_loops", "_takers")

@@ -47,10 +47,11 @@ def test_keys_are_joined_by_dots():
             r" at detail.state\[1\]",
             'unknown operator "prefx": did you mean "prefix"',
         ),
-        ({"$or": {"a": [1]}}, r" at \$or", "at least two objects, not an object"),
+        ({"$or": "a"}, r" at \$or", r'takes a list of alternatives: write \["a"\]'),
         ({"$or": []}, r" at \$or", "at least two objects, not 0: add"),
         ({"a": {"$or": [{"b": [1]}]}}, r" at a.\$or", "at least two objects, not 1: add"),
-        ({"$or": ["a", "b"]}, r" at \$or\[0\]", 'not "a"'),
+        ({"$or": [{"a": [1]}, "b"]}, r" at \$or\[0\]", 'unknown operator "a"'),
+        ({"$or": [{"prefix": ["a"]}, {"suffix": "b"}]}, r" at \$or\[0\].prefix", "not a list"),
         ({"$or": [{"a": [1]}, {}]}, r" at \$or\[1\]", "empty object"),
         ({"$or": [{"a": [1]}, {"b": [{"x": 1}]}]}, r" at \$or\[1\].b\[0\]", 'unknown operator "x"'),
         (
@@ -110,3 +111,21 @@ def test_combinations_are_bounded():
     assert isinstance(at_most, And)
     with pytest.raises(RegistrationError, match="more than 1000 combinations: register several"):
         from_eventbridge({f"p{n}": choice for n, choice in enumerate(choices)})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ({"$or": ["a", 1]}, [{"$or": "a"}, {"$or": [2, 1]}], [{"$or": "b"}, {"a": "a"}, {}]),
+        ({"$or": {"a": [1], "b": [2]}}, [{"$or": {"a": 1, "b": 2}}, {"$or.a": 1, "$or.b": 2}], [{"a": 1, "b": 2}]),
+        ({"$or": [{"prefix": "a"}, {"numeric": [">", 1]}]}, [{"$or": "ab"}, {"$or": 2}], [{"$or": "b"}, {"$or": 1}]),
+        ({"$or": [{"exists": False}]}, [{}, {"a": 1}], [{"$or": 1}]),
+        ({"x": {"$or": [None, {"suffix": "b"}]}}, [{"x": {"$or": None}}, {"x.$or": "ab"}], [{"x": None}]),
+        ({"$or": [{"a": [1]}, {"$or": ["b"]}]}, [{"a": 1}, {"$or": "b"}], [{"a": "b"}, {"b": 1}]),
+        ({"$or": [{"a": [1]}, {"b": {"$or": {"c": [2]}}}]}, [{"a": 1}, {"b": {"$or": {"c": 2}}}], [{"b": {"c": 2}}]),
+    ],
+)
+def test_or_without_objects_of_fields_is_a_field(pattern, matching, others):
+    """As in Event Ruler, `$or` is the name of a field unless it has a list of objects of fields."""
+    assert [event for event in matching if not matches(pattern, event)] == []
+    assert [event for event in others if matches(pattern, event)] == []

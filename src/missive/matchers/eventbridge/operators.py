@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from missive.errors import RegistrationError
-from missive.matchers.documents import Location, describe
-from missive.matchers.network import Cidr
+from missive.matchers.documents import Location, describe, is_exact
+from missive.matchers.network import Cidr, network_of
 from missive.matchers.tests import Absent, AnythingBut, Equals, IsInstance, NoneOf, OneOf, Present, Range, Test
 from missive.matchers.text import Prefix, Suffix, Wildcard
 from missive.matchers.values import Scalar
@@ -77,19 +77,22 @@ def _text(value: Any, location: Location) -> str:
     return value
 
 
-def _filled(value: Any, location: Location) -> str:
-    text = _text(value, location)
-    if not text:
-        raise location.error('the text is empty, so every string would match: use {"wildcard": "*"}')
-    return text
+def _comparable(value: Any, location: Location) -> float:
+    number = _number(value, location)
+    if not is_exact(number):
+        raise location.error(
+            "this number is not exactly a double-precision number, which EventBridge compares: use one of at most 15 "
+            "significant digits"
+        )
+    return number
 
 
 def _cased(value: Any, location: Location) -> tuple[str, bool]:
     """Return a text, and whether to ignore its case."""
     if not isinstance(value, Mapping):
-        return _filled(value, location), False
+        return _text(value, location), False
     _, text, at = location.only_member(value, "operator", ("equals-ignore-case",))
-    return _filled(text, at), True
+    return _text(text, at), True
 
 
 # Operators.
@@ -101,12 +104,12 @@ def _exactly(value: Any, location: Location) -> Test:
 
 def _prefix(value: Any, location: Location) -> Test:
     text, ignore_case = _cased(value, location)
-    return Prefix(text, ignore_case=ignore_case)
+    return Prefix(text, ignore_case=ignore_case) if text else IsInstance(str)
 
 
 def _suffix(value: Any, location: Location) -> Test:
     text, ignore_case = _cased(value, location)
-    return Suffix(text, ignore_case=ignore_case)
+    return Suffix(text, ignore_case=ignore_case) if text else IsInstance(str)
 
 
 def _equals_ignore_case(value: Any, location: Location) -> Test:
@@ -142,7 +145,10 @@ def _anything_but(value: Any, location: Location) -> Test:
         at = location.at(index) if value is values else location
         if one is None or isinstance(one, bool):
             raise at.error(f"use strings or numbers, not {describe(one)}: to exclude it, list the values that you want")
-        _literal(one, at)
+        if isinstance(one, str) or not isinstance(one, (int, float)):
+            _literal(one, at)
+        else:
+            _comparable(one, at)
         if isinstance(one, str) is not isinstance(values[0], str):
             raise at.error("use a list of strings or of numbers, not of both")
     return _none_of(map(Equals, values))
@@ -180,7 +186,7 @@ def _numeric(value: Any, location: Location) -> Test:
     for index, (sign, _) in enumerate(pairs):
         if not isinstance(sign, str) or sign not in (*_BOUNDS, "="):
             raise location.at(2 * index).error(f"use one of =, <, <=, >, >=, not {describe(sign)}")
-    numbers = [_number(number, location.at(2 * index + 1)) for index, (_, number) in enumerate(pairs)]
+    numbers = [_comparable(number, location.at(2 * index + 1)) for index, (_, number) in enumerate(pairs)]
     signs = [sign for sign, _ in pairs]
     if len(signs) == 1:
         return Equals(numbers[0]) if signs == ["="] else Range(**{_BOUNDS[signs[0]]: numbers[0]})
@@ -194,7 +200,7 @@ def _cidr(value: Any, location: Location) -> Test:
     text = _text(value, location)
     if "/" not in text:
         raise location.error("use a network such as 10.0.0.0/8; write a single address as a string")
-    return at_location(lambda: Cidr(text), location)
+    return at_location(lambda: Cidr(network_of(text)), location)
 
 
 def _exists(value: Any, location: Location) -> Test:

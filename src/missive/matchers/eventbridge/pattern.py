@@ -107,7 +107,7 @@ def _read_fields(
 ) -> list[Item]:
     items: list[Item] = []
     for key, inner, at in location.members(value):
-        if key == "$or":
+        if key == "$or" and _is_choice(inner):
             items.append(_read_choice(inner, prefix, at))
             continue
         if in_choice and (key in OPERATORS or key in _RESERVED):
@@ -126,12 +126,16 @@ def _read_fields(
     return items
 
 
-def _read_choice(value: Any, prefix: tuple[str, ...], location: Location) -> Choice:
-    if not isinstance(value, (list, tuple)):
-        raise location.error(f"$or takes a list of at least two objects, not {describe(value)}")
-    for index, branch in enumerate(value):
-        if not isinstance(branch, Mapping):
-            raise location.at(index).error(f"$or takes objects, not {describe(branch)}")
+def _is_choice(value: Any) -> bool:
+    """Return whether `$or` stands before a choice. Otherwise it is the name of a field, as in Event Ruler."""
+    return (
+        isinstance(value, (list, tuple))
+        and all(isinstance(branch, Mapping) for branch in value)
+        and not (value and all(len(branch) == 1 and next(iter(branch)) in OPERATORS for branch in value))
+    )
+
+
+def _read_choice(value: Collection[Mapping[Any, Any]], prefix: tuple[str, ...], location: Location) -> Choice:
     if len(value) < 2:  # noqa: PLR2004 - a choice
         raise location.error(f"$or takes at least two objects, not {len(value)}: add another object")
     branches = (_read_fields(branch, prefix, location.at(i), in_choice=True) for i, branch in enumerate(value))
