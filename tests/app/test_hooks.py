@@ -72,18 +72,57 @@ def test_an_async_hook_cannot_serve_a_sync_handler(register):
 
 
 def test_handling_hooks_serve_the_handlers_of_their_processor():
-    """Handling hooks do not run for handlers of including or included processors."""
-    proc, part = Processor(), Processor()
-    mine, its = lambda worker, context: None, lambda worker, context: None
-    proc.before_handling(mine)
-    part.before_handling(its)
-    part.after_handling(its)
+    """Handling hooks serve included handlers too, the outermost first, but no handlers of the including processor."""
+    proc, part, inner = Processor(), Processor(), Processor()
+    mine, its, own = (lambda worker, context, _n=n: None for n in range(3))
+    inner.add_handler(Topic("c"), lambda message, context: None)
+    part.include(inner)
     proc.include(part)
     proc.add_handler(Topic("a"), nothing)
     part.add_handler(Topic("b"), other)
-    assert {Topic("a"): ((mine,), ()), Topic("b"): ((its,), (its,))} == {
-        route.matcher: (route.terms.before, route.terms.after) for route in proc.routes()
-    }
+    proc.before_handling(mine)  # hooks count until processing starts, as handlers do
+    part.before_handling(its)
+    part.after_handling(its)
+    inner.before_handling(own)
+    inner.after_handling(own)
+    assert {
+        Topic("a"): ((mine,), ()),
+        Topic("b"): ((mine, its), (its,)),
+        Topic("c"): ((mine, its, own), (its, own)),
+    } == {route.matcher: (route.terms.before, route.terms.after) for route in proc.routes()}
+
+
+def test_hooks_run_from_the_outermost_processor_to_the_handler():
+    """The hooks of the including processor run before the included processor's own hooks."""
+    calls = []
+    proc, part = Processor(dlq={}), Processor()
+    proc.include(part)
+    for name, owner in (("part", part), ("proc", proc)):
+        owner.before_handling(lambda worker, context, name=name: calls.append(f"before {name}"))
+        owner.after_handling(lambda worker, context, name=name: calls.append(f"after {name}"))
+    part.add_handler(Topic("a"), lambda message, context: calls.append("handler"))
+    with proc.test_client() as client:
+        client.send(RawMessage(b"", topic="a"))
+    assert calls == ["before proc", "before part", "handler", "after proc", "after part"]
+
+
+def test_an_outer_async_hook_cannot_serve_an_included_sync_handler():
+    """An async handling hook of the including processor conflicts with an included def handler."""
+    proc, part = Processor(), Processor()
+    proc.include(part)
+    proc.before_handling(async_hook)
+    part.add_handler(Topic("a"), nothing)
+    with pytest.raises(RegistrationError, match=r"hook .*:async_hook is async, and the handler .*:nothing "):
+        proc.freeze()
+
+
+def test_processing_hooks_of_a_processor_included_twice_run_once():
+    """A processor that is included under two conditions adds its processing hooks once."""
+    proc, part = Processor(), Processor()
+    hook = part.before_processing(lambda context: None)
+    proc.include(part, when=Topic("a"))
+    proc.include(part, when=Topic("b"))
+    assert proc.registry.hooks().before_processing == [hook]
 
 
 def test_processing_hooks_of_included_processors_run_too():

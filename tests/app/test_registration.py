@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from missive import JSONMessage, Message, Processor, RawMessage, RegistrationClosed, RegistrationError
+from missive import JSONMessage, Message, Processor, RawMessage, RegistrationClosed, RegistrationError, Retry
 from missive.errors import DuplicateMatcher
 from missive.matchers import Everything, Field, Header, Key, Topic
 
@@ -153,6 +153,108 @@ def test_an_include_needs_the_same_class_and_no_dead_letter_queue(proc, part, te
     with pytest.raises(RegistrationError, match=text):
         proc.include(part)
     assert proc.routes() == ()
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["direct", "nested"])
+@pytest.mark.parametrize(
+    ("option", "outer", "own", "handler", "effective"),
+    [
+        ("timeout", None, None, None, 600),
+        ("timeout", 30, None, None, 30),
+        ("timeout", 30, 20, None, 20),
+        ("timeout", 30, 20, 10, 10),
+        ("retry", None, None, None, None),
+        ("retry", Retry(attempts=2), None, None, Retry(attempts=2)),
+        ("retry", Retry(attempts=2), Retry(attempts=3), None, Retry(attempts=3)),
+        ("retry", Retry(attempts=2), False, None, None),
+        ("retry", Retry(attempts=2), None, False, None),
+    ],
+)
+def test_an_included_processor_inherits_what_it_leaves_unset(nested, option, outer, own, handler, effective):
+    """Timeout and retry come from the handler, its processor, the including one, or the defaults, in this order."""
+    proc, middle, part = Processor(**{option: outer}), Processor(), Processor(**{option: own})
+    if nested:
+        middle.include(part)
+    proc.include(middle if nested else part)
+    part.add_handler(Key("k"), nothing, **{option: handler})
+    (route,) = proc.routes()
+    assert getattr(route.terms, option) == effective
+
+
+def test_public_is_never_inherited():
+    """A message of an included handler shows the public fields of its own processor only."""
+    proc, part = Processor(JSONMessage, public=["a"], dlq={}), Processor(JSONMessage, public=["b"])
+    proc.include(part)
+    part.add_handler(Field("type", "x"), nothing)
+    proc.add_handler(Field("type", "y"), nothing)
+    assert {route.matcher: route.terms.public for route in proc.routes()} == {
+        Field("type", "x"): frozenset({("b",)}),
+        Field("type", "y"): frozenset({("a",)}),
+    }
+
+
+@pytest.mark.parametrize(
+    ("option", "one", "two"),
+    [("timeout", 10, 20), ("retry", False, Retry(attempts=2)), ("retry", Retry(), Retry(attempts=2))],
+)
+@pytest.mark.parametrize("through_parts", [False, True], ids=["direct", "later"])
+def test_two_includes_must_agree_on_inherited_options(option, one, two, through_parts):
+    """The second include is an error when a processor would take another value, and changes nothing."""
+    first, second = Processor(name="first", **{option: one}), Processor(name="second", **{option: two})
+    part = Processor(name="part")
+    part.add_handler(Key("k"), nothing)
+    left, right = (Processor(), Processor()) if through_parts else (first, second)
+    left.include(part)
+    if through_parts:
+        right.include(part, when=Topic("t"))
+        first.include(left)  # `right` may still get the same value
+    with pytest.raises(RegistrationError, match=rf"part has no {option}=, and would take .* from .*, but .* from .*"):
+        second.include(right if through_parts else part)
+    assert second.routes() == ()
+    part.add_handler(Key("j"), nothing)  # and `second` does not hear of it
+    assert second.routes() == ()
+
+
+@pytest.mark.parametrize(("option", "value"), [("timeout", 20), ("retry", Retry(attempts=2))])
+def test_a_value_differs_from_the_default(option, value):
+    """A processor without a value offers the default, so a second include by one with a value is an error."""
+    part = Processor(name="part")
+    Processor(name="first").include(part)
+    with pytest.raises(RegistrationError, match=rf"part has no {option}=, and would take .* from first, but"):
+        Processor(name="second", **{option: value}).include(part)
+
+
+def test_two_parts_of_one_application_may_share_a_part():
+    """Processors that get their options by a later include do not differ."""
+    proc, left, right, part = Processor(timeout=10), Processor(), Processor(), Processor()
+    left.include(part, when=Topic("l"))
+    right.include(part, when=Topic("r"))
+    proc.include(left)
+    proc.include(right)
+    part.add_handler(Key("k"), nothing)
+    assert [route.terms.timeout for route in proc.routes()] == [10, 10]
+
+
+def test_includes_that_agree_on_inherited_options_are_allowed():
+    """Equal values, own values, and the default in words are no conflict."""
+    part = Processor(timeout=5, retry=False)
+    part.add_handler(Key("k"), nothing)
+    plain = Processor()
+    for outer in (Processor(timeout=600), Processor(), Processor(retry=False)):
+        outer.include(plain)
+        outer.include(part)
+    Processor(timeout=10, retry=Retry()).include(part)
+
+
+def test_an_included_processor_takes_no_dead_letter_queue_later():
+    """A dead letter queue that an included processor gets after the include is an error, at once or at the start."""
+    proc, part = Processor(name="proc"), Processor(name="part")
+    proc.include(part)
+    with pytest.raises(RegistrationError, match=r"part has its own dead letter queue. Set dlq= on proc only"):
+        part.set_dlq({})
+    part.dlq = {}
+    with pytest.raises(RegistrationError, match=r"part has its own dead letter queue. Set dlq= on proc only"):
+        proc.freeze()
 
 
 def test_a_circle_of_includes_is_an_error():

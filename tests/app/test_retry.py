@@ -173,14 +173,14 @@ def test_without_a_policy_nothing_is_retried():
 
 
 def test_a_handler_inherits_the_policy_of_its_processor():
-    """A handler without `retry=` uses the policy of its own processor, also when that is included."""
+    """A handler without `retry=` uses the policy of its processor, or of the processor that includes that."""
     with client_of(Failing(OSError("down")), processor_retry=EXACT) as client:
         assert send(client).outcome is Outcome.retried
     outer, inner = Processor(name="outer", retry=EXACT, dlq={}), Processor(name="inner")
     inner.add_handler(Everything(), Failing(OSError("down")), name="h")
     outer.include(inner)
     with outer.test_client() as client:
-        assert send(client).outcome is Outcome.dead_lettered
+        assert send(client).outcome is Outcome.retried
 
 
 @pytest.mark.parametrize("how", ["context", "exception"])

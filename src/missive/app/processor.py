@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, cast, overload
@@ -15,15 +14,15 @@ from missive.app.batch import Batch
 from missive.app.caller import calling_module
 from missive.app.context import HandlingContext, HandlingHook, ProcessingContext, ProcessingHook
 from missive.app.options import Declaration, HandlerOptions, M, check_names, declare
-from missive.app.registration import Registry
+from missive.app.registration import Registry, own_dlq
 from missive.app.retry import Retry
 from missive.app.terms import HandlerRoute, Terms
 from missive.app.test_client import open_client
 from missive.errors import RegistrationError
 from missive.matchers.selectors import Everything
-from missive.messages import Message, RawMessage
+from missive.messages import RawMessage
 from missive.resources.key import ResourceKey, Scope, check_resource, check_scope, checked_overrides
-from missive.routing.route import callable_name
+from missive.routing.route import Route, callable_name
 
 if TYPE_CHECKING:
     from missive.app.test_client import ClientSession
@@ -51,8 +50,10 @@ class Processor(Generic[M]):
     - `name`: the name of the service, which its dead letters carry in a shared store. The default is the name of the
       calling module.
     - `dlq`: the dead letter queue: a store, its URL, or a dict, which receives `{id: (message, reason)}`.
-    - `retry`: the retry policy of handlers without their own. None retries nothing.
-    - `timeout`: the maximum duration of an attempt, in seconds, for handlers without their own.
+    - `retry`: the retry policy of handlers without their own. False retries nothing. None takes the policy of the
+      processor that includes this one, and retries nothing without any.
+    - `timeout`: the maximum duration of an attempt, in seconds, for handlers without their own. None takes the timeout
+      of the processor that includes this one, and 600 seconds without any.
     - `concurrency`: the maximum number of messages that are handled at once in this process.
     - `on_overlap`: the reaction to two handlers that can match the same message: "warn" issues one `OverlapWarning`
       for each registration, "error" raises it, and "ignore" does nothing.
@@ -68,8 +69,8 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
-        retry: Retry | None = None,
-        timeout: float | timedelta = 600,
+        retry: Retry | Literal[False] | None = None,
+        timeout: float | timedelta | None = None,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...]] = (),
@@ -82,8 +83,8 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
-        retry: Retry | None = None,
-        timeout: float | timedelta = 600,
+        retry: Retry | Literal[False] | None = None,
+        timeout: float | timedelta | None = None,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...]] = (),
@@ -95,29 +96,24 @@ class Processor(Generic[M]):
         *,
         name: str | None = None,
         dlq: DLQ = None,
-        retry: Retry | None = None,
-        timeout: float | timedelta = 600,
+        retry: Retry | Literal[False] | None = None,
+        timeout: float | timedelta | None = None,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...]] = (),
     ) -> None:
-        if not (inspect.isclass(message_cls) and issubclass(message_cls, Message)):
-            raise RegistrationError("Processor takes a message class, such as missive.JSONMessage")
-        if isinstance(public, str):
-            raise RegistrationError(f"public= must be a list of fields and headers: public=[{public!r}]")
-        if on_overlap not in ("warn", "error", "ignore"):
-            raise RegistrationError('on_overlap= must be "warn", "error" or "ignore"')
+        checks.check_processor(message_cls, public, on_overlap)
         self.message_cls: type[M] = cast("type[M]", message_cls)
         self.name = name or calling_module()
-        self.retry = None if retry is None else checks.checked_retry(retry)
-        self.timeout = checks.checked_timeout(timeout)
+        self.retry = retry if retry is None or retry is False else checks.checked_retry(retry)
+        self.timeout = None if timeout is None else checks.checked_timeout(timeout)
         self.concurrency = checks.checked_concurrency(concurrency)
         self.public = frozenset((path,) if isinstance(path, str) else tuple(path) for path in public)
         self.on_overlap: OnOverlap = on_overlap
         self.dlq: DLQ = None
-        self.set_dlq(dlq)
         self.registry = Registry(self)
         """For the engine: the handlers and hooks that are registered here."""
+        self.set_dlq(dlq)
 
     # Handlers
 
@@ -260,9 +256,13 @@ class Processor(Generic[M]):
     def include(self, other: Processor[M], *, when: Callable[[M], bool] | None = None) -> None:
         """Include the handlers of another processor, also its later ones, until processing starts.
 
-        `when` narrows the matchers of all included handlers. The handling hooks of the included processor run around
-        its own handlers only; its processing hooks run with the ones of this processor. Raise `RegistrationError` for
-        another message class, for a processor with its own dead letter queue, and for a circle.
+        `when` narrows the matchers of all included handlers. The included processor takes `retry` and `timeout` from
+        this one where it leaves them None, but never `public`. The handling hooks of this processor also run around
+        the included handlers, before the included processor's own hooks. The processing hooks of the included
+        processor run with the ones of this processor.
+
+        Raise `RegistrationError` for another message class, for a processor with its own dead letter queue, for a
+        circle, and for a processor that would take different values of `retry` or `timeout` from two processors.
         """
         self.registry.refuse_when_frozen("an include")
         if other.message_cls is not self.message_cls:
@@ -271,7 +271,7 @@ class Processor(Generic[M]):
                 " a processor can only include processors of its own message class"
             )
         if other.dlq is not None:
-            raise RegistrationError(f"{other.name} has its own dead letter queue. Set dlq= on {self.name} only")
+            raise RegistrationError(own_dlq(other.name, self.name))
         called = f"the include of {other.name}"
         condition = None if when is None else checks.checked_matcher(when, called, self.message_cls)
         self.registry.include(other.registry, condition)
@@ -343,8 +343,13 @@ class Processor(Generic[M]):
         return hook
 
     def set_dlq(self, dlq: DLQ) -> None:
-        """Set the dead letter queue: a store, its URL, a dict, or None. Raise `RegistrationError` for another value."""
+        """Set the dead letter queue: a store, its URL, a dict, or None.
+
+        Raise `RegistrationError` for another value, and when another processor includes this one.
+        """
         checks.check_dlq(dlq)
+        if dlq is not None and (outer := self.registry.including) is not None:
+            raise RegistrationError(own_dlq(self.name, outer))
         self.dlq = dlq
 
     # Questions without side effects
@@ -361,7 +366,9 @@ class Processor(Generic[M]):
         """Return which handler would run for a message, or why none would. Shows public message content only."""
         from missive.routing.explain import explain  # noqa: PLC0415 - `import missive` does not load routing
 
-        return explain(self.routes(), message, self.public, self.router().find(message))
+        found = self.router().find(message)
+        public = found.terms.public if isinstance(found, Route) else self.public
+        return explain(self.routes(), message, public, found)
 
     def check(self) -> Check:
         """Return what routing costs, and which handlers overlap or could. Takes longer with more handlers."""

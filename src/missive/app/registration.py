@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from missive.app.admission import MatcherAdmission, Owner, admit
+from missive.app.context import HandlingHook
 from missive.app.hooks import Hooks, refuse_async_hooks
 from missive.app.options import Declaration
 from missive.app.retry import Retry
@@ -17,19 +18,37 @@ from missive.matchers.algebra import And, Matcher
 from missive.routing.route import Route, is_async_callable
 
 if TYPE_CHECKING:
+    from missive.dlq.contract import DLQ
     from missive.routing.router import Router
 
 
 class Settings(Owner, Protocol):
     """The attributes of a processor that its registry reads."""
 
-    timeout: float
-    retry: Retry | None
+    timeout: float | None
+    retry: Retry | Literal[False] | None
+    public: frozenset[tuple[str, ...]]
+    dlq: DLQ
 
 
 class _Include(msgspec.Struct, frozen=True, eq=False):
     registry: Registry
     when: Matcher[Any] | None
+
+
+class Inherited(msgspec.Struct, frozen=True):
+    """The values that an included processor takes from the including one; None for values that are not set."""
+
+    timeout: float | None = None
+    retry: Retry | Literal[False] | None = None
+    before: tuple[HandlingHook, ...] = ()
+    """The `before_handling` hooks, the outermost first."""
+    after: tuple[HandlingHook, ...] = ()
+
+    def resolved(self) -> Inherited:
+        """Return the values with the defaults of a processor that runs: 600 seconds, and no retries."""
+        timeout = 600.0 if self.timeout is None else self.timeout
+        return Inherited(timeout, self.retry or None, self.before, self.after)
 
 
 class Registry:
@@ -107,16 +126,62 @@ class Registry:
                 f"{self.settings.name} and {other.settings.name} would include each other. Remove one of the includes"
             )
         named = [(_narrowed(matcher, when), name) for matcher, name in other.admission.known.items()]
-        admit(named, self.admission, self.places)
+        other._included_in.append(_Include(self, when))
+        try:
+            for part in other.tree():
+                part.check_inherited(strict=part is other)
+            admit(named, self.admission, self.places)
+        except BaseException:
+            other._included_in.pop()
+            raise
         self.forget_router()
         self._entries.append(_Include(other, when))
-        other._included_in.append(_Include(self, when))
+
+    @property
+    def including(self) -> str | None:
+        """The name of a processor that includes this one, or None."""
+        return self._included_in[0].registry.settings.name if self._included_in else None
 
     def places(self, matcher: Matcher[Any]) -> Iterator[tuple[MatcherAdmission, Matcher[Any]]]:
         """Yield the admission of each registry that contains a matcher of this one, and the matcher as narrowed."""
         yield self.admission, matcher
         for include in self._included_in:
             yield from include.registry.places(_narrowed(matcher, include.when))
+
+    def check_inherited(self, *, strict: bool) -> None:
+        """Raise `RegistrationError` when two processors that include this one differ in an inherited option.
+
+        Unless `strict`, a processor that has no value yet may still get the same one by an include.
+        """
+        offers = [(one.registry.settings.name, offer) for one in self._included_in for offer in one.registry.offers()]
+        for option in ("timeout", "retry"):
+            if getattr(self.settings, option) is not None:
+                continue
+            given = [(name, offer) for name, offer in offers if strict or getattr(offer, option) is not None]
+            values = [(name, getattr(offer.resolved(), option)) for name, offer in given]
+            first, value = next(iter(values), ("", None))
+            for name, other in values:
+                if other != value:
+                    own = self.settings.name
+                    raise RegistrationError(
+                        f"{own} has no {option}=, and would take {value!r} from {first}, but {other!r} from {name}."
+                        f" Set {option}= on {own}, or the same {option}= on both"
+                    )
+
+    def offers(self) -> list[Inherited]:
+        """Return the values that included processors take from this one, for each way in which it is included."""
+        outer = [offer for include in self._included_in for offer in include.registry.offers()] or [Inherited()]
+        return list({(own.timeout, own.retry): own for own in map(self._own, outer)}.values())
+
+    def _own(self, outer: Inherited) -> Inherited:
+        """Return the values of this processor, completed by the values of the including one."""
+        settings = self.settings
+        return Inherited(
+            outer.timeout if settings.timeout is None else settings.timeout,
+            outer.retry if settings.retry is None else settings.retry,
+            (*outer.before, *self.own_hooks.before_handling),
+            (*outer.after, *self.own_hooks.after_handling),
+        )
 
     def forget_router(self) -> None:
         """Discard the router of this registry, and of the registries that include it."""
@@ -132,7 +197,8 @@ class Registry:
             return self.frozen
         routes = tuple(self.compiled())
         if self._fallback is not None:
-            routes += (msgspec.structs.replace(self._route(self._fallback), is_fallback=True),)
+            fallback = self._route(self._fallback, self._own(Inherited()).resolved())
+            routes += (msgspec.structs.replace(fallback, is_fallback=True),)
         refuse_async_hooks(self.hooks(), [route for route in routes if route.discards is None])
         return routes
 
@@ -149,13 +215,19 @@ class Registry:
         joined = Hooks()
         joined.before_handling += self.own_hooks.before_handling
         joined.after_handling += self.own_hooks.after_handling
-        for part in self.tree():
+        for part in dict.fromkeys(self.tree()):  # a processor may be included twice
             joined.before_processing += part.own_hooks.before_processing
             joined.after_processing += part.own_hooks.after_processing
         return joined
 
     def freeze(self) -> tuple[HandlerRoute, ...]:
-        """End registration, here and in the included registries, and return the routes."""
+        """End registration, here and in the included registries, and return the routes.
+
+        Raise `RegistrationError` for an included processor with a dead letter queue, and as `routes` does.
+        """
+        for part in self.tree():
+            if part is not self and part.settings.dlq is not None:
+                raise RegistrationError(own_dlq(part.settings.name, self.settings.name))
         routes = self.routes()
         for part in self.tree():
             part.frozen = routes if part is self else part.routes()
@@ -168,26 +240,29 @@ class Registry:
             if isinstance(entry, _Include):
                 yield from entry.registry.tree()
 
-    def compiled(self) -> Iterator[HandlerRoute]:
-        """Yield the routes of this registry and of all that it includes."""
+    def compiled(self, outer: Inherited | None = None) -> Iterator[HandlerRoute]:
+        """Yield the routes of this registry and of all that it includes. `outer` has the values that it inherits."""
+        own = self._own(outer or Inherited())
+        terms = own.resolved()
         for entry in self._entries:
             if isinstance(entry, Declaration):
-                yield self._route(entry)
+                yield self._route(entry, terms)
                 continue
-            for route in entry.registry.compiled():
+            for route in entry.registry.compiled(own):
                 yield msgspec.structs.replace(route, matcher=_narrowed(route.matcher, entry.when))
 
-    def _route(self, one: Declaration) -> HandlerRoute:
-        """Return the route of a declaration, with the defaults of the processor filled in."""
+    def _route(self, one: Declaration, own: Inherited) -> HandlerRoute:
+        """Return the route of a declaration. `own` has the defaults of its processor."""
         if one.discards is not None:
             return Route(one.name, one.matcher, one.handler, one.terms, "discard", one.discards)
         terms = msgspec.structs.replace(
             one.terms,
             is_async=is_async_callable(one.handler),
-            timeout=self.settings.timeout if one.timeout is None else one.timeout,
-            retry=self.settings.retry if one.retry is None else one.retry or None,
-            before=tuple(self.own_hooks.before_handling),
-            after=tuple(self.own_hooks.after_handling),
+            timeout=own.timeout if one.timeout is None else one.timeout,
+            retry=(own.retry if one.retry is None else one.retry) or None,
+            before=own.before,
+            after=own.after,
+            public=self.settings.public,
         )
         kind = "async" if terms.is_async else "sync"
         return Route(one.name, one.matcher, one.handler, terms, kind if terms.batch is None else f"{kind} batch")
@@ -195,6 +270,11 @@ class Registry:
 
 def _narrowed(matcher: Matcher[Any], when: Matcher[Any] | None) -> Matcher[Any]:
     return matcher if when is None else And(when, matcher).simplified()
+
+
+def own_dlq(included: str, outer: str) -> str:
+    """Return the text of the error for an included processor with a dead letter queue."""
+    return f"{included} has its own dead letter queue. Set dlq= on {outer} only, which includes it"
 
 
 def _fallback_of_included(declaration: Declaration, outer: Registry) -> RegistrationError:

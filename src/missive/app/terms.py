@@ -54,6 +54,8 @@ class Terms(msgspec.Struct, frozen=True):
     """The hooks that run before the handler."""
     after: tuple[HandlingHook, ...] = ()
     """The hooks that run after the handler."""
+    public: frozenset[tuple[str, ...]] = frozenset()
+    """The field paths and header names whose values may be shown."""
 
     def key_of(self, message: Message) -> Hashable:
         """Return the key that orders a message, or None.

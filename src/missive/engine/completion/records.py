@@ -46,7 +46,10 @@ def make_record(
     now: float,
     new_id: Callable[[], str],
 ) -> Record:
-    """Return the record of a job that is a dead letter or is parked. Raises TypeError for another job."""
+    """Return the record of a job that is a dead letter or is parked. Raises TypeError for another job.
+
+    `public` applies to a job without a handler. A handler has the public fields of the processor that registered it.
+    """
     decision, delivery, message = job.decision, job.delivery, job.message
     if decision is None or (decision.reason is None and job.parked is None):
         raise TypeError(f"{job!r} has no record: it is neither a dead letter nor parked")
@@ -81,7 +84,7 @@ def make_record(
         content_type=_storable(delivery.content_type),
         sent_at=delivery.timestamp,
         sha256=sha256,
-        public=public_values(message, public),
+        public=public_values(message, public if job.route is None else job.route.terms.public),
         error_type=None if failure is None else failure.type,
         error_chain=() if failure is None else tuple(failure.to_json()),
         error_text=None if failure is None else _storable(failure.text),
