@@ -192,7 +192,8 @@ class Capabilities:
     pauses: bool = False
     """Whether the session can pause and resume single lanes."""
     order: str = "none"
-    """`lane`: messages of one lane arrive in order, redeliveries included. `none`: there is no order."""
+    """`lane`: messages of one lane arrive in order, redeliveries included. `source`: one consumer at a time receives
+    all messages of the source. `none`: there is no order."""
     attempts: str = "none"
     """Accuracy of `Delivery.attempt`: `exact`, `approximate` or `none`."""
     max_delay: float = 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from typing_extensions import Self
@@ -13,6 +13,7 @@ from missive.adapters.parameters import constructor_arguments
 from missive.adapters.running import run, serve
 from missive.app.processor import Processor
 from missive.errors import Transient, UsageError
+from missive.matchers import by_key
 from missive.privacy import redact_url
 from missive.rates import Rate
 from missive.transport import CONTRACT_VERSION, ContractVersion, Host, Session
@@ -56,7 +57,9 @@ class Adapter(ABC):
     default_store: ClassVar[bool] = False
     """Whether the command line may create a dead letter store in the working directory."""
     exclusive_lanes: ClassVar[bool] = False
-    """Whether the transport delivers each lane to one consumer at a time, so order holds across processes."""
+    """Whether the transport delivers each lane to one consumer at a time."""
+    partitioned_by: Callable[[Any], Hashable] | None = None
+    """Returns the value by which producers choose the lane of a message, where that is not the key."""
 
     def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
         _check_contract(type(self))
@@ -100,6 +103,23 @@ class Adapter(ABC):
         checks the connection, the timeouts and the dead letter store itself.
         """
         return ()
+
+    def order_hazard(self, key: Callable[[Any], Hashable], session: Session | None = None) -> str | None:
+        """Return why equal values of `key` may run in several processes at once, in one line with the remedy.
+
+        Return None where they cannot: a lane that the transport makes exclusive contains all messages of a value. Also
+        return None without a session, where only a session can tell.
+        """
+        if session is not None and session.capabilities.order == "source":
+            return None
+        if not self.exclusive_lanes:
+            return f"{self.url} delivers messages of one key to several processes"
+        if key in (by_key, self.partitioned_by):
+            return None
+        return (
+            f"{self.url} keeps only the values of by_key and of partitioned_by= in one lane each. Partition by the"
+            " value of ordered_by, and declare it with partitioned_by="
+        )
 
     def attach(self, session: Session | None) -> None:
         """Set the current session. Only the engine calls this method."""

@@ -80,6 +80,10 @@ class Engine:
         connected = sources and all(source.ended or source.session is not None for source in sources)
         return "running" if connected else "connecting"
 
+    def share_sources(self) -> None:
+        """Note that this process is one of several workers. Called before `main`."""
+        self._state.one_of_several = True
+
     def stop(self) -> None:
         """Drain and stop. The second call stops at once."""
         self._stop_requests += 1

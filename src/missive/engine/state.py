@@ -20,6 +20,8 @@ class EngineState:
         self.sources: list[Source] = []
         self.draining = False
         """Whether the drain has begun: no handler starts any more."""
+        self.one_of_several = False
+        """Whether this process is one of several workers, which share the sources."""
         self.failure: MissiveError | None = None
         """The first failure that stops the engine."""
         self.stop = asyncio.Event()

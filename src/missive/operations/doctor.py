@@ -11,6 +11,7 @@ from missive.adapters.base import Adapter, Finding
 from missive.app.processor import Processor
 from missive.dlq import open_dlq
 from missive.dlq.contract import DLQ, Sink
+from missive.engine.order import order_hazards
 from missive.errors import Fatal, MissiveError, StoreError, Transient
 from missive.transport import Credit, Session, Watermark
 
@@ -30,7 +31,9 @@ def diagnose(adapters: Sequence[Adapter], dlq: DLQ) -> list[Diagnosis]:
     """Check an application, its dead letter store and each of its sources. Open one session for each source."""
     processor = adapters[0].processor
     application = Diagnosis(processor.name, diagnose_processor(processor) + diagnose_store(dlq, adapters))
-    return [application, *(Diagnosis(adapter.url, asyncio.run(diagnose_source(adapter))) for adapter in adapters)]
+    sources = len(adapters)
+    checked = [Diagnosis(adapter.url, asyncio.run(diagnose_source(adapter, sources))) for adapter in adapters]
+    return [application, *checked]
 
 
 def diagnose_processor(processor: Processor[Any]) -> list[Finding]:
@@ -74,8 +77,8 @@ def _diagnose_sink(sink: Sink) -> list[Finding]:
         sink.close()
 
 
-async def diagnose_source(adapter: Adapter) -> list[Finding]:
-    """Check one source: its connection, its fit with the handlers, and the checks of its own adapter."""
+async def diagnose_source(adapter: Adapter, sources: int = 1) -> list[Finding]:
+    """Check one of several sources: its connection, its fit with the handlers, and the checks of its own adapter."""
     opening = asyncio.ensure_future(adapter.connect(DiagnosticHost(adapter.processor.name)))
     try:
         session = await asyncio.wait_for(opening, _CONNECT_SECONDS)
@@ -85,7 +88,7 @@ async def diagnose_source(adapter: Adapter) -> list[Finding]:
         return [Finding("error", "connection", str(error))]
     try:
         findings = [Finding("ok", "connection", f"{adapter.url} can be reached")]
-        findings += _diagnose_needs(adapter, session)
+        findings += _diagnose_needs(adapter, session, sources)
         try:
             findings += await adapter.diagnose(session)
         except (Transient, Fatal, StoreError) as error:
@@ -95,7 +98,7 @@ async def diagnose_source(adapter: Adapter) -> list[Finding]:
         await asyncio.wait([asyncio.ensure_future(session.close())], timeout=_CLOSE_SECONDS)
 
 
-def _diagnose_needs(adapter: Adapter, session: Session) -> list[Finding]:
+def _diagnose_needs(adapter: Adapter, session: Session, sources: int) -> list[Finding]:
     """Compare the capabilities of a session with the needs of the handlers."""
     capabilities, findings = session.capabilities, []
     lease = capabilities.lease
@@ -110,10 +113,9 @@ def _diagnose_needs(adapter: Adapter, session: Session) -> list[Finding]:
             findings.append(Finding("error", "timeouts", says))
         if not late:
             findings.append(Finding("ok", "timeouts", f"all are within the lease of {lease:g} s"))
-    ordered = [route.name for route in routes if route.terms.ordered_by is not None]
-    if ordered and adapter.shareable and not adapter.exclusive_lanes:
-        says = f"{ordered[0]} has ordered_by=, which holds only within one process here: run one, without --workers"
-        findings.append(Finding("warning", "order", says))
+    for hazard, names in order_hazards(routes, adapter, sources, session).items():
+        says = f"{names[0]} has ordered_by=, which holds within one process only: {hazard}. Run one process, without"
+        findings.append(Finding("warning", "order", f"{says} --workers"))
     if not capabilities.durable:
         findings.append(Finding("warning", "durability", "messages do not survive a restart of the transport"))
     return findings

@@ -15,7 +15,7 @@ import pytest
 from missive import ProcessingFailed, Processor, UsageError
 from missive.engine.processes.supervisor import Supervisor, check_shareable
 from missive.engine.runtime import Runtime
-from missive.matchers import Everything
+from missive.matchers import Everything, by_key
 from missive.testing import MemoryAdapter
 
 CHILD = """
@@ -212,7 +212,7 @@ def test_ordered_handlers_need_exclusive_lanes(monkeypatch: pytest.MonkeyPatch, 
     """Several workers are refused for a handler with `ordered_by`, unless the lanes of the transport are exclusive."""
     monkeypatch.setattr(MemoryAdapter, "exclusive_lanes", exclusive)
     proc = Processor(name="t")
-    proc.add_handler(Everything(), handler, name="orders", ordered_by=lambda message: message.key)
+    proc.add_handler(Everything(), handler, name="orders", ordered_by=by_key)
     if exclusive:
         check_shareable([MemoryAdapter(proc)], 2)
     else:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.kafka.settings import Settings, parse_start, parse_topics
 from missive.adapters.parameters import constructor_arguments
+from missive.app.checks import check_key
 from missive.app.processor import Processor
-from missive.errors import MissingExtra, UsageError
+from missive.errors import MissingExtra, RegistrationError, UsageError
+from missive.matchers import by_field
 from missive.transport import Host, Session
 from missive.urls import ParsedURL
 
@@ -34,6 +36,8 @@ class KafkaAdapter(Adapter):
       1970 or in ISO 8601.
     - `instance_id` makes a static member.
     - `handover` is the time that running handlers have when their partition moves to another member, in seconds.
+    - `partitioned_by` returns the value by which producers choose the partition of a message, where that is not its
+      key. A URL names a field: `&partitioned_by=customer`.
     - `username` and `password` log in with the mechanism `sasl`. `tls=True` encrypts the connection.
     - `settings` holds further settings of librdkafka, by their names there. A URL gives them as parameters, such as
       `&session.timeout.ms=10000`.
@@ -58,6 +62,7 @@ class KafkaAdapter(Adapter):
         start: str = "earliest",
         instance_id: str | None = None,
         handover: float = _HANDOVER_SECONDS,
+        partitioned_by: Callable[[Any], Hashable] | None = None,
         username: str | None = None,
         password: str | None = None,
         sasl: str = "PLAIN",
@@ -69,6 +74,12 @@ class KafkaAdapter(Adapter):
         super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if find_spec("confluent_kafka") is None:
             raise MissingExtra("Kafka", "kafka")
+        if partitioned_by is not None:
+            try:
+                check_key(partitioned_by, "the Kafka adapter", "partitioned_by=", processor.message_cls)
+            except RegistrationError as error:
+                raise UsageError(str(error)) from None
+            self.partitioned_by = partitioned_by
         self.settings = Settings(
             topics=parse_topics(topic),
             pattern=pattern,
@@ -93,7 +104,8 @@ class KafkaAdapter(Adapter):
             raise UsageError("a Kafka URL has no path. Name the topic in a parameter: ?topic=orders")
         plain = {name: value for name, value in url.parameters.items() if "." not in name}
         topic = plain.pop("topic", None)
-        other_parts = ("topic", "servers", "username", "password", "settings")
+        field = plain.pop("partitioned_by", None)
+        other_parts = ("topic", "partitioned_by", "servers", "username", "password", "settings")
         given = constructor_arguments(cls, dataclasses.replace(url, parameters=plain), exclude=other_parts)
         return cls(
             processor,
@@ -101,6 +113,7 @@ class KafkaAdapter(Adapter):
             servers=url.authority,
             username=url.username,
             password=url.password,
+            partitioned_by=None if field is None else by_field(field),
             settings={name: value for name, value in url.parameters.items() if "." in name},
             **given,
         )
@@ -114,6 +127,13 @@ class KafkaAdapter(Adapter):
     def url(self) -> str:
         """The brokers, topics and group, without credentials."""
         return self.settings.url
+
+    def order_hazard(self, key: Callable[[Any], Hashable], session: Session | None = None) -> str | None:
+        """Return why equal values of `key` may run in several processes at once, or None."""
+        hazard = super().order_hazard(key, session)
+        if hazard is None and (self.settings.pattern is not None or len(self.settings.topics) > 1):
+            return f"{self.url} reads several topics, and a key may be in a partition of each"
+        return hazard
 
     async def connect(self, host: Host) -> KafkaSession:
         """Connect to the brokers and check that the topics exist. The first fetch joins the group.

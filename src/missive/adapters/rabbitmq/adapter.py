@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,20 @@ class RabbitMQAdapter(Adapter):
         """The broker, virtual host and queues, without credentials."""
         return self.settings.url
 
+    def order_hazard(self, key: Callable[[Any], Hashable], session: Session | None = None) -> str | None:
+        """Return why equal values of `key` may run in several processes at once, or None.
+
+        Only a session can tell, because a queue may have a single active consumer.
+        """
+        if len(self.settings.queues) > 1:
+            return f"{self.url} reads several queues, and a key may be in each"
+        if session is None or super().order_hazard(key, session) is None:
+            return None
+        return (
+            f"{self.url} may deliver messages of one key to several processes. Declare the queue with"
+            " x-single-active-consumer"
+        )
+
     async def connect(self, host: Host) -> RabbitMQSession:
         """Connect and check that the queues exist. The session consumes nothing before its first fetch.
 
@@ -145,9 +159,10 @@ class RabbitMQAdapter(Adapter):
         """
         from missive.adapters.rabbitmq.session import RabbitMQSession  # noqa: PLC0415 - the client is an extra
 
+        ordered = any(route.terms.ordered_by is not None for route in self.processor.routes())
         session = RabbitMQSession(self.settings, host)
         try:
-            return await open_session(session, asyncio.wait_for(session.open(), _CONNECT_SECONDS))
+            return await open_session(session, asyncio.wait_for(session.open(ordered=ordered), _CONNECT_SECONDS))
         except TimeoutError:
             error = Transient(f"{self.url} did not answer within {_CONNECT_SECONDS:g} s")
         raise error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import pika
 from pika import exceptions
 
+from missive.adapters.rabbitmq.declaration import discover
 from missive.adapters.rabbitmq.errors import translate, translated
 from missive.adapters.rabbitmq.reader import Connection, Reader
 from missive.adapters.rabbitmq.settings import Settings
@@ -70,8 +72,11 @@ class RabbitMQSession(Session):
         self._failed: asyncio.Future[None] = self._loop.create_future()
         self._closed = asyncio.Event()
 
-    async def open(self) -> None:
-        """Open the connection and channel. Check that all queues exist and none is a stream."""
+    async def open(self, *, ordered: bool = False) -> None:
+        """Open the connection and channel. Check that all queues exist and none is a stream.
+
+        With `ordered`, also look for a single active consumer, which a broker reveals only by several refusals.
+        """
         logger = logging.getLogger("pika")
         if logger.level == logging.NOTSET:
             # pika logs about six lines for an error that the engine reports in one.
@@ -97,6 +102,10 @@ class RabbitMQSession(Session):
                     f"{url}: {queue} is a stream, where an ack does not settle a message:"
                     " consume a classic or a quorum queue"
                 )
+        if ordered and len(queues) == 1:
+            declared = await discover(self, queues[0])
+            if declared is not None and declared.arguments.get("x-single-active-consumer") is True:
+                self.capabilities = dataclasses.replace(self.capabilities, order="source")
         if (exchange := self._settings.dead_letter_exchange) is not None and not await self.has_exchange(exchange):
             raise Transient(
                 f"{url}: there is no exchange {exchange}, so the broker would drop dead letters; declare the exchange"

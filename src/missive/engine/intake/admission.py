@@ -12,6 +12,7 @@ from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.intake.factory import message_factory
 from missive.engine.intake.source import Source
 from missive.engine.job import Job, by_lane
+from missive.engine.order import OrderCheck
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
 from missive.engine.state import EngineState
@@ -68,10 +69,15 @@ class Admission:
         self._dead_letters = dead_letters
         self._sink = sink
         self._report = state.report
+        self._order = OrderCheck(routes, state)
         self._runtime = runtime
 
     def check_session(self, source: Source, session: Session) -> None:
-        """Compare a new session with the needs of the handlers and the dead letter queue. Raises `Fatal`."""
+        """Compare a new session with the needs of the handlers and the dead letter queue.
+
+        Raises `Fatal`, and `UsageError` where several workers would break the order of a handler.
+        """
+        self._order.check(source.adapter, session)
         if self._sink is not None and self._sink.rejects and not session.capabilities.rejects:
             raise Fatal(
                 f"{source.adapter.url}: dead letters are left to the broker (broker:), but no dead letter facility of"

@@ -12,7 +12,7 @@ from missive.engine.intake.host import SourceHost
 from missive.engine.intake.source import Source
 from missive.engine.runtime import Runtime
 from missive.engine.state import EngineState
-from missive.errors import Fatal, StoreError, Transient
+from missive.errors import Fatal, StoreError, Transient, UsageError
 from missive.transport import EndOfInput, Session
 
 _FIRST_BACKOFF = 0.2
@@ -74,7 +74,7 @@ class Intake:
             except (Transient, StoreError) as error:
                 await source.drop(session)
                 await self._back_off(str(error))
-            except Fatal:
+            except (Fatal, UsageError):
                 raise
             except Exception as error:  # noqa: BLE001 - a mistake of an adapter must not look like the end of input
                 logger.error("%s failed: %s; reconnecting", url, describe_exception(error))  # noqa: TRY400 - no text
@@ -86,7 +86,7 @@ class Intake:
         session = await source.adapter.connect(self._host)
         try:
             self._admission.check_session(source, session)
-        except Fatal:
+        except (Fatal, UsageError):
             await session.close()
             raise
         source.session = session

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from missive.adapters.base import Adapter
+from missive.engine.order import check_order
 from missive.engine.processes.worker import VARIABLE
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
@@ -49,13 +50,7 @@ def check_shareable(adapters: Sequence[Adapter], workers: int) -> None:
                 f"--workers {workers}: {adapter.url} cannot be shared between processes. Omit --workers,"
                 " and raise --concurrency instead."
             )
-        for route in adapter.processor.routes():
-            if route.terms.ordered_by is not None and not adapter.exclusive_lanes:
-                raise UsageError(
-                    f"--workers {workers}: {route.name} has ordered_by, which holds within one process, but"
-                    f" {adapter.url} delivers messages of one key to several processes. Omit --workers and raise"
-                    " --concurrency, or omit ordered_by."
-                )
+    check_order(adapters, workers)
 
 
 class _ManagedWorker:

@@ -81,6 +81,8 @@ class Worker:
     def watch(self, engines: Sequence[Engine]) -> None:
         """Send the status of these engines from now on, and drain them when the supervisor ends."""
         self._engines = engines
+        for engine in engines:
+            engine.share_sources()
         threading.Thread(target=self._watch, name="missive-worker", daemon=True).start()
 
     def _watch(self) -> None:
