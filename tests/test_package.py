@@ -201,14 +201,14 @@ CONTRACT = {
     transport.Watermark: "acked_beyond position",
     transport.SessionStatus: "connected lag oldest_age",
     transport.Delivery: "attempt body content_type headers key lane native native_id position producer_id record"
-    " record_id redelivered timestamp token topic",
+    " record_id redelivered timestamp token topic unreadable",
     transport.Settlement: "attempt delay delivery disposition label outcome",
     transport.Capabilities: "attempts commit durable fences lease max_delay max_watermark order pauses rejects release"
     " renewable replies",
     transport.Disposition: "ack delay reject release",
     transport.SettlementResult: "confirmed failed fenced sent unknown",
 }
-"""The members of each type of the adapter contract, in version 1.0."""
+"""The members of each type of the adapter contract, in version 1.1."""
 
 
 @pytest.mark.parametrize("module", sorted(NAMES))
@@ -238,7 +238,7 @@ def test_the_members_of_the_adapter_contract_are_pinned(kind: type):
     inherited = {name for base in (tuple, str, msgspec.Struct) for name in dir(base)}
     members = {name for name in (*dir(kind), *inspect.get_annotations(kind)) if not name.startswith("_")}
     assert sorted(members - inherited) == CONTRACT[kind].split()
-    assert transport.CONTRACT_VERSION == (1, 0)
+    assert transport.CONTRACT_VERSION == (1, 1)
 
 
 def test_importing_missive_loads_neither_engine_nor_clients():

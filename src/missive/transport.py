@@ -55,7 +55,7 @@ class ContractVersion(NamedTuple):
         return f"{self.major}.{self.minor}"
 
 
-CONTRACT_VERSION = ContractVersion(1, 0)
+CONTRACT_VERSION = ContractVersion(1, 1)
 """The version of the adapter contract that this release implements."""
 
 
@@ -113,6 +113,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     """Id of the dead letter that this delivery replays."""
     record: Any = None
     """The stored record that this delivery replays."""
+    unreadable: str | None = None
+    """Why the transport's data cannot be decoded, without content. The engine files the delivery as `unreadable`."""
 
     def __repr__(self) -> str:
         return f"<Delivery: {len(self.body)} bytes, attempt {self.attempt}>"

@@ -9,6 +9,9 @@ from missive import JSONMessage, Processor, RegistrationError
 from missive.engine.runner import execute
 from missive.matchers import Field, Header, Topic
 from missive.testing import MemoryAdapter
+from missive.transport import Delivery
+from tests.support.broker import Broker
+from tests.support.engine import RecordingSink
 
 ODD = JSONMessage.of({"type": "odd"})
 UNREADABLE = JSONMessage(b"{")
@@ -143,3 +146,17 @@ def test_a_handler_of_unmatched_messages_takes_a_message_and_a_context():
     proc.freeze()
     with pytest.raises(missive.RegistrationClosed):
         proc.handle_unmatched(nothing)
+
+
+def test_a_delivery_that_the_session_cannot_decode_becomes_a_dead_letter():
+    """An unreadable delivery runs no handler, is filed with the reason of the session, and the next one is handled."""
+    box, handled = RecordingSink(), []
+    proc = Processor(JSONMessage, name="app", dlq=box)
+    proc.add_handler(missive.matchers.Everything(), lambda message, context: handled.append(message.raw_data))
+    odd = Delivery(b"{}", headers=[("properties", b"\xff")], unreadable="the properties cannot be decoded")
+    (report,) = execute([Broker(proc, [odd, b'{"n": 1}'])])
+    assert (handled, report.total_handled, dict(report.dead)) == ([b'{"n": 1}'], 1, {"unreadable": 1})
+    (record,) = box.records
+    assert (record.body, record.reason, record.handler) == (b"{}", "unreadable", None)
+    assert record.headers == (("properties", b"\xff"),)
+    assert record.detail == "the properties cannot be decoded"

@@ -7,16 +7,15 @@ https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, section 4.2. `context.na
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
 import msgspec
 from pika.adapters.asyncio_connection import AsyncioConnection
-from pika.data import decode_table
 from pika.spec import Basic, BasicProperties
 
+from missive.adapters.rabbitmq.tables import Raw, Table, decode_table, to_headers, to_pika
 from missive.transport import Delivery
 
 _FRAME = Struct(">BHL")
@@ -29,6 +28,9 @@ _SIZE_AT, _PROPERTIES_AT = 4, 12
 """Offsets of the body size and of the properties (flags, then values) in a header frame, in bytes."""
 _MAX_TOPICS = 1000
 """Limit of cached routing keys."""
+_MAX_COUNT = 1 << 31
+"""Limit of a delivery count: a header of this name may have any other value."""
+_MORE_FLAGS = 1
 _CONTENT_TYPE, _CONTENT_ENCODING, _HEADERS, _DELIVERY_MODE, _PRIORITY = (1 << bit for bit in (15, 14, 13, 12, 11))
 _CORRELATION_ID, _REPLY_TO, _EXPIRATION, _MESSAGE_ID, _TIMESTAMP = (1 << bit for bit in (10, 9, 8, 7, 6))
 
@@ -50,10 +52,16 @@ class RabbitMQNative(msgspec.Struct, gc=False):
 
     @property
     def properties(self) -> Any:
-        """The `pika.BasicProperties`."""
+        """The `pika.BasicProperties`. Its headers have the exact numbers."""
         if isinstance(self._properties, bytes):
-            self._properties = BasicProperties().decode(self._properties)
+            self._properties = _pika_properties(self._properties)
         return self._properties
+
+    @property
+    def undecoded(self) -> tuple[str | bytes, ...]:
+        """The names of headers whose values cannot be decoded. Such a header has the encoded bytes as its value."""
+        headers = self.properties.headers or {}
+        return tuple(name for name, value in headers.items() if isinstance(value, Raw))
 
     def __repr__(self) -> str:
         return "<RabbitMQNative>"
@@ -71,6 +79,8 @@ class Reader:
     ) -> None:
         self.queues: dict[bytes, str] = {}
         """Queue names by consumer tag."""
+        self.incomplete = 0
+        """Number of deliveries with a property or header that could not be decoded."""
         self._channel = channel
         self._take = take
         self._pass_on = pass_on
@@ -143,10 +153,17 @@ class Reader:
         topic = self._topics.get(names)
         if topic is None:
             topic = self._topic(names)
-        headers, counted, message_id, timestamp, content_type = _properties(encoded)
+        unreadable = None
+        try:
+            headers, complete, counted, message_id, timestamp, content_type = _properties(encoded)
+        except Exception:  # noqa: BLE001 - no bytes of a message may end the connection
+            unreadable, headers = "the properties of the message cannot be decoded", [("properties", encoded)]
+            complete, counted, message_id, timestamp, content_type = False, None, None, None, None
+        if not complete:
+            self.incomplete += 1
         redelivered = bool(bits & 1)
         native = RabbitMQNative(self.queues[method[1:tag_end]], method, encoded)
-        native_id = key = lane = position = None
+        native_id = key = lane = position = record_id = record = None
         # Positional arguments are the fastest.
         return Delivery(
             body,
@@ -160,9 +177,13 @@ class Reader:
             lane,
             position,
             tag,
-            1 + redelivered if counted is None else 1 + counted,
+            # A first delivery has the count of another queue, or of its producer.
+            1 + counted if counted is not None and redelivered else 1 + redelivered,
             redelivered,
             native,
+            record_id,
+            record,
+            unreadable,
         )
 
     def _topic(self, names: bytes) -> str:
@@ -173,23 +194,30 @@ class Reader:
         return topic
 
 
-def _properties(encoded: bytes) -> tuple[Any, int | None, str | None, int | None, str | None]:
-    """Return the headers, delivery count (of a quorum queue), message id, timestamp and content type."""
+def _properties(  # noqa: C901 - one step for each property
+    encoded: bytes,
+) -> tuple[Any, bool, int | None, str | None, int | None, str | None]:
+    """Return the headers, whether all could be decoded, delivery count, message id, timestamp and content type.
+
+    Only quorum queues have the delivery count. Raise an exception where the properties are longer than their frame.
+    """
     content_type: str | None = None
     message_id: str | None = None
     timestamp: int | None = None
     counted: int | None = None
     headers: Any = ()
+    complete = True
     flags, at = encoded[0] << 8 | encoded[1], 2
+    if flags & _MORE_FLAGS:
+        at = _flags_end(encoded)
     if flags & _CONTENT_TYPE:
         content_type, at = _short(encoded, at)
     if flags & _CONTENT_ENCODING:
         at += 1 + encoded[at]
     if flags & _HEADERS:
-        table, at = decode_table(encoded, at)
-        headers = _pairs(table)
-        count = table.get("x-delivery-count")
-        counted = count if isinstance(count, int) else None
+        table, at, complete = decode_table(encoded, at)
+        headers = to_headers(table)
+        counted = _delivery_count(table)
     if flags & (_MESSAGE_ID | _TIMESTAMP):
         at += bool(flags & _DELIVERY_MODE) + bool(flags & _PRIORITY)
         for flag in (_CORRELATION_ID, _REPLY_TO, _EXPIRATION):
@@ -198,8 +226,48 @@ def _properties(encoded: bytes) -> tuple[Any, int | None, str | None, int | None
         if flags & _MESSAGE_ID:
             message_id, at = _short(encoded, at)
         if flags & _TIMESTAMP:
-            timestamp = int.from_bytes(encoded[at : at + 8], "big")
-    return headers, counted, message_id, timestamp, content_type
+            timestamp, at = int.from_bytes(encoded[at : at + 8], "big", signed=True), at + 8
+    if at > len(encoded):
+        raise ValueError("the properties are longer than their frame")
+    return headers, complete, counted, message_id, timestamp, content_type
+
+
+def _delivery_count(table: Table) -> int | None:
+    for name, value in table:
+        if name == "x-delivery-count":
+            return value if type(value) is int and 0 <= value < _MAX_COUNT else None
+    return None
+
+
+def _pika_properties(encoded: bytes) -> Any:
+    """Return pika's properties. The headers are decoded here, because pika truncates numbers and refuses some values.
+
+    Properties that are longer than their frame become one header.
+    """
+    properties = BasicProperties()
+    try:
+        flags = encoded[0] << 8 | encoded[1]
+        if not flags & _HEADERS:
+            return properties.decode(encoded)
+        at = _flags_end(encoded)
+        for flag in (_CONTENT_TYPE, _CONTENT_ENCODING):
+            if flags & flag:
+                at += 1 + encoded[at]
+        table, end, _ = decode_table(encoded, at)
+        without = flags & ~_HEADERS
+        properties.decode(without.to_bytes(2, "big") + encoded[2:at] + encoded[end:])
+        properties.headers = to_pika(table)
+    except Exception:  # noqa: BLE001 - malformed bytes may raise anything
+        properties = BasicProperties(headers={"properties": Raw(encoded)})
+    return properties
+
+
+def _flags_end(encoded: bytes) -> int:
+    """Return the offset of the first property: the last bit of each flags word announces another word."""
+    at = 2
+    while encoded[at - 1] & _MORE_FLAGS:
+        at += 2
+    return at
 
 
 class Connection(AsyncioConnection):  # type: ignore[misc] # pika has types in some versions only
@@ -228,14 +296,3 @@ def _short(encoded: bytes, at: int) -> tuple[str, int]:
     start = at + 1
     end = start + encoded[at]
     return encoded[start:end].decode("utf-8", "backslashreplace"), end
-
-
-def _pairs(table: dict[str | bytes, Any]) -> list[tuple[str, str | bytes]]:
-    """Return an AMQP table as headers. Values other than text and bytes become JSON."""
-    return [
-        (
-            name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name,
-            value if isinstance(value, (str, bytes)) else json.dumps(value, default=str),
-        )
-        for name, value in table.items()
-    ]

@@ -32,6 +32,8 @@ from missive.transport import (
     SettlementResult,
 )
 
+logger = logging.getLogger("missive")
+
 _CLOSE_SECONDS = 3.0
 _FIRST_WITH_STREAMS = (3, 9)
 _PRECONDITION_FAILED = 406
@@ -63,6 +65,7 @@ class RabbitMQSession(Session):
         """The queue that the pending request concerns; an error of the request names it."""
         self._stopped = False
         self._reader: Reader | None = None
+        self._incomplete_reported = False
         self._arrived: deque[Delivery] = deque()
         self._arrival = asyncio.Event()
         self._unacked = Unacked()
@@ -253,6 +256,13 @@ class RabbitMQSession(Session):
         self._unacked.add([one.token for one in deliveries])
         self._arrived += deliveries
         self._arrival.set()
+        if self._reader is not None and self._reader.incomplete and not self._incomplete_reported:
+            self._incomplete_reported = True
+            logger.warning(
+                "%s: headers of a message cannot be decoded: their encoded bytes arrive as values, and"
+                " context.native.undecoded names them",
+                self._settings.url,
+            )
 
     def _on_unread(self, *_: object) -> None:
         """Fail on a delivery that pika read itself: this version of pika does not call the hook of `Connection`."""

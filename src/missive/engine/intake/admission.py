@@ -28,14 +28,21 @@ def make_job(
     source: Source, session: Session, delivery: Delivery, make: Callable[[Delivery], Message], arrived: float
 ) -> Job:
     """Return the job of a delivery. A message class that raises makes the job a dead letter, `unreadable`."""
+    if delivery.unreadable is not None:
+        job = Job(source, session, delivery, _raw_message(delivery), delivery.attempt, arrived=arrived)
+        job.decision = Decision(Outcome.dead_lettered, Reason.unreadable, detail=delivery.unreadable)
+        return job
     try:
         message = make(delivery)
     except Exception as error:  # noqa: BLE001 - a message class of the application may raise anything
-        message = RawMessage(delivery.body, headers=delivery.headers)
-        job = Job(source, session, delivery, message, delivery.attempt, arrived=arrived)
+        job = Job(source, session, delivery, _raw_message(delivery), delivery.attempt, arrived=arrived)
         job.decision = Decision(Outcome.dead_lettered, Reason.unreadable, failure=capture(error))
         return job
     return Job(source, session, delivery, message, delivery.attempt, arrived=arrived)
+
+
+def _raw_message(delivery: Delivery) -> Message:
+    return RawMessage(delivery.body, headers=delivery.headers)
 
 
 def _number_orders(routes: Sequence[HandlerRoute]) -> dict[HandlerRoute, int]:
