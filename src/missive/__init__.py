@@ -1,6 +1,6 @@
 """Missive: a framework for message handlers."""
 
-from missive import adapters, matchers
+from missive import _signals, adapters, matchers  # noqa: F401 - first: `missive run` handles signals before the rest
 from missive.adapters.running import run, serve
 from missive.app.batch import Batch
 from missive.app.breaker import Breaker

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from missive import _signals
 from missive.cli import routing
 from missive.cli.dlq import dlq
 from missive.cli.doctor import doctor
@@ -31,6 +32,8 @@ for _command in (run, *routing.COMMANDS, dlq, doctor):
 
 def main() -> None:
     """Run the command line. Print every error as one line on standard error, and exit with its code."""
+    if sys.argv[1:2] == ["run"]:  # started in an unusual way, not recognized at the first import
+        _signals.hold()
     try:
         code = cli.main(standalone_mode=False)
     except click.UsageError as error:

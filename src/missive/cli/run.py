@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import logging
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from missive import _signals
 from missive.cli import options
 from missive.cli.argv import rebuild_argv
 from missive.cli.output import hint, show_json
@@ -79,11 +78,10 @@ def run(
     from missive.cli.target import load_adapters  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq import open_dlq  # noqa: PLC0415 - as above
     from missive.engine.processes.worker import Worker  # noqa: PLC0415 - as above
+    from missive.engine.report import Report  # noqa: PLC0415 - as above
     from missive.engine.runner import execute  # noqa: PLC0415 - as above
     from missive.operations.stores import DEFAULT_DLQ, choose_dlq  # noqa: PLC0415 - as above
 
-    # A signal that arrives while the interpreter exits must not change the exit code.
-    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     worker = Worker.inherited()
     # Several workers log to the same standard error.
     name = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
@@ -91,6 +89,10 @@ def run(
     with contextlib.nullcontext() if worker is None else worker:
         adapters = load_adapters(target, sources, drain, factory=factory)
         processor = adapters[0].processor
+        if _signals.held():
+            if worker is None:
+                _sum_up(processor.name, Report(), as_json=as_json)
+            return 0
         dlq = choose_dlq(adapters, dlq_url)
         if dlq_url is None and processor.dlq is None:
             hint(f"dead letters go to {DEFAULT_DLQ} (choose another store with --dlq)")

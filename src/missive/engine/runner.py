@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 
+from missive import _signals
 from missive.adapters.base import Adapter
 from missive.adapters.replay import ReplayAdapter
 from missive.dlq import open_dlq
@@ -133,7 +132,7 @@ async def _serve(
         engines.append(engine)
     if watch is not None:
         watch(engines)
-    with contextlib.nullcontext() if hard_exit is None else _signals(engines, hard_exit):
+    with contextlib.nullcontext() if hard_exit is None else _draining(engines, hard_exit):
         running = [_start(engine, loop, hard_exit) for engine in engines]
         for one in running:
             # A failed engine stops the others: half an application is worse than none.
@@ -196,16 +195,11 @@ def _rare_collections() -> Iterator[None]:
             gc.set_threshold(first, *others)
 
 
-@contextlib.contextmanager
-def _signals(engines: Sequence[Engine], hard_exit: _HardExit) -> Iterator[None]:
-    """Drain on the first SIGINT or SIGTERM, and force on the second. Only the main thread can handle signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
+def _draining(engines: Sequence[Engine], hard_exit: _HardExit) -> contextlib.AbstractContextManager[None]:
+    """Drain on the first SIGINT or SIGTERM, and force on the second."""
     requests = 0
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop() -> None:
         nonlocal requests
         requests += 1
         for engine in engines:
@@ -213,14 +207,7 @@ def _signals(engines: Sequence[Engine], hard_exit: _HardExit) -> Iterator[None]:
         if requests > 1:
             hard_exit.start()
 
-    # Python handles these signals between two bytecodes. The loop does not, so a handler that blocks the loop does not
-    # block Ctrl-C.
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+    return _signals.receiving(stop)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

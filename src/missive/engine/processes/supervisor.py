@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from missive import _signals
 from missive.adapters.base import Adapter
 from missive.engine.order import check_order
 from missive.engine.processes.worker import VARIABLE
@@ -143,10 +144,14 @@ class Supervisor:
 
     async def _main(self) -> None:
         self._stopping = asyncio.Event()
+        self._starting = asyncio.Lock()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._on_signal)
-        await asyncio.gather(*(self._supervise(worker) for worker in self._workers))
+
+        def on_signal() -> None:
+            loop.call_soon_threadsafe(self._on_signal)
+
+        with _signals.receiving(on_signal):
+            await asyncio.gather(*(self._supervise(worker) for worker in self._workers))
 
     # The processes of one worker
 
@@ -186,8 +191,8 @@ class Supervisor:
     def _ended(self, worker: _ManagedWorker, code: int) -> None:
         """Note how a worker ended during the stop."""
         worker.state = "done"
-        # SIGTERM kills a process that still imports the application, and several workers may find one usage error. Such
-        # processes have fetched nothing.
+        # SIGTERM kills a process whose application restored its default action, and several workers may find one usage
+        # error. Such processes have fetched nothing.
         refused = code == _USAGE_ERROR and self._refusal is not None
         if code and (worker.ready or not (refused or code == -signal.SIGTERM)):
             self._failed = True
@@ -198,14 +203,15 @@ class Supervisor:
         worker.state, worker.ready = "starting", False
         ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                worker.process = process = await asyncio.create_subprocess_exec(
-                    *self._command,
-                    stdin=subprocess.DEVNULL,
-                    env={**os.environ, **self._environment, VARIABLE: f"{worker.number}:{theirs.fileno()}"},
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                )
+            async with self._starting:
+                with theirs, _signals.blocked():
+                    worker.process = process = await asyncio.create_subprocess_exec(
+                        *self._command,
+                        stdin=subprocess.DEVNULL,
+                        env={**os.environ, **self._environment, VARIABLE: f"{worker.number}:{theirs.fileno()}"},
+                        pass_fds=[theirs.fileno()],
+                        start_new_session=True,
+                    )
         except OSError:
             ours.close()
             raise
