@@ -18,6 +18,7 @@ from missive import Fatal, RawMessage, Transient, UsageError
 from missive.adapters import RedisStreamsAdapter, from_url
 from missive.engine.runner import serve
 from missive.matchers import Everything
+from missive.testing.conformance.proxy import FaultProxy
 from missive.transport import Credit, Delivery, Disposition, Session, Settlement, SettlementResult
 from tests.conftest import wait_until
 from tests.support.process import Running
@@ -62,6 +63,9 @@ class Stream:
 
     def adapter(self, **parameters: object) -> Any:
         return from_url(self.url(**parameters), missive.Processor(name="app"))
+
+    def adapter_at(self, host: str, port: int) -> Any:
+        return RedisStreamsAdapter(missive.Processor(name="app"), self.name, self.group, host=host, port=port)
 
     def pending(self) -> int:
         with self.server.client() as client:
@@ -639,3 +643,27 @@ def test_hides_the_password():
     assert isinstance(adapter, RedisStreamsAdapter)
     assert "canary" not in f"{adapter!r} {adapter.url} {adapter.destination} {adapter.settings!r}"
     assert adapter.url == "rediss://h:1/2?stream=s&group=g"
+
+
+def test_a_command_that_waits_while_the_session_closes_opens_no_connection(redis: RedisServer) -> None:
+    """A queued command of a session that closed leaves no connection behind."""
+    stream = Stream(redis)
+    stream.publish(b"0", b"1")
+
+    async def run(proxy: FaultProxy) -> None:
+        host, port = proxy.address
+        async with sessions(stream.adapter_at(host, port)) as (session,):
+            first, second = await fetch(session, 2)
+            proxy.hang()
+            settling = [
+                asyncio.ensure_future(session.settle([Settlement(one, Disposition.ack)])) for one in (first, second)
+            ]
+            await asyncio.sleep(0)
+        results = await asyncio.gather(*settling, return_exceptions=True)
+        assert [Transient, Transient] == [type(result) for result in results]
+        async with asyncio.timeout(10):
+            while proxy.connections:  # noqa: ASYNC110 - the proxy runs in a thread of its own
+                await asyncio.sleep(0.01)
+
+    with FaultProxy("127.0.0.1", redis.port) as proxy:
+        asyncio.run(run(proxy))

@@ -76,12 +76,13 @@ class RedisStreamsSession(Session):
         self._next_takeover = 0.0
         self._cursor = "0-0"
         self._trimming_reported = False
+        self._closed = False
 
     async def open(self) -> None:
         """Connect, and check that the stream and the group exist."""
         settings, name = self._settings, f"missive-{self._host.service}".replace(" ", "-")
-        self.client = make_client(settings, REPLY_SECONDS, name)
-        self._reader = make_client(settings, _BLOCK_SECONDS + REPLY_SECONDS, name)
+        self.client = make_client(settings, REPLY_SECONDS, name, lambda: self._closed)
+        self._reader = make_client(settings, _BLOCK_SECONDS + REPLY_SECONDS, name, lambda: self._closed)
         with translated(settings):
             await self.client.ping()
             self._reader_id = await self._reader.client_id()
@@ -269,6 +270,7 @@ class RedisStreamsSession(Session):
     async def close(self) -> None:
         """Leave the group, unless entries are pending for this consumer, and close the connections."""
         client, self.client = self.client, None
+        self._closed = True
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading], timeout=1)
