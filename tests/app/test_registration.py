@@ -363,3 +363,64 @@ def test_a_field_as_a_condition_needs_structured_messages():
     """`when=Field(…)` for raw messages is an error, as with a handler."""
     with pytest.raises(RegistrationError):
         Processor().include(Processor(), when=Field("a", 1))
+
+
+def test_aliases_are_earlier_names_of_a_handler():
+    """A handler and a batch handler take aliases, which their processor and the including ones know."""
+    proc, part = Processor(), Processor()
+    part.add_handler(Key("j"), nothing, name="early", aliases=["earlier"])
+    proc.include(part)
+    part.handle_for(Key("k"), name="late", aliases=["later", "latest"])(nothing)
+    proc.handle_batch_for(Key("b"), name="batch", aliases=("bulk",))(lambda batch: None)
+    aliases = {"earlier": "early", "later": "late", "latest": "late"}
+    assert (part.registry.names.aliases, proc.registry.names.aliases) == (aliases, {**aliases, "bulk": "batch"})
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "text"),
+    [
+        ({"name": "a", "aliases": ["b"]}, {"name": "b"}, "b is an alias of a"),
+        ({"name": "b"}, {"name": "a", "aliases": ["b"]}, "a has the alias b, which is the name of another handler"),
+        ({"name": "a", "aliases": ["x"]}, {"name": "b", "aliases": ["x"]}, "a and b have the same alias x"),
+        ({"aliases": [f"{__name__}:other"]}, {}, rf"{__name__}:other is an alias of {__name__}:nothing"),
+    ],
+)
+@pytest.mark.parametrize("how", ["same", "included", "include"])
+def test_a_name_or_an_alias_of_two_handlers_is_an_error(one, two, text, how):
+    """Names and aliases may not conflict, whichever comes first and wherever the handlers are; nothing changes."""
+    proc, part = Processor(), Processor()
+    if how == "included":
+        proc.include(part)
+    (proc if how == "same" else part).add_handler(Key("j"), nothing, **one)
+    if how == "include":
+        proc.add_handler(Key("k"), other, **two)
+    with pytest.raises(RegistrationError, match=text if how != "include" else "alias"):
+        proc.include(part) if how == "include" else proc.add_handler(Key("k"), other, **two)
+    if how != "include":
+        proc.add_handler(Key("k"), other, name="c", aliases=["d"])
+    assert len(proc.routes()) == (1 if how == "include" else 2)
+
+
+def test_the_same_handler_may_repeat_its_name_and_aliases():
+    """A function with two matchers, or in a processor that is included twice, is one handler."""
+    proc, part = Processor(), Processor()
+    for key in ("j", "k"):
+        part.add_handler(Key(key), nothing, name="a", aliases=["b"])
+    proc.include(part, when=Topic("s"))
+    proc.include(part, when=Topic("t"))
+    assert len(proc.routes()) == 4
+
+
+@pytest.mark.parametrize("aliases", ["one", [""], [1], 5, ["x" * 256], ["a\nb"]])
+def test_aliases_are_a_list_of_names(aliases):
+    """A text, or a value that is no name, is an error."""
+    with pytest.raises(RegistrationError, match="alias"):
+        Processor().add_handler(Key("k"), nothing, aliases=aliases)
+
+
+@pytest.mark.parametrize("name", ["", 1, "x" * 256, "a\nb", "\x1b[31m"])
+@pytest.mark.parametrize("of", ["processor", "handler"])
+def test_a_name_is_short_printable_text(of, name):
+    """A name that a table or a line cannot show is an error, for services and for handlers."""
+    with pytest.raises(RegistrationError, match="must be a text of 1 to 255 printable characters"):
+        Processor(name=name) if of == "processor" else Processor().add_handler(Key("k"), nothing, name=name)

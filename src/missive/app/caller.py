@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from types import FrameType
 
 
-def calling_module() -> str:
-    """Return the name of the module that creates a processor; the file's stem for a script."""
+def calling_frame() -> FrameType:
+    """Return the frame of the application that creates a processor."""
     frame = sys._getframe(1)  # noqa: SLF001 - the documented way to find the caller
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("missive.app."):
         frame = frame.f_back
+    return frame
+
+
+def module_of(frame: FrameType) -> str:
+    """Return the name of a frame's module; the file's stem for a script."""
     module = str(frame.f_globals.get("__name__", "missive"))
     if module != "__main__":
         return module

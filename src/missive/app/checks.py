@@ -13,7 +13,8 @@ from missive.durations import valid_seconds
 from missive.errors import RegistrationError, UsageError
 from missive.matchers.algebra import Matcher, as_matcher
 from missive.messages import Message
-from missive.once.declaration import Once, checked_name
+from missive.once.declaration import MAX_CHARACTERS as LONGEST_NAME
+from missive.once.declaration import Once
 from missive.rates import Rate
 from missive.routing.route import callable_name, is_async_callable, is_generator_callable
 
@@ -106,6 +107,20 @@ def check_processor(message_cls: object, public: object, on_overlap: object) -> 
         raise RegistrationError('on_overlap= must be "warn", "error" or "ignore"')
 
 
+def checked_name(value: object, what: str) -> str:
+    """Return the name of `what`, a service or a handler. Raise `RegistrationError` for another value."""
+    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= LONGEST_NAME:
+        raise RegistrationError(f"the name of {what} must be a text of 1 to {LONGEST_NAME} printable characters")
+    return value
+
+
+def checked_aliases(value: object, called: str) -> tuple[str, ...]:
+    """Return the earlier names of a handler. Raise `RegistrationError` unless they are a list of names."""
+    if isinstance(value, str) or not isinstance(value, (list, tuple, set, frozenset)):
+        raise RegistrationError(f"aliases= (for {called}) must be a list of earlier names, such as ['app:charge']")
+    return tuple(checked_name(alias, f"an alias of {called}") for alias in value)
+
+
 def checked_concurrency(value: int) -> int:
     """Return a concurrency. Raise `RegistrationError` unless it is a whole number from 1."""
     if not _is_count(value):
@@ -136,11 +151,11 @@ def checked_rate(value: str) -> Rate:
     raise RegistrationError(text)
 
 
-def checked_timeout(value: float | timedelta) -> float:
-    """Return a timeout in seconds. Raise `RegistrationError` unless it is above zero."""
+def checked_timeout(value: float | timedelta, option: str = "timeout=") -> float:
+    """Return a timeout in seconds. Raise `RegistrationError` unless it is above zero. `option` is its name."""
     timeout = valid_seconds(value)
     if not timeout:
-        raise RegistrationError("timeout= must be a number of seconds above zero, or a timedelta")
+        raise RegistrationError(f"{option} must be a number of seconds above zero, or a timedelta")
     return timeout
 
 
@@ -173,7 +188,6 @@ def checked_once(once: object, called: str, name: str | None, message_cls: type[
             " function is renamed"
         )
     check_key(once.key, called, "the key of once=", message_cls)
-    checked_name(name, "a handler")
     return once
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict
 
 import msgspec
 from typing_extensions import TypeVar
 
 from missive.app import checks
+from missive.app.admission import OnOverlap
 from missive.app.breaker import Breaker
 from missive.app.retry import Retry
 from missive.app.terms import BatchTerms, OnLaneRetry, Terms
@@ -18,6 +19,9 @@ from missive.matchers.algebra import Matcher
 from missive.messages import Message
 from missive.once.declaration import Once
 from missive.routing.route import callable_name
+
+if TYPE_CHECKING:
+    from missive.dlq.contract import DLQ
 
 M = TypeVar("M", bound=Message)
 
@@ -34,6 +38,20 @@ class HandlerOptions(TypedDict, Generic[M], total=False):
     concurrency: int | None
     once: Once[M] | None
     breaker: Breaker | None
+    aliases: Sequence[str]
+
+
+class ProcessorOptions(TypedDict, total=False):
+    """The options of a processor. `Processor` documents them."""
+
+    name: str | None
+    dlq: DLQ
+    retry: Retry | Literal[False] | None
+    timeout: float | timedelta | None
+    concurrency: int
+    on_overlap: OnOverlap
+    public: Sequence[str | tuple[str, ...]]
+    orphan_after: float | timedelta
 
 
 PLAIN = Terms()
@@ -53,6 +71,8 @@ class Declaration(msgspec.Struct, frozen=True, eq=False):
     """The retry policy; None for the processor's, False for no retries."""
     discards: str | None = None
     """The label of a declared discard; None for a handler."""
+    aliases: tuple[str, ...] = ()
+    """Earlier names of the handler."""
 
 
 def check_names(method: str, options: HandlerOptions[Any], *others: str) -> None:
@@ -83,7 +103,7 @@ def declare(
     Raise `RegistrationError` for a handler, a matcher or an option that can never work.
     """
     name = options.get("name")
-    called = name or callable_name(handler)
+    called = callable_name(handler) if name is None else checks.checked_name(name, callable_name(handler))
     checks.check_handler(handler, called, batch=batch is not None)
     terms = _terms(options, called, message_cls, batch)
     timeout, retry = options.get("timeout"), options.get("retry")
@@ -94,6 +114,7 @@ def declare(
         terms,
         None if timeout is None else checks.checked_timeout(timeout),
         retry if retry is None or retry is False else checks.checked_retry(retry, f" (for {called})"),
+        aliases=checks.checked_aliases(options.get("aliases", ()), called),
     )
 
 

@@ -11,9 +11,9 @@ from typing_extensions import TypeVar, Unpack
 from missive.app import checks
 from missive.app.admission import OnOverlap
 from missive.app.batch import Batch
-from missive.app.caller import calling_module
 from missive.app.context import HandlingContext, HandlingHook, ProcessingContext, ProcessingHook
-from missive.app.options import Declaration, HandlerOptions, M, check_names, declare
+from missive.app.identity import Identity, ServiceName
+from missive.app.options import Declaration, HandlerOptions, M, ProcessorOptions, check_names, declare
 from missive.app.registration import Registry, own_dlq
 from missive.app.retry import Retry
 from missive.app.terms import HandlerRoute, Terms
@@ -47,8 +47,8 @@ class Processor(Generic[M]):
     """The handlers of an application, for one class of messages.
 
     - `message_cls`: the class of the messages that handlers receive.
-    - `name`: the name of the service, which its dead letters carry in a shared store. The default is the name of the
-      calling module.
+    - `name`: the name of the service, to which its records in a store belong. The default is the name of the calling
+      module; a store that several applications use needs an explicit name.
     - `dlq`: the dead letter queue: a store, its URL, or a dict, which receives `{id: (message, reason)}`.
     - `retry`: the retry policy of handlers without their own. False retries nothing. None takes the policy of the
       processor that includes this one, and retries nothing without any.
@@ -59,36 +59,20 @@ class Processor(Generic[M]):
       for each registration, "error" raises it, and "ignore" does nothing.
     - `public`: the field paths (a string, or a tuple of segments) and header names whose values may appear in logs,
       explanations and lists. All other values stay confidential.
+    - `orphan_after`: how long a parked or queued record waits for a handler that is not registered, in seconds, before
+      it becomes dead. During a rolling deployment, another process may have the handler.
 
     Raise `RegistrationError` for an invalid argument.
     """
 
-    @overload
-    def __init__(
-        self: Processor[RawMessage],
-        *,
-        name: str | None = None,
-        dlq: DLQ = None,
-        retry: Retry | Literal[False] | None = None,
-        timeout: float | timedelta | None = None,
-        concurrency: int = 1,
-        on_overlap: OnOverlap = "warn",
-        public: Sequence[str | tuple[str, ...]] = (),
-    ) -> None: ...
+    name = ServiceName()
+    """The name of the service. A name that is set is explicit."""
 
     @overload
-    def __init__(
-        self,
-        message_cls: type[M],
-        *,
-        name: str | None = None,
-        dlq: DLQ = None,
-        retry: Retry | Literal[False] | None = None,
-        timeout: float | timedelta | None = None,
-        concurrency: int = 1,
-        on_overlap: OnOverlap = "warn",
-        public: Sequence[str | tuple[str, ...]] = (),
-    ) -> None: ...
+    def __init__(self: Processor[RawMessage], **options: Unpack[ProcessorOptions]) -> None: ...
+
+    @overload
+    def __init__(self, message_cls: type[M], **options: Unpack[ProcessorOptions]) -> None: ...
 
     def __init__(
         self,
@@ -101,15 +85,18 @@ class Processor(Generic[M]):
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...]] = (),
+        orphan_after: float | timedelta = 3600,
     ) -> None:
         checks.check_processor(message_cls, public, on_overlap)
         self.message_cls: type[M] = cast("type[M]", message_cls)
-        self.name = name or calling_module()
+        self.identity = Identity(name)
+        """For the engine: whether the name is explicit, and the application that a default name belongs to."""
         self.retry = retry if retry is None or retry is False else checks.checked_retry(retry)
         self.timeout = None if timeout is None else checks.checked_timeout(timeout)
         self.concurrency = checks.checked_concurrency(concurrency)
         self.public = frozenset((path,) if isinstance(path, str) else tuple(path) for path in public)
         self.on_overlap: OnOverlap = on_overlap
+        self.orphan_after = checks.checked_timeout(orphan_after, "orphan_after=")
         self.dlq: DLQ = None
         self.registry = Registry(self)
         """For the engine: the handlers and hooks that are registered here."""
@@ -146,6 +133,7 @@ class Processor(Generic[M]):
         - `once`: the key by which repeated effects are recognised: a `Once`. The handler then needs a `name`, under
           which its effects are recorded.
         - `breaker`: the dependency of the handler, and when to stop calling it: a `Breaker`.
+        - `aliases`: earlier names of the handler, under which stored records still find it.
 
         Raise TypeError for an unknown option, and otherwise as `add_handler` does.
         """

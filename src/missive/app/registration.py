@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -10,6 +10,7 @@ import msgspec
 from missive.app.admission import MatcherAdmission, Owner, admit
 from missive.app.context import HandlingHook
 from missive.app.hooks import Hooks, refuse_async_hooks
+from missive.app.names import HandlerNames, add_names, check_names
 from missive.app.options import Declaration
 from missive.app.retry import Retry
 from missive.app.terms import HandlerRoute, Terms
@@ -61,6 +62,7 @@ class Registry:
         "_router",
         "admission",
         "frozen",
+        "names",
         "own_hooks",
         "settings",
     )
@@ -69,6 +71,8 @@ class Registry:
         self.settings = settings
         self.admission = MatcherAdmission(settings)
         """The matchers of this registry and of the included ones."""
+        self.names = HandlerNames()
+        """The names and aliases of handlers, of this registry and of the included ones."""
         self.own_hooks = Hooks()
         self._entries: list[Declaration | _Include] = []
         self._fallback: Declaration | None = None
@@ -93,8 +97,8 @@ class Registry:
 
     def add(self, declaration: Declaration) -> None:
         """Register a handler or a discard. Raise as `MatcherAdmission.admit` does, without a change."""
-        admit([(declaration.matcher, declaration.name)], self.admission, self.places)
-        self.forget_router()
+        handlers = {declaration.name: declaration.aliases} if declaration.discards is None else {}
+        self._admit([(declaration.matcher, declaration.name)], handlers)
         self._entries.append(declaration)
 
     def add_fallback(self, declaration: Declaration) -> None:
@@ -106,7 +110,7 @@ class Registry:
             )
         if self._included_in:
             raise _fallback_of_included(declaration, self._included_in[0].registry)
-        self.forget_router()
+        self._admit((), {declaration.name: ()})
         self._fallback = declaration
 
     def add_hook(self, kind: str, hook: Any) -> None:
@@ -130,17 +134,33 @@ class Registry:
         try:
             for part in other.tree():
                 part.check_inherited(strict=part is other)
-            admit(named, self.admission, self.places)
+            self._admit(named, other.names.names)
         except BaseException:
             other._included_in.pop()
             raise
-        self.forget_router()
         self._entries.append(_Include(other, when))
 
     @property
     def including(self) -> str | None:
         """The name of a processor that includes this one, or None."""
         return self._included_in[0].registry.settings.name if self._included_in else None
+
+    def _admit(self, named: Sequence[tuple[Matcher[Any], str]], handlers: Mapping[str, Sequence[str]]) -> None:
+        """Admit matchers with their handlers' names, and handlers with their aliases, here and where this is included.
+
+        Raise as `MatcherAdmission.admit` and `HandlerNames.check` do, without a change.
+        """
+        concerned = [part.names for part in self.including_tree()]
+        check_names(handlers, concerned)
+        admit(named, self.admission, self.places)
+        add_names(handlers, concerned)
+        self.forget_router()
+
+    def including_tree(self) -> Iterator[Registry]:
+        """Yield this registry and all that include it."""
+        yield self
+        for include in self._included_in:
+            yield from include.registry.including_tree()
 
     def places(self, matcher: Matcher[Any]) -> Iterator[tuple[MatcherAdmission, Matcher[Any]]]:
         """Yield the admission of each registry that contains a matcher of this one, and the matcher as narrowed."""

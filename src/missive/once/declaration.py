@@ -26,7 +26,7 @@ NO_KEY: Final = "no once key"
 EXPIRED: Final = "claim expired"
 """The label of a dead letter whose effect may have happened."""
 
-_MAX_CHARACTERS: Final = 255
+MAX_CHARACTERS: Final = 255
 """Length of the names of services and handlers in the tables."""
 
 
@@ -92,9 +92,9 @@ class Once(Generic[M_contra]):
 
 def checked_name(name: str, what: str) -> str:
     """Return the name of a service or a handler. Raise `RegistrationError` when it is too long for the tables."""
-    if len(name) > _MAX_CHARACTERS:
+    if len(name) > MAX_CHARACTERS:
         raise RegistrationError(
-            f"{what} with once= must have a name of at most {_MAX_CHARACTERS} characters, not {name!r}"
+            f"{what} with once= must have a name of at most {MAX_CHARACTERS} characters, not {name!r}"
         )
     return name
 
