@@ -87,9 +87,7 @@ def test_an_unknown_option_raises_and_names_the_nearest(method):
 @pytest.mark.parametrize("method", list(REGISTRATIONS))
 def test_an_unknown_option_without_a_near_one_lists_the_options(method):
     """A keyword that resembles no option raises TypeError that lists the options of the method."""
-    with pytest.raises(
-        TypeError, match=r"'colour'\. The options are aliases, breaker, .*, timeout"
-    ) as error:
+    with pytest.raises(TypeError, match=r"'colour'\. The options are aliases, breaker, .*, timeout") as error:
         REGISTRATIONS[method](Processor(), colour="red")
     assert ("size, timeout, wait." in str(error.value)) is ("batch" in method)
 

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, MutableMapping, Seque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from missive.dlq.ownership import RecordOwnership
 from missive.dlq.record import Record, Status, plain_reason
 
 if TYPE_CHECKING:
@@ -368,7 +369,7 @@ class SourceState(ABC):
         """Delete the numbers that `count_attempts` stored for some identities."""
 
 
-class Store(Sink, RecordQueries, RecordLeasing, RecordChanges, ReplayControl, SourceState):
+class Store(Sink, RecordQueries, RecordLeasing, RecordChanges, RecordOwnership, ReplayControl, SourceState):
     """A durable sink that can be searched, changed and replayed from."""
 
     durable = True

@@ -124,6 +124,12 @@ class Record:
     """The header `idempotency-key`; as confidential as the other headers."""
     version: int = 1
     """Number of changes by operators and by new failures. A lease is not a change."""
+    assigned: str | None = None
+    """The name of the handler that an operator chose for the next attempts. It runs without a look at its matcher."""
+    orphaned_at: float | None = None
+    """Time from which a worker has missed the handler of this waiting record, in seconds since 1970."""
+    is_orphan: bool = field(default=False, compare=False)
+    """Whether the record has waited too long for a handler that is not registered. Not stored."""
     lease_token: str | None = field(default=None, compare=False)
     """The token of the record lease. `put` ignores the record if another worker holds the lease by now."""
     may_join: bool = field(default=False, compare=False)

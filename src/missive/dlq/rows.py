@@ -29,9 +29,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("id", "service", "fingerprint", "sha256"), (str,)),
     **dict.fromkeys(("first_at", "last_at"), (int, float)),
     **dict.fromkeys(("label", "detail", "handler", "error_type", "error_text", "identity", "message_id"), _TEXT),
-    **dict.fromkeys(("topic", "content_type", "replay", "lane", "closed_by"), _TEXT),
+    **dict.fromkeys(("topic", "content_type", "replay", "lane", "closed_by", "assigned"), _TEXT),
     **dict.fromkeys(("closed_why", "edited_from", "correlation_id", "trace", "idempotency_key"), _TEXT),
-    **dict.fromkeys(("sent_at", "due", "closed_at"), _TIME),
+    **dict.fromkeys(("sent_at", "due", "closed_at", "orphaned_at"), _TIME),
     **dict.fromkeys(("attempts", "version"), (int,)),
     "public": (dict,),
     "runtime": (dict,),
@@ -52,6 +52,8 @@ def to_row(record: Record) -> dict[str, Any]:
         "size": record.size,
         "headers": [[name, _packed(value)] for name, value in record.headers],
         "origin": {name: getattr(record.origin, name) for name in _ORIGIN},
+        "assigned": record.assigned,
+        "orphaned_at": record.orphaned_at,
         "candidates": list(record.candidates),
         "error_chain": list(record.error_chain),
         "history": [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in record.history],
@@ -67,6 +69,8 @@ def from_row(row: Any) -> Record:
         key=None if row.key is None else _unpacked(row.key),
         headers=tuple((name, _unpacked(value)) for name, value in row.headers),
         origin=Origin(**row.origin),
+        assigned=getattr(row, "assigned", None),  # an older Missive has not written the next two
+        orphaned_at=getattr(row, "orphaned_at", None),
         candidates=tuple(row.candidates),
         error_chain=tuple(row.error_chain),
         history=tuple(Attempt(**attempt) for attempt in row.history),
@@ -88,7 +92,7 @@ def to_json(record: Record) -> dict[str, Any]:
 
 
 def _is_storable(record: Record) -> bool:
-    times = [getattr(record, name) for name in ("first_at", "last_at", "sent_at", "due", "closed_at")]
+    times = [getattr(record, name) for name in ("first_at", "last_at", "sent_at", "due", "closed_at", "orphaned_at")]
     times += [attempt.at for attempt in record.history]
     frames = [frame for link in record.error_chain for frame in link["frames"] if link["type"]]
     considered = [] if record.explanation is None else record.explanation["considered"]
@@ -118,5 +122,5 @@ def from_json(value: dict[str, Any]) -> Record:
     if not _is_storable(record):
         raise ValueError("a field is too large, or has the wrong shape")
     if record.status in (Status.queued, Status.parked):
-        return replace(record, status=Status.dead, replay=None, due=None, lane=None)
+        return replace(record, status=Status.dead, replay=None, due=None, lane=None, orphaned_at=None)
     return record

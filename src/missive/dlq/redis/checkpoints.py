@@ -21,7 +21,10 @@ class Checkpoints(Database):
     @translated("written")
     def save_checkpoint(self, service: str, source: str, value: str) -> None:
         """Store the checkpoint of a service and source."""
-        self._client.hset(self._key("checkpoints"), digest(service, source), encoded(value))
+        pipeline = self._pipeline()
+        pipeline.hset(self._key(f"sources:{digest(service)}"), digest(source), encoded(source))
+        pipeline.hset(self._key("checkpoints"), digest(service, source), encoded(value))
+        pipeline.execute()
 
     @translated("written")
     def count_attempts(self, service: str, spent: Mapping[str, int]) -> None:

@@ -9,8 +9,15 @@ from missive.dlq.record import Record
 from missive.dlq.redis.keys import Bucket, arrival_of, digest
 from missive.dlq.rows import from_row, to_row
 
-_TEXTS = {"status": "status", "replay": "replay", "lane": "lane", "closed_by": "by", "closed_why": "why"}
-_TIMES = {"due": "due", "closed_at": "closed"}
+_TEXTS = {
+    "status": "status",
+    "replay": "replay",
+    "lane": "lane",
+    "closed_by": "by",
+    "closed_why": "why",
+    "assigned": "assigned",
+}
+_TIMES = {"due": "due", "closed_at": "closed", "orphaned_at": "orphaned"}
 _CHANGING = (*_TEXTS, *_TIMES, "version")
 """Fields that scripts change. The document does not contain them."""
 READ = (*_TEXTS.values(), *_TIMES.values(), "version", "doc")
@@ -51,6 +58,8 @@ def to_arguments(record: Record) -> list[str | bytes]:
         arrival_of(record) or "",
         json.dumps(row),
         record.body,
+        encoded(record.assigned),
+        number(record.orphaned_at),
     ]
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 from missive.dlq.once import ClaimAnswer, ClaimRequest, EffectKey, OnceStore, StoredClaim, decide_claim
 from missive.dlq.redis.database import Database, portions, translated
 from missive.dlq.redis.fields import number
 from missive.dlq.redis.keys import digest
+
+_NAMES_SECONDS = 10.0
+"""Time for which the adopted names of a service are remembered, in seconds."""
 
 Change = Callable[[StoredClaim], StoredClaim | None]
 
@@ -16,12 +21,18 @@ Change = Callable[[StoredClaim], StoredClaim | None]
 class RedisOnce(Database, OnceStore):
     """The part of the store that holds claims. A claim is replaced only if it has not changed since it was read."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._earlier_names: dict[str, tuple[float, Sequence[bytes]]] = {}
+        """The names that each service has adopted, and when they were read."""
+
     @translated("written")
     def once_begin(
         self, service: str, requests: Sequence[ClaimRequest], owner: str, lease: float, ttl: float
     ) -> list[ClaimAnswer]:
         """Claim effects. Claims are independent, and each one changes atomically."""
         now = self._clock()
+        self._adopt_claims(service, requests)
         by_key = {_name(service, one.effect): one for one in requests}
         answers: dict[str, ClaimAnswer] = {}
 
@@ -64,6 +75,16 @@ class RedisOnce(Database, OnceStore):
 
         self._replace([key.decode() for key in expired], delete)
         return len(deleted)
+
+    def _adopt_claims(self, service: str, requests: Sequence[ClaimRequest]) -> None:
+        """Move claims that were made under earlier names of a service."""
+        read_at, names = self._earlier_names.get(service, (0.0, ()))
+        if (now := time.monotonic()) - read_at > _NAMES_SECONDS or not read_at:
+            names = sorted(self._client.smembers(self._key(f"adopted:{digest(service)}")))
+            self._earlier_names[service] = now, names
+        for name in names:
+            pairs = [_name(of, one.effect) for one in requests for of in (name.decode(), service)]
+            self._run("adopt_claims", *pairs)
 
     def _change(
         self, service: str, effects: Collection[EffectKey], owner: str, change: Change, *, unless_done: bool = False

@@ -5,11 +5,12 @@ from __future__ import annotations
 from missive.dlq.contract import Store
 from missive.dlq.redis.checkpoints import Checkpoints
 from missive.dlq.redis.once import RedisOnce
+from missive.dlq.redis.ownership import Ownership
 from missive.dlq.redis.records import Records
 from missive.dlq.redis.replays import Replays
 
 
-class RedisStore(Records, Replays, Checkpoints, RedisOnce, Store):
+class RedisStore(Records, Replays, Ownership, Checkpoints, RedisOnce, Store):
     """Dead letters in Redis: `redis://:${PASSWORD}@host:6379/0?prefix=missive`, or `rediss://` for TLS.
 
     All keys begin with `{prefix}:`, so that several stores and other applications can share a server. Records survive

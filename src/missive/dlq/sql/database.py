@@ -70,7 +70,8 @@ class Database:
 
     @translated("opened")
     def _open(self, parsed: sa.URL, *, create: bool) -> None:
-        if parsed.get_backend_name() == "sqlite":
+        self.on_server = parsed.get_backend_name() != "sqlite"
+        if not self.on_server:
             path = Path(str(parsed.database))
             if (disk := network_filesystem(path)) is not None:
                 raise StoreRefused(

@@ -54,6 +54,14 @@ class GroupCounts:
                 values[2] = status
                 self._count(values, row.first_at, 1)
 
+    def rename(self, rows: Iterable[Any], service: str) -> None:
+        """Count rows with the columns `NAMES` under another service."""
+        for row in rows:
+            values = [getattr(row, name) for name in _OF]
+            self._count(values, row.first_at, -1)
+            values[1] = service
+            self._count(values, row.first_at, 1)
+
     def _count(self, values: Iterable[Any], first_at: float, by: int) -> None:
         key = tuple(values)
         self._counts[key] += by

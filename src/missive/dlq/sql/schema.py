@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from missive.dlq.sql.dialects import JSON, Bytes, Text, table_options
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SOURCE_LENGTH = 500
 """Largest length of a source's name in a primary key on MySQL, next to the service."""
 
@@ -64,6 +64,8 @@ records = sa.Table(
     sa.Column("trace", Text),
     sa.Column("idempotency_key", Text),
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("assigned", Text(255)),
+    sa.Column("orphaned_at", sa.Double),
     # A digest of service and identity, on the newest such record. It is unique, so that two processes make one record.
     sa.Column("arrival", sa.String(64)),
     sa.Index("missive_dead_letters_arrival", "arrival", unique=True),
@@ -122,6 +124,15 @@ checkpoints = sa.Table(
     sa.Column("service", Text(255), primary_key=True),
     sa.Column("source", Text(SOURCE_LENGTH), primary_key=True),
     sa.Column("value", Text, nullable=False),
+    **table_options,
+)
+
+applications = sa.Table(
+    "missive_applications",
+    metadata,
+    sa.Column("service", Text(255), primary_key=True),
+    # The file and the name of an application without an explicit name.
+    sa.Column("target", Text),
     **table_options,
 )
 

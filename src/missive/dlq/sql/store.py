@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from missive.dlq.contract import Store
+from missive.dlq.sql.applications import Applications
 from missive.dlq.sql.checkpoints import Checkpoints
 from missive.dlq.sql.once import SQLOnce
 from missive.dlq.sql.queries import Queries
 from missive.dlq.sql.records import Records
 from missive.dlq.sql.replays import Replays
+from missive.dlq.sql.waiting import Waiting
 
 
-class SQLStore(Records, Queries, Replays, Checkpoints, SQLOnce, Store):
+class SQLStore(Records, Queries, Replays, Waiting, Applications, Checkpoints, SQLOnce, Store):
     """Dead letters in an SQL database: `sqlite:///path/to/file.db`, `postgresql://…/database`, `mysql://…/database`.
 
     A new SQLite file gets mode 0600, because it contains bodies in clear text. It has a write-ahead log and a full sync

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 NAMES = (
     "status", "service", "group", "bucket", "first", "last", "attempts", "replay", "due", "lane", "closed", "by", "why",
-    "version", "arrival", "doc", "body",
+    "version", "arrival", "doc", "body", "assigned", "orphaned",
 )  # fmt: skip
 """Fields of a record's hash. A lease adds `token` and `leased`. The field `rev` counts all changes."""
 
