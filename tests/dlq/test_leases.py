@@ -6,7 +6,7 @@ import contextlib
 import threading
 from dataclasses import replace
 
-from missive.dlq import Attempt, Status, Store
+from missive.dlq import Attempt, Replay, Status, Store
 from tests.support.stores import Clock, on_each, opened_at, parked, queued, record
 
 
@@ -139,3 +139,64 @@ def test_concurrent_leases_share_no_record(store: Store, url: str, clock: Clock)
     for thread in threads:
         thread.join(30.0)
     assert (len(taken), len(set(taken))) == (300, 300)
+
+
+@on_each
+def test_due_records_of_busy_handlers_are_postponed(store: Store):
+    """Due records of some handlers wait longer, without a lease and without a change. Others can still be leased."""
+    busy, first, second, later = (
+        parked(due, lane, handler="h", id=f"R{number}")
+        for number, (due, lane) in enumerate(((900.0, None), (800.0, "a"), (700.0, "a"), (2000.0, None)))
+    )
+    other, unmatched = parked(900.0, handler="other"), parked(900.0, handler=None)
+    store.put([busy, first, second, later, other, unmatched])
+    assert store.postpone("other", {"h": 1500.0}, 100) == 0
+    assert store.postpone("shop", {"gone": 1500.0}, 100) == 0
+    assert store.postpone("shop", {"h": 1500.0, "gone": 1600.0}, 100) == 2
+    found = {one.id: store.get(one.id) for one in (busy, first, second, later)}
+    assert [one.due for one in found.values()] == [1500.0, 1500.0, 700.0, 2000.0]
+    assert {(one.version, one.attempts, one.history) for one in found.values()} == {(1, 1, busy.history)}
+    assert set(leased(store)) == {other.id, unmatched.id}
+    assert store.next_due("shop") == 1060.0
+
+
+@on_each
+def test_leased_records_are_not_postponed(store: Store, clock: Clock):
+    """A record keeps its lease and its due time while a worker holds it."""
+    one = parked(900.0, handler="h")
+    store.put([one])
+    assert leased(store) == [one.id]
+    assert store.postpone("shop", {"h": 1500.0}, 100) == 0
+    assert store.get(one.id).due == 900.0
+    clock.now += 61
+    assert store.postpone("shop", {"h": 1500.0}, 100) == 1
+
+
+@on_each
+def test_queued_records_of_busy_handlers_are_postponed(store: Store, clock: Clock):
+    """Queued records of busy handlers wait, whether workers or a command run their replay."""
+    one, two = record(handler="h"), record(handler="h")
+    store.put([one, two])
+    assert queued(store, [one.id], "r1") == 1
+    store.start_replay(Replay("r2", "me", "chosen", by_command=True), [two.id])
+    store.queue_remaining("r2")
+    assert store.postpone("shop", {"h": 1500.0}, 100) == 1
+    assert leased(store) == []
+    assert store.postpone("shop", {"h": 1500.0}, 100, "r2") == 1
+    assert store.lease_records("shop", "c", 10, 60, "r2") == []
+    clock.now = 1500.0
+    assert leased(store) == [one.id]
+    assert [lease.record.id for lease in store.lease_records("shop", "c", 10, 60, "r2")] == [two.id]
+
+
+@on_each
+def test_a_message_that_waits_keeps_the_failure_of_its_record(store: Store):
+    """A record that is parked without an attempt keeps its error, its group, its history and its version."""
+    one = record(error_type="KeyError", fingerprint="a" * 16, handler="h")
+    store.put([one])
+    waits = {"status": Status.parked, "due": 5.0, "lane": "a", "waits": True, "history": (Attempt(20.0, "nacked", 2),)}
+    store.put([replace(one, error_type=None, fingerprint="b" * 16, **waits)])
+    there = store.get(one.id)
+    assert (there.status, there.due, there.lane) == (Status.parked, 5.0, "a")
+    assert (there.error_type, there.fingerprint, there.version) == ("KeyError", "a" * 16, 1)
+    assert (there.attempts, there.history) == (1, one.history)

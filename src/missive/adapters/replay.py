@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from missive.adapters.base import Adapter
@@ -34,6 +34,8 @@ _LEASE = 60.0
 """Record lease, in seconds."""
 _MAX_LEASED = 100
 """Maximum number of records in one lease call."""
+_POSTPONED, _PORTIONS = 1000, 10
+"""Number of records of busy handlers that are postponed in one call, and number of calls before a lease call."""
 _EXPIRE_EVERY = 60.0
 """Interval at which workers delete expired records, in seconds."""
 _FILED = frozenset({Outcome.dead_lettered, Outcome.retried, Outcome.nacked})
@@ -94,6 +96,8 @@ class ReplayAdapter(Adapter):
         self.replay = replay
         self.service = service or processor.name
         self.on_settled = on_settled
+        self.busy: Callable[[], Mapping[str, float]] = dict
+        """Returns the handlers whose records stay in the store, each with the time in seconds; the engine sets it."""
         self._tokens: dict[str, str] = {}
 
     def add_leases(self, leases: Sequence[RecordLease]) -> None:
@@ -142,6 +146,8 @@ class ReplaySession(ThreadedSession):
         self._poll_delay = _POLL
         self._expire_at = host.time() + _EXPIRE_EVERY
         self._more = asyncio.Event()
+        self._busy: Mapping[str, float] = {}
+        """What `ReplayAdapter.busy` returned last."""
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Lease records. Poll every second and when the next record is due; end after the last record of a replay."""
@@ -151,6 +157,7 @@ class ReplaySession(ThreadedSession):
             if tolerance.is_exceeded:
                 raise EndOfInput
             if not self._leased and (allowed := tolerance.allow(min(credit.items, _MAX_LEASED))):
+                self._busy = self._adapter.busy()
                 await self.thread.run(self._lease_records, allowed)
             if self._leased and tolerance.allow(1):
                 break
@@ -204,6 +211,8 @@ class ReplaySession(ThreadedSession):
             if (now := self._host.time()) >= self._expire_at:
                 more = self._call_store(adapter.store.expire)
                 self._expire_at = now if more else now + _EXPIRE_EVERY
+        if self._busy:
+            self._postpone(self._busy)
         leases = self._call_store(
             adapter.store.lease_records, adapter.service, self._token, limit, _LEASE, adapter.replay
         )
@@ -212,6 +221,18 @@ class ReplaySession(ThreadedSession):
         self._poll_delay = _POLL
         if not leases and (due := self._call_store(adapter.store.next_due, adapter.service)) is not None:
             self._poll_delay = min(_POLL, max(_MIN_POLL, due - self._host.time()))
+
+    def _postpone(self, busy: Mapping[str, float]) -> None:
+        """Leave the due records of busy handlers in the store until their handlers may start more.
+
+        Each portion is due a second after the one before, so that many records of a busy handler are not moved at once.
+        """
+        adapter, now = self._adapter, self._host.time()
+        for portion in range(_PORTIONS):
+            due = {handler: now + seconds + portion for handler, seconds in busy.items()}
+            moved = self._call_store(adapter.store.postpone, adapter.service, due, _POSTPONED, adapter.replay)
+            if moved < _POSTPONED:
+                break
 
     def _settle(self, settlements: Sequence[Settlement]) -> list[SettlementResult]:
         done: set[str] = set()
@@ -222,6 +243,10 @@ class ReplaySession(ThreadedSession):
         released = [str(one.delivery.record_id) for one in settlements if one.disposition is Disposition.release]
         if released:
             done |= self._call_store(self._adapter.store.release_records, released, self._token)
+        delayed = [str(one.delivery.record_id) for one in settlements if one.disposition is Disposition.delay]
+        if delayed:
+            due = self._host.time() + max(self._busy.values(), default=_POLL)
+            done |= self._call_store(self._adapter.store.release_records, delayed, self._token, due)
         done |= {
             str(one.delivery.record_id)
             for one in settlements

@@ -250,6 +250,14 @@ class RecordLeasing(ABC):
     def next_due(self, service: str) -> float | None:
         """Return the time at which the next record can be leased, in seconds since 1970, or None."""
 
+    def postpone(self, service: str, due: Mapping[str, float], limit: int, replay: str | None = None) -> int:  # noqa: ARG002 - see below
+        """Let records that `lease_records` would lease wait until `due`, by the name of their handler.
+
+        At most the first `limit` of them are read. Return how many were postponed. That is no lease and no change. A
+        store that does not override this method postpones none; its records are leased and released instead.
+        """
+        return 0
+
     @abstractmethod
     def lanes(self, service: str) -> dict[str, int]:
         """Return the number of parked and queued records in each lane."""

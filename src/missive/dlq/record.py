@@ -134,6 +134,8 @@ class Record:
     """The token of the record lease. `put` ignores the record if another worker holds the lease by now."""
     may_join: bool = field(default=False, compare=False)
     """Whether `put` may join this record to a stored record of the same identity. Not stored."""
+    waits: bool = field(default=False, compare=False)
+    """Whether the message only waits, without an attempt. The stored record then keeps its failure. Not stored."""
     message: Message | None = field(default=None, compare=False)
     """The live message, for a sink of objects. Not stored."""
 
@@ -159,10 +161,23 @@ class Record:
         return list(itertools.takewhile(lambda attempt: attempt.reason in _WAITED, reversed(lines)))
 
     def joined_by(self, newer: Record) -> Record:
-        """Return this record after another failure of its message: the newer values with a joined history."""
-        history = (*self.history, *newer.history)
-        if len(history) > _FIRST_ATTEMPTS + _LAST_ATTEMPTS:
-            history = (*history[:_FIRST_ATTEMPTS], *history[-_LAST_ATTEMPTS:])
+        """Return this record after another failure of its message: the newer values with a joined history.
+
+        A message that only waits did not fail: its record keeps the failure and the version, and its history
+        gains only attempts.
+        """
+        if newer.waits:
+            tried = tuple(attempt for attempt in newer.history if attempt.reason != Outcome.nacked)
+            return replace(
+                self,
+                status=newer.status,
+                due=newer.due,
+                lane=newer.lane,
+                history=_bounded((*self.history, *tried)),
+                closed_at=None,
+                closed_by=None,
+                closed_why=None,
+            )
         return replace(
             newer,
             id=self.id,
@@ -171,7 +186,7 @@ class Record:
             origin=self.origin,
             first_at=self.first_at,
             attempts=self.attempts + 1,
-            history=history,
+            history=_bounded((*self.history, *newer.history)),
             replay=newer.replay or self.replay,
             edited_from=self.edited_from,
             version=self.version + 1,
@@ -179,6 +194,13 @@ class Record:
 
     def __repr__(self) -> str:
         return f"<Record {self.id}: {self.reason}, {self.size} bytes>"
+
+
+def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
+    """Return the first and the last lines of a long history."""
+    if len(history) <= _FIRST_ATTEMPTS + _LAST_ATTEMPTS:
+        return history
+    return (*history[:_FIRST_ATTEMPTS], *history[-_LAST_ATTEMPTS:])
 
 
 def fingerprint(reason: Reason, label: str | None, handler: str | None, failure: Failure | None) -> str:

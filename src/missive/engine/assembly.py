@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from missive.adapters.base import Adapter
+from missive.adapters.replay import ReplayAdapter
 from missive.app.processor import Processor
 from missive.app.terms import HandlerRoute
 from missive.dlq.contract import Sink, Store
@@ -184,6 +185,8 @@ class Assembler:
         longest = max((route.terms.timeout for route in self._routes if route.discards is None), default=0.0)
         renewer = LeaseRenewer(source, self._exits, self._runtime, longest)
         backpressure = Backpressure(source, settler, self._runtime)
+        if isinstance(adapter, ReplayAdapter):
+            adapter.busy = self._dispatcher.busy
         if adapter.rate_limit is not None:
             self._dispatcher.limit(source, adapter.rate_limit)
         return source, settler, backpressure, [renewer, backpressure]

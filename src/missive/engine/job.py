@@ -40,6 +40,8 @@ class Parked(msgspec.Struct, frozen=True):
     """When the job is due, in seconds since 1970; None when it waits for earlier messages of its lane."""
     lane: str | None
     """The name of its lane in the store: a digest."""
+    ran: bool = True
+    """Whether an attempt was just made. Waiting for a lane, a limit or a dependency is no attempt."""
 
 
 class Job(msgspec.Struct, eq=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from missive.dlq.contract import RecordLease
 from missive.dlq.record import Status
@@ -23,6 +23,12 @@ class Leases(Changes):
         now = self._clock()
         found = self._run("lease", digest(service), replay or "", token, number(now), number(now + lease), limit)
         return [RecordLease(to_record(paired(fields)), token) for _, fields in found]
+
+    @translated("written")
+    def postpone(self, service: str, due: Mapping[str, float], limit: int, replay: str | None = None) -> int:
+        """Let records of some handlers wait that are due and that no lease holds."""
+        flat = [part for handler, at in due.items() for part in (encoded(handler), number(at))]
+        return int(self._run("postpone", digest(service), replay or "", number(self._clock()), limit, *flat))
 
     @translated("read")
     def next_due(self, service: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -57,6 +57,35 @@ class Leases(Changes):
 
         return [RecordLease(record, token) for record in self._changing(take)]
 
+    @translated("written")
+    def postpone(self, service: str, due: Mapping[str, float], limit: int, replay: str | None = None) -> int:
+        """Let records of some handlers wait that are due and that no lease holds."""
+        c, now = records_table.c, self._clock()
+        with self._read() as connection:
+            if not self._of_handlers(connection, self._leasable(connection, service, now, limit, replay), due):
+                return 0
+
+        def move(connection: Connection) -> int:
+            found = self._leasable(connection, service, now, limit, replay, lock=True)
+            for some in portions(ids := self._of_handlers(connection, found, due)):
+                for handler, at in due.items():
+                    chosen = records_table.update().where(c.id.in_(some), c.handler == handler)
+                    connection.execute(chosen.values(due=at, ready=_unless_far(at)))
+            return len(ids)
+
+        return self._tried(move)
+
+    @staticmethod
+    def _of_handlers(
+        connection: Connection, found: Sequence[tuple[float, str]], handlers: Collection[str]
+    ) -> Sequence[str]:
+        """Return the ids of the records that are waiting for one of the handlers."""
+        c, ids = records_table.c, list[str]()
+        for some in portions(sorted(one for _, one in found)):
+            chosen = sa.select(c.id).where(c.id.in_(some), c.handler.in_(sorted(handlers)))
+            ids += connection.execute(chosen).scalars()
+        return ids
+
     @staticmethod
     def _of_ended_replays(connection: Connection, rows: Iterable[sa.Row[Any]]) -> set[str]:
         """Return queued records of stopped and cancelled replays, which were leased when the replay ended."""
@@ -75,7 +104,7 @@ class Leases(Changes):
         c = records_table.c
         if replay is not None:
             mine = (c.replay == replay, c.status == Status.queued, c.service == service)
-            free = sa.func.coalesce(c.leased_until, 0) <= now
+            free = (sa.func.coalesce(c.leased_until, 0) <= now) & (sa.func.coalesce(c.due, 0) <= now)
             every = [sa.select(sa.literal(0.0), c.id).where(*mine, free).order_by(c.id)]
         else:
             every = [

@@ -14,6 +14,7 @@ from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.completion.exits import Exits
 from missive.engine.dispatch.circuit import CircuitLimiter
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.dispatch.limiter import HELD
 from missive.engine.intake.source import Source
 from missive.engine.job import Job, Parked
 from missive.engine.runtime import Runtime
@@ -24,9 +25,7 @@ from missive.engine.workers.decision import Decision, decide
 from missive.errors import StoreError, UsageError
 from missive.outcome import Outcome, Reason
 from missive.routing.route import callable_name
-
-HELD_BEHIND_BREAKER = 100
-"""How many messages wait in memory for an open breaker; the others are parked."""
+from missive.transport import Disposition
 
 _PROBE_SPACING = 0.001
 """Time between two messages that are parked for the same breaker, in seconds. A dependency that stays down then costs
@@ -144,7 +143,7 @@ class ParkingLot(Stage):
         behind: list[Job] = []
         if lane is not None and (queue := job.lane) is not None:
             behind = self._exits.withdraw(lambda other: other is not job and other.lane == queue)
-        self._park(job, decision.delay, lane)
+        self._park(job, decision.delay, lane, ran=True)
         for other in behind:
             self._park_behind(other, str(lane))
         self._dispatcher.leave_lane(job)
@@ -164,10 +163,12 @@ class ParkingLot(Stage):
     def overflow(self, job: Job, limiter: CircuitLimiter) -> bool:
         """Park a job that would wait for an open breaker together with many others. Return whether it was taken."""
         circuit, route = limiter.circuit, job.route
-        if circuit.up or len(limiter.waiting) < HELD_BEHIND_BREAKER or route is None:
+        if circuit.up or len(limiter.waiting) < HELD or route is None:
             return False
         if not job.owned or self._state.draining:
             return False
+        if job.delivery.record is not None and not job.history:
+            return self._leave_in_store(job, route)
         lane, behind = None, list[Job]()
         if job.lane is not None:
             if route.terms.on_lane_retry != "park":
@@ -179,9 +180,23 @@ class ParkingLot(Stage):
             behind = self._dispatcher.end_lane(job)
         job.decision = BREAKER_OPEN
         job.source.mark_ready(job)
-        self._park(job, self._delay_behind_breaker(circuit.breaker.name, circuit.opens_in), lane)
+        self._park(job, self._delay_behind_breaker(circuit.breaker.name, limiter.busy_for()), lane)
         for other in behind:
             self._park_behind(other, str(lane))
+        return True
+
+    def _leave_in_store(self, job: Job, route: HandlerRoute) -> bool:
+        """Release a leased record that would wait for an open breaker. The record itself does not change."""
+        behind: list[Job] = []
+        if job.lane is not None:
+            if route.terms.on_lane_retry != "park":
+                return False
+            behind = self._dispatcher.end_lane(job)
+        job.source.mark_ready(job)
+        job.decision, job.disposition = None, Disposition.delay
+        job.source.settler.add([job])
+        for other in behind:
+            self._dispatcher.add(other)
         return True
 
     def _delay_behind_breaker(self, breaker: str, seconds: float) -> float:
@@ -191,9 +206,9 @@ class ParkingLot(Stage):
         self._next_due[breaker] = due
         return due - now
 
-    def _park(self, job: Job, seconds: float | None, lane: str | None) -> None:
+    def _park(self, job: Job, seconds: float | None, lane: str | None, *, ran: bool = False) -> None:
         """Park a job for `seconds`; None parks it until the earlier messages of its lane are done."""
-        job.parked = Parked(None if seconds is None else self._runtime.time() + seconds, lane)
+        job.parked = Parked(None if seconds is None else self._runtime.time() + seconds, lane, ran)
         if lane is not None:
             self._number += 1
             self.lanes[lane] = self._number

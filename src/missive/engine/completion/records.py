@@ -56,6 +56,7 @@ def make_record(
     reason, parked = decision.reason or Reason.failed, job.parked
     failure, handler = decision.failure, None if job.route is None else job.route.name
     misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
+    waits = parked is not None and not parked.ran
     sha256 = hashlib.sha256(delivery.body).hexdigest()
     headers: dict[str, Any] = {field: _header(message, name) for name, field in HEADER_FIELDS.items()}
     return Record(
@@ -88,10 +89,12 @@ def make_record(
         error_type=None if failure is None else failure.type,
         error_chain=() if failure is None else tuple(failure.to_json()),
         error_text=None if failure is None else _storable(failure.text),
-        history=(*job.history, _last_attempt(job, decision, reason, now)),
+        attempts=0 if waits and not job.history else 1,
+        history=job.history if waits and job.history else (*job.history, _last_attempt(job, decision, reason, now)),
         runtime={**_RUNTIME, "pid": os.getpid()},
         **headers,
         may_join=delivery.position is not None or delivery.redelivered,
+        waits=waits,
         message=message,
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from missive.app.breaker import Breaker
 from missive.app.terms import HandlerRoute
+from missive.engine.dispatch.limiter import AGAIN, HELD
 from missive.engine.job import Work
 from missive.engine.workers.decision import Decision
 from missive.errors import UsageError
@@ -34,6 +35,7 @@ class Circuit:
         self._failures = 0
         self._until = 0.0
         self._limit = 1
+        self._probing_since = 0.0
 
     @property
     def up(self) -> bool:
@@ -44,6 +46,11 @@ class Circuit:
     def opens_in(self) -> float:
         """Time until the next probe may start, in seconds; 0 when it may start now or is running."""
         return max(0.0, self._until - self._clock()) if self.state == "open" else 0.0
+
+    @property
+    def probe_age(self) -> float:
+        """Time since the last probe was let through, in seconds."""
+        return self._clock() - self._probing_since
 
     def admits(self, running: int) -> bool:
         """Return whether another message may start. `running` counts the messages that started since the last probe."""
@@ -57,6 +64,7 @@ class Circuit:
         """Note that a message starts. While the circuit is open, the message is the probe."""
         if self.state == "open":
             self.state, self._limit = "half-open", 1
+            self._probing_since = self._clock()
             self.probes += 1
 
     def withdrawn(self) -> None:
@@ -167,3 +175,16 @@ class CircuitLimiter:
         if not self.waiting or self.circuit.state != "open":
             return None
         return self.circuit.opens_in
+
+    def busy_for(self) -> float:
+        """Return for how long no parked message is needed, in seconds: nothing of the store can be the next probe.
+
+        0 when a parked message may start, or may wait for its turn. A probe may itself wait for a worker. The longer
+        it does, the later the store is asked again.
+        """
+        circuit = self.circuit
+        if circuit.state == "half-open":
+            return min(max(AGAIN, circuit.probe_age), max(AGAIN, circuit.breaker.probe))
+        if circuit.state == "open":
+            return circuit.opens_in or (AGAIN if self.waiting else 0.0)
+        return AGAIN if len(self.waiting) >= HELD else 0.0

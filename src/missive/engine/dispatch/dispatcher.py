@@ -66,6 +66,10 @@ class Dispatcher:
         """The state of each dependency, by the name of its breaker."""
         return self._limiters.circuits
 
+    def busy(self) -> dict[str, float]:
+        """Return the handlers that cannot start a parked message now, each with the seconds until the next look."""
+        return {} if self._plain else self._limiters.busy()
+
     def limit(self, source: Source, rate: Rate) -> None:
         """Limit how many messages of a source start in a period."""
         self._limiters.limit(source, rate)

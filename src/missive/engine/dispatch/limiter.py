@@ -8,6 +8,11 @@ from collections.abc import Callable
 from missive.engine.job import Work
 from missive.rates import Rate
 
+HELD = 100
+"""How many messages wait in memory for one limiter before no parked message of its handlers is leased."""
+AGAIN = 1.0
+"""Time after which a limiter with enough waiting messages is asked again for parked ones, in seconds."""
+
 
 class Limiter:
     """A limit within the total concurrency. Work that may not pass waits in line.
@@ -69,6 +74,13 @@ class Limiter:
             return None
         began = self._recent[0].began
         return None if began is None else max(0.0, began + self._rate.seconds - self._clock())
+
+    def busy_for(self) -> float:
+        """Return for how long no parked message is needed, in seconds; 0 while few messages wait in line."""
+        if len(self.waiting) < HELD:
+            return 0.0
+        rate = self._rate
+        return AGAIN if rate is None else max(AGAIN, (len(self.waiting) - HELD) * rate.seconds / rate.messages)
 
     @property
     def _full(self) -> bool:

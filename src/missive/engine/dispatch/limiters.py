@@ -63,6 +63,15 @@ class Limiters:
         limiters = (self._circuit_of.get(route), self.of_routes.get(route), self.of_sources.get(work.source))
         return [limiter for limiter in limiters if limiter is not None]
 
+    def busy(self) -> dict[str, float]:
+        """Return the handlers for which no parked message is needed now, each with the time in seconds."""
+        busy: dict[str, float] = {}
+        for route in {*self._circuit_of, *self.of_routes}:
+            limiters = (self._circuit_of.get(route), self.of_routes.get(route))
+            if seconds := max(limiter.busy_for() for limiter in limiters if limiter is not None):
+                busy[route.name] = seconds
+        return busy
+
     @property
     def all(self) -> list[AnyLimiter]:
         """All limiters."""

@@ -21,6 +21,28 @@ end
 return found
 """
 
+# ARGV: the service, the replay or '', the time, the limit. Then the handlers, each with its due time.
+_POSTPONE = """
+local set, due, handlers, moved = P .. 'ready:' .. ARGV[1], {}, {}, 0
+if ARGV[2] ~= '' then set = set .. ':' .. ARGV[2] end
+for n = 5, #ARGV, 2 do due[ARGV[n]] = ARGV[n + 1] end
+for _, id in ipairs(call('ZRANGEBYSCORE', set, '-inf', ARGV[3], 'LIMIT', 0, ARGV[4])) do
+  local r = read(id)
+  if handlers[r.bucket] == nil then
+    handlers[r.bucket] = cjson.decode(call('HGET', P .. 'buckets', r.bucket))[5]
+  end
+  local at = due[handlers[r.bucket]]
+  if at then
+    call('HSET', P .. 'r:' .. id, 'due', at)
+    call('HINCRBY', P .. 'r:' .. id, 'rev', 1)
+    r.due = at
+    offer(r)
+    moved = moved + 1
+  end
+end
+return moved
+"""
+
 # The scripts below act on the records that the token ARGV[1] still holds, and return their ids.
 _OURS = """
 local ours = {}
@@ -69,6 +91,7 @@ end)
 
 SCRIPTS = {
     "lease": _LEASE,
+    "postpone": _POSTPONE,
     "extend": _EXTEND,
     "release": _RELEASE,
     "resolve": _RESOLVE,
