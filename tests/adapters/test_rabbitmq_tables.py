@@ -15,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 
+from missive.adapters.headers import to_json
 from missive.adapters.rabbitmq.reader import Reader
-from missive.adapters.rabbitmq.tables import Raw, decode_table, to_headers, to_json, to_pika
+from missive.adapters.rabbitmq.tables import Raw, decode_table, to_headers, to_pika
 from missive.transport import Delivery
 from tests.support import amqp
 from tests.support.amqp import nested, packed, sized, table

@@ -359,7 +359,39 @@ def test_an_invalid_row_does_not_block_other_messages(queue: sqlite3.Connection,
             found = await session.fetch(Credit(10, 1000))
             return [(one.body, one.key, len(one.headers)) for one in found]
 
-    assert asyncio.run(consume()) == [(b"\xe9\xff", "\ufffd\ufffd", 0), (b"7", None, 1), (b"last", None, 0)]
+    assert asyncio.run(consume()) == [(b"\xe9\xff", b"\xe9\xff", 0), (b"7", None, 1), (b"last", None, 0)]
+
+
+@pytest.mark.parametrize(
+    ("column", "headers"),
+    [
+        (
+            '[["f", 0.75], ["t", true], ["n", null], ["s", "é"]]',
+            [("f", "0.75"), ("t", "true"), ("n", "null"), ("s", "é")],
+        ),
+        (
+            '{"a": 1, "a": 1e400, "b": 0.12345678901234567890}',
+            [("a", "1"), ("a", "1E+400"), ("b", "0.12345678901234567890")],
+        ),
+        ('[["o", {"a": [1.50, "é"], "a": {}}]]', [("o", '{"a": [1.50, "\\u00e9"], "a": {}}')]),
+        (b'[["\xff", "\xfe"]]', [("\\xff", b"\xfe")]),
+        (r'[["\ud800", "\ud801"]]', [("\\ud800", "\\ud801")]),
+        ('["ab"]', [("headers", '["ab"]')]),
+        (17, [("headers", "17")]),
+    ],
+)
+def test_header_values_read_back_to_the_same_values(
+    queue: sqlite3.Connection, tmp_path: Path, column: object, headers: list[tuple[str, str | bytes]]
+):
+    """A value that is not text arrives as JSON with its digits. Names and values of any bytes arrive."""
+    queue.execute("INSERT INTO missive_queue (queue, body, headers) VALUES ('q', '1', ?)", (column,))
+
+    async def consume() -> Any:
+        async with consuming(tmp_path / "queue.db") as session:
+            (found,) = await session.fetch(Credit(10, 1000))
+            return found.headers
+
+    assert asyncio.run(consume()) == headers
 
 
 STUBBORN = """

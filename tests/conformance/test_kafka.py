@@ -12,6 +12,7 @@ from missive import Processor
 from missive.adapters.kafka import KafkaAdapter
 from missive.testing.conformance import Conformance, Harness, Sent
 from tests.support.kafka import Kafka
+from tests.support.kafka_raw import RawMessage, publish
 from tests.support.ports import HOST
 
 pytestmark = pytest.mark.kafka
@@ -65,6 +66,22 @@ class KafkaHarness(Harness):
             producer.poll(0)
         assert producer.flush(30) == 0
         assert failed == []
+
+    def publish_odd(self) -> Sequence[bytes]:
+        messages = [
+            RawMessage(b"odd name", [(b"a", b"1"), (b"\xff", b"v")]),
+            RawMessage(b"odd value", [(b"a", b"\xff"), (b"b", None), (b"c", b"")]),
+            RawMessage(b"no name", [(b"", b"v")]),
+            RawMessage(b"nul", [(b"a\0b", b"\0")], b"\0"),
+            RawMessage(b"surrogate", [("\ud800".encode("utf-8", "surrogatepass"), b"v")]),
+            RawMessage(b"many", [(b"n%d" % number, b"v") for number in range(1000)]),
+            RawMessage(b"odd key", [], b"\xff\xfe"),
+            RawMessage(b"empty key", [], b""),
+            RawMessage(b"negative time", [], None, -62135596800001),
+            RawMessage(b"\xff", [(b"number", b"\x00\x00\x00\x01")], b"\x00\x01"),
+        ]
+        publish(self.kafka.servers, self.topic, messages)
+        return [message.body for message in messages]
 
     def leave_gap(self) -> bool:
         from confluent_kafka import Producer

@@ -13,6 +13,7 @@ from missive import Processor
 from missive.adapters.rabbitmq import RabbitMQAdapter
 from missive.testing.conformance import Conformance, Harness, Sent
 from missive.testing.conformance.catalogue import Case, all_cases
+from tests.support.amqp import odd_properties
 from tests.support.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.rabbitmq
@@ -68,6 +69,19 @@ class RabbitMQHarness(Harness):
             while open_tags:
                 assert time.monotonic() < deadline, f"{len(open_tags)} messages are not confirmed"
                 channel.connection.process_data_events(0.005)
+
+    def publish_odd(self) -> Sequence[bytes]:
+        exchange = f"{self.queue}-odd"
+        odd = odd_properties()
+        with self.node.channel() as channel:
+            for body, properties in odd.items():
+                channel.basic_publish("", self.queue, body, properties)
+            channel.exchange_declare(exchange, "fanout", auto_delete=True)
+            channel.queue_bind(self.queue, exchange)
+            for key in (b"\xff\xfe", b"\0", b"k" * 255):
+                channel.basic_publish(exchange, key, key)
+            channel.exchange_delete(exchange)
+        return [*odd, b"\xff\xfe", b"\0", b"k" * 255]
 
     def remaining(self) -> int:
         with self.node.channel() as channel:

@@ -50,6 +50,34 @@ class RedisStreamsHarness(Harness):
                 pipe.xadd(self.stream, {"data": sent.body, **dict(sent.headers)})
             pipe.execute()
 
+    def publish_odd(self) -> Sequence[bytes]:
+        entries: list[dict[bytes, bytes]] = [
+            {b"data": b"odd value", b"a": b"\xff"},
+            {b"data": b"odd name", b"\xff": b"v"},
+            {b"data": b"no name", b"": b""},
+            {b"data": b"nul", b"\0": b"\0"},
+            {b"data": b"\xff\xfe", b"a": b"1"},
+            {b"data": b"", b"a": b"1"},
+            {b"data": b"many", **{b"n%d" % number: b"v" for number in range(1000)}},
+            {b"data": b"surrogate", "\ud800".encode("utf-8", "surrogatepass"): b"v"},
+        ]
+        bodies = [entry[b"data"] for entry in entries]
+        with self.server.client() as client:
+            pipe = client.pipeline(transaction=False)
+            for entry in entries:
+                pipe.xadd(self.stream, entry)
+            pipe.execute_command("XADD", self.stream, "*", b"data", b"twice", b"a", b"1", b"data", b"x", b"a", b"2")
+            pipe.xadd(self.stream, {b"\xff": b"\xfe"})
+            for given in (
+                b"1796000000000000-0",
+                b"1796000000000000000-18446744073709551614",
+                b"18446744073709551614-7",
+            ):
+                pipe.xadd(self.stream, {b"data": given, b"a": b"1"}, id=given)
+                bodies.append(given)
+            pipe.execute()
+        return [*bodies, b"twice", b'{"\\\\xff": "\\\\xfe"}']
+
     def remaining(self) -> int:
         with self.server.client() as client:
             (group,) = [group for group in client.xinfo_groups(self.stream) if group["name"] == b"g"]

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from missive._sqlite import enable_wal, network_filesystem
 from missive.adapters.base import Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
+from missive.adapters.sqlite_rows import to_delivery
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
 from missive.errors import Fatal, Transient, UsageError
 from missive.ids import new_id
+from missive.messages import text_or_bytes
 from missive.privacy import redact_url
 from missive.transport import Capabilities, Credit, Delivery, Disposition, Host, Session, Settlement, SettlementResult
 from missive.urls import ParsedURL
@@ -214,7 +216,7 @@ class SQLiteSession(ThreadedSession):
             raise Transient(f"{url}: the file does not exist (create=true creates it)")
         with self._translated_errors():
             self.client = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
-            self.client.text_factory = _text
+            self.client.text_factory = text_or_bytes
             enable_wal(self.client, _BUSY_SECONDS)
             if self._adapter.create:
                 self.client.executescript(SCHEMA)
@@ -239,7 +241,7 @@ class SQLiteSession(ThreadedSession):
         found, size = [], 0
         with contextlib.closing(self.client.execute(_FIND, (self._adapter.queue, now, credit.items))) as rows:
             for row in rows:
-                found.append(delivery := _delivery(row, token))
+                found.append(delivery := to_delivery(row, token))
                 size += len(delivery.body)
                 if size >= credit.bytes:
                     break
@@ -355,37 +357,3 @@ def _rows(ids: list[int]) -> tuple[str, dict[str, Any]]:
     if last - first + 1 == len(ids) == len(set(ids)):
         return "id BETWEEN :first AND :last", {"first": first, "last": last}
     return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
-
-
-def _delivery(row: tuple[Any, ...], token: str) -> Delivery:
-    row_id, body, headers, key, topic, message_id, content_type, sent_at, deliveries = row
-    return Delivery(
-        body,
-        headers=() if headers is None else _headers(headers),
-        native_id=str(row_id),
-        producer_id=message_id,
-        key=key,
-        topic=topic,
-        timestamp=sent_at,
-        content_type=content_type,
-        position=row_id,
-        token=token,
-        attempt=deliveries,
-        redelivered=deliveries > 1,
-        native=row_id,
-    )
-
-
-def _text(value: bytes) -> str:
-    """Return the text of a column. Invalid UTF-8 is replaced, so it does not block other messages."""
-    return value.decode("utf-8", "replace")
-
-
-def _headers(text: str) -> list[tuple[str, str]]:
-    """Return the pairs of a headers column. Invalid content becomes one header, so no message is lost."""
-    try:
-        pairs = json.loads(text)
-        pairs = pairs.items() if isinstance(pairs, dict) else pairs
-        return [(str(name), str(value)) for name, value in pairs]
-    except (TypeError, ValueError, RecursionError):
-        return [("headers", text)]

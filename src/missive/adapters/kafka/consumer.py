@@ -26,6 +26,8 @@ _POLL_SECONDS = 0.02
 _CHUNK = 500
 """Maximum number of messages in one call of the client."""
 
+_UNREADABLE = "the client cannot decode the name of a header"
+
 logger = logging.getLogger("missive")
 
 
@@ -139,7 +141,11 @@ class KafkaConsumer(ClientThread):
                 continue
             body = message.value()
             body = b"" if body is None else body
-            offset, key, headers = message.offset(), message.key(), message.headers()
+            offset, key, unreadable = message.offset(), message.key(), None
+            try:
+                headers = message.headers()
+            except Exception:  # noqa: BLE001 - the client refuses all headers when a name is not UTF-8
+                headers, unreadable = None, _UNREADABLE
             delivery = Delivery(
                 body,
                 headers=() if headers is None else _headers(headers),
@@ -150,6 +156,7 @@ class KafkaConsumer(ClientThread):
                 lane=lane.name,
                 position=offset,
                 native=message,
+                unreadable=unreadable,
             )
             if buffers and lane.name in buffers:
                 self.flow.buffer(lane.name, delivery)

@@ -15,7 +15,8 @@ import msgspec
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import Basic, BasicProperties
 
-from missive.adapters.rabbitmq.tables import Raw, Table, decode_table, to_headers, to_pika
+from missive.adapters.headers import Table
+from missive.adapters.rabbitmq.tables import Raw, decode_table, to_headers, to_pika
 from missive.transport import Delivery
 
 _FRAME = Struct(">BHL")

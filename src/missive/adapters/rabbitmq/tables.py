@@ -1,17 +1,19 @@
 """Decode AMQP tables of any bytes: the headers of a message, and pika's form of them.
 
-The types of values are those of RabbitMQ, whose errata correct the AMQP specification:
+RabbitMQ defines the types of values in its errata of the AMQP specification:
 https://www.rabbitmq.com/amqp-0-9-1-errata. A value that cannot be decoded keeps its bytes, so no table loses a message.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Context, Decimal
 from struct import Struct
 from typing import Any
+
+from missive.adapters.headers import Table, escape, to_json
+from missive.messages import text_or_bytes
 
 _MAX_DEPTH = 100
 """Limit of tables and arrays inside each other. JSON decoders have limits of about a thousand."""
@@ -19,10 +21,6 @@ _TEXT, _BYTES, _ARRAY, _TABLE, _VOID = b"SxAFV"
 _LENGTH = Struct(">I")
 _EXACT = Context(prec=12)
 """A decimal of AMQP has at most ten digits; the default context of the thread may have fewer."""
-
-
-class Table(list[tuple["str | bytes", Any]]):
-    """A table as pairs of name and value, in their order and with repeated names."""
 
 
 class Timestamp(int):
@@ -66,7 +64,7 @@ def decode_table(encoded: bytes, at: int) -> tuple[Table, int, bool]:
     table, complete = Table(), True
     while at < end:
         start = min(at + 1 + encoded[at], end)
-        name = _text_or_bytes(encoded[at + 1 : start])
+        name = text_or_bytes(encoded[at + 1 : start])
         try:
             value, at = _decode_value(encoded, start, end, 0)
         except _UndecodableError as error:
@@ -93,7 +91,7 @@ def _decode_value(encoded: bytes, at: int, end: int, depth: int) -> tuple[Any, i
     content = _within(start + _LENGTH.size, end)
     after = _within(content + _LENGTH.unpack_from(encoded, start)[0], end)
     if kind == _TEXT:
-        return _text_or_bytes(encoded[content:after]), after
+        return text_or_bytes(encoded[content:after]), after
     if kind == _BYTES:
         return encoded[content:after], after
     try:
@@ -113,7 +111,7 @@ def _decode_values(encoded: bytes, at: int, end: int, depth: int, *, named: bool
             values.append(value)
             continue
         start = _within(at + 1 + encoded[at], end)
-        name = _text_or_bytes(encoded[at + 1 : start])
+        name = text_or_bytes(encoded[at + 1 : start])
         value, at = _decode_value(encoded, start, end, depth)
         values.append((name, value))
     return values
@@ -125,39 +123,15 @@ def _within(after: int, end: int) -> int:
     return after
 
 
-def _text_or_bytes(value: bytes) -> str | bytes:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return value
-
-
 def to_headers(table: Table) -> list[tuple[str, str | bytes]]:
-    """Return a table as headers. A value other than text and bytes becomes JSON."""
+    """Return a table as headers. A value other than text and bytes becomes JSON; timestamps are numbers."""
     return [
         (
-            name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name,
+            escape(name) if isinstance(name, bytes) else name,
             value if isinstance(value, (str, bytes)) else to_json(value),
         )
         for name, value in table
     ]
-
-
-def to_json(value: Any) -> str:
-    """Return a value as JSON, from which the same value can be read.
-
-    Timestamps are numbers: seconds since 1970. Bytes that are not UTF-8 become lone surrogates, as in `os.fsdecode`.
-    Repeated names of a table are kept.
-    """
-    if isinstance(value, Table):
-        return f"{{{', '.join([f'{to_json(name)}: {to_json(inner)}' for name, inner in value])}}}"
-    if isinstance(value, list):
-        return f"[{', '.join([to_json(inner) for inner in value])}]"
-    if isinstance(value, bytes):
-        return json.dumps(value.decode("utf-8", "surrogateescape"))
-    if isinstance(value, Decimal):
-        return str(value)
-    return json.dumps(value)
 
 
 def to_pika(value: Any) -> Any:

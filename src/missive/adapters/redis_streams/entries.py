@@ -27,10 +27,14 @@ class RedisNative(msgspec.Struct, frozen=True, gc=False):
 def to_delivery(entry: str, fields: Sequence[bytes], attempt: int, token: int, body_field: bytes) -> Delivery:
     """Return the delivery of an entry, given its id, its fields, and the name of the field that holds the body."""
     headers: Sequence[tuple[str, str | bytes]] = ()
+    unreadable = None
     if len(fields) == 2 and fields[0] == body_field:  # noqa: PLR2004 - a name and its value
         body = fields[1]
     else:
-        body, headers = _body_and_headers(fields, body_field)
+        try:
+            body, headers = _body_and_headers(fields, body_field)
+        except Exception:  # noqa: BLE001 - one entry must not stop the group
+            body, unreadable = b"", "the fields of the entry cannot be decoded"
     milliseconds, _, sequence = entry.partition("-")
     at, number = int(milliseconds), int(sequence)
     return Delivery(
@@ -43,6 +47,7 @@ def to_delivery(entry: str, fields: Sequence[bytes], attempt: int, token: int, b
         attempt=attempt,
         redelivered=attempt > 1,
         native=RedisNative(entry, fields),
+        unreadable=unreadable,
     )
 
 
@@ -59,7 +64,8 @@ def _body_and_headers(fields: Sequence[bytes], body_field: bytes) -> tuple[bytes
     if not bodies:
         whole = {_text(name): _text(value) for name, value in pairs}
         return json.dumps(whole, ensure_ascii=False).encode(), ()
-    return bodies[0], [(_text(name), text_or_bytes(value)) for name, value in pairs if name != body_field]
+    body = pairs.index((body_field, bodies[0]))  # another field of this name is a header
+    return bodies[0], [(_text(name), text_or_bytes(value)) for name, value in pairs[:body] + pairs[body + 1 :]]
 
 
 def _text(value: bytes) -> str:

@@ -126,6 +126,22 @@ class LogsBodies(BrokenAdapter):
     kind = _Talkative
 
 
+class _Strict(WrappedSession):
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        deliveries = await self.inner.fetch(credit)
+        for delivery in deliveries:
+            for name, value in delivery.headers or ():
+                (name + value).encode("ascii")
+        return deliveries
+
+
+class RaisesOnOddHeaders(BrokenAdapter):
+    """Raises an exception at headers that are not ASCII, and delivers nothing behind them."""
+
+    caught_by = (73,)
+    kind = _Strict
+
+
 BROKEN: tuple[type[BrokenAdapter], ...] = (
     AcksEarly,
     LosesOnReconnect,
@@ -133,5 +149,6 @@ BROKEN: tuple[type[BrokenAdapter], ...] = (
     FetchesPastCredit,
     LeaksTask,
     LogsBodies,
+    RaisesOnOddHeaders,
 )
 """All adapters that are broken on purpose."""

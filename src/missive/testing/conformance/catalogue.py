@@ -116,6 +116,7 @@ TITLES: Final[dict[int, str]] = {
     70: "secrets and payloads reach no log",
     71: "ciphertext survives",
     72: "test client and adapter agree",
+    73: "odd headers and keys end no session",
 }
 
 _cases: dict[int, Case] = {}

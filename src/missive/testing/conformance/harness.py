@@ -92,6 +92,17 @@ class Harness(ABC):
     def publish(self, messages: Sequence[Sent]) -> None:
         """Publish with a bare client, and return when the broker has confirmed the messages."""
 
+    def publish_odd(self) -> Sequence[bytes]:
+        """Publish messages with the oddest headers, keys, ids and timestamps that the broker accepts.
+
+        Use a client that writes raw bytes: names and values that are not UTF-8, numbers out of range, nested and
+        malformed values. Return the bodies; each message has its own. The default publishes odd bodies only, for a
+        transport without headers and keys.
+        """
+        bodies = (b"\xff\xfe", b"\x00", b"\r", b'{"a', b"[" * 5000, '"\ud800"'.encode("utf-8", "surrogatepass"))
+        self.publish([Sent(body) for body in bodies])
+        return bodies
+
     def leave_gap(self) -> bool:
         """Leave a gap in the positions, such as an aborted transaction. Return False where no gap is possible."""
         return False

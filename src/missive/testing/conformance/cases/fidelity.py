@@ -1,4 +1,4 @@
-"""Cases 1 to 6: messages arrive as they were published."""
+"""Cases 1 to 6 and 73: messages arrive as they were published."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import time
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
-from missive.matchers import Field, Present
-from missive.messages import JSONMessage
+from missive.dlq.record import Record
+from missive.errors import DeadLetter
+from missive.matchers import Everything, Field, Present
+from missive.messages import JSONMessage, Message, RawMessage
+from missive.outcome import Reason
 from missive.testing.conformance.catalogue import CaseOutcome, case
 from missive.testing.conformance.checks import check
-from missive.testing.conformance.driver import Driver
+from missive.testing.conformance.driver import POLL_SECONDS, WAIT_SECONDS, Driver
 from missive.testing.conformance.harness import Sent
+from missive.testing.conformance.wrapping import WrappedSession
+from missive.transport import Session
 
 
 @case(1)
@@ -152,3 +157,61 @@ async def undecodable(driver: Driver) -> CaseOutcome:
     check(stored == [b'{"broken'], f"the store has {len(stored)} dead letters, not just the undecodable message")
     driver.log.handled.update(stored)
     return CaseOutcome.passed
+
+
+@case(73)
+async def odd_headers(driver: Driver) -> CaseOutcome:
+    """Messages with odd headers, keys and ids are handled, or filed as unreadable, and their session goes on."""
+    processor = Processor(RawMessage, name="conformance", dlq=driver.dlq)
+    seen: dict[bytes, tuple[object, ...]] = {}
+    sessions: list[Session] = []
+
+    @processor.handle_for(Everything())
+    def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        check(repr(context.native) != "", "the native handle has no repr")
+        seen[message.raw_data] = _storable(message)
+        if message.raw_data != b"last":
+            raise DeadLetter("odd")
+        driver.log.handled[b"last"] += 1
+
+    def opened(session: Session) -> Session:
+        sessions.append(session)
+        return WrappedSession(session)
+
+    odd = await driver.in_thread(driver.harness.publish_odd)
+    driver.log.published.update(odd)
+    check(bool(odd) and len(set(odd)) == len(odd), "the harness published no odd messages with different bodies")
+    await driver.publish(b"last")
+    deadline = time.monotonic() + WAIT_SECONDS
+    stored: list[Record] = []
+    async with driver.serving(driver.adapter(processor, inside=opened)):
+        while len(stored) < len(odd) or b"last" not in seen:
+            check(len(sessions) <= 1, "a session ended at a message with odd headers")
+            check(time.monotonic() < deadline, f"{len(odd) - len(stored)} messages with odd headers did not arrive")
+            await asyncio.sleep(POLL_SECONDS)
+            stored = await driver.in_thread(driver.dead_letters)
+    check(len(sessions) == 1, "a session ended at a message with odd headers")
+    check(sorted(one.body for one in stored) == sorted(odd), "the dead letters are not the odd messages")
+    for record in stored:
+        handled = seen.get(record.body)
+        check(
+            (handled is None) == (record.reason is Reason.unreadable),
+            f"a message with odd headers was filed as {record.reason}",
+        )
+        check(
+            handled in (None, (record.headers, record.key, record.sent_at)),
+            "a dead letter has other headers, another key or another timestamp than the handler received",
+        )
+    driver.log.handled.update(odd)
+    return CaseOutcome.passed
+
+
+def _storable(message: Message) -> tuple[object, ...]:
+    """Return the parts of a message that a dead letter keeps unchanged."""
+    check(isinstance(message.message_id, str), "a message id is not text")
+    check(message.topic is None or isinstance(message.topic, str), "a topic is not text")
+    check(message.content_type is None or isinstance(message.content_type, str), "a content type is not text")
+    check(message.timestamp is None or isinstance(message.timestamp, (int, float)), "a timestamp is not a number")
+    for name, value in message.headers.pairs:
+        check(isinstance(name, str) and isinstance(value, (str, bytes)), "a header is neither text nor bytes")
+    return (message.headers.pairs, message.key, message.timestamp)
