@@ -10,7 +10,6 @@ from collections.abc import Callable
 import pytest
 
 from missive.engine.completion.watermark import decode, encode
-from missive.transport import Watermark
 from tests.conftest import wait_until
 from tests.support.kafka import Kafka
 from tests.support.kafka_members import QUICK, Topic, member
@@ -28,8 +27,11 @@ def test_messages_done_out_of_order_do_not_repeat_after_a_kill(kafka: Kafka, sta
     assert sorted(map(int, lines)) == list(range(100))
 
     def done_beyond() -> int:
+        from missive.adapters.kafka.positions import position_of
+
         (one,) = kafka.commits(topic.name, topic.group)
-        done = decode(Watermark(one.offset - 1, (one.metadata or "").encode())) or []
+        position = position_of(one)
+        done = [] if position is None else decode(position.watermark) or []
         return sum(last - first + 1 for first, last in done)
 
     wait_until(lambda: done_beyond() == 96, "the commit of all messages after offset 3")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import wait_until
 from tests.support.kafka import Kafka
+from tests.support.kafka_members import Topic, member
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import RedisServer
@@ -142,6 +144,38 @@ def test_kafka(doctor, kafka: Kafka):
     code, found, _ = doctor(kafka.url(name, "g"), "--dlq", "sqlite:///dlq.db")
     assert code == 0
     assert levels(found)[-3:] == [("ok", "connection"), ("ok", "topic"), ("warning", "copies")]
+
+
+@pytest.mark.kafka
+def test_kafka_with_other_members(doctor, kafka: Kafka, tmp_path):
+    """Other members of the group are a warning where they would break the order of a handler."""
+    topic = Topic(kafka, 2)
+    by_field = APPLICATION.replace("by_key", "by_header").replace("by_header, timeout", "by_header('c'), timeout")
+    (tmp_path / "other.py").write_text(by_field)
+    for target, expected in (("app:proc", []), ("other:proc", ["warning"])):
+        _, found, _ = doctor(topic.url(), "--dlq", "sqlite:///dlq.db", target=target)
+        assert [level for level, check, _ in found if check == "order"] == expected
+        assert [check for _, check, _ in found if check == "members"] == []
+    with member(topic, lambda message, context: None):
+        wait_until(lambda: kafka.members(topic.group) == 1, "the member")
+        for target, expected in (("app:proc", []), ("other:proc", ["warning"])):
+            _, found, _ = doctor(topic.url(), "--dlq", "sqlite:///dlq.db", target=target)
+            assert [level for level, check, _ in found if check == "members"] == expected
+    assert any(f"1 other members consume in the group {topic.group}" in says for _, _, says in found)
+
+
+@pytest.mark.kafka
+def test_kafka_with_a_topic_that_was_created_again(doctor, kafka: Kafka):
+    """The doctor reports committed positions of a deleted topic."""
+    topic = Topic(kafka)
+    topic.publish([b"a"])
+    with member(topic, lambda message, context: None):
+        wait_until(lambda: topic.committed == [1], "the commit")
+    (old,) = kafka.commits(topic.name, topic.group)
+    kafka.recreate(topic.name)
+    kafka.commit(topic.name, topic.group, old.offset, old.metadata)
+    _, found, _ = doctor(topic.url(), "--dlq", "sqlite:///dlq.db")
+    assert any("was deleted and created again" in says for level, check, says in found if check == "offsets")
 
 
 @pytest.mark.redis

@@ -149,6 +149,35 @@ class Kafka:
         (created,) = admin.create_topics([NewTopic(topic, partitions, 1, config=named)]).values()
         created.result(REPLY_SECONDS)
 
+    def delete(self, topic: str) -> None:
+        """Delete a topic."""
+        admin = self.admin()
+        (deleted,) = admin.delete_topics([topic]).values()
+        deleted.result(REPLY_SECONDS)
+
+    def recreate(self, topic: str, partitions: int = 1) -> None:
+        """Delete a topic and create it again at once."""
+        from confluent_kafka import KafkaException
+
+        self.delete(topic)
+        deadline = time.monotonic() + REPLY_SECONDS
+        while True:
+            try:
+                self.create(topic, partitions)
+            except KafkaException:  # the broker still deletes the old one
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
+
+    def add_partitions(self, topic: str, total: int) -> None:
+        """Add partitions to a topic, up to a total."""
+        from confluent_kafka.admin import NewPartitions
+
+        admin = self.admin()
+        (added,) = admin.create_partitions([NewPartitions(topic, total)]).values()
+        added.result(REPLY_SECONDS)
+
     def publish(
         self, topic: str, bodies: Any, *, key: Any = None, partition: Any = None, headers: Any = None, **settings: Any
     ) -> None:
@@ -197,6 +226,12 @@ class Kafka:
                         raise
         finally:
             consumer.close()
+
+    def members(self, group: str) -> int:
+        """Return the number of members of a group."""
+        admin = self.admin()
+        (described,) = admin.describe_consumer_groups([group]).values()
+        return len(described.result(REPLY_SECONDS).members)
 
     def lag(self, topic: str, group: str, partitions: int = 1) -> int:
         """Return the number of messages that a group has not committed. Deleted messages do not count."""

@@ -21,6 +21,7 @@ from missive.urls import ParsedURL
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from missive.adapters.kafka.beginnings import Beginnings
     from missive.adapters.kafka.session import KafkaSession
 
 _CONNECT_SECONDS = 10.0
@@ -32,8 +33,8 @@ class KafkaAdapter(Adapter):
 
     - `topic` names one topic, or several topics with commas or as a list.
     - `pattern` is a regular expression that begins with `^`. The adapter consumes all topics that match.
-    - `start` is the start of a partition without a committed offset: `earliest`, `latest`, or a time, as seconds since
-      1970 or in ISO 8601.
+    - `start` is the start of a new group: `earliest`, `latest`, or a time, as seconds since 1970 or in ISO 8601. A
+      partition that appears later starts at its beginning.
     - `instance_id` makes a static member.
     - `handover` is the time that running handlers have when their partition moves to another member, in seconds.
     - `partitioned_by` returns the value by which producers choose the partition of a message, where that is not its
@@ -74,6 +75,7 @@ class KafkaAdapter(Adapter):
         super().__init__(processor, drain=drain, rate_limit=rate_limit)
         if find_spec("confluent_kafka") is None:
             raise MissingExtra("Kafka", "kafka")
+        self._begun: Beginnings | None = None
         if partitioned_by is not None:
             try:
                 check_key(partitioned_by, "the Kafka adapter", "partitioned_by=", processor.message_cls)
@@ -142,11 +144,23 @@ class KafkaAdapter(Adapter):
         """
         from missive.adapters.kafka.session import KafkaSession  # noqa: PLC0415 - the client is an extra
 
-        session = KafkaSession(self.settings, host)
+        session = KafkaSession(self.settings, host, self._beginnings())
         return await open_session(session, session.open(_CONNECT_SECONDS))
 
+    def _beginnings(self) -> Beginnings:
+        from missive.adapters.kafka.beginnings import Beginnings  # noqa: PLC0415 - the client is an extra
+
+        if self._begun is None:
+            self._begun = Beginnings()
+        return self._begun
+
     async def diagnose(self, session: Session) -> Sequence[Finding]:
-        """Check the replicas and partitions of the topics, and that the group's unread messages still exist."""
+        """Check the topics, other members of the group, and that the group's unread messages still exist."""
         from missive.adapters.kafka.diagnostics import diagnose  # noqa: PLC0415 - the client is an extra
 
-        return await asyncio.wrap_future(session.submit(lambda: diagnose(session.client, self.settings)))
+        keys = [key for route in self.processor.freeze() if (key := route.terms.ordered_by) is not None]
+        hazard = next((hazard for key in keys if (hazard := self.order_hazard(key, session))), None)
+        service = self.processor.name
+        return await asyncio.wrap_future(
+            session.submit(lambda: diagnose(session.client, self.settings, service, hazard))
+        )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException
+from confluent_kafka.admin import AdminClient
 
 from missive.adapters.kafka import errors
 from missive.adapters.kafka.settings import Settings
@@ -28,11 +29,24 @@ def create(settings: Settings, service: str, on_error: Callable[[Any], None]) ->
     raise Fatal(f"{settings.url}: {refused}")
 
 
-def check_topics(client: Any, settings: Settings, seconds: float, error: Callable[[], Exception | None]) -> None:
+def create_admin(settings: Settings, service: str) -> Any:
+    """Return a client for administration, with the connection and the login of the consumer."""
+    configuration: Any = {**settings.configuration(service), "logger": _quiet_logger()}
+    return AdminClient(configuration)
+
+
+def check_topics(
+    client: Any,
+    settings: Settings,
+    seconds: float,
+    error: Callable[[], Exception | None],
+    found: Callable[[Mapping[str, Any]], None],
+) -> None:
     """Connect to a broker, and check that the topics exist.
 
-    `error` returns the error that the client has reported to its callback. Raise that error, `Fatal` for refused
-    topics, and `Transient` for missing topics or when no broker answers within `seconds`.
+    `found` receives the metadata of the topics before the check. `error` returns the error that the client has reported
+    to its callback. Raise that error, `Fatal` for refused topics, and `Transient` for missing topics or when no broker
+    answers within `seconds`.
     """
     url, topics = settings.url, settings.topics
     deadline = time.monotonic() + seconds
@@ -44,10 +58,11 @@ def check_topics(client: Any, settings: Settings, seconds: float, error: Callabl
         if (left := deadline - time.monotonic()) <= 0:
             raise Transient(f"{url}: no broker answers")
         existing = _topics(client, settings, min(left, _TOPICS_SECONDS))
+    found(existing)
     for topic in topics:
-        found = existing.get(topic)
-        if found is None or found.error is not None:
-            fatal = None if found is None else errors.fatal_error(found.error, settings)
+        metadata = existing.get(topic)
+        if metadata is None or metadata.error is not None:
+            fatal = None if metadata is None else errors.fatal_error(metadata.error, settings)
             raise fatal or Transient(f"{url}: the topic {topic} does not exist")
 
 

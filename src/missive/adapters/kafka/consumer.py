@@ -13,9 +13,11 @@ from confluent_kafka import KafkaException
 from missive.adapters.kafka import client as clients
 from missive.adapters.kafka import errors, positions
 from missive.adapters.kafka.assignment import Assignment, LanesLost
+from missive.adapters.kafka.beginnings import Beginnings
 from missive.adapters.kafka.flow import FlowControl
 from missive.adapters.kafka.lanes import Lane, Lanes
 from missive.adapters.kafka.settings import Settings
+from missive.adapters.kafka.topics import TopicIds
 from missive.adapters.threaded import ClientThread
 from missive.errors import Fatal, Transient
 from missive.messages import text_or_bytes
@@ -44,6 +46,7 @@ class KafkaConsumer(ClientThread):
         self,
         settings: Settings,
         host: Host,
+        beginnings: Beginnings,
         *,
         arrived: Callable[[list[Delivery], int], None],
         lost: LanesLost,
@@ -59,7 +62,11 @@ class KafkaConsumer(ClientThread):
         self._loop = loop
         self._lanes = Lanes()
         self.flow = FlowControl(self._lanes, wake=self.wake)
-        self._assignment = Assignment(settings, host, self._lanes, self.flow, engine=self, lost=lost)
+        self._beginnings = beginnings
+        self._topic_ids = TopicIds(settings, host.service)
+        self._assignment = Assignment(
+            settings, host, self._lanes, self.flow, self._topic_ids, beginnings, engine=self, lost=lost
+        )
         self._error: Exception | None = None
         self._polling = False
         self._last_warning = ""
@@ -110,6 +117,7 @@ class KafkaConsumer(ClientThread):
             self._fail(Transient(f"{self._settings.url}: polling failed with {type(error).__name__}"))
 
     def _poll(self) -> None:
+        self._assignment.watch(self.client)
         has_room = self.flow.has_room(self.client)
         if not has_room and not self.flow.throttled:
             self._mail.wait(_POLL_SECONDS)
@@ -199,7 +207,22 @@ class KafkaConsumer(ClientThread):
     def open(self, seconds: float) -> None:
         """Create the client and check that the topics exist. Raise `Fatal` and `Transient`."""
         self.client = clients.create(self._settings, self._host.service, self._on_error)
-        clients.check_topics(self.client, self._settings, seconds, lambda: self._error)
+        clients.check_topics(
+            self.client,
+            self._settings,
+            seconds,
+            error=lambda: self._error,
+            found=self._note_beginnings,
+        )
+
+    def _note_beginnings(self, topics: Mapping[str, Any]) -> None:
+        try:
+            self._beginnings.note(self.client, self._settings, topics)
+        except KafkaException as caught:
+            error = caught.args[0]
+        else:
+            return
+        raise errors.fatal_error(error, self._settings) or errors.client_failed(error, self._settings)
 
     def join(self) -> None:
         """Join the group, and start to poll. Raise `Fatal` for topics or patterns that the client refuses."""
@@ -222,6 +245,7 @@ class KafkaConsumer(ClientThread):
         self, watermarks: Mapping[str | None, Watermark], snapshot: Mapping[str, Lane]
     ) -> Mapping[str | None, SettlementResult]:
         """Commit watermarks, except for the lanes of `snapshot` that this member lost meanwhile: these are fenced."""
+        self._assignment.supersede(watermarks)
         return positions.commit(self.client, self._lanes, watermarks, snapshot, self._settings)
 
     def resume(self, lanes: set[str]) -> None:
@@ -244,6 +268,7 @@ class KafkaConsumer(ClientThread):
             if self.client is not None:
                 closing, self.client = self.client, None
                 closing.close()
+            self._topic_ids.close()
         except Exception as error:  # noqa: BLE001 - `leave` raises it
             self._left.set_exception(error)
         else:

@@ -11,11 +11,17 @@ from confluent_kafka import TopicPartition
 class Lane:
     """One assignment of a partition. A partition that is assigned again gets a new lane."""
 
-    __slots__ = ("name", "partition", "prefix", "topic")
+    __slots__ = ("committed", "deleted", "name", "partition", "prefix", "topic", "topic_id")
 
-    def __init__(self, topic: str, partition: int) -> None:
+    def __init__(self, topic: str, partition: int, topic_id: str | None = None) -> None:
         self.topic = topic
         self.partition = partition
+        self.topic_id = topic_id
+        """The id of the topic, or None where the broker has not told it."""
+        self.committed = False
+        """Whether the group has a committed offset in the partition."""
+        self.deleted = False
+        """Whether the topic has been deleted, so that its offsets mean nothing."""
         self.name = f"{topic}/{partition}"
         self.prefix = f"{self.name}/"
 
@@ -26,6 +32,10 @@ class Lanes(dict[tuple[str, int], Lane]):
     def names(self) -> set[str]:
         """Return the names of all lanes."""
         return {lane.name for lane in self.values()}
+
+    def topics(self) -> set[str]:
+        """Return the topics of all lanes."""
+        return {lane.topic for lane in self.values()}
 
     def snapshot(self) -> Mapping[str, Lane]:
         """Return the current lanes by name. Safe on any thread.

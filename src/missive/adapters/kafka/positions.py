@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from missive.adapters.kafka import errors
 from missive.adapters.kafka.lanes import Lane, Lanes
@@ -16,6 +16,8 @@ from missive.transport import SettlementResult, Watermark
 REPLY_SECONDS = 15.0
 """Time limit for a reply of a broker."""
 _RETRY_SECONDS = 0.02
+_TOPIC = "m1t"
+"""Prefix of metadata that begins with the id of the topic."""
 
 
 def committed(client: Any, partitions: Sequence[Any]) -> Sequence[Any]:
@@ -37,29 +39,51 @@ def committed(client: Any, partitions: Sequence[Any]) -> Sequence[Any]:
         time.sleep(_RETRY_SECONDS)
 
 
-def starts(client: Any, partitions: Sequence[Any], start: str | float) -> list[Any]:
-    """Return the start of each partition: its committed offset, or the place that `start` describes.
-
-    Raise `KafkaException` when the broker cannot translate a time into offsets.
-    """
-    new = [one for one in partitions if one.offset < 0]
+def find_start(client: Any, partition: Any, start: str | float) -> int:
+    """Return the offset that `start` describes in a partition. Raise `KafkaException` without a reply of the broker."""
+    here = TopicPartition(partition.topic, partition.partition)
+    # The end is read first: a message that arrives meanwhile is after it, or is found by its time.
+    low, high = client.get_watermark_offsets(here, timeout=REPLY_SECONDS)
+    if start == "earliest":
+        return int(low)
     if isinstance(start, float):
-        times = [TopicPartition(one.topic, one.partition, int(start * 1000)) for one in new]
-        found = client.offsets_for_times(times, timeout=REPLY_SECONDS) if times else []
-        if (error := next((one.error for one in found if one.error is not None), None)) is not None:
-            raise KafkaException(error)
-        new = [TopicPartition(o.topic, o.partition, o.offset if o.offset >= 0 else OFFSET_END) for o in found]
-    else:
-        offset = OFFSET_BEGINNING if start == "earliest" else OFFSET_END
-        new = [TopicPartition(one.topic, one.partition, offset) for one in new]
-    return [*(TopicPartition(o.topic, o.partition, o.offset) for o in partitions if o.offset >= 0), *new]
+        at = TopicPartition(here.topic, here.partition, int(start * 1000))
+        (found,) = client.offsets_for_times([at], timeout=REPLY_SECONDS)
+        if found.error is not None:
+            raise KafkaException(found.error)
+        if found.offset >= 0:
+            return int(found.offset)
+    return int(high)
 
 
-def watermark_of(partition: Any) -> Watermark | None:
-    """Return the watermark in a committed offset and its metadata, or None where the group committed nothing."""
+class Position(NamedTuple):
+    """The committed position of a partition."""
+
+    watermark: Watermark
+    topic_id: str | None
+    """The id of the topic at the time of the commit, where Missive wrote it."""
+
+    def is_of(self, topic_id: str | None) -> bool:
+        """Return whether the position can belong to the topic with this id."""
+        return None in (topic_id, self.topic_id) or topic_id == self.topic_id
+
+
+def position_of(partition: Any) -> Position | None:
+    """Return the position in a committed offset and its metadata, or None where the group committed nothing."""
     if partition.offset < 0:
         return None
-    return Watermark(partition.offset - 1, (partition.metadata or "").encode())
+    metadata, topic_id = partition.metadata or "", None
+    if metadata.startswith(_TOPIC):
+        topic_id, _, metadata = metadata[len(_TOPIC) :].partition(":")
+    return Position(Watermark(partition.offset - 1, metadata.encode()), topic_id)
+
+
+def committing(lane: Lane, offset: int, acked_beyond: bytes = b"") -> Any:
+    """Return the client's object for the commit of an offset. Its metadata has the id of the topic."""
+    metadata = acked_beyond.decode("ascii")
+    if lane.topic_id is not None:
+        metadata = f"{_TOPIC}{lane.topic_id}:{metadata}"
+    return TopicPartition(lane.topic, lane.partition, offset, metadata or None)
 
 
 def commit(
@@ -80,11 +104,10 @@ def commit(
         lane = snapshot.get(name or "")
         if lane is None or client is None or not lanes.owns(lane):
             results[name] = SettlementResult.fenced
-        elif watermark.acked_beyond:
-            metadata = watermark.acked_beyond.decode("ascii")
-            offsets.append(TopicPartition(lane.topic, lane.partition, watermark.position + 1, metadata))
+        elif lane.deleted:  # there is nothing to commit any more
+            results[name] = SettlementResult.confirmed
         else:
-            offsets.append(TopicPartition(lane.topic, lane.partition, watermark.position + 1))
+            offsets.append(committing(lane, watermark.position + 1, watermark.acked_beyond))
     if not offsets:
         return results
     error = None
@@ -93,7 +116,9 @@ def commit(
     except KafkaException as caught:
         error, answers = caught.args[0], offsets
     for one in answers:
-        results[f"{one.topic}/{one.partition}"] = _result(error or one.error, settings)
+        results[f"{one.topic}/{one.partition}"] = result = _result(error or one.error, settings)
+        if result is SettlementResult.confirmed:
+            lanes[one.topic, one.partition].committed = True
     return results
 
 

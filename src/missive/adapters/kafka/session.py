@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from missive.adapters.kafka.beginnings import Beginnings
 from missive.adapters.kafka.consumer import KafkaConsumer
 from missive.adapters.kafka.settings import Settings
 from missive.adapters.threaded import ThreadedSession
@@ -33,7 +34,7 @@ class KafkaSession(ThreadedSession):
         commit="cumulative", max_watermark=MAX_METADATA, pauses=True, order="lane", fences=True, attempts="none"
     )
 
-    def __init__(self, settings: Settings, host: Host) -> None:
+    def __init__(self, settings: Settings, host: Host, beginnings: Beginnings) -> None:
         self._settings = settings
         self._host = host
         self._chunks: deque[tuple[list[Delivery], int]] = deque()
@@ -43,7 +44,13 @@ class KafkaSession(ThreadedSession):
         self._closed = False
         self._error: Exception | None = None
         self._consumer = KafkaConsumer(
-            settings, host, arrived=self._arrived, lost=self._lost, failed=self._failed, loop=asyncio.get_running_loop()
+            settings,
+            host,
+            beginnings,
+            arrived=self._arrived,
+            lost=self._lost,
+            failed=self._failed,
+            loop=asyncio.get_running_loop(),
         )
         super().__init__(self._consumer)
 

@@ -45,7 +45,7 @@ class Settings:
     servers: str
     """Addresses of brokers, separated by commas."""
     start: str | float
-    """Start of a partition without a committed offset: `earliest`, `latest`, or a time in seconds since 1970."""
+    """Start of a new group: `earliest`, `latest`, or a time in seconds since 1970."""
     instance_id: str | None
     handover: float
     """Time for running handlers when their partition moves to another member, in seconds."""
@@ -80,6 +80,15 @@ class Settings:
         """The brokers, topics and group, without credentials."""
         parameter = "topic" if self.pattern is None else "pattern"
         return f"kafka://{self.servers}?{parameter}={self.destination}&group={self.group}"
+
+    def consumes(self, topic: str) -> bool:
+        """Return whether the adapter consumes a topic. The client checks the pattern itself."""
+        if self.pattern is None:
+            return topic in self.topics
+        try:
+            return re.search(self.pattern, topic) is not None
+        except re.error:
+            return False
 
     @property
     def cooperative(self) -> bool:
