@@ -16,6 +16,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
+from missive import _stacks
+
 STOP = (signal.SIGINT, signal.SIGTERM)
 
 _PATIENCE = 5.0
@@ -44,6 +46,7 @@ def hold() -> None:
     _held.active = True
     for number in STOP:
         signal.signal(number, _note)
+    _stacks.print_on_request()
     if hasattr(signal, "pthread_sigmask"):  # a supervisor starts its workers with blocked signals
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     # While it exits, Python restores the default action of every handled signal, but not of ignored signals. Exit

@@ -4,10 +4,10 @@
 
     MissiveError
     ├── UsageError                       a request that cannot work as written; the command line exits with code 2
-    │   └── MissingExtra                 an optional library is not installed
-    ├── RegistrationError (RuntimeError) a handler, hook or include that can never work
-    │   ├── DuplicateMatcher             a second handler has the same matcher
-    │   └── RegistrationClosed           registration after processing started
+    │   ├── MissingExtra                 an optional library is not installed
+    │   └── RegistrationError (RuntimeError) a handler, hook or include that can never work
+    │       ├── DuplicateMatcher         a second handler has the same matcher
+    │       └── RegistrationClosed       registration after processing started
     ├── DecodingError                    a body that its message class cannot decode
     ├── MatcherFailed                    a matcher raised another exception
     ├── UnmatchedError (RuntimeError)    no handler matches, and there is no dead letter queue
@@ -57,7 +57,7 @@ class MissingExtra(UsageError):
         super().__init__(f"{what} needs an extra: pip install 'missive[{extra}]'")
 
 
-class RegistrationError(MissiveError, RuntimeError):
+class RegistrationError(UsageError, RuntimeError):
     """Raised by `Processor` methods and matchers for a handler, hook, matcher or include that can never work."""
 
 

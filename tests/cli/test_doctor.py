@@ -75,7 +75,7 @@ def test_findings_are_lines_with_signs(missive, tmp_path):
     assert process.code == 1
     assert out.splitlines()[:3] == [
         "nothing",
-        "  ! handlers: there are no handlers: every message would become a dead letter",
+        "  ✗ handlers: nothing has no handlers and does not start",
         "  ✗ dead letters: there is no store, so missive run will refuse to start: name one with --dlq, MISSIVE_DLQ"
         " or Processor(dlq=…)",
     ]

@@ -138,8 +138,10 @@ class Processor(Generic[M]):
         Raise TypeError for an unknown option, and otherwise as `add_handler` does.
         """
         check_names("handle_for", options)
+        used = self.registry.expect_function("handle_for", matcher)
 
         def register(handler: Handler[M, R]) -> Handler[M, R]:
+            used()
             self.add_handler(matcher, handler, **options)
             return handler
 
@@ -178,8 +180,10 @@ class Processor(Generic[M]):
         Raise TypeError for an unknown option, and otherwise as `add_batch_handler` does.
         """
         check_names("handle_batch_for", options, "size", "wait")
+        used = self.registry.expect_function("handle_batch_for", matcher)
 
         def register(handler: BatchHandler[M, R]) -> BatchHandler[M, R]:
+            used()
             self.add_batch_handler(matcher, handler, size=size, wait=wait, **options)
             return handler
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -15,7 +17,7 @@ from missive.app.options import Declaration
 from missive.app.retry import Retry
 from missive.app.terms import HandlerRoute, Terms
 from missive.errors import RegistrationClosed, RegistrationError
-from missive.matchers.algebra import And, Matcher
+from missive.matchers.algebra import And, Matcher, as_matcher
 from missive.routing.route import Route, is_async_callable
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ class Registry:
         "names",
         "own_hooks",
         "settings",
+        "unused",
     )
 
     def __init__(self, settings: Settings) -> None:
@@ -79,6 +82,8 @@ class Registry:
         self._included_in: list[_Include] = []
         """The registries that include this one, with the condition of each include."""
         self._router: Router[Terms] | None = None
+        self.unused: dict[object, str] = {}
+        """The place of each decorator that no function has used yet."""
         self.frozen: tuple[HandlerRoute, ...] | None = None
         """The routes, once processing has started."""
 
@@ -100,6 +105,17 @@ class Registry:
         handlers = {declaration.name: declaration.aliases} if declaration.discards is None else {}
         self._admit([(declaration.matcher, declaration.name)], handlers)
         self._entries.append(declaration)
+
+    def expect_function(self, decorator: str, matcher: Callable[[Any], bool]) -> Callable[[], object]:
+        """Note that a decorator was called with a matcher, and return a callable that notes its use.
+
+        `freeze` refuses a decorator that was never used: its function would handle nothing.
+        """
+        as_matcher(matcher)
+        caller = sys._getframe(2)  # noqa: SLF001 - the frame that called the decorator
+        call = object()
+        self.unused[call] = f"{decorator} in {caller.f_code.co_filename}, line {caller.f_lineno},"
+        return functools.partial(self.unused.pop, call, None)
 
     def add_fallback(self, declaration: Declaration) -> None:
         """Register the handler of unmatched messages. Raise `RegistrationError` for a second one, or when included."""
@@ -243,9 +259,15 @@ class Registry:
     def freeze(self) -> tuple[HandlerRoute, ...]:
         """End registration, here and in the included registries, and return the routes.
 
-        Raise `RegistrationError` for an included processor with a dead letter queue, and as `routes` does.
+        Raise `RegistrationError` for an included processor with a dead letter queue, for a decorator without a
+        function, and as `routes` does.
         """
         for part in self.tree():
+            for place in part.unused.values():
+                raise RegistrationError(
+                    f"{place} decorates no function. Put it above a def, with its matcher in parentheses:"
+                    f" @proc.{place.split()[0]}(matcher)"
+                )
             if part is not self and part.settings.dlq is not None:
                 raise RegistrationError(own_dlq(part.settings.name, self.settings.name))
         routes = self.routes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -13,6 +12,7 @@ from missive.cli.dlq import dlq
 from missive.cli.doctor import doctor
 from missive.cli.output import hint
 from missive.cli.run import run
+from missive.engine.streams import flush_output
 from missive.errors import MissiveError, UsageError
 from missive.version import VERSION
 
@@ -47,13 +47,13 @@ def main() -> None:
         _end(str(error), 2)
     except MissiveError as error:
         _end(str(error), 1)
-    except BrokenPipeError:
-        # The reader of the output, such as `head`, is done. Without this, Python would report an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:  # the reader of the output, such as `head`, is done
+        code = 0
+    flush_output()
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _end(line: str, code: int) -> None:
+    flush_output()
     hint(" ".join(line.split()))
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -29,8 +30,9 @@ def say(text: str, *, bold: bool = False) -> None:
 
 
 def hint(text: str) -> None:
-    """Print a line for the operator on standard error."""
-    click.echo(f"missive: {text}", err=True)
+    """Print a line for the operator on standard error, if anything still reads it."""
+    with contextlib.suppress(OSError):
+        click.echo(f"missive: {text}", err=True)
 
 
 def _print(text: str, *, bold: bool = False) -> None:

@@ -13,6 +13,8 @@ from missive import _signals
 from missive.cli import options
 from missive.cli.argv import rebuild_argv
 from missive.cli.output import hint, show_json
+from missive.engine.streams import flush_output
+from missive.errors import MissiveError
 
 if TYPE_CHECKING:
     from missive.engine.report import Report
@@ -112,9 +114,10 @@ def run(
 
 def _sum_up(service: str, report: Report, *, as_json: bool) -> None:
     """Print the report of a run: JSON on standard output, or one line on standard error."""
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    complete = flush_output()
     if as_json:
         show_json({"service": service, **report.to_dict()})
     else:
         hint(str(report))
+    if not complete:
+        raise MissiveError("standard output is closed: the last lines that handlers printed are lost")

@@ -15,7 +15,7 @@ from typing import Any
 from missive.adapters.base import Adapter
 from missive.adapters.registry import from_url
 from missive.app.processor import Processor
-from missive.errors import MissiveError, UsageError
+from missive.errors import MissiveError, RegistrationError, UsageError
 
 
 def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapter:
@@ -113,8 +113,10 @@ def _guarded(doing: str, call: Callable[[], Any]) -> Any:
     """Run the application's code. Raise `UsageError` with the place of any exception, in one line."""
     try:
         return call()
-    except UsageError:
-        raise
+    except UsageError as error:
+        if not isinstance(error, RegistrationError):
+            raise
+        complaint = f"{doing} failed: {error}{_where(error)}"
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an import may raise anything
         what = str(error) if isinstance(error, MissiveError) else f"{type(error).__name__}: {error}"
         complaint = f"{doing} failed: {what}{_where(error)}"

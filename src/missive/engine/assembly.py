@@ -43,6 +43,7 @@ from missive.engine.store import StoreClient
 from missive.engine.workers.monitor import WorkerMonitor
 from missive.engine.workers.outbox import Outbox
 from missive.engine.workers.pool import Pool
+from missive.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,8 +193,18 @@ class Assembler:
         return source, settler, backpressure, [renewer, backpressure]
 
 
-def check_declarations(routes: Sequence[HandlerRoute], sink: Sink | None, runtime: Runtime) -> None:
-    """Raise `UsageError` when the sink does not meet the needs of a handler, or when two breakers differ."""
+def check_declarations(processor: Processor[Any], sink: Sink | None, runtime: Runtime) -> None:
+    """End registration. Raise `UsageError` for declarations that cannot work.
+
+    A processor needs a handler or a discard, the sink must meet the needs of every handler, and two breakers of one
+    name must be equal.
+    """
+    routes = processor.freeze()
+    if not routes:
+        raise UsageError(
+            f"{processor.name} has no handler: every message would become a dead letter. Register a function with"
+            " @proc.handle_for(matcher)"
+        )
     leased_routes(routes, sink)
     park_routes(routes, sink)
     circuits_of(routes, runtime.monotonic, 1)

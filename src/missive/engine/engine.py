@@ -57,7 +57,7 @@ class Engine:
         self._drain_seconds = drain
         self._handlers_loop = handlers_loop
         self._runtime = runtime or Runtime()
-        check_declarations(processor.freeze(), sink, self._runtime)
+        check_declarations(processor, sink, self._runtime)
         self._state = EngineState()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0

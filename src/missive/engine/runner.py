@@ -10,13 +10,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-from missive import _signals
+from missive import _signals, _stacks
 from missive.adapters.base import Adapter
 from missive.adapters.replay import ReplayAdapter
 from missive.dlq import open_dlq
 from missive.dlq.contract import Sink, Store
 from missive.engine.engine import Engine
 from missive.engine.report import Report
+from missive.engine.streams import flush_output
 from missive.errors import MissiveError, UsageError
 
 _DEFAULT_THRESHOLDS = {700, 2000}
@@ -96,8 +97,7 @@ class _HardExit:
 
 
 def _complain(error: MissiveError, code: int) -> int:
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    flush_output()
     print(f"missive: {error}", file=sys.stderr)  # noqa: T201 - one line for the user
     return code
 
@@ -113,6 +113,8 @@ async def _serve(
     if not adapters:
         raise UsageError("no adapter to run: pass at least one adapter")
     loop = asyncio.get_running_loop()
+    if hard_exit is not None:  # the engines are the main work of the program
+        _stacks.print_on_request(loop)
     engines = []
     # The adapters of one processor share its engine, and therefore its concurrency.
     for processor in dict.fromkeys(adapter.processor for adapter in adapters):

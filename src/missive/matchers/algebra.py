@@ -81,11 +81,7 @@ class Predicate(Matcher[M_contra]):
     fn: Callable[[M_contra], bool]
 
     def __init__(self, fn: Callable[[M_contra], bool]) -> None:
-        if not callable(fn):
-            raise RegistrationError(f"a matcher is a callable that takes a message, not {type(fn).__name__}")
-        if inspect.iscoroutinefunction(fn):
-            name = getattr(fn, "__qualname__", type(fn).__name__)
-            raise RegistrationError(f"the matcher {name} is an async def, which is always true: use a plain function")
+        _check_predicate(fn)
         self._freeze(_Identity(fn), fn=fn)
 
     def evaluate(self, message: M_contra) -> bool | None:
@@ -223,6 +219,31 @@ class Not(Matcher[M_contra]):
 def as_matcher(matcher: Callable[[M], bool]) -> Matcher[M]:
     """Return `matcher` if it is a `Matcher`, and a `Predicate` of it otherwise."""
     return matcher if isinstance(matcher, Matcher) else Predicate(matcher)
+
+
+def _check_predicate(fn: object) -> None:
+    """Raise `RegistrationError` for an object that cannot answer whether a message matches."""
+    if not callable(fn):
+        raise RegistrationError(f"a matcher is a callable that takes a message, not {type(fn).__name__}")
+    name = getattr(fn, "__qualname__", type(fn).__name__)
+    if inspect.isclass(fn):
+        raise RegistrationError(f"the matcher {name} is a class: use an instance of it, such as {fn.__name__}(…)")
+    code = fn if inspect.isroutine(fn) else type(fn).__call__
+    if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+        raise RegistrationError(f"the matcher {name} is an async def, which is always true: use a plain function")
+    if inspect.isgeneratorfunction(code):
+        raise RegistrationError(f"the matcher {name} contains a yield, and is always true: use a plain function")
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):  # some built-in callables have no signature
+        return
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise RegistrationError(
+            f"the matcher {name} must take one message; it takes {signature}. If it is a handler, put its matcher in"
+            " parentheses: @proc.handle_for(matcher)"
+        ) from None
 
 
 def _measures(*parts: Matcher[Any]) -> dict[str, Any]:

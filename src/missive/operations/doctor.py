@@ -40,7 +40,7 @@ def diagnose_processor(processor: Processor[Any]) -> list[Finding]:
     """Check that an application has handlers."""
     count = len(processor.routes())
     if not count:
-        return [Finding("warning", "handlers", "there are no handlers: every message would become a dead letter")]
+        return [Finding("error", "handlers", f"{processor.name} has no handlers and does not start")]
     return [Finding("ok", "handlers", f"{processor.name} has {count}")]
 
 

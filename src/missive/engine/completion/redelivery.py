@@ -15,6 +15,7 @@ from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
 from missive.engine.state import EngineState
 from missive.engine.workers.decision import DEPENDENCY_DOWN, NACK_SECONDS, Decision
+from missive.errors import ProcessingFailed
 from missive.outcome import Outcome
 from missive.transport import Disposition
 
@@ -45,6 +46,7 @@ class Redelivery:
         self._dead_letters = dead_letters
         self._exits = exits
         self._parking = parking
+        self._state = state
         self._report = state.report
         self._runtime = runtime
         held_jobs.due = self.run_again
@@ -61,6 +63,9 @@ class Redelivery:
         if decision is None or not job.owned:
             self._exits.forget([job])
             return
+        if decision.stops is not None:
+            failure = f"{decision.stops}. Unsettled messages are redelivered if the transport can"
+            self._state.fail(ProcessingFailed(failure))
         if decision.blames is not None and self._waits_for_dependency(job, route, decision):
             return
         for held in self.stages.held:

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from missive import _signals
+from missive import _signals, _stacks
 from missive.adapters.base import Adapter
 from missive.engine.order import check_order
 from missive.engine.processes.worker import VARIABLE
@@ -150,7 +150,7 @@ class Supervisor:
         def on_signal() -> None:
             loop.call_soon_threadsafe(self._on_signal)
 
-        with _signals.receiving(on_signal):
+        with _signals.receiving(on_signal), _stacks.forwarding(self._request_stacks):
             await asyncio.gather(*(self._supervise(worker) for worker in self._workers))
 
     # The processes of one worker
@@ -253,6 +253,12 @@ class Supervisor:
             if worker.process is not None and worker.alive:
                 # SIGTERM in each case: it ends a worker that still imports the application, without a traceback.
                 _send(worker.process, signal.SIGTERM)
+
+    def _request_stacks(self) -> None:
+        """Pass SIGUSR1 on to the workers that handle it."""
+        for worker in self._workers:
+            if worker.process is not None and worker.alive and worker.ready:
+                _send(worker.process, signal.SIGUSR1)
 
     def _kill(self) -> None:
         for worker in self._workers:

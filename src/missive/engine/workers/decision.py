@@ -40,6 +40,8 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
     """The name of the breaker whose dependency caused the failure."""
     trips: bool = False
     """Whether the handler reported that the dependency is down."""
+    stops: str | None = None
+    """Why the engine must stop: no handler can work in this process any more."""
 
     def __repr__(self) -> str:
         return f"<Decision: {self.outcome}{f' ({self.reason})' if self.reason else ''}>"

@@ -9,7 +9,8 @@ import msgspec
 
 from missive.app.context import Recorded
 from missive.engine.job import Job
-from missive.engine.workers.decision import Decision, decide
+from missive.engine.streams import lost_output
+from missive.engine.workers.decision import NACK_SECONDS, Decision, decide
 from missive.errors import DependencyDown
 from missive.outcome import Outcome, Reason
 
@@ -56,6 +57,9 @@ def _failed(
         return decision
     policy, breaker = route.terms.retry, route.terms.breaker
     blames, trips = None, False
+    if isinstance(error, (OSError, ValueError)) and (stream := lost_output(error)) is not None:
+        stops = f"{stream} is closed, and {route.name} writes to it"
+        return msgspec.structs.replace(decision, outcome=Outcome.nacked, reason=None, delay=NACK_SECONDS, stops=stops)
     if isinstance(error, DependencyDown):
         blames, trips = error.name, True
     elif breaker is not None and breaker.blames(kind):
