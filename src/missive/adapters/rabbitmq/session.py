@@ -275,7 +275,7 @@ class RabbitMQSession(Session):
 
     def _on_cancel(self, frame: Any) -> None:
         queue = self._consumers.get(frame.method.consumer_tag, self._settings.destination)
-        self._fail(Transient(f"{self._settings.url}: the queue {queue} is gone, and its consumer was cancelled"))
+        self._fail(Transient(f"{self._settings.url}: the queue {queue} is gone, or the broker cancelled its consumer"))
 
     def _check_silence(self) -> None:
         """Terminate a connection that received nothing for twice the heartbeat; pika would wait five seconds longer.
