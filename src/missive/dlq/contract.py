@@ -37,6 +37,9 @@ class Sink(ABC):
 
     durable = False
     rejects = False
+    patience: float = 60.0
+    """Maximum time that one request to a server may take, in seconds; then its method raises `StoreError`. An engine
+    sets 10 seconds while it runs."""
 
     @abstractmethod
     def put(self, records: Sequence[Record]) -> None:

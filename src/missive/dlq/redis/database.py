@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
-from redis import Redis, exceptions
+from redis import ConnectionPool, Redis, exceptions
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -26,7 +26,7 @@ SCHEMA_VERSION = 1
 AT_ONCE = 500
 """Largest number of records in one step on the server."""
 _PORT = 6379
-_CONNECT, _REPLY = 5.0, 30.0
+_CONNECT, _REPLY = 5.0, 10.0
 """Timeouts for a connection and for a reply, in seconds."""
 _TRIES = 50
 _PAUSE = 0.005
@@ -65,7 +65,8 @@ class Database:
         # In braces, so that a cluster places all keys of one store on one server.
         self._prefix = f"{{{prefix}}}"
         self._owned = client is None
-        self._client: Any = _connected(parts, self.url, ca_file) if client is None else client
+        self._client: Any = _connected(parts, self.url, ca_file) if client is None else _patient(client)
+        self._owned |= self._client is not client
         if self._client.connection_pool.connection_kwargs.get("decode_responses"):
             raise UsageError(
                 "the dead letter store needs a client that returns bytes: create it without decode_responses"
@@ -166,6 +167,16 @@ def _connected(parts: ParsedURL, url: str, ca_file: str | None) -> Redis:
     )
 
 
+def _patient(client: Redis) -> Redis:
+    """Return a client whose requests have a deadline: the given one, or a copy with connections of its own."""
+    pool = client.connection_pool
+    settings = pool.connection_kwargs
+    if settings.get("socket_timeout") is not None or type(pool) is not ConnectionPool:
+        return client
+    limits = {"socket_timeout": _REPLY, "socket_connect_timeout": settings.get("socket_connect_timeout") or _CONNECT}
+    return Redis.from_pool(ConnectionPool(pool.connection_class, **{**settings, **limits}))
+
+
 def portions(things: Iterable[T], size: int = AT_ONCE) -> Iterator[Sequence[T]]:
     """Yield portions that fit into one step."""
     rest = iter(things)
@@ -183,6 +194,8 @@ def _reason(error: Exception) -> str:
         return "the user lacks a permission: it needs +@all -@dangerous and the keys {PREFIX}:*"
     if isinstance(error, exceptions.BusyLoadingError) or word == "LOADING":
         return "the server is loading its data"
+    if isinstance(error, (exceptions.TimeoutError, TimeoutError)):
+        return "it does not answer"
     if isinstance(error, exceptions.WatchError):
         return "other workers keep changing the same records"
     if isinstance(error, exceptions.ResponseError):

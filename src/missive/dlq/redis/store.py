@@ -18,7 +18,8 @@ class RedisStore(Records, Replays, Ownership, Checkpoints, RedisOnce, Store):
     Opening a store on a server without an append-only file logs a warning. The parameters of the URL are `prefix`,
     `ca_file` for TLS, and `keep_resolved` and `keep_discarded`, the retention of closed records (`30d`, `forever`).
 
-    `client` is your own `redis.Redis` instance, which the store uses and leaves open.
+    `client` is your own `redis.Redis` instance, which the store uses and leaves open. If it has no `socket_timeout`,
+    the store makes connections of its own with the same settings and a timeout of 10 seconds.
 
     Raises `UsageError` for a faulty URL, `StoreError` when the server cannot be reached or refuses the user, and
     `StoreRefused` when the store has a newer schema.

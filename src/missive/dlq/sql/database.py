@@ -14,7 +14,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from missive._sqlite import network_filesystem
+from missive.dlq.contract import Sink
 from missive.dlq.retention import Retention
+from missive.dlq.sql.deadlines import Deadlines
 from missive.dlq.sql.dialects import connected, is_deadlock, is_known, reason
 from missive.dlq.sql.migrations import migrate
 from missive.dlq.translation import Translation
@@ -47,6 +49,9 @@ translated = Translation((sa.exc.SQLAlchemyError, OSError, UnicodeEncodeError, O
 
 class Database:
     """The base of the parts of the store: one database."""
+
+    patience = Sink.patience
+    """See `Sink`."""
 
     def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.url = redact_url(url)
@@ -81,7 +86,7 @@ class Database:
                 _create_private(path)
             elif not path.exists():
                 raise UsageError(f"there is no dead letter store {self.url}")
-        self._engine: Engine = connected(parsed)
+        self._engine: Engine = connected(parsed, Deadlines(lambda: self.patience))
         try:
             migrate(self._engine, self._write, self.url, create=create)
         except BaseException:

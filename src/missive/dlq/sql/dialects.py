@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -14,6 +15,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from missive._sqlite import enable_wal
+from missive.dlq.sql.deadlines import Deadlines, silence_of
 from missive.errors import StoreError, UsageError
 
 BUSY_SECONDS = 5
@@ -33,6 +35,13 @@ _DEADLOCKS = frozenset({"40P01", "40001", "23505", 1213, 1062})
 
 23505 and 1062 mean that another transaction has inserted the same row. The next try finds the row."""
 _UNREACHABLE = frozenset({1044, 1045, 1049, 2003})
+_LOST = frozenset({2006, 2013})
+_POSTGRESQL_SESSION = "SET plan_cache_mode = force_custom_plan; SET idle_in_transaction_session_timeout = '60s'"
+_MYSQL_SESSION = "SET SESSION wait_timeout = 120, SESSION innodb_lock_wait_timeout = 10"
+"""Settings of a session. With custom plans, PostgreSQL caches no plan that it made for an empty table, which reads the
+whole table. The times end the transactions, with their locks, of clients that the server cannot reach any more."""
+_ANY_TEXT = frozenset({"UTF8", "SQL_ASCII"})
+"""Encodings of PostgreSQL that hold any text. SQL_ASCII stores the bytes of the client, which are UTF-8."""
 
 LongText = sa.Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 Bytes = sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
@@ -86,7 +95,7 @@ class JSON(sa.types.TypeDecorator[Any]):
         return None if value is None else json.loads(value)
 
 
-def connected(url: sa.URL) -> Engine:
+def connected(url: sa.URL, deadlines: Deadlines) -> Engine:
     """Return an engine for a database. Raises `UsageError` if the client library is missing."""
     # Keep parameters out of exceptions and logs, because they contain messages.
     if url.get_backend_name() == "sqlite":
@@ -95,19 +104,28 @@ def connected(url: sa.URL) -> Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     driver, library, extra = _DRIVERS[url.get_backend_name()]
+    options: dict[str, Any] = {"connect_args": {"connect_timeout": BUSY_SECONDS}}
+    if library == "psycopg":
+        options["connect_args"]["client_encoding"] = "UTF8"
+        options["use_native_hstore"] = False  # looking for it is a request without a deadline
+    else:
+        options["connect_args"] |= {"charset": "utf8mb4", "init_command": _MYSQL_SESSION}
+        # For the requests of the library itself, which begin a connection.
+        options["connect_args"] |= {"read_timeout": BUSY_SECONDS, "write_timeout": BUSY_SECONDS}
     try:
         engine = sa.create_engine(
             url.set(drivername=driver),
             hide_parameters=True,
-            connect_args={"connect_timeout": BUSY_SECONDS},
             isolation_level="READ COMMITTED",
             pool_pre_ping=True,  # a restart of the server is not an error
+            **options,
         )
     except ModuleNotFoundError:
         missing = f"{url.get_backend_name()} needs {library}: pip install 'missive[{extra}]'"
     else:
-        if library == "psycopg":
-            sa.event.listen(engine, "connect", _configure_postgresql)
+        deadlines.guard(engine)
+        configure = _configure_postgresql if library == "psycopg" else _configure_mysql
+        sa.event.listen(engine, "connect", functools.partial(configure, deadlines))
         return engine
     raise UsageError(missing)
 
@@ -171,9 +189,42 @@ def reason(error: sa.exc.SQLAlchemyError) -> str:
     code = next(iter(getattr(original, "args", ())), None)
     if not isinstance(code, int):  # MySQL's numbers are more precise than its SQLSTATE
         code = getattr(original, "sqlstate", None)
+    if (deadline := _silence_of(original)) is not None:
+        return f"it does not answer ({deadline:g} s)"
     if code in _UNREACHABLE or (isinstance(error, sa.exc.OperationalError) and not _is_code(code)):
         return "it cannot be reached, or it refuses the user, the password or the database"
+    if code in _LOST:
+        return "the server closed the connection"
     return f"the server answered {code}" if _is_code(code) else type(original).__name__
+
+
+def _silence_of(original: BaseException) -> float | None:
+    """Return the seconds without an answer after which a library or a deadline gave up; None for another exception."""
+    timed_out = type(original).__name__ == "ConnectionTimeout"  # of psycopg, while it connects
+    # pymysql keeps the exception of the socket in its text, or as an attribute.
+    timed_out |= isinstance(getattr(original, "original_exception", None), TimeoutError)
+    timed_out |= "(timed out)" in str(getattr(original, "args", ("", ""))[1:2])
+    return silence_of(original) or (BUSY_SECONDS if timed_out else None)
+
+
+def encoding_fault(connection: Connection, tables: Collection[str]) -> str | None:
+    """Return why a database cannot hold any text in Missive's tables, with the way out; None when it can."""
+    if connection.dialect.name == "postgresql":
+        encoding = connection.execute(sa.text("SHOW server_encoding")).scalar()
+        if encoding not in _ANY_TEXT:
+            return f"its encoding is {encoding}, which cannot hold every text: create the database with ENCODING 'UTF8'"
+    elif connection.dialect.name in {"mysql", "mariadb"}:
+        columns = sa.text(
+            "SELECT table_name, character_set_name FROM information_schema.columns WHERE table_schema = DATABASE()"
+            " AND table_name IN :tables AND character_set_name <> 'utf8mb4' ORDER BY table_name LIMIT 1"
+        )
+        wanted = columns.bindparams(sa.bindparam("tables", sorted(tables), expanding=True))
+        for table, encoding in connection.execute(wanted):
+            return (
+                f"its table {table} has the character set {encoding}, which cannot hold every text: ALTER TABLE {table}"
+                " CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+            )
+    return None
 
 
 def _is_code(code: object) -> bool:
@@ -187,11 +238,14 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _configure_postgresql(connection: Any, _record: object) -> None:
-    # A plan made for an empty table reads the whole table, and would be cached with the connection.
-    with connection.cursor() as cursor:
-        cursor.execute("SET plan_cache_mode = force_custom_plan")
-    connection.commit()
+def _configure_postgresql(deadlines: Deadlines, connection: Any, _record: object) -> None:
+    with deadlines.request(connection), connection.cursor() as cursor:
+        cursor.execute(_POSTGRESQL_SESSION)
+        connection.commit()
+
+
+def _configure_mysql(_deadlines: Deadlines, connection: Any, _record: object) -> None:
+    connection._read_timeout = connection._write_timeout = None  # noqa: SLF001 - requests have deadlines from now on
 
 
 def _begin_sqlite(connection: Connection) -> None:

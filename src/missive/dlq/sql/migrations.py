@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from missive.dlq.sql.dialects import schema_lock
+from missive.dlq.sql.dialects import encoding_fault, schema_lock
 from missive.dlq.sql.group_counts import recount
 from missive.dlq.sql.schema import SCHEMA_VERSION, arrival, metadata, records, replays, schema
 from missive.errors import StoreRefused, UsageError
@@ -38,6 +38,8 @@ def migrate(engine: Engine, write: Callable[[], AbstractContextManager[Connectio
         elif version < SCHEMA_VERSION:
             _migrate(connection)
             connection.execute(schema.update().values(version=SCHEMA_VERSION))
+        if (fault := encoding_fault(connection, metadata.tables)) is not None:
+            raise StoreRefused(f"the dead letter store {url} cannot be used: {fault}")
 
 
 def _migrate(connection: Connection) -> None:
