@@ -59,7 +59,7 @@ def made(one, other=None, cls=JSONMessage):
         (Field("a", Prefix("x")), Field("a", Suffix("y")), "JSONMessage.of({'a': 'xy'})"),
         (Field("a", Prefix("Ab")), Field("a", Suffix("C", ignore_case=True)), "JSONMessage.of({'a': 'Abc'})"),
         (Field("a", Wildcard("a*c*e")), Field("a", Substring("d")), "JSONMessage.of({'a': 'acde'})"),
-        (Field("a", Regex("a.?c")), Field("a", Prefix("a")), None),
+        (Field("a", Regex("a.?c")), Field("a", Prefix("a")), "JSONMessage.of({'a': 'ac'})"),
         (Field("a", Regex("abc")), Field("a", Prefix("a")), "JSONMessage.of({'a': 'abc'})"),
         (Field("n", Range(gt=2)), Field("n", Range(lt=3)), "JSONMessage.of({'n': 2.5})"),
         (Field("n", Range(gt=HUGE)), Field("n", Range(lt=HUGE + 2)), f"JSONMessage.of({{'n': {HUGE + 1}}})"),

@@ -15,7 +15,7 @@ from missive.matchers.values import Scalar
 from missive.messages import Message
 from missive.routing.normal import ANY, Atom, Conjunction, Constraint, Opaque, conjunctions, literals_of
 from missive.routing.proofs import disjoint, finite_values, implies, impossible, within
-from missive.routing.witness import witness
+from missive.routing.witness import decodes_json, witness
 
 _MAX_PAIRS = 1000
 """Pairs of alternatives up to which two matchers are compared."""
@@ -62,9 +62,14 @@ class Analysis(msgspec.Struct, frozen=True, eq=False):
         return any(isinstance(part.matcher, (And, Or, Not)) for one in self.alternatives for part in one.opaque_parts)
 
 
-def analyse(matcher: Matcher[Any]) -> Analysis:
-    """Return a matcher with the alternatives that a message can meet. An unsatisfiable matcher has no alternatives."""
-    alternatives = tuple(_with_key(_pruned(one)) for one in conjunctions(matcher) if not unsatisfiable(one))
+def analyse(matcher: Matcher[Any], *, json: bool = False) -> Analysis:
+    """Return a matcher with the alternatives that a message can meet. An unsatisfiable matcher has no alternatives.
+
+    `json` means that the bodies of all messages are decoded as JSON.
+    """
+    alternatives = tuple(
+        _with_key(_pruned(one)) for one in conjunctions(matcher) if not unsatisfiable(one, json=json)
+    )
     return Analysis(matcher, alternatives, _single(alternatives))
 
 
@@ -141,11 +146,12 @@ def relation(one: Analysis, other: Analysis, message_cls: type[Message]) -> Comp
         return UNKNOWN
     if _singles_disjoint(one.single, other.single):
         return DISJOINT
+    json = decodes_json(message_cls)
     both = [
         together
         for first in one.alternatives
         for second in other.alternatives
-        if not unsatisfiable(together := _merged(first, second))
+        if not unsatisfiable(together := _merged(first, second), json=json)
     ]
     if not both:
         return DISJOINT
@@ -193,16 +199,16 @@ def _singles_disjoint(one: Atom | None, other: Atom | None) -> bool:
         return False
 
 
-def unsatisfiable(condition: Conjunction) -> bool:
-    """Return whether it is proved that no message meets a condition."""
+def unsatisfiable(condition: Conjunction, *, json: bool = False) -> bool:
+    """Return whether it is proved that no message meets a condition. `json`: see `analyse`."""
     try:
-        return _unsatisfiable(condition)
+        return _unsatisfiable(condition, json=json)
     except Exception:  # noqa: BLE001 - as above
         return False
 
 
-def _unsatisfiable(condition: Conjunction) -> bool:
-    if any(impossible(place, constraint) for place, constraint in condition.constraints.items()):
+def _unsatisfiable(condition: Conjunction, *, json: bool) -> bool:
+    if any(impossible(place, constraint, json=json) for place, constraint in condition.constraints.items()):
         return True
     if any(Opaque(one.matcher, not one.positive) in condition.opaque_parts for one in condition.opaque_parts):
         return True

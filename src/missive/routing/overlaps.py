@@ -27,6 +27,7 @@ from missive.routing.conflicts import (
 from missive.routing.normal import Conjunction, Opaque
 from missive.routing.places import Items, insert
 from missive.routing.ranges import Projection
+from missive.routing.witness import decodes_json
 
 _MAX_CANDIDATES = 1000
 """Registered matchers that one new matcher is compared with."""
@@ -68,6 +69,7 @@ class OverlapIndex:
 
     def __init__(self, message_cls: type[Message]) -> None:
         self._message_cls = message_cls
+        self._json = decodes_json(message_cls)
         self._matchers: list[Matcher[Any]] = []
         self._names: list[str] = []
         self._groups: dict[tuple[tuple[Place, ...], tuple[Place, ...], bool], _Group] = {}
@@ -77,13 +79,16 @@ class OverlapIndex:
         self._everything: int | None = None
         self._opaque: list[int] = []
 
+    def _analyse(self, matcher: Matcher[Any]) -> Analysis:
+        return _analyse(matcher, json=self._json)
+
     def check(self, matcher: Matcher[Any], name: str) -> tuple[int, ...]:
         """Compare a new matcher with the registered candidates, and return the numbers of the candidates.
 
         Raise `RegistrationError` when no message can match the new matcher, when a registered matcher matches all
         messages of the new one, or when the new matcher matches all messages of a registered one.
         """
-        new = _analyse(matcher)
+        new = self._analyse(matcher)
         if not new.alternatives:
             raise RegistrationError(
                 f"no message could ever match {cut(matcher)}, the matcher of {name}: its conditions exclude each "
@@ -91,7 +96,7 @@ class OverlapIndex:
             )
         candidates = tuple(self._candidates(new))
         for number in candidates:
-            other, other_name = _analyse(self._matchers[number]), self._names[number]
+            other, other_name = self._analyse(self._matchers[number]), self._names[number]
             inside, outside = contained(new, other), contained(other, new)
             if inside and outside:
                 raise RegistrationError(
@@ -106,14 +111,14 @@ class OverlapIndex:
 
     def overlap(self, matcher: Matcher[Any], name: str, candidates: Iterable[int]) -> Overlap | None:
         """Return the first overlap of a new matcher with a registered one, or None where none is found."""
-        new = _analyse(matcher)
+        new = self._analyse(matcher)
         # Alternatives at different places always overlap. Report this once for each set of places.
         unlike = (one for one in new.alternatives if self._group_key(one) not in self._groups)
         tried = 0
         for number in (*candidates, *(number for one in unlike for number in self._unrelated(one))):
             if new.matcher.opaque or self._matchers[number].opaque:
                 continue
-            comparison = relation(new, _analyse(self._matchers[number]), self._message_cls)
+            comparison = relation(new, self._analyse(self._matchers[number]), self._message_cls)
             if comparison.witness is not None:
                 return Overlap(self._names[number], name, comparison.witness)
             tried += comparison.relation is Relation.unknown
@@ -128,7 +133,7 @@ class OverlapIndex:
         self._names.append(name)
         if matcher.opaque:
             self._opaque.append(number)
-        for alternative in _analyse(matcher).alternatives:
+        for alternative in self._analyse(matcher).alternatives:
             key = self._group_key(alternative)
             if (group := self._groups.get(key)) is None:
                 self._groups[key] = group = _Group(*key[:2], self)
@@ -190,13 +195,13 @@ class OverlapIndex:
 
     def analysis(self, number: int) -> Analysis:
         """Return the analysis of a registered matcher."""
-        return _analyse(self._matchers[number])
+        return self._analyse(self._matchers[number])
 
     # For the check
 
     def possible_overlaps(self, matcher: Matcher[Any]) -> tuple[Iterable[int], bool]:
         """Return the registered matchers that a matcher may overlap, and whether the result is complete."""
-        new = _analyse(matcher)
+        new = self._analyse(matcher)
         if matcher.opaque:
             return range(len(self._matchers)), True
         unrelated = [number for alternative in new.alternatives for number in self._unrelated(alternative)]
@@ -207,7 +212,7 @@ class OverlapIndex:
 
         The result is None where the two are proved to be disjoint.
         """
-        one, other = self.analysis(number), _analyse(matcher)
+        one, other = self.analysis(number), self._analyse(matcher)
         # Do not report EventFields with different literals. An array may have both, so almost every pair would count.
         comparison = DISJOINT if _want_different_literals(one, other) else relation(one, other, self._message_cls)
         found: Overlap | Unproved | None = None

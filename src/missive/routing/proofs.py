@@ -11,11 +11,16 @@ from missive.matchers.network import Cidr
 from missive.matchers.selectors import Place
 from missive.matchers.tests import Absent, AnythingBut, Every, IsInstance, Present, Range, Some, Test
 from missive.matchers.values import Scalar, identity_of
+from missive.matchers.text import Prefix, Regex, Substring, Suffix, Wildcard
 from missive.routing.bounds import bounds_of, number_ranges
 from missive.routing.globs import fits_any_text, glob_of, glob_within, globs_disjoint
 from missive.routing.kinds import ENUMERABLE, TEXT, kind_of_literal, kinds, possible_kinds, values_equal_to
 from missive.routing.normal import DIALECTS, Constraint, literals_of
+from missive.routing.solver import NONE, Domain, domain_of, solve
 from missive.routing.topics import topics_disjoint, topics_within
+
+_SATISFIABLE = (Present, Prefix, Suffix, Substring, Wildcard, Regex, Range, Cidr, IsInstance, *DIALECTS)
+"""Tests that accept a value of each of their kinds."""
 
 # Two tests on one value
 
@@ -88,14 +93,19 @@ def _within_by_kind(one: Test, other: Test) -> bool:
 # One place, which has one value or none
 
 
-def impossible(place: Place, constraint: Constraint) -> bool:
-    """Return whether it is proved that no message meets a constraint at a place."""
+def impossible(place: Place, constraint: Constraint, *, json: bool = False) -> bool:
+    """Return whether it is proved that no message meets a constraint at a place.
+
+    `json` means that the bodies of all messages are decoded as JSON.
+    """
     positives, negatives = constraint.positives, constraint.negatives
+    domain = domain_of(place, json=json)
     if place[0] == "event":
         # Each test may accept another of several values, so tests on values do not exclude each other.
         absent = any(type(test) is Absent for test in positives)
         return (absent and any(not test.on_missing for test in positives)) or any(
-            within(positive, negative) for positive in positives for negative in negatives
+            any(within(positive, negative) for negative in negatives) or _unsolvable(domain, (positive,), negatives)
+            for positive in positives
         )
     if any(type(test) is Absent for test in positives):
         return place[0] == "body" or any(not test.on_missing for test in positives)
@@ -104,13 +114,23 @@ def impossible(place: Place, constraint: Constraint) -> bool:
     if not positives:
         return False
     if (values := _finite(place, constraint)) is not None:
-        return not values
+        return not any(map(domain.has, values))
     return (
         not possible_kinds(place, positives)
         or number_ranges(constraint) == []
         or any(disjoint(one, other) for i, one in enumerate(positives) for other in positives[:i])
         or any(within(positive, negative) for positive in positives for negative in negatives)
+        or _unsolvable(domain, positives, negatives)
     )
+
+
+def _unsolvable(domain: Domain, positives: tuple[Test, ...], negatives: tuple[Test, ...]) -> bool:
+    """Return whether the solver proves that no value of a domain passes all positive and no negative tests."""
+    if any(test.on_missing for test in positives):
+        return False
+    if len(positives) == 1 and not negatives and type(positives[0]) in _SATISFIABLE:
+        return domain.kinds.isdisjoint(kinds(positives[0]))
+    return solve(domain, positives, negatives) is NONE
 
 
 def finite_values(place: Place, constraint: Constraint) -> tuple[Scalar, ...] | None:

@@ -122,7 +122,7 @@ def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
     # A state has the position in `inner`, the positions in `outer` that the same tokens can reach (as bits), and
     # whether the topic has a token yet. A wildcard of `inner` stands for a token that only a wildcard of `outer`
     # matches; `MANY` stands for any number of such tokens. Only AMQP has topics without tokens.
-    pending = [(0, _skipping(1, outer), isinstance(one, AmqpPattern))]
+    pending = [(0, skipping(1, outer), isinstance(one, AmqpPattern))]
     seen = set(pending)
     for number, reached, some in pending:
         if number == len(inner):
@@ -130,7 +130,7 @@ def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
                 return False
             continue
         token = inner[number]
-        taken = _skipping(_taking(reached, outer, token, hidden=hidden and number == 0), outer)
+        taken = skipping(taking(reached, outer, token, hidden=hidden and number == 0), outer)
         many = token is MANY
         ways = [(number, taken, True), (number + 1, reached, some)] if many else [(number + 1, taken, True)]
         for way in ways:
@@ -142,7 +142,7 @@ def topics_within(one: TopicPattern, other: TopicPattern) -> bool:
     return True
 
 
-def _taking(reached: int, outer: tuple[Token, ...], token: Token, *, hidden: bool) -> int:
+def taking(reached: int, outer: tuple[Token, ...], token: Token, *, hidden: bool) -> int:
     """Return the positions in `outer` after one more token. With `hidden`, wildcards do not match a token with `$`."""
     literal = isinstance(token, str)
     wild = not (hidden and isinstance(token, str) and token.startswith("$"))
@@ -156,7 +156,7 @@ def _taking(reached: int, outer: tuple[Token, ...], token: Token, *, hidden: boo
     return following
 
 
-def _skipping(reached: int, outer: tuple[Token, ...]) -> int:
+def skipping(reached: int, outer: tuple[Token, ...]) -> int:
     """Add the positions that are reached when `MANY` matches zero tokens."""
     for at, taker in enumerate(outer):
         if taker is MANY and reached >> at & 1:
