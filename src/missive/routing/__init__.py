@@ -5,4 +5,6 @@ Registration analyses a matcher (`normal`, `globs`, `kinds`, `bounds`, `topics`,
 with the registered matchers that share places with it (`overlaps`, which uses `ranges` and `intervals`).
 A message meets `router`, which asks `index` and its `places`, and returns a `route`.
 `explain` describes the choice for one message, `check` reports on all routes, and `witness` makes example messages.
+`solver` finds their values or proves that there are none, with `samples`, and with `texts`, which runs the machines of
+`machines` and `expressions` (`automata` has their base).
 """

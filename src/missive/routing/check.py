@@ -11,10 +11,13 @@ from missive.routing.conflicts import analyse
 from missive.routing.index import Index
 from missive.routing.overlaps import Overlap, OverlapIndex
 from missive.routing.route import Route
+from missive.routing.texts import Effort
 from missive.routing.witness import expression_of
 
 _MAX_COMPARISONS = 200_000
 """Pairs of alternatives that one check compares."""
+_MAX_STEPS = 3_000_000
+"""Steps of the search for texts in one check."""
 _MAX_LISTED = 100
 """Entries in each list of a report."""
 
@@ -89,10 +92,12 @@ class _PairwiseComparison:
     """The comparison of all handlers with each other, in order of registration."""
 
     def __init__(self, routes: Sequence[Route], message_cls: type[Message]) -> None:
-        self.overlaps: list[tuple[str, str, str]] = []
+        self._overlaps: list[tuple[str, str, str]] = []
+        self._in_arrays: list[tuple[str, str, str]] = []
         self.unknown: list[tuple[str, str]] = []
         self.too_wide: list[str] = []
         self.overlap_count = self.unknown_count = self._pairs = 0
+        self._start = Effort.steps
         self._index = OverlapIndex(message_cls)
         all_pairs, complete = _are_few(routes), True
         for number, route in enumerate(routes):
@@ -106,18 +111,25 @@ class _PairwiseComparison:
             self._index.add(route.matcher, route.name)
             if self._index.analysis(number).too_wide:
                 self.too_wide.append(route.name)
-        self.complete = all_pairs or (complete and self._pairs < _MAX_COMPARISONS)
+        complete = complete and self._pairs < _MAX_COMPARISONS
+        self.complete = (all_pairs or complete) and Effort.steps - self._start <= _MAX_STEPS
+
+    @property
+    def overlaps(self) -> list[tuple[str, str, str]]:
+        """The overlaps, those that need an array last."""
+        return [*self._overlaps, *self._in_arrays][:_MAX_LISTED]
 
     def _compare(self, route: Route, others: Iterable[int]) -> None:
         for number in others:
-            if self._pairs >= _MAX_COMPARISONS:
+            if self._pairs >= _MAX_COMPARISONS or Effort.steps - self._start > _MAX_STEPS:
                 return
             found, pairs = self._index.compare(number, route.matcher, route.name)
             self._pairs += pairs
             if isinstance(found, Overlap):
                 self.overlap_count += 1
-                if len(self.overlaps) < _MAX_LISTED:
-                    self.overlaps.append((found.one, found.other, expression_of(found.witness)))
+                listed = self._in_arrays if found.in_array else self._overlaps
+                if len(listed) < _MAX_LISTED:
+                    listed.append((found.one, found.other, expression_of(found.witness)))
             elif found is not None:
                 self.unknown_count += 1
                 if len(self.unknown) < _MAX_LISTED:

@@ -13,9 +13,10 @@ from missive.matchers.selectors import Place
 from missive.matchers.tests import IsInstance, Test
 from missive.matchers.values import Scalar
 from missive.messages import Message
+from missive.routing.globs import Gist, gist_of
 from missive.routing.normal import ANY, Atom, Conjunction, Constraint, Opaque, conjunctions, literals_of
 from missive.routing.proofs import disjoint, finite_values, implies, impossible, within
-from missive.routing.witness import decodes_json, witness
+from missive.routing.witness import decodes_json, joint_witnesses, witness
 
 _MAX_PAIRS = 1000
 """Pairs of alternatives up to which two matchers are compared."""
@@ -55,6 +56,8 @@ class Analysis(msgspec.Struct, frozen=True, eq=False):
     alternatives: tuple[Conjunction, ...]
     single: Atom | None = None
     """The only test, where the matcher is equivalent to one test at one place, and None otherwise."""
+    gist: Gist | None = None
+    """The gist of the only test, if it is positive and has one."""
 
     @property
     def too_wide(self) -> bool:
@@ -67,10 +70,11 @@ def analyse(matcher: Matcher[Any], *, json: bool = False) -> Analysis:
 
     `json` means that the bodies of all messages are decoded as JSON.
     """
-    alternatives = tuple(
-        _with_key(_pruned(one)) for one in conjunctions(matcher) if not unsatisfiable(one, json=json)
+    alternatives = tuple(_with_key(_pruned(one)) for one in conjunctions(matcher) if not unsatisfiable(one, json=json))
+    single = _single(alternatives)
+    return Analysis(
+        matcher, alternatives, single, gist_of(single.test) if single is not None and single.positive else None
     )
-    return Analysis(matcher, alternatives, _single(alternatives))
 
 
 def _single(alternatives: tuple[Conjunction, ...]) -> Atom | None:
@@ -148,7 +152,7 @@ def relation(one: Analysis, other: Analysis, message_cls: type[Message]) -> Comp
         return DISJOINT
     json = decodes_json(message_cls)
     both = [
-        together
+        (first, second, together)
         for first in one.alternatives
         for second in other.alternatives
         if not unsatisfiable(together := _merged(first, second), json=json)
@@ -157,10 +161,14 @@ def relation(one: Analysis, other: Analysis, message_cls: type[Message]) -> Comp
         return DISJOINT
     if one.matcher.opaque or other.matcher.opaque:
         return UNKNOWN  # trying a witness would run the user's callable
-    for condition in both[:_MAX_WITNESSES]:
+    for _, _, condition in both[:_MAX_WITNESSES]:
         message = witness(message_cls, condition)
         if message is not None and _match(message, one.matcher, other.matcher):
             return Comparison(Relation.overlap, message)
+    for first, second, condition in both[:_MAX_WITNESSES]:
+        for message in joint_witnesses(message_cls, first, second, condition):
+            if _match(message, one.matcher, other.matcher):
+                return Comparison(Relation.overlap, message)
     return UNKNOWN
 
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
+from missive.routing.automata import DEAD, Machine
+
 _MAX_NODES = 400
 """Nodes of a machine. A longer expression has no machine."""
 _SAMPLES = "x0_- .\n\té"
@@ -21,7 +23,7 @@ class _Unsupported(Exception):
     """The expression has a construct that has no machine."""
 
 
-class _ExpressionMachine:
+class _ExpressionMachine(Machine):
     """A non-deterministic automaton. The state is the set of nodes that the text so far may have reached."""
 
     exact = False
@@ -53,7 +55,8 @@ class _ExpressionMachine:
 
     def _item(self, kind: str, value: Any, at: int) -> int:
         if kind in ("MAX_REPEAT", "MIN_REPEAT"):
-            return self._repeat(*value, at)
+            least, most, item = value
+            return self._repeat(least, most, item, at)
         if kind == "SUBPATTERN":
             return self._sequence(value[3], at)
         if kind == "BRANCH":
@@ -148,7 +151,7 @@ class _ExpressionMachine:
 
     def step(self, state: frozenset[int], char: str) -> Any:
         reached = [edge[1] for node in state if (edge := self._edges[node]) is not None and edge[0](char)]
-        return self._closure(reached) if reached else None
+        return self._closure(reached) if reached else DEAD
 
     def accepts(self, state: frozenset[int]) -> bool:
         return self._end in state
@@ -163,7 +166,7 @@ class _ExpressionMachine:
         return [*self._characters, *_SAMPLES]
 
 
-def expression_machine(pattern: str, *, ignore_case: bool) -> Any:
+def expression_machine(pattern: str, *, ignore_case: bool) -> Machine | None:
     """Return the machine of a regular expression, or None if the expression is too long or unusual."""
     try:
         return _ExpressionMachine(pattern, ignore_case=ignore_case)

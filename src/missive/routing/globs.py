@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeAlias
 
 import msgspec
 
+from missive.matchers.network import Cidr
 from missive.matchers.tests import Test
-from missive.matchers.text import Prefix, Substring, Suffix, Wildcard
+from missive.matchers.text import Prefix, Regex, Substring, Suffix, Wildcard
 from missive.matchers.topics import AmqpPattern, NatsPattern, TopicPattern
 from missive.routing.normal import DIALECTS
 
@@ -42,6 +44,26 @@ def glob_of(test: Test) -> Glob | None:
     text = test.text.casefold() if test.ignore_case else test.text  # type: ignore[attr-defined]  # they all have it
     chunks = {Prefix: (text, ""), Suffix: ("", text), Substring: ("", text, "")}[type(test)]  # type: ignore[index]
     return Glob(chunks, test.ignore_case)  # type: ignore[attr-defined]
+
+
+Gist: TypeAlias = tuple[str, str]
+"""A text that each text of another test must contain to be accepted here, and the literal text of this test."""
+
+
+def gist_of(test: Test) -> Gist | None:
+    """Return the gist of a test on text. A test contains another one only if the other's gist contains its text."""
+    if type(test) in (Cidr, Regex):
+        # Networks contain networks only, and an expression only itself.
+        mark = "\0cidr" if type(test) is Cidr else f"\0{test.pattern}"  # type: ignore[attr-defined]  # it has one
+        return mark, mark
+    if isinstance(test, DIALECTS) and type(test) in DIALECTS:
+        words = [word for word in test.tokens if word not in (test.single, test.multi)]
+        return max(words, key=len, default="").casefold(), test.pattern.casefold()
+    glob = glob_of(test)
+    if glob is None:
+        return None
+    chunks = [chunk.casefold() for chunk in glob.chunks]
+    return max(chunks, key=len), _FRESH.join(chunks)
 
 
 def _around_wildcards(pattern: TopicPattern) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ The product of several machines decides whether a text passes some tests and fai
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -14,43 +13,14 @@ from missive.matchers.network import Cidr
 from missive.matchers.tests import Test
 from missive.matchers.text import Prefix, Regex, Substring, Suffix, Wildcard
 from missive.matchers.topics import AmqpPattern, MqttFilter, NatsPattern, TopicPattern
+from missive.routing.automata import DEAD, Machine
 from missive.routing.expressions import expression_machine
 from missive.routing.globs import Glob, glob_of
 from missive.routing.normal import DIALECTS, literals_of
 from missive.routing.topics import skipping, taking, tokens_of
 
-DEAD: Any = None
-"""The state of a machine that accepts no continuation of the text."""
 _OTHER = "\ue000"
 """Stands for a word that no token of a pattern starts with."""
-
-
-class Machine(ABC):
-    """A deterministic automaton. States are hashable; `DEAD` is one of them."""
-
-    exact: bool = True
-    """Whether the machine accepts the same texts as its test. If not, its test must confirm a text."""
-    start: Any
-
-    @abstractmethod
-    def step(self, state: Any, char: str) -> Any:
-        """Return the state after one more character."""
-
-    @abstractmethod
-    def accepts(self, state: Any) -> bool:
-        """Return whether the text so far passes."""
-
-    @abstractmethod
-    def distance(self, state: Any) -> int:
-        """Return an estimate of the number of characters that are missing."""
-
-    @abstractmethod
-    def sees(self, char: str) -> Hashable:
-        """Return a key that is equal for characters that the machine does not distinguish."""
-
-    @abstractmethod
-    def characters(self) -> Iterable[str]:
-        """Return characters that represent all that the machine distinguishes, except one class of all others."""
 
 
 class _GlobMachine(Machine):
@@ -226,7 +196,8 @@ class _LongAddressMachine(Machine):
     def __init__(self, first: int, last: int) -> None:
         low, high = first.to_bytes(16, "big"), last.to_bytes(16, "big")
         self._ranges = [
-            (int.from_bytes(low[at : at + 2], "big"), int.from_bytes(high[at : at + 2], "big")) for at in range(0, 16, 2)
+            (int.from_bytes(low[at : at + 2], "big"), int.from_bytes(high[at : at + 2], "big"))
+            for at in range(0, 16, 2)
         ]
         self._numbers = _numbers_of(low[12:], high[12:])
         self.start: frozenset[_Reading] = frozenset([(0, "", False, 0)])
@@ -243,7 +214,7 @@ class _LongAddressMachine(Machine):
                 yield after[0] + _LONG, after[1], gap, 0
         elif char == ":":
             yield from self._after_colon(reading)
-        elif char != "." and at < _GROUPS and not (colons == 1 and at == 0):
+        elif char in _HEX and at < _GROUPS and not (colons == 1 and at == 0):
             if (longer := self._digits(at, text + char)) is not None:
                 yield at, longer, gap, 0
             if at == _GROUPS - 2 and not text and colons and (known := self._numbers[0].get(char)) is not None:
@@ -289,10 +260,12 @@ class _LongAddressMachine(Machine):
         )
 
     def distance(self, state: frozenset[_Reading]) -> int:
-        return min(2 * (_LONG + _LAST - at) if at >= _LONG else 2 * (_GROUPS - at) - bool(text) for at, text, _, _ in state)
+        return min(
+            2 * (_LONG + _LAST - at) if at >= _LONG else 2 * (_GROUPS - at) - bool(text) for at, text, _, _ in state
+        )
 
     def sees(self, char: str) -> Hashable:
-        return char if char in _HEX or char in ":." else None
+        return char.lower() if char in _HEX or char in ":." else None
 
     def characters(self) -> Iterable[str]:
         return _HEX + ":."

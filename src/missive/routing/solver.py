@@ -16,6 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from missive.matchers.network import Cidr
+from missive.matchers.selectors import Place
 from missive.matchers.tests import (
     Absent,
     AnythingBut,
@@ -30,7 +31,6 @@ from missive.matchers.tests import (
     Test,
 )
 from missive.matchers.text import Prefix, Regex, Substring, Suffix, Wildcard
-from missive.matchers.selectors import Place
 from missive.matchers.values import Scalar
 from missive.routing.bounds import bounds_of
 from missive.routing.kinds import ENUMERABLE, Kinds, kinds
@@ -273,8 +273,8 @@ def _text(domain: Domain, kind: str, wanted: tuple[Test, ...], unwanted: tuple[T
 def _list(domain: Domain, kind: str, wanted: Sequence[Test], unwanted: Sequence[Test]) -> Any:
     every = tuple(test.test for test in wanted if type(test) is Every)
     some = tuple(test.test for test in unwanted if type(test) is Some)
-    elements = [(every + (test.test,), some) for test in wanted if type(test) is Some]
-    elements += [(every, some + (test.test,)) for test in unwanted if type(test) is Every]
+    elements = [((*every, test.test), some) for test in wanted if type(test) is Some]
+    elements += [(every, (*some, test.test)) for test in unwanted if type(test) is Every]
     if domain.header and not elements:
         elements = [(every, some)]
     found = [solve(domain.inside, passing, failing) for passing, failing in elements]

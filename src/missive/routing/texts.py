@@ -8,7 +8,8 @@ from itertools import count
 from typing import Any
 
 from missive.matchers.tests import Test
-from missive.routing.machines import DEAD, Machine, machine_of
+from missive.routing.automata import DEAD, Machine
+from missive.routing.machines import machine_of
 
 _MAX_STEPS = 6000
 """Steps of the product of machines in one search."""
@@ -98,4 +99,6 @@ def _alphabet(machines: Sequence[Machine]) -> list[str]:
 
 
 def _plain_first(chars: Iterable[str]) -> list[str]:
-    return sorted(dict.fromkeys(chars), key=lambda char: (not (char.isascii() and char.isprintable()), not char.islower()))
+    return sorted(
+        dict.fromkeys(chars), key=lambda char: (not (char.isascii() and char.isprintable()), not char.islower())
+    )

@@ -16,6 +16,8 @@ from missive.routing.normal import ANY, Conjunction, Constraint
 from missive.routing.samples import samples
 from missive.routing.solver import NONE, UNSOLVED, domain_of, solve
 
+_MAX_JOINT_DEPTH = 6
+"""Levels of objects that are joined member by member."""
 _MAX_TRIED = 100
 """Sample values that are tried at one place before the solver."""
 
@@ -29,6 +31,34 @@ def witness(message_cls: type[Message], condition: Conjunction) -> Message | Non
         return _Maker(condition, json=decodes_json(message_cls)).message(message_cls)
     except Exception:  # noqa: BLE001 - the class may refuse values (bytes in JSON) or have another constructor
         return None
+
+
+def joint_witnesses(
+    message_cls: type[Message], one: Conjunction, other: Conjunction, both: Conjunction
+) -> Iterator[Message]:
+    """Yield messages that join the contents for two conditions on events, with arrays of the values of both."""
+    if any(place[0] in {"field", "body"} for place in both.constraints):
+        return
+    try:
+        json = decodes_json(message_cls)
+        first, second = (_Maker(condition, json=json).message(message_cls).content for condition in (one, other))  # type: ignore[attr-defined]  # checked at registration
+        for depth in range(_MAX_JOINT_DEPTH, -1, -1):
+            yield _Maker(both, json=json).message(message_cls, _joined(first, second, depth))
+    except Exception:  # noqa: BLE001 - as above
+        return
+
+
+def _joined(one: Any, other: Any, depth: int) -> Any:
+    """Return an array of two values. Join objects up to a depth member by member."""
+    if isinstance(one, dict) and isinstance(other, dict) and depth:
+        members = {**one, **other}
+        return {
+            name: _joined(one[name], other[name], depth - 1) if name in one and name in other else value
+            for name, value in members.items()
+        }
+    if one == other:
+        return one
+    return [*(one if isinstance(one, list) else [one]), *(other if isinstance(other, list) else [other])]
 
 
 def decodes_json(message_cls: type[Message]) -> bool:
@@ -78,7 +108,8 @@ class _Maker:
             {place[1:] for place, wanted in self._at.items() if place[0] in {"field", "event"} and _needed(wanted)}
         )
 
-    def message(self, message_cls: type[Message]) -> Message:
+    def message(self, message_cls: type[Message], content: Any = MISSING) -> Message:
+        """Return a message of a class, with the given content if there is one."""
         envelope: dict[str, Any] = {}
         headers: list[tuple[str, str | bytes]] = []
         for place, wanted in self._at.items():
@@ -91,7 +122,8 @@ class _Maker:
         body = self._at.get(("body",), ANY)
         if _needed(body) or not issubclass(message_cls, StructuredMessage):
             return message_cls(_found(("body",), body), **envelope)
-        content = self._content(()) if self._paths else {}
+        if content is MISSING:
+            content = self._content(()) if self._paths else {}
         return message_cls.holding(content, **envelope)
 
     def _content(self, path: tuple[str, ...]) -> Any:
@@ -117,9 +149,9 @@ class _Maker:
                 and not any(any(map(test, leaves)) for test in event.negatives)
             )
 
-        return _first(self._values(path, field, event), good)
+        return _first(self._values(field, event), good)
 
-    def _values(self, path: tuple[str, ...], field: Constraint, event: Constraint) -> Iterator[Any]:
+    def _values(self, field: Constraint, event: Constraint) -> Iterator[Any]:
         """Yield values for a path. An event may need several, each for one of its tests."""
         tests = [*field.positives, *event.positives, *field.negatives, *event.negatives]
         if len(event.positives) > 1:
