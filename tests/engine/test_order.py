@@ -41,7 +41,7 @@ def run(proc: Processor[Any], *adapters: Adapter, worker: bool = False) -> None:
         handlers = runner.get_loop()
         engine = Engine(proc, adapters, sink=None, concurrency=1, drain=1, handlers_loop=handlers)
         if worker:
-            engine.share_sources()
+            engine.share_sources(b"key")
         runner.run(engine.main())
 
 

@@ -33,6 +33,7 @@ from missive.engine.intake.backpressure import Backpressure
 from missive.engine.intake.host import SourceHost
 from missive.engine.intake.intake import Intake
 from missive.engine.intake.leases import LeaseRenewer
+from missive.engine.intake.placements import PlacementCheck
 from missive.engine.intake.source import Source
 from missive.engine.intake.watchdog import Watchdog
 from missive.engine.processes.crashes import Crashes
@@ -190,7 +191,10 @@ class Assembler:
             adapter.busy = self._dispatcher.busy
         if adapter.rate_limit is not None:
             self._dispatcher.limit(source, adapter.rate_limit)
-        return source, settler, backpressure, [renewer, backpressure]
+        own: list[Stage] = [renewer, backpressure]
+        if adapter.partitioned_by is not None:
+            own.append(PlacementCheck(self._state.placements))
+        return source, settler, backpressure, own
 
 
 def check_declarations(processor: Processor[Any], sink: Sink | None, runtime: Runtime) -> None:

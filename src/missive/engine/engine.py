@@ -12,6 +12,7 @@ from missive.app.processor import Processor
 from missive.dlq.contract import Sink
 from missive.dlq.failure import describe_exception
 from missive.engine.assembly import Assembler, Stations, check_declarations
+from missive.engine.intake.placements import Placements
 from missive.engine.intake.source import Source
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
@@ -80,9 +81,14 @@ class Engine:
         connected = sources and all(source.ended or source.session is not None for source in sources)
         return "running" if connected else "connecting"
 
-    def share_sources(self) -> None:
-        """Note that this process is one of several workers. Called before `main`."""
+    def share_sources(self, digest_key: bytes) -> Placements:
+        """Note that this process is one of several workers. Called before `main`.
+
+        Return what the supervisor compares: the lanes of values, under its key.
+        """
         self._state.one_of_several = True
+        self._state.placements.share(digest_key)
+        return self._state.placements
 
     def stop(self) -> None:
         """Drain and stop. The second call stops at once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from missive.engine.intake.placements import Placements
 from missive.engine.report import Report
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ class EngineState:
         self.sources: list[Source] = []
         self.draining = False
         """Whether the drain has begun: no handler starts any more."""
+        self.placements = Placements()
+        """The lanes in which the values of `partitioned_by=` were seen."""
         self.one_of_several = False
         """Whether this process is one of several workers, which share the sources."""
         self.failure: MissiveError | None = None

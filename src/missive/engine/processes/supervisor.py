@@ -15,8 +15,9 @@ from typing import Any
 
 from missive import _signals, _stacks
 from missive.adapters.base import Adapter
+from missive.engine.intake.placements import Placement, Placements
 from missive.engine.order import check_order
-from missive.engine.processes.worker import VARIABLE
+from missive.engine.processes.worker import KEY_VARIABLE, VARIABLE
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
 from missive.errors import ProcessingFailed, UsageError
@@ -100,6 +101,7 @@ class Supervisor:
         self._runtime = runtime or Runtime()
         self._workers = [_ManagedWorker(number + 1) for number in range(workers)]
         self._past = Report()
+        self._placements = Placements()
         self._signals = 0
         self._refusal: str | None = None
         self._hopeless = False
@@ -208,7 +210,7 @@ class Supervisor:
                     worker.process = process = await asyncio.create_subprocess_exec(
                         *self._command,
                         stdin=subprocess.DEVNULL,
-                        env={**os.environ, **self._environment, VARIABLE: f"{worker.number}:{theirs.fileno()}"},
+                        env=self._environment_of(worker, theirs),
                         pass_fds=[theirs.fileno()],
                         start_new_session=True,
                     )
@@ -228,6 +230,10 @@ class Supervisor:
         worker.report = Report()
         return code
 
+    def _environment_of(self, worker: _ManagedWorker, line: socket.socket) -> dict[str, str]:
+        own = {VARIABLE: f"{worker.number}:{line.fileno()}", KEY_VARIABLE: self._placements.digest_key.hex()}
+        return {**os.environ, **self._environment, **own}
+
     async def _listen(self, worker: _ManagedWorker, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             with contextlib.suppress(KeyError, TypeError, ValueError):  # the process died in the middle of the line
@@ -236,6 +242,8 @@ class Supervisor:
                     self._refuse(str(status["usage"]))
                 else:
                     worker.update(status)
+                    for placement in status.get("placements", ()):
+                        self._placements.note(Placement(*placement))
                     self._ever_ready = self._ever_ready or worker.ready
 
     # Stopping
