@@ -222,9 +222,9 @@ proc = missive.Processor(missive.JSONMessage, name="killed", concurrency=2, retr
 
 from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
-import missive.adapters.sqlite
+import missive.adapters.sqlite.session
 Runtime.limits = Limits(hold_seconds=0.1)  # park failed messages instead of holding them or delaying them in the queue
-missive.adapters.sqlite._MAX_DELAY = 0.0
+missive.adapters.sqlite.session._MAX_DELAY = 0.0
 
 def run(message, context):
     number = message.get_json()["n"]

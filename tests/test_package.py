@@ -201,7 +201,7 @@ CONTRACT = {
     transport.Watermark: "acked_beyond position",
     transport.SessionStatus: "connected lag oldest_age",
     transport.Delivery: "attempt body content_type headers key lane native native_id position producer_id record"
-    " record_id redelivered timestamp token topic unreadable",
+    " record_id redelivered timestamp token too_large topic unreadable",
     transport.Settlement: "attempt delay delivery disposition label outcome",
     transport.Capabilities: "attempts commit durable fences lease max_delay max_watermark order pauses rejects release"
     " renewable replies",

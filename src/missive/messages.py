@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import msgspec
 
@@ -38,15 +38,17 @@ class Headers(Mapping[str, HeaderValue]):
         )
         """Every header as it arrived, with duplicates and original spelling."""
         by_name: dict[str, HeaderValue] = {}
+        repeated: dict[str, list[str | bytes]] = {}
         for name, value in self.pairs:
             folded = fold_name(name)
-            earlier = by_name.get(folded)
-            if earlier is None:
-                by_name[folded] = value
-            elif isinstance(earlier, tuple):
-                by_name[folded] = (*earlier, value)
+            if folded in repeated:
+                repeated[folded].append(value)
+            elif folded in by_name:
+                repeated[folded] = [cast("str | bytes", by_name[folded]), value]
             else:
-                by_name[folded] = (earlier, value)
+                by_name[folded] = value
+        for folded, values in repeated.items():
+            by_name[folded] = tuple(values)
         self.by_name = by_name
         """The values by folded name (see `fold_name`)."""
 

@@ -25,6 +25,8 @@ class Reason(StrEnum):
 
     unreadable = "unreadable"
     """The body cannot be decoded, and routing or the handler needs it."""
+    too_large = "too_large"
+    """The body or the headers exceed their bounds. The record has no body."""
     unmatched = "unmatched"
     """No handler matches."""
     ambiguous = "ambiguous"

@@ -115,6 +115,8 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     """The stored record that this delivery replays."""
     unreadable: str | None = None
     """Why the transport's data cannot be decoded, without content. The engine files the delivery as `unreadable`."""
+    too_large: str | None = None
+    """Which bound the message exceeds, without content. The engine files the delivery as `too_large`."""
 
     def __repr__(self) -> str:
         return f"<Delivery: {len(self.body)} bytes, attempt {self.attempt}>"

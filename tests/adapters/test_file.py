@@ -5,12 +5,18 @@ from __future__ import annotations
 import gzip
 import json
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from missive import Processor
+from missive.adapters.file import FileAdapter
+from missive.engine.runner import execute
+from missive.matchers import Everything
 from tests.conftest import wait_until
+from tests.support.engine import RecordingSink
 from tests.support.process import Running
 
 Start = Callable[..., Running]
@@ -148,3 +154,29 @@ def test_an_invalid_url_is_one_line(run, tmp_path: Path, url: str, expected: str
     _, err = run(url, code=1 if url == "file:." else 2)
     assert expected in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", "events.jsonl.gz"])
+@pytest.mark.parametrize("ending", [b"\n", b""], ids=["complete", "unfinished"])
+def test_a_line_over_the_bound_is_skipped_while_it_is_read(tmp_path: Path, name: str, ending: bytes):
+    """A line of 300 MB becomes a dead letter, `too_large`, and is never in memory, also from a small gzip file."""
+    path, size = tmp_path / name, 300 << 20
+    with gzip.open(path, "wb", compresslevel=1) if name.endswith(".gz") else path.open("wb") as file:
+        file.write(b"before\n")
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+        file.write(b"\nafter\n" + b"z" * 101 + ending)
+    sink, bodies = RecordingSink(), []
+    proc = Processor(name="t", dlq=sink)
+    proc.add_handler(Everything(), lambda message, context: bodies.append(message.raw_data))
+    tracemalloc.start()
+    try:
+        execute([FileAdapter(proc, path, progress=False, max_body=100)])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert bodies == [b"before", b"after"]
+    details = [f"the line has {length} bytes, and max_body is 100" for length in (size, 101)]
+    assert [("too_large", b"", text) for text in details] == [(r.reason, r.body, r.detail) for r in sink.records]
+    assert [7 + size + 1, 7 + size + 1 + 6 + 101 + len(ending)] == [r.origin.position for r in sink.records]
+    assert peak < 30 << 20

@@ -132,3 +132,19 @@ def test_caches_a_limited_number_of_topics(monkeypatch: pytest.MonkeyPatch):
     reader.read(b"".join(frames))
     assert [one.topic for one in taken] == [f"t{tag % 5}" for tag in range(1, 11)]
     assert len(reader._topics) == 3
+
+
+def test_does_not_keep_a_body_over_the_bound():
+    """A body over the bound is dropped frame by frame, and the delivery says so. The next delivery is complete."""
+    large = content(spec.Basic.Deliver(TAG, 1, False, "x", "t"), {"message_id": "1"}, [b"a" * 60, b"b" * 60])
+    small = content(spec.Basic.Deliver(TAG, 2, False, "x", "t"), {}, [b"c" * 100])
+    taken: list[Delivery] = []
+    reader = Reader(CHANNEL, taken.extend, lambda _: None, max_body=100)
+    reader.queues[TAG.encode()] = "orders"
+    for one in large:
+        reader.read(one)
+        assert reader._parts == []
+    for one in small:
+        reader.read(one)
+    why = "the body has 120 bytes, and max_body is 100"
+    assert [(b"", why, "1"), (b"c" * 100, None, None)] == [(one.body, one.too_large, one.producer_id) for one in taken]

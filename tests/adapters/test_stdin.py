@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from missive.adapters.stdin import LineBuffer
+from missive.adapters.stdin import LineBuffer, TooLong
 from tests.conftest import wait_until
 from tests.support.process import Running
 
@@ -68,10 +68,10 @@ def test_bytes_are_unchanged(missive: Start, tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_line_may_have_a_hundred_megabytes(missive: Start, tmp_path: Path):
-    """A line of 100 MB from a pipe is one message."""
+    """A line of 100 MB from a pipe is one message where `max_body` allows it."""
     (tmp_path / "app.py").write_text(DIGESTS)
     line = os.urandom(1 << 20).replace(b"\n", b" ") * 100
-    process = missive("run", "app:proc", "--from", "stdin:", stdin=subprocess.PIPE)
+    process = missive("run", "app:proc", "--from", f"stdin:?max_body={len(line)}", stdin=subprocess.PIPE)
     process.write(line + b"\nshort")
     out, _ = process.finish(60)
     assert f"1 {len(line)} {hashlib.sha256(line).hexdigest()}" == out.splitlines()[0]
@@ -147,3 +147,24 @@ def test_without_a_store_the_program_stops_at_the_first_dead_letter():
     lines = done.stderr.decode().splitlines()
     assert lines[-1].startswith("missive: a message of stdin: ended as a dead letter: unreadable")
     assert "hunter2" not in done.stderr.decode()
+
+
+def test_a_line_over_the_bound_is_not_kept():
+    """A line over the bound is counted and dropped while it arrives; the lines around it are unchanged."""
+    lines = LineBuffer(10)
+    for chunk in (b"a\n01234", b"56789", b"x" * 5, b"x" * 5 + b"\nb\n0123456789", b"\n", b"y" * 11):
+        lines.add(chunk)
+    assert sum(map(len, lines._parts)) <= 10
+    taken = [lines.take() for _ in range(5)]
+    assert [b"a", TooLong(20), b"b", b"0123456789", None] == taken
+    assert (TooLong(11), None) == (lines.rest(), lines.rest())
+
+
+def test_an_endless_line_is_a_dead_letter(missive: Start, tmp_path: Path):
+    """A line over `max_body` becomes a dead letter, `too_large`, and the next line is handled."""
+    (tmp_path / "app.py").write_text(DIGESTS)
+    process = missive("run", "app:proc", "--from", "stdin:?max_body=1000000", stdin=subprocess.PIPE)
+    process.write(b"x" * 20_000_000 + b"\nshort")
+    out, err = process.finish(60)
+    assert out.startswith("2 5 ")
+    assert "1 handled, 1 dead-lettered (1 too_large)" in err

@@ -36,8 +36,8 @@ class RabbitMQHarness(Harness):
         self.queue = queue or f"q-{uuid.uuid4().hex[:8]}"
 
     def adapter(self, processor: Processor[Any], **options: Any) -> RabbitMQAdapter:
-        host, port = options.get("address", self.address)
-        return RabbitMQAdapter(processor, self.queue, host=host, port=port, password=options.get("password", "guest"))
+        host, port = options.pop("address", self.address)
+        return RabbitMQAdapter(processor, self.queue, host=host, port=port, **options)
 
     def create(self) -> None:
         with self.node.channel() as channel:

@@ -37,6 +37,7 @@ class RedisStreamsHarness(Harness):
             with self.server.client() as client:
                 client.xgroup_create(self.stream, group, "0")
         wanted = {"host": host, "port": port, "claim_idle": self.lease, **login}
+        wanted |= {name: options[name] for name in ("max_body",) if name in options}
         return RedisStreamsAdapter(processor, self.stream, group or "g", **wanted)
 
     def create(self) -> None:

@@ -56,7 +56,7 @@ class SQLiteHarness(Harness):
         self.path = directory / "queue.db"
 
     def adapter(self, processor: Processor[Any], **options: Any) -> SQLiteAdapter:
-        return SQLiteAdapter(processor, self.path, "q", lease=self.lease)
+        return SQLiteAdapter(processor, self.path, "q", lease=self.lease, **options)
 
     def create(self) -> None:
         with closing(sqlite3.connect(self.path)) as connection:

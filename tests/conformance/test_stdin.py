@@ -26,7 +26,7 @@ class StdinHarness(Harness):
         self.pipe = pipe
 
     def adapter(self, processor: Processor[Any], **options: Any) -> StdinAdapter:
-        return StdinAdapter(processor)
+        return StdinAdapter(processor, **options)
 
     def create(self) -> None:
         """Do nothing: the pipe exists already."""

@@ -24,6 +24,10 @@ T = TypeVar("T")
 S = TypeVar("S", bound=Session)
 
 
+DEFAULT_MAX_BODY = 64 * 1024 * 1024
+"""The largest body that is handled by default, in bytes."""
+
+
 class Finding(NamedTuple):
     """One result of `missive doctor`. It contains no message content and no secret."""
 
@@ -40,7 +44,8 @@ class Adapter(ABC):
     """One source of messages for a processor. The constructor opens no connection.
 
     `drain` is the time that running handlers have to finish after a stop request, in seconds. `rate_limit` limits how
-    many messages of this source start in this process in a period, for example "100/s".
+    many messages of this source start in this process in a period, for example "100/s". `max_body` is the largest body
+    that is handled, in bytes; a larger message becomes a dead letter, `too_large`, without its body.
 
     The constructor raises `UsageError` when `contract_version` is not compatible with this release, and for invalid
     arguments.
@@ -61,10 +66,20 @@ class Adapter(ABC):
     partitioned_by: Callable[[Any], Hashable] | None = None
     """Returns the value by which producers choose the lane of a message, where that is not the key."""
 
-    def __init__(self, processor: Processor[Any], *, drain: float = 25, rate_limit: str | None = None) -> None:
+    def __init__(
+        self,
+        processor: Processor[Any],
+        *,
+        drain: float = 25,
+        rate_limit: str | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
+    ) -> None:
         _check_contract(type(self))
         if not drain >= 0:
             raise UsageError("drain= must be a number of seconds, zero or more")
+        if not max_body >= 1:
+            raise UsageError("max_body= must be a number of bytes, one or more")
+        self.max_body = max_body
         self.processor = processor
         self.drain = drain
         self.rate_limit = None if rate_limit is None else Rate.parse(rate_limit)

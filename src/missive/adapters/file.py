@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding, open_session
+from missive.adapters.base import DEFAULT_MAX_BODY, Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _HEAD = 4096
 """Number of leading bytes that identify a file."""
+_PIECE, _PIECES = 1 << 20, 64
+"""Size of a piece of a line that is skipped, in bytes, and number of pieces that one call reads."""
 _STARTS = ("resume", "beginning")
 
 
@@ -63,8 +65,9 @@ class FileAdapter(Adapter):
         progress: bool | None = None,
         drain: float = 25,
         rate_limit: str | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
     ) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit, max_body=max_body)
         if start not in _STARTS:
             raise UsageError(f"start= must be one of: {', '.join(_STARTS)}")
         self.path = Path(path)
@@ -126,6 +129,8 @@ class FileSession(ThreadedSession):
         self._name = name
         self._read: deque[Delivery] = deque()
         self._offset = 0
+        self._start: int | None = None
+        """The offset of a line that is being skipped, because it is too large."""
         self._head = b""
         self._ended = False
         self._has_checkpoints = True
@@ -133,7 +138,7 @@ class FileSession(ThreadedSession):
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Return the next lines."""
-        if not self._read:
+        while not self._read and not self._ended:
             await self.thread.run(self._fill, credit)
         if not self._read:
             raise EndOfInput
@@ -200,15 +205,38 @@ class FileSession(ThreadedSession):
     def _fill(self, credit: Credit) -> None:
         size = 0
         with _translated_errors(self._adapter.url):
+            if self._start is not None and not self._skip_line():
+                return
             while len(self._read) < credit.items and size < credit.bytes and not self._ended:
-                line = self.client.readline()
+                line = self.client.readline(self._adapter.max_body + 1)
                 if not line:
                     self._ended = True
                     break
                 start, self._offset = self._offset, self._offset + len(line)
                 body = line[:-1] if line.endswith(b"\n") else line
+                if len(body) > self._adapter.max_body:
+                    self._start = start
+                    if not self._skip_line():
+                        return
+                    continue
                 size += len(body)
                 self._read.append(Delivery(body, position=self._offset, native=start))
+
+    def _skip_line(self) -> bool:
+        """Skip the rest of a line that is too large, without keeping it. Return whether its end was found.
+
+        Each call reads a limited number of pieces, so that the session can stop during a line without an end.
+        """
+        for _ in range(_PIECES):
+            piece = self.client.readline(_PIECE)
+            self._offset += len(piece)
+            if not piece or piece.endswith(b"\n"):
+                start, self._start = self._start or 0, None
+                size = self._offset - start - piece.endswith(b"\n")
+                why = f"the line has {size} bytes, and max_body is {self._adapter.max_body}"
+                self._read.append(Delivery(b"", position=self._offset, native=start, too_large=why))
+                return True
+        return False
 
 
 @contextlib.contextmanager

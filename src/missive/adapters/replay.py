@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from missive.dlq.contract import Query, RecordLease, Store
 from missive.dlq.record import Record, Status
 from missive.errors import StoreError, Transient
 from missive.ids import new_id
-from missive.outcome import Outcome
+from missive.outcome import Outcome, Reason
 from missive.transport import (
     Capabilities,
     Credit,
@@ -38,6 +39,7 @@ _POSTPONED, _PORTIONS = 1000, 10
 """Number of records of busy handlers that are postponed in one call, and number of calls before a lease call."""
 _EXPIRE_EVERY = 60.0
 """Interval at which workers delete expired records, in seconds."""
+_NO_BODY = "the body was too large to keep, so that only an edited body can run"
 _FILED = frozenset({Outcome.dead_lettered, Outcome.retried, Outcome.nacked})
 """Outcomes after which the store already has the record as dead or parked."""
 
@@ -90,7 +92,7 @@ class ReplayAdapter(Adapter):
         rate_limit: str | None = None,
         tolerance: Tolerance | None = None,
     ) -> None:
-        super().__init__(processor, rate_limit=rate_limit)
+        super().__init__(processor, rate_limit=rate_limit, max_body=sys.maxsize)  # its source had a bound
         self.tolerance = tolerance or Tolerance()
         self.store = store
         self.replay = replay
@@ -284,6 +286,7 @@ def _delivery(lease: RecordLease) -> Delivery:
         native=NoNative(record),
         record_id=record.id,
         record=record,
+        too_large=_NO_BODY if record.reason is Reason.too_large and not record.body else None,
     )
 
 

@@ -7,8 +7,9 @@ import selectors
 import sys
 from collections import deque
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from missive.adapters.base import Adapter, Finding
+from missive.adapters.base import DEFAULT_MAX_BODY, Adapter, Finding
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.errors import Fatal
 from missive.transport import Capabilities, Credit, Delivery, EndOfInput, Host, Session, Settlement, SettlementResult
@@ -46,7 +47,7 @@ class StdinAdapter(Adapter):
     async def connect(self, host: Host) -> StdinSession:  # noqa: ARG002 - the session does not need the host
         """Open a session. Raise `Fatal` if the process has no standard input."""
         try:
-            return StdinSession(sys.stdin.fileno())
+            return StdinSession(sys.stdin.fileno(), self.max_body)
         except (AttributeError, OSError, ValueError):
             raise Fatal("there is no standard input to read from") from None
 
@@ -56,10 +57,11 @@ class StdinSession(ThreadedSession):
 
     capabilities = Capabilities(release="none", order="lane", durable=False)
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, max_body: int = DEFAULT_MAX_BODY) -> None:
         super().__init__(ClientThread("missive-stdin"))
         self.client = fd
-        self._lines = LineBuffer()
+        self._max_body = max_body
+        self._lines = LineBuffer(max_body)
         self._read: deque[Delivery] = deque()
         self._number = 0
         self._ended = False
@@ -119,7 +121,7 @@ class StdinSession(ThreadedSession):
             line = self._lines.take()
             if line is None:
                 break
-            size += len(line)
+            size += len(line) if isinstance(line, bytes) else 0
             self._deliver(line)
         return bool(self._read)
 
@@ -129,9 +131,13 @@ class StdinSession(ThreadedSession):
         if (rest := self._lines.rest()) is not None:
             self._deliver(rest)
 
-    def _deliver(self, line: bytes) -> None:
+    def _deliver(self, line: bytes | TooLong) -> None:
         self._number += 1
-        self._read.append(Delivery(line, native=self._number))
+        if isinstance(line, TooLong):
+            why = f"the line has {line.size} bytes, and max_body is {self._max_body}"
+            self._read.append(Delivery(b"", native=self._number, too_large=why))
+        else:
+            self._read.append(Delivery(line, native=self._number))
 
     def _readable(self) -> bool:
         """Wait for input without reading it. Return False if the session stops first."""
@@ -144,30 +150,54 @@ class StdinSession(ThreadedSession):
             return any(key.fd == self.client for key, _ in selector.select())
 
 
-class LineBuffer:
-    """Splits chunks of bytes into lines. The cost is linear in the number of bytes, also for long lines."""
+class TooLong(NamedTuple):
+    """Stands for a line that was too long to keep."""
 
-    def __init__(self) -> None:
+    size: int
+    """Its size in bytes."""
+
+
+class LineBuffer:
+    """Splits chunks of bytes into lines. The cost is linear in the number of bytes, also for long lines.
+
+    A line of several chunks that is longer than `max_line` bytes is counted and not kept.
+    """
+
+    def __init__(self, max_line: int = DEFAULT_MAX_BODY) -> None:
+        self._max_line = max_line
         self._parts: list[bytes] = []
-        self._lines: deque[bytes] = deque()
+        self._size = 0
+        """Size of the unfinished line, in bytes."""
+        self._lines: deque[bytes | TooLong] = deque()
 
     def add(self, chunk: bytes) -> None:
         """Add a chunk of bytes."""
         if b"\n" not in chunk:
-            if chunk:
-                self._parts.append(chunk)
+            self._extend(chunk)
             return
         first, *others = chunk.split(b"\n")
-        self._lines.append(b"".join([*self._parts, first]))
+        self._extend(first)
+        self._lines.append(self._end())
         last = others.pop()
         self._lines.extend(others)
-        self._parts = [last] if last else []
+        self._extend(last)
 
-    def take(self) -> bytes | None:
+    def _extend(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > self._max_line:
+            self._parts.clear()
+        elif part:
+            self._parts.append(part)
+
+    def _end(self) -> bytes | TooLong:
+        size, self._size = self._size, 0
+        parts, self._parts = self._parts, []
+        return TooLong(size) if size > self._max_line else b"".join(parts)
+
+    def take(self) -> bytes | TooLong | None:
         """Return the next complete line without its newline, or None."""
         return self._lines.popleft() if self._lines else None
 
-    def rest(self) -> bytes | None:
+    def rest(self) -> bytes | TooLong | None:
         """Return the unfinished last line, or None."""
-        parts, self._parts = self._parts, []
-        return b"".join(parts) if parts else None
+        return self._end() if self._size else None

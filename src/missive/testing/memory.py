@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from missive.adapters.base import Adapter
+from missive.adapters.base import DEFAULT_MAX_BODY, Adapter
 from missive.app.processor import Processor
 from missive.transport import (
     Capabilities,
@@ -42,8 +42,9 @@ class MemoryAdapter(Adapter):
         ends: bool = True,
         drain: float = 25,
         rate_limit: str | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
     ) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit, max_body=max_body)
         self.waiting: deque[Delivery] = deque(Delivery(d) if isinstance(d, bytes) else d for d in deliveries)
         self.settled: list[Settlement] = []
         self.capabilities = capabilities or Capabilities()

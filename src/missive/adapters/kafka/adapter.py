@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding, open_session
+from missive.adapters.base import DEFAULT_MAX_BODY, Adapter, Finding, open_session
 from missive.adapters.kafka.settings import Settings, parse_start, parse_topics
 from missive.adapters.parameters import constructor_arguments
 from missive.app.checks import check_key
@@ -71,8 +71,9 @@ class KafkaAdapter(Adapter):
         settings: Mapping[str, Any] | None = None,
         drain: float = 25,
         rate_limit: str | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
     ) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit, max_body=max_body)
         if find_spec("confluent_kafka") is None:
             raise MissingExtra("Kafka", "kafka")
         self._begun: Beginnings | None = None

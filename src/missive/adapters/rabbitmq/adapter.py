@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding, open_session
+from missive.adapters.base import DEFAULT_MAX_BODY, Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.rabbitmq.address import Address, TLSFiles, address_of
 from missive.adapters.rabbitmq.settings import Settings, queue_names
@@ -82,8 +82,9 @@ class RabbitMQAdapter(Adapter):
         connection_parameters: Any = None,
         drain: float = 25,
         rate_limit: str | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
     ) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit, max_body=max_body)
         if find_spec("pika") is None:
             raise MissingExtra("RabbitMQ", "rabbitmq")
         if connection_parameters is None:
@@ -102,7 +103,9 @@ class RabbitMQAdapter(Adapter):
                     " vhost=, username=, password=, heartbeat= and the options of TLS"
                 )
             address = address_of(connection_parameters)
-        self.settings = Settings(queue_names(queue), address, prefetch, consumer_timeout, dead_letter_exchange)
+        self.settings = Settings(
+            queue_names(queue), address, prefetch, consumer_timeout, dead_letter_exchange, max_body
+        )
 
     @classmethod
     def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:

@@ -15,6 +15,7 @@ import msgspec
 from pika.adapters.asyncio_connection import AsyncioConnection
 from pika.spec import Basic, BasicProperties
 
+from missive.adapters.base import DEFAULT_MAX_BODY
 from missive.adapters.headers import Table
 from missive.adapters.rabbitmq.tables import Raw, decode_table, to_headers, to_pika
 from missive.transport import Delivery
@@ -77,6 +78,7 @@ class Reader:
         take: Callable[[list[Delivery]], None],
         pass_on: Callable[[bytes], object],
         rest: bytes = b"",
+        max_body: int = DEFAULT_MAX_BODY,
     ) -> None:
         self.queues: dict[bytes, str] = {}
         """Queue names by consumer tag."""
@@ -92,6 +94,9 @@ class Reader:
         self._properties = b""
         self._parts: list[bytes] = []
         self._missing = 0
+        self._max_body = max_body
+        self._too_large: str | None = None
+        """Which bound the incomplete delivery exceeds. Its body is not kept."""
 
     def read(self, data: bytes) -> int:
         """Read the next piece. Return the number of bytes that belonged to deliveries."""
@@ -132,10 +137,13 @@ class Reader:
         if kind == _HEADER:
             self._missing = int.from_bytes(buffer[start + _SIZE_AT : start + _PROPERTIES_AT], "big")
             self._properties = buffer[start + _PROPERTIES_AT : after]
+            if self._missing > self._max_body:
+                self._too_large = f"the body has {self._missing} bytes, and max_body is {self._max_body}"
             return True
         if kind == _BODY:
             self._missing -= after - start
-            self._parts.append(buffer[start:after])
+            if self._too_large is None:
+                self._parts.append(buffer[start:after])
             return True
         return False
 
@@ -154,6 +162,7 @@ class Reader:
         topic = self._topics.get(names)
         if topic is None:
             topic = self._topic(names)
+        too_large, self._too_large = self._too_large, None
         unreadable = None
         try:
             headers, complete, counted, message_id, timestamp, content_type = _properties(encoded)
@@ -185,6 +194,7 @@ class Reader:
             record_id,
             record,
             unreadable,
+            too_large,
         )
 
     def _topic(self, names: bytes) -> str:
@@ -277,9 +287,9 @@ class Connection(AsyncioConnection):  # type: ignore[misc] # pika has types in s
     reader: Reader | None = None
     _frame_buffer: bytes
 
-    def read(self, channel: int, take: Callable[[list[Delivery]], None]) -> Reader:
+    def read(self, channel: int, take: Callable[[list[Delivery]], None], max_body: int) -> Reader:
         """Start to pass the deliveries of a channel to `take`."""
-        self.reader = reader = Reader(channel, take, super()._on_data_available, self._frame_buffer)
+        self.reader = reader = Reader(channel, take, super()._on_data_available, self._frame_buffer, max_body)
         self._frame_buffer = b""
         return reader
 

@@ -171,7 +171,7 @@ class RabbitMQSession(Session):
 
     def _start_consumer(self, queue: str, done: Callable[[object], None]) -> None:
         if self._reader is None:
-            self._reader = self._connection.read(self.client.channel_number, self._take)
+            self._reader = self._connection.read(self.client.channel_number, self._take, self._settings.max_body)
         tag: str = self.client.basic_consume(queue, self._on_unread, callback=done)
         self._consumers[tag] = self._reader.queues[tag.encode()] = queue
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from missive.adapters.base import DEFAULT_MAX_BODY
 from missive.adapters.rabbitmq.address import Address
 from missive.errors import UsageError
 
@@ -20,6 +21,8 @@ class Settings:
     consumer_timeout: float
     """The broker's limit for unacked messages, in seconds."""
     dead_letter_exchange: str | None
+    max_body: int = DEFAULT_MAX_BODY
+    """Size above which a body is not kept, in bytes."""
 
     def __post_init__(self) -> None:
         if self.prefetch < 1:

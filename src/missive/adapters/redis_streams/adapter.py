@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from missive.adapters.base import Adapter, Finding, open_session
+from missive.adapters.base import DEFAULT_MAX_BODY, Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.redis_streams.settings import Settings
 from missive.app.processor import Processor
@@ -58,8 +58,9 @@ class RedisStreamsAdapter(Adapter):
         ca_file: str | None = None,
         drain: float = 25,
         rate_limit: str | None = None,
+        max_body: int = DEFAULT_MAX_BODY,
     ) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
+        super().__init__(processor, drain=drain, rate_limit=rate_limit, max_body=max_body)
         if find_spec("redis") is None:
             raise MissingExtra("Redis", "redis")
         self.settings = Settings(

@@ -17,12 +17,17 @@ from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
 from missive.engine.state import EngineState
 from missive.engine.store import StoreClient
-from missive.errors import NotSettled, StoreError
+from missive.engine.workers.decision import Decision
+from missive.errors import NotSettled, ProcessingFailed, StoreError
 from missive.ids import after
+from missive.messages import RawMessage
+from missive.outcome import Outcome, Reason
 from missive.transport import Disposition
 
 _BATCH = 500
 """Maximum number of records that are written at once."""
+_BATCH_BYTES = 64 * 1024 * 1024
+"""Size of the bodies after which a batch ends, in bytes."""
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 5.0
 
@@ -56,6 +61,8 @@ class DeadLetterWriter(Stage):
         self._down = False
         self._pending: list[Job] = []
         self._last_id = ""
+        self._limit = _BATCH
+        """Maximum number of records of the next batch."""
         self._wake = asyncio.Event()
 
     @property
@@ -98,15 +105,19 @@ class DeadLetterWriter(Stage):
         backoff = _FIRST_BACKOFF
         while True:
             await self._wake.wait()
-            batch = self._pending[:_BATCH]
+            batch = self._next_batch()
             try:
                 await self._store.call(partial(self._write, batch))
+            except MemoryError:  # the same batch would fail again
+                self._shrink(batch)
+                continue
             except StoreError as error:
                 self._stalled(error)
                 await self._runtime.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 continue
             backoff = _FIRST_BACKOFF
+            self._limit = min(_BATCH, self._limit * 2)
             del self._pending[: len(batch)]
             if not self._pending:
                 self._wake.clear()
@@ -115,6 +126,37 @@ class DeadLetterWriter(Stage):
                 logger.warning("the dead letter store can be written again; intake continues")
                 self._state.wake_intake()
             self.on_filed(batch)
+
+    def _next_batch(self) -> Sequence[Job]:
+        """Return the records to write next: few enough to fit in memory, and at least one."""
+        batch = self._pending[: self._limit]
+        size = 0
+        for count, job in enumerate(batch):
+            size += len(job.delivery.body)
+            if size > _BATCH_BYTES:
+                return batch[: max(1, count)]
+        return batch
+
+    def _shrink(self, batch: Sequence[Job]) -> None:
+        """Write less at once after a batch did not fit in memory. A record that does not fit loses its body."""
+        self._limit = max(1, len(batch) // 2)
+        if len(batch) > 1:
+            return
+        (job,) = batch
+        delivery = job.delivery
+        if not delivery.body and not delivery.headers:
+            raise ProcessingFailed(
+                "a dead letter without its body does not fit in memory: give the process more memory"
+            )
+        logger.error(
+            "%s: a dead letter of %d bytes does not fit in memory; it is filed as too_large, without its body",
+            job.source.adapter.url,
+            len(delivery.body),
+        )
+        job.source.return_credit(0, len(delivery.body))
+        delivery.body, delivery.headers, job.message = b"", (), RawMessage(b"")
+        detail = "the record did not fit in memory"
+        job.decision, job.parked = Decision(Outcome.dead_lettered, Reason.too_large, detail=detail), None
 
     def _stalled(self, error: StoreError) -> None:
         if not self._down:
@@ -131,7 +173,7 @@ class DeadLetterWriter(Stage):
             return
         try:
             sink.put([self._record(job) for job in batch])
-        except StoreError:
+        except (StoreError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - a third party's sink may raise anything; nothing is settled then
             broken = StoreError(f"the dead letter sink {type(sink).__name__} raised {type(error).__name__}")

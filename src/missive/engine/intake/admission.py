@@ -28,6 +28,10 @@ def make_job(
     source: Source, session: Session, delivery: Delivery, make: Callable[[Delivery], Message], arrived: float
 ) -> Job:
     """Return the job of a delivery. A message class that raises makes the job a dead letter, `unreadable`."""
+    if delivery.too_large is not None:
+        job = Job(source, session, delivery, _raw_message(delivery), delivery.attempt, arrived=arrived)
+        job.decision = Decision(Outcome.dead_lettered, Reason.too_large, detail=delivery.too_large)
+        return job
     if delivery.unreadable is not None:
         job = Job(source, session, delivery, _raw_message(delivery), delivery.attempt, arrived=arrived)
         job.decision = Decision(Outcome.dead_lettered, Reason.unreadable, detail=delivery.unreadable)

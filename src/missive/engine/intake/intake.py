@@ -8,6 +8,7 @@ import logging
 from missive.dlq.failure import describe_exception
 from missive.engine.intake.admission import Admission
 from missive.engine.intake.backpressure import Backpressure
+from missive.engine.intake.bounds import enforce_bounds
 from missive.engine.intake.host import SourceHost
 from missive.engine.intake.source import Source
 from missive.engine.runtime import Runtime
@@ -103,11 +104,16 @@ class Intake:
         while True:
             credit = await source.credit()
             source.fetching = True
-            deliveries = await session.fetch(credit)
+            try:
+                deliveries = await session.fetch(credit)
+            except MemoryError:  # the same fetch would fail again, and another session would repeat messages
+                source.shrink_credit(credit)
+                continue
             source.fetching = False
             if not deliveries:
                 continue
             self._backoff = _FIRST_BACKOFF
+            enforce_bounds(deliveries, source.adapter.max_body)
             source.left_while_preparing.clear()
             try:
                 if prepare:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from missive.adapters.base import Adapter
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
+from missive.errors import Fatal
 from missive.transport import Credit, Delivery, Session
 
 if TYPE_CHECKING:
@@ -18,8 +20,13 @@ if TYPE_CHECKING:
 
 _RESUME = 0.75
 """Share of a limit below which a full source fetches again, so that it never fetches one message at a time."""
+_SHRINK = 8
+"""Factor by which the credit shrinks after a fetch that did not fit in memory."""
 _CLOSE_SECONDS = 2.0
 """Maximum time for a dead session to close, in seconds."""
+
+
+logger = logging.getLogger("missive")
 
 
 class Source:
@@ -59,6 +66,8 @@ class Source:
         self.consuming: asyncio.Future[None] | None = None
         """The loop that fetches from the current session."""
         self._runtime = runtime
+        self._share = 1
+        """Divisor of the credit, above 1 after a fetch that did not fit in memory."""
         self._waits_for_credit = False
         self._wake = asyncio.Event()
 
@@ -75,7 +84,20 @@ class Source:
         self._waits_for_credit = False
         limits = self.limits
         items = min(limits.items - self.items + self.waiting, limits.total_items - self.items)
+        if self._share > 1:
+            return Credit(max(1, items // self._share), max(1, (limits.bytes - self.bytes) // self._share))
         return Credit(items, limits.bytes - self.bytes)
+
+    def shrink_credit(self, credit: Credit) -> None:
+        """Ask for less after a fetch did not fit in memory. Raise `Fatal` when a single message did not fit."""
+        if credit.items == 1:
+            raise Fatal(
+                f"{self.adapter.url}: the next message does not fit in memory. Give the process more memory, or remove"
+                " the message"
+            )
+        if self._share == 1:
+            logger.warning("%s: a fetch did not fit in memory; fetching less at once", self.adapter.url)
+        self._share = min(self._share * _SHRINK, credit.items * self._share)
 
     def _is_full(self, share: float) -> bool:
         limits = self.limits
@@ -87,6 +109,7 @@ class Source:
 
     def spend_credit(self, deliveries: Sequence[Delivery]) -> None:
         """Take credit for fetched deliveries."""
+        self._share = max(1, self._share // 2)
         self.items += len(deliveries)
         self.fetched += len(deliveries)
         self.bytes += sum([len(delivery.body) for delivery in deliveries])

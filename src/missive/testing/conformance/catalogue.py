@@ -117,6 +117,7 @@ TITLES: Final[dict[int, str]] = {
     71: "ciphertext survives",
     72: "test client and adapter agree",
     73: "odd headers and keys end no session",
+    76: "a message that is too large is a dead letter",
 }
 
 _cases: dict[int, Case] = {}

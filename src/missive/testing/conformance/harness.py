@@ -81,6 +81,7 @@ class Harness(ABC):
         - `address`: the host and port of a fault proxy, to connect to instead of the broker.
         - `password`: a password instead of the correct one.
         - `group`: the name of another group. Create it, so that it begins with the first message.
+        - `max_body`: the largest body that is handled, in bytes. Every adapter accepts it.
         - `handover`: the time that handlers have when a lane moves to another consumer, in seconds.
         """
 

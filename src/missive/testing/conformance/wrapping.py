@@ -60,7 +60,7 @@ class WrappedAdapter(Adapter):
     transport = "wrapped"
 
     def __init__(self, inner: Adapter, kind: Callable[[Session], Session]) -> None:
-        super().__init__(inner.processor, drain=inner.drain)
+        super().__init__(inner.processor, drain=inner.drain, max_body=inner.max_body)
         self.inner = inner
         self._around = kind
 

@@ -1,4 +1,4 @@
-"""Cases 1 to 6 and 73: messages arrive as they were published."""
+"""Cases 1 to 6, 73 and 76: messages arrive as they were published."""
 
 from __future__ import annotations
 
@@ -215,3 +215,27 @@ def _storable(message: Message) -> tuple[object, ...]:
     for name, value in message.headers.pairs:
         check(isinstance(name, str) and isinstance(value, (str, bytes)), "a header is neither text nor bytes")
     return (message.headers.pairs, message.key, message.timestamp)
+
+
+@case(76)
+async def too_large(driver: Driver) -> CaseOutcome:
+    """A body over the bound becomes a dead letter without its body, and the messages around it are handled."""
+    bound = 100_000
+    processor = Processor(name="conformance", dlq=driver.dlq)
+
+    @processor.handle_for(Everything())
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        driver.log.handled[message.raw_data] += 1
+
+    fitting = [b"first", b"f" * bound, b"last"]
+    over = [b"o" * (bound + 1), b"p" * (5 * bound)]
+    await driver.publish(fitting[0], over[0], fitting[1], over[1], fitting[2])
+    async with driver.serving(driver.adapter(processor, max_body=bound)):
+        await driver.until(lambda: set(driver.log.handled) >= set(fitting), "the messages within the bound")
+        await driver.until(lambda: len(driver.dead_letters()) == len(over), "a dead letter for each message over it")
+        await driver.until_empty()
+    stored = {(str(record.reason), record.body) for record in await driver.in_thread(driver.dead_letters)}
+    check(stored == {("too_large", b"")}, "a dead letter of a message over the bound has another reason, or a body")
+    check(set(driver.log.handled) == set(fitting), "a handler ran for a message over the bound")
+    driver.log.handled.update(over)
+    return CaseOutcome.passed

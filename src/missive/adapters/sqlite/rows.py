@@ -11,6 +11,8 @@ from missive.adapters.headers import Table, escape, to_json
 from missive.messages import text_or_bytes
 from missive.transport import Delivery
 
+_MAX_HEADERS = 8 << 20
+"""Length of a headers column above which the column is not parsed: it exceeds the bound of the engine in any case."""
 _MAX_ATTEMPT = 1 << 31
 """Limit of a delivery count; the adapter writes no larger value."""
 
@@ -18,6 +20,9 @@ _MAX_ATTEMPT = 1 << 31
 def to_delivery(row: tuple[Any, ...], token: str) -> Delivery:
     """Return the delivery of a row. SQLite stores values of any type in any column."""
     row_id, body, headers, key, topic, message_id, content_type, sent_at, deliveries = row
+    too_large = _too_large(body, headers)
+    if too_large is not None:
+        body, headers = b"", None
     try:
         attempt = deliveries if type(deliveries) is int and 0 < deliveries < _MAX_ATTEMPT else 1 + (deliveries > 1)
         return Delivery(
@@ -34,10 +39,20 @@ def to_delivery(row: tuple[Any, ...], token: str) -> Delivery:
             attempt=attempt,
             redelivered=attempt > 1,
             native=row_id,
+            too_large=too_large,
         )
     except Exception:  # noqa: BLE001 - one row must not stop the queue
         reason = "the columns of the row cannot be decoded"
         return Delivery(body, native_id=str(row_id), position=row_id, token=token, native=row_id, unreadable=reason)
+
+
+def _too_large(body: bytes | int, headers: object) -> str | None:
+    """Return which bound a row exceeds, or None. The query returns only the size of a body that is too large."""
+    if isinstance(body, int):
+        return f"the body has {body} bytes, which is more than max_body"
+    if isinstance(headers, (str, bytes)) and len(headers) > _MAX_HEADERS:
+        return f"the column headers has {len(headers)} characters"
+    return None
 
 
 def _text(value: object) -> str:

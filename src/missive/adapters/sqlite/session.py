@@ -1,50 +1,25 @@
-"""A durable queue in an SQLite file, with leases and several consumer processes, and without a server."""
+"""One connection to the file of a queue: lease, renew and settle its rows."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import sqlite3
 from collections import deque
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from missive._sqlite import enable_wal, network_filesystem
-from missive.adapters.base import Adapter, Finding, open_session
-from missive.adapters.parameters import constructor_arguments
-from missive.adapters.sqlite_rows import to_delivery
+from missive._sqlite import enable_wal
+from missive.adapters.sqlite.rows import to_delivery
+from missive.adapters.sqlite.schema import FIND, LEASE, SCHEMA, SETTLE, Group, rows_in
 from missive.adapters.threaded import ClientThread, ThreadedSession
-from missive.app.processor import Processor
-from missive.errors import Fatal, Transient, UsageError
+from missive.errors import Fatal, Transient
 from missive.ids import new_id
 from missive.messages import text_or_bytes
-from missive.privacy import redact_url
-from missive.transport import Capabilities, Credit, Delivery, Disposition, Host, Session, Settlement, SettlementResult
-from missive.urls import ParsedURL
+from missive.transport import Capabilities, Credit, Delivery, Disposition, Host, Settlement, SettlementResult
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
-SCHEMA = """\
-CREATE TABLE IF NOT EXISTS missive_queue (
-    id           INTEGER PRIMARY KEY AUTOINCREMENT,
-    queue        TEXT NOT NULL,
-    body         BLOB NOT NULL,
-    headers      TEXT,     -- a JSON array of [name, value] pairs
-    key          TEXT,
-    topic        TEXT,
-    message_id   TEXT,     -- assigned by the producer
-    content_type TEXT,
-    sent_at      REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
-    visible_at   REAL NOT NULL DEFAULT ((julianday('now') - 2440587.5) * 86400.0),
-    deliveries   INTEGER NOT NULL DEFAULT 0,
-    lease        TEXT      -- the holder, until visible_at
-);
-CREATE INDEX IF NOT EXISTS missive_queue_next ON missive_queue (queue, visible_at, id);
-"""
-"""The table of the queue. A producer enqueues with `INSERT INTO missive_queue (queue, body) VALUES (?, ?)`."""
+    from missive.adapters.sqlite.adapter import SQLiteAdapter
 
 _POLL = 0.05
 """Poll interval of an empty queue, in seconds."""
@@ -56,92 +31,6 @@ _BUSY_SECONDS = 30
 """Time to wait for a lock on the file, in seconds."""
 _MAX_DELAY = 366 * 86400.0
 """Longest delay of a message in the queue, in seconds."""
-_FIND = """\
-SELECT id, CAST(body AS BLOB), headers, key, topic, message_id, content_type, sent_at, deliveries + 1 FROM missive_queue
-WHERE queue = ? AND visible_at <= ? ORDER BY visible_at, id LIMIT ?
-"""
-_LEASE = "UPDATE missive_queue SET visible_at = :until, lease = :lease, deliveries = deliveries + 1 WHERE "
-_SETTLE = {
-    Disposition.ack: "DELETE FROM missive_queue WHERE ",
-    # The column counts attempts, and one delivery may spend several attempts.
-    Disposition.delay: (
-        "UPDATE missive_queue SET lease = NULL, deliveries = :attempt, visible_at = :now + :delay WHERE "
-    ),
-    # The message returns to its old place, but not to the future: the clock of the producer may be wrong.
-    Disposition.release: (
-        "UPDATE missive_queue SET lease = NULL, deliveries = deliveries - 1, visible_at = min(sent_at, :now) WHERE "
-    ),
-}
-
-
-_Group: TypeAlias = tuple[Disposition, str, float, int]
-"""Disposition, token, delay and attempt: one statement settles the messages that share them."""
-
-
-class SQLiteAdapter(Adapter):
-    """Consumes a queue in an SQLite file: `sqlite:///queue.db?queue=orders`.
-
-    A fetched message is leased for `lease` seconds. The engine renews the lease until the message is settled; other
-    workers get the messages of a dead worker when the leases expire. `create=True` creates the file and the table;
-    without it, the adapter waits until they exist. Producers write with one INSERT into the table of
-    `missive.adapters.sqlite.SCHEMA`. `context.native` is the id of the row. The client is the `sqlite3.Connection`,
-    which belongs to its own thread.
-    """
-
-    transport = "sqlite"
-
-    def __init__(
-        self,
-        processor: Processor[Any],
-        path: str | Path,
-        queue: str,
-        *,
-        lease: float = 30.0,
-        create: bool = False,
-        drain: float = 25,
-        rate_limit: str | None = None,
-    ) -> None:
-        super().__init__(processor, drain=drain, rate_limit=rate_limit)
-        if not lease > 0:
-            raise UsageError("lease= must be a number of seconds above zero")
-        self.path = Path(path)
-        self.queue = queue
-        self.lease = lease
-        self.create = create
-
-    @classmethod
-    def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
-        """Return the adapter for `sqlite:///path/to/file.db?queue=NAME`. An absolute path needs four slashes."""
-        if url.authority or not url.path.strip("/"):
-            raise UsageError(
-                f"{redact_url(url.original)}: a queue needs a path and no host: write sqlite:///queue.db?queue=orders"
-            )
-        return cls(processor, url.path[1:], **constructor_arguments(cls, url, exclude=("path",)))
-
-    @property
-    def destination(self) -> str:
-        """The name of the queue."""
-        return self.queue
-
-    @property
-    def url(self) -> str:
-        """The URL of the file and the queue."""
-        return f"sqlite:///{self.path}?queue={self.queue}"
-
-    async def diagnose(self, session: Session) -> Sequence[Finding]:
-        """Report the number of messages in the queue, and whether the file is on a network file system."""
-        count = "SELECT count(*) FROM missive_queue WHERE queue = ?"
-        waiting = session.submit(lambda: session.client.execute(count, (self.queue,)).fetchone()[0])
-        findings = [Finding("ok", "queue", f"{self.queue} has {await asyncio.wrap_future(waiting)} messages")]
-        if (filesystem := network_filesystem(self.path)) is not None:
-            message = f"{self.path} is on {filesystem}, where SQLite's locks do not work: use a local disk"
-            findings.append(Finding("error", "disk", message))
-        return findings
-
-    async def connect(self, host: Host) -> SQLiteSession:
-        """Open the file. Raise `Transient` if the file or table is missing, and `Fatal` if it is not a database."""
-        session = SQLiteSession(self, host)
-        return await open_session(session, session.thread.run(session.open))
 
 
 class SQLiteSession(ThreadedSession):
@@ -239,21 +128,23 @@ class SQLiteSession(ThreadedSession):
         self._lease_count += 1
         token = f"{self._owner}:{self._lease_count}"
         found, size = [], 0
-        with contextlib.closing(self.client.execute(_FIND, (self._adapter.queue, now, credit.items))) as rows:
+        with contextlib.closing(
+            self.client.execute(FIND, (self._adapter.max_body, self._adapter.queue, now, credit.items))
+        ) as rows:
             for row in rows:
                 found.append(delivery := to_delivery(row, token))
                 size += len(delivery.body)
                 if size >= credit.bytes:
                     break
         if found:
-            which, given = _rows([delivery.native for delivery in found])
+            which, given = rows_in([delivery.native for delivery in found])
             given |= {"until": now + self._adapter.lease, "lease": token}
-            self.client.execute(_LEASE + which, given)
+            self.client.execute(LEASE + which, given)
         self._fetched_at, self._more = now, len(found) == credit.items or size >= credit.bytes
         return found
 
     def _settle(self, settlements: Sequence[Settlement]) -> list[SettlementResult]:
-        groups: dict[_Group, list[int]] = {}
+        groups: dict[Group, list[int]] = {}
         for settlement in settlements:
             delivery = settlement.delivery
             group = (settlement.disposition, delivery.token, settlement.delay, settlement.attempt)
@@ -296,12 +187,12 @@ class SQLiteSession(ThreadedSession):
             self._more = False
             return ()
 
-    def _settle_group(self, group: _Group, ids: list[int], returning: str = "") -> sqlite3.Cursor:
+    def _settle_group(self, group: Group, ids: list[int], returning: str = "") -> sqlite3.Cursor:
         disposition, token, delay, attempt = group
-        which, given = _rows(ids)
+        which, given = rows_in(ids)
         given |= {"lease": token, "now": self._host.time(), "delay": delay, "attempt": attempt}
         cursor: sqlite3.Cursor = self.client.execute(
-            f"{_SETTLE[disposition]}{which} AND lease = :lease{returning}", given
+            f"{SETTLE[disposition]}{which} AND lease = :lease{returning}", given
         )
         return cursor
 
@@ -349,11 +240,3 @@ class SQLiteSession(ThreadedSession):
 
 class _SomeFencedError(Exception):
     """Another consumer holds one of the messages."""
-
-
-def _rows(ids: list[int]) -> tuple[str, dict[str, Any]]:
-    """Return a condition for rows and its parameters. Consecutive ids become a range, which SQLite walks faster."""
-    first, last = min(ids), max(ids)
-    if last - first + 1 == len(ids) == len(set(ids)):
-        return "id BETWEEN :first AND :last", {"first": first, "last": last}
-    return "id IN (SELECT value FROM json_each(:ids))", {"ids": json.dumps(ids)}
