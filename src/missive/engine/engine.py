@@ -84,7 +84,7 @@ class Engine:
     def share_sources(self, digest_key: bytes) -> Placements:
         """Note that this process is one of several workers. Called before `main`.
 
-        Return what the supervisor compares: the lanes of values, under its key.
+        Return the lanes of values for the supervisor, under its key.
         """
         self._state.one_of_several = True
         self._state.placements.share(digest_key)

@@ -38,8 +38,8 @@ class Placement(NamedTuple):
 class Placements:
     """The lanes of the latest values. Each process has one object, and so has the supervisor of worker processes.
 
-    A worker sends its placements to the supervisor, which compares those of all workers. Every other process compares
-    its own.
+    A worker sends its placements to the supervisor, which compares the placements of all workers. Every other
+    process compares its own.
     """
 
     def __init__(self, digest_key: bytes | None = None) -> None:
