@@ -23,6 +23,7 @@ from missive.testing.conformance.host import KitHost
 from tests.conftest import wait_until
 from tests.support.kafka import Kafka
 from tests.support.kafka_members import APPLICATION, QUICK, Member, Topic, member
+from tests.support.kafka_raw import RawMessage, publish
 from tests.support.ports import HOST
 from tests.support.process import Running
 
@@ -237,3 +238,21 @@ def test_an_unreachable_broker_is_retried(missive: Callable[..., Running], tmp_p
     _, err = process.finish()
     assert process.code == 0
     assert "Traceback" not in err
+
+
+def test_odd_header_names_kill_no_process(kafka: Kafka, start_worker: Callable[..., Running]):
+    """Header names that are not UTF-8 make their messages dead letters, also in a process that has run for a while.
+
+    confluent-kafka returns a broken list for such headers. Python notices that only in calls that it has not optimised.
+    """
+    topic = Topic(kafka)
+    names = [b"\xff" if number % 3 == 0 else b"name" for number in range(600)]
+    messages = [RawMessage(b"%d" % number, [(b"a", b"1"), (name, b"v")]) for number, name in enumerate(names)]
+    publish(kafka.servers, topic.name, messages)
+    process = start_worker(topic)
+    handled = [int(json.loads(process.line())[0]) for _ in range(400)]
+    assert handled == [number for number in range(600) if number % 3]
+    wait_until(lambda: topic.lag == 0, "all messages")
+    out, err = process.terminate()
+    assert (process.code, out) == (0, "")
+    assert "400 handled, 200 dead-lettered" in err

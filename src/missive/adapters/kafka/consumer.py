@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import operator
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
@@ -28,6 +29,12 @@ _POLL_SECONDS = 0.02
 _CHUNK = 500
 """Maximum number of messages in one call of the client."""
 
+_read_headers = operator.methodcaller("headers")
+"""Returns the headers of a message.
+
+For a name that is not UTF-8, the client sets an exception and returns a broken list nevertheless. Python raises the
+exception for a call from C, such as this one, but not for a call in Python code that it has optimised.
+"""
 _UNREADABLE = "the client cannot decode the name of a header"
 
 logger = logging.getLogger("missive")
@@ -151,9 +158,10 @@ class KafkaConsumer(ClientThread):
             body = b"" if body is None else body
             offset, key, unreadable = message.offset(), message.key(), None
             try:
-                headers = message.headers()
+                headers = _read_headers(message)
             except Exception:  # noqa: BLE001 - the client refuses all headers when a name is not UTF-8
                 headers, unreadable = None, _UNREADABLE
+                message.set_headers([])  # the client keeps a broken list, which crashes its reader
             delivery = Delivery(
                 body,
                 headers=() if headers is None else _headers(headers),
