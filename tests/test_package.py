@@ -43,6 +43,7 @@ NAMES = {
         "ProcessingContext",
         "ProcessingFailed",
         "Processor",
+        "Public",
         "RawMessage",
         "Reason",
         "RegistrationClosed",

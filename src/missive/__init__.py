@@ -39,6 +39,7 @@ from missive.errors import (
 from missive.messages import JSONMessage, Message, RawMessage, StructuredMessage
 from missive.once import Once
 from missive.outcome import Outcome, Reason
+from missive.public import Public
 from missive.resources.key import ResourceKey
 from missive.version import VERSION as __version__  # noqa: N811 - Python's name for it
 
@@ -69,6 +70,7 @@ __all__ = [
     "ProcessingContext",
     "ProcessingFailed",
     "Processor",
+    "Public",
     "RawMessage",
     "Reason",
     "RegistrationClosed",

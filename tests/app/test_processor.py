@@ -73,7 +73,7 @@ def test_concurrency_must_be_a_whole_number_from_one(concurrency):
 
 def test_public_is_a_list_of_paths_and_names():
     """A string is one segment and a tuple several. A bare string is an error that shows the list."""
-    assert {("a",), ("b", "c")} == Processor(public=["a", ("b", "c")]).public
+    assert {("a",), ("b", "c")} == Processor(JSONMessage, public=["a", ("b", "c")]).public
     with pytest.raises(RegistrationError, match=r"public=\['type'\]"):
         Processor(public="type")
 

@@ -24,8 +24,9 @@ def test_a_message_is_edited_and_replayed(run: Run, tmp_path: Path):
     assert (body.read_bytes(), body.stat().st_mode & 0o777) == (b"hunter2", 0o600)
     assert run("dlq", "edit", record["id"], "--save", "body")[0] == 2
     body.write_text('{"type":"ok","card":"4111-1111"}')
+    (tmp_path / "headers").write_text("who: me\n")
     code, out, err = run(
-        "dlq", "edit", record["id"], "--body", "body", "--header", "who=me", "--version", "1", "--json"
+        "dlq", "edit", record["id"], "--body", "body", "--headers", "headers", "--version", "1", "--json"
     )
     done = json.loads(out)
     assert (code, done["edited_from"], done["changed"]["headers"]) == (0, record["id"], ["who"])
@@ -39,15 +40,16 @@ def test_a_message_is_edited_and_replayed(run: Run, tmp_path: Path):
     assert f"edited as {done['id']}" in run("dlq", "show", record["id"])[1]
 
 
-def test_a_mistake_is_one_line(run: Run):
+def test_a_mistake_is_one_line(run: Run, tmp_path: Path):
     """The error says what to write instead, and nothing changes."""
+    (tmp_path / "x").write_text("x: 1")
     run("run", "app:proc", "--from", "file:in.jsonl")
     (record,) = listed(run, "reason:unmatched")
     for arguments, complaint in (
         ((), "name a change: --body FILE"),
         (("--body", "nowhere"), "nowhere cannot be read: No such file"),
-        (("--header", "x"), "--header takes NAME=VALUE"),
-        (("--header", "x=1", "--without-header", "X"), "both name x: leave one out"),
+        (("--headers", "in.jsonl"), "--headers: in.jsonl is not valid JSON at line 2, column 1"),
+        (("--headers", "x", "--without-header", "X"), "both name x: leave one out"),
         (("--save", "a", "--body", "in.jsonl"), "--save only saves the body"),
         (("--without-header", "x"), "has this body and these headers already"),
     ):
@@ -60,14 +62,15 @@ def test_a_mistake_is_one_line(run: Run):
     assert run("dlq", "watch", "--every", "inf")[0] == 2
 
 
-def test_a_repeated_header_option_gives_two_values(run: Run, tmp_path: Path):
+def test_a_repeated_header_gives_two_values(run: Run, tmp_path: Path):
     """Names match in any case, and a closed standard input is an error."""
     run("run", "app:proc", "--from", "file:in.jsonl")
     (record,) = listed(run, "reason:unmatched")
     script = f"exec {sys.executable} -m missive dlq edit {record['id']} --body - <&-"
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "missive: standard input is closed: name a file with --body FILE\n")
-    run("dlq", "edit", record["id"], "--header", "who=1", "--header", "Who=2")
+    (tmp_path / "headers").write_text("who: 1\nWho: 2\n")
+    run("dlq", "edit", record["id"], "--headers", "headers")
     with sqlite3.connect(tmp_path / "missive-dlq.db") as connection:
         (headers,) = connection.execute(
             "SELECT headers FROM missive_dead_letters WHERE edited_from IS NOT NULL"

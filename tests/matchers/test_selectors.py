@@ -25,6 +25,7 @@ from missive.matchers import (
     Topic,
 )
 from missive.matchers.values import MISSING
+from missive.public import Public
 from tests.support import strategies
 
 BODY = JSONMessage.of(
@@ -268,14 +269,16 @@ def test_body_is_decoded_once():
         (Field(("a", "b"), 1), {("a", "b")}, True),
         (Field(("a", "b"), 1), {("a",)}, False),
         (Field("a.b", 1), {("a", "b")}, False),
-        (Header("X-A", 1), {("x-a",)}, True),
-        (Header("x-a", 1), {("X-A",)}, True),
-        (Header("a", 1), {("a", "b")}, False),
+        (Header("X-A", 1), {Public.header("x-a")}, True),
+        (Header("x-a", 1), {Public.header("X-A")}, True),
+        (Header("a", 1), {Public.header("b")}, False),
+        (Header("a", 1), {("a",)}, False),
+        (Field("a", 1), {Public.header("a")}, False),
         (Topic("a"), {("topic",), ("a",)}, False),
         (Key("a"), {("key",), ("a",)}, False),
         (Body("a"), {("body",), ("a",)}, False),
     ],
 )
 def test_public_paths_and_names(matcher, public, shown):
-    """A value is public if its whole path or header name is. Topics, keys and bodies never are."""
+    """A field is public by its whole path, and a header by its declaration. Topics, keys and bodies never are."""
     assert shown is matcher.is_public(frozenset(public))

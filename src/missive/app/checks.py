@@ -97,12 +97,10 @@ def _check_reads(part: object, requires: type[Message], called: str, message_cls
 # Values of options
 
 
-def check_processor(message_cls: object, public: object, on_overlap: object) -> None:
+def check_processor(message_cls: object, on_overlap: object) -> None:
     """Raise `RegistrationError` for an argument of `Processor` that can never work."""
     if not (inspect.isclass(message_cls) and issubclass(message_cls, Message)):
         raise RegistrationError("Processor takes a message class, such as missive.JSONMessage")
-    if isinstance(public, str):
-        raise RegistrationError(f"public= must be a list of fields and headers: public=[{public!r}]")
     if on_overlap not in ("warn", "error", "ignore"):
         raise RegistrationError('on_overlap= must be "warn", "error" or "ignore"')
 

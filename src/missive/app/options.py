@@ -18,6 +18,7 @@ from missive.errors import RegistrationError
 from missive.matchers.algebra import Matcher
 from missive.messages import Message
 from missive.once.declaration import Once
+from missive.public import Public
 from missive.routing.route import callable_name
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ProcessorOptions(TypedDict, total=False):
     timeout: float | timedelta | None
     concurrency: int
     on_overlap: OnOverlap
-    public: Sequence[str | tuple[str, ...]]
+    public: Sequence[str | tuple[str, ...] | Public]
     orphan_after: float | timedelta
 
 

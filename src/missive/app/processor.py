@@ -21,6 +21,7 @@ from missive.app.test_client import open_client
 from missive.errors import RegistrationError
 from missive.matchers.selectors import Everything
 from missive.messages import RawMessage
+from missive.public import Public, checked_places
 from missive.resources.key import ResourceKey, Scope, check_resource, check_scope, checked_overrides
 from missive.routing.route import Route, callable_name
 
@@ -57,8 +58,9 @@ class Processor(Generic[M]):
     - `concurrency`: the maximum number of messages that are handled at once in this process.
     - `on_overlap`: the reaction to two handlers that can match the same message: "warn" issues one `OverlapWarning`
       for each registration, "error" raises it, and "ignore" does nothing.
-    - `public`: the field paths (a string, or a tuple of segments) and header names whose values may appear in logs,
-      explanations and lists. All other values stay confidential.
+    - `public`: the fields of the body (a string, or a tuple of segments) and the headers (`missive.Public.header`)
+      whose values may appear in logs, explanations and lists: scalars of at most 64 characters, and of other values the
+      shape. All else stays confidential.
     - `orphan_after`: how long a parked or queued record waits for a handler that is not registered, in seconds, before
       it becomes dead. During a rolling deployment, another process may have the handler.
 
@@ -84,17 +86,17 @@ class Processor(Generic[M]):
         timeout: float | timedelta | None = None,
         concurrency: int = 1,
         on_overlap: OnOverlap = "warn",
-        public: Sequence[str | tuple[str, ...]] = (),
+        public: Sequence[str | tuple[str, ...] | Public] = (),
         orphan_after: float | timedelta = 3600,
     ) -> None:
-        checks.check_processor(message_cls, public, on_overlap)
+        checks.check_processor(message_cls, on_overlap)
         self.message_cls: type[M] = cast("type[M]", message_cls)
         self.identity = Identity(name)
         """For the engine: whether the name is explicit, and the application that a default name belongs to."""
         self.retry = retry if retry is None or retry is False else checks.checked_retry(retry)
         self.timeout = None if timeout is None else checks.checked_timeout(timeout)
         self.concurrency = checks.checked_concurrency(concurrency)
-        self.public = frozenset((path,) if isinstance(path, str) else tuple(path) for path in public)
+        self.public = checked_places(public, self.message_cls)
         self.on_overlap: OnOverlap = on_overlap
         self.orphan_after = checks.checked_timeout(orphan_after, "orphan_after=")
         self.dlq: DLQ = None

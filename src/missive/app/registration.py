@@ -18,6 +18,7 @@ from missive.app.retry import Retry
 from missive.app.terms import HandlerRoute, Terms
 from missive.errors import RegistrationClosed, RegistrationError
 from missive.matchers.algebra import And, Matcher, as_matcher
+from missive.public import PublicPlace
 from missive.routing.route import Route, is_async_callable
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Settings(Owner, Protocol):
 
     timeout: float | None
     retry: Retry | Literal[False] | None
-    public: frozenset[tuple[str, ...]]
+    public: frozenset[PublicPlace]
     dlq: DLQ
 
 

@@ -12,6 +12,7 @@ from missive.app.context import HandlingHook
 from missive.app.retry import Retry
 from missive.messages import Message
 from missive.once.declaration import Once
+from missive.public import PublicPlace
 from missive.rates import Rate
 from missive.routing.route import Route
 
@@ -54,7 +55,7 @@ class Terms(msgspec.Struct, frozen=True):
     """The hooks that run before the handler."""
     after: tuple[HandlingHook, ...] = ()
     """The hooks that run after the handler."""
-    public: frozenset[tuple[str, ...]] = frozenset()
+    public: frozenset[PublicPlace] = frozenset()
     """The field paths and header names whose values may be shown."""
 
     def key_of(self, message: Message) -> Hashable:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
 from missive.cli import options
+from missive.cli.inputs import HEADERS_HELP, check_one_reader, read_content, read_headers
 from missive.cli.output import hint, say, show_json
 from missive.cli.selection import current_user, open_store
 from missive.errors import UsageError
@@ -15,10 +15,8 @@ from missive.errors import UsageError
 
 @click.command()
 @click.argument("record_id", metavar="ID")
-@click.option("--body", type=click.Path(path_type=Path), metavar="FILE|-", help="A file that holds the new body.")
-@click.option(
-    "--header", "headers", multiple=True, metavar="NAME=VALUE", help="A new value of a header; may be repeated."
-)
+@click.option("--body", metavar="FILE|-", help="A file that holds the new body.")
+@click.option("--headers", metavar="FILE|-", help=f"{HEADERS_HELP} They replace the headers of these names.")
 @click.option("--without-header", "dropped", multiple=True, metavar="NAME", help="A header to remove; may be repeated.")
 @click.option("--save", type=click.Path(path_type=Path), metavar="FILE", help="Only save the body to a new file.")
 @click.option(
@@ -28,8 +26,8 @@ from missive.errors import UsageError
 @options.as_json
 def edit(
     record_id: str,
-    body: Path | None,
-    headers: tuple[str, ...],
+    body: str | None,
+    headers: str | None,
     dropped: tuple[str, ...],
     save: Path | None,
     version: int | None,
@@ -49,17 +47,17 @@ def edit(
     record = find_record(store, record_id)
     if save is not None:
         if body or headers or dropped:
-            raise UsageError("--save only saves the body: leave out --body, --header and --without-header")
+            raise UsageError("--save only saves the body: leave out --body, --headers and --without-header")
         save_body(record, save)
         hint(f"the body is in {save}, with all of its confidential content")
         say(f"after changing it, run: missive dlq edit {record_id} --body {save} --version {record.version}")
         return
-    changes = _changes(headers, dropped)
+    check_one_reader(body, headers)
+    changes = _changes([] if headers is None else read_headers(headers), dropped)
     if body is None and not changes:
-        raise UsageError("name a change: --body FILE, --header NAME=VALUE or --without-header NAME")
-    new = edit_record(
-        store, record_id, current_user(), body=None if body is None else _read(body), headers=changes, version=version
-    )
+        raise UsageError("name a change: --body FILE, --headers FILE or --without-header NAME")
+    new_body = None if body is None else read_content(body, "--body")
+    new = edit_record(store, record_id, current_user(), body=new_body, headers=changes, version=version)
     changed = describe_edit(record, new)
     if as_json:
         show_json({"id": new.id, "edited_from": record_id, "changed": changed})
@@ -73,26 +71,12 @@ def edit(
     say(f"to replay it: missive dlq replay {new.id}")
 
 
-def _changes(headers: tuple[str, ...], dropped: tuple[str, ...]) -> dict[str, list[str]]:
+def _changes(headers: list[tuple[str, str]], dropped: tuple[str, ...]) -> dict[str, list[str]]:
     """Return the new values of each named header: several, one, or none to remove it. Names match in any case."""
     changes: dict[str, list[str]] = {name: [] for name in dropped}
     names = {name.lower(): name for name in dropped}
-    for header in headers:
-        name, found, value = header.partition("=")
-        if not found or not name:
-            raise UsageError("--header takes NAME=VALUE")
+    for name, value in headers:
         if name.lower() in map(str.lower, dropped):
-            raise UsageError(f"--header and --without-header both name {name}: leave one out")
+            raise UsageError(f"--headers and --without-header both name {name}: leave one out")
         changes.setdefault(names.setdefault(name.lower(), name), []).append(value)
     return changes
-
-
-def _read(path: Path) -> bytes:
-    if str(path) == "-":
-        if sys.stdin is None:
-            raise UsageError("standard input is closed: name a file with --body FILE")
-        return sys.stdin.buffer.read()
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from None

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import click
 
 from missive.cli import options
+from missive.cli.inputs import HEADERS_HELP, check_one_reader, read_content, read_headers, read_text
 from missive.cli.output import say, show_json, show_table
-from missive.errors import UsageError
 
 
 @click.command()
@@ -57,39 +54,38 @@ def check(target: str, as_json: bool, factory: bool) -> None:
 @click.command()
 @click.argument("target")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
-@click.option("--header", "headers", multiple=True, metavar="NAME=VALUE", help="A header; may be repeated.")
+@click.option("--headers", metavar="FILE|-", help=HEADERS_HELP)
 @click.option("--topic", help="The topic, subject or routing key.")
-@click.option("--key", help="The key by which the transport partitions.")
+@click.option("--key-file", metavar="FILE|-", help="A file that holds the key by which the transport partitions.")
 @options.as_json
 @options.factory
 def explain(
     target: str,
     file: str,
-    headers: tuple[str, ...],
+    headers: str | None,
     topic: str | None,
-    key: str | None,
+    key_file: str | None,
     as_json: bool,
     factory: bool,
 ) -> None:
     """Explain which handler would get a message, and why.
 
     FILE holds the body of one message; - reads it from standard input. For each handler that does not match, the output
-    names the conditions that fail. It shows only the values that the processor declares public.
+    names the conditions that fail. It shows only the values that the processor declares public. Headers and the key are
+    read from files too, because every user of the machine can read arguments.
     """
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
     from missive.operations.preview import explain_body  # noqa: PLC0415 - as above
 
     processor = load_processor(target, factory=factory)
-    pairs = [(name, value) for name, equals, value in (header.partition("=") for header in headers) if equals]
-    if len(pairs) != len(headers):
-        raise UsageError("--header takes NAME=VALUE, such as --header type=order.placed")
-    if file == "-" and sys.stdin is None:
-        raise UsageError("standard input is closed: name a FILE that holds the message")
-    try:
-        body = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
-    explanation = explain_body(processor, body, headers=pairs, topic=topic, key=key)
+    check_one_reader(file, headers, key_file)
+    explanation = explain_body(
+        processor,
+        read_content(file, "the argument"),
+        headers=[] if headers is None else read_headers(headers),
+        topic=topic,
+        key=None if key_file is None else read_text(key_file, "--key-file"),
+    )
     if as_json:
         show_json(explanation.to_dict())
     else:

@@ -11,6 +11,7 @@ from missive.matchers.algebra import And, Matcher, Not, Or
 from missive.matchers.tests import Test, as_test
 from missive.matchers.values import MAX_DEPTH, MISSING, Scalar, checked_path
 from missive.messages import Message, StructuredMessage
+from missive.public import PublicPlace
 
 _Fragments: TypeAlias = tuple[tuple[dict[Any, Any], str], ...]
 """One object of an event: the dicts that contain its members, each with the prefix that their keys have there.
@@ -88,8 +89,8 @@ class EventField(Matcher[StructuredMessage]):
         """Yield each scalar at the path. Raise `DecodingError` if the body cannot be decoded."""
         return leaves(message.content, self.path)
 
-    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:
-        """Return whether the values may be shown, given the `public` paths and names of a processor."""
+    def is_public(self, public: Collection[PublicPlace]) -> bool:
+        """Return whether the values may be shown, given the `public` places of a processor."""
         return self.path in public
 
     def evaluate(self, message: StructuredMessage) -> bool | None:

@@ -11,6 +11,7 @@ from missive.matchers.algebra import Matcher
 from missive.matchers.tests import Test, as_test
 from missive.matchers.values import MISSING, Scalar, checked_path, plain
 from missive.messages import Message, StructuredMessage, fold_name
+from missive.public import Public, PublicPlace
 
 M_contra = TypeVar("M_contra", bound=Message, contravariant=True)
 
@@ -34,8 +35,8 @@ class Selector(Matcher[M_contra]):
     def extract(self, message: M_contra) -> Any:
         """Return the value at the place, or `MISSING`. Raise `DecodingError` if this needs an undecodable body."""
 
-    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:  # noqa: ARG002 - most places have no name
-        """Return whether the value may be shown, given the `public` paths and names of a processor."""
+    def is_public(self, public: Collection[PublicPlace]) -> bool:  # noqa: ARG002 - most places have no name
+        """Return whether the value may be shown, given the `public` places of a processor."""
         return False
 
     def evaluate(self, message: M_contra) -> bool | None:
@@ -89,7 +90,7 @@ class Field(Selector[StructuredMessage]):
             value = value.get(segment, MISSING)
         return self.test.on_missing if value is MISSING else self.test(value)
 
-    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:
+    def is_public(self, public: Collection[PublicPlace]) -> bool:
         """Return whether `public` contains the path."""
         return self.path in public
 
@@ -120,9 +121,9 @@ class Header(Selector[Message]):
         """Return the value of the header, a tuple if it is repeated."""
         return message.headers.get(self.name, MISSING)
 
-    def is_public(self, public: Collection[tuple[str, ...]]) -> bool:
-        """Return whether `public` contains the name, in any case."""
-        return any(len(path) == 1 and fold_name(path[0]) == fold_name(self.name) for path in public)
+    def is_public(self, public: Collection[PublicPlace]) -> bool:
+        """Return whether `public` declares the header."""
+        return Public.header(self.name) in public
 
     def __repr__(self) -> str:
         return f"Header({self.name!r}, {self.test!r})"

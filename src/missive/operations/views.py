@@ -7,6 +7,7 @@ from typing import Any
 
 from missive.dlq.contract import Note
 from missive.dlq.record import Record
+from missive.public import header_key
 
 
 def summary(record: Record) -> dict[str, Any]:
@@ -31,14 +32,14 @@ def summary(record: Record) -> dict[str, Any]:
 
 def details(record: Record, notes: Sequence[Note] = ()) -> dict[str, Any]:
     """Return everything about a record except the body, private header values and the exception's text."""
-    public = {name.lower(): value for name, value in record.public.items()}
+    public = record.public
     return {
         **summary(record),
         "message": {
             "size": record.size,
             "sha256": record.sha256,
             "content_type": record.content_type,
-            "headers": {name: public.get(name.lower(), "***") for name, _ in record.headers},
+            "headers": {name: public.get(header_key(name), "***") for name, _ in record.headers},
             "sent_at": record.sent_at,
         },
         "origin": {

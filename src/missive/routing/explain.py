@@ -13,14 +13,15 @@ from missive.matchers.algebra import And, Matcher, Not, Or
 from missive.matchers.events import EventField
 from missive.matchers.selectors import Selector
 from missive.matchers.values import MISSING, show
+from missive.public import PublicPlace, shape_of, shown
 from missive.routing.route import Route
 from missive.routing.router import Misrouted, Router
 
 if TYPE_CHECKING:
     from missive.messages import Message
 
-Public: TypeAlias = Collection[tuple[str, ...]]
-"""Field paths and header names whose values may be shown."""
+Places: TypeAlias = Collection[PublicPlace]
+"""The places whose values may be shown."""
 
 _MAX_SHOWN = 5
 """Number of values of an EventField in one line."""
@@ -69,7 +70,10 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 def explain(
-    routes: Sequence[Route], message: Message, public: Public = (), routing: Route | Misrouted | None = None
+    routes: Sequence[Route],
+    message: Message,
+    public: Places = (),
+    routing: Route | Misrouted | None = None,
 ) -> Explanation:
     """Evaluate the matcher of every route for a message, and explain each verdict.
 
@@ -90,7 +94,7 @@ def _size(matcher: Matcher[Any]) -> int:
     return sum(not isinstance(part, (And, Or, Not)) for part in matcher.walk())
 
 
-def _consider(route: Route, message: Message, public: Public) -> Considered:
+def _consider(route: Route, message: Message, public: Places) -> Considered:
     try:
         verdict = _VERDICTS[route.matcher.evaluate(message)]
         because = tuple(map(_line, _obstacles(route.matcher, message, public, wanted=True)))
@@ -103,7 +107,7 @@ def _line(text: str) -> str:
     return text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}…"
 
 
-def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wanted: bool) -> Iterator[str]:
+def _obstacles(matcher: Matcher[Any], message: Message, public: Places, *, wanted: bool) -> Iterator[str]:
     """Yield a line for each part of `matcher` that prevents the result `wanted`."""
     if matcher.evaluate(message) is wanted:
         return
@@ -123,7 +127,7 @@ def _obstacles(matcher: Matcher[Any], message: Message, public: Public, *, wante
         yield f"{matcher!r}: {_UNDECODABLE if answer is None else f'returned {answer}'}"
 
 
-def _found(selector: Selector[Any], message: Message, public: Public) -> str:
+def _found(selector: Selector[Any], message: Message, public: Places) -> str:
     try:
         value = selector.extract(message)
     except DecodingError:
@@ -131,29 +135,20 @@ def _found(selector: Selector[Any], message: Message, public: Public) -> str:
     if value is MISSING:
         return "nothing"
     if selector.is_public(public):
-        return show(value)
-    return kind_of(value)
+        return _shown(value)
+    return shape_of(value)
 
 
-def _found_all(field: EventField, message: Any, public: Public) -> str:
+def _found_all(field: EventField, message: Any, public: Places) -> str:
     try:
         values = list(islice(field.extract_all(message), _MAX_SHOWN + 1))
     except DecodingError:
         return "a body that cannot be decoded"
-    shown = [show(value) if field.is_public(public) else kind_of(value) for value in values[:_MAX_SHOWN]]
+    shown = [_shown(value) if field.is_public(public) else shape_of(value) for value in values[:_MAX_SHOWN]]
     return ", ".join(shown) + (", …" if len(values) > _MAX_SHOWN else "") or "nothing"
 
 
-def kind_of(value: object) -> str:
-    """Describe a value by its type, and its size if it has one, without showing the value."""
-    if value is None:
-        return "<null>"
-    if isinstance(value, str):
-        return f"<str, {len(value)} characters>"
-    if isinstance(value, bytes):
-        return f"<bytes, {len(value)}>"
-    if isinstance(value, (list, tuple)):
-        return f"<list, {len(value)} items>"
-    if isinstance(value, dict):
-        return f"<object, {len(value)} fields>"
-    return f"<{type(value).__name__}>"
+def _shown(value: object) -> str:
+    """Return a public value as a literal, or its shape."""
+    visible = shown(value)
+    return show(visible) if visible is value else f"{visible}"

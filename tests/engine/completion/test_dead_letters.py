@@ -56,6 +56,7 @@ def test_an_incomplete_record_is_filed(caplog: pytest.LogCaptureFixture):
 
     sink = RecordingSink()
     proc = m.Processor(Raising, name="t", dlq=sink)
+    proc.discard_for(lambda message: False, reason="never")
     execute([MemoryAdapter(proc, [b"one", b"two"])])
     assert [(record.body, str(record.reason)) for record in sink.records] == [
         (b"one", "unmatched"),
@@ -111,5 +112,7 @@ def test_an_empty_dictionary_is_a_dead_letter_queue(caplog: pytest.LogCaptureFix
     """`dlq={}` is a dead letter queue, although an empty dictionary is false."""
     caplog.set_level(logging.DEBUG)
     box: dict[str, Any] = {}
-    execute([MemoryAdapter(m.Processor(name="t", dlq=box), [b"x"])])
+    proc = m.Processor(name="t", dlq=box)
+    proc.discard_for(lambda message: False, reason="never")
+    execute([MemoryAdapter(proc, [b"x"])])
     assert len(box) == 1

@@ -22,6 +22,7 @@ from missive.errors import NotSettled, ProcessingFailed, StoreError
 from missive.ids import after
 from missive.messages import RawMessage
 from missive.outcome import Outcome, Reason
+from missive.public import PublicPlace
 from missive.transport import Disposition
 
 _BATCH = 500
@@ -48,7 +49,7 @@ class DeadLetterWriter(Stage):
         service: str,
         store: StoreClient,
         routes: Sequence[HandlerRoute],
-        public: Collection[tuple[str, ...]],
+        public: Collection[PublicPlace],
         state: EngineState,
         runtime: Runtime,
     ) -> None:

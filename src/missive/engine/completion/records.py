@@ -6,7 +6,7 @@ import hashlib
 import os
 import platform
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,8 +16,9 @@ from missive.app.terms import HandlerRoute
 from missive.dlq.record import HEADER_FIELDS, Attempt, Origin, Record, Status, fingerprint
 from missive.engine.job import Job
 from missive.engine.workers.decision import Decision
-from missive.messages import Message, StructuredMessage
+from missive.messages import Message
 from missive.outcome import Reason
+from missive.public import PublicPlace, public_values
 from missive.routing.explain import explain
 from missive.routing.router import Misrouted
 from missive.transport import Delivery
@@ -42,7 +43,7 @@ def make_record(
     *,
     service: str,
     routes: Sequence[HandlerRoute],
-    public: Collection[tuple[str, ...]],
+    public: Collection[PublicPlace],
     now: float,
     new_id: Callable[[], str],
 ) -> Record:
@@ -160,28 +161,8 @@ def identity(url: str, delivery: Delivery, sha256: str) -> str | None:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def public_values(message: Message, public: Collection[tuple[str, ...]]) -> dict[str, Any]:
-    """Return the values of a message that the application declared public, by path or name."""
-    values: dict[str, Any] = {}
-    content: object = None
-    if isinstance(message, StructuredMessage):
-        try:
-            content = message.content
-        except Exception:  # noqa: BLE001 - an undecodable message has no public values
-            content = None
-    for path in public:
-        value = content
-        for segment in path:
-            value = value.get(segment) if isinstance(value, Mapping) else None
-        if value is None and len(path) == 1:
-            value = message.headers.get(path[0])
-        if isinstance(value, (str, int, float)):
-            values[".".join(path)] = value
-    return values
-
-
 def _explanation(
-    routes: Sequence[HandlerRoute], decision: Decision, message: Message, public: Collection[tuple[str, ...]]
+    routes: Sequence[HandlerRoute], decision: Decision, message: Message, public: Collection[PublicPlace]
 ) -> dict[str, object]:
     """Explain a routing decision, within limits: each matcher may read the whole body."""
     names = frozenset(decision.candidates)
