@@ -1,52 +1,242 @@
-"""Handlers that never return: the process ends, names them and loses no message."""
+"""Handlers that never return: the process ends, names them, and files only their messages."""
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import pika
 import pytest
 
 from missive.adapters.sqlite import SCHEMA
+from tests.conftest import wait_until
 from tests.support.process import Running
+from tests.support.rabbitmq import RabbitMQ
 
 Start = Callable[..., Running]
 
 APPLICATION = """
-import time, missive
+import asyncio, ctypes, os, time, missive
 from missive.matchers import Field
 
-proc = missive.Processor(missive.JSONMessage, name="app", timeout=0.3, concurrency=2)
+proc = missive.Processor(missive.JSONMessage, name="app", timeout=0.5)
+log = os.open("log.txt", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-@proc.handle_for(Field("kind", "thread"))
+def note(message):
+    os.write(log, f"{message.get_json()['n']}\\n".encode())
+
+def handler(do, **settings):
+    return proc.handle_for(Field("do", do), **settings)
+
+@handler("thread")
 def thread(message, context):
-    time.sleep(120)
+    time.sleep(600)
 
-@proc.handle_for(Field("kind", "loop"))
+@handler("loop")
 async def loop(message, context):
-    time.sleep(120)
+    time.sleep(600)
 
-@proc.handle_for(Field("kind", "fine"))
-async def fine(message, context):
-    pass
+@handler("task")
+async def task(message, context):
+    async def block():
+        time.sleep(600)
+    await asyncio.gather(block(), asyncio.sleep(600))
+
+@handler("stubborn")
+async def stubborn(message, context):
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            pass
+
+@proc.resource()
+def hanging(context):
+    yield
+    time.sleep(600)
+
+@handler("resource")
+def resource(message, context):
+    context.get(hanging)
+
+@proc.handle_batch_for(Field("do", "batch"), size=10, wait=0.1)
+def batch(batch):
+    for message in batch.messages:
+        if message.get_json()["n"] == 0:
+            time.sleep(600)
+        note(message)
+
+@handler("kill")
+def kill(message, context):
+    ctypes.string_at(0)
+
+@handler("wait")
+async def wait(message, context):
+    await asyncio.sleep(0.1)
+    note(message)
+
+@handler("fine")
+def fine(message, context):
+    note(message)
 """
 
+ORDERED = """
+@handler("ordered", ordered_by=missive.matchers.by_field("k"))
+def ordered(message, context):
+    note(message)
+    if message.get_json()["n"] == 0:
+        time.sleep(600)
+"""
 
-@pytest.mark.parametrize(("kind", "stuck"), [("thread", 2), ("loop", 1)])
-def test_a_process_of_stuck_handlers_ends(missive: Start, tmp_path: Path, kind: str, stuck: int):
-    """When all threads or the loop are stuck, the process exits with 1 and its messages stay in the queue."""
+GOOD = 30
+"""Number of good messages behind the hanging ones."""
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[..., None]:
+    """Make the application and its queue. Return a function that puts messages into the queue."""
     (tmp_path / "app.py").write_text(APPLICATION)
     with sqlite3.connect(tmp_path / "queue.db") as queue:
+        queue.execute("PRAGMA journal_mode=WAL")
         queue.executescript(SCHEMA)
-        bodies = ['{"kind": "fine"}', *[f'{{"kind": "{kind}"}}'] * stuck, '{"kind": "thread"}']
-        queue.executemany("INSERT INTO missive_queue (queue, body) VALUES ('q', ?)", [(body,) for body in bodies])
-    source = "sqlite:///queue.db?queue=q"
-    process = missive("run", "app:proc", "--from", source, "--dlq", "sqlite:///dlq.db", "--drain", "0.5")
-    _, err = process.finish()
+    queue.close()
+
+    def put(*messages: tuple[str, int]) -> None:
+        with sqlite3.connect(tmp_path / "queue.db", timeout=30) as queue:
+            bodies = [(body(*message),) for message in messages]
+            queue.executemany("INSERT INTO missive_queue (queue, body) VALUES ('q', ?)", bodies)
+        queue.close()
+
+    return put
+
+
+def body(do: str, n: int) -> bytes:
+    """Return the body of a message."""
+    return json.dumps({"do": do, "n": n, "k": "a"}).encode()
+
+
+def numbers(directory: Path) -> set[int]:
+    """Return the numbers of the messages that were handled."""
+    path = directory / "log.txt"
+    return set(map(int, path.read_text().split())) if path.exists() else set()
+
+
+def dead(directory: Path) -> list[tuple[str, str]]:
+    """Return the reason and the kind of each dead letter."""
+    with sqlite3.connect(directory / "dlq.db", timeout=30) as store:
+        found = store.execute("SELECT reason, body FROM missive_dead_letters").fetchall()
+    store.close()
+    return sorted((reason, json.loads(content)["do"]) for reason, content in found)
+
+
+def queued(directory: Path) -> int:
+    """Return the number of messages in the queue."""
+    with sqlite3.connect(directory / "queue.db", timeout=30) as queue:
+        count = queue.execute("SELECT count(*) FROM missive_queue").fetchone()[0]
+    queue.close()
+    return int(count)
+
+
+def restart(missive: Start, directory: Path, runs: int, *arguments: str) -> str:
+    """Start runs that end because every worker is stuck, and a last one that handles the rest. Return their errors."""
+    source = "sqlite:///queue.db?queue=q&lease=2"
+    command = ("run", "app:proc", "--from", source, "--dlq", "sqlite:///dlq.db", "--drain", "0.5", *arguments)
+    errors = ""
+    for _ in range(runs):
+        process = missive(*command)
+        _, err = process.finish()
+        assert process.code == 1
+        assert err.splitlines()[-1].startswith("missive: every worker is stuck in a handler past its timeout (app:")
+        errors += err
+    process = missive(*command)
+    wait_until(lambda: numbers(directory) >= set(range(1, GOOD)), "the good messages")
+    wait_until(lambda: not queued(directory), "an empty queue")
+    _, err = process.terminate()
+    assert process.code == 0
+    return errors + err
+
+
+def filed(name: str, count: int) -> str:
+    """Return the log line about filed messages."""
+    return f"app:{name}: {count} messages whose handler did not return become dead letters"
+
+
+@pytest.mark.parametrize("kind", ["thread", "loop", "task", "stubborn", "resource"])
+def test_a_stuck_message_is_filed_and_the_others_are_handled(
+    missive: Start, tmp_path: Path, put: Callable[..., None], kind: str
+):
+    """With concurrency 1, one restart is enough: the hanging message is a dead letter, and the others are handled."""
+    put((kind, 0), *[("fine", n) for n in range(1, GOOD)])
+    err = restart(missive, tmp_path, 1)
+    assert dead(tmp_path) == [("timeout", kind)]
+    assert filed(kind, 1) in err
+    assert "Traceback" not in err
+
+
+def test_every_stuck_message_is_filed(missive: Start, tmp_path: Path, put: Callable[..., None]):
+    """With concurrency 2, both hanging messages are filed in one run."""
+    put(("thread", 0), ("fine", 1), ("thread", 0), *[("fine", n) for n in range(2, GOOD)])
+    err = restart(missive, tmp_path, 1, "--concurrency", "2")
+    assert dead(tmp_path) == [("timeout", "thread")] * 2
+    assert filed("thread", 2) in err
+
+
+@pytest.mark.parametrize("kind", ["loop", "task"])
+def test_messages_beside_a_blocked_loop_are_not_filed(
+    missive: Start, tmp_path: Path, put: Callable[..., None], kind: str
+):
+    """A handler that blocks the loop takes other handlers beyond their timeout. Their messages run again."""
+    put(*[("wait", n) for n in range(1, 4)], (kind, 0), *[("wait", n) for n in range(4, GOOD)])
+    restart(missive, tmp_path, 1 if kind == "loop" else 2, "--concurrency", "4")
+    assert dead(tmp_path) == [("timeout", kind)]
+
+
+def test_only_the_stuck_message_of_a_batch_is_filed(missive: Start, tmp_path: Path, put: Callable[..., None]):
+    """The messages of a stuck batch run alone in the next process, where only the hanging one is stuck."""
+    put(*[("batch", n) for n in (1, 2, 3, 0, *range(4, GOOD))])
+    err = restart(missive, tmp_path, 2)
+    assert dead(tmp_path) == [("timeout", "batch")]
+    assert "10 messages were stuck together, and run alone in the next process" in err
+
+
+def test_a_lane_continues_behind_a_stuck_message(missive: Start, tmp_path: Path, put: Callable[..., None]):
+    """The rest of the lane goes back to the queue, in order, and is handled after the restart."""
+    (tmp_path / "app.py").write_text(APPLICATION + ORDERED)
+    put(*[("ordered", n) for n in range(GOOD)])
+    restart(missive, tmp_path, 1)
+    assert dead(tmp_path) == [("timeout", "ordered")]
+    assert list(map(int, (tmp_path / "log.txt").read_text().split())) == list(range(GOOD))
+
+
+def test_a_replaced_worker_handles_the_rest(missive: Start, tmp_path: Path, put: Callable[..., None]):
+    """With `--workers 2`, the supervisor replaces the stuck workers, and all good messages are handled."""
+    put(("thread", 0), ("thread", 0), ("thread", 0), *[("fine", n) for n in range(1, GOOD)])
+    err = restart(missive, tmp_path, 0, "--workers", "2")
+    assert dead(tmp_path) == [("timeout", "thread")] * 3
+    assert "died (exit code 1), starting another" in err
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("kind", ["thread", "loop"])
+def test_a_stuck_message_of_rabbitmq(missive: Start, tmp_path: Path, rabbitmq: RabbitMQ, kind: str):
+    """RabbitMQ does not deliver a filed message again."""
+    name = f"stuck-{kind}-{os.getpid()}"
+    (tmp_path / "app.py").write_text(APPLICATION)
+    with rabbitmq.channel() as channel:
+        channel.queue_declare(name, durable=True)
+        for do, n in [(kind, 0), *[("fine", n) for n in range(1, GOOD)]]:
+            channel.basic_publish("", name, body(do, n), pika.BasicProperties(delivery_mode=2))
+    command = ("run", "app:proc", "--from", rabbitmq.url(name), "--dlq", "sqlite:///dlq.db", "--drain", "0.5")
+    process = missive(*command)
+    process.finish()
     assert process.code == 1
-    last = err.splitlines()[-1]
-    assert last.startswith("missive: every worker is stuck in a handler past its timeout (app:")
-    assert f"app:{kind}" in last
-    left = sqlite3.connect(tmp_path / "queue.db").execute("SELECT count(*) FROM missive_queue").fetchone()[0]
-    assert left == len(bodies) - 1
+    assert dead(tmp_path) == [("timeout", kind)]
+    process = missive(*command)
+    wait_until(lambda: numbers(tmp_path) == set(range(1, GOOD)), "the good messages")
+    process.terminate()
+    assert process.code == 0
+    with rabbitmq.channel() as channel:
+        assert channel.queue_declare(name, passive=True).method.message_count == 0

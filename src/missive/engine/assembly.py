@@ -129,7 +129,7 @@ class Assembler:
         for station in (dispatcher, admission, exits, redelivery, completion):
             station.stages = stages
         monitor = WorkerMonitor(self._pools, self._outbox, dispatcher, completion, self._concurrency, state, runtime)
-        drain = Drain(dispatcher, admission, exits, stages, state)
+        drain = Drain(dispatcher, admission, self._dead_letters, exits, stages, state)
         return Stations(
             self._pools, dispatcher, self._held_jobs, self._dead_letters, self._store, stages, intakes, watchdogs,
             monitor, drain,

@@ -192,6 +192,9 @@ class Engine:
         cancel_report()
         for task in (draining, forced, late):
             task.cancel()
+        if self._state.stuck and self.cut_short:
+            hanging, now = self.stations.monitor.give_up(), self._runtime.monotonic()
+            await self._runtime.within(_FLUSH_SECONDS, self.stations.drain.file_stuck(hanging, now))
         await self._runtime.within(_FLUSH_SECONDS, self._flush_settlers())
         settling = {source.settler for source in self._state.sources}
         for stage in self.stations.stages.all:
@@ -233,7 +236,7 @@ class Engine:
         state, stations = self._state, self.stations
         running, left = stations.dispatcher.running, state.unsettled
         state.report.unsettled = left
-        if self.cut_short:
+        if self.cut_short and (left or not state.stuck):
             logger.error(
                 "stopped by force with %d messages running and %d dead letters not yet in their store",
                 running,

@@ -27,6 +27,8 @@ class EngineState:
         """Whether this process is one of several workers, which share the sources."""
         self.failure: MissiveError | None = None
         """The first failure that stops the engine."""
+        self.stuck = False
+        """Whether the engine stops because every worker is stuck in a handler."""
         self.stop = asyncio.Event()
         """Set when the engine must drain and stop."""
         self.changed = asyncio.Event()

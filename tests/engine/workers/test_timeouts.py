@@ -180,7 +180,7 @@ def test_a_late_thread_is_decided_when_it_ends(how):
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_processing_stops_when_every_worker_is_stuck(concurrency):
-    """When every worker is stuck, processing fails, names the handler, and settles no late message."""
+    """When every worker is stuck, processing fails and names the handler. Its last act is to file the late messages."""
     proc, release = hasty_processor(concurrency=concurrency), threading.Event()
 
     @proc.handle_for(Everything(), name="stuck-one")
@@ -193,7 +193,8 @@ def test_processing_stops_when_every_worker_is_stuck(concurrency):
         with pytest.raises(ProcessingFailed, match=r"stuck in a handler past its timeout .*stuck-one"):
             run(broker, drain=0.2, check_left=False)
         assert time.monotonic() - began < 10
-        assert broker.acked == []
+        assert proc.dlq.by_body() == [(SLOW, "timeout")] * concurrency
+        assert broker.acked == [SLOW] * concurrency
         assert len(broker.released) == 10 - concurrency
     finally:
         release.set()

@@ -65,6 +65,7 @@ class DeadLetterWriter(Stage):
         self._limit = _BATCH
         """Maximum number of records of the next batch."""
         self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
 
     @property
     def has_sink(self) -> bool:
@@ -98,6 +99,12 @@ class DeadLetterWriter(Stage):
             self._pending.append(job)
             self._wake.set()
 
+    async def written(self) -> None:
+        """Wait until all records are durable."""
+        while self._pending:
+            self._empty.clear()
+            await self._empty.wait()
+
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
         """Return the loop that writes records."""
         return [self._run()]
@@ -122,6 +129,7 @@ class DeadLetterWriter(Stage):
             del self._pending[: len(batch)]
             if not self._pending:
                 self._wake.clear()
+                self._empty.set()
             if self._down:
                 self._down = False
                 logger.warning("the dead letter store can be written again; intake continues")

@@ -39,6 +39,10 @@ class Settler(Stage):
         self._runtime = runtime
         self._pending: list[Job] = []
         self._wake = asyncio.Event()
+        self._settling = 0
+        """Number of running calls that settle one by one."""
+        self._settled = asyncio.Event()
+        """Set at the end of such a call."""
         self._trackers: dict[str | None, WatermarkTracker] = {}
         """The watermark of each lane."""
         self._resumed = False
@@ -81,6 +85,9 @@ class Settler(Stage):
     async def flush(self) -> None:
         """Settle and commit everything now; repeat refused commits a few times."""
         await self._settle_pending()
+        while self._settling:  # by `_run`, which is cancelled after the last flush
+            self._settled.clear()
+            await self._settled.wait()
         for tries in range(_MAX_FLUSHES):
             if tries:
                 await self._runtime.sleep(_FLUSH_PAUSE)
@@ -102,8 +109,13 @@ class Settler(Stage):
             if self._runtime.monotonic() - self._committed_at >= _COMMIT_EVERY:
                 await self._commit(session)
             return
-        for start in range(0, len(ours), _BATCH):
-            await self._settle(session, ours[start : start + _BATCH])
+        self._settling += 1
+        try:
+            for start in range(0, len(ours), _BATCH):
+                await self._settle(session, ours[start : start + _BATCH])
+        finally:
+            self._settling -= 1
+            self._settled.set()
 
     # One by one
 

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from missive.app.terms import HandlerRoute
+from missive.dlq.failure import describe_exception
 from missive.engine.dispatch.isolation import IsolatingDispatcher
 from missive.engine.intake.source import Source
 from missive.engine.job import Job, JobsByLane
@@ -17,7 +18,7 @@ from missive.engine.processes.inflight import InFlightDirectory, InFlightLog, de
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
 from missive.engine.store import StoreClient
-from missive.engine.workers.decision import POISONED
+from missive.engine.workers.decision import POISONED, STUCK
 from missive.engine.workers.pool import Pool
 from missive.errors import StoreError
 from missive.messages import Message
@@ -148,10 +149,18 @@ class Crashes(Stage):
                 job.route, job.decision = route, POISONED
                 logger.error("%s: a message killed its process %d times and becomes a dead letter", route.name, DEADLY)
 
+    async def suspected(self, jobs: Sequence[Job]) -> None:
+        """Count messages that were stuck together as suspects: alone, the culprit shows."""
+        marks = [delivery_mark(job.delivery) for job in jobs]
+        try:
+            await asyncio.wrap_future(self._store.ask(lambda store: self._count(store, marks)))
+        except (StoreError, OSError) as error:
+            logger.warning("%s while noting messages that were stuck together", describe_exception(error))
+
     def filed(self, jobs: Sequence[Job]) -> None:
-        """Forget quarantined messages: a later message with the same delivery mark is another message."""
+        """Forget quarantined and stuck messages: a later message with the same delivery mark is another message."""
         for job in jobs:
-            if job.decision is POISONED:
+            if job.decision is POISONED or job.decision is STUCK:
                 self._forget(job)
 
     def stopping(self) -> None:
@@ -177,13 +186,17 @@ class Crashes(Stage):
             # The logs stay until their marks are counted durably: a crash in between counts a death twice, never zero
             # times.
             found = set[int]() if self._directory is None else set(stack.enter_context(self._directory.abandoned()))
-            now = self._runtime.time()
+            return self._count(store, found)
 
-            def add(counts: dict[int, Count]) -> bool:
-                counts.update({mark: Count(counts.get(mark, Count(0, 0)).deaths + 1, now) for mark in found})
-                return bool(found)
+    def _count(self, store: Store, marks: Collection[int]) -> dict[int, Count]:
+        """Add a death to the count of each mark. Return all counts."""
+        now = self._runtime.time()
 
-            return self._revise(store, add)
+        def add(counts: dict[int, Count]) -> bool:
+            counts.update({mark: Count(counts.get(mark, Count(0, 0)).deaths + 1, now) for mark in marks})
+            return bool(marks)
+
+        return self._revise(store, add)
 
     def _revise(self, store: Store, change: Callable[[dict[int, Count]], bool]) -> dict[int, Count]:
         with contextlib.ExitStack() as stack:

@@ -61,6 +61,8 @@ LAPSED = Decision(Outcome.nacked)
 DEPENDENCY_DOWN = Decision(Outcome.nacked)
 """For a message whose dependency is known to be down."""
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
+STUCK = Decision(Outcome.dead_lettered, Reason.timeout)
+"""For a message whose handler did not return before the process ended for that reason."""
 POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 
 

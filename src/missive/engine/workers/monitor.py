@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from missive.engine.completion.completion import Completion
 from missive.engine.dispatch.dispatcher import Dispatcher
-from missive.engine.job import Job
+from missive.engine.job import Job, Work
 from missive.engine.runtime import Runtime
 from missive.engine.state import EngineState
 from missive.engine.workers.outbox import Outbox
@@ -46,9 +46,13 @@ class WorkerMonitor:
         self._concurrency = concurrency
         self._state = state
         self._runtime = runtime
+        self._over = False
+        """Whether the results of the workers are ignored, because the process ends."""
 
     def poll(self) -> None:
         """Poll the workers now, and again after the poll interval."""
+        if self._over:
+            return
         self._outbox.deliver()
         if runs := [run for pool in self._pools for run in pool.runs()]:
             self._completion.collect_early(runs)
@@ -58,6 +62,17 @@ class WorkerMonitor:
         self._dispatcher.poll()
         self._runtime.call_later(_POLL if running else _IDLE_POLL, self.poll)
 
+    def give_up(self) -> list[list[Job]]:
+        """Return the jobs of stuck workers, and ignore from now on whatever the workers return.
+
+        Of several jobs together, one may hang.
+        """
+        self._outbox.deliver()
+        self._outbox.collect = _ignore
+        self._over = True
+        now = self._runtime.monotonic()
+        return [jobs for pool in self._pools for jobs in pool.hanging(now)]
+
     def _check_timeouts(self, now: float) -> None:
         for pool in self._pools:
             if expired := pool.expire(now):
@@ -65,7 +80,12 @@ class WorkerMonitor:
         stuck = [job for pool in self._pools for job in pool.stuck(now)]
         hopeless = len(stuck) >= self._concurrency or any(pool.blocked(now) for pool in self._pools)
         if stuck and hopeless and not self._state.draining:
+            self._state.stuck = True
             self._state.fail(_all_stuck(stuck))
+
+
+def _ignore(_works: list[Work]) -> None:
+    """Ignore the results of workers."""
 
 
 def _report_overdue(jobs: Sequence[Job]) -> None:

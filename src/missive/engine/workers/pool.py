@@ -99,6 +99,13 @@ class Pool(ABC):
         """Return whether one stuck handler blocks all workers."""
         return False
 
+    def hanging(self, now: float) -> list[list[Job]]:
+        """Return the running jobs of each worker that may never return; of several jobs together, one may hang.
+
+        A worker that returns later has no effect on its jobs.
+        """
+        return [active for _, active in self._active() if self._hangs(active[0], now)]
+
     def _hangs(self, job: Job, now: float) -> bool:  # noqa: ARG002 - other pools use it
         return job.overdue
 

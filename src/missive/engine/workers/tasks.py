@@ -108,6 +108,18 @@ class LoopPool(Pool):
         """Return whether a handler blocks the loop, and with it all other handlers."""
         return self._unanswered is not None and now > self._unanswered + _GRACE
 
+    def hanging(self, now: float) -> list[list[Job]]:
+        """Return the jobs of each runner that may never return; of a blocked loop, the jobs that may block it."""
+        if not self.blocked(now):
+            return super().hanging(now)
+        blocking = asyncio.current_task(self._loop)
+        active = dict(self._active())
+        for index, runner in list(self._runners.items()):
+            if runner is blocking and index in active:
+                return [active[index]]
+        # A task or a callback of some handler blocks the loop.
+        return [[job for jobs in active.values() for job in jobs]] if active else []
+
     def _spawn(self) -> None:
         for _ in range(min(len(self._free), len(self._works))):
             index = self._free.pop()
