@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -104,13 +106,15 @@ def put(tmp_path: Path) -> Callable[..., None]:
         queue.executescript(SCHEMA)
     queue.close()
 
-    def put(*messages: tuple[str, int]) -> None:
-        with sqlite3.connect(tmp_path / "queue.db", timeout=30) as queue:
-            bodies = [(body(*message),) for message in messages]
-            queue.executemany("INSERT INTO missive_queue (queue, body) VALUES ('q', ?)", bodies)
-        queue.close()
+    return functools.partial(insert, tmp_path)
 
-    return put
+
+def insert(directory: Path, *messages: tuple[str, int]) -> None:
+    """Put messages into the queue."""
+    with sqlite3.connect(directory / "queue.db", timeout=30) as queue:
+        bodies = [(body(*message),) for message in messages]
+        queue.executemany("INSERT INTO missive_queue (queue, body) VALUES ('q', ?)", bodies)
+    queue.close()
 
 
 def body(do: str, n: int) -> bytes:
@@ -151,8 +155,9 @@ def restart(missive: Start, directory: Path, runs: int, *arguments: str) -> str:
         assert process.code == 1
         assert err.splitlines()[-1].startswith("missive: every worker is stuck in a handler past its timeout (app:")
         errors += err
+    insert(directory, ("fine", GOOD))
     process = missive(*command)
-    wait_until(lambda: numbers(directory) >= set(range(1, GOOD)), "the good messages")
+    wait_until(lambda: numbers(directory) >= set(range(1, GOOD + 1)), "the good messages")
     wait_until(lambda: not queued(directory), "an empty queue")
     _, err = process.terminate()
     assert process.code == 0
@@ -214,9 +219,38 @@ def test_a_lane_continues_behind_a_stuck_message(missive: Start, tmp_path: Path,
 def test_a_replaced_worker_handles_the_rest(missive: Start, tmp_path: Path, put: Callable[..., None]):
     """With `--workers 2`, the supervisor replaces the stuck workers, and all good messages are handled."""
     put(("thread", 0), ("thread", 0), ("thread", 0), *[("fine", n) for n in range(1, GOOD)])
-    err = restart(missive, tmp_path, 0, "--workers", "2")
+    source = "sqlite:///queue.db?queue=q&lease=2"
+    process = missive(
+        "run", "app:proc", "--from", source, "--dlq", "sqlite:///dlq.db", "--drain", "0.5", "--workers", "2"
+    )
+    died = 0
+    while died < 3:
+        died += "died (exit code 1), starting another" in process.error_line()
+    wait_until(lambda: numbers(tmp_path) == set(range(1, GOOD)), "the good messages")
+    wait_until(lambda: not queued(tmp_path), "an empty queue")
+    process.terminate()
+    assert process.code == 0
     assert dead(tmp_path) == [("timeout", "thread")] * 3
-    assert "died (exit code 1), starting another" in err
+
+
+def test_a_suspect_that_hangs_does_not_starve_the_others(missive: Start, tmp_path: Path, put: Callable[..., None]):
+    """After its timeout, the other messages run again, and one line says so. Only the culprit is quarantined."""
+    put(("thread", 0), ("kill", 0), *[("fine", n) for n in range(1, GOOD)])
+    source = "sqlite:///queue.db?queue=q&lease=2"
+    command = ("run", "app:proc", "--from", source, "--dlq", "sqlite:///dlq.db", "--concurrency", "4", "--drain", "0.5")
+    line = "WARNING missive: app:thread: a message that may have killed a process ran alone past its timeout"
+    deaths = 0
+    while deaths < 3:
+        process = missive(*command)
+        _, err = process.finish()
+        assert process.code == -signal.SIGSEGV
+        deaths += 1
+        assert (deaths > 1) == (line in err)
+    process = missive(*command)
+    wait_until(lambda: numbers(tmp_path) >= set(range(1, GOOD)), "the good messages")
+    _, err = process.terminate()
+    assert line in err
+    assert dead(tmp_path) == [("poison", "kill")]
 
 
 @pytest.mark.rabbitmq

@@ -162,7 +162,7 @@ def test_the_file_is_private_and_contains_no_message_content(directory: InFlight
     run_all(log, Delivery(CANARY * 1000, producer_id=CANARY.decode(), lane=CANARY.decode(), key=CANARY))
     content = log.path.read_bytes()
     assert CANARY not in content
-    assert len(content) == 8 * 4
+    assert len(content) == 8 * 5
     assert stat.S_IMODE(log.path.stat().st_mode) == 0o600
     assert stat.S_IMODE(log.path.parent.stat().st_mode) == 0o700
     log.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,12 +13,14 @@ from missive.engine.job import Job, Work
 from missive.engine.runtime import Runtime
 from missive.engine.workers.pool import Pool
 
+logger = logging.getLogger("missive")
+
 
 class IsolatingDispatcher(Dispatcher):
     """A dispatcher that runs each suspect alone: after all running work has come back, and before other work starts.
 
-    Suspects keep their turn. `survived` is called with each suspect that came back. Without suspects, this dispatcher
-    costs one check of an empty set for each chunk.
+    Suspects keep their turn. `isolated` is called with the jobs that begin to run alone, and with none at their end;
+    `survived` is called with each suspect that came back. The others wait for a suspect until its timeout. Without suspects, this dispatcher costs one check of an empty set for each chunk.
     """
 
     def __init__(
@@ -30,8 +33,15 @@ class IsolatingDispatcher(Dispatcher):
     ) -> None:
         super().__init__(pools, pool_of, concurrency, held_jobs, runtime)
         self.survived: Callable[[Job], None] = lambda _: None
+        self.isolated: Callable[[Sequence[Job]], None] = lambda _: None
         self._suspects: set[Job] = set()
         self._alone: Work | None = None
+        self._late: list[Work] = []
+        """Suspects that ran alone past their timeout and have not come back."""
+
+    def _end_isolation(self) -> None:
+        self._alone = None
+        self.isolated([])
 
     def suspect(self, job: Job) -> None:
         """Let a job run alone when its turn comes."""
@@ -54,10 +64,11 @@ class IsolatingDispatcher(Dispatcher):
         super().dispatch()
         if behind and not self._ready and not self._busy and not self._stopped:
             self._alone = behind.popleft()
+            self.isolated(self._alone.jobs)
             self._ready.append(self._alone)
             super().dispatch()
             if self._ready:  # a stuck handler leaves no free worker now
-                self._alone = None
+                self._end_isolation()
                 behind.appendleft(self._ready.pop())
         self._ready.extend(behind)
 
@@ -70,13 +81,29 @@ class IsolatingDispatcher(Dispatcher):
         """Note works that came back from the pools, and whether the suspect did."""
         super().returned(works)
         if self._alone is not None and any(work is self._alone for work in works):
-            came_back, self._alone = self._alone, None
-            for job in came_back.jobs:
+            came_back = [self._alone]
+            self._end_isolation()
+        elif self._late:
+            came_back = [late for late in self._late if any(work is late for work in works)]
+        else:
+            return
+        for suspect in came_back:
+            if suspect in self._late:
+                self._late.remove(suspect)
+            for job in suspect.jobs:
                 self.survived(job)
 
     def poll(self) -> None:
-        """Check the limiters, and whether the handlers before a suspect are stuck by now."""
+        """Check the limiters, and whether a suspect, or the handlers before it, are stuck by now."""
         super().poll()
+        if self._alone is not None and (active := self._alone.active) and all(job.overdue for job in active):
+            logger.warning(
+                "%s: a message that may have killed a process ran alone past its timeout; the others run again",
+                active[0].handler,
+            )
+            self._late.append(self._alone)
+            self._end_isolation()
+            self.dispatch()
         if self._suspects:
             self.dispatch()
 
@@ -100,5 +127,5 @@ class IsolatingDispatcher(Dispatcher):
     def _withdraw_heads(self) -> list[Job]:
         jobs = super()._withdraw_heads()
         if self._alone is not None and not set(self._alone.jobs).isdisjoint(jobs):  # no worker had started it
-            self._alone = None
+            self._end_isolation()
         return jobs

@@ -101,6 +101,7 @@ class Crashes(Stage):
         self._directory: InFlightDirectory | None = None
         self._log: InFlightLog | None = None
         dispatcher.survived = self._forget
+        dispatcher.isolated = self._isolated
 
     async def open(self) -> None:
         """Count what dead processes left, and open the in-flight log of this process. Raises `StoreError`."""
@@ -162,6 +163,11 @@ class Crashes(Stage):
         for job in jobs:
             if job.decision is POISONED or job.decision is STUCK:
                 self._forget(job)
+
+    def _isolated(self, jobs: Sequence[Job]) -> None:
+        """Blame only a suspect that runs alone for a death, and not the stuck handlers beside it."""
+        if self._log is not None:
+            self._log.blame(delivery_mark(jobs[0].delivery) if len(jobs) == 1 else 0)
 
     def stopping(self) -> None:
         """Stop counting what this process leaves in the log."""

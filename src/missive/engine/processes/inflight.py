@@ -30,9 +30,9 @@ except ImportError:  # Windows has no lock that ends with its process and can be
 
 T = TypeVar("T")
 
-_MAGIC = 0x4D49535356453031
-_HEADER = 2
-"""Number of words before the slots: the magic number, and whether the process is stopping."""
+_MAGIC = 0x4D49535356453032
+_HEADER = 3
+"""Number of words before the slots: the magic number, whether the process is stopping, and the only mark to blame."""
 _WORD = 8
 """Size of a word, in bytes."""
 _SHARED = "/dev/shm"  # noqa: S108 - the private directory in it is checked before use
@@ -149,6 +149,10 @@ class InFlightLog:
         """Clear a slot and make it free again, on any thread."""
         slot.clear()
         self._free.append(slot)
+
+    def blame(self, mark: int) -> None:
+        """Let a death count for one delivery mark only; for all running messages again when the mark is 0."""
+        self._words[2] = mark
 
     def stopping(self) -> None:
         """Note that the process is stopping. Messages that still run at its end did not kill it."""
@@ -291,4 +295,4 @@ def _read_marks(lock: int) -> Sequence[int]:
     words = memoryview(content[: len(content) // _WORD * _WORD]).cast("Q")
     if len(words) < _HEADER or words[0] != _MAGIC or words[1]:
         return []
-    return [word for word in words[_HEADER:] if word]
+    return [words[2]] if words[2] else [word for word in words[_HEADER:] if word]
