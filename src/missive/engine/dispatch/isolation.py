@@ -20,7 +20,8 @@ class IsolatingDispatcher(Dispatcher):
     """A dispatcher that runs each suspect alone: after all running work has come back, and before other work starts.
 
     Suspects keep their turn. `isolated` is called with the jobs that begin to run alone, and with none at their end;
-    `survived` is called with each suspect that came back. The others wait for a suspect until its timeout. Without suspects, this dispatcher costs one check of an empty set for each chunk.
+    `survived` is called with each suspect that came back. The others wait for a suspect until its timeout.
+    Without suspects, this dispatcher costs one check of an empty set for each chunk.
     """
 
     def __init__(
