@@ -47,10 +47,13 @@ class Own(missive.JSONMessage):
 proc = missive.Processor(missive.JSONMessage, name="odd")
 own = missive.Processor(Own, name="own")
 
-@proc.handle_for(Field("漢", 1), name="evil\\n\\x1b[31m")
+def never(message): return False
+never.__qualname__ = "evil\\n\\x1b[31m"
+
+@proc.handle_for(Field("漢", 1) & never)
 def handle(message, context): ...
 """
-"""An application with a name that controls a terminal, and a message class that refuses every message."""
+"""An application with a matcher whose name controls a terminal, and a message class that refuses every message."""
 
 SECRETS = ("hunter2", "4111-1111")
 INPUT = '{"type":"ok","card":"4111-1111"}\n{"type":"bad","card":"4111-1111"}\n{"type":"odd"}\nhunter2\n'
