@@ -12,6 +12,9 @@ from typing import Any
 from missive.errors import RegistrationError
 from missive.matchers.values import MAX_DEPTH, SCALARS, Frozen, Scalar, checked_bound, checked_scalar, identity_of, show
 
+_MAX_SIZE = 10_000
+"""Greatest number of tests inside one test."""
+
 
 class Test(Frozen):
     """Base of all tests. A subclass implements `__call__` and `expectation`, is frozen, and is equal by value."""
@@ -23,6 +26,8 @@ class Test(Frozen):
     """The result for a missing value."""
     depth = 1
     """Levels of nested tests."""
+    size = 1
+    """Number of tests in this one, including itself. A test that occurs twice counts twice."""
 
     @abstractmethod
     def __call__(self, value: Any) -> bool:
@@ -216,12 +221,12 @@ class Absent(Test):
 class _Wrapping(Test):
     """Base of tests that apply one other test."""
 
-    __slots__ = ("depth", "test")
+    __slots__ = ("depth", "size", "test")
     test: Test
 
     def __init__(self, test: Test | Scalar) -> None:
         inner = _value_test(test, type(self).__name__)
-        self._freeze(inner, test=inner, depth=_depth_over(inner))
+        self._freeze(inner, test=inner, **_measures(inner))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.test!r})"
@@ -279,15 +284,16 @@ class NoneOf(Test):
     met by a different element.
     """
 
-    __slots__ = ("depth", "tests")
+    __slots__ = ("depth", "size", "tests")
     tests: tuple[Test, ...]
 
     def __init__(self, *tests: Test | Scalar) -> None:
         inner = dict.fromkeys(_value_test(test, "NoneOf") for test in tests)
         if not inner:
             raise RegistrationError("NoneOf() without tests is true of every value: use Present()")
+        measures = _measures(*inner)  # before the repr, which takes as long as the test is large
         ordered = tuple(sorted(inner, key=repr))
-        self._freeze(frozenset(inner), tests=ordered, depth=_depth_over(*inner))
+        self._freeze(frozenset(inner), tests=ordered, **measures)
 
     def __call__(self, value: Any) -> bool:
         return not any(test(value) for test in self.tests)
@@ -316,9 +322,14 @@ def _value_test(test: Test | Scalar, owner: str) -> Test:
     return inner
 
 
-def _depth_over(*tests: Test) -> int:
-    """Return the depth of a test that applies `tests`. Raise `RegistrationError` if it exceeds `MAX_DEPTH`."""
-    depth = 1 + max(test.depth for test in tests)
+def _measures(*tests: Test) -> dict[str, int]:
+    """Return the depth and size of a test that applies `tests`. Raise `RegistrationError` if one is too large."""
+    depth, size = 1 + max(test.depth for test in tests), 1 + sum(test.size for test in tests)
     if depth > MAX_DEPTH:
         raise RegistrationError(f"tests are nested at most {MAX_DEPTH} deep: use fewer levels")
-    return depth
+    if size > _MAX_SIZE:
+        raise RegistrationError(
+            f"a test consists of at most {_MAX_SIZE:,} tests, and one that occurs twice counts twice: use OneOf(…) for "
+            "many literals, or a function"
+        )
+    return {"depth": depth, "size": size}

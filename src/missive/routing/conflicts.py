@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from missive.matchers.algebra import And, Matcher, Not, Or
-from missive.matchers.selectors import Place
+from missive.matchers.events import EventField
+from missive.matchers.selectors import Place, Selector
 from missive.matchers.tests import IsInstance, Test
-from missive.matchers.values import Scalar
+from missive.matchers.values import Scalar, cut
 from missive.messages import Message
 from missive.routing.globs import Gist, gist_of
 from missive.routing.normal import ANY, Atom, Conjunction, Constraint, Opaque, conjunctions, literals_of
@@ -20,6 +21,8 @@ from missive.routing.witness import decodes_json, joint_witnesses, witness
 
 _MAX_PAIRS = 1000
 """Pairs of alternatives up to which two matchers are compared."""
+_MAX_REASONS = 1000
+"""Parts of a matcher up to which the impossible one is searched."""
 _MAX_WITNESSES = 8
 """Pairs of alternatives for which a witness is tried."""
 MAX_KEYS = 64
@@ -213,6 +216,32 @@ def unsatisfiable(condition: Conjunction, *, json: bool = False) -> bool:
         return _unsatisfiable(condition, json=json)
     except Exception:  # noqa: BLE001 - as above
         return False
+
+
+_HELD = {
+    "field": "a decoded body can hold",
+    "event": "an EventField finds (it finds scalars only)",
+    "header": "a header can have: text, bytes that are not UTF-8, or a tuple of these if it is repeated",
+    "topic": "a topic can be: text",
+    "key": "a key can be: text or bytes",
+    "body": "a body can be: bytes",
+}
+_JSON_HELD = {
+    "field": "JSON can hold: null, booleans, finite numbers, text, lists and objects",
+    "event": "an EventField finds in JSON: null, booleans, finite numbers and text",
+}
+
+
+def reason_of_impossibility(matcher: Matcher[Any], *, json: bool) -> str:
+    """Return why no message can match a matcher, and the remedy, for an error."""
+    parts = [part for part in matcher.walk() if isinstance(part, (Selector, EventField))]
+    for part in parts:
+        found = conjunctions(part)
+        if len(parts) <= _MAX_REASONS and found and all(unsatisfiable(one, json=json) for one in found):
+            ((place, _), *_) = found[0].constraints.items()
+            held = (_JSON_HELD if json else {}).get(place[0], _HELD[place[0]])
+            return f"{cut(part)} is false of every value that {held}. Change its test"
+    return "its conditions exclude each other. Remove one of them"
 
 
 def _unsatisfiable(condition: Conjunction, *, json: bool) -> bool:

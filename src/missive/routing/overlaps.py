@@ -21,6 +21,7 @@ from missive.routing.conflicts import (
     analyse,
     combinations,
     contained,
+    reason_of_impossibility,
     relation,
 )
 from missive.routing.normal import Conjunction, Opaque
@@ -98,8 +99,8 @@ class OverlapIndex:
         new = self._analyse(matcher)
         if not new.alternatives:
             raise RegistrationError(
-                f"no message could ever match {cut(matcher)}, the matcher of {name}: its conditions exclude each "
-                "other. Remove one of them"
+                f"no message could ever match {cut(matcher)}, the matcher of {name}: "
+                f"{reason_of_impossibility(matcher, json=self._json)}"
             )
         candidates = tuple(self._candidates(new))
         gist, place = new.gist, new.single and new.single.place

@@ -146,8 +146,9 @@ _Literals = tuple[tuple[Test, ...], tuple[Test, ...]]
 
 def _alternatives(positives: Sequence[Test], negatives: Sequence[Test]) -> Iterator[_Literals]:
     """Yield the ways to meet all tests, each as elementary tests that must pass and tests that must fail."""
-    choices = [list(_ways(test, positive=True)) for test in positives]
-    choices += [list(_ways(test, positive=False)) for test in negatives]
+    # With this many ways of one test, there are too many alternatives anyway.
+    choices = [list(islice(_ways(test, positive=True), _MAX_ALTERNATIVES + 1)) for test in positives]
+    choices += [list(islice(_ways(test, positive=False), _MAX_ALTERNATIVES + 1)) for test in negatives]
     for chosen in product(*choices):
         wanted = dict.fromkeys(test for passing, _ in chosen for test in passing)
         unwanted = dict.fromkeys(test for _, failing in chosen for test in failing)
