@@ -58,9 +58,7 @@ class EventField(Matcher[StructuredMessage]):
             raise RegistrationError(f"EventField's path has {len(literal)} segments: use at most {MAX_DEPTH} segments")
         if not isinstance(condition, Matcher):
             test = as_test(condition)
-            self._freeze(
-                literal, test, path=literal, test=test, inside=None, depth=1, size=test.size, _keys=_keys_of(literal)
-            )
+            self._freeze(literal, test, path=literal, test=test, inside=None, depth=1, size=1, _keys=_keys_of(literal))
             return
         for part in condition.walk():
             if not isinstance(part, (EventField, And, Or, Not)):

@@ -27,11 +27,6 @@ class Selector(Matcher[M_contra]):
     opaque = False
 
     @property
-    def size(self) -> int:  # type: ignore[override]  # nothing sets the size of a matcher
-        """The number of tests."""
-        return self.test.size
-
-    @property
     @abstractmethod
     def place(self) -> Place:
         """The place that the test applies to."""

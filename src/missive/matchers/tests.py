@@ -291,7 +291,7 @@ class NoneOf(Test):
         inner = dict.fromkeys(_value_test(test, "NoneOf") for test in tests)
         if not inner:
             raise RegistrationError("NoneOf() without tests is true of every value: use Present()")
-        measures = _measures(*inner)  # before the repr, which takes as long as the test is large
+        measures = _measures(*inner)  # before the repr, which has the length of the test
         ordered = tuple(sorted(inner, key=repr))
         self._freeze(frozenset(inner), tests=ordered, **measures)
 

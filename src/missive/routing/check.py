@@ -16,7 +16,7 @@ from missive.routing.witness import expression_of
 
 _MAX_COMPARISONS = 200_000
 """Pairs of alternatives that one check compares."""
-_MAX_STEPS = 3_000_000
+_MAX_STEPS = 10_000_000
 """Steps of the search for texts in one check."""
 _MAX_LISTED = 100
 """Entries in each list of a report."""
@@ -116,7 +116,7 @@ class _PairwiseComparison:
 
     @property
     def overlaps(self) -> list[tuple[str, str, str]]:
-        """The overlaps, those that need an array last."""
+        """The overlaps. The ones that need an array are last."""
         return [*self._overlaps, *self._in_arrays][:_MAX_LISTED]
 
     def _compare(self, route: Route, others: Iterable[int]) -> None:

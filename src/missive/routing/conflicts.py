@@ -21,6 +21,8 @@ from missive.routing.witness import decodes_json, joint_witnesses, witness
 
 _MAX_PAIRS = 1000
 """Pairs of alternatives up to which two matchers are compared."""
+_MAX_IMPLIED = 20_000
+"""Pairs of tests of two alternatives up to which containment is proved."""
 _MAX_REASONS = 1000
 """Parts of a matcher up to which the impossible one is searched."""
 _MAX_WITNESSES = 8
@@ -283,7 +285,13 @@ def _merged(one: Conjunction, other: Conjunction) -> Conjunction:
     return Conjunction(constraints, tuple(dict.fromkeys((*one.opaque_parts, *other.opaque_parts))))
 
 
+def _tests(condition: Conjunction) -> int:
+    return sum(len(one.positives) + len(one.negatives) for one in condition.constraints.values())
+
+
 def _within(inner: Conjunction, outer: Conjunction) -> bool:
+    if _tests(inner) * _tests(outer) > _MAX_IMPLIED:
+        return False
     if not all(one in inner.opaque_parts for one in outer.opaque_parts):
         return False
     objects = _objects(inner)

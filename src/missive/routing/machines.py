@@ -191,7 +191,7 @@ _GROUPS, _LONG = 8, 16
 
 
 class _LongAddressMachine(Machine):
-    """The IPv6 addresses of a network: eight groups, of which `::` omits zeros. The state has all readings."""
+    """The IPv6 addresses of a network: eight groups; `::` stands for zeros. The state has all readings."""
 
     def __init__(self, first: int, last: int) -> None:
         low, high = first.to_bytes(16, "big"), last.to_bytes(16, "big")

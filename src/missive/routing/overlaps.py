@@ -34,7 +34,7 @@ _MAX_CANDIDATES = 1000
 """Registered matchers that one new matcher is compared with."""
 _MAX_TRIED = 32
 """Comparisons without a result after which the search for an overlap ends."""
-_MAX_STEPS, _SHARE, _LEAST_STEPS = 2_000_000, 100, 1000
+_MAX_STEPS, _SHARE, _LEAST_STEPS = 5_000_000, 100, 3000
 """Steps of the search for texts in all searches for overlaps, the part of the rest that one search may take, and the
 least number that each may take."""
 _MAX_UNRELATED = 32

@@ -22,6 +22,9 @@ from missive.routing.topics import topics_disjoint, topics_within
 _SATISFIABLE = (Present, Prefix, Suffix, Substring, Wildcard, Regex, Cidr, IsInstance, *DIALECTS)
 """Tests that accept a value of each of their kinds."""
 
+_MAX_TESTS = 64
+"""Tests at one place up to which each pair of them is compared."""
+
 # Two tests on one value
 
 
@@ -118,9 +121,14 @@ def impossible(place: Place, constraint: Constraint, *, json: bool = False) -> b
     return (
         not possible_kinds(place, positives)
         or number_ranges(constraint) == []
-        or any(disjoint(one, other) for i, one in enumerate(positives) for other in positives[:i])
-        or any(within(positive, negative) for positive in positives for negative in negatives)
+        or (len(positives) <= _MAX_TESTS and _exclude_each_other(positives, negatives[:_MAX_TESTS]))
         or _unsolvable(domain, positives, negatives)
+    )
+
+
+def _exclude_each_other(positives: tuple[Test, ...], negatives: tuple[Test, ...]) -> bool:
+    return any(disjoint(one, other) for i, one in enumerate(positives) for other in positives[:i]) or any(
+        within(positive, negative) for positive in positives for negative in negatives
     )
 
 

@@ -73,7 +73,7 @@ class Domain(msgspec.Struct, frozen=True):
     json: bool = False
     """Whether the values come from JSON, which has no infinity."""
     header: bool = False
-    """Whether the values are those of a header: bytes are not UTF-8, and a tuple has several elements."""
+    """Whether the values belong to a header: bytes are not UTF-8, and a tuple has several elements."""
 
     @property
     def inside(self) -> Domain:
