@@ -411,16 +411,16 @@ def test_the_same_handler_may_repeat_its_name_and_aliases():
     assert len(proc.routes()) == 4
 
 
-@pytest.mark.parametrize("aliases", ["one", [""], [1], 5, ["x" * 256], ["a\nb"]])
+@pytest.mark.parametrize("aliases", ["one", [""], [1], 5, ["x" * 256]])
 def test_aliases_are_a_list_of_names(aliases):
     """A text, or a value that is no name, is an error."""
     with pytest.raises(RegistrationError, match="alias"):
         Processor().add_handler(Key("k"), nothing, aliases=aliases)
 
 
-@pytest.mark.parametrize("name", ["", 1, "x" * 256, "a\nb", "\x1b[31m"])
+@pytest.mark.parametrize("name", ["", 1, "x" * 256])
 @pytest.mark.parametrize("of", ["processor", "handler"])
-def test_a_name_is_short_printable_text(of, name):
-    """A name that a table or a line cannot show is an error, for services and for handlers."""
-    with pytest.raises(RegistrationError, match="must be a text of 1 to 255 printable characters"):
+def test_a_name_is_a_short_text(of, name):
+    """A name that a table cannot hold is an error, for services and for handlers."""
+    with pytest.raises(RegistrationError, match="must be a text of 1 to 255 characters"):
         Processor(name=name) if of == "processor" else Processor().add_handler(Key("k"), nothing, name=name)

@@ -56,7 +56,7 @@ async def async_key(message: missive.Message) -> str:
         (missive.Once(lambda: "key"), "billing", r"the key of once= \(for billing\) must take a message"),
         (missive.Once(async_key), "billing", "it is async"),
         (missive.Once(by_field("id")), "billing", "reads a StructuredMessage"),
-        (missive.Once(by_key), "x" * 256, "must be a text of 1 to 255 printable characters"),
+        (missive.Once(by_key), "x" * 256, "must be a text of 1 to 255 characters"),
     ],
 )
 def test_an_invalid_registration_is_an_error(once: Any, name: str | None, text: str):

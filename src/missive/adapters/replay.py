@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from missive.adapters.base import Adapter
+from missive.adapters.orphans import Orphans
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
 from missive.dlq.contract import Query, RecordLease, Store
@@ -150,6 +151,7 @@ class ReplaySession(ThreadedSession):
         self._more = asyncio.Event()
         self._busy: Mapping[str, float] = {}
         """What `ReplayAdapter.busy` returned last."""
+        self._orphans: Orphans | None = None
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Lease records. Poll every second and when the next record is due; end after the last record of a replay."""
@@ -219,6 +221,8 @@ class ReplaySession(ThreadedSession):
             adapter.store.lease_records, adapter.service, self._token, limit, _LEASE, adapter.replay
         )
         adapter.add_leases(leases)
+        if adapter.replay is None:  # a command chose the code that runs its records
+            leases = self._leave_orphans(leases)
         self._leased.extend(map(_delivery, leases))
         self._poll_delay = _POLL
         if not leases and (due := self._call_store(adapter.store.next_due, adapter.service)) is not None:
@@ -235,6 +239,15 @@ class ReplaySession(ThreadedSession):
             moved = self._call_store(adapter.store.postpone, adapter.service, due, _POSTPONED, adapter.replay)
             if moved < _POSTPONED:
                 break
+
+    def _leave_orphans(self, leases: Sequence[RecordLease]) -> Sequence[RecordLease]:
+        """Return the leases of records that can run or end, and leave the others for another worker or later."""
+        if self._orphans is None:
+            self._orphans = Orphans(self._adapter.processor, self._adapter.service)
+        ready, left, due = self._orphans.sort(leases, self._host.time())
+        if left:
+            self._call_store(self._adapter.store.leave_orphans, left, self._token, due)
+        return ready
 
     def _settle(self, settlements: Sequence[Settlement]) -> list[SettlementResult]:
         done: set[str] = set()

@@ -107,8 +107,8 @@ def check_processor(message_cls: object, on_overlap: object) -> None:
 
 def checked_name(value: object, what: str) -> str:
     """Return the name of `what`, a service or a handler. Raise `RegistrationError` for another value."""
-    if not isinstance(value, str) or not value.isprintable() or not 1 <= len(value) <= LONGEST_NAME:
-        raise RegistrationError(f"the name of {what} must be a text of 1 to {LONGEST_NAME} printable characters")
+    if not isinstance(value, str) or not 1 <= len(value) <= LONGEST_NAME:
+        raise RegistrationError(f"the name of {what} must be a text of 1 to {LONGEST_NAME} characters")
     return value
 
 

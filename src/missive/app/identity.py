@@ -23,7 +23,7 @@ class Identity:
         self._made_in = frame.f_globals, str(frame.f_code.co_qualname)
         self._target: str | None = None
         self.is_explicit = name is not None
-        """Whether somebody chose the name."""
+        """Whether the name was chosen by an application or an operator."""
         self.name = module_of(frame) if name is None else checked_name(name, "a processor")
 
     def loaded_as(self, path: str | None, name: str) -> None:
@@ -47,7 +47,7 @@ class Identity:
 class ServiceName:
     """The attribute of a processor that reads the name of its identity, and sets an explicit one.
 
-    Setting raises `RegistrationError` for a name that is empty, not printable or too long.
+    Setting raises `RegistrationError` for a name that is empty or too long.
     """
 
     def __get__(self, processor: Any, _owner: object = None) -> str:

@@ -305,6 +305,7 @@ class Registry:
             retry=(own.retry if one.retry is None else one.retry) or None,
             before=own.before,
             after=own.after,
+            aliases=one.aliases,
             public=self.settings.public,
         )
         kind = "async" if terms.is_async else "sync"

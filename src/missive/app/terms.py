@@ -55,6 +55,8 @@ class Terms(msgspec.Struct, frozen=True):
     """The hooks that run before the handler."""
     after: tuple[HandlingHook, ...] = ()
     """The hooks that run after the handler."""
+    aliases: tuple[str, ...] = ()
+    """Earlier names of the handler, under which stored records find it."""
     public: frozenset[PublicPlace] = frozenset()
     """The field paths and header names whose values may be shown."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from missive.cli import edit, maintenance, options, replay
+from missive.cli import edit, maintenance, options, ownership, replay
 from missive.cli.output import ago, hint, pairs, say, show_json, show_table, when
 from missive.cli.selection import STATUSES, QueryCommand, filters, open_store, query_of, query_words
 from missive.errors import UsageError
@@ -131,7 +131,19 @@ def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
 
 def _show_head(record: Record, shown: dict[str, Any]) -> None:
     """Print the identity of a record, and its masked message."""
-    for name in ("id", "status", "service", "reason", "label", "handler", "error", "group", "attempts", "source"):
+    for name in (
+        "id",
+        "status",
+        "service",
+        "reason",
+        "label",
+        "handler",
+        "assigned",
+        "error",
+        "group",
+        "attempts",
+        "source",
+    ):
         if shown[name] is not None:
             say(f"{name:<10} {shown[name]}")
     say(f"{'first':<10} {when(record.first_at)}\n{'last':<10} {when(record.last_at)}")
@@ -201,5 +213,5 @@ def watch(words: tuple[str, ...], dlq_url: str | None, every: float, as_json: bo
         sys.exit(0)
 
 
-for _command in (*replay.COMMANDS, *maintenance.COMMANDS, edit.edit):
+for _command in (*replay.COMMANDS, *maintenance.COMMANDS, *ownership.COMMANDS, edit.edit):
     dlq.add_command(_command)

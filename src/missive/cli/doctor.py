@@ -21,11 +21,18 @@ _SIGNS = {"ok": ("✓", "green"), "unknown": ("?", "blue"), "warning": ("!", "ye
 @click.argument("target")
 @options.sources
 @options.dlq
+@options.name
 @options.as_json
 @options.factory
 @click.pass_context
 def doctor(
-    command: click.Context, target: str, sources: tuple[str, ...], dlq_url: str | None, as_json: bool, factory: bool
+    command: click.Context,
+    target: str,
+    sources: tuple[str, ...],
+    dlq_url: str | None,
+    name: str | None,
+    as_json: bool,
+    factory: bool,
 ) -> int:
     """Check a deployment: sources, timeouts, order, dead letters.
 
@@ -46,7 +53,7 @@ def doctor(
     from missive.operations.doctor import diagnose  # noqa: PLC0415 - as above
 
     logging.getLogger("missive").setLevel(logging.CRITICAL)  # the findings report everything
-    adapters = load_adapters(target, sources, None, factory=factory)
+    adapters = load_adapters(target, sources, None, name, factory=factory)
     diagnoses = diagnose(adapters, adapters[0].processor.dlq if dlq_url is None else dlq_url)
     if as_json:
         show_json([{"where": where, **finding._asdict()} for where, findings in diagnoses for finding in findings])

@@ -33,6 +33,7 @@ concurrency = option(
     "--concurrency", type=click.IntRange(min=1), metavar="N", help="With --with: handle N messages at the same time."
 )
 sources = option("--from", "sources", metavar="URL", multiple=True, help="A source of messages; may be repeated.")
+name = option("--name", metavar="NAME", help="The name of the service.  [default: as the processor declares]")
 with_target = click.option("--with", "target", metavar="TARGET", help="Run them here and now through this processor.")
 wait = click.option("--wait", is_flag=True, help="Without --with: wait until the workers have finished.")
 yes = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")

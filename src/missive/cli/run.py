@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Lowest level of the log lines on standard error.",
 )
+@options.name
 @options.as_json
 @options.factory
 @click.pass_context
@@ -61,6 +62,7 @@ def run(
     workers: int | None,
     drain: float | None,
     log_level: str,
+    name: str | None,
     as_json: bool,
     factory: bool,
 ) -> int:
@@ -86,10 +88,10 @@ def run(
 
     worker = Worker.inherited()
     # Several workers log to the same standard error.
-    name = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
-    logging.basicConfig(level=log_level.upper(), format=f"%(levelname)s {name}: %(message)s", stream=sys.stderr)
+    who = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
+    logging.basicConfig(level=log_level.upper(), format=f"%(levelname)s {who}: %(message)s", stream=sys.stderr)
     with contextlib.nullcontext() if worker is None else worker:
-        adapters = load_adapters(target, sources, drain, factory=factory)
+        adapters = load_adapters(target, sources, drain, name, factory=factory)
         processor = adapters[0].processor
         if _signals.held():
             if worker is None:

@@ -27,6 +27,7 @@ def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapt
     if not place or not name:
         raise UsageError(f"{target!r} is not a target: write module:name, or path/to/file.py:name")
     found: Any = _import(place)
+    path = getattr(found, "__file__", None)
     for part in name.split("."):
         try:
             found = getattr(found, part)
@@ -40,6 +41,8 @@ def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapt
             )
         found = _guarded(f"calling {target}", found)
     if isinstance(found, (Processor, Adapter)):
+        processor = found.processor if isinstance(found, Adapter) else found
+        processor.identity.loaded_as(path, name)
         return found
     remedy = ": if it returns one, add --factory" if callable(found) and not factory else ""
     raise UsageError(f"{target} is of type {type(found).__name__}, neither a processor nor an adapter{remedy}")
@@ -51,10 +54,12 @@ def load_processor(target: str, *, factory: bool = False) -> Processor[Any]:
     return found.processor if isinstance(found, Adapter) else found
 
 
-def load_adapters(target: str, urls: Sequence[str], drain: float | None, *, factory: bool) -> list[Adapter]:
+def load_adapters(
+    target: str, urls: Sequence[str], drain: float | None, name: str | None, *, factory: bool
+) -> list[Adapter]:
     """Import a TARGET and return one adapter for each URL, or the adapter that it names. Raise `UsageError`.
 
-    `drain` replaces the drain time of the adapters, in seconds.
+    `drain` replaces the drain time of the adapters, in seconds, and `name` the name of the service.
     """
     found = load_target(target, factory=factory)
     if isinstance(found, Adapter):
@@ -70,6 +75,8 @@ def load_adapters(target: str, urls: Sequence[str], drain: float | None, *, fact
             raise UsageError("--drain takes a number of seconds, zero or more")
         for adapter in adapters:
             adapter.drain = drain
+    if name is not None:
+        _set_name(adapters[0].processor, name)
     return adapters
 
 
@@ -139,3 +146,14 @@ def _where(error: BaseException) -> str:
 def _candidates(module: object) -> str:
     names = [name for name, value in getattr(module, "__dict__", {}).items() if isinstance(value, (Processor, Adapter))]
     return f"; it has {', '.join(names)}" if names else ""
+
+
+def _set_name(processor: Processor[Any], name: str) -> None:
+    """Give a service an explicit name. Raise `UsageError` for an empty or long one."""
+    try:
+        processor.name = name
+    except RegistrationError as error:
+        complaint = f"--name: {error}"
+    else:
+        return
+    raise UsageError(complaint)

@@ -16,6 +16,7 @@ from missive.adapters.replay import ReplayAdapter
 from missive.dlq import open_dlq
 from missive.dlq.contract import Sink, Store
 from missive.engine.engine import Engine
+from missive.engine.ownership import register_application
 from missive.engine.report import Report
 from missive.engine.streams import flush_output
 from missive.errors import MissiveError, UsageError
@@ -121,6 +122,7 @@ async def _serve(
         own = [adapter for adapter in adapters if adapter.processor is processor]
         store = open_dlq(processor.dlq) if sink is None else sink
         if isinstance(store, Store) and not any(isinstance(adapter, ReplayAdapter) for adapter in own):
+            register_application(processor, store)
             # Replays that an operator queues run together with the sources.
             own.append(ReplayAdapter(processor, store))
         engine = Engine(

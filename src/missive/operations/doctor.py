@@ -12,6 +12,7 @@ from missive.app.processor import Processor
 from missive.dlq import open_dlq
 from missive.dlq.contract import DLQ, Sink
 from missive.engine.order import order_hazards
+from missive.engine.ownership import find_refusal
 from missive.errors import Fatal, MissiveError, StoreError, Transient
 from missive.transport import Credit, Session, Watermark
 
@@ -61,16 +62,18 @@ def diagnose_store(dlq: DLQ, adapters: Sequence[Adapter]) -> list[Finding]:
         sink = open_dlq(dlq)
     except MissiveError as error:
         return [Finding("error", "dead letters", str(error))]
-    return _diagnose_sink(sink) if sink is not None else []
+    return _diagnose_sink(sink, adapters[0].processor) if sink is not None else []
 
 
-def _diagnose_sink(sink: Sink) -> list[Finding]:
+def _diagnose_sink(sink: Sink, processor: Processor[Any]) -> list[Finding]:
     try:
         if not sink.durable:
             return [Finding("warning", "dead letters", "they are held in memory only, and lost with the process")]
         sink.put([])
         writable = Finding("ok", "dead letters", f"{getattr(sink, 'url', type(sink).__name__)} can be written")
-        return [writable, *(Finding("warning", "dead letters", risk) for risk in sink.diagnose())]
+        refusal = find_refusal(processor, sink)
+        name = [] if refusal is None else [Finding("error", "name", refusal)]
+        return [writable, *name, *(Finding("warning", "dead letters", risk) for risk in sink.diagnose())]
     except StoreError as error:
         return [Finding("error", "dead letters", str(error))]
     finally:

@@ -89,8 +89,10 @@ def _execute(
 ) -> None:
     from missive.engine.runner import execute  # noqa: PLC0415 - listing dead letters does not load the engine
 
-    adapters = [
-        ReplayAdapter(
+    identity = processor.identity
+    name = identity.name
+    for service in services:
+        adapter = ReplayAdapter(
             processor,
             store,
             replay=replay.id,
@@ -99,14 +101,12 @@ def _execute(
             rate_limit=replay.rate,
             tolerance=tolerance,
         )
-        for service in services
-    ]
-    if not adapters:
-        return
-    try:
-        execute(adapters, sink=store, concurrency=concurrency)
-    finally:
-        for adapter in adapters:
+        try:
+            # The records run as messages of their service: `once=` then knows the effects of its workers.
+            identity.name = service
+            execute([adapter], sink=store, concurrency=concurrency)
+        finally:
+            identity.name = name
             adapter.release_leases()
 
 

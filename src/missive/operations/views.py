@@ -19,6 +19,7 @@ def summary(record: Record) -> dict[str, Any]:
         "reason": str(record.reason),
         "label": record.label,
         "handler": record.handler,
+        "assigned": record.assigned,
         "error": record.error_type,
         "group": record.fingerprint,
         "attempts": record.attempts,

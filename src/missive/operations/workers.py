@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from missive.adapters.base import Adapter
 from missive.dlq import DLQ, open_dlq
+from missive.engine.ownership import register_application
 from missive.engine.processes.supervisor import Supervisor, check_shareable
 from missive.engine.report import Report
 from missive.operations.stores import DEFAULT_DLQ
@@ -16,13 +17,17 @@ def run_workers(argv: Sequence[str], count: int, adapters: Sequence[Adapter], dl
 
     Return the sum of their reports, and whether all of them were done or drained.
 
-    Raise `UsageError` when several processes cannot share a source, and `StoreError` when the dead letter store cannot
-    be opened.
+    Raise `UsageError` when several processes cannot share a source, or when the application must not use the store.
+    Raise `StoreError` when the dead letter store cannot be opened.
     """
     check_shareable(adapters, count)
     # Open the store before any worker does: its tables are created once, and an error is reported once.
     if (sink := open_dlq(dlq)) is not None:
-        sink.close()
+        try:
+            for processor in {adapter.processor for adapter in adapters}:
+                register_application(processor, sink)
+        finally:
+            sink.close()
     environment = {"MISSIVE_DLQ": DEFAULT_DLQ} if dlq == DEFAULT_DLQ else None
     supervisor = Supervisor(list(argv), count, environment=environment)
     well = supervisor.run()

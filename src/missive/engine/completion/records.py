@@ -47,15 +47,15 @@ def make_record(
     now: float,
     new_id: Callable[[], str],
 ) -> Record:
-    """Return the record of a job that is a dead letter or is parked. Raises TypeError for another job.
+    """Return the record of a job that is a dead letter or is parked; `public` is for a job without a handler.
 
-    `public` applies to a job without a handler. A handler has the public fields of the processor that registered it.
+    Raises TypeError for another job.
     """
     decision, delivery, message = job.decision, job.delivery, job.message
     if decision is None or (decision.reason is None and job.parked is None):
         raise TypeError(f"{job!r} has no record: it is neither a dead letter nor parked")
-    reason, parked = decision.reason or Reason.failed, job.parked
-    failure, handler = decision.failure, None if job.route is None else job.route.name
+    reason, parked, failure = decision.reason or Reason.failed, job.parked, decision.failure
+    handler = None if job.route is None else job.route.name
     misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
     waits = parked is not None and not parked.ran
     sha256 = hashlib.sha256(delivery.body).hexdigest()
@@ -67,7 +67,7 @@ def make_record(
         status=Status.dead if parked is None else Status.parked,
         due=None if parked is None else parked.due,
         lane=None if parked is None else parked.lane,
-        lease_token=None if delivery.record is None else delivery.token,
+        **_of_stored(delivery),
         identity=identity(job.source.adapter.url, delivery, sha256),
         body=delivery.body,
         headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
@@ -100,6 +100,13 @@ def make_record(
     )
 
 
+def _of_stored(delivery: Delivery) -> dict[str, Any]:
+    """Return the lease of a stored record, and the handler that an operator assigned, unless the handler is missing."""
+    if (stored := delivery.record) is None:
+        return {}
+    return {"lease_token": delivery.token, "assigned": None if stored.is_orphan else stored.assigned}
+
+
 def _origin(job: Job) -> Origin:
     adapter, delivery = job.source.adapter, job.delivery
     native_id = _storable(delivery.native_id)
@@ -129,7 +136,7 @@ def bare_record(job: Job, *, service: str, now: float, new_id: Callable[[], str]
         status=Status.dead if job.parked is None else Status.parked,
         due=None if job.parked is None else job.parked.due,
         lane=None if job.parked is None else job.parked.lane,
-        lease_token=None if delivery.record is None else delivery.token,
+        **_of_stored(delivery),
         identity=None,
         body=delivery.body,
         headers=(),

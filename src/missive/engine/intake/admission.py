@@ -7,8 +7,10 @@ from collections.abc import Callable, Hashable, Sequence
 from missive.app.terms import HandlerRoute, Terms
 from missive.dlq.contract import Sink
 from missive.dlq.failure import capture
+from missive.dlq.record import Record
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.dispatch.dispatcher import Dispatcher
+from missive.engine.intake.assigned import AssignedRoutes, Find
 from missive.engine.intake.factory import message_factory
 from missive.engine.intake.source import Source
 from missive.engine.job import Job, by_lane
@@ -16,7 +18,7 @@ from missive.engine.order import OrderCheck
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
 from missive.engine.state import EngineState
-from missive.engine.workers.decision import Decision, decide, decide_discarded, decide_misrouted
+from missive.engine.workers.decision import ORPHANED, Decision, decide, decide_discarded, decide_misrouted
 from missive.errors import Fatal
 from missive.messages import Message, RawMessage
 from missive.outcome import Outcome, Reason
@@ -75,6 +77,7 @@ class Admission:
         self._make = message_factory(message_cls)
         self._find = router.find
         self._routes = routes
+        self._assigned = AssignedRoutes(routes)
         self._orders = _number_orders(routes)
         self._dispatcher = dispatcher
         self._dead_letters = dead_letters
@@ -128,8 +131,11 @@ class Admission:
         jobs = [make_job(source, session, delivery, make, now) for delivery in deliveries]
         if jobs and jobs[0].delivery.record is not None:
             for job in jobs:
-                if (failed_at := job.delivery.record.failed_at) is not None:
+                record: Record = job.delivery.record
+                if (failed_at := record.failed_at) is not None:
                     job.failed_at = now - (self._runtime.time() - failed_at)
+                if record.is_orphan:
+                    job.decision = ORPHANED
         return jobs
 
     def _without_handled(self, source: Source, deliveries: Sequence[Delivery]) -> Sequence[Delivery]:
@@ -144,7 +150,10 @@ class Admission:
         """Route jobs, and queue each in its lane or without one."""
         unordered: list[Job] = []
         natural: list[Job] = []
-        find, admitting = self._find, self.stages.admitting
+        find: Find = self._find
+        admitting = self.stages.admitting
+        if jobs and jobs[0].delivery.record is not None:
+            find = self._assigned.finder(jobs, find)
         for job in jobs:
             route = None if job.decision is not None else find(job.message)
             if route is None or isinstance(route, Misrouted) or route.discards is not None:

@@ -63,6 +63,8 @@ DEPENDENCY_DOWN = Decision(Outcome.nacked)
 SHUTDOWN = Decision(Outcome.dead_lettered, Reason.shutdown)
 STUCK = Decision(Outcome.dead_lettered, Reason.timeout)
 """For a message whose handler did not return before the process ended for that reason."""
+ORPHANED = Decision(Outcome.dead_lettered, Reason.unmatched, "handler not registered")
+"""For a stored message whose handler has been missing for `orphan_after`."""
 POISONED = Decision(Outcome.dead_lettered, Reason.poison)
 
 
