@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 from missive import _stacks
 
@@ -22,6 +23,10 @@ STOP = (signal.SIGINT, signal.SIGTERM)
 
 _PATIENCE = 5.0
 """Time after a held signal until the process exits, even if an import or a leftover thread blocks it, in seconds."""
+
+
+_LEAVE_SECONDS = 10.0
+"""Time for leftover threads and exit functions to end after a run, in seconds."""
 
 
 class _Held:
@@ -60,6 +65,24 @@ def held() -> bool:
     return bool(_held.signals)
 
 
+def leave(code: int) -> None:
+    """Note that the run is over, with an exit code. End the process when leftover threads keep it for too long."""
+    if not _held.active:
+        return
+    _held.code = code
+    timer = threading.Timer(_LEAVE_SECONDS, _end_leftovers)
+    timer.daemon = True
+    timer.start()
+
+
+def _end_leftovers() -> None:
+    with contextlib.suppress(OSError):
+        os.write(
+            2, b"missive: a thread or an exit function of the application does not end; the process ends without it\n"
+        )
+    os._exit(_held.code)
+
+
 def _note(_number: int, _frame: FrameType | None) -> None:
     _held.signals += 1
     if _held.signals > 1:
@@ -70,33 +93,88 @@ def _note(_number: int, _frame: FrameType | None) -> None:
 
 
 def _exit() -> None:
-    os.write(2, b"missive: ended by a signal outside of processing\n")
+    with contextlib.suppress(OSError):
+        os.write(2, b"missive: ended by a signal outside of processing\n")
     os._exit(_held.code)
 
 
+class Receiver:
+    """Receives stop signals inside a block of `receiving`."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self.earlier = {number: signal.signal(number, self._receive) for number in STOP}
+
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop()
+
+    def restore(self) -> bool:
+        """Receive signals again that another function handles now. Return whether there were any."""
+        changed = [number for number in STOP if signal.getsignal(number) != self._receive]
+        for number in changed:
+            signal.signal(number, self._receive)
+        return bool(changed)
+
+
 @contextlib.contextmanager
-def receiving(stop: Callable[[], None]) -> Iterator[None]:
+def receiving(stop: Callable[[], None]) -> Iterator[Receiver | None]:
     """Call `stop` for each stop signal inside the block, and once for held signals.
 
     Python calls it between two bytecodes of the main thread, so a handler that blocks a loop does not block Ctrl-C.
     Outside the main thread, no signal can be received, and the block only runs.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield None
         return
-    earlier = {number: signal.signal(number, lambda _number, _frame: stop()) for number in STOP}
+    receiver = Receiver(stop)
+    _receivers.append(receiver)
     if held():
         stop()
     try:
-        yield
+        yield receiver
     except BaseException:
         _held.code = 1
         raise
     finally:
         _held.signals = 0
-        for number, handler in earlier.items():
-            # None stands for a handler that was not set from Python, which Python cannot restore.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _receivers.remove(receiver)
+        _reset(receiver.earlier)
+
+
+_receivers: list[Receiver] = []
+"""The receivers of the running blocks, the innermost last."""
+
+
+def _reset(handlers: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in handlers.items():
+        # None stands for a handler that was not set from Python, which Python cannot restore.
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def _before_fork() -> None:
+    # A signal that reaches the child before it has restored the handling would be lost. The mask is that of the thread.
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
+
+
+def _in_parent() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _in_child() -> None:
+    """Handle signals in a forked child as before Missive, so that its parent can end it."""
+    if _receivers:
+        _reset(_receivers[0].earlier)
+        _receivers.clear()
+        signal.set_wakeup_fd(-1)  # the loop of the parent
+    if _held.active:
+        _reset({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL})
+    _in_parent()
+
+
+_forking = threading.local()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
 @contextlib.contextmanager

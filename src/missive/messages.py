@@ -181,7 +181,7 @@ class StructuredMessage(Message):
                 content = self.decode()
             except NotImplementedError:
                 raise
-            except Exception as error:  # noqa: BLE001 - a decoder may raise any exception, which may contain the body
+            except BaseException as error:  # noqa: BLE001 - a decoder may raise any exception, which may contain the body
                 content = _undecodable(self, error)
             self._content = content
         if type(content) is _Undecodable:
@@ -198,7 +198,7 @@ class _Undecodable:
         self.why = why
 
 
-def _undecodable(message: Message, error: Exception) -> _Undecodable:
+def _undecodable(message: Message, error: BaseException) -> _Undecodable:
     """Return the reason why a body cannot be decoded, without the exception, which may contain the body."""
     if isinstance(error, DecodingError):
         return _Undecodable(str(error))

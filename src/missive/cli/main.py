@@ -50,10 +50,13 @@ def main() -> None:
     except BrokenPipeError:  # the reader of the output, such as `head`, is done
         code = 0
     flush_output()
-    sys.exit(code if isinstance(code, int) else 0)
+    code = code if isinstance(code, int) else 0
+    _signals.leave(code)
+    sys.exit(code)
 
 
 def _end(line: str, code: int) -> None:
     flush_output()
     hint(" ".join(line.split()))
+    _signals.leave(code)
     sys.exit(code)

@@ -73,8 +73,14 @@ class Failure:
 
 
 def capture(error: BaseException) -> Failure:
-    """Return types, frames and text of an exception, without references to its locals, which hold the message."""
-    return Failure(tuple(_link(one) for one in _chain(error)), _text(error))
+    """Return types, frames and text of an exception, without references to its locals, which hold the message.
+
+    Attributes and methods of the exception's class may raise anything, also SystemExit. Then the result has less.
+    """
+    try:
+        return Failure(tuple(_link(one) for one in _chain(error)), _text(error))
+    except BaseException:  # noqa: BLE001 - see above
+        return Failure((Link(type.__dict__["__name__"].__get__(type(error)), ()),), "")
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -101,8 +107,8 @@ def _link(error: BaseException) -> Link:
 
 def _text(error: BaseException) -> str:
     try:
-        return str(error)
-    except Exception:  # noqa: BLE001 - a user's __str__ may raise anything
+        return str.__getitem__(str(error), slice(None))  # an instance of str itself
+    except BaseException:  # noqa: BLE001 - a user's __str__ may raise anything
         return ""
 
 

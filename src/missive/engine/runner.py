@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import sys
 import threading
@@ -15,18 +16,27 @@ from missive.adapters.base import Adapter
 from missive.adapters.replay import ReplayAdapter
 from missive.dlq import open_dlq
 from missive.dlq.contract import Sink, Store
+from missive.dlq.failure import describe_exception
 from missive.engine.engine import Engine
+from missive.engine.handlers_loop import loop_factory, run_on_handlers_loop
 from missive.engine.ownership import register_application
 from missive.engine.report import Report
 from missive.engine.streams import flush_output
-from missive.errors import MissiveError, UsageError
+from missive.errors import MissiveError, ProcessingFailed, UsageError
 
 _DEFAULT_THRESHOLDS = {700, 2000}
 """Default thresholds of Python's garbage collector, in the supported versions."""
 _THRESHOLD = 10_000
 """Number of new objects after which the garbage collector runs."""
+_LEFTOVER_SECONDS = 10.0
+"""Time for the work that handlers left on their loop to end, in seconds."""
+_CHECK_SECONDS = 0.25
+"""Interval of the check for changes that a handler made to the process, in seconds."""
+_FORCED = "stopped by force; unsettled messages are redelivered if the transport can"
 _HARD_EXIT_SECONDS = 1.0
 """Time after a forced stop until the process exits, even if a handler blocks the main thread, in seconds."""
+
+logger = logging.getLogger("missive")
 
 
 def run(*adapters: Adapter) -> None:
@@ -66,10 +76,13 @@ def execute(
     """
     hard_exit = _HardExit()
     try:
-        with _rare_collections(), asyncio.Runner(loop_factory=loop_factory()) as runner:
-            return runner.run(_serve(adapters, sink, concurrency, hard_exit, watch))
+        with _rare_collections():
+            return run_on_handlers_loop(
+                _serve(adapters, sink, concurrency, hard_exit, watch),
+                closing=lambda: hard_exit.start("work that a handler left does not end", _LEFTOVER_SECONDS),
+            )
     finally:
-        # After the end of the runner, which may hang, but before the caller handles a forced stop.
+        # After the end of the loop, which may hang, but before the caller handles a forced stop.
         hard_exit.cancel()
 
 
@@ -79,10 +92,14 @@ class _HardExit:
     def __init__(self) -> None:
         self._timer: threading.Timer | None = None
 
-    def start(self, reason: str = "stopped by force; unsettled messages are redelivered if the transport can") -> None:
+    def start(
+        self,
+        reason: str = _FORCED,
+        seconds: float = _HARD_EXIT_SECONDS,
+    ) -> None:
         """Schedule the end of the process. Further calls have no effect."""
         if self._timer is None:
-            self._timer = threading.Timer(_HARD_EXIT_SECONDS, self._exit, [f"missive: {reason}\n".encode()])
+            self._timer = threading.Timer(seconds, self._exit, [f"missive: {reason}\n".encode()])
             self._timer.daemon = True
             self._timer.start()
 
@@ -93,7 +110,8 @@ class _HardExit:
 
     @staticmethod
     def _exit(line: bytes) -> None:
-        os.write(2, line)
+        with contextlib.suppress(OSError):
+            os.write(2, line)
         os._exit(1)
 
 
@@ -136,19 +154,58 @@ async def _serve(
         engines.append(engine)
     if watch is not None:
         watch(engines)
-    with contextlib.nullcontext() if hard_exit is None else _draining(engines, hard_exit):
+    with contextlib.nullcontext() if hard_exit is None else _draining(engines, hard_exit) as receiver:
         running = [_start(engine, loop, hard_exit) for engine in engines]
         for one in running:
             # A failed engine stops the others: half an application is worse than none.
             one.add_done_callback(lambda done: _stop_others(done, engines))
-        try:
-            await asyncio.wait(running)
-        except asyncio.CancelledError:
-            for engine in engines:
-                engine.stop()
-            await asyncio.wait(running)
-            raise
+        if hard_exit is None:
+            await _wait_or_drain(running, engines)
+        else:
+            await _wait_unperturbed(running, receiver)
     return [one.result() for one in running]
+
+
+async def _wait_or_drain(running: Sequence[asyncio.Future[Report]], engines: Sequence[Engine]) -> None:
+    """Wait for the engines on a loop of the application, whose cancellation drains them."""
+    try:
+        await asyncio.wait(running)
+    except asyncio.CancelledError:
+        for engine in engines:
+            engine.stop()
+        await asyncio.wait(running)
+        raise
+
+
+async def _wait_unperturbed(running: Sequence[asyncio.Future[Report]], receiver: _signals.Receiver | None) -> None:
+    """Wait for the engines on a loop of their own, and undo what handlers do to the process."""
+    while pending := [one for one in running if not one.done()]:
+        try:
+            await asyncio.wait(pending, timeout=_CHECK_SECONDS)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+            logger.warning("a handler cancelled the task that runs the engines, which continues")
+        if receiver is not None and receiver.restore():
+            logger.warning("a handler changed the handling of SIGINT or SIGTERM, which is restored")
+        if descriptors := _reopen():
+            logger.warning("a handler closed the file descriptors %s, which lead to %s now", descriptors, os.devnull)
+
+
+def _reopen() -> list[int]:
+    """Open the null device in place of closed standard streams, whose numbers a connection would get. Return them."""
+    reopened = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            reopened.append(number)
+    return reopened
 
 
 def _stop_others(done: asyncio.Future[Report], engines: Sequence[Engine]) -> None:
@@ -174,8 +231,10 @@ def _start(engine: Engine, loop: asyncio.AbstractEventLoop, hard_exit: _HardExit
                 report = runner.run(engine.main())
         except BaseException as raised:  # noqa: BLE001 - raised again in the caller's thread
             error = raised
+            if not isinstance(raised, MissiveError):
+                error = ProcessingFailed(f"the engine failed: {describe_exception(raised)}")
             if engine.cut_short and hard_exit is not None:
-                hard_exit.start(*([str(raised)] if isinstance(raised, MissiveError) else []))
+                hard_exit.start(str(raised) if isinstance(raised, MissiveError) else _FORCED)
         loop.call_soon_threadsafe(resolve, report, error)
 
     threading.Thread(target=live, name="missive-engine", daemon=True).start()
@@ -199,7 +258,9 @@ def _rare_collections() -> Iterator[None]:
             gc.set_threshold(first, *others)
 
 
-def _draining(engines: Sequence[Engine], hard_exit: _HardExit) -> contextlib.AbstractContextManager[None]:
+def _draining(
+    engines: Sequence[Engine], hard_exit: _HardExit
+) -> contextlib.AbstractContextManager[_signals.Receiver | None]:
     """Drain on the first SIGINT or SIGTERM, and force on the second."""
     requests = 0
 
@@ -212,12 +273,3 @@ def _draining(engines: Sequence[Engine], hard_exit: _HardExit) -> contextlib.Abs
             hard_exit.start()
 
     return _signals.receiving(stop)
-
-
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return uvloop's loop factory if uvloop is installed, else None, which means asyncio's loop."""
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

@@ -25,7 +25,7 @@ line = socket.socket(fileno=int(fd))
 counts = dict.fromkeys(["duplicates", "retried", "nacked", "parked", "redelivered", "released", "unsettled"], 1)
 counts |= {"handlers": {"h": 10}, "discards": {}, "reasons": {"failed": 2}}
 def send(state):
-    line.sendall(json.dumps({"state": state, "report": counts}).encode() + b"\\n")
+    line.sendall(json.dumps({"state": state, "report": counts, "done": True}).encode() + b"\\n")
 with open(f"starts-{number}", "a") as file:
     file.write("x")
 starts = os.stat(f"starts-{number}").st_size
@@ -80,6 +80,23 @@ def test_a_finished_worker_is_not_restarted(supervise: Callable[..., Supervisor]
     assert (report["handled"], report["dead_lettered"], report["nacked"]) == (20, 4, 2)
     assert (report["handlers"], report["reasons"]) == ({"h": 20}, {"failed": 4})
     assert [worker["state"] for worker in supervisor.view()["workers"]] == ["done", "done"]
+
+
+def test_a_worker_that_did_not_say_that_it_is_done_is_replaced(
+    supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
+):
+    """A handler may end its process with any exit code: no code alone means that a worker is done."""
+    script = """
+if starts == 3:
+    send("running")
+    sys.exit(0)
+line.sendall(json.dumps({"state": "running", "report": counts}).encode() + b"\\n")
+os._exit({1: 0, 2: 2}[starts])
+"""
+    assert supervise(script, workers=1).run()
+    assert starts(1) == 3
+    assert delays(caplog, 1) == [0.2, 0.4]
+    assert "worker 1 died (exit code 0), starting another" in caplog.text
 
 
 def test_the_delay_of_restarts_doubles(supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture):
@@ -137,7 +154,7 @@ def test_the_supervisor_gives_up_when_no_worker_was_ever_ready(supervise: Callab
 
 def test_the_supervisor_does_not_give_up_after_a_worker_was_ready(supervise: Callable[..., Supervisor]):
     """After a worker was ready once, failing workers are restarted without limit."""
-    supervisor = supervise("send('running') if starts == 1 else None\nsys.exit(0 if starts > 5 else 1)")
+    supervisor = supervise("send('running') if starts in (1, 6) else None\nsys.exit(0 if starts > 5 else 1)")
     assert supervisor.run()
     assert (starts(1), starts(2)) == (6, 6)
 

@@ -40,7 +40,7 @@ def make_job(
         return job
     try:
         message = make(delivery)
-    except Exception as error:  # noqa: BLE001 - a message class of the application may raise anything
+    except BaseException as error:  # noqa: BLE001 - a message class of the application may raise anything
         job = Job(source, session, delivery, _raw_message(delivery), delivery.attempt, arrived=arrived)
         job.decision = Decision(Outcome.dead_lettered, Reason.unreadable, failure=capture(error))
         return job
@@ -201,7 +201,7 @@ class Admission:
         else:
             try:
                 key = route.terms.key_of(job.message)
-            except Exception as error:  # noqa: BLE001 - a callable of the application may raise anything
+            except BaseException as error:  # noqa: BLE001 - a callable of the application may raise anything
                 job.decision = decide(None, error)
                 self._dead_letters.add(job)
                 return

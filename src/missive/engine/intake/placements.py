@@ -102,7 +102,7 @@ class PlacementCheck(Stage):
             for job in of_lane:
                 try:
                     value = _encoded(key(job.message))
-                except Exception:  # noqa: BLE001, S112 - the failure concerns the handler, whose lane has the same key
+                except BaseException:  # noqa: BLE001, S112 - the failure concerns the handler, whose lane has the same key
                     continue
                 if lane is not None and value is not None:
                     note(Placement(url, self._digest(job.delivery.topic, value), lane))

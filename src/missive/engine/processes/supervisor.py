@@ -64,6 +64,8 @@ class _ManagedWorker:
         self.state = "starting"
         self.ready = False
         """Whether the current process has ever been ready."""
+        self.done = False
+        """Whether the current process said that it is done. Without that, no exit code means so."""
         self.failures = 0
         """Number of processes in a row that ended before they were ready."""
         self.restarts = 0
@@ -75,6 +77,7 @@ class _ManagedWorker:
         return self.process is not None and self.process.returncode is None
 
     def update(self, status: Mapping[str, Any]) -> None:
+        self.done = self.done or "done" in status
         self.report = Report.from_dict(status["report"])
         self.state = status["state"]
         self.ready = self.ready or self.state == "running"
@@ -169,10 +172,12 @@ class Supervisor:
             if self._stopping.is_set():
                 self._ended(worker, code)
                 return
-            if code in (0, 2):
+            if code == 0 and worker.done:
                 worker.state = "done"
-                if code:
-                    self._refuse(f"worker {worker.number} ended with a usage error. Its own error is above.")
+                return
+            if code == _USAGE_ERROR and not worker.ready:
+                worker.state = "done"
+                self._refuse(f"worker {worker.number} ended with a usage error. Its own error is above.")
                 return
             worker.failures = 0 if worker.ready else worker.failures + 1
             if not self._ever_ready and all(one.failures >= HOPELESS for one in self._workers):
@@ -196,13 +201,14 @@ class Supervisor:
         # SIGTERM kills a process whose application restored its default action, and several workers may find one usage
         # error. Such processes have fetched nothing.
         refused = code == _USAGE_ERROR and self._refusal is not None
-        if code and (worker.ready or not (refused or code == -signal.SIGTERM)):
+        done = code == 0 and worker.done
+        if not done and (worker.ready or not (refused or code == -signal.SIGTERM)):
             self._failed = True
             logger.warning("worker %d died (%s) while stopping", worker.number, _describe_exit(code))
 
     async def _run_process(self, worker: _ManagedWorker) -> int:
         """Run one process to its end. Return its exit code, or the negative number of its signal."""
-        worker.state, worker.ready = "starting", False
+        worker.state, worker.ready, worker.done = "starting", False, False
         ours, theirs = socket.socketpair()
         try:
             async with self._starting:

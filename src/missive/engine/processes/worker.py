@@ -81,7 +81,10 @@ class Worker:
         if isinstance(error, UsageError):
             self._send(lambda: {"usage": str(error)}, last=True)
             raise SystemExit(2) from None
-        if self._engines:
+        # A worker is done only when it says so. A handler can end the process in many other ways, with any exit code.
+        if error is None:
+            self._send(lambda: {**(self._status() if self._engines else {}), "done": True}, last=True)
+        elif self._engines:
             self._send(self._status, last=True)
 
     def watch(self, engines: Sequence[Engine]) -> None:

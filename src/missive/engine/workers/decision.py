@@ -86,9 +86,14 @@ def decide(recorded: Recorded | None, error: BaseException | None, *, overdue: b
     try:
         if recorded is None and (declared := _declared(error)) is not None:
             return _recorded(declared, None)
-    except Exception as wrong:  # noqa: BLE001 - an invalid delay, or a subclass whose __init__ does not call its parent
+    except BaseException as wrong:  # noqa: BLE001 - an invalid delay, or a subclass whose __init__ does not call its parent
         error = wrong
     return Decision(Outcome.dead_lettered, _reason(error), failure=capture(error))
+
+
+def decide_escaped(error: BaseException) -> Decision:
+    """Decide an attempt whose exception escaped from its compiled handler, such as one injected into the thread."""
+    return Decision(Outcome.dead_lettered, Reason.failed, failure=capture(error))
 
 
 def _reason(error: BaseException) -> Reason:

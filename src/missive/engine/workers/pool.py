@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,12 +10,16 @@ from typing import Any
 from missive.app.hooks import Hooks
 from missive.app.processor import Processor
 from missive.app.terms import Terms
-from missive.engine.job import Job, LaneRun, Work
+from missive.dlq.failure import describe_exception
+from missive.engine.job import Job, LaneRun, Work, route_of
 from missive.engine.processes.inflight import InFlightLog
+from missive.engine.workers.decision import decide_escaped
 from missive.engine.workers.handlers import Clock
 from missive.engine.workers.outbox import Outbox
 from missive.matchers.selectors import Everything
 from missive.routing.route import Route
+
+logger = logging.getLogger("missive")
 
 
 class Pool(ABC):
@@ -85,6 +90,14 @@ class Pool(ABC):
 
     def _interrupt(self, index: int, job: Job) -> None:  # noqa: B027 - a pool may be unable to interrupt
         """Interrupt a worker, where that is possible."""
+
+    def rescue(self, work: Work, error: BaseException) -> None:
+        """Decide the running jobs of work whose compiled handler raised, so that no job is left in limbo."""
+        logger.error("%s: the worker of a handler was interrupted: %s", route_of(work).name, describe_exception(error))
+        for job in work.active:
+            job.decision = decide_escaped(error)
+        if isinstance(work, LaneRun) and work.current is not None and work.current not in work.ran:
+            work.ran.append(work.current)
 
     @property
     def overdue(self) -> int:

@@ -154,7 +154,10 @@ class LoopPool(Pool):
             except IndexError:
                 break
             current[index] = work
-            await handlers[work.route](work, context)  # type: ignore[index]
+            try:
+                await handlers[work.route](work, context)  # type: ignore[index]
+            except BaseException as error:  # noqa: BLE001 - the compiled handler decides every exception that it sees
+                self.rescue(work, error)
             outbox.put(work)
             done += 1
             try:

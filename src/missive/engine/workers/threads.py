@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import queue
 import threading
 from collections.abc import Awaitable, Sequence
@@ -13,6 +14,7 @@ from typing import Any
 from missive.app.context import ProcessingContext
 from missive.app.processor import Processor
 from missive.app.terms import HandlerRoute
+from missive.dlq.failure import describe_exception
 from missive.engine.job import Job, Work
 from missive.engine.processes.inflight import InFlightSlot
 from missive.engine.workers.compiler import compile_route
@@ -21,6 +23,8 @@ from missive.engine.workers.hooks import end_worker, run_hooks
 from missive.engine.workers.lane_runs import compile_lane_run
 from missive.engine.workers.outbox import Outbox
 from missive.engine.workers.pool import Pool
+
+logger = logging.getLogger("missive")
 
 
 class ThreadPool(Pool):
@@ -117,8 +121,12 @@ class ThreadPool(Pool):
         context: ProcessingContext[Any] = ProcessingContext(self._processor, self._clock)
         failed = run_hooks(self._hooks.before_processing, context)
         _resolve_future(loop, ready, failed)
-        if failed is None:
-            self._handle(index, context)
+        while failed is None:
+            try:
+                self._handle(index, context)
+                break
+            except BaseException as error:  # noqa: BLE001 - an exception that a library injected after its handler
+                logger.error("a worker thread continues after %s", describe_exception(error))  # noqa: TRY400 - no text
         failed = end_worker(self._hooks.after_processing, context, self._resolve)
         _resolve_future(loop, stopped, failed)
 
@@ -147,7 +155,10 @@ class ThreadPool(Pool):
                 return
             current[index] = work
             # In a copy, so that the next message does not see context variables that this handler sets.
-            clean.copy().run(handlers[work.route], work, context)  # type: ignore[index]
+            try:
+                clean.copy().run(handlers[work.route], work, context)  # type: ignore[index]
+            except BaseException as error:  # noqa: BLE001 - the compiled handler decides every exception that it sees
+                self.rescue(work, error)
             outbox.put(work)
 
 
