@@ -132,10 +132,8 @@ def start(missive: Start, tmp_path: Path) -> Callable[..., Running]:
 
     def start(handler: str, *arguments: str, count: int = 60) -> Running:
         before, _, last = handler.rpartition("\n\n")
-        definitions = before + "\n" if before else ""
-        (tmp_path / "app.py").write_text(
-            HEAD.replace("@proc.handle_for", definitions + "\n@proc.handle_for") + last + TAIL
-        )
+        head = HEAD.replace("@proc.handle_for", f"{before}\n\n@proc.handle_for")
+        (tmp_path / "app.py").write_text(head + last + TAIL)
         with sqlite3.connect(tmp_path / "queue.db") as queue:
             queue.execute("PRAGMA journal_mode=WAL")
             queue.executescript(SCHEMA)

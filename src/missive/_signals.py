@@ -77,9 +77,7 @@ def leave(code: int) -> None:
 
 def _end_leftovers() -> None:
     with contextlib.suppress(OSError):
-        os.write(
-            2, b"missive: a thread or an exit function of the application does not end; the process ends without it\n"
-        )
+        os.write(2, b"missive: a thread or an exit function of the application does not end, and is cut off\n")
     os._exit(_held.code)
 
 

@@ -165,7 +165,7 @@ class Crashes(Stage):
                 self._forget(job)
 
     def _isolated(self, jobs: Sequence[Job]) -> None:
-        """Blame only a suspect that runs alone for a death, and not the stuck handlers beside it."""
+        """Blame only a suspect that runs alone for a death, and no stuck handler."""
         if self._log is not None:
             self._log.blame(delivery_mark(jobs[0].delivery) if len(jobs) == 1 else 0)
 
