@@ -181,7 +181,7 @@ class StructuredMessage(Message):
                 content = self.decode()
             except NotImplementedError:
                 raise
-            except BaseException as error:  # noqa: BLE001 - a decoder may raise any exception, which may contain the body
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a decoder may raise any exception, which may contain the body
                 content = _undecodable(self, error)
             self._content = content
         if type(content) is _Undecodable:

@@ -65,14 +65,14 @@ class Router(Generic[TermsT]):
             return self._all
         try:
             return self._index.candidates(message)
-        except BaseException:  # noqa: BLE001 - the content of a user's message class may raise anything
+        except (Exception, SystemExit):  # noqa: BLE001 - the content of a user's message class may raise anything
             # Evaluate all matchers: some need no body, and the others report the error.
             return self._all
 
     def _find_direct(self, message: Message) -> Route[TermsT] | None:
         try:
             content = message.content  # type: ignore[attr-defined]  # checked at registration
-        except BaseException:  # noqa: BLE001 - the evaluation of the matchers reports the error
+        except (Exception, SystemExit):  # noqa: BLE001 - the evaluation of the matchers reports the error
             return None
         if type(content) is dict and type(value := content.get(self._field)) is str:
             return self._direct.get(value)
@@ -111,7 +111,7 @@ class Router(Generic[TermsT]):
                         found.append(route)
                 elif verdict is None:
                     unknown = [*(unknown or ()), route.name]
-        except BaseException as error:  # noqa: BLE001 - a user's callable may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a user's callable may raise anything
             return _matcher_failed(route, error)
         if found is None:
             return self._unmatched if unknown is None else Misrouted(Reason.unreadable, tuple(unknown))
@@ -126,7 +126,7 @@ class Router(Generic[TermsT]):
             route = self.routes[number]
             try:
                 verdict = route.matcher.evaluate(message)
-            except BaseException as error:  # noqa: BLE001 - as above
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
                 failed = _matcher_failed(route, error).exception
             else:
                 if verdict:
