@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ import pytest
 
 from missive.adapters.sqlite import SCHEMA
 from tests.conftest import wait_until
+from tests.support.kafka import Kafka
 from tests.support.process import Running
 from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis import RedisServer
 
 Start = Callable[..., Running]
 
@@ -274,3 +277,64 @@ def test_a_stuck_message_of_rabbitmq(missive: Start, tmp_path: Path, rabbitmq: R
     assert process.code == 0
     with rabbitmq.channel() as channel:
         assert channel.queue_declare(name, passive=True).method.message_count == 0
+
+
+def run_twice(missive: Start, directory: Path, source: str) -> None:
+    """Run until every worker is stuck, and once more until the good messages are handled."""
+    command = ("run", "app:proc", "--from", source, "--dlq", "sqlite:///dlq.db", "--drain", "0.5")
+    process = missive(*command)
+    process.finish()
+    assert process.code == 1
+    assert dead(directory) == [("timeout", "thread")]
+    process = missive(*command)
+    wait_until(lambda: numbers(directory) == set(range(1, GOOD)), "the good messages")
+    process.terminate()
+    assert process.code == 0
+    assert dead(directory) == [("timeout", "thread")]
+
+
+def messages() -> list[bytes]:
+    """Return the bodies of a hanging message and of the good ones behind it."""
+    return [body("thread", 0), *[body("fine", n) for n in range(1, GOOD)]]
+
+
+def test_a_stuck_line_of_a_file(missive: Start, tmp_path: Path):
+    """The checkpoint moves past a filed line."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(messages()) + b"\n")
+    run_twice(missive, tmp_path, "file:in.jsonl")
+
+
+def test_a_stuck_line_of_standard_input(missive: Start, tmp_path: Path):
+    """No line is lost: the stuck one is filed as `timeout`, and the others as `shutdown`."""
+    (tmp_path / "app.py").write_text(APPLICATION)
+    command = ("run", "app:proc", "--from", "stdin:", "--dlq", "sqlite:///dlq.db", "--drain", "0.5")
+    process = missive(*command, stdin=subprocess.PIPE)
+    process.write(b"\n".join(messages()) + b"\n")
+    _, err = process.finish()
+    assert process.code == 1
+    assert dead(tmp_path) == [*[("shutdown", "fine")] * (GOOD - 1), ("timeout", "thread")]
+    assert "lost" not in err
+
+
+@pytest.mark.redis
+def test_a_stuck_message_of_redis(missive: Start, tmp_path: Path, redis: RedisServer):
+    """A filed entry is acked."""
+    name = f"stuck-{os.getpid()}"
+    (tmp_path / "app.py").write_text(APPLICATION)
+    with redis.client() as client:
+        client.xgroup_create(name, "g", mkstream=True)
+        for content in messages():
+            client.xadd(name, {"data": content})
+        run_twice(missive, tmp_path, redis.url(name, "g"))
+        assert client.xpending(name, "g")["pending"] == 0
+
+
+@pytest.mark.kafka
+def test_a_stuck_message_of_kafka(missive: Start, tmp_path: Path, kafka: Kafka):
+    """The committed offset moves past a filed message."""
+    name = f"stuck-{os.getpid()}"
+    (tmp_path / "app.py").write_text(APPLICATION)
+    kafka.create(name)
+    kafka.publish(name, messages())
+    run_twice(missive, tmp_path, kafka.url(name, "g", start="earliest"))
