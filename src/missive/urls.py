@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from missive.errors import UsageError
@@ -52,6 +53,17 @@ class ParsedURL:
 
     def __repr__(self) -> str:
         return f"<ParsedURL: {redact_url(self.original)}>"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, by its name or address alone. No name is looked up."""
+    host = host.lower().rstrip(".")
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_url(url: str) -> ParsedURL:

@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from missive.adapters.base import DEFAULT_MAX_BODY, Adapter, Finding, open_session
-from missive.adapters.kafka.settings import Settings, parse_start, parse_topics
+from missive.adapters.kafka.security import check_url_settings
+from missive.adapters.kafka.settings import OWNED, Settings, parse_start, parse_topics
 from missive.adapters.parameters import constructor_arguments
 from missive.app.checks import check_key
 from missive.app.processor import Processor
@@ -39,9 +40,10 @@ class KafkaAdapter(Adapter):
     - `handover` is the time that running handlers have when their partition moves to another member, in seconds.
     - `partitioned_by` returns the value by which producers choose the partition of a message, where that is not its
       key. A URL names a field: `&partitioned_by=customer`.
-    - `username` and `password` log in with the mechanism `sasl`. `tls=True` encrypts the connection.
-    - `settings` holds further settings of librdkafka, by their names there. A URL gives them as parameters, such as
-      `&session.timeout.ms=10000`.
+    - `username` and `password` log in with the mechanism `sasl`. `tls` encrypts the connection. By default, connections
+      with a user are encrypted, except on this machine.
+    - `settings` holds further settings of librdkafka, by their names there. A URL may set most of them, as parameters
+      such as `&session.timeout.ms=10000`.
 
     The client is the `confluent_kafka.Consumer`, which belongs to one thread: use it through `context.adapter.call`.
     `context.native` is the `confluent_kafka.Message`. A tombstone has an empty body, and its native value is None.
@@ -67,7 +69,7 @@ class KafkaAdapter(Adapter):
         username: str | None = None,
         password: str | None = None,
         sasl: str = "PLAIN",
-        tls: bool = False,
+        tls: bool | None = None,
         settings: Mapping[str, Any] | None = None,
         drain: float = 25,
         rate_limit: str | None = None,
@@ -109,6 +111,10 @@ class KafkaAdapter(Adapter):
         topic = plain.pop("topic", None)
         field = plain.pop("partitioned_by", None)
         other_parts = ("topic", "partitioned_by", "servers", "username", "password", "settings")
+        settings = {name: value for name, value in url.parameters.items() if "." in name}
+        if owned := [name for name in settings if name in OWNED]:
+            raise UsageError(f"Missive sets {owned[0]} itself. Use servers=, group=, instance_id= or start= instead")
+        check_url_settings(settings)
         given = constructor_arguments(cls, dataclasses.replace(url, parameters=plain), exclude=other_parts)
         return cls(
             processor,
@@ -117,7 +123,7 @@ class KafkaAdapter(Adapter):
             username=url.username,
             password=url.password,
             partitioned_by=None if field is None else by_field(field),
-            settings={name: value for name, value in url.parameters.items() if "." in name},
+            settings=settings,
             **given,
         )
 

@@ -77,6 +77,7 @@ class KafkaConsumer(ClientThread):
         self._error: Exception | None = None
         self._polling = False
         self._last_warning = ""
+        self._tls_failed = False
         self._brokers_down = False
         """Whether the log reports that no broker can be reached, and no message has arrived since."""
         self._in_callback = False
@@ -215,13 +216,18 @@ class KafkaConsumer(ClientThread):
     def open(self, seconds: float) -> None:
         """Create the client and check that the topics exist. Raise `Fatal` and `Transient`."""
         self.client = clients.create(self._settings, self._host.service, self._on_error)
-        clients.check_topics(
-            self.client,
-            self._settings,
-            seconds,
-            error=lambda: self._error,
-            found=self._note_beginnings,
-        )
+        try:
+            clients.check_topics(
+                self.client,
+                self._settings,
+                seconds,
+                error=lambda: self._error,
+                found=self._note_beginnings,
+            )
+        except Transient:
+            if self._tls_failed:
+                raise errors.tls_failed(self._settings) from None
+            raise
 
     def _note_beginnings(self, topics: Mapping[str, Any]) -> None:
         try:
@@ -289,6 +295,8 @@ class KafkaConsumer(ClientThread):
         fatal = errors.fatal_error(error, self._settings)
         if fatal is not None or error.fatal():
             self._fail(fatal or errors.client_failed(error, self._settings))
+        elif errors.is_tls_failure(error):
+            self._tls_failed = True
         elif error.code() == errors.ALL_BROKERS_DOWN and not self.leaving and not self._brokers_down:
             self._brokers_down = True
             logger.warning("%s: no broker can be reached; trying again", self._settings.url)

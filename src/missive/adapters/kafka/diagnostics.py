@@ -11,8 +11,10 @@ from confluent_kafka import KafkaException, TopicPartition
 from missive.adapters.base import Finding
 from missive.adapters.kafka.client import create_admin
 from missive.adapters.kafka.positions import REPLY_SECONDS, position_of
+from missive.adapters.kafka.security import hosts_of, is_encrypted
 from missive.adapters.kafka.settings import Settings
 from missive.adapters.kafka.topics import TopicIds
+from missive.urls import is_loopback
 
 
 def diagnose(client: Any, settings: Settings, service: str, hazard: str | None) -> list[Finding]:
@@ -22,9 +24,29 @@ def diagnose(client: Any, settings: Settings, service: str, hazard: str | None) 
     """
     topic_ids = TopicIds(settings, service)
     try:
-        return [*_check_topics(client, settings, topic_ids), *_other_members(settings, service, hazard)]
+        return [
+            *_check_encryption(client, settings),
+            *_check_topics(client, settings, topic_ids),
+            *_other_members(settings, service, hazard),
+        ]
     finally:
         topic_ids.close()
+
+
+def _check_encryption(client: Any, settings: Settings) -> list[Finding]:
+    """Return a finding where credentials or messages leave this machine without TLS, or TLS verifies nothing."""
+    configuration = settings.configuration("doctor")
+    if is_encrypted(settings.protocol):
+        verifies = str(configuration.get("enable.ssl.certificate.verification", True)).lower() == "true"
+        if verifies and configuration.get("ssl.endpoint.identification.algorithm") != "none":
+            return []
+        text = "the settings switch the check of the broker's certificate off, so another server can pose as the broker"
+        return [Finding("warning", "tls", f"{text}; name its authority in ssl.ca.location instead")]
+    brokers = client.list_topics(timeout=REPLY_SECONDS).brokers.values()
+    if all(is_loopback(host) for host in [*hosts_of(settings.servers), *(broker.host for broker in brokers)]):
+        return []
+    what = "credentials and messages" if settings.protocol.startswith("SASL") else "messages"
+    return [Finding("warning", "tls", f"{what} travel without TLS; add tls=on if the brokers have TLS")]
 
 
 def _other_members(settings: Settings, service: str, hazard: str | None) -> list[Finding]:

@@ -66,6 +66,19 @@ def client_failed(error: Any, settings: Settings) -> Transient:
     return Transient(f"{settings.url}: the client failed ({error.name()})")
 
 
+def is_tls_failure(error: Any) -> bool:
+    """Return whether a TLS handshake failed. Where the peer hangs up, only the client's text says so."""
+    return error.code() == E._SSL or "SSL handshake failed" in error.str()  # noqa: SLF001
+
+
+def tls_failed(settings: Settings) -> Transient:
+    """Return the exception for a failed TLS handshake, which may be due to a broker without TLS."""
+    return Transient(
+        f"{settings.url}: the TLS handshake failed. Check the broker's certificate and ssl.ca.location; if the broker"
+        " has no TLS, add tls=off"
+    )
+
+
 def describe(error: Any, topic: str | None) -> str:
     """Describe a temporary error."""
     if error.code() in _NO_TOPIC:

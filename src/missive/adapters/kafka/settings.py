@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from missive.adapters.kafka.security import security_protocol
 from missive.errors import UsageError
 
 OWNED = (
@@ -53,7 +54,8 @@ class Settings:
     password: str | None
     sasl: str
     """SASL mechanism of the login."""
-    tls: bool
+    tls: bool | None
+    """Whether to encrypt the connection. None encrypts connections with a user to other machines."""
     librdkafka: Mapping[str, Any]
     """Further settings of librdkafka, by their names there."""
 
@@ -69,6 +71,7 @@ class Settings:
         for name in self.librdkafka:
             if name in OWNED or name.endswith("_cb"):
                 raise UsageError(f"Missive sets {name} itself. Use servers=, group=, instance_id= or start= instead")
+        _ = self.protocol  # checked here
 
     @property
     def destination(self) -> str:
@@ -97,6 +100,12 @@ class Settings:
         strategy = str(settings["partition.assignment.strategy"])
         return "cooperative" in strategy or settings.get("group.protocol") == "consumer"
 
+    @property
+    def protocol(self) -> str:
+        """The security protocol of the connection. Raise `UsageError` for credentials without TLS."""
+        login = self.username is not None or "sasl.username" in self.librdkafka
+        return security_protocol(self.servers, self.librdkafka, login=login, tls=self.tls)
+
     def configuration(self, service: str) -> dict[str, Any]:
         """Return the configuration of the client, including the password."""
         configuration: dict[str, Any] = {**_DEFAULTS, "client.id": f"missive-{service}", **self.librdkafka}
@@ -106,9 +115,7 @@ class Settings:
             configuration["sasl.username"] = self.username
             configuration["sasl.password"] = self.password or ""
             configuration["sasl.mechanism"] = self.sasl
-        if self.username is not None or self.tls:
-            protocol = f"{'SASL_' if self.username is not None else ''}{'SSL' if self.tls else 'PLAINTEXT'}"
-            configuration.setdefault("security.protocol", protocol)
+        configuration["security.protocol"] = self.protocol
         if self.instance_id is not None:
             configuration["group.instance.id"] = self.instance_id
         return configuration | {
