@@ -127,10 +127,10 @@ def odd(m, c): raise Odd""",
 
 
 @pytest.fixture
-def start(missive: Start, tmp_path: Path) -> Callable[..., Running]:
+def run(missive: Start, tmp_path: Path) -> Callable[..., Running]:
     """Return a function that runs a handler once, among others, from a queue."""
 
-    def start(handler: str, *arguments: str, count: int = 60) -> Running:
+    def run(handler: str, *arguments: str, count: int = 60) -> Running:
         before, _, last = handler.rpartition("\n\n")
         head = HEAD.replace("@proc.handle_for", f"{before}\n\n@proc.handle_for")
         (tmp_path / "app.py").write_text(head + last + TAIL)
@@ -143,7 +143,7 @@ def start(missive: Start, tmp_path: Path) -> Callable[..., Running]:
         source = "sqlite:///queue.db?queue=q&lease=2"
         return missive("run", "app:proc", "--from", source, "--dlq", "sqlite:///dlq.db", "--drain", "5", *arguments)
 
-    return start
+    return run
 
 
 def left(directory: Path) -> int:
@@ -166,17 +166,17 @@ def check(process: Running, directory: Path, counts: str) -> str:
 
 
 @pytest.mark.parametrize("leftover", LEFTOVERS)
-def test_a_leftover_does_not_end_the_worker(start: Callable[..., Running], tmp_path: Path, leftover: str):
+def test_a_leftover_does_not_end_the_worker(run: Callable[..., Running], tmp_path: Path, leftover: str):
     """All messages are handled, SIGTERM drains, and the exit code is 0."""
-    process = start(LEFTOVERS[leftover])
+    process = run(LEFTOVERS[leftover])
     err = check(process, tmp_path, "60 handled, 0 dead-lettered")
     assert "Traceback" not in err
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-def test_an_odd_exception_fails_its_message_only(start: Callable[..., Running], tmp_path: Path, failure: str):
+def test_an_odd_exception_fails_its_message_only(run: Callable[..., Running], tmp_path: Path, failure: str):
     """The message becomes a dead letter, and its worker handles the others."""
-    check(start(FAILURES[failure]), tmp_path, "59 handled, 1 dead-lettered (1 failed)")
+    check(run(FAILURES[failure]), tmp_path, "59 handled, 1 dead-lettered (1 failed)")
 
 
 @pytest.mark.parametrize(
@@ -187,9 +187,9 @@ def test_an_odd_exception_fails_its_message_only(start: Callable[..., Running], 
         ("SIGTERM", "asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, int)"),
     ],
 )
-def test_a_replaced_signal_handler_is_restored(start: Callable[..., Running], number: str, change: str):
+def test_a_replaced_signal_handler_is_restored(run: Callable[..., Running], number: str, change: str):
     """One line says that a handler changed the handling of signals, and a signal drains as before."""
-    process = start(f"async def odd(m, c): {change}")
+    process = run(f"async def odd(m, c): {change}")
     line = process.error_line()
     assert line == "WARNING missive: a handler changed the handling of SIGINT or SIGTERM, which is restored\n"
     process.send(signal.Signals[number])
@@ -197,11 +197,25 @@ def test_a_replaced_signal_handler_is_restored(start: Callable[..., Running], nu
     assert process.code == 0
 
 
-def test_a_worker_that_a_handler_ends_is_replaced(start: Callable[..., Running], tmp_path: Path):
+def test_a_worker_that_a_handler_ends_is_replaced(run: Callable[..., Running], tmp_path: Path):
     """Under `--workers`, a handler that ends its process with exit code 0 does not end the service."""
     handler = "def odd(m, c): None if os.path.exists('odd') else (os.close(os.open('odd', os.O_CREAT)), os._exit(0))"
-    process = start(handler, "--workers", "2")
+    process = run(handler, "--workers", "2")
     assert "died (exit code 0), starting another in 0.2 s" in process.error_line()
     wait_until(lambda: not left(tmp_path), "an empty queue")
     process.terminate()
     assert process.code == 0
+
+
+def test_a_hook_that_does_not_end_is_reported(missive: Start, tmp_path: Path):
+    """One line reports an `after_processing` hook that hangs, and the process ends without it."""
+    (tmp_path / "in.jsonl").write_text("{}\n")
+    (tmp_path / "app.py").write_text(
+        "import time, missive\nproc = missive.Processor(name='app')\n"
+        "@proc.handle_for(lambda message: True)\ndef handle(message, context): ...\n"
+        "@proc.after_processing\ndef last(context): time.sleep(600)\n"
+    )
+    process = missive("run", "app:proc", "--from", "file:in.jsonl", "--dlq", "sqlite:///dlq.db")
+    _, err = process.finish()
+    assert process.code == 0
+    assert "WARNING missive: after_processing hooks or resources did not end in 5 s\n" in err

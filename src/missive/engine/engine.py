@@ -259,6 +259,8 @@ class Engine:
                 failed = stopping.exception()
                 if isinstance(failed, MissiveError):
                     self._state.fail(failed)
+            elif not pool.outstanding:
+                logger.warning("after_processing hooks or resources did not end in %g s", _STOP_SECONDS)
         for source in self._state.sources:
             if source.session is not None:
                 closing_session = asyncio.ensure_future(source.session.close())
