@@ -207,7 +207,7 @@ CONTRACT = {
     transport.Capabilities: "attempts commit durable fences lease max_delay max_watermark order pauses rejects release"
     " renewable replies",
     transport.Disposition: "ack delay reject release",
-    transport.SettlementResult: "confirmed failed fenced sent unknown",
+    transport.SettlementResult: "confirmed failed fenced gone sent unknown",
 }
 """The members of each type of the adapter contract, in version 1.1."""
 

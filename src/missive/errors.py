@@ -148,6 +148,13 @@ class Transient(AdapterError):
     """Raised by sessions and `Adapter.connect` when a later attempt may succeed. The engine connects with back-off."""
 
 
+class SourceGone(Transient):
+    """Raised by sessions when the queue, stream or group was deleted, together with the messages that they hold.
+
+    The engine handles the messages that were read, and connects again with back-off.
+    """
+
+
 class Fatal(AdapterError):
     """Raised by sessions and `Adapter.connect` when no attempt can succeed until an operator changes something.
 

@@ -159,6 +159,8 @@ class SettlementResult(StrEnum):
     """The settlement was sent; the protocol has no reply."""
     fenced = "fenced"
     """The transport refused the settlement, because the delivery no longer belongs to this session."""
+    gone = "gone"
+    """The transport no longer has the message: it was deleted while this session held it. No other consumer has it."""
     unknown = "unknown"
     """The reply was lost. The transport may redeliver the message."""
     failed = "failed"

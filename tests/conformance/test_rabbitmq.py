@@ -43,6 +43,17 @@ class RabbitMQHarness(Harness):
         with self.node.channel() as channel:
             channel.queue_declare(self.queue, durable=True, arguments=self.arguments)
 
+    def delete_all(self) -> bool:
+        with self.node.channel() as channel:
+            channel.queue_purge(self.queue)
+        return True
+
+    def destroy(self) -> bool:
+        with self.node.channel() as channel:
+            channel.queue_delete(self.queue)
+        self.create()
+        return True
+
     def publish(self, messages: Sequence[Sent]) -> None:
         """Publish all messages, then wait for all confirmations; each single wait would include a disk sync."""
         import pika

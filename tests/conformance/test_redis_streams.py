@@ -84,6 +84,17 @@ class RedisStreamsHarness(Harness):
             (group,) = [group for group in client.xinfo_groups(self.stream) if group["name"] == b"g"]
             return int(group["pending"]) + int(group["lag"] or 0)
 
+    def delete_all(self) -> bool:
+        with self.server.client() as client:
+            client.xtrim(self.stream, maxlen=0, approximate=False)
+        return True
+
+    def destroy(self) -> bool:
+        with self.server.client() as client:
+            client.delete(self.stream)
+        self.create()
+        return True
+
     @property
     def address(self) -> tuple[str, int]:
         return (HOST, self.server.port)

@@ -80,6 +80,17 @@ class SQLiteHarness(Harness):
             connection.execute("UPDATE missive_queue SET deliveries = 9223372036854775807 WHERE body = ?", (b"odd-2",))
         return [row[0] for row in rows]
 
+    def delete_all(self) -> bool:
+        with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
+            connection.execute("DELETE FROM missive_queue")
+        return True
+
+    def destroy(self) -> bool:
+        with closing(sqlite3.connect(self.path, timeout=30)) as connection, connection:
+            connection.execute("DROP TABLE missive_queue")
+        self.create()
+        return True
+
     def remaining(self) -> int:
         with closing(sqlite3.connect(self.path, timeout=30)) as connection:
             return int(connection.execute("SELECT count(*) FROM missive_queue").fetchone()[0])

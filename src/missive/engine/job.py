@@ -14,10 +14,14 @@ from missive.engine.workers.decision import Decision
 from missive.errors import ProcessingFailed, UsageError
 from missive.messages import Message
 from missive.once.declaration import Once
-from missive.transport import Delivery, Disposition, Session
+from missive.transport import Capabilities, Delivery, Disposition, Session
 
 if TYPE_CHECKING:
     from missive.engine.intake.source import Source
+
+
+_NOTHING = Capabilities(release="none")
+"""The features of a session that no longer exists."""
 
 
 class Claim(msgspec.Struct, eq=False):
@@ -92,8 +96,19 @@ class Job(msgspec.Struct, eq=False):
 
     @property
     def owned(self) -> bool:
-        """Whether the job can still be settled: its session is alive and its lease is held."""
-        return self.session is not None and self.session is self.source.session
+        """Whether the job can still end here: its session is alive and its lease is held, or nothing else has it."""
+        session = self.session
+        return session is not None and (session is self.source.session or session in self.source.vanished)
+
+    @property
+    def detached(self) -> bool:
+        """Whether the transport no longer has the message, so that its outcome needs no settlement."""
+        return self.session in self.source.vanished
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The features of the job's session. Without a session, or when detached, nothing can be given back."""
+        return _NOTHING if self.session is None or self.detached else self.session.capabilities
 
     @property
     def jobs(self) -> list[Job]:
@@ -130,7 +145,7 @@ class Job(msgspec.Struct, eq=False):
         """Extend the timeout. Raises `UsageError` where the lease would end first and cannot be renewed."""
         if self.session is None:
             return
-        capabilities = self.session.capabilities
+        capabilities = self.capabilities
         lease = None if capabilities.renewable else capabilities.lease
         if lease is not None and self.deadline + seconds > self.arrived + lease:
             raise UsageError(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from redis import exceptions
 
 from missive.adapters.redis_streams.settings import Settings
-from missive.errors import Fatal, Transient
+from missive.errors import Fatal, SourceGone, Transient
 
 
 @contextlib.contextmanager
@@ -38,11 +38,11 @@ def _translate(error: Exception, settings: Settings) -> Exception:
         )
     if code == "WRONGTYPE":
         return Fatal(f"{url}: the key {settings.stream} exists, but is not a stream")
-    if code == "NOGROUP":
-        return Transient(f"{url}: there is no stream {settings.stream}, or no group {settings.group}")
+    if code in ("NOGROUP", "UNBLOCKED"):  # UNBLOCKED: the stream was deleted during a blocking read
+        return SourceGone(f"{url}: there is no stream {settings.stream}, or no group {settings.group}")
     if isinstance(error, exceptions.ResponseError):
         if "no such key" in str(error).lower():
-            return Transient(f"{url}: there is no stream {settings.stream} (create=true creates it)")
+            return SourceGone(f"{url}: there is no stream {settings.stream} (create=true creates it)")
         return Transient(f"{url}: the server refused a command ({code})")
     return Transient(f"{url} cannot be reached ({type(error).__name__})")
 

@@ -50,6 +50,10 @@ _FIRST_SIZE = 100_000
 """Expected size of a body before the first one has arrived, in bytes."""
 
 
+_Refused = dict[str, SettlementResult]
+"""The results of entries that this consumer does not own, by id."""
+
+
 class RedisStreamsSession(Session):
     """One consumer of a group. The token of a delivery counts the deliveries of its entry to this consumer."""
 
@@ -75,7 +79,6 @@ class RedisStreamsSession(Session):
         """Mean size of the bodies of the last read, in bytes."""
         self._next_takeover = 0.0
         self._cursor = "0-0"
-        self._trimming_reported = False
         self._closed = False
 
     async def open(self) -> None:
@@ -142,10 +145,15 @@ class RedisStreamsSession(Session):
 
     async def _give_back(self, stale: Sequence[Delivery]) -> None:
         try:
-            await self.settle([Settlement(one, Disposition.release) for one in stale])
+            results = await self.settle([Settlement(one, Disposition.release) for one in stale])
         except BaseException:
             self._arrived.extendleft(reversed(stale))  # for `stop_intake` or the next attempt
             raise
+        if SettlementResult.gone in results:  # the only copy is here
+            kept = [one for one, result in zip(stale, results, strict=True) if result is SettlementResult.gone]
+            self._tokens.update((one.native_id or "", one.token) for one in kept)
+            self._arrived.extendleft(reversed(kept))
+            self._arrived_at = self._loop.time()
 
     async def _read(self, credit: Credit) -> None:
         settings = self._settings
@@ -182,12 +190,12 @@ class RedisStreamsSession(Session):
         """Take over up to `count` entries whose lease has expired. Return whether any were found."""
         idle = int(self._settings.claim_idle * 1000)
         arguments = [self._settings.group, self._name, idle, self._cursor, count]
-        cursor, entries, trimmed = await self._take_over(keys=[self._settings.stream], args=arguments)
+        cursor, entries, deleted = await self._take_over(keys=[self._settings.stream], args=arguments)
         self._cursor = cursor.decode()
         if self._cursor == "0-0":
             self._next_takeover = self._loop.time() + min(_TAKEOVER_SECONDS, self._settings.claim_idle / 2)
-        if trimmed and not self._trimming_reported:
-            self._trimming_reported = True
+        # A message that this session still holds is handled, even if its entry was deleted.
+        if trimmed := sum(entry.decode() not in self._tokens for entry in deleted):
             self._host.report(f"{self._settings.url}: {trimmed} entries were trimmed before they were handled")
         self._arrived_at = self._loop.time()
         for native_id, fields, delivered in entries:
@@ -199,45 +207,51 @@ class RedisStreamsSession(Session):
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Ack deliveries, and make released ones free for other consumers, if this consumer still owns them."""
         acked = [one.delivery for one in settlements if one.disposition is Disposition.ack]
-        lost = await self._run(self._ack, acked) if acked else set[str]()
+        refused = await self._run(self._ack, acked) if acked else _Refused()
         if len(acked) < len(settlements):
             released = [one.delivery for one in settlements if one.disposition is Disposition.release]
-            lost |= await self._run(self._release, released)
+            refused |= await self._run(self._release, released)
+        confirmed, fenced = SettlementResult.confirmed, SettlementResult.fenced
         tokens, results = self._tokens, []
         for one in settlements:
             entry = one.delivery.native_id or ""
             current = tokens.get(entry) == one.delivery.token
             if current:
                 del tokens[entry]
-            results.append(SettlementResult.confirmed if current and entry not in lost else SettlementResult.fenced)
+            results.append(refused.get(entry, confirmed) if current else fenced)
         return results
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Renew the leases of the deliveries that this consumer still owns, and give back stale ones."""
-        lost = await self._run(self._extend, deliveries)
+        refused = await self._run(self._extend, deliveries)
+        confirmed, fenced = SettlementResult.confirmed, SettlementResult.fenced
         results = []
         for one in deliveries:
             entry = one.native_id or ""
             current = self._tokens.get(entry) == one.token
-            if current and entry in lost:
+            if current and entry in refused:
                 del self._tokens[entry]
-            results.append(SettlementResult.confirmed if current and entry not in lost else SettlementResult.fenced)
+            results.append(refused.get(entry, confirmed) if current else fenced)
         with contextlib.suppress(Transient):  # the leases are renewed, and stale deliveries have another attempt
             await self._give_back_stale()
         return results
 
-    async def _run(self, script: Any, deliveries: Sequence[Delivery]) -> set[str]:
-        """Run a script on the current deliveries. Return the ids of entries that other consumers own."""
+    async def _run(self, script: Any, deliveries: Sequence[Delivery]) -> _Refused:
+        """Run a script on the current deliveries. Return the entries that this consumer does not own.
+
+        Another consumer took such an entry (`fenced`), or it was deleted (`gone`).
+        """
         current = [one for one in deliveries if self._tokens.get(one.native_id or "") == one.token]
-        lost: set[str] = set()
+        refused = _Refused()
         current.sort(key=order_of if any([one.position is None for one in current]) else _position)  # noqa: C419 - faster
         for start in range(0, len(current), _MAX_ENTRIES):
             ids = [one.native_id or "" for one in current[start : start + _MAX_ENTRIES]]
             arguments = [self._settings.group, self._name, ids[0], ids[-1], " ".join(ids)]
             with translated(self._settings):
                 reply = await script(keys=[self._settings.stream], args=arguments)
-            lost.update([entry.decode() for entry in reply])
-        return lost
+            for entries, result in zip(reply, (SettlementResult.fenced, SettlementResult.gone), strict=False):
+                refused.update((entry.decode(), result) for entry in entries)
+        return refused
 
     async def status(self) -> SessionStatus:
         """Return the number of entries that the group has not read, and the age of the first of them."""

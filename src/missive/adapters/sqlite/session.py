@@ -6,14 +6,14 @@ import contextlib
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from missive._sqlite import enable_wal
 from missive.adapters.sqlite.rows import to_delivery
 from missive.adapters.sqlite.schema import FIND, LEASE, SCHEMA, SETTLE, Group, rows_in
 from missive.adapters.threaded import ClientThread, ThreadedSession
-from missive.errors import Fatal, Transient
+from missive.errors import Fatal, SourceGone, Transient
 from missive.ids import new_id
 from missive.messages import text_or_bytes
 from missive.transport import Capabilities, Credit, Delivery, Disposition, Host, Settlement, SettlementResult
@@ -29,6 +29,8 @@ _MIN_AHEAD = 300
 """Minimum number of settlements in a call that leases as many messages ahead: the engine will fetch them soon."""
 _BUSY_SECONDS = 30
 """Time to wait for a lock on the file, in seconds."""
+_MAX_LEASES = 10_000
+"""Number of noted leases above which those that have ended are forgotten."""
 _MAX_DELAY = 366 * 86400.0
 """Longest delay of a message in the queue, in seconds."""
 
@@ -43,6 +45,8 @@ class SQLiteSession(ThreadedSession):
         self._host = host
         self._owner = new_id()[-12:]  # 60 random bits: short tokens make short rows
         self._lease_count = 0
+        self._leases: dict[str, tuple[float, float]] = {}
+        """When the lease of each token ends, on the wall clock and on the loop's clock."""
         self._fetched: deque[Delivery] = deque()
         self._fetched_at = 0.0
         self._more = False
@@ -71,13 +75,15 @@ class SQLiteSession(ThreadedSession):
 
     async def _release_stale(self) -> None:
         """Release messages leased ahead that no fetch returned in time."""
-        if self._fetched and self._host.time() - self._fetched_at > _STALE * self._adapter.lease:
+        if self._fetched and self._loop.time() - self._fetched_at > _STALE * self._adapter.lease:
             stale, self._fetched = self._fetched, deque()
             try:
-                await self.settle([Settlement(one, Disposition.release) for one in stale])
+                results = await self.settle([Settlement(one, Disposition.release) for one in stale])
             except BaseException:
                 self._fetched.extend(stale)  # for `stop_intake` or the next attempt
                 raise
+            pairs = zip(stale, results, strict=True)
+            self._fetched.extend([one for one, result in pairs if result is SettlementResult.gone])  # the only copies
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Return the leased messages that no fetch returned."""
@@ -140,8 +146,16 @@ class SQLiteSession(ThreadedSession):
             which, given = rows_in([delivery.native for delivery in found])
             given |= {"until": now + self._adapter.lease, "lease": token}
             self.client.execute(LEASE + which, given)
-        self._fetched_at, self._more = now, len(found) == credit.items or size >= credit.bytes
+            self._add_lease(token, now)
+        self._fetched_at, self._more = self._loop.time(), len(found) == credit.items or size >= credit.bytes
         return found
+
+    def _add_lease(self, token: str, now: float) -> None:
+        """Note when the lease of a transaction ends, on the wall clock and on the loop's clock. Forget old leases."""
+        started, length = self._loop.time(), self._adapter.lease
+        if len(self._leases) >= _MAX_LEASES:
+            self._leases = {one: lease for one, lease in self._leases.items() if lease[1] > started}
+        self._leases[token] = (now + length, started + length)
 
     def _settle(self, settlements: Sequence[Settlement]) -> list[SettlementResult]:
         groups: dict[Group, list[int]] = {}
@@ -167,10 +181,7 @@ class SQLiteSession(ThreadedSession):
                 with self._transaction():
                     for group, ids in groups.items():
                         done.update(row[0] for row in self._settle_group(group, ids, " RETURNING id").fetchall())
-                return [
-                    SettlementResult.confirmed if one.delivery.native in done else SettlementResult.fenced
-                    for one in settlements
-                ]
+                return self._results([one.delivery for one in settlements], done)
         self._fetched.extend(ahead)
         return [SettlementResult.confirmed] * len(settlements)
 
@@ -201,6 +212,7 @@ class SQLiteSession(ThreadedSession):
         for delivery in deliveries:
             by_token.setdefault(delivery.token, []).append(delivery.native)
         until = self._host.time() + self._adapter.lease
+        lease = (until, self._loop.time() + self._adapter.lease)
         ours: set[int] = set()
         with self._translated_errors(), self._transaction():
             for token, ids in by_token.items():
@@ -209,10 +221,31 @@ class SQLiteSession(ThreadedSession):
                     " WHERE id IN (SELECT value FROM json_each(?)) AND lease = ? RETURNING id"
                 )
                 ours.update(row[0] for row in self.client.execute(statement, (until, json.dumps(ids), token)))
-        return [
-            SettlementResult.confirmed if delivery.native in ours else SettlementResult.fenced
-            for delivery in deliveries
-        ]
+            results = self._results(deliveries, ours)
+        for token in by_token:
+            self._leases[token] = lease
+        return results
+
+    def _results(self, deliveries: Sequence[Delivery], ours: Collection[int]) -> list[SettlementResult]:
+        """Return the results for rows, of which `ours` were changed.
+
+        Another consumer has an existing row. A missing row was deleted, unless the lease may have ended: then another
+        consumer may have handled the message.
+        """
+        others = json.dumps([delivery.native for delivery in deliveries if delivery.native not in ours])
+        query = "SELECT id FROM missive_queue WHERE id IN (SELECT value FROM json_each(?))"
+        there = {row[0] for row in self.client.execute(query, (others,))} if others != "[]" else set()
+        now = (self._host.time(), self._loop.time())
+        results = []
+        for delivery in deliveries:
+            lease = self._leases.get(delivery.token, (0.0, 0.0))
+            if delivery.native in ours:
+                results.append(SettlementResult.confirmed)
+            elif delivery.native in there or now[0] >= lease[0] or now[1] >= lease[1]:
+                results.append(SettlementResult.fenced)
+            else:
+                results.append(SettlementResult.gone)
+        return results
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -231,8 +264,9 @@ class SQLiteSession(ThreadedSession):
             yield
             return
         except sqlite3.OperationalError as sqlite_error:
+            kind = SourceGone if str(sqlite_error) == "no such table: missive_queue" else Transient
             # For example, the file is locked, the disk is full or the table is gone. These texts contain no values.
-            error: Exception = Transient(f"{self._adapter.url}: {sqlite_error}")
+            error: Exception = kind(f"{self._adapter.url}: {sqlite_error}")
         except sqlite3.DatabaseError as sqlite_error:
             error = Fatal(f"{self._adapter.url}: {sqlite_error}")
         raise error

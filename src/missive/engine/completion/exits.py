@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.dispatch.held import HeldJobs
 from missive.engine.intake.admission import Admission
-from missive.engine.intake.source import Source
+from missive.engine.intake.source import GONE, Source
 from missive.engine.job import Job
 from missive.engine.stages import Stages
 from missive.engine.state import EngineState
 from missive.engine.workers.decision import SHUTDOWN
 from missive.engine.workers.pool import Pool
 from missive.transport import Disposition, Session
+
+logger = logging.getLogger("missive")
 
 
 class Exits:
@@ -70,7 +73,7 @@ class Exits:
         for job in jobs:
             if job.session is None or not job.owned:
                 self.settled(job.source, [job], 1)
-            elif job.session.capabilities.release == "none":
+            elif job.capabilities.release == "none":
                 self._keep(job)
             else:
                 job.decision, job.disposition = None, Disposition.release
@@ -82,7 +85,11 @@ class Exits:
         if self._dead_letters.has_sink or job.decision is not None:
             job.decision = SHUTDOWN
             self._dead_letters.add(job)
-        elif job.route is not None:
+        else:
+            self._enter(job)
+
+    def _enter(self, job: Job) -> None:
+        if job.route is not None:
             self._admission.enter(job)
         else:
             self._admission.queue(job.source, [job])
@@ -111,8 +118,42 @@ class Exits:
         """Drop the unstarted jobs of a dead session; their transport redelivers them."""
         for lost in source.stages.session_lost:
             lost(source)
-        self.forget(self.withdraw(lambda job: job.session is session))
+        if session not in source.vanished:
+            self.forget(self.withdraw(lambda job: job.session is session))
         self._dispatcher.dispatch()
+
+    # Jobs whose messages the transport no longer has
+
+    def detach(self, source: Source, jobs: Sequence[Job]) -> None:
+        """Keep jobs whose messages were deleted while they were held: they end here, without a settlement."""
+        for job in jobs:
+            job.session = GONE
+        source.count_gone(len(jobs))
+
+    def end_detached(self, source: Source, jobs: Sequence[Job]) -> None:
+        """End detached jobs, or keep those that were on their way back to the transport."""
+        ended: list[Job] = []
+        rejected = 0
+        for job in jobs:
+            disposition, job.disposition = job.disposition, Disposition.ack
+            unhandled = disposition in (Disposition.release, Disposition.delay)
+            if unhandled and self._state.draining:
+                self._keep(job)
+            elif disposition is Disposition.release:
+                self._enter(job)
+            elif disposition is Disposition.delay and job.decision is not None:
+                self._held_jobs.hold(job, job.decision.delay)
+            else:
+                rejected += disposition is Disposition.reject
+                ended.append(job)
+        if rejected:
+            logger.error(
+                "%s: %d dead letters are lost, because their queue was deleted before the broker could store them",
+                source.adapter.url,
+                rejected,
+            )
+        if ended:
+            self.settled(source, ended, 0)
 
     def revoke(self, jobs: Sequence[Job]) -> None:
         """Drop jobs that another consumer has now: cancel their handlers, and settle nothing of them."""

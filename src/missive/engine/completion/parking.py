@@ -154,7 +154,7 @@ class ParkingLot(Stage):
         session, on_lane_retry = job.session, route.terms.on_lane_retry
         if session is None or (job.lane is not None and on_lane_retry == "block"):
             return False
-        able = session.capabilities
+        able = job.capabilities
         long = decision.delay > self._runtime.limits.hold_seconds
         if not long and not (decision.outcome is Outcome.nacked and able.release == "none"):
             return False

@@ -86,8 +86,7 @@ class Redelivery:
 
     def _sends_back(self, job: Job, route: HandlerRoute, decision: Decision) -> bool:
         """Let the transport hold a job with a long delay, where it can; return whether it does."""
-        session = job.session
-        if session is None or not self._runtime.limits.hold_seconds < decision.delay <= session.capabilities.max_delay:
+        if not self._runtime.limits.hold_seconds < decision.delay <= job.capabilities.max_delay:
             return False
         if job.lane is not None and route.terms.on_lane_retry != "pass":
             return False

@@ -14,7 +14,7 @@ from missive.engine.intake.source import Source
 from missive.engine.job import Job, JobsByLane, by_lane
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
-from missive.errors import Fatal, ProcessingFailed, StoreError, Transient
+from missive.errors import Fatal, ProcessingFailed, SourceGone, StoreError, Transient
 from missive.outcome import Outcome
 from missive.transport import Delivery, Disposition, Session, Settlement, SettlementResult, Watermark
 
@@ -100,8 +100,10 @@ class Settler(Stage):
         jobs, self._pending = self._pending, []
         session = self._source.session
         ours = [] if session is None else [job for job in jobs if job.session is session]
-        if len(ours) != len(jobs):
+        if len(ours) != len(jobs) or session in self._source.vanished:
             self._lose([job for job in jobs if not job.owned])
+            self._exits.end_detached(self._source, [job for job in jobs if job.detached])
+            ours = [job for job in ours if not job.detached]
         if session is None:
             return
         if session.capabilities.commit == "cumulative":
@@ -120,6 +122,9 @@ class Settler(Stage):
     # One by one
 
     async def _settle(self, session: Session, jobs: list[Job]) -> None:
+        if session in self._source.vanished:
+            self._exits.end_detached(self._source, jobs)
+            return
         if session is not self._source.session:  # it died during the batch before this one
             self._lose(jobs)
             return
@@ -135,6 +140,10 @@ class Settler(Stage):
             results = await session.settle(settlements)
             if len(results) != len(settlements):
                 raise ProcessingFailed(f"{len(settlements)} settlements returned {len(results)} results")  # noqa: TRY301 - handled as any mistake
+        except SourceGone:
+            self._source.vanish(session)
+            self._exits.end_detached(self._source, jobs)
+            return
         except (Transient, StoreError) as error:
             logger.warning("%s while settling; unsettled messages are redelivered", error)
             self._lose(jobs)
@@ -156,19 +165,24 @@ class Settler(Stage):
 
     def _sort(self, jobs: list[Job], results: Sequence[SettlementResult]) -> None:
         """Act on each result: repeat settlements that were refused for now, or whose answer was lost."""
-        done, gone, again = [], [], []
+        done, lost, again, gone = [], [], [], []
         for job, result in zip(jobs, results, strict=True):
             tries = self._tries.get(job, 0)
             if result is SettlementResult.failed or (result is SettlementResult.unknown and tries < _MAX_UNKNOWN):
                 again.append(job)
             elif result in (SettlementResult.fenced, SettlementResult.unknown):
+                lost.append(job)
+            elif result is SettlementResult.gone:
                 gone.append(job)
             else:
                 done.append(job)
-        for job in done:
+        for job in (*done, *gone):
             self._tries.pop(job, None)
         self._exits.settled(self._source, done, 0)
-        self._lose(gone)
+        self._lose(lost)
+        if gone:
+            self._exits.detach(self._source, gone)
+            self._exits.end_detached(self._source, gone)
         if again:
             for job in again:
                 self._tries[job] = self._tries.get(job, 0) + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from missive.dlq.failure import describe_exception
@@ -13,8 +14,8 @@ from missive.engine.intake.host import SourceHost
 from missive.engine.intake.source import Source
 from missive.engine.runtime import Runtime
 from missive.engine.state import EngineState
-from missive.errors import Fatal, StoreError, Transient, UsageError
-from missive.transport import EndOfInput, Session
+from missive.errors import Fatal, MissiveError, SourceGone, StoreError, Transient, UsageError
+from missive.transport import Delivery, EndOfInput, Session
 
 _FIRST_BACKOFF = 0.2
 _LONGEST_BACKOFF = 30.0
@@ -71,9 +72,10 @@ class Intake:
                     if source.consuming is not None:
                         source.consuming.cancel()
                     raise
+                await self._leave(session, None)
                 await self._back_off(f"{url} lost its connection")
             except (Transient, StoreError) as error:
-                await source.drop(session)
+                await self._leave(session, error)
                 await self._back_off(str(error))
             except (Fatal, UsageError):
                 raise
@@ -127,6 +129,22 @@ class Intake:
                     self._admission.take(source, session, deliveries)
             if session.capabilities.pauses:
                 await self._backpressure.apply()
+
+    async def _leave(self, session: Session, error: Exception | None) -> None:
+        """Drop a session. If its queue was deleted, admit the messages that no fetch returned."""
+        source, left = self._source, list[Delivery]()
+        if isinstance(error, SourceGone):
+            source.vanish(session)
+        if session not in source.vanished:
+            await source.drop(session)
+            return
+        with contextlib.suppress(MissiveError):
+            left += await session.stop_intake()
+        await source.drop(session)
+        if left:
+            enforce_bounds(left, source.adapter.max_body)
+            source.spend_credit(left)
+            self._admission.take(source, session, left)
 
     async def _back_off(self, error: str) -> None:
         if error != self._reported:

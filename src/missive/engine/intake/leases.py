@@ -13,7 +13,7 @@ from missive.engine.intake.source import Source
 from missive.engine.job import Job, JobsByLane
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
-from missive.errors import Fatal, StoreError, Transient
+from missive.errors import Fatal, SourceGone, StoreError, Transient
 from missive.transport import Session, SettlementResult
 
 _RENEWALS_PER_LEASE = 3
@@ -95,15 +95,20 @@ class LeaseRenewer(Stage):
     async def _extend(self, session: Session, jobs: Sequence[Job], lease: float) -> None:
         asked = self._runtime.monotonic()
         results = await self._request(session, jobs, lease)
-        lost = []
+        lost, gone = [], []
         for job, result in zip(jobs, results, strict=True):
             if job not in self._until:  # settled in the meantime
                 continue
             if result in (SettlementResult.confirmed, SettlementResult.sent):
                 # The new lease counts from the request, because the answer may have taken long.
                 self._until[job] = asked + lease
+            elif result is SettlementResult.gone:
+                gone.append(job)
             elif result is SettlementResult.fenced or self._until[job] <= self._runtime.monotonic():
                 lost.append(job)
+        if gone:
+            self._drop(gone)
+            self._exits.detach(self._source, gone)
         if lost:
             self._drop(lost)
             logger.warning(
@@ -124,6 +129,9 @@ class LeaseRenewer(Stage):
                 logger.error(
                     "%s returned %d results for %d lease renewals; trying again", url, len(answered), len(jobs)
                 )
+        except SourceGone:
+            self._source.vanish(session)
+            return [SettlementResult.confirmed] * len(jobs)
         except (Transient, StoreError) as error:
             logger.warning("%s while renewing leases; trying again", error)
         except Fatal:

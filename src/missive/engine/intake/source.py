@@ -11,7 +11,7 @@ from missive.adapters.base import Adapter
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
 from missive.errors import Fatal
-from missive.transport import Credit, Delivery, Session
+from missive.transport import Credit, Delivery, Session, Settlement, SettlementResult
 
 if TYPE_CHECKING:
     from missive.engine.completion.exits import Exits
@@ -22,11 +22,30 @@ _RESUME = 0.75
 """Share of a limit below which a full source fetches again, so that it never fetches one message at a time."""
 _SHRINK = 8
 """Factor by which the credit shrinks after a fetch that did not fit in memory."""
+_GONE_SECONDS = 10.0
+"""Time between two log lines about deleted messages, in seconds."""
 _CLOSE_SECONDS = 2.0
 """Maximum time for a dead session to close, in seconds."""
 
 
 logger = logging.getLogger("missive")
+
+
+class _Gone(Session):
+    """Stands for the session of messages that were deleted while they were held. It is never called."""
+
+    def __init__(self) -> None: ...
+
+    async def fetch(self, credit: Credit) -> Sequence[Delivery]:
+        raise NotImplementedError
+
+    async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
+        raise NotImplementedError
+
+    async def close(self) -> None: ...
+
+
+GONE: Session = _Gone()
 
 
 class Source:
@@ -66,6 +85,12 @@ class Source:
         self.consuming: asyncio.Future[None] | None = None
         """The loop that fetches from the current session."""
         self._runtime = runtime
+        self.vanished: set[object] = {GONE}
+        """Sessions whose messages were deleted with their queue, and `GONE`, the session of other deleted messages."""
+        self._gone = 0
+        """Number of deleted messages that no log line has reported yet."""
+        self._gone_reported = False
+        """Whether a log line has reported deleted messages within the last seconds."""
         self._share = 1
         """Divisor of the credit, above 1 after a fetch that did not fit in memory."""
         self._waits_for_credit = False
@@ -158,6 +183,37 @@ class Source:
                 self.waiting -= 1
 
     # The session and its lanes
+
+    def count_gone(self, count: int) -> None:
+        """Report messages that were deleted while they were held: at once, and then at most every ten seconds."""
+        self._gone += count
+        if self._gone == count and not self._gone_reported:
+            self._report_gone()
+
+    def _report_gone(self) -> None:
+        count, self._gone = self._gone, 0
+        self._gone_reported = bool(count)
+        if count:
+            logger.warning(
+                "%s: %d messages were deleted while they were held; they are handled, and are not redelivered",
+                self.adapter.url,
+                count,
+            )
+            self._runtime.call_later(_GONE_SECONDS, self._report_gone)
+
+    def vanish(self, session: Session) -> None:
+        """Keep the messages of a session whose queue was deleted: they are handled, and need no settlement."""
+        if session in self.vanished:
+            return
+        self.vanished.add(session)
+        if self.items:
+            logger.warning(
+                "%s was deleted while %d of its messages were held; they are handled, and are not redelivered",
+                self.adapter.url,
+                self.items,
+            )
+        if self.consuming is not None:
+            self.consuming.cancel()  # the intake collects the messages that no fetch returned, and connects again
 
     def leave(self, lanes: Collection[str]) -> None:
         """Start nothing more of these lanes, including deliveries that are being fetched."""

@@ -12,7 +12,7 @@ from missive.engine.intake.backpressure import Backpressure
 from missive.engine.intake.source import Source
 from missive.engine.runtime import Runtime
 from missive.engine.state import EngineState
-from missive.errors import StoreError, Transient
+from missive.errors import SourceGone, StoreError, Transient
 from missive.transport import Session, SessionStatus
 
 EVERY = 5.0
@@ -80,6 +80,10 @@ class Watchdog:
     async def _ask(self, question: Coroutine[Any, Any, SessionStatus]) -> SessionStatus:
         try:
             return await question
+        except SourceGone:
+            if (session := self._source.session) is not None:
+                self._source.vanish(session)
+            return SessionStatus()
         except (Transient, StoreError):
             return SessionStatus(connected=False)
         except Exception as error:  # noqa: BLE001 - a mistake of an adapter, and no reason to drop the session

@@ -117,6 +117,7 @@ TITLES: Final[dict[int, str]] = {
     71: "ciphertext survives",
     72: "test client and adapter agree",
     73: "odd headers and keys end no session",
+    74: "messages that are deleted while held are handled",
     76: "a message that is too large is a dead letter",
 }
 

@@ -150,6 +150,14 @@ class Harness(ABC):
         """Delete the messages before a position, read or not."""
         raise NotImplementedError
 
+    def delete_all(self) -> bool:
+        """Delete all messages of the source, delivered or not. Return False where that is not possible."""
+        return False
+
+    def destroy(self) -> bool:
+        """Delete the queue with its messages, and create it again. Return False where that is not possible."""
+        return False
+
     def overrun(self, position: int) -> None:
         """Commit a position beyond the end, as if the rest of the log had been truncated."""
         raise NotImplementedError

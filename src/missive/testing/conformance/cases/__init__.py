@@ -10,6 +10,7 @@ import importlib
 _GROUPS = (
     "fidelity",
     "settlement",
+    "deletions",
     "flow",
     "pressure",
     "order",
