@@ -19,7 +19,7 @@ from missive.adapters.rabbitmq.errors import translate, translated
 from missive.adapters.rabbitmq.reader import Connection, Reader
 from missive.adapters.rabbitmq.settings import Settings
 from missive.adapters.rabbitmq.unacked import Unacked
-from missive.errors import Fatal, Transient
+from missive.errors import Fatal, SourceGone, Transient
 from missive.transport import (
     Capabilities,
     Credit,
@@ -36,6 +36,8 @@ logger = logging.getLogger("missive")
 
 _CLOSE_SECONDS = 3.0
 _FIRST_WITH_STREAMS = (3, 9)
+_FIRST_TO_CANCEL = (4, 3)
+"""The version since which the broker cancels a consumer also for a message that it holds for too long."""
 _PRECONDITION_FAILED = 406
 _NOT_FOUND = 404
 _CHECKS = 4
@@ -64,6 +66,8 @@ class RabbitMQSession(Session):
         self._queue_in_request: str | None = None
         """The queue that the pending request concerns; an error of the request names it."""
         self._stopped = False
+        self._cancelled: asyncio.Future[None] | None = None
+        """Finds out why the broker cancelled a consumer."""
         self._reader: Reader | None = None
         self._incomplete_reported = False
         self._arrived: deque[Delivery] = deque()
@@ -123,12 +127,16 @@ class RabbitMQSession(Session):
         A stream refuses a consumer without a prefetch; every other queue refuses a consumer with a stream offset.
         """
         server = self._connection.server_properties or {}
-        if server.get("product") != "RabbitMQ" or _version(server.get("version")) < _FIRST_WITH_STREAMS:
+        if server.get("product") != "RabbitMQ" or _version(self._version) < _FIRST_WITH_STREAMS:
             return False
         consume = {"queue": queue, "on_message_callback": lambda *_: None, "arguments": {"x-stream-offset": "next"}}
         refusal = await self.probe(lambda channel, done: channel.basic_consume(**consume, callback=done))
         code, text = getattr(refusal, "reply_code", None), getattr(refusal, "reply_text", "")
         return code == _PRECONDITION_FAILED and "prefetch" in text
+
+    @property
+    def _version(self) -> object:
+        return (self._connection.server_properties or {}).get("version")
 
     async def has_exchange(self, exchange: str) -> bool:
         """Return whether the broker has an exchange."""
@@ -161,7 +169,7 @@ class RabbitMQSession(Session):
             self._raise_if_failed()
             self._arrival.clear()
             await self._arrival.wait()
-        self._raise_if_failed()
+        self._raise_if_failed()  # `stop_intake` returns what arrived
         return [arrived.popleft() for _ in range(credit.count_fitting(arrived))]
 
     async def _consume(self) -> None:
@@ -201,6 +209,8 @@ class RabbitMQSession(Session):
         The status has no lag: with a single active consumer, the waiting messages may be for another consumer.
         """
         if self._failed.done():
+            if isinstance(self._failed.exception(), SourceGone):
+                self._raise_if_failed()
             return SessionStatus(connected=False)
         await self.inspect_queue(self._settings.queues[0])
         return SessionStatus(connected=len(self._consumers) == len(self.client.consumer_tags))
@@ -275,7 +285,21 @@ class RabbitMQSession(Session):
 
     def _on_cancel(self, frame: Any) -> None:
         queue = self._consumers.get(frame.method.consumer_tag, self._settings.destination)
-        self._fail(Transient(f"{self._settings.url}: the queue {queue} is gone, or the broker cancelled its consumer"))
+        self._cancelled = asyncio.ensure_future(self._explain_cancel(queue))
+
+    async def _explain_cancel(self, queue: str) -> None:
+        """Fail because the broker cancelled a consumer: `SourceGone` when the queue was deleted with its messages."""
+        url = self._settings.url
+        error = Transient(f"{url}: the broker cancelled the consumer of the queue {queue}")
+        with contextlib.suppress(Fatal, Transient):  # the connection is lost as well, and has its own error
+            refusal = await self.probe(lambda channel, done: channel.queue_declare(queue, passive=True, callback=done))
+            text = getattr(refusal, "reply_text", "")
+            if getattr(refusal, "reply_code", None) == _NOT_FOUND and "down" not in text:  # not on a node that is down
+                error = SourceGone(f"{url}: the queue {queue} is gone")
+            elif refusal is None and _version(self._version) < _FIRST_TO_CANCEL:
+                # Before, the broker cancelled a consumer only when its queue was deleted or moved to another node.
+                error = SourceGone(f"{url}: the queue {queue} was deleted, and created again")
+        self._fail(error)
 
     def _check_silence(self) -> None:
         """Terminate a connection that received nothing for twice the heartbeat; pika would wait five seconds longer.
