@@ -176,7 +176,7 @@ def test_adopt_asks_and_moves(write, go: Run, tmp_path: Path):
 
 
 def test_reroute_and_unstick(go: Run, tmp_path: Path):
-    """Each command changes one record, and says what comes next."""
+    """Each command changes one record, and names the next command."""
     with contextlib.closing(open_store(f"sqlite:///{tmp_path}/dlq.db")) as store:
         store.put([record(id="dead"), parked(5.0, "lane", id="head"), parked(None, "lane", id="rest")])
         code, out, err = go("dlq", "reroute", "dead", "--to", "app:charge", STORE)
