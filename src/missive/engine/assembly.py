@@ -130,6 +130,9 @@ class Assembler:
             station.stages = stages
         monitor = WorkerMonitor(self._pools, self._outbox, dispatcher, completion, self._concurrency, state, runtime)
         drain = Drain(dispatcher, admission, self._dead_letters, exits, stages, state)
+        for stage in before:
+            if isinstance(stage, Crashes):
+                drain.suspected = stage.suspected
         return Stations(
             self._pools, dispatcher, self._held_jobs, self._dead_letters, self._store, stages, intakes, watchdogs,
             monitor, drain,

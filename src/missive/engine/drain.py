@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.completion.exits import Exits
@@ -34,6 +34,9 @@ class Drain:
     ) -> None:
         self._dispatcher = dispatcher
         self._admission = admission
+        self.suspected: Callable[[Sequence[Job]], Awaitable[None]] | None = None
+        """Notes jobs that were stuck together in a worker, so that they run alone in the next process; None without a
+        store."""
         self._dead_letters = dead_letters
         self._exits = exits
         self._stages = stages
@@ -68,7 +71,7 @@ class Drain:
         suspects: list[Job] = []
         for jobs in hanging:
             owned = [job for job in jobs if job.owned]
-            if self._stages.suspected and (len(jobs) > 1 or jobs[0].deadline >= now):
+            if self.suspected is not None and (len(jobs) > 1 or jobs[0].deadline >= now):
                 suspects += owned
                 continue
             for job in owned:
@@ -80,8 +83,8 @@ class Drain:
             logger.error("%s: %d messages whose handler did not return become dead letters", name, count)
         if suspects:
             logger.error("%d messages were stuck together, and run alone in the next process", len(suspects))
-        for suspected in self._stages.suspected if suspects else ():
-            await suspected(suspects)
+            if self.suspected is not None:
+                await self.suspected(suspects)
         await self._dead_letters.written()
 
     async def finished(self) -> None:

@@ -2,7 +2,7 @@
 
 A stage takes part in the stations that a message passes. It overrides the verbs that concern it; a verb that no stage
 overrides costs nothing. All verbs run on the engine's loop and receive jobs in chunks. Only `prepare`, `refresh`,
-`open`, `suspected` and `flush` may await. No verb raises for a job: a stage records the decision on the job instead.
+`open` and `flush` may await. No verb raises for a job: a stage records the decision on the job instead.
 """
 
 from __future__ import annotations
@@ -89,9 +89,6 @@ class Stage:
     def released(self, job: Job) -> None:
         """Note that a job waits for its dependency without having spent an attempt."""
 
-    async def suspected(self, jobs: Sequence[Job]) -> None:
-        """Note jobs that were stuck together in a worker, so that they run alone in the next process."""
-
     def filed(self, jobs: Sequence[Job]) -> None:
         """Note that the records of jobs are durable."""
 
@@ -121,7 +118,6 @@ class Stages:
         self.conclude = _verb(stages, Stage.conclude)[::-1]
         self.held = _verb(stages, Stage.held)
         self.released = _verb(stages, Stage.released)
-        self.suspected = _verb(stages, Stage.suspected)
         self.filed = _verb(stages, Stage.filed)
         self.settled = _verb(stages, Stage.settled)
         self.session_lost = _verb(stages, Stage.session_lost)
