@@ -53,6 +53,7 @@ NAMES = {
         "Retry",
         "RetryLater",
         "StoreConflict",
+        "SourceGone",
         "StoreError",
         "StoreRefused",
         "StructuredMessage",

@@ -31,12 +31,24 @@ SELECT id, CASE WHEN length(body) > ?1 THEN length(body) ELSE CAST(body AS BLOB)
 content_type, sent_at, deliveries + 1 FROM missive_queue
 WHERE queue = ?2 AND visible_at <= ?3 ORDER BY visible_at, id LIMIT ?4
 """
+# A lease and a delay end with their length after a slash: `HOLDER/30`. A row without a lease is ready unless its
+# producer delayed it; the length is then the time from `sent_at` to `visible_at`. A time that lies further ahead
+# than its length proves that a clock was set back, or that the clock of the producer is ahead: the length then counts
+# from now.
+_LENGTH = """CASE WHEN lease IS NULL THEN max(visible_at - sent_at, 0.0)
+WHEN instr(lease, '/') THEN CAST(substr(lease, instr(lease, '/') + 1) AS REAL) END"""
+_AHEAD = f"queue = :queue AND visible_at > :now + 1 AND visible_at - :now > {_LENGTH} + 1"
+FIND_AHEAD = f"SELECT 1 FROM missive_queue WHERE {_AHEAD} LIMIT 1"  # noqa: S608 - constants
+BRING_BACK = (
+    f"UPDATE missive_queue SET visible_at = :now + {_LENGTH}, lease = CASE WHEN lease IS NULL AND visible_at > sent_at"  # noqa: S608 - constants
+    f" THEN 'delay/' || (visible_at - sent_at) ELSE lease END WHERE {_AHEAD}"
+)
 LEASE = "UPDATE missive_queue SET visible_at = :until, lease = :lease, deliveries = deliveries + 1 WHERE "
 SETTLE = {
     Disposition.ack: "DELETE FROM missive_queue WHERE ",
     # The column counts attempts, and one delivery may spend several attempts.
     Disposition.delay: (
-        "UPDATE missive_queue SET lease = NULL, deliveries = :attempt, visible_at = :now + :delay WHERE "
+        "UPDATE missive_queue SET lease = 'delay/' || :delay, deliveries = :attempt, visible_at = :now + :delay WHERE "
     ),
     # The message returns to its old place, but not to the future: the clock of the producer may be wrong.
     Disposition.release: (

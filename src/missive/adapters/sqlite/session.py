@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from missive._sqlite import enable_wal
 from missive.adapters.sqlite.rows import to_delivery
-from missive.adapters.sqlite.schema import FIND, LEASE, SCHEMA, SETTLE, Group, rows_in
+from missive.adapters.sqlite.schema import BRING_BACK, FIND, FIND_AHEAD, LEASE, SCHEMA, SETTLE, Group, rows_in
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.errors import Fatal, SourceGone, Transient
 from missive.ids import new_id
@@ -27,6 +27,8 @@ _STALE = 0.25
 """Fraction of a lease after which messages leased ahead return to the queue, for consumers that have time."""
 _MIN_AHEAD = 300
 """Minimum number of settlements in a call that leases as many messages ahead: the engine will fetch them soon."""
+_CHECK_SECONDS = 1.0
+"""Time between two checks for rows whose times lie too far ahead, in seconds."""
 _BUSY_SECONDS = 30
 """Time to wait for a lock on the file, in seconds."""
 _MAX_LEASES = 10_000
@@ -47,6 +49,8 @@ class SQLiteSession(ThreadedSession):
         self._lease_count = 0
         self._leases: dict[str, tuple[float, float]] = {}
         """When the lease of each token ends, on the wall clock and on the loop's clock."""
+        self._next_check = 0.0
+        """Loop time from which rows are checked for times that lie too far ahead."""
         self._fetched: deque[Delivery] = deque()
         self._fetched_at = 0.0
         self._more = False
@@ -123,16 +127,28 @@ class SQLiteSession(ThreadedSession):
         # A read without a lock first, so an idle consumer never writes.
         waiting = "SELECT 1 FROM missive_queue WHERE queue = ? AND visible_at <= ? LIMIT 1"
         with self._translated_errors():
+            self._bring_back()
             if self.client.execute(waiting, (self._adapter.queue, self._host.time())).fetchone() is None:
                 return
             with self._transaction():
                 found = self._lease_next(credit)
         self._fetched.extend(found)
 
+    def _bring_back(self) -> None:
+        """Correct the times of rows that lie too far ahead, because a clock was set back."""
+        if (began := self._loop.time()) < self._next_check:
+            return
+        given = {"queue": self._adapter.queue, "now": self._host.time()}
+        if self.client.execute(FIND_AHEAD, given).fetchone() is not None:
+            with self._transaction():
+                self.client.execute(BRING_BACK, given)
+        # Delayed rows make the check longer: keep it within a small share of the time.
+        self._next_check = began + max(_CHECK_SECONDS, 50 * (self._loop.time() - began))
+
     def _lease_next(self, credit: Credit) -> Sequence[Delivery]:
         now = self._host.time()
         self._lease_count += 1
-        token = f"{self._owner}:{self._lease_count}"
+        token = f"{self._owner}:{self._lease_count}/{self._adapter.lease:g}"
         found, size = [], 0
         with contextlib.closing(
             self.client.execute(FIND, (self._adapter.max_body, self._adapter.queue, now, credit.items))
@@ -167,6 +183,7 @@ class SQLiteSession(ThreadedSession):
             ids.append(delivery.native)
         ahead: Sequence[Delivery] = ()
         with self._translated_errors():
+            self._bring_back()
             try:
                 with self._transaction():
                     for group, ids in groups.items():
