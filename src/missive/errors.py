@@ -21,6 +21,7 @@
     │       └── StoreConflict            the record changed in the meantime
     ├── AdapterError                     a transport failed
     │   ├── Transient                    another attempt may succeed: connection lost, queue missing
+    │   │   └── SourceGone               the queue was deleted with the messages that are held
     │   └── Fatal                        another attempt cannot succeed: wrong credentials, wrong type
     ├── ProcessingFailed                 the processor stopped because of an error
     │   └── ForcedStop                   the drain was cut short
