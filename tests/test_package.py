@@ -197,7 +197,8 @@ NAMES = {
 CONTRACT = {
     Adapter: "acall attach background call client connect contract_version default_store destination diagnose"
     " exclusive_lanes from_parsed_url order_hazard partitioned_by run serve session shareable transport url",
-    transport.Session: "capabilities client close commit extend fetch pause resume settle status stop_intake submit",
+    transport.Session: "capabilities client close commit extend fetch pause resume room settle status stop_intake"
+    " submit widen",
     transport.Host: "credit lanes_gained lanes_lost load_checkpoint report save_checkpoint service sleep time",
     transport.Credit: "bytes count_fitting items",
     transport.Watermark: "acked_beyond position",
@@ -206,7 +207,7 @@ CONTRACT = {
     " record_id redelivered timestamp token too_large topic unreadable",
     transport.Settlement: "attempt delay delivery disposition label outcome",
     transport.Capabilities: "attempts commit durable fences lease max_delay max_watermark order pauses rejects release"
-    " renewable replies",
+    " renewable replies window",
     transport.Disposition: "ack delay reject release",
     transport.SettlementResult: "confirmed failed fenced gone sent unknown",
 }

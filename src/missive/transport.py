@@ -202,6 +202,9 @@ class Capabilities:
     all messages of the source. `none`: there is no order."""
     attempts: str = "none"
     """Accuracy of `Delivery.attempt`: `exact`, `approximate` or `none`."""
+    window: int = 0
+    """Number of unsettled deliveries at which the transport stops delivering; 0 where only the credit of a fetch limits
+    them. See `Session.room` and `Session.widen`."""
     max_delay: float = 0.0
     """Maximum delay for `Disposition.delay`, in seconds; 0 where the transport has no delays."""
     rejects: bool = False
@@ -324,6 +327,18 @@ class Session(ABC):
     async def resume(self, lanes: Collection[str]) -> None:
         """Deliver messages of paused lanes again."""
         raise NotImplementedError
+
+    def room(self) -> int:
+        """Return how many more messages the transport delivers before one is settled, where it has a window."""
+        return self.capabilities.window
+
+    async def widen(self) -> bool:
+        """Let the transport deliver another window of messages, while the earlier ones stay unsettled.
+
+        The engine calls this when most deliveries of the window wait for their lane, limit or retry. Return False where
+        that is impossible without a change of the order. The engine then parks waiting messages in the store.
+        """
+        return False
 
     async def status(self) -> SessionStatus:
         """Return the status of the session. The engine calls it at most once every few seconds."""

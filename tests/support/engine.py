@@ -222,8 +222,8 @@ def left_in(engine: Engine) -> dict[str, object]:
     stations = engine.stations
     dispatcher = stations.dispatcher
     left: dict[str, object] = {
-        "lanes": len(dispatcher._lanes),
-        "together": dispatcher._lanes._together,
+        "lanes": len(dispatcher.lanes),
+        "together": dispatcher.lanes._together,
         "ready": len(dispatcher._ready),
         "running": dispatcher.running,
         "held": len(stations.held_jobs),
@@ -231,7 +231,7 @@ def left_in(engine: Engine) -> dict[str, object]:
     }
     for number, source in enumerate(stations.intakes):
         left |= {f"{what} of source {number}": getattr(source, what) for what in ("items", "bytes", "waiting")}
-    limiters = dispatcher._limiters
+    limiters = dispatcher.limiters
     for name, limiter in [*limiters.of_routes.items(), *limiters.of_sources.items()]:
         left[f"in the limiter of {name}"] = limiter._running or len(limiter._inside) or len(limiter.waiting)
     for limiter in limiters.of_circuits.values():

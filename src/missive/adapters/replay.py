@@ -101,6 +101,8 @@ class ReplayAdapter(Adapter):
         self.on_settled = on_settled
         self.busy: Callable[[], Mapping[str, float]] = dict
         """Returns the handlers whose records stay in the store, each with the time in seconds; the engine sets it."""
+        self.unwritten: dict[str, asyncio.Future[None]] = {}
+        """The records that the engine has adopted and that are not durable yet."""
         self._tokens: dict[str, str] = {}
 
     def add_leases(self, leases: Sequence[RecordLease]) -> None:
@@ -183,6 +185,9 @@ class ReplaySession(ThreadedSession):
 
     async def settle(self, settlements: Sequence[Settlement]) -> Sequence[SettlementResult]:
         """Close the handled and discarded records. Failed records are already dead or parked in the store."""
+        if unwritten := self._adapter.unwritten:
+            ids = [one.delivery.record_id for one in settlements]
+            await asyncio.gather(*[unwritten[one] for one in ids if one in unwritten])
         results = await self.thread.run(self._settle, settlements)
         self._adapter.tolerance.finish(settlements)
         self._more.set()  # the next records of their lanes may be available now
@@ -194,7 +199,15 @@ class ReplaySession(ThreadedSession):
         """Renew the record leases."""
         ids = [str(delivery.record_id) for delivery in deliveries]
         ours = await self.thread.run(self._call_store, self._adapter.store.extend_leases, ids, self._token, _LEASE)
+        ours |= self._adapter.unwritten.keys()
         return [SettlementResult.confirmed if record_id in ours else SettlementResult.fenced for record_id in ids]
+
+    def adopt(self, record: Record, written: asyncio.Future[None]) -> Delivery:
+        """Return the delivery of a record that the engine stores under this session's lease."""
+        self._adapter.unwritten[record.id] = written
+        written.add_done_callback(lambda _: self._adapter.unwritten.pop(record.id, None))
+        self._adapter.tolerance.start(1)
+        return _delivery(RecordLease(record, self._token))
 
     async def stop_intake(self) -> Sequence[Delivery]:
         """Return the leased records that no fetch returned."""

@@ -134,6 +134,8 @@ class Record:
     """The token of the record lease. `put` ignores the record if another worker holds the lease by now."""
     may_join: bool = field(default=False, compare=False)
     """Whether `put` may join this record to a stored record of the same identity. Not stored."""
+    leased_until: float | None = field(default=None, compare=False)
+    """When the lease of a new record ends, in seconds since 1970, if its message runs already."""
     waits: bool = field(default=False, compare=False)
     """Whether the message only waits, without an attempt. The stored record then keeps its failure. Not stored."""
     message: Message | None = field(default=None, compare=False)

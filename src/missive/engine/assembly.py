@@ -21,6 +21,7 @@ from missive.engine.completion.exits import Exits
 from missive.engine.completion.idempotency import DuplicateCount, IdempotencyClaims
 from missive.engine.completion.parking import ParkingLot, park_routes
 from missive.engine.completion.redelivery import Redelivery
+from missive.engine.completion.relocation import Relocation
 from missive.engine.completion.settlement import Settler
 from missive.engine.dispatch.circuit import circuits_of
 from missive.engine.dispatch.dispatcher import Dispatcher
@@ -34,6 +35,7 @@ from missive.engine.intake.host import SourceHost
 from missive.engine.intake.intake import Intake
 from missive.engine.intake.leases import LeaseRenewer
 from missive.engine.intake.placements import PlacementCheck
+from missive.engine.intake.relief import Relief
 from missive.engine.intake.source import Source
 from missive.engine.intake.watchdog import Watchdog
 from missive.engine.processes.crashes import Crashes
@@ -92,6 +94,7 @@ class Assembler:
         # Only a store counts crashes, so suspects exist only with a store.
         make_dispatcher = IsolatingDispatcher if isinstance(sink, Store) else Dispatcher
         self._dispatcher = make_dispatcher(self._pools, pool_of, concurrency, self._held_jobs, runtime)
+        self._relocation: Relocation | None = None
         self._dead_letters = DeadLetterWriter(self._service, self._store, routes, processor.public, state, runtime)
         self._admission = Admission(
             processor.message_cls, router, routes, self._dispatcher, self._dead_letters, sink, state, runtime
@@ -157,14 +160,18 @@ class Assembler:
         before: list[Stage] = []
         after: list[Stage] = []
         parking = None
+        park_routes(routes, sink)
         if isinstance(sink, Store):
             before.append(AttemptCounter(self._service, self._store, runtime))
             if isinstance(self._dispatcher, IsolatingDispatcher):
                 before.append(self._build_crashes(self._dispatcher))
             parking = ParkingLot(
                 self._service, self._store, self._dead_letters, self._dispatcher, self._exits,
-                park_routes(routes, sink), state, runtime,
+                routes, state, runtime,
             )  # fmt: skip
+            self._relocation = Relocation(
+                parking, self._dispatcher, self._held_jobs, self._exits, self._pools, state, runtime
+            )
             after.append(parking)
         if (leased := leased_routes(routes, sink)) and isinstance(sink, OnceStore):
             claims = IdempotencyClaims(
@@ -197,6 +204,8 @@ class Assembler:
         own: list[Stage] = [renewer, backpressure]
         if adapter.partitioned_by is not None:
             own.append(PlacementCheck(self._state.placements))
+        if not isinstance(adapter, ReplayAdapter):
+            own.append(Relief(source, self._relocation, self._runtime))
         return source, settler, backpressure, own
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import msgspec
 
 from missive.app.terms import HandlerRoute
+from missive.dlq.contract import RecordLease
 from missive.dlq.record import Attempt
 from missive.engine.workers.decision import Decision
 from missive.errors import ProcessingFailed, UsageError
@@ -46,6 +47,8 @@ class Parked(msgspec.Struct, frozen=True):
     """The name of its lane in the store: a digest."""
     ran: bool = True
     """Whether an attempt was just made. Waiting for a lane, a limit or a dependency is no attempt."""
+    adopted: RecordLease | None = None
+    """The lease under which the message is stored, because its handler still runs."""
 
 
 class Job(msgspec.Struct, eq=False):
@@ -177,6 +180,8 @@ class BatchJob(msgspec.Struct, eq=False):
     """When the first run started, on the engine's clock."""
     active: list[Job] = []
     """The jobs of the current run: all, or the half that is searched for a failing message."""
+    mixed: bool = False
+    """Whether the store adopted some of the jobs, which have another source now."""
 
     def __repr__(self) -> str:
         return f"<BatchJob: {len(self.jobs)} jobs>"

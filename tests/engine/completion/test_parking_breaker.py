@@ -171,7 +171,7 @@ def test_several_processes_leave_the_messages_of_a_dependency_in_their_store(sto
         thread.start()
         await until(lambda: store.count(PARKED) >= 250, "messages to be parked", 20)
         await until(lambda: second.calls, "the other engine to call the dependency", 20)
-        await check_waiting(store, first, 2.0, 200)
+        await check_waiting(store, first, 2.0, 400)
         first.up.set()
 
     try:

@@ -40,6 +40,7 @@ _FIRST_TO_CANCEL = (4, 3)
 """The version since which the broker cancels a consumer also for a message that it holds for too long."""
 _PRECONDITION_FAILED = 406
 _NOT_FOUND = 404
+_SINGLE = "x-single-active-consumer"
 _CHECKS = 4
 """Checks for received data in each heartbeat."""
 _MAX_SILENCE = 1.4
@@ -57,6 +58,7 @@ class RabbitMQSession(Session):
             renewable=False,
             replies=False,
             rejects=settings.dead_letter_exchange is not None,
+            window=self._prefetch(settings, host) * len(settings.queues),
         )
         self._settings = settings
         self._host = host
@@ -73,6 +75,12 @@ class RabbitMQSession(Session):
         self._arrived: deque[Delivery] = deque()
         self._arrival = asyncio.Event()
         self._unacked = Unacked()
+        self._consuming = asyncio.Lock()
+        """Held while consumers start and stop."""
+        self._window_after = 0
+        """The last delivery tag before the present consumers started."""
+        self._widens: bool | None = None
+        """Whether consumers may start again; None until it is known."""
         self._received = (0, self._loop.time())
         """The last known number of received bytes, and the loop time at which it last grew."""
         self._next_check: asyncio.TimerHandle | None = None
@@ -117,9 +125,13 @@ class RabbitMQSession(Session):
             raise Transient(
                 f"{url}: there is no exchange {exchange}, so the broker would drop dead letters; declare the exchange"
             )
-        # The broker applies the limit to each consumer.
-        prefetch = max(1, min(self._settings.prefetch, self._host.credit.items // len(queues)))
+        prefetch = self._prefetch(self._settings, self._host)
         await self._request(lambda done: self.client.basic_qos(prefetch_count=prefetch, callback=done))
+
+    @staticmethod
+    def _prefetch(settings: Settings, host: Host) -> int:
+        """Return the limit of unacked messages that the broker applies to each consumer."""
+        return max(1, min(settings.prefetch, host.credit.items // len(settings.queues)))
 
     async def _is_stream(self, queue: str) -> bool:
         """Return whether a queue is a stream, by the refusal of a consumer that no kind of queue allows.
@@ -173,9 +185,35 @@ class RabbitMQSession(Session):
         return [arrived.popleft() for _ in range(credit.count_fitting(arrived))]
 
     async def _consume(self) -> None:
-        for queue in self._settings.queues:
-            if queue not in self._consumers.values():  # a cancelled fetch may have started the consumer
+        async with self._consuming:
+            for queue in self._settings.queues:
+                if queue not in self._consumers.values():  # a cancelled fetch may have started the consumer
+                    await self._request(partial(self._start_consumer, queue), queue)
+
+    def room(self) -> int:
+        """Return how many more messages the broker pushes before one is settled."""
+        return self.capabilities.window - self._unacked.count_after(self._window_after)
+
+    async def widen(self) -> bool:
+        """Start the consumers again on the same channel: the broker does not count earlier deliveries against them.
+
+        A queue with a single active consumer would go on with another consumer, and its order would break.
+        """
+        if self._widens is None:
+            found = [await discover(self, queue) for queue in self._settings.queues]
+            self._widens = all(one is not None and not one.arguments.get(_SINGLE) for one in found)
+        if not self._widens:
+            return False
+        async with self._consuming:
+            for tag, queue in list(self._consumers.items()):
+                if self._stopped:
+                    return False
+                await self._request(partial(self.client.basic_cancel, tag))
+                del self._consumers[tag]
+                # Before the next request: the broker pushes at once, perhaps together with its answer.
+                self._window_after = self._unacked.last
                 await self._request(partial(self._start_consumer, queue), queue)
+        return True
 
     def _start_consumer(self, queue: str, done: Callable[[object], None]) -> None:
         if self._reader is None:
@@ -213,7 +251,8 @@ class RabbitMQSession(Session):
                 self._raise_if_failed()
             return SessionStatus(connected=False)
         await self.inspect_queue(self._settings.queues[0])
-        return SessionStatus(connected=len(self._consumers) == len(self.client.consumer_tags))
+        starting = self._consuming.locked()
+        return SessionStatus(connected=starting or len(self._consumers) == len(self.client.consumer_tags))
 
     async def inspect_queue(self, queue: str) -> Any:
         """Return the broker's `Queue.DeclareOk` for a queue: its name, message count and consumer count."""
@@ -224,8 +263,9 @@ class RabbitMQSession(Session):
         """Cancel the consumers and return the deliveries that were pushed but not fetched."""
         self._stopped = True
         if not self._failed.done():
-            for consumer in list(self._consumers):
-                await self._request(partial(self.client.basic_cancel, consumer))
+            async with self._consuming:
+                for consumer in list(self._consumers):
+                    await self._request(partial(self.client.basic_cancel, consumer))
         left = list(self._arrived)
         self._arrived.clear()
         self._consumers.clear()

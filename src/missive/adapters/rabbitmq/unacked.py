@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class Unacked:
@@ -14,13 +14,20 @@ class Unacked:
 
     def __init__(self) -> None:
         self._tags: dict[int, None] = {}
+        self.last = 0
+        """The last tag that was added."""
 
     def __len__(self) -> int:
         return len(self._tags)
 
-    def add(self, tags: Iterable[int]) -> None:
+    def add(self, tags: Sequence[int]) -> None:
         """Add the tags of new deliveries. Each tag is higher than the one before."""
         self._tags.update(dict.fromkeys(tags))
+        self.last = tags[-1]
+
+    def count_after(self, tag: int) -> int:
+        """Return the number of unsettled tags above a tag."""
+        return next((count for count, one in enumerate(reversed(self._tags)) if one <= tag), len(self._tags))
 
     def take(self, tags: Iterable[int]) -> list[int]:
         """Remove the given tags. Return each tag that was unsettled once, in ascending order."""

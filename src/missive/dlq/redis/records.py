@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from missive.dlq.contract import DAY
 from missive.dlq.record import Record, Status
 from missive.dlq.redis.database import SCHEMA_VERSION, Database, portions, translated
-from missive.dlq.redis.fields import to_arguments, to_record
+from missive.dlq.redis.fields import number, to_arguments, to_record
 from missive.dlq.redis.keys import arrival_of
 
 
@@ -38,6 +38,7 @@ class Records(Database):
         asked: dict[str, str] = {}
         days: Counter[tuple[str, int]] = Counter()
         found = dict(known.arrivals)
+        known.tokens.update((record.id, record.lease_token) for record in records if record.leased_until is not None)
         for record in records:
             if record.lease_token is not None and known.tokens.get(record.id) != record.lease_token:
                 continue  # another worker holds the lease, and reports the result
@@ -57,7 +58,9 @@ class Records(Database):
         arguments: list[str | bytes] = [str(len(merged))]
         for one in merged.values():
             digest = arrival_of(one)
-            arguments += [known.revs.get(one.id, ""), asked.get(digest, "*") if digest else "*", *to_arguments(one)]
+            lease = (one.lease_token or "", number(one.leased_until)) if one.leased_until is not None else ("", "")
+            arrival = asked.get(digest, "*") if digest else "*"
+            arguments += [known.revs.get(one.id, ""), arrival, *lease, *to_arguments(one)]
         return True if self._run("put", *arguments, *_flat(days)) else None
 
     def _known(self, records: Sequence[Record]) -> _Known:

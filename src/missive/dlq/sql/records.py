@@ -72,7 +72,9 @@ class Records(Database):
             rows.append(
                 {
                     **to_row(record),
-                    "ready": record.due or 0.0,
+                    "ready": record.leased_until or record.due or 0.0,
+                    "lease_token": None if record.leased_until is None else record.lease_token,
+                    "leased_until": record.leased_until,
                     "arrival": digest if digest and arrivals.get(digest) == record.id else None,
                 }
             )
@@ -80,7 +82,8 @@ class Records(Database):
 
     def _lost_leases(self, connection: Connection, records: Sequence[Record]) -> set[str]:
         """Return ids of records whose lease another worker now owns. That worker reports the result."""
-        tokens = {record.id: record.lease_token for record in records if record.lease_token is not None}
+        own = {record.id for record in records if record.leased_until is not None}
+        tokens = {one.id: one.lease_token for one in records if one.lease_token is not None and one.id not in own}
         lost, c = set(tokens), records_table.c
         for some in portions(sorted(tokens)):
             chosen = sa.select(c.id, c.lease_token).where(c.id.in_(some)).order_by(c.id).with_for_update()

@@ -65,6 +65,11 @@ class AttemptCounter(Stage):
         self._done.discard(known)
         self._schedule_write()
 
+    def replaced(self, job: Job, by: Job) -> None:
+        """Keep the count of the delivery with another job."""
+        if (known := self._counted.pop(job, None)) is not None:
+            self._counted[by] = known
+
     def settled(self, source: Source, jobs: Sequence[Job], lost: bool) -> None:  # noqa: ARG002 - see Stage
         """Delete the counts of settled messages. The counts of messages that are redelivered stay."""
         if not self._counted:

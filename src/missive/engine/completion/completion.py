@@ -146,6 +146,9 @@ class Completion:
             else:
                 ran, left = self._split_batch(work)
                 self._step_back(left, held=True)
+                if work.mixed:
+                    yield from ran
+                    continue
             yield from self._pass_acked(work.source, ran, done)
 
     def _split_batch(self, work: BatchJob) -> tuple[list[Job], list[Job]]:

@@ -195,6 +195,8 @@ class DeadLetterWriter(Stage):
         if decision is None or (decision.reason is None and job.parked is None):
             raise TypeError("only dead letters and parked messages are filed")
         now, new_id = self._runtime.time(), self._new_id
+        if job.parked is not None and job.parked.adopted is not None:
+            self._last_id = max(self._last_id, job.parked.adopted.record.id)
         try:
             return make_record(
                 job, service=self._service, routes=self._routes, public=self._public, now=now, new_id=new_id

@@ -7,16 +7,21 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
+from missive.adapters.replay import ReplaySession
 from missive.app.terms import HandlerRoute
-from missive.dlq.contract import Sink, Store
+from missive.dlq.contract import RecordLease, Sink, Store
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.completion.exits import Exits
+from missive.engine.completion.records import bare_record
 from missive.engine.dispatch.circuit import CircuitLimiter
 from missive.engine.dispatch.dispatcher import Dispatcher
-from missive.engine.dispatch.limiter import HELD
+from missive.engine.dispatch.limiter import AGAIN, HELD
+from missive.engine.dispatch.limiters import AnyLimiter
 from missive.engine.intake.source import Source
-from missive.engine.job import Job, Parked
+from missive.engine.job import Job, Parked, Work
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
 from missive.engine.state import EngineState
@@ -25,18 +30,30 @@ from missive.engine.workers.decision import Decision, decide
 from missive.errors import StoreError, UsageError
 from missive.outcome import Outcome, Reason
 from missive.routing.route import callable_name
-from missive.transport import Disposition
+from missive.transport import Delivery, Disposition
 
-_PROBE_SPACING = 0.001
-"""Time between two messages that are parked for the same breaker, in seconds. A dependency that stays down then costs
+_SPACING = 0.001
+"""Time between two messages that are parked for the same limiter, in seconds. A dependency that stays down then costs
 at most a thousand records a second, instead of all of them at each probe."""
+_STALE = 1.0
+"""Age from which the known parked lanes are read again, in seconds."""
 
 BEHIND = Decision(Outcome.nacked, Reason.failed, "behind its lane")
 """An earlier message of the lane is parked."""
 BREAKER_OPEN = Decision(Outcome.nacked, Reason.failed, "breaker open")
 """The dependency of the handler is down."""
+LIMITED = Decision(Outcome.nacked, Reason.failed, "behind a limit")
+"""Too many messages wait for the concurrency or the rate of their handler."""
 
 logger = logging.getLogger("missive")
+
+
+@runtime_checkable
+class HoldsDeliveries(Protocol):
+    """A stage that keeps something for the delivery of each job."""
+
+    def replaced(self, job: Job, by: Job) -> None:
+        """Note that `by` stands for the delivery of a running job, which continues as a record of the store."""
 
 
 def park_routes(routes: Iterable[HandlerRoute], sink: Sink | None) -> frozenset[HandlerRoute]:
@@ -62,7 +79,7 @@ class ParkingLot(Stage):
         dead_letters: DeadLetterWriter,
         dispatcher: Dispatcher,
         exits: Exits,
-        routes: frozenset[HandlerRoute],
+        routes: Sequence[HandlerRoute],
         state: EngineState,
         runtime: Runtime,
     ) -> None:
@@ -73,30 +90,53 @@ class ParkingLot(Stage):
         self._exits = exits
         self._state = state
         self._runtime = runtime
-        self._orders = {route.terms.ordered_by for route in routes if route.terms.ordered_by is not None}
-        self._natural = any(route.terms.ordered_by is None for route in routes)
+        self._ordered = any(route.terms.ordered_by is not None for route in routes)
         self.lanes: dict[str, int] = {}
         """The parked lanes, each with the number of its last parked message."""
         self._unfiled: Counter[str] = Counter()
         """Number of messages of each lane whose records are not durable yet."""
         self._number = 0
         self._asking = False
-        self._next_due: dict[str, float] = {}
-        """When the last message that was parked for each breaker is due, in seconds since 1970."""
+        self._next_due: dict[AnyLimiter, float] = {}
+        """When the last message that was parked for each limiter is due, in seconds since 1970."""
+        self._adopting: dict[Job, asyncio.Future[None]] = {}
+        """The jobs that stand for the deliveries of adopted jobs, each with what is done when the record is durable."""
+        self._refreshed = -_STALE
+        """When the parked lanes were last read, on the engine's clock."""
+        self._taken: dict[Source, float] = {}
+        """When each source last had messages, on the engine's clock."""
 
     async def open(self) -> None:
         """Load the lanes that are parked already. Raises `StoreError`."""
-        for lane in await asyncio.wrap_future(self._store.ask(lambda store: store.lanes(self._service))):
+        self._number += 1
+        asked_at = self._number
+        self._refreshed = self._runtime.monotonic()
+        there = await asyncio.wrap_future(self._store.ask(lambda store: store.lanes(self._service)))
+        for lane in there:
             self.lanes.setdefault(lane, 0)
+        for lane, last in list(self.lanes.items()):
+            if lane not in there and last <= asked_at and not self._unfiled[lane]:
+                del self.lanes[lane], self._unfiled[lane]
 
     async def refresh(self) -> None:
-        """Load the lanes that other processes have parked."""
-        if not self._orders and not self._natural:
-            return
+        """Load the lanes that other processes have parked, and forget those that are empty."""
         try:
             await self.open()
         except StoreError as error:
             logger.warning("%s while loading parked lanes", error)
+
+    async def prepare(self, source: Source, deliveries: Sequence[Delivery], redelivered: bool) -> None:
+        """Read the parked lanes again when another process may have parked some.
+
+        A process that gets the messages of another one, which has died, sees redeliveries or was idle before.
+        """
+        if not self._ordered or deliveries[0].record is not None:
+            return
+        now = self._runtime.monotonic()
+        idle = now - self._taken.get(source, -_STALE) >= _STALE
+        self._taken[source] = now
+        if redelivered or idle or (self.lanes and now - self._refreshed >= _STALE):
+            await self.refresh()
 
     # Which jobs are parked
 
@@ -114,8 +154,10 @@ class ParkingLot(Stage):
         if route is None or job.delivery.record is not None:
             return False
         try:
-            lane = self._lane_of(job, route)
+            lane = self.lane_of(job, route)
         except Exception as error:  # noqa: BLE001 - the key has no name in the store
+            if route.terms.on_lane_retry != "park":
+                return False
             job.lane, job.decision = None, decide(None, error)
             self._dead_letters.add(job)
             return True
@@ -133,7 +175,7 @@ class ParkingLot(Stage):
         lane = None
         if route.terms.on_lane_retry == "park":
             try:
-                lane = self._lane_of(job, route)
+                lane = self.lane_of(job, route)
             except Exception as error:  # noqa: BLE001 - the key has no name in the store
                 job.decision = decide(None, error)
                 self._dead_letters.add(job)
@@ -174,13 +216,13 @@ class ParkingLot(Stage):
             if route.terms.on_lane_retry != "park":
                 return False
             try:
-                lane = self._lane_of(job, route)
+                lane = self.lane_of(job, route)
             except Exception:  # noqa: BLE001 - the key has no name in the store; `take_over` reports that
                 return False
             behind = self._dispatcher.end_lane(job)
         job.decision = BREAKER_OPEN
         job.source.mark_ready(job)
-        self._park(job, self._delay_behind_breaker(circuit.breaker.name, limiter.busy_for()), lane)
+        self._park(job, self._delay_behind(limiter), lane)
         for other in behind:
             self._park_behind(other, str(lane))
         return True
@@ -199,11 +241,57 @@ class ParkingLot(Stage):
             self._dispatcher.add(other)
         return True
 
-    def _delay_behind_breaker(self, breaker: str, seconds: float) -> float:
-        """Return the delay of one more message for a breaker whose next probe is due in `seconds`."""
+    def park_waiting(self, work: Work, limiter: AnyLimiter) -> None:
+        """Park work without a lane that waits for a limiter, and that no limiter has."""
+        for job in work.jobs:
+            job.source.mark_ready(job)
+            job.decision = LIMITED
+            self._park(job, self._delay_behind(limiter), None)
+
+    def park_held(self, job: Job, seconds: float) -> None:
+        """Park a job without a lane that waits for its next attempt. The attempt before is in its history."""
+        self._park(job, seconds, None)
+
+    def park_lane(self, lane: str, jobs: Sequence[tuple[Job, float]]) -> None:
+        """Park the unstarted jobs of a lane in order, each with the time until it may run."""
+        for job, seconds in jobs:
+            if job.decision is None or not seconds:
+                job.decision = BEHIND
+            self._park(job, seconds or None, lane)
+
+    def adopt(self, job: Job, lane: str, source: Source, session: ReplaySession, record_id: str) -> None:
+        """Move a running job to the store: its delivery is settled, and its outcome closes a leased record.
+
+        Another job stands for the delivery until then. The record is in the store before the later messages of the
+        lane, and keeps them there while the handler runs, also when this process dies.
+        """
+        stands = Job(job.source, job.session, job.delivery, job.message, job.attempt, job.route, BEHIND)
+        stands.arrived, stands.history = job.arrived, job.history
+        self._adopting[stands] = written = asyncio.get_running_loop().create_future()
+        record = bare_record(
+            stands, service=self._service, now=self._runtime.time(), new_id=lambda: record_id, detail=""
+        )
+        delivery = session.adopt(replace(record, lane=lane), written)
+        delivery.native, delivery.attempt = job.delivery.native, job.delivery.attempt
+        self._number += 1
+        self.lanes[lane] = self._number
+        self._unfiled[lane] += 1
+        stands.parked = Parked(None, lane, ran=False, adopted=RecordLease(record, delivery.token))
+        for stage in job.source.stages.all:
+            if isinstance(stage, HoldsDeliveries):
+                stage.replaced(job, stands)
+        job.source, job.session, job.delivery = source, session, delivery
+        source.spend_credit([delivery])
+        for taken in source.stages.taken:
+            taken(source, session, [job], {})
+        self._dead_letters.add(stands)
+
+    def _delay_behind(self, limiter: AnyLimiter) -> float:
+        """Return the delay of one more message that is parked because of a limiter."""
         now = self._runtime.time()
-        due = max(now + seconds, self._next_due.get(breaker, 0.0) + _PROBE_SPACING)
-        self._next_due[breaker] = due
+        spacing = max(limiter.interval, _SPACING)
+        due = max(now + (limiter.busy_for() or AGAIN), self._next_due.get(limiter, 0.0) + spacing)
+        self._next_due[limiter] = due
         return due - now
 
     def _park(self, job: Job, seconds: float | None, lane: str | None, *, ran: bool = False) -> None:
@@ -221,15 +309,15 @@ class ParkingLot(Stage):
 
     # The names of lanes
 
-    def _lane_of(self, job: Job, route: HandlerRoute) -> str | None:
-        """Return the name of a job's lane in the store, or None when its lane is never parked."""
+    def lane_of(self, job: Job, route: HandlerRoute) -> str | None:
+        """Return the name of a job's lane in the store, or None without a lane. Raises for a key that has no name."""
         if job.delivery.record is not None and job.delivery.record.lane is not None:
             return str(job.delivery.record.lane)
         by = route.terms.ordered_by
-        if by is not None and by in self._orders:
+        if by is not None:
             key = route.terms.key_of(job.message)
             return None if key is None else _digest(_order_name(by), _key_text(key, route))
-        if by is None and self._natural and job.delivery.lane is not None:
+        if job.delivery.lane is not None:
             return _digest(job.source.adapter.url, job.delivery.lane)
         return None
 
@@ -238,6 +326,8 @@ class ParkingLot(Stage):
     def filed(self, jobs: Sequence[Job]) -> None:
         """Note that parked jobs are durable."""
         for job in jobs:
+            if job.parked is not None and job.parked.adopted is not None:
+                self._adopting.pop(job).set_result(None)
             if job.parked is not None and job.parked.lane is not None:
                 self._unfiled[job.parked.lane] -= 1
 
@@ -247,24 +337,17 @@ class ParkingLot(Stage):
             return
         if any(job.delivery.record is not None and job.delivery.record.lane for job in jobs):
             self._asking = True
-            self._number += 1
             self._runtime.call_later(0.0, self._ask)
 
     def _ask(self) -> None:
-        asking = asyncio.ensure_future(self._forget_empty(self._number))
+        asking = asyncio.ensure_future(self._forget_empty())
         asking.add_done_callback(lambda done: done.cancelled() or done.exception())
 
-    async def _forget_empty(self, asked_at: int) -> None:
+    async def _forget_empty(self) -> None:
         try:
-            there = await asyncio.wrap_future(self._store.ask(lambda store: store.lanes(self._service)))
-        except StoreError as error:
-            logger.warning("%s while checking for empty lanes", error)
-            return
+            await self.refresh()
         finally:
             self._asking = False
-        for lane, last in list(self.lanes.items()):
-            if lane not in there and last <= asked_at and not self._unfiled[lane]:
-                del self.lanes[lane], self._unfiled[lane]
 
 
 def _order_name(by: object) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from missive.app.terms import HandlerRoute
+from missive.dlq.contract import RecordLease
 from missive.dlq.record import HEADER_FIELDS, Attempt, Origin, Record, Status, fingerprint
 from missive.engine.job import Job
 from missive.engine.workers.decision import Decision
@@ -24,6 +25,8 @@ from missive.routing.router import Misrouted
 from missive.transport import Delivery
 from missive.version import VERSION
 
+LEASE = 60.0
+"""Record lease, in seconds."""
 _MAX_EVALUATED, _MIN_EVALUATED = 1000, 3
 """Number of matchers that are evaluated to explain one dead letter."""
 _MAX_READ = 300_000
@@ -57,17 +60,16 @@ def make_record(
     reason, parked, failure = decision.reason or Reason.failed, job.parked, decision.failure
     handler = None if job.route is None else job.route.name
     misrouted = decision.reason in {Reason.unmatched, Reason.ambiguous, Reason.unreadable} and job.route is None
-    waits = parked is not None and not parked.ran
+    waits, adopted = (False, None) if parked is None else (not parked.ran, parked.adopted)
     sha256 = hashlib.sha256(delivery.body).hexdigest()
-    headers: dict[str, Any] = {field: _header(message, name) for name, field in HEADER_FIELDS.items()}
     return Record(
-        id=delivery.record_id or new_id(),
+        id=_id_of(job) or new_id(),
         service=service,
         reason=reason,
         status=Status.dead if parked is None else Status.parked,
         due=None if parked is None else parked.due,
         lane=None if parked is None else parked.lane,
-        **_of_stored(delivery),
+        **(_of_stored(delivery) if adopted is None else _of_adopted(adopted, now)),
         identity=identity(job.source.adapter.url, delivery, sha256),
         body=delivery.body,
         headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
@@ -93,11 +95,15 @@ def make_record(
         attempts=0 if waits and not job.history else 1,
         history=job.history if waits and job.history else (*job.history, _last_attempt(job, decision, reason, now)),
         runtime={**_RUNTIME, "pid": os.getpid()},
-        **headers,
-        may_join=delivery.position is not None or delivery.redelivered,
+        **{field: _header(message, name) for name, field in HEADER_FIELDS.items()},  # type: ignore[arg-type]
+        may_join=adopted is None and (delivery.position is not None or delivery.redelivered),
         waits=waits,
         message=message,
     )
+
+
+def _of_adopted(adopted: RecordLease, now: float) -> dict[str, Any]:
+    return {"lease_token": adopted.token, "leased_until": now + LEASE}
 
 
 def _of_stored(delivery: Delivery) -> dict[str, Any]:
@@ -105,6 +111,12 @@ def _of_stored(delivery: Delivery) -> dict[str, Any]:
     if (stored := delivery.record) is None:
         return {}
     return {"lease_token": delivery.token, "assigned": None if stored.is_orphan else stored.assigned}
+
+
+def _id_of(job: Job) -> str | None:
+    """Return the id of a job that has a record already, or that the store adopts."""
+    adopted = None if job.parked is None else job.parked.adopted
+    return job.delivery.record_id if adopted is None else adopted.record.id
 
 
 def _origin(job: Job) -> Origin:
@@ -130,7 +142,7 @@ def bare_record(job: Job, *, service: str, now: float, new_id: Callable[[], str]
     delivery, adapter = job.delivery, job.source.adapter
     reason = Reason.failed if job.decision is None or job.decision.reason is None else job.decision.reason
     return Record(
-        id=delivery.record_id or new_id(),
+        id=_id_of(job) or new_id(),
         service=service,
         reason=reason,
         status=Status.dead if job.parked is None else Status.parked,

@@ -60,6 +60,11 @@ class Settler(Stage):
         self._tries: dict[Job, int] = {}
         """How often the settlement of each unsettled job was tried."""
 
+    def replaced(self, job: Job, by: Job) -> None:
+        """Let the watermark of the lane wait for another job instead."""
+        if (tracker := self._trackers.get(by.delivery.lane)) is not None:
+            tracker.replace(job, by)
+
     def add(self, jobs: Sequence[Job]) -> None:
         """Settle jobs whose outcome is durable, each with its disposition."""
         self._pending.extend(jobs)

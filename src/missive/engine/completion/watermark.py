@@ -50,6 +50,11 @@ class WatermarkTracker:
         self._order += jobs
         self.open += len(jobs)
 
+    def replace(self, job: Job, by: Job) -> None:
+        """Let another job stand for the delivery of a job that is not completed."""
+        if job in self._order:
+            self._order[self._order.index(job)] = by
+
     def skips(self, position: int) -> bool:
         """Return whether a position is already done and need not start. Positions come in the order of the lane."""
         done = self._done

@@ -143,6 +143,8 @@ class CircuitLimiter:
         self._inside: set[Work] = set()
         """The running work that started since the last probe."""
 
+    interval = 0.0
+
     def admits(self, work: Work) -> bool:  # noqa: ARG002 - see Limiter
         """Return whether work may pass now."""
         return self.circuit.admits(len(self._inside))

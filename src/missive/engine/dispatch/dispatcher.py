@@ -50,29 +50,29 @@ class Dispatcher:
         self._concurrency = concurrency
         self._held_jobs = held_jobs
         self._runtime = runtime
-        self._lanes = Lanes()
+        self.lanes = Lanes()
         self._ready: deque[Work] = deque()
-        self._limiters = Limiters(pool_of, concurrency, runtime.monotonic)
-        self._batchers = Batchers(self._limiters, runtime.call_later, self._batch_full)
+        self.limiters = Limiters(pool_of, concurrency, runtime.monotonic)
+        self._batchers = Batchers(self.limiters, runtime.call_later, self._batch_full)
         self._stopped = False
         self._circuit_opened = False
         for circuit in self.circuits.values():
             circuit.opened = self._recall
-        self._plain = not self._limiters and not self.combines
+        self._plain = not self.limiters and not self.combines
         """Whether no job needs a batch or a limiter."""
 
     @property
     def circuits(self) -> Mapping[str, Circuit]:
         """The state of each dependency, by the name of its breaker."""
-        return self._limiters.circuits
+        return self.limiters.circuits
 
     def busy(self) -> dict[str, float]:
         """Return the handlers that cannot start a parked message now, each with the seconds until the next look."""
-        return {} if self._plain else self._limiters.busy()
+        return {} if self._plain else self.limiters.busy()
 
     def limit(self, source: Source, rate: Rate) -> None:
         """Limit how many messages of a source start in a period."""
-        self._limiters.limit(source, rate)
+        self.limiters.limit(source, rate)
         self._plain = False
 
     @property
@@ -96,7 +96,7 @@ class Dispatcher:
             self.add_head(job)
             return
         self.combines = True
-        if self._lanes.enter(job.lane, job):
+        if self.lanes.enter(job.lane, job):
             self.add_head(job)
             return
         job.source.mark_waiting(job)
@@ -106,7 +106,7 @@ class Dispatcher:
     def add_run(self, lane: Hashable, jobs: Sequence[Job]) -> None:
         """Queue jobs of one source at the end of their common lane."""
         self.combines = True
-        first = self._lanes.enter_all(lane, jobs)
+        first = self.lanes.enter_all(lane, jobs)
         jobs[0].source.mark_all_waiting(jobs[1:] if first else jobs)
         if first:
             self.add_head(jobs[0])
@@ -135,20 +135,20 @@ class Dispatcher:
     def leave_lane(self, job: Job) -> None:
         """Take a job out of its lane, and let the next job of the lane run."""
         if job.lane is not None:
-            following = self._lanes.leave(job.lane)
+            following = self.lanes.leave(job.lane)
             job.lane = None
             if following is not None:
                 self.add_head(following)
 
     def leave_lane_together(self, lane: Hashable, count: int) -> None:
         """Take the last `count` jobs of the head out of a lane, and let the next job of the lane run."""
-        if lane is not None and (following := self._lanes.leave(lane, count)) is not None:
+        if lane is not None and (following := self.lanes.leave(lane, count)) is not None:
             self.add_head(following)
 
     def end_lane(self, head: Job) -> list[Job]:
         """Take the head and all waiting jobs out of a lane. Return the waiting jobs, in order."""
         lane, head.lane = head.lane, None
-        behind = self._lanes.end(lane)
+        behind = self.lanes.end(lane)
         for job in behind:
             job.lane = None
             job.source.mark_ready(job)
@@ -158,7 +158,7 @@ class Dispatcher:
         """Return unstarted jobs of one lane to the front of it; `held` when an earlier job holds the lane."""
         head, others = ([], jobs) if held else (jobs[:1], jobs[1:])
         if others:
-            self._lanes.step_back(others[0].lane, others)
+            self.lanes.step_back(others[0].lane, others)
             for job in others:
                 job.source.mark_waiting(job)
         for job in head:
@@ -183,20 +183,20 @@ class Dispatcher:
     def _join_batch(self, lane: Hashable, job: Job) -> None:
         """Let the first waiting job of a lane join the batch that has the jobs before it."""
         route = route_of(job)
-        if route.terms.batch is not None and self._lanes.waiting(lane)[0] is job:
+        if route.terms.batch is not None and self.lanes.waiting(lane)[0] is job:
             self._add_lane_to_batch(self._batchers.of(route, job.source), lane)
 
     def _add_lane_to_batch(self, batcher: Batcher, lane: Hashable) -> None:
         """Let the waiting jobs of a lane join the batch of its head, up to the first job of another handler."""
         while batcher.has(lane):
             room, count = batcher.room, 0
-            for job in self._lanes.waiting(lane):
+            for job in self.lanes.waiting(lane):
                 if count == room or not batcher.suits(job) or job.due or self.is_suspect(job):
                     break
                 count += 1
             if not count:
                 return
-            batcher.add(self._lanes.follow(lane, count))
+            batcher.add(self.lanes.follow(lane, count))
 
     def _batch_full(self, batch: BatchJob) -> None:
         self._admit(batch)
@@ -206,7 +206,7 @@ class Dispatcher:
 
     def _admit(self, work: Work) -> None:
         """Let work pass all its limiters or none: work that waits at one limiter uses nothing of another."""
-        limiters = self._limiters.of(work)
+        limiters = self.limiters.of(work)
         closed = next((limiter for limiter in limiters if limiter.waiting or not limiter.admits(work)), None)
         if closed is None:
             self._pass(work, limiters)
@@ -232,7 +232,7 @@ class Dispatcher:
         """Let the waiting work of a limiter pass, as far as it may."""
         while limiter.waiting and limiter.admits(limiter.waiting[0]):
             work = limiter.waiting.popleft()
-            limiters = self._limiters.of(work)
+            limiters = self.limiters.of(work)
             closed = next(
                 (one for one in limiters if one is not limiter and (one.waiting or not one.admits(work))), None
             )
@@ -256,7 +256,7 @@ class Dispatcher:
         """Check the limiters that wait for a handler to start, which no worker reports."""
         if self._plain:
             return
-        for limiter in self._limiters.all:
+        for limiter in self.limiters.all:
             if limiter.waiting and limiter.alarm is None:
                 self._open(limiter)
         self.dispatch()
@@ -270,7 +270,7 @@ class Dispatcher:
                 self._pool_of[route_of(work)].outstanding -= 1
         if not self._plain:
             for work in works:
-                for limiter in self._limiters.of(work):
+                for limiter in self.limiters.of(work):
                     limiter.leave(work)
                     self._open(limiter)
 
@@ -293,7 +293,7 @@ class Dispatcher:
         if not ready or self._stopped:
             return
         if len(self._pools) == 1:
-            self._pools[0].submit([self._with_lane(work) for work in ready] if self._lanes else ready)
+            self._pools[0].submit([self._with_lane(work) for work in ready] if self.lanes else ready)
             ready.clear()
             return
         chunks: dict[Pool, list[Work]] = {pool: [] for pool in self._pools}
@@ -311,12 +311,12 @@ class Dispatcher:
 
     def _with_lane(self, work: Work) -> Work:
         """Return a lane run of a job and the next jobs of its lane with the same source and pool that run freely."""
-        if not isinstance(work, Job) or (lane := work.lane) is None or not self._lanes.first(lane):
+        if not isinstance(work, Job) or (lane := work.lane) is None or not self.lanes.first(lane):
             return work
         if not self._runs_freely(work):
             return work
         pool, route, count = self._pool_of[route_of(work)], work.route, 0
-        for following in self._lanes.waiting(lane):
+        for following in self.lanes.waiting(lane):
             if following.source is not work.source:
                 break
             if following.route is route and self._plain:
@@ -329,7 +329,7 @@ class Dispatcher:
                 break
         if not count:
             return work
-        return LaneRun(pool.lane_route, work.source, work, deque(self._lanes.follow(lane, count)), deque())
+        return LaneRun(pool.lane_route, work.source, work, deque(self.lanes.follow(lane, count)), deque())
 
     def _runs_freely(self, job: Job) -> bool:
         """Return whether no delay, stage, batch or limiter stands before a job."""
@@ -338,7 +338,7 @@ class Dispatcher:
         route = route_of(job)
         if route in self.stages.intercepts:
             return False
-        return self._plain or (route.terms.batch is None and not self._limiters.restrict(route, job.source))
+        return self._plain or (route.terms.batch is None and not self.limiters.restrict(route, job.source))
 
     # Withdrawal
 
@@ -353,7 +353,7 @@ class Dispatcher:
 
     def withdraw(self) -> list[Job]:
         """Take out every unstarted job, in the order of the lanes, and remove the lanes."""
-        waiting = self._lanes.withdraw()
+        waiting = self.lanes.withdraw()
         heads = self._withdraw_heads()
         for job in heads:
             self.leave_lane(job)
@@ -364,11 +364,11 @@ class Dispatcher:
 
     def withdraw_those(self, which: Callable[[Job], bool]) -> list[Job]:
         """Take out the unstarted jobs for which `which` is true; the others keep their order."""
-        waiting = self._lanes.withdraw()
+        waiting = self.lanes.withdraw()
         heads = self._withdraw_heads()
         for job in heads:
             if job.lane is not None:
-                self._lanes.leave(job.lane)
+                self.lanes.leave(job.lane)
         taken = []
         for job in (*heads, *waiting):
             job.source.mark_ready(job)
@@ -385,11 +385,11 @@ class Dispatcher:
         self._ready.clear()
         # The waiting works come out first, so that none follows when another leaves its limiter.
         works: list[Work] = []
-        for limiter in self._limiters.all:
+        for limiter in self.limiters.all:
             works += limiter.waiting
             limiter.waiting.clear()
         for work in passed:
-            for limiter in self._limiters.of(work):
+            for limiter in self.limiters.of(work):
                 limiter.withdrawn(work)
         jobs = [job for work in (*passed, *works) for job in work.jobs]
         jobs += self._batchers.withdraw()

@@ -46,6 +46,15 @@ class Lanes:
         lane = self._waiting.get(key)
         return lane[0] if lane else None
 
+    def longest(self) -> list[tuple[Hashable, int]]:
+        """Return the lanes with more than one job, the longest first, each with the number of jobs after the first."""
+        found = [(key, len(lane) + self._together.get(key, 1) - 1) for key, lane in self._waiting.items()]
+        return sorted([one for one in found if one[1]], key=lambda one: one[1], reverse=True)
+
+    def heads(self, key: Hashable) -> int:
+        """Return how many jobs are at the head of a lane."""
+        return self._together.get(key, 1) if key in self._waiting else 0
+
     def follow(self, key: Hashable, count: int) -> list[Job]:
         """Move the first `count` waiting jobs to the head of their lane, and return them."""
         lane = self._waiting[key]

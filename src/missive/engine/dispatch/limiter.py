@@ -83,6 +83,11 @@ class Limiter:
         return AGAIN if rate is None else max(AGAIN, (len(self.waiting) - HELD) * rate.seconds / rate.messages)
 
     @property
+    def interval(self) -> float:
+        """Time between two messages of the rate, in seconds; 0 without a rate."""
+        return 0.0 if self._rate is None else self._rate.seconds / self._rate.messages
+
+    @property
     def _full(self) -> bool:
         return self._limit is not None and self._running >= self._limit
 

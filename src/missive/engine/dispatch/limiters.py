@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, TypeAlias
 
 from missive.app.terms import HandlerRoute
 from missive.engine.dispatch.circuit import CircuitLimiter, circuits_of
-from missive.engine.dispatch.limiter import Limiter
-from missive.engine.job import Work
+from missive.engine.dispatch.limiter import HELD, Limiter
+from missive.engine.job import Job, Work
 from missive.rates import Rate
 
 if TYPE_CHECKING:
@@ -71,6 +72,25 @@ class Limiters:
             if seconds := max(limiter.busy_for() for limiter in limiters if limiter is not None):
                 busy[route.name] = seconds
         return busy
+
+    def release(self, job: Job) -> None:
+        """Note that a running job leaves its source."""
+        if (limiter := self.of_sources.get(job.source)) is not None:
+            limiter.leave(job)
+
+    def surplus(self, source: Source) -> list[tuple[Work, AnyLimiter]]:
+        """Take out the works of a source that wait at a limiter behind many others, and have no lane."""
+        taken: list[tuple[Work, AnyLimiter]] = []
+        for limiter in self.all:
+            kept: deque[Work] = deque()
+            for work in limiter.waiting:
+                movable = work.source is source and all(job.lane is None for job in work.jobs)
+                if movable and len(kept) >= HELD:
+                    taken.append((work, limiter))
+                else:
+                    kept.append(work)
+            limiter.waiting = kept
+        return taken
 
     @property
     def all(self) -> list[AnyLimiter]:

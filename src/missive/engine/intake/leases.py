@@ -50,6 +50,11 @@ class LeaseRenewer(Stage):
             self._until.update(dict.fromkeys(jobs, until))
         self._wake.set()
 
+    def replaced(self, job: Job, by: Job) -> None:
+        """Renew the lease of the delivery for another job."""
+        if (until := self._until.pop(job, None)) is not None:
+            self._until[by] = until
+
     def settled(self, source: Source, jobs: Sequence[Job], lost: bool) -> None:  # noqa: ARG002 - see Stage
         """Stop renewing the leases of jobs."""
         if self._until:

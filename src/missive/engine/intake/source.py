@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -68,6 +69,10 @@ class Source:
         """Size of their bodies, in bytes."""
         self.waiting = 0
         """Number of them that wait for their lane, batch, limit or retry. They do not count against `limits.items`."""
+        self.crowded = asyncio.Event()
+        """Set when so many deliveries wait that they may keep others from being fetched."""
+        self.crowded_at = sys.maxsize
+        """Number of waiting deliveries from which `crowded` is set; `Relief` sets it."""
         self.refused = 0
         """Number of them that stay unsettled because there is no dead letter queue."""
         self.fetched = 0
@@ -103,6 +108,7 @@ class Source:
         full = self._is_full(1.0)
         while full or self.stages.blocked:
             self._waits_for_credit = True
+            self.crowded.set()
             self._wake.clear()
             await self._wake.wait()
             full = self._is_full(_RESUME)
@@ -157,6 +163,8 @@ class Source:
         if not job.waiting:
             job.waiting = True
             self.waiting += 1
+            if self.waiting >= self.crowded_at:
+                self.crowded.set()
             self.nudge()
 
     def mark_all_waiting(self, jobs: Iterable[Job]) -> None:
@@ -167,6 +175,8 @@ class Source:
                 job.waiting = True
                 count += 1
         self.waiting += count
+        if self.waiting >= self.crowded_at:
+            self.crowded.set()
         self.nudge()
 
     def mark_ready(self, job: Job) -> None:

@@ -58,6 +58,12 @@ class Pool(ABC):
                 works += work.withdraw()
         return works
 
+    @property
+    def running(self) -> list[tuple[Work, Job]]:
+        """The jobs whose handlers run now, each with its work."""
+        works = ((self._current[index], active) for index, active in self._active())
+        return [(work, job) for work, active in works if work is not None for job in active]
+
     def runs(self) -> list[LaneRun]:
         """Return the running lane runs that have finished a job."""
         return [work for work in self._current if isinstance(work, LaneRun) and work.ran]

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 # ARGV: the number of records. For each record: the `rev` that it must still have ('' for a new record), the id that its
-# arrival must still have ('*' for any), and the record. Then the failures by day. Returns 0 if a condition fails.
+# arrival must still have ('*' for any), the token and the end of its lease (or '' and ''), and the record. Then the
+# failures by day. Returns 0 if a condition fails.
 _PUT = """
-local count, width = tonumber(ARGV[1]), WIDTH + 2
+local count, width = tonumber(ARGV[1]), WIDTH + 4
 for n = 0, count - 1 do
   local at = 2 + n * width
-  if (call('HGET', P .. 'r:' .. ARGV[at + 2], 'rev') or '') ~= ARGV[at] then return 0 end
-  local arrival = ARGV[at + 3 + 15]
+  if (call('HGET', P .. 'r:' .. ARGV[at + 4], 'rev') or '') ~= ARGV[at] then return 0 end
+  local arrival = ARGV[at + 5 + 15]
   if ARGV[at + 1] ~= '*' and (call('HGET', P .. 'arrivals', arrival) or '') ~= ARGV[at + 1] then return 0 end
 end
 for n = 0, count - 1 do
   local at = 2 + n * width
-  local r = write(at + 2)
+  local r = write(at + 4)
+  if ARGV[at + 2] ~= '' then
+    call('HSET', P .. 'r:' .. r.id, 'token', ARGV[at + 2], 'leased', ARGV[at + 3])
+    r.leased = ARGV[at + 3]
+    if is_first(r) then offer(r) end
+  end
   if ARGV[at] == '' and r.arrival then call('HSET', P .. 'arrivals', r.arrival, r.id) end
 end
 count_days(2 + count * width)

@@ -1,0 +1,117 @@
+"""Messages that wait on RabbitMQ: they take no room from the others, whatever the prefetch, and keep their order."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from missive import JSONMessage, Processor
+from missive.adapters import RabbitMQAdapter
+from missive.adapters.replay import ReplayAdapter
+from missive.dlq import Query, Status
+from missive.dlq.sql import SQLStore
+from missive.engine.limits import Limits
+from missive.engine.runtime import Runtime
+from missive.matchers import Everything, by_field
+from tests.adapters.test_rabbitmq import Queue
+from tests.support.engine import run, until
+
+pytestmark = pytest.mark.rabbitmq
+
+QUICK = b'{"n":-1,"k":"quick"}'
+WAITING = Query(statuses=(Status.parked, Status.queued))
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Yield a store and close it."""
+    opened = SQLStore(f"sqlite:///{tmp_path}/dlq.db")
+    yield opened
+    opened.close()
+
+
+class Handler:
+    """A handler that takes `seconds` for each slow message, and records the time of the quick one."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+        self.started = time.monotonic()
+        self.quick_after = None
+        self.done: list[int] = []
+        self.enough = threading.Event()
+
+    def __call__(self, message, context):
+        """Handle a message."""
+        content = message.get_json()
+        if content["k"] == "quick":
+            self.quick_after = time.monotonic() - self.started
+            return
+        self.enough.wait(self.seconds)
+        self.done.append(content["n"])
+
+
+def slow(count):
+    """Return messages of one key."""
+    return [b'{"n":%d,"k":"slow"}' % n for n in range(count)]
+
+
+def go(store, queue, handler, *, prefetch=250, seconds=10.0, wait=True, register=None, **terms):
+    """Run a worker until the quick message is handled, and then, with `wait`, until all messages are."""
+    proc = Processor(JSONMessage, name="app", dlq=store, concurrency=4, on_overlap="ignore")
+    if register is not None:
+        register(proc)
+    else:
+        proc.add_handler(Everything(), handler, name="h", ordered_by=by_field("k"), **terms)
+    adapter = RabbitMQAdapter(proc, queue.name, host="127.0.0.1", port=queue.broker.port, prefetch=prefetch)
+
+    async def meanwhile(engine):
+        handler.started = time.monotonic()
+        await until(lambda: handler.quick_after is not None, "the quick message", seconds)
+        if wait:
+            handler.enough.set()
+            await until(lambda: not engine.stations.dispatcher.lanes, "the lanes to be empty", 60)
+            if isinstance(store, SQLStore):
+                await until(lambda: not store.count(WAITING), "parked messages to be handled", 60)
+        engine.stop()
+
+    run(
+        adapter, *([ReplayAdapter(proc, store)] if isinstance(store, SQLStore) else []), meanwhile=meanwhile, seconds=90
+    )
+
+
+def test_a_slow_key_does_not_starve_the_others(rabbitmq, store):
+    """A quick message behind 400 messages of a slow key does not wait for the prefetch of 250."""
+    queue, handler = Queue(rabbitmq), Handler(0.08)
+    queue.publish(*slow(400), QUICK)
+    go(store, queue, handler)
+    assert handler.quick_after < 1.5
+    assert handler.done == list(range(400))
+    assert store.count(Query()) == 0, "the adapter raises its prefetch before messages move to the store"
+
+
+@pytest.fixture
+def small_limits(monkeypatch):
+    """Let the engine hold 100 messages."""
+    monkeypatch.setattr(Runtime, "limits", Limits(items=40, total_items=100))
+
+
+@pytest.mark.usefixtures("small_limits")
+@pytest.mark.parametrize("prefetch", [3, 250])
+def test_a_handler_that_runs_long_does_not_starve_other_keys(rabbitmq, store, prefetch):
+    """Past the limit, the messages behind a long handler move to the store with their order; the handler goes on."""
+    queue, handler = Queue(rabbitmq), Handler(60)
+    queue.publish(*slow(150), QUICK)
+    go(store, queue, handler, prefetch=prefetch, seconds=15)
+    assert handler.done == list(range(150))
+    assert store.count(Query(statuses=(Status.dead,))) == 0
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_single_active_consumer_stays_active(rabbitmq, store):
+    """On a queue with a single active consumer, the consumer stays, and waiting messages move to the store at once."""
+    queue, handler = Queue(rabbitmq, {"x-single-active-consumer": True}), Handler(60)
+    queue.publish(*slow(60), QUICK)
+    go(store, queue, handler, prefetch=10)
+    assert handler.done == list(range(60))
