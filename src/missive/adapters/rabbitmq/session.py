@@ -40,7 +40,6 @@ _FIRST_TO_CANCEL = (4, 3)
 """The version since which the broker cancels a consumer also for a message that it holds for too long."""
 _PRECONDITION_FAILED = 406
 _NOT_FOUND = 404
-_SINGLE = "x-single-active-consumer"
 _CHECKS = 4
 """Checks for received data in each heartbeat."""
 _MAX_SILENCE = 1.4
@@ -201,7 +200,7 @@ class RabbitMQSession(Session):
         """
         if self._widens is None:
             found = [await discover(self, queue) for queue in self._settings.queues]
-            self._widens = all(one is not None and not one.arguments.get(_SINGLE) for one in found)
+            self._widens = all(one is not None and not one.arguments.get("x-single-active-consumer") for one in found)
         if not self._widens:
             return False
         async with self._consuming:
@@ -210,7 +209,6 @@ class RabbitMQSession(Session):
                     return False
                 await self._request(partial(self.client.basic_cancel, tag))
                 del self._consumers[tag]
-                # Before the next request: the broker pushes at once, perhaps together with its answer.
                 self._window_after = self._unacked.last
                 await self._request(partial(self._start_consumer, queue), queue)
         return True
