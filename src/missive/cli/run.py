@@ -81,9 +81,9 @@ def run(
     """  # noqa: D301 - \b is click's
     from missive.cli.target import load_adapters  # noqa: PLC0415 - `missive --help` stays quick
     from missive.dlq import open_dlq  # noqa: PLC0415 - as above
+    from missive.engine import runner, uncaught  # noqa: PLC0415 - as above
     from missive.engine.processes.worker import Worker  # noqa: PLC0415 - as above
     from missive.engine.report import Report  # noqa: PLC0415 - as above
-    from missive.engine.runner import execute  # noqa: PLC0415 - as above
     from missive.operations.stores import DEFAULT_DLQ, choose_dlq  # noqa: PLC0415 - as above
 
     worker = Worker.inherited()
@@ -107,8 +107,9 @@ def run(
             report, well = run_workers(argv, workers, adapters, dlq)
             _sum_up(processor.name, report, as_json=as_json)
             return 0 if well else 1
+        uncaught.install()  # until the process ends: objects that handlers leave may fail at its exit
         watch = None if worker is None else worker.watch
-        (report,) = execute(adapters, sink=open_dlq(dlq), concurrency=concurrency, watch=watch)
+        (report,) = runner.execute(adapters, sink=open_dlq(dlq), concurrency=concurrency, watch=watch)
     if worker is None:
         _sum_up(processor.name, report, as_json=as_json)
     return 0

@@ -115,5 +115,7 @@ def _text(error: BaseException) -> str:
 def describe_exception(error: BaseException) -> str:
     """Describe an unexpected exception by type and location, never by message, which may quote content."""
     failure = capture(error)
-    frames = [f"{frame.file}:{frame.line}" for frame in failure.chain[0].frames[-_DESCRIBED_FRAMES:]]
+    frames = [
+        f"{frame.file}:{frame.line} in {frame.function}" for frame in failure.chain[0].frames[-_DESCRIBED_FRAMES:]
+    ]
     return " < ".join([failure.type, *reversed(frames)])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from missive.dlq.failure import describe_exception
+from missive.engine.uncaught import describe_context
 
 T = TypeVar("T")
 
@@ -64,9 +65,7 @@ def _drive(loop: asyncio.AbstractEventLoop, future: asyncio.Future[Any]) -> None
 
 def _report(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log an exception of a leftover by type and location. asyncio would log its text, and arguments of callbacks."""
-    error = context.get("exception")
-    what = context.get("message", "") if error is None else describe_exception(error)
-    logger.error("a handler left work on the handlers' loop that failed: %s", what)
+    logger.error("a handler left work on the handlers' loop that failed: %s", describe_context(context))
 
 
 def _close(loop: asyncio.AbstractEventLoop) -> None:

@@ -17,6 +17,7 @@ from missive.adapters.replay import ReplayAdapter
 from missive.dlq import open_dlq
 from missive.dlq.contract import Sink, Store
 from missive.dlq.failure import describe_exception
+from missive.engine import uncaught
 from missive.engine.engine import Engine
 from missive.engine.handlers_loop import loop_factory, run_on_handlers_loop
 from missive.engine.ownership import register_application
@@ -76,7 +77,7 @@ def execute(
     """
     hard_exit = _HardExit()
     try:
-        with _rare_collections():
+        with uncaught.redacting(), _rare_collections():
             return run_on_handlers_loop(
                 _serve(adapters, sink, concurrency, hard_exit, watch),
                 closing=lambda: hard_exit.start("work that a handler left does not end", _LEFTOVER_SECONDS),
@@ -228,6 +229,7 @@ def _start(engine: Engine, loop: asyncio.AbstractEventLoop, hard_exit: _HardExit
         report, error = None, None
         try:
             with asyncio.Runner(loop_factory=loop_factory()) as runner:
+                runner.get_loop().set_exception_handler(uncaught.on_engine_loop)
                 report = runner.run(engine.main())
         except BaseException as raised:  # noqa: BLE001 - raised again in the caller's thread
             error = raised
