@@ -20,6 +20,7 @@ from missive.adapters.parameters import constructor_arguments
 from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
 from missive.errors import Fatal, Transient, UsageError
+from missive.privacy.printing import printable
 from missive.transport import (
     Capabilities,
     Credit,
@@ -272,11 +273,11 @@ class _Progress:
         from rich.console import Console  # noqa: PLC0415 - slow, and only the bar needs it
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
         # The size of a gzip file does not reveal the size of its content.
         total = None if self._adapter.path.suffix == ".gz" else self._adapter.path.stat().st_size
-        self._task = self._bar.add_task(self._adapter.path.name, total=total, completed=offset)
+        self._task = self._bar.add_task(printable(self._adapter.path.name), total=total, completed=offset)
         self._bar.start()
 
     def at(self, offset: int) -> None:

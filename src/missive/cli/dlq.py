@@ -146,7 +146,8 @@ def _show_head(record: Record, shown: dict[str, Any]) -> None:
     ):
         if shown[name] is not None:
             say(f"{name:<10} {shown[name]}")
-    say(f"{'first':<10} {when(record.first_at)}\n{'last':<10} {when(record.last_at)}")
+    say(f"{'first':<10} {when(record.first_at)}")
+    say(f"{'last':<10} {when(record.last_at)}")
     say(f"{'body':<10} {record.size} bytes, masked, sha256 {record.sha256[:16]}…")
     if record.closed_at is not None:
         why = f": {record.closed_why}" if record.closed_why else ""

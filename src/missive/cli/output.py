@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 import sys
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import click
 
 from missive.errors import MissiveError
+from missive.privacy.printing import printable
 
 
 def show_json(value: object) -> None:
@@ -21,18 +23,39 @@ def show_json(value: object) -> None:
 
 
 def say(text: str, *, bold: bool = False) -> None:
-    """Print text on standard output. Escape control characters and characters that the terminal cannot show.
+    """Print one line on standard output. Escape control characters and characters that the terminal cannot show.
 
     Raise `MissiveError` when the text cannot be written.
     """
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    _print(_escaped(text, "\n\t").encode(encoding, "backslashreplace").decode(encoding), bold=bold)
+    _print(printable(text).encode(encoding, "backslashreplace").decode(encoding), bold=bold)
 
 
 def hint(text: str) -> None:
     """Print a line for the operator on standard error, if anything still reads it."""
     with contextlib.suppress(OSError):
-        click.echo(f"missive: {text}", err=True)
+        click.echo(f"missive: {printable(text)}", err=True)
+
+
+def ask(question: str) -> None:
+    """Ask a question on standard error. Raise `click.Abort` for a no."""
+    click.confirm(printable(question), abort=True, err=True)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats log records without control characters. Lines of Missive have no line breaks."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of a record."""
+        own = record.name.partition(".")[0] == "missive"
+        return printable(super().format(record), "" if own else "\n\t")
+
+
+def configure_logging(level: str, layout: str) -> None:
+    """Log to standard error, unless the application has configured logging."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter(layout))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _print(text: str, *, bold: bool = False) -> None:
@@ -44,13 +67,9 @@ def _print(text: str, *, bold: bool = False) -> None:
         raise MissiveError(f"the output cannot be written: {error.strerror}") from None
 
 
-def _escaped(text: str, allowed: str = "") -> str:
-    return "".join(c if c.isprintable() or c in allowed else c.encode("unicode_escape").decode() for c in text)
-
-
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table, cut to the width of the terminal. In a pipe, print whole columns, separated by two spaces."""
-    cells = [["" if cell is None else _escaped(str(cell)) for cell in row] for row in rows]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     widths = [max(len(column), *(len(row[place]) for row in cells), 0) for place, column in enumerate(columns)]
     terminal = sys.stdout is not None and sys.stdout.isatty()
     limit = shutil.get_terminal_size().columns if terminal else None

@@ -7,7 +7,7 @@ import sys
 import click
 
 from missive.cli import options
-from missive.cli.output import hint, say, show_json
+from missive.cli.output import ask, hint, say, show_json
 from missive.cli.selection import current_user, open_store
 from missive.errors import UsageError
 
@@ -31,7 +31,7 @@ def adopt(old: str, new: str, dlq_url: str | None, yes: bool, as_json: bool) -> 
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError(f"to {what}, add --yes: there is no terminal to ask on")
-        click.confirm(f"{what}?", abort=True, err=True)
+        ask(f"{what}?")
     count = adopt_service(store, old, new)
     if as_json:
         show_json({"adopted": count, "old": old, "new": new})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from missive.cli import options
-from missive.cli.output import ago, hint, say, show_json, show_table
+from missive.cli.output import ago, configure_logging, hint, say, show_json, show_table
 from missive.cli.selection import (
     REPLAYABLE,
     QueryCommand,
@@ -104,7 +103,7 @@ def _load(target: str, *, factory: bool) -> Processor[Any]:
     """Import a processor, with warnings of the engine and of the application on standard error."""
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
 
-    logging.basicConfig(level="WARNING", format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    configure_logging("WARNING", "%(levelname)s %(name)s: %(message)s")
     return load_processor(target, factory=factory)
 
 

@@ -48,7 +48,8 @@ def check(target: str, as_json: bool, factory: bool) -> None:
     if as_json:
         show_json(found.to_dict())
     else:
-        say(str(found))
+        for line in str(found).split("\n"):
+            say(line)
 
 
 @click.command()
@@ -89,7 +90,8 @@ def explain(
     if as_json:
         show_json(explanation.to_dict())
     else:
-        say(str(explanation))
+        for line in str(explanation).split("\n"):
+            say(line)
 
 
 COMMANDS = (routes, check, explain)

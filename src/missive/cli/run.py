@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import click
 from missive import _signals
 from missive.cli import options
 from missive.cli.argv import rebuild_argv
-from missive.cli.output import hint, show_json
+from missive.cli.output import configure_logging, hint, show_json
 from missive.engine.streams import flush_output
 from missive.errors import MissiveError
 
@@ -89,7 +88,7 @@ def run(
     worker = Worker.inherited()
     # Several workers log to the same standard error.
     who = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
-    logging.basicConfig(level=log_level.upper(), format=f"%(levelname)s {who}: %(message)s", stream=sys.stderr)
+    configure_logging(log_level.upper(), f"%(levelname)s {who}: %(message)s")
     with contextlib.nullcontext() if worker is None else worker:
         adapters = load_adapters(target, sources, drain, name, factory=factory)
         processor = adapters[0].processor

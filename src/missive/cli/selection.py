@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from missive.cli.output import hint
+from missive.cli.output import ask, hint
 from missive.errors import UsageError
 
 if TYPE_CHECKING:
@@ -176,4 +176,4 @@ def _confirm(operation: str, selection: Selection) -> None:
     letters += f" and {more} more" if more > 0 else ""
     if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(f"to {operation} {letters}, add --yes: there is no terminal to ask on")
-    click.confirm(f"{operation} {letters}?", abort=True, err=True)
+    ask(f"{operation} {letters}?")

@@ -24,6 +24,7 @@ from missive.engine.ownership import register_application
 from missive.engine.report import Report
 from missive.engine.streams import flush_output
 from missive.errors import MissiveError, ProcessingFailed, UsageError
+from missive.privacy.printing import printable
 
 _DEFAULT_THRESHOLDS = {700, 2000}
 """Default thresholds of Python's garbage collector, in the supported versions."""
@@ -118,7 +119,7 @@ class _HardExit:
 
 def _complain(error: MissiveError, code: int) -> int:
     flush_output()
-    print(f"missive: {error}", file=sys.stderr)  # noqa: T201 - one line for the user
+    print(f"missive: {printable(str(error))}", file=sys.stderr)  # noqa: T201 - one line for the user
     return code
 
 
