@@ -1,9 +1,11 @@
-"""SQLite files: the journal mode, and network file systems, on which SQLite's locks do not work."""
+"""SQLite files: their mode, their log, and network file systems, on which SQLite's locks do not work."""
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
+import stat
 import time
 from pathlib import Path
 
@@ -12,6 +14,9 @@ _NETWORK_TYPES = frozenset(
 )
 _MAX_PAUSE = 0.01
 """Maximum pause between two attempts to get a lock, in seconds."""
+
+_ERASE_MS = 200
+"""Time to wait for readers of the write-ahead log, in milliseconds."""
 
 
 def enable_wal(connection: sqlite3.Connection, seconds: float) -> None:
@@ -30,6 +35,33 @@ def enable_wal(connection: sqlite3.Connection, seconds: float) -> None:
                 raise
         time.sleep(random.random() * _MAX_PAUSE)  # noqa: S311 - a random pause separates the competing connections
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def create_private(path: Path) -> None:
+    """Create a file with mode 0600 unless it exists. SQLite gives its log files the same mode."""
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def readable_by_others(path: Path) -> str | None:
+    """Return why other users can read a file, in one line with the remedy, or None."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+    if not mode & 0o077:
+        return None
+    return f"{path} has mode {mode:04o}, so other users can read its messages: chmod 600 {path}*"
+
+
+def erase_log(connection: sqlite3.Connection) -> None:
+    """Move the write-ahead log to the file and empty it, unless another connection reads it at this moment."""
+    (seconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    connection.execute(f"PRAGMA busy_timeout={_ERASE_MS}")
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={seconds}")
 
 
 def network_filesystem(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:

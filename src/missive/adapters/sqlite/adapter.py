@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from missive._sqlite import network_filesystem
+from missive._sqlite import network_filesystem, readable_by_others
 from missive.adapters.base import DEFAULT_MAX_BODY, Adapter, Finding, open_session
 from missive.adapters.parameters import constructor_arguments
 from missive.adapters.sqlite.session import SQLiteSession
@@ -80,6 +80,8 @@ class SQLiteAdapter(Adapter):
         if (filesystem := network_filesystem(self.path)) is not None:
             message = f"{self.path} is on {filesystem}, where SQLite's locks do not work: use a local disk"
             findings.append(Finding("error", "disk", message))
+        if (risk := readable_by_others(self.path)) is not None:
+            findings.append(Finding("warning", "file", risk))
         return findings
 
     async def connect(self, host: Host) -> SQLiteSession:

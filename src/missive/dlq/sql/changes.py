@@ -187,4 +187,7 @@ class Changes(Database):
             counts.move(rows, None)
             return len(rows)
 
-        return self._changing(delete) if limit > 0 else 0
+        count = self._changing(delete) if limit > 0 else 0
+        if count:
+            self._erase()
+        return count

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import logging
 import random
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from missive._sqlite import network_filesystem
+from missive._sqlite import create_private, erase_log, network_filesystem, readable_by_others
 from missive.dlq.contract import Sink
 from missive.dlq.retention import Retention
 from missive.dlq.sql.deadlines import Deadlines
@@ -31,6 +32,8 @@ _TRIES = 20
 _PAUSE = 0.01
 
 T = TypeVar("T")
+
+logger = logging.getLogger("missive")
 
 
 def _describe(error: Exception) -> tuple[type[StoreError], str]:
@@ -83,7 +86,7 @@ class Database:
                     f"{self.url} is on a network disk ({disk}), where SQLite loses data: use a local disk"
                 )
             if create:
-                _create_private(path)
+                create_private(path)
             elif not path.exists():
                 raise UsageError(f"there is no dead letter store {self.url}")
         self._engine: Engine = connected(parsed, Deadlines(lambda: self.patience))
@@ -92,6 +95,20 @@ class Database:
         except BaseException:
             self._engine.dispose()
             raise
+        for risk in self.diagnose():
+            logger.warning("the dead letter store can be read: %s", risk)
+
+    def diagnose(self) -> list[str]:
+        """Describe a file that other users can read."""
+        path = self._engine.url.database
+        risk = None if self.on_server or path is None else readable_by_others(Path(path))
+        return [] if risk is None else [risk]
+
+    def _erase(self) -> None:
+        """Remove deleted content from the write-ahead log of a file."""
+        if not self.on_server:
+            with contextlib.closing(self._engine.raw_connection()) as connection:
+                erase_log(connection.driver_connection)  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Close the connections."""
@@ -133,8 +150,3 @@ def portions(things: Sequence[Any]) -> Iterator[Sequence[Any]]:
     """Yield portions that fit into one statement."""
     for start in range(0, len(things), AT_ONCE):
         yield things[start : start + AT_ONCE]
-
-
-def _create_private(path: Path) -> None:
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))

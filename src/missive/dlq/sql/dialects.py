@@ -234,7 +234,7 @@ def _is_code(code: object) -> bool:
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # _begin_sqlite begins transactions, not the driver
     enable_wal(connection, BUSY_SECONDS)
-    for pragma in ("foreign_keys=ON", f"cache_size=-{_CACHE_KIB}"):
+    for pragma in ("foreign_keys=ON", "secure_delete=ON", f"cache_size=-{_CACHE_KIB}"):
         connection.execute(f"PRAGMA {pragma}")
 
 
