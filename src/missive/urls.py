@@ -107,3 +107,15 @@ def expand_environment(text: str, *, within: str | None = None) -> str:
             raise UsageError(f"{shown} uses ${{{match[1]}}}, but this environment variable is not set") from None
 
     return _VARIABLE.sub(value, text)
+
+
+def cleartext_risk(url: str) -> str | None:
+    """Return why others can read the connection of a URL, in one line with the remedy, or None.
+
+    The URL has no credentials. Its scheme has a twin with TLS, such as `amqps` for `amqp`.
+    """
+    parts = urlsplit(url)
+    twin = {"amqp": "amqps", "rabbitmq": "amqps", "redis": "rediss"}.get(parts.scheme)
+    if twin is None or is_loopback(parts.hostname or "localhost"):
+        return None
+    return f"{url} is not encrypted: use {twin}://"

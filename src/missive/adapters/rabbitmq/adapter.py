@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 from collections.abc import Callable, Hashable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from missive.app.processor import Processor
 from missive.errors import MissingExtra, Transient, UsageError
 from missive.privacy import redact_url
 from missive.transport import Host, Session
-from missive.urls import ParsedURL
+from missive.urls import ParsedURL, cleartext_risk
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,6 +30,9 @@ _PREFETCH = 250
 _CONSUMER_TIMEOUT = 1800.0
 """Default `consumer_timeout` of RabbitMQ, in seconds."""
 _CONNECT_SECONDS = 15.0
+
+
+logger = logging.getLogger("missive")
 
 
 class RabbitMQAdapter(Adapter):
@@ -103,6 +107,7 @@ class RabbitMQAdapter(Adapter):
                     " vhost=, username=, password=, heartbeat= and the options of TLS"
                 )
             address = address_of(connection_parameters)
+        self._warned = False
         self.settings = Settings(
             queue_names(queue), address, prefetch, consumer_timeout, dead_letter_exchange, max_body
         )
@@ -163,6 +168,9 @@ class RabbitMQAdapter(Adapter):
         from missive.adapters.rabbitmq.session import RabbitMQSession  # noqa: PLC0415 - the client is an extra
 
         ordered = any(route.terms.ordered_by is not None for route in self.processor.routes())
+        if (risk := cleartext_risk(self.url)) is not None and not self._warned:
+            logger.warning("the connection can be read: %s", risk)
+            self._warned = True
         session = RabbitMQSession(self.settings, host)
         try:
             return await open_session(session, asyncio.wait_for(session.open(ordered=ordered), _CONNECT_SECONDS))
@@ -177,4 +185,6 @@ class RabbitMQAdapter(Adapter):
 
         if not isinstance(session, RabbitMQSession):
             raise Transient(f"{self.url} is not connected")
-        return await diagnose(session, self.settings, self.processor)
+        found = list(await diagnose(session, self.settings, self.processor))
+        risk = cleartext_risk(self.url)
+        return found if risk is None else [*found, Finding("warning", "tls", risk)]

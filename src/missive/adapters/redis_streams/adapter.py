@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from missive.adapters.redis_streams.settings import Settings
 from missive.app.processor import Processor
 from missive.errors import MissingExtra, UsageError
 from missive.transport import Host, Session
-from missive.urls import ParsedURL
+from missive.urls import ParsedURL, cleartext_risk
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from missive.adapters.redis_streams.session import RedisStreamsSession
 
 _PORT = 6379
+
+
+logger = logging.getLogger("missive")
 
 
 class RedisStreamsAdapter(Adapter):
@@ -63,6 +67,7 @@ class RedisStreamsAdapter(Adapter):
         super().__init__(processor, drain=drain, rate_limit=rate_limit, max_body=max_body)
         if find_spec("redis") is None:
             raise MissingExtra("Redis", "redis")
+        self._warned = False
         self.settings = Settings(
             stream,
             group,
@@ -122,6 +127,9 @@ class RedisStreamsAdapter(Adapter):
         """
         from missive.adapters.redis_streams.session import RedisStreamsSession  # noqa: PLC0415 - the client is an extra
 
+        if (risk := cleartext_risk(self.url)) is not None and not self._warned:
+            logger.warning("the connection can be read: %s", risk)
+            self._warned = True
         session = RedisStreamsSession(self.settings, host)
         return await open_session(session, session.open())
 
@@ -129,4 +137,6 @@ class RedisStreamsAdapter(Adapter):
         """Check for settings of the server that lose entries, for trimming, and for consumers that died."""
         from missive.adapters.redis_streams.diagnostics import diagnose  # noqa: PLC0415 - the client is an extra
 
-        return await diagnose(session.client, self.settings)
+        found = list(await diagnose(session.client, self.settings))
+        risk = cleartext_risk(self.url)
+        return found if risk is None else [*found, Finding("warning", "tls", risk)]

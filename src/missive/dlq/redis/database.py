@@ -18,7 +18,7 @@ from missive.dlq.retention import Retention
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
-from missive.urls import ParsedURL, parse_url
+from missive.urls import ParsedURL, cleartext_risk, parse_url
 
 logger = logging.getLogger("missive")
 
@@ -97,6 +97,8 @@ class Database:
     @translated("read")
     def diagnose(self) -> list[str]:
         """Describe each setting of the server that may lose dead letters. A server may hide its settings."""
+        risk = cleartext_risk(self.url)
+        found = [] if risk is None else [risk]
         try:
             answers = {
                 name: value
@@ -104,9 +106,8 @@ class Database:
                 for name, value in self._client.config_get(setting).items()
             }
         except exceptions.ResponseError:  # hosted servers refuse the command
-            return []
+            return found
         settings = {_text(name): _text(value) for name, value in answers.items()}
-        found = []
         if settings.get("appendonly") == "no":
             found.append(
                 "the server has no append-only file and loses dead letters when it is killed: set appendonly to yes"
