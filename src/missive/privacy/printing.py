@@ -1,4 +1,4 @@
-"""Printable text: foreign text cannot control a terminal, forge a line, or hide what follows."""
+"""Printable text: foreign text cannot control a terminal, forge a line, or hide the rest of its line."""
 
 from __future__ import annotations
 
