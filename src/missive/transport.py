@@ -293,6 +293,9 @@ class Session(ABC):
     capabilities: Capabilities = Capabilities()
     client: Any = None
     """The client library's object, which the adapter documents. Use it through `Adapter.call`."""
+    enforced_lease: float | None = None
+    """The lease, in seconds, if the transport ended this session because a delivery was held for longer. Set it before
+    the session raises `Transient`, where the lease cannot be renewed."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -78,7 +78,9 @@ def waiting(broker: RabbitMQ, queue: str) -> int:
 
 def test_any_timestamp_can_be_filed_and_listed(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
     """The property `timestamp` may be any number: the message arrives, becomes a dead letter, and can be shown."""
-    (tmp_path / "app.py").write_text("import missive\nproc = missive.Processor(name='app')\n")
+    (tmp_path / "app.py").write_text(
+        "import missive\nproc = missive.Processor(name='app')\nproc.add_handler(missive.matchers.Topic('none'), lambda message, context: None)\n"
+    )
     timestamps = (1772000000000, (1 << 63) - 1, (1 << 64) - 1, 0)
     with rabbitmq.channel() as channel:
         channel.queue_declare("odd-timestamp", durable=True)

@@ -67,7 +67,9 @@ class RabbitMQ:
     process behind. Any thread may call the methods; each waits until the others have finished.
     """
 
-    def __init__(self, directory: Path, tls: TLS | None = None) -> None:
+    def __init__(self, directory: Path, tls: TLS | None = None, settings: str = "") -> None:
+        """`settings` are more settings of the broker, as Erlang terms that start with a comma."""
+        self._settings = settings
         self.directory = directory.resolve()
         self.port = free_port()
         self.tls = tls
@@ -212,7 +214,7 @@ class RabbitMQ:
         (self.directory / "advanced.config").write_text(
             f'[{{rabbit, [{{tcp_listeners, [{{"{HOST}", {self.port}}}]}},{self._tls_settings()}'
             # An alarm on a full machine would silently block publishers.
-            " {disk_free_limit, 0}, {vm_memory_high_watermark, 1.0}]}].\n"
+            f" {{disk_free_limit, 0}}, {{vm_memory_high_watermark, 1.0}}{self._settings}]}}].\n"
         )
 
     def _tls_settings(self) -> str:

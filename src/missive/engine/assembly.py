@@ -33,6 +33,7 @@ from missive.engine.intake.assignment import Assignment
 from missive.engine.intake.backpressure import Backpressure
 from missive.engine.intake.host import SourceHost
 from missive.engine.intake.intake import Intake
+from missive.engine.intake.lapses import Lapses, StoredLapses
 from missive.engine.intake.leases import LeaseRenewer
 from missive.engine.intake.placements import PlacementCheck
 from missive.engine.intake.relief import Relief
@@ -157,7 +158,10 @@ class Assembler:
     def _build_stages(self) -> tuple[list[Stage], list[Stage], ParkingLot | None]:
         """Return the stages before and after routing, and the parking lot, as the handlers and the sink need them."""
         routes, sink, state, runtime = self._routes, self._sink, self._state, self._runtime
-        before: list[Stage] = []
+        lapses = (self._pools, self._find, runtime)
+        before: list[Stage] = [
+            StoredLapses(self._service, self._store, *lapses) if isinstance(sink, Store) else Lapses(*lapses)
+        ]
         after: list[Stage] = []
         parking = None
         park_routes(routes, sink)

@@ -24,15 +24,14 @@ if TYPE_CHECKING:
 
     from missive.adapters.rabbitmq.session import RabbitMQSession
 
+logger = logging.getLogger("missive")
+
 _PORT, _TLS_PORT = 5672, 5671
 _PREFETCH = 250
 """Default prefetch, in messages for each queue."""
 _CONSUMER_TIMEOUT = 1800.0
 """Default `consumer_timeout` of RabbitMQ, in seconds."""
 _CONNECT_SECONDS = 15.0
-
-
-logger = logging.getLogger("missive")
 
 
 class RabbitMQAdapter(Adapter):
@@ -171,12 +170,22 @@ class RabbitMQAdapter(Adapter):
         if (risk := cleartext_risk(self.url)) is not None and not self._warned:
             logger.warning("the connection can be read: %s", risk)
             self._warned = True
-        session = RabbitMQSession(self.settings, host)
+        session = RabbitMQSession(self.settings, host, self._learn)
         try:
             return await open_session(session, asyncio.wait_for(session.open(ordered=ordered), _CONNECT_SECONDS))
         except TimeoutError:
             error = Transient(f"{self.url} did not answer within {_CONNECT_SECONDS:g} s")
         raise error
+
+    def _learn(self, seconds: float) -> None:
+        """Use the consumer timeout that the broker enforced for later sessions."""
+        if seconds < self.settings.consumer_timeout:
+            logger.warning(
+                "%s: the consumer timeout of the broker is %g s, not %g s: set consumer_timeout=%g, and lower the"
+                " timeout= of handlers that may take longer",
+                *(self.url, seconds, self.settings.consumer_timeout, seconds),
+            )
+            self.settings = dataclasses.replace(self.settings, consumer_timeout=seconds)
 
     async def diagnose(self, session: Session) -> Sequence[Finding]:
         """Check the declaration, the consumers and the prefetch of each queue."""

@@ -108,6 +108,12 @@ def consumer_timeout(code: int, reason: str) -> float | None:
     return None if found is None else int(found[1]) / 1000
 
 
+def enforced_timeout(error: BaseException) -> float | None:
+    """Return the consumer timeout, in seconds, if the broker closed a channel because of it."""
+    refusal = _refusal(_causes(error))
+    return None if refusal is None else consumer_timeout(*refusal)
+
+
 def _refusal(causes: list[BaseException]) -> tuple[int, str] | None:
     """Return the reply code of the broker and its reason, if the broker gave them."""
     for cause in causes:

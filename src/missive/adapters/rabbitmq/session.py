@@ -15,7 +15,7 @@ import pika
 from pika import exceptions
 
 from missive.adapters.rabbitmq.declaration import discover
-from missive.adapters.rabbitmq.errors import translate, translated
+from missive.adapters.rabbitmq.errors import enforced_timeout, translate, translated
 from missive.adapters.rabbitmq.reader import Connection, Reader
 from missive.adapters.rabbitmq.settings import Settings
 from missive.adapters.rabbitmq.unacked import Unacked
@@ -49,8 +49,10 @@ _MAX_SILENCE = 1.4
 class RabbitMQSession(Session):
     """One connection with one channel, and one consumer for each queue. The token of a delivery is its delivery tag."""
 
-    def __init__(self, settings: Settings, host: Host) -> None:
+    def __init__(self, settings: Settings, host: Host, learn: Callable[[float], object] = float) -> None:
         super().__init__()
+        self._learn = learn
+        """Called with the consumer timeout of the broker, in seconds, when the broker enforces it."""
         self.capabilities = Capabilities(
             attempts="approximate",
             lease=settings.consumer_timeout,
@@ -367,6 +369,9 @@ class RabbitMQSession(Session):
 
     def _fail(self, error: BaseException) -> None:
         if not self._failed.done():
+            if (seconds := enforced_timeout(error)) is not None:
+                self.enforced_lease = seconds
+                self._learn(seconds)
             self._failed.set_exception(translate(error, self._settings, self._queue_in_request))
             self._failed.exception()  # mark the exception as retrieved, so that asyncio does not log it
         self._arrival.set()

@@ -98,8 +98,8 @@ class Admission:
                 " the broker is configured. Set another dead letter store with dlq= or --dlq."
             )
         lease = session.capabilities.lease
-        if lease is None or session.capabilities.renewable:
-            return
+        if lease is None or session.capabilities.renewable or source.lapsed is not None:
+            return  # a lease that the source learned while running is reported; the process goes on
         for route in self._routes:
             if route.discards is None and route.terms.timeout > lease:
                 raise Fatal(

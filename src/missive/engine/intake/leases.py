@@ -39,6 +39,8 @@ class LeaseRenewer(Stage):
         self._until: dict[Job, float] = {}
         """When each renewable lease ends, on the engine's clock."""
         self._wake = asyncio.Event()
+        self._lost = asyncio.Event()
+        """Set when the session is lost."""
 
     def taken(self, source: Source, session: Session, jobs: Sequence[Job], lanes: JobsByLane) -> None:  # noqa: ARG002 - see Stage
         """Renew the leases of new jobs from now on."""
@@ -54,6 +56,10 @@ class LeaseRenewer(Stage):
         """Renew the lease of the delivery for another job."""
         if (until := self._until.pop(job, None)) is not None:
             self._until[by] = until
+
+    def session_lost(self, source: Source) -> None:  # noqa: ARG002 - see Stage
+        """Stop waiting for the next check."""
+        self._lost.set()
 
     def settled(self, source: Source, jobs: Sequence[Job], lost: bool) -> None:  # noqa: ARG002 - see Stage
         """Stop renewing the leases of jobs."""
@@ -73,19 +79,19 @@ class LeaseRenewer(Stage):
             await self._wake.wait()
             session = self._source.session
             if not self._source.items or session is None:
-                self._wake.clear()
-                if session is None and self._source.items:
-                    await self._runtime.sleep(1.0)
-                    self._wake.set()
+                self._wake.clear()  # the next jobs set it again; the leases of a dead session cannot be renewed
                 continue
             lease = session.capabilities.lease or 1.0
             if session.capabilities.renewable:
                 await self._runtime.sleep(lease / _CHECKS_PER_LEASE)
                 await self._renew(session, lease)
             else:
-                spare = lease - self._longest
+                # A lease that was learned while running may be shorter than a handler's timeout.
+                spare = lease - self._longest if lease > self._longest else lease / 2
                 pause = max(spare / _CHECKS_PER_LEASE, 0.1)
-                await self._runtime.sleep(pause)
+                self._lost.clear()
+                if await self._runtime.within(pause, self._lost.wait()):
+                    continue  # the next session may have another lease
                 # Includes the messages that would be late before the next check.
                 self._exits.release_waiting(self._source, self._runtime.monotonic() - spare + pause)
 

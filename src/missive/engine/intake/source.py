@@ -85,6 +85,8 @@ class Source:
         """Lanes that left while the fetched deliveries were being prepared."""
         self.ended = False
         """Whether the input has ended."""
+        self.lapsed: Session | None = None
+        """The last session that the transport ended because a delivery was held for longer than its lease."""
         self.revived = asyncio.Event()
         """Set when a session is lost after the end of input."""
         self.consuming: asyncio.Future[None] | None = None
@@ -234,6 +236,8 @@ class Source:
         """Give up a dead session: nothing of it is settled any more."""
         if self.session is session:
             self.session = None
+            if session.enforced_lease is not None:
+                self.lapsed = session
             self.leaving.clear()
             self.ended = False
             self.revived.set()

@@ -17,6 +17,11 @@ class WrappedSession(Session):
         self.capabilities = inner.capabilities
         self.client = inner.client
 
+    @property
+    def enforced_lease(self) -> float | None:  # type: ignore[override] # read from the session inside
+        """The one of the session inside."""
+        return self.inner.enforced_lease
+
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Forward the call."""
         return await self.inner.fetch(credit)
