@@ -32,6 +32,18 @@ def handle(message, context):
 """
 
 
+UNMATCHED = """
+import missive
+from missive.matchers import Topic
+
+proc = missive.Processor(name="app")
+
+@proc.handle_for(Topic("none"))
+def handle(message, context):
+    pass
+"""
+
+
 @pytest.fixture
 def work(missive: Callable[..., Running], tmp_path: Path) -> Callable[[str], Running]:
     (tmp_path / "app.py").write_text(APPLICATION)
@@ -78,9 +90,7 @@ def waiting(broker: RabbitMQ, queue: str) -> int:
 
 def test_any_timestamp_can_be_filed_and_listed(rabbitmq: RabbitMQ, missive: Callable[..., Running], tmp_path: Path):
     """The property `timestamp` may be any number: the message arrives, becomes a dead letter, and can be shown."""
-    (tmp_path / "app.py").write_text(
-        "import missive\nproc = missive.Processor(name='app')\nproc.add_handler(missive.matchers.Topic('none'), lambda message, context: None)\n"
-    )
+    (tmp_path / "app.py").write_text(UNMATCHED)
     timestamps = (1772000000000, (1 << 63) - 1, (1 << 64) - 1, 0)
     with rabbitmq.channel() as channel:
         channel.queue_declare("odd-timestamp", durable=True)
