@@ -71,3 +71,9 @@ def _value(text: str, kind: str | None) -> str | int | bool:
     if kind == "bool":
         return text == "true"
     return int(text) if kind != "longstr" and text.lstrip("-").isdecimal() else text
+
+
+def version_numbers(version: object) -> tuple[int, ...]:
+    """Return the major and minor number of a broker's version such as 3.12.1; zeros for another text."""
+    parts = str(version).split(".")[:2]
+    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else (0, 0)

@@ -14,7 +14,7 @@ from typing import Any
 import pika
 from pika import exceptions
 
-from missive.adapters.rabbitmq.declaration import discover
+from missive.adapters.rabbitmq.declaration import discover, version_numbers
 from missive.adapters.rabbitmq.errors import enforced_timeout, translate, translated
 from missive.adapters.rabbitmq.reader import Connection, Reader
 from missive.adapters.rabbitmq.settings import Settings
@@ -140,7 +140,7 @@ class RabbitMQSession(Session):
         A stream refuses a consumer without a prefetch; every other queue refuses a consumer with a stream offset.
         """
         server = self._connection.server_properties or {}
-        if server.get("product") != "RabbitMQ" or _version(self._version) < _FIRST_WITH_STREAMS:
+        if server.get("product") != "RabbitMQ" or version_numbers(self._version) < _FIRST_WITH_STREAMS:
             return False
         consume = {"queue": queue, "on_message_callback": lambda *_: None, "arguments": {"x-stream-offset": "next"}}
         refusal = await self.probe(lambda channel, done: channel.basic_consume(**consume, callback=done))
@@ -336,7 +336,7 @@ class RabbitMQSession(Session):
             text = getattr(refusal, "reply_text", "")
             if getattr(refusal, "reply_code", None) == _NOT_FOUND and "down" not in text:  # not on a node that is down
                 error = SourceGone(f"{url}: the queue {queue} is gone")
-            elif refusal is None and _version(self._version) < _FIRST_TO_CANCEL:
+            elif refusal is None and version_numbers(self._version) < _FIRST_TO_CANCEL:
                 # Before, the broker cancelled a consumer only when its queue was deleted or moved to another node.
                 error = SourceGone(f"{url}: the queue {queue} was deleted, and created again")
         self._fail(error)
@@ -396,9 +396,3 @@ def _resolve_with(future: asyncio.Future[Any], result: object) -> None:
     """Set the result of a future, even if the result is an exception."""
     if not future.done():
         future.set_result(result)
-
-
-def _version(version: object) -> tuple[int, ...]:
-    """Return the major and minor number of a version such as 3.12.1."""
-    parts = str(version).split(".")[:2]
-    return tuple(int(part) for part in parts) if all(part.isdecimal() for part in parts) else (0, 0)
