@@ -126,6 +126,13 @@ def checked_concurrency(value: int) -> int:
     return value
 
 
+def checked_max_unfiled(value: int) -> int:
+    """Return a limit of waiting messages. Raise `RegistrationError` unless it is a whole number from 1."""
+    if not _is_count(value):
+        raise RegistrationError("max_unfiled= must be a whole number from 1")
+    return value
+
+
 def checked_retry(value: object, where: str = "") -> Retry:
     """Return a retry policy. Raise `RegistrationError` for another value; `where` names the place in the error."""
     if not isinstance(value, Retry):

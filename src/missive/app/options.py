@@ -53,6 +53,7 @@ class ProcessorOptions(TypedDict, total=False):
     on_overlap: OnOverlap
     public: Sequence[str | tuple[str, ...] | Public]
     orphan_after: float | timedelta
+    max_unfiled: int
 
 
 PLAIN = Terms()

@@ -56,6 +56,8 @@ class Processor(Generic[M]):
     - `timeout`: the maximum duration of an attempt, in seconds, for handlers without their own. None takes the timeout
       of the processor that includes this one, and 600 seconds without any.
     - `concurrency`: the maximum number of messages that are handled at once in this process.
+    - `max_unfiled`: during an outage of the dead letter store, the number of messages that wait for the store at which
+      intake pauses.
     - `on_overlap`: the reaction to two handlers that can match the same message: "warn" issues one `OverlapWarning`
       for each registration, "error" raises it, and "ignore" does nothing.
     - `public`: the fields of the body (a string, or a tuple of segments) and the headers (`missive.Public.header`)
@@ -88,6 +90,7 @@ class Processor(Generic[M]):
         on_overlap: OnOverlap = "warn",
         public: Sequence[str | tuple[str, ...] | Public] = (),
         orphan_after: float | timedelta = 3600,
+        max_unfiled: int = 1000,
     ) -> None:
         checks.check_processor(message_cls, on_overlap)
         self.message_cls: type[M] = cast("type[M]", message_cls)
@@ -96,6 +99,7 @@ class Processor(Generic[M]):
         self.retry = retry if retry is None or retry is False else checks.checked_retry(retry)
         self.timeout = None if timeout is None else checks.checked_timeout(timeout)
         self.concurrency = checks.checked_concurrency(concurrency)
+        self.max_unfiled = checks.checked_max_unfiled(max_unfiled)
         self.public = checked_places(public, self.message_cls)
         self.on_overlap: OnOverlap = on_overlap
         self.orphan_after = checks.checked_timeout(orphan_after, "orphan_after=")

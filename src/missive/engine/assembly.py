@@ -88,7 +88,7 @@ class Assembler:
         self._runtime = runtime
         router = processor.router()
         self._find = router.find
-        self._store = StoreClient(sink, runtime)
+        self._store = StoreClient(sink, runtime, state, processor.max_unfiled)
         self._outbox = Outbox(asyncio.get_running_loop())
         self._pools, pool_of = self._build_pools(handlers_loop)
         self._held_jobs = HeldJobs(runtime)

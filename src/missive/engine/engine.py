@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from missive.engine.intake.placements import Placements
 from missive.engine.intake.source import Source
 from missive.engine.report import Report
 from missive.engine.runtime import Runtime
+from missive.engine.stages import Stage
 from missive.engine.state import EngineState
 from missive.errors import ForcedStop, MissiveError, ProcessingFailed
 from missive.transport import Delivery, Session
@@ -30,6 +32,8 @@ _FLUSH_SECONDS = 5.0
 """Maximum time for the last settlements, in seconds."""
 _CLOSE_SECONDS = 6.0
 """Maximum time for a session or the store to close, in seconds. SQLite waits less for a lock."""
+_LAST_SECONDS = 1.0
+"""Time for the last settlements, and for closing, after the drain has used all its time, in seconds."""
 
 logger = logging.getLogger("missive")
 
@@ -62,6 +66,8 @@ class Engine:
         self._state = EngineState()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0
+        self._drained_at = math.inf
+        """When the drain must have ended, on the engine's clock."""
         self.cut_short = False
         """Whether the drain ended while work was running. Such work may also keep the process from ending."""
 
@@ -182,6 +188,7 @@ class Engine:
 
     async def _drain(self, intakes: Sequence[asyncio.Task[None]]) -> None:
         """Stop intake, give back unstarted work, and let the rest finish, all within the deadline."""
+        self._drained_at = self._runtime.monotonic() + self._drain_seconds
         self.stations.drain.stop_starting()
         cancel_report = self._runtime.call_later(_MOMENT, self._report_waiting)
         draining = self._guard(self._finish(intakes))
@@ -195,12 +202,22 @@ class Engine:
         if self._state.stuck and self.cut_short:
             hanging, now = self.stations.monitor.give_up(), self._runtime.monotonic()
             await self._runtime.within(_FLUSH_SECONDS, self.stations.drain.file_stuck(hanging, now))
-        await self._runtime.within(_FLUSH_SECONDS, self._flush_settlers())
+        await self._runtime.within(self._left(_FLUSH_SECONDS), self._flush_settlers())
         settling = {source.settler for source in self._state.sources}
-        for stage in self.stations.stages.all:
-            if stage not in settling:
-                await self._runtime.within(_FLUSH_SECONDS, stage.flush())
+        await self._runtime.within(
+            self._left(_FLUSH_SECONDS),
+            self._flush_stages([stage for stage in self.stations.stages.all if stage not in settling]),
+        )
         self._report_unsettled()
+
+    def _left(self, seconds: float) -> float:
+        """Return how long one of the last steps may take: at most `seconds`, so that a drain keeps its time."""
+        return min(seconds, max(_LAST_SECONDS, self._drained_at - self._runtime.monotonic()))
+
+    @staticmethod
+    async def _flush_stages(stages: Sequence[Stage]) -> None:
+        for stage in stages:
+            await stage.flush()
 
     async def _flush_settlers(self) -> None:
         # In a coroutine, because asyncio reports a cancelled gather() as an exception that was never retrieved.
@@ -217,7 +234,8 @@ class Engine:
             # Repeated, because a client that connects may swallow a cancellation, and the source then fetches.
             await self._runtime.within(_MOMENT, asyncio.wait(waiting))
         drain = self.stations.drain
-        drain.give_back([left for source in self._state.sources if (left := await self._stop_intake(source))])
+        stopped = await asyncio.gather(*map(self._stop_intake, self._state.sources))
+        drain.give_back([left for left in stopped if left is not None])
         await drain.finished()
 
     async def _stop_intake(self, source: Source) -> tuple[Source, Session, Sequence[Delivery]] | None:
@@ -225,7 +243,11 @@ class Engine:
         if session is None:
             return None
         try:
-            return source, session, await session.stop_intake()
+            stopping = asyncio.ensure_future(session.stop_intake())
+            # The records of a store that does not answer must not keep other messages from being given back.
+            if source.adapter.background and not await self._runtime.within(_MOMENT, stopping):
+                return None
+            return source, session, await stopping
         except MissiveError as error:
             logger.warning("%s while stopping intake", error)
         except Exception as error:  # noqa: BLE001 - a mistake of one adapter must not keep the others from draining
@@ -261,19 +283,20 @@ class Engine:
                     self._state.fail(failed)
             elif not pool.outstanding:
                 logger.warning("after_processing hooks or resources did not end in %g s", _STOP_SECONDS)
-        for source in self._state.sources:
-            if source.session is not None:
-                closing_session = asyncio.ensure_future(source.session.close())
-                if await self._runtime.within(_CLOSE_SECONDS, closing_session) and (
-                    error := closing_session.exception()
-                ):
-                    # Everything that can be settled is settled.
-                    logger.warning("%s failed to close (%s)", source.adapter.url, type(error).__name__)
-                source.adapter.attach(None)
+        await asyncio.gather(*map(self._close_session, self._state.sources))
         for stage in stations.stages.all:
             stage.close()
         closing = asyncio.ensure_future(stations.store.close())
-        if await self._runtime.within(_CLOSE_SECONDS, closing) and isinstance(
+        if await self._runtime.within(self._left(_CLOSE_SECONDS), closing) and isinstance(
             error := closing.exception(), MissiveError
         ):
             logger.warning("%s", error)
+
+    async def _close_session(self, source: Source) -> None:
+        if source.session is None:
+            return
+        closing = asyncio.ensure_future(source.session.close())
+        if await self._runtime.within(self._left(_CLOSE_SECONDS), closing) and (error := closing.exception()):
+            # Everything that can be settled is settled.
+            logger.warning("%s failed to close (%s)", source.adapter.url, type(error).__name__)
+        source.adapter.attach(None)

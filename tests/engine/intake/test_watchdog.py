@@ -216,7 +216,7 @@ def test_a_session_is_not_replaced_while_the_store_is_down(monkeypatch):
     """The session is not replaced while intake is paused because dead letters cannot be written."""
     monkeypatch.setattr("missive.engine.completion.dead_letters._LONGEST_BACKOFF", 0.1)
     store = RecordingSink(failures=float("inf"))
-    proc = raw_processor(dlq=store)
+    proc = raw_processor(dlq=store, max_unfiled=1)
 
     @proc.handle_for(Everything())
     def handle(message, context):

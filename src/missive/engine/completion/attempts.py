@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,10 @@ if TYPE_CHECKING:
 _WRITE_AFTER = 0.2
 """How long a spent attempt waits to be written with others, in seconds. A crash forgets at most that much."""
 
-logger = logging.getLogger("missive")
+_WRITE_AGAIN = 2.0
+"""The same after a failed write, in seconds."""
+_MOST = 2**31 - 1
+"""Largest number of attempts that every database can store."""
 
 
 class AttemptCounter(Stage):
@@ -49,6 +51,8 @@ class AttemptCounter(Stage):
         self._sessions: dict[Source, tuple[Session | None, int]] = {}
         """The session of each source, and the number of deliveries before it."""
         self._write_scheduled = False
+        self._unsure = False
+        """Whether a look-up has failed: the store may have higher counts than this process."""
 
     def held(self, job: Job) -> None:
         """Count the spent attempt of a retried job."""
@@ -103,9 +107,9 @@ class AttemptCounter(Stage):
         if not known:
             return
         try:
-            spent = await asyncio.wrap_future(self._store.ask(lambda store: store.attempts(self._service, known)))
-        except StoreError as error:
-            logger.warning("%s while looking up attempts", error)
+            spent = await self._store.look_up(lambda store: store.attempts(self._service, known))
+        except StoreError:  # the outage is reported already
+            self._unsure = True
         else:
             self._found.update(spent)
 
@@ -120,10 +124,10 @@ class AttemptCounter(Stage):
                 self._counted[job] = known
         self._found.clear()
 
-    def _schedule_write(self) -> None:
+    def _schedule_write(self, seconds: float = _WRITE_AFTER) -> None:
         if not self._write_scheduled:
             self._write_scheduled = True
-            self._runtime.call_later(_WRITE_AFTER, self._write)
+            self._runtime.call_later(seconds, self._write)
 
     def _write(self) -> None:
         self._write_scheduled = False
@@ -134,16 +138,18 @@ class AttemptCounter(Stage):
 
         def write(store: Store) -> None:
             if new:
-                store.count_attempts(self._service, new)
+                stored = store.attempts(self._service, list(new)) if self._unsure else {}
+                counts = {one: min(max(count, stored.get(one, 0)), _MOST) for one, count in new.items()}
+                store.count_attempts(self._service, counts)
             if done:
                 store.drop_attempts(self._service, done)
 
         def written(future: asyncio.Future[None]) -> None:
             if not future.cancelled() and isinstance(error := future.exception(), StoreError):
-                logger.warning("%s while counting attempts; trying again", error)
+                self._store.failed("write", error)
                 self._new = {**new, **self._new}
                 self._done |= done - self._new.keys()
-                self._schedule_write()
+                self._schedule_write(_WRITE_AGAIN)
 
         asyncio.wrap_future(self._store.ask(write)).add_done_callback(written)
 

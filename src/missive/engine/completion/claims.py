@@ -66,6 +66,13 @@ class HandlerClaims(msgspec.Struct, eq=False):
     asking: deque[tuple[Job, Claim]] = msgspec.field(default_factory=deque)
     ended: list[Ended] = []
     dropped: list[Claim] = []
+    calling: int = 0
+    """Number of messages whose requests are in a call of the store."""
+
+    @property
+    def unfiled(self) -> int:
+        """Number of messages that wait for the store."""
+        return len(self.asking) + len(self.ended) + self.calling
 
     def next(self) -> Calls:
         """Take out the requests that the store can handle now."""
@@ -76,10 +83,12 @@ class HandlerClaims(msgspec.Struct, eq=False):
         count = max(0, min(len(self.asking), self.ahead - self.out))
         begin = [self.asking.popleft() for _ in range(count)]
         self.out += count
+        self.calling = len(begin) + len(ended)
         return Calls(self.once, begin, ended, dropped)
 
     def put_back(self, calls: Calls) -> None:
         """Put back requests that failed, for another attempt."""
+        self.calling = 0
         self.asking.extendleft(reversed(calls.begin))
         self.out += len(calls.end) + len(calls.drop) - len(calls.begin)
         self.ended[:0] = calls.end

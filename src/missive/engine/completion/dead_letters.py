@@ -38,7 +38,7 @@ logger = logging.getLogger("missive")
 class DeadLetterWriter(Stage):
     """Writes records to the sink, in batches on the store's thread.
 
-    While the sink cannot be written, the jobs stay unsettled, intake is blocked, and writing is retried with back-off.
+    While the sink cannot be written, the jobs stay unsettled, and writing is retried with back-off.
     `on_filed` is called with jobs whose records are durable; the assembly sets it.
     """
 
@@ -59,13 +59,13 @@ class DeadLetterWriter(Stage):
         self._public = public
         self._state = state
         self._runtime = runtime
-        self._down = False
         self._pending: list[Job] = []
         self._last_id = ""
         self._limit = _BATCH
         """Maximum number of records of the next batch."""
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
+        store.waiting.append(lambda: self.pending)
 
     @property
     def has_sink(self) -> bool:
@@ -74,8 +74,8 @@ class DeadLetterWriter(Stage):
 
     @property
     def blocked(self) -> bool:
-        """Whether the sink cannot be written."""
-        return self._down
+        """Whether too many messages wait for the sink."""
+        return self._store.paused
 
     @property
     def pending(self) -> int:
@@ -98,6 +98,9 @@ class DeadLetterWriter(Stage):
         else:
             self._pending.append(job)
             self._wake.set()
+            if self._store.down:
+                job.source.mark_waiting(job)
+                self._store.check_pause()
 
     async def written(self) -> None:
         """Wait until all records are durable."""
@@ -115,12 +118,13 @@ class DeadLetterWriter(Stage):
             await self._wake.wait()
             batch = self._next_batch()
             try:
-                await self._store.call(partial(self._write, batch))
+                await self._store.write(partial(self._write, batch))
             except MemoryError:  # the same batch would fail again
                 self._shrink(batch)
                 continue
-            except StoreError as error:
-                self._stalled(error)
+            except StoreError:
+                for job in self._pending:  # so that `max_unfiled` alone pauses intake
+                    job.source.mark_waiting(job)
                 await self._runtime.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 continue
@@ -130,11 +134,10 @@ class DeadLetterWriter(Stage):
             if not self._pending:
                 self._wake.clear()
                 self._empty.set()
-            if self._down:
-                self._down = False
-                logger.warning("the dead letter store can be written again; intake continues")
-                self._state.wake_intake()
+            for job in batch:
+                job.source.mark_ready(job)
             self.on_filed(batch)
+            self._store.check_pause()
 
     def _next_batch(self) -> Sequence[Job]:
         """Return the records to write next: few enough to fit in memory, and at least one."""
@@ -166,14 +169,6 @@ class DeadLetterWriter(Stage):
         delivery.body, delivery.headers, job.message = b"", (), RawMessage(b"")
         detail = "the record did not fit in memory"
         job.decision, job.parked = Decision(Outcome.dead_lettered, Reason.too_large, detail=detail), None
-
-    def _stalled(self, error: StoreError) -> None:
-        if not self._down:
-            self._down = True
-            logger.error(
-                "%s; intake is paused and %d dead letters wait, unsettled; trying again", error, len(self._pending)
-            )
-            self._state.wake_intake()
 
     def _write(self, batch: Sequence[Job]) -> None:
         """Build and put the records, on the store's thread."""

@@ -71,7 +71,7 @@ class DuplicateCount(Stage):
 class IdempotencyClaims(Stage):
     """Claims effects before their handlers start, and records them before their messages are settled.
 
-    While the store cannot be written, jobs wait and intake is blocked.
+    While the store cannot be written, the jobs wait.
     """
 
     def __init__(
@@ -105,7 +105,6 @@ class IdempotencyClaims(Stage):
             for route in sorted(routes, key=lambda route: route.name)
             if (once := route.terms.once) is not None
         }
-        self._down = False
         self._mine: dict[EffectKey, Claim] = {}
         """The claims that are asked for, held, or about to be dropped: no other job of this process may claim them."""
         self._unasked: list[Job] = []
@@ -114,11 +113,7 @@ class IdempotencyClaims(Stage):
         self._idle = asyncio.Event()
         self._holding = asyncio.Event()
         self._purged = runtime.monotonic()
-
-    @property
-    def blocked(self) -> bool:
-        """Whether the store cannot be written."""
-        return self._down
+        store.waiting.append(lambda: sum(handler.unfiled for handler in self._handlers.values()))
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
         """Return the loops that call the store and renew the claims."""
@@ -151,6 +146,9 @@ class IdempotencyClaims(Stage):
                     job.source.mark_waiting(job)  # other messages of its handler are before it
                 handler.asking.append((job, claim))
                 self._wake.set()
+                if self._store.down:
+                    job.source.mark_waiting(job)
+                    self._store.check_pause()
                 return
         self._unasked.append(job)
         self._wake.set()
@@ -246,24 +244,24 @@ class IdempotencyClaims(Stage):
             calls = {handler: handler.next() for handler in self._handlers.values()}
             calls = {handler: one for handler, one in calls.items() if one.begin or one.end or one.drop}
             if not calls:
-                self._recovered()  # the jobs that could not be claimed are gone; the next claim shows the truth
                 self._idle.set()
                 continue
             self._idle.clear()
             asked_at = self._runtime.monotonic()
             try:
-                results = await self._store.call(partial(self._call, list(calls.values())))
-            except StoreError as error:
+                results = await self._store.write(partial(self._call, list(calls.values())))
+            except StoreError:
                 for handler, one in calls.items():
                     handler.put_back(one)
-                self._stalled(error)
+                    for job, _ in handler.asking:  # so that `max_unfiled` alone pauses intake
+                        job.source.mark_waiting(job)
                 await self._runtime.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 self._wake.set()
                 continue
             backoff = _FIRST_BACKOFF
-            self._recovered()
             for (handler, one), (answers, ours) in zip(calls.items(), results, strict=True):
+                handler.calling = 0
                 self._begun(handler, one, answers, asked_at)
                 self._ended(one, ours)
             self._wake.set()  # there may be more to ask for, or nothing at all
@@ -287,18 +285,6 @@ class IdempotencyClaims(Stage):
         else:
             return results
         raise broken
-
-    def _stalled(self, error: StoreError) -> None:
-        if not self._down:
-            self._down = True
-            logger.error("%s; intake is paused, because the claims of once= cannot be stored; trying again", error)
-            self._state.wake_intake()
-
-    def _recovered(self) -> None:
-        if self._down:
-            self._down = False
-            logger.warning("the claims of once= can be stored again; intake continues")
-            self._state.wake_intake()
 
     def _begun(self, handler: HandlerClaims, calls: Calls, answers: Sequence[ClaimAnswer], asked_at: float) -> None:
         jobs = []
@@ -369,9 +355,9 @@ class IdempotencyClaims(Stage):
     async def _try(self, call: Callable[[], T]) -> T | None:
         """Call the store; return None when the call fails."""
         try:
-            return await self._store.call(call)
-        except StoreError as error:
-            logger.warning("%s while renewing the claims of once=; trying again", error)
+            return await self._store.write(call)
+        except StoreError:
+            pass  # the outage is reported already
         except Exception as error:  # noqa: BLE001 - a third party's store
             logger.error("the store failed while renewing the claims of once=: %s", type(error).__name__)  # noqa: TRY400
         return None

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -108,10 +108,13 @@ class ParkingLot(Stage):
 
     async def open(self) -> None:
         """Load the lanes that are parked already. Raises `StoreError`."""
+        await self._load(asyncio.wrap_future(self._store.ask(lambda store: store.lanes(self._service))))
+
+    async def _load(self, asked: Awaitable[dict[str, int]]) -> None:
         self._number += 1
         asked_at = self._number
         self._refreshed = self._runtime.monotonic()
-        there = await asyncio.wrap_future(self._store.ask(lambda store: store.lanes(self._service)))
+        there = await asked
         for lane in there:
             self.lanes.setdefault(lane, 0)
         for lane, last in list(self.lanes.items()):
@@ -121,7 +124,7 @@ class ParkingLot(Stage):
     async def refresh(self) -> None:
         """Load the lanes that other processes have parked, and forget those that are empty."""
         try:
-            await self.open()
+            await self._load(self._store.look_up(lambda store: store.lanes(self._service)))
         except StoreError as error:
             logger.warning("%s while loading parked lanes", error)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from missive.engine.runtime import Runtime
 from missive.engine.store import StoreClient
+from missive.errors import StoreError
 from missive.transport import Credit, Watermark
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class SourceHost:
     def report(self, line: str) -> None:
         """Log one line for the operator."""
         logger.info(line)
+
+    def store_failed(self, error: str) -> None:
+        """Note that the source that reads the dead letter store cannot do so now."""
+        self._store.failed("read", StoreError(error))
 
     async def lanes_gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
         """Take over lanes at their watermarks."""

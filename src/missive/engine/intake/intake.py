@@ -147,7 +147,9 @@ class Intake:
             self._admission.take(source, session, left)
 
     async def _back_off(self, error: str) -> None:
-        if error != self._reported:
+        if self._source.adapter.background:  # the replays of the store, whose outage is reported once
+            self._host.store_failed(error)
+        elif error != self._reported:
             logger.warning("%s; trying again", error)
             self._reported = error
         await self._runtime.sleep(self._backoff)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from missive.app.terms import HandlerRoute
@@ -109,7 +109,7 @@ class Crashes(Stage):
             self._directory = self._runtime.in_flight_directory(self._service)
         except OSError as error:
             _warn(error)
-        await self._load()
+        await self._load(asyncio.wrap_future(self._store.ask(self._collect)))
         try:
             self._log = None if self._directory is None else InFlightLog(self._directory, self._workers, self._width)
         except OSError as error:
@@ -119,14 +119,13 @@ class Crashes(Stage):
 
     async def refresh(self) -> None:
         """Count again what dead processes left."""
-        try:
-            await self._load()
-        except StoreError as error:
-            logger.warning("%s while checking for messages that killed a process", error)
+        # The outage is reported already, and the logs of dead processes stay until they are counted.
+        with contextlib.suppress(StoreError):
+            await self._load(self._store.look_up(self._collect))
 
-    async def _load(self) -> None:
+    async def _load(self, collected: Awaitable[dict[int, Count]]) -> None:
         try:
-            self._counts = await asyncio.wrap_future(self._store.ask(self._collect))
+            self._counts = await collected
         except OSError as error:
             self._directory = None
             _warn(error)

@@ -134,6 +134,13 @@ class Handout:
         return plain and entry.group is None and entry.effect is None and self.outcome is None
 
     @property
+    def waits_for_store(self) -> bool:
+        """Whether it is a dead letter, which an outage of the store keeps unsettled beside the limit of messages."""
+        entry = self.entry
+        unhandled = not self.running and self.outcome is None and (entry.route is None or entry.unreadable_key)
+        return self.outcome is Outcome.dead_lettered or unhandled
+
+    @property
     def unconfirmed(self) -> bool:
         """Whether the engine settled it, and the transport did not receive the settlement."""
         return self.settled and not self.lost and not self.entry.removed

@@ -112,7 +112,7 @@ class SimulatedSession(Session):
         # The engine drops waiting messages of lost lanes at once.
         unsettled = [one for one in self._world.ledger.unsettled(self) if one.entry.lane not in self._lost_lanes]
         # One message of each key counts. The engine learns about the others of a lane run when the run ends.
-        able = [handout for handout in unsettled if handout.could_run]
+        able = [handout for handout in unsettled if handout.could_run and not handout.waits_for_store]
         keys = {handout.entry.group for handout in able if handout.entry.group is not None}
         could_run = sum(handout.entry.group is None for handout in able) + len(keys)
         left = min(most.items - len(unsettled), self._world.limits.items - could_run)
