@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from missive import UsageError
-from missive.urls import expand_environment
+from missive.urls import expand_environment, is_loopback, parse_url
 
 CANARY = "hunter2"
 
@@ -55,3 +55,50 @@ def test_an_error_about_a_part_shows_the_url(monkeypatch):
     with pytest.raises(UsageError, match=r"amqp://host/v uses \$\{NOT_THERE\}") as caught:
         expand_environment("${NOT_THERE}", within=f"amqp://{CANARY}:${{NOT_THERE}}@host/v")
     assert CANARY not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:pa@evil.example/hunter2@host/db",
+        "redis://user:6379/hunter2@host/0",
+        "postgresql://app:hunter2#x@host/db",
+        "redis://h/0?pw=hunter2&pw=hunter2",
+        "redis://h/0?hunter2",
+        "redis://[hunter2/0",
+        "redis://user:hunter2@h/0\n",
+    ],
+)
+def test_an_ambiguous_url_is_refused(url: str):
+    """A URL whose password could be taken for a host, and a URL that cannot be read, are errors without secrets."""
+    with pytest.raises(UsageError, match="cannot be read") as caught:
+        parse_url(url)
+    assert CANARY not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_the_value_of_a_variable_is_literal(monkeypatch):
+    """Special characters in the value of a variable do not change the other parts of a URL."""
+    monkeypatch.setenv("PW", "a@b/c:d?e=f#g%41")
+    url = parse_url("postgresql://app:${PW}@host:5432/db?application_name=${PW}")
+    assert (url.username, url.password, url.host, url.port, url.path) == (
+        "app",
+        "a@b/c:d?e=f#g%41",
+        "host",
+        5432,
+        "/db",
+    )
+    assert url.parameters == {"application_name": "a@b/c:d?e=f#g%41"}
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True), ("LocalHost", True), ("a.localhost", True), ("127.0.0.1", True),
+        ("127.8.9.1", True), ("::1", True), ("0.0.0.0", False), ("10.0.0.1", False), ("db", False),
+        ("127.0.0.1.evil.example", False), ("localhost.evil.example", False), ("::2", False),
+    ],
+)  # fmt: skip
+def test_loopback_is_this_machine(host: str, expected: bool):
+    """Only names and addresses that reach this machine are loopback."""
+    assert expected is is_loopback(host)

@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from missive.errors import UsageError
 from missive.privacy import redact_url
 
 _HOST = re.compile(r"(\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^:,\[\]]*))(:(?P<port>\d{0,5}))?")
 _LAST_PORT = 65535
+_SPACE, _DELETE = 0x20, 0x7F
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -67,18 +68,27 @@ def is_loopback(host: str) -> bool:
 
 
 def parse_url(url: str) -> ParsedURL:
-    """Split a URL into its parts and replace environment variables in each part.
+    """Split a URL into its parts, and replace environment variables in each part. Their values are literal.
 
-    Raise `ValueError` for an invalid URL, with a text that may quote the URL. Raise `UsageError` for a missing
-    variable.
+    Raise `UsageError` for an invalid URL, for special characters that must be quoted, and for a missing variable. The
+    text shows no part that may be a secret.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        fields = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+    except ValueError as error:
+        # The text of urllib's error may quote the part of the URL that contains the password.
+        fault: str | None = str(error).partition(":")[0].partition("'")[0].strip()
+    else:
+        fault = _fault(url, parts)
+    if fault is not None:
+        raise UsageError(f"the URL {redact_url(url)} cannot be read: {fault}")
     credentials, at, authority = parts.netloc.rpartition("@")
     username, colon, password = credentials.partition(":")
     parameters: dict[str, str] = {}
-    for name, value in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)):
+    for name, value in fields:
         if name in parameters:
-            raise ValueError(f"{name}= is repeated")
+            raise UsageError(f"the URL {redact_url(url)} cannot be read: {name}= is repeated")
         parameters[name] = expand_environment(value, within=url)
     return ParsedURL(
         url,
@@ -90,6 +100,18 @@ def parse_url(url: str) -> ParsedURL:
         expand_environment(unquote(parts.path), within=url),
         parameters,
     )
+
+
+def _fault(url: str, parts: SplitResult) -> str | None:
+    """Return why a URL is ambiguous, or None."""
+    if any(ord(char) < _SPACE or ord(char) == _DELETE for char in url):
+        return "it contains a control character"
+    if "#" in url:
+        return "# must be quoted as %23"
+    if parts.netloc and "@" in parts.path:
+        # A password that contains a slash ends the authority too early.
+        return "quote special characters in a password, such as / as %2F and @ as %40"
+    return None
 
 
 def expand_environment(text: str, *, within: str | None = None) -> str:

@@ -123,7 +123,9 @@ def test_an_untrusted_authority(broker: RabbitMQ, other: Authority, missive: Any
         message = refused(source)
         assert message.startswith(": the broker's certificate is not trusted (")
         assert message.endswith("): set ca_file= to the authority that signed it")
-    (tmp_path / "app.py").write_text("import missive\nproc = missive.Processor(name='app')\n")
+    (tmp_path / "app.py").write_text(
+        "import missive\nproc = missive.Processor(name='app')\nproc.discard_for(bool, reason='test')\n"
+    )
     url = f"amqps://u:{SECRET}@localhost:{broker.tls_port}/?queue=q"
     process: Running = missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db")
     _, err = process.finish()

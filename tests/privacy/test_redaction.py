@@ -52,6 +52,14 @@ def test_a_url_is_shown_without_secrets(url, shown):
         "amqp:/user:hunter2@host/vhost",
         "amqp:///user:hunter2@host/vhost",
         "x://host?pwd=hunter2",
+        "x://host?pw=hunter2",
+        "x://host?hunter2",
+        "x://host?auth=hunter2&jwt=hunter2&dsn=hunter2",
+        "postgresql://app:hunter2/db",
+        "postgresql://app:hunter2",
+        "postgresql:app:hunter2/db",
+        "postgresql://app:hunter2/db?sslmode=require",
+        "postgresql://app:pa@hunter2/@host/db",
     ],
 )
 def test_a_mistyped_url_shows_no_secret(url):
@@ -66,7 +74,7 @@ def test_a_mistyped_url_shows_no_secret(url):
         "file:events.jsonl",
         "file:logs/events.jsonl?start=beginning",
         "file:/var/log/events.jsonl",
-        "x://host?flag&empty=&again=1&again=2",
+        "x://host?create&empty=&start=1&start=2",
     ],
 )
 def test_a_url_without_secrets_is_unchanged(url):

@@ -37,17 +37,9 @@ def from_url(url: str, processor: Processor[Any]) -> Adapter:
     scheme = url.partition(":")[0].lower()
     if ":" not in url or (target := _find(scheme)) is None:
         raise UsageError(f"no adapter is known by the URL {redact_url(written)}: {_nearest(scheme)}")
-    try:
-        parts = parse_url(url)
-    except ValueError as error:
-        raise UsageError(f"the URL {redact_url(url)} cannot be read: {_without_quotes(error)}") from None
+    parts = parse_url(url)
     adapter: type[Adapter] = _load(target)
     return adapter.from_parsed_url(parts, processor)
-
-
-def _without_quotes(error: ValueError) -> str:
-    # The text of urllib's error may quote the part of the URL that contains the password.
-    return str(error).partition(":")[0].partition("'")[0].strip()
 
 
 def _find(scheme: str) -> str | None:

@@ -73,13 +73,13 @@ def open_store(url: str, *, create: bool = True) -> Store:
     if scheme in _SQL:
         from missive.dlq.sql import SQLStore  # noqa: PLC0415 - SQLAlchemy takes a while to import
 
-        return SQLStore(expand_environment(url), create=create)
+        return SQLStore(url, create=create)
     if scheme in _REDIS:
         if find_spec("redis") is None:
             raise MissingExtra("a dead letter store in Redis", "redis")
         from missive.dlq.redis import RedisStore  # noqa: PLC0415 - the client is an extra
 
-        return RedisStore(url, create=create)  # RedisStore expands the variables in each part of the URL
+        return RedisStore(url, create=create)  # the stores expand the variables in each part of the URL
     points = entry_points(group="missive.dlqs")
     for point in points:
         if point.name == scheme:

@@ -51,10 +51,7 @@ class Database:
     ) -> None:
         self.url = redact_url(url)
         self._clock = clock
-        try:
-            parts = parse_url(url)
-        except ValueError:
-            raise UsageError(f"{self.url} is not a URL: write {_EXAMPLE}") from None
+        parts = parse_url(url)
         self.retention, others = Retention.parse(dict(parts.parameters))
         prefix = others.pop("prefix", "missive")
         ca_file = others.pop("ca_file", None)

@@ -17,12 +17,14 @@ from sqlalchemy.engine import Connection, Engine
 from missive._sqlite import create_private, erase_log, network_filesystem, readable_by_others
 from missive.dlq.contract import Sink
 from missive.dlq.retention import Retention
+from missive.dlq.sql.addresses import database_url
 from missive.dlq.sql.deadlines import Deadlines
-from missive.dlq.sql.dialects import connected, is_deadlock, is_known, reason
+from missive.dlq.sql.dialects import connected, is_deadlock, reason
 from missive.dlq.sql.migrations import migrate
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
+from missive.urls import is_loopback, parse_url
 
 AT_ONCE = 500
 """Largest number of rows or values in one statement."""
@@ -59,22 +61,10 @@ class Database:
     def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.url = redact_url(url)
         self._clock = clock
-        try:
-            parsed = sa.make_url(url)
-        except sa.exc.ArgumentError:
-            raise UsageError(f"{self.url} is not a database URL: write sqlite:///path/to/file.db") from None
-        if not is_known(parsed):
-            raise UsageError(f"{self.url}: use a URL that starts with sqlite:///, postgresql:// or mysql://")
-        self.retention, others = Retention.parse(dict(parsed.query))
-        parsed = parsed.set(query=others)
-        if parsed.get_backend_name() != "sqlite":
-            if not parsed.database:
-                raise UsageError(f"{self.url} names no database: end it with /database")
-        elif not parsed.database or parsed.database == ":memory:":
-            raise UsageError(f"{self.url} names no file: write sqlite:///path/to/file.db")
-        elif others:
-            raise UsageError(f"{self.url}: {Retention.unknown(min(others))}")
-        self._open(parsed, create=create)
+        parts = parse_url(url)
+        self.retention, others = Retention.parse(parts.parameters)
+        self._cleartext = parts.parameters.get("tls") == "off" and not is_loopback(parts.host or "localhost")
+        self._open(database_url(parts, others, self.url), create=create)
 
     @translated("opened")
     def _open(self, parsed: sa.URL, *, create: bool) -> None:
@@ -99,7 +89,9 @@ class Database:
             logger.warning("the dead letter store can be read: %s", risk)
 
     def diagnose(self) -> list[str]:
-        """Describe a file that other users can read."""
+        """Describe a file that other users can read, and a connection that may be in clear text."""
+        if self._cleartext:
+            return [f"{self.url} may be in clear text (tls=off)"]
         path = self._engine.url.database
         risk = None if self.on_server or path is None else readable_by_others(Path(path))
         return [] if risk is None else [risk]

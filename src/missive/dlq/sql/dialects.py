@@ -25,6 +25,8 @@ _CACHE_KIB = 32768
 _LOCK = 0x4D495353
 """Number (on MySQL the start of the name) of the lock that creation and migration of the schema hold."""
 _LOCK_SECONDS = 60
+_LIBPQ = 160000
+"""The oldest libpq that knows `sslrootcert=system` and `require_auth`."""
 _DRIVERS = {
     "postgresql": ("postgresql+psycopg", "psycopg", "postgres"),
     "mysql": ("mysql+pymysql", "pymysql", "mysql"),
@@ -104,6 +106,8 @@ def connected(url: sa.URL, deadlines: Deadlines) -> Engine:
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine
     driver, library, extra = _DRIVERS[url.get_backend_name()]
+    if library == "psycopg":
+        _check_libpq()
     options: dict[str, Any] = {"connect_args": {"connect_timeout": BUSY_SECONDS}}
     if library == "psycopg":
         options["connect_args"]["client_encoding"] = "UTF8"
@@ -130,9 +134,19 @@ def connected(url: sa.URL, deadlines: Deadlines) -> Engine:
     raise UsageError(missing)
 
 
-def is_known(url: sa.URL) -> bool:
-    """Return whether the store supports this kind of database."""
-    return url.get_backend_name() in {"sqlite", *_DRIVERS}
+def _check_libpq() -> None:
+    """Raise `UsageError` for a libpq that is missing, or that cannot verify servers with the system's certificates."""
+    try:
+        from psycopg import pq  # noqa: PLC0415 - an extra
+    except ImportError:
+        version = 0
+    else:
+        version = pq.version()
+    if version < _LIBPQ:
+        found = f"libpq is version {version // 10000}" if version else "psycopg or libpq is missing"
+        raise UsageError(
+            f"postgresql needs psycopg with libpq 16 or newer, and {found}: pip install 'missive[postgres]'"
+        )
 
 
 def sort_nothing(connection: Connection) -> None:
