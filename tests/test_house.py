@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -18,18 +17,15 @@ MAX_MODULE, MAX_FUNCTION = 400, 60
 MAX_METHODS = 20
 """Greatest number of public methods of a class, including properties."""
 
+TREES = {module: ast.parse(text) for module, text in MODULES.items()}
+"""The syntax tree of each module, parsed before any test runs: Python 3.11 may fail to parse beside other threads."""
+
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-
-
-@cache
-def trees() -> dict[str, ast.Module]:
-    """Return the syntax tree of each module."""
-    return {module: ast.parse(text) for module, text in MODULES.items()}
 
 
 def nodes() -> Iterator[tuple[str, ast.AST]]:
     """Yield every node of the sources, with its module."""
-    return ((module, node) for module, tree in trees().items() for node in ast.walk(tree))
+    return ((module, node) for module, tree in TREES.items() for node in ast.walk(tree))
 
 
 def classes() -> dict[str, tuple[set[str], list[str]]]:

@@ -110,6 +110,7 @@ def test_a_drain_releases_messages_behind_a_nacked_one():
 def test_a_connect_that_ignores_its_cancellation_does_not_delay_the_drain():
     """When `connect` ignores its cancellation and returns a session, the drain does not fetch from the session."""
     proc, connecting = Processor(name="t"), threading.Event()
+    proc.discard_for(lambda message: False, reason="never")
 
     class IgnoresCancellation(Broker):
         async def connect(self, host):
