@@ -55,7 +55,7 @@ def hold() -> None:
     if hasattr(signal, "pthread_sigmask"):  # a supervisor starts its workers with blocked signals
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP)
     # While it exits, Python restores the default action of every handled signal, but not of ignored signals. Exit
-    # functions run in reverse order, so those of the application run while signals are still held.
+    # functions run in reverse order, so the exit functions of the application run while signals are still held.
     for number in STOP:
         atexit.register(signal.signal, number, signal.SIG_IGN)
 
@@ -150,7 +150,7 @@ def _reset(handlers: Mapping[signal.Signals, Any]) -> None:
 
 
 def _before_fork() -> None:
-    # A signal that reaches the child before it has restored the handling would be lost. The mask is that of the thread.
+    # A signal that reaches the child before it has restored the handling would be lost. The mask belongs to the thread.
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
 
 

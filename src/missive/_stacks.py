@@ -21,8 +21,8 @@ _forward: list[Callable[[], None]] = []
 def print_on_request(loop: asyncio.AbstractEventLoop | None = None) -> None:
     """Print stacks on standard error at SIGUSR1, unless the application handles SIGUSR1 itself.
 
-    The stacks of all threads are printed, and those of the suspended tasks of `loop`. They contain files, lines and
-    functions, and no values. Call this function in the main thread; elsewhere it has no effect.
+    The output shows all threads and the suspended tasks of `loop`. It contains files, lines and functions, and no
+    values. Call this function in the main thread; elsewhere it has no effect.
     """
     if loop is not None:
         _loops.add(loop)

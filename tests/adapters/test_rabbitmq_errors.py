@@ -1,4 +1,4 @@
-"""Refusals of the broker: which pass, which are fatal, and what the error says."""
+"""Refusals of the broker: transient and fatal ones, and the texts of their errors."""
 
 from __future__ import annotations
 

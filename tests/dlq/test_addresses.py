@@ -1,4 +1,4 @@
-"""Addresses of databases: what a URL may say, and how other machines are reached."""
+"""Addresses of databases: the parameters of a URL, and the connection to other machines."""
 
 from __future__ import annotations
 

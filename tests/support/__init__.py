@@ -1,1 +1,1 @@
-"""What the tests lean on: real brokers, run privately."""
+"""Support for the tests: real brokers, run privately."""

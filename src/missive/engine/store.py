@@ -46,7 +46,7 @@ class StoreClient:
         self._state = state
         self._max_unfiled = max_unfiled
         self._faults: set[str] = set()
-        """What the store cannot do now: `read`, `write`."""
+        """The kinds of request that the store does not answer now: `read`, `write`."""
         self._probe_pause = 0.0
         self._thread = runtime.client_thread("missive-store")
         if sink is not None:

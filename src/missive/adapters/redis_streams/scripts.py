@@ -4,7 +4,7 @@
 # would settle or take back an entry that another consumer owns by now. ACK, EXTEND and the script of `release` take the
 # group, the consumer, the first id, the last id, and all ids in ascending order, joined by spaces: one argument costs
 # less than many. They return the ids of entries that another consumer owns or has acked, and the ids of entries that
-# were deleted: entries that nobody owns, and that are not in the stream. Since Redis 7, XCLAIM and XAUTOCLAIM remove a
+# were deleted: entries without an owner that are not in the stream. Since Redis 7, XCLAIM and XAUTOCLAIM remove a
 # deleted entry from the pending entries.
 _PENDING = """
 local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[4], 20000, ARGV[2])

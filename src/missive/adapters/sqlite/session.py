@@ -33,7 +33,7 @@ _CHECK_SECONDS = 1.0
 _BUSY_SECONDS = 30
 """Time to wait for a lock on the file, in seconds."""
 _MAX_LEASES = 10_000
-"""Number of noted leases above which those that have ended are forgotten."""
+"""Number of noted leases above which ended leases are forgotten."""
 _MAX_DELAY = 366 * 86400.0
 """Longest delay of a message in the queue, in seconds."""
 
@@ -255,7 +255,7 @@ class SQLiteSession(ThreadedSession):
         return results
 
     def _results(self, deliveries: Sequence[Delivery], ours: Collection[int]) -> list[SettlementResult]:
-        """Return the results for rows, of which `ours` were changed.
+        """Return the results for rows. `ours` are the rows that were changed.
 
         Another consumer has an existing row. A missing row was deleted, unless the lease may have ended: then another
         consumer may have handled the message.

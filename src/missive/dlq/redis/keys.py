@@ -17,7 +17,7 @@ def digest(*parts: str | None) -> str:
 
 
 class Bucket(NamedTuple):
-    """The values that the records of a bucket share: those of their group without the status."""
+    """The values that the records of a bucket share: the values of their group, without the status."""
 
     fingerprint: str
     service: str

@@ -131,7 +131,7 @@ class Exits:
         source.count_gone(len(jobs))
 
     def end_detached(self, source: Source, jobs: Sequence[Job]) -> None:
-        """End detached jobs, or keep those that were on their way back to the transport."""
+        """End detached jobs. Keep jobs that were on their way back to the transport."""
         ended: list[Job] = []
         rejected = 0
         for job in jobs:

@@ -100,7 +100,7 @@ class ParkingLot(Stage):
         self._next_due: dict[AnyLimiter, float] = {}
         """When the last message that was parked for each limiter is due, in seconds since 1970."""
         self._adopting: dict[Job, asyncio.Future[None]] = {}
-        """The jobs that stand for the deliveries of adopted jobs, each with what is done when the record is durable."""
+        """The jobs that stand for the deliveries of adopted jobs. Each future is done when its record is durable."""
         self._refreshed = -_STALE
         """When the parked lanes were last read, on the engine's clock."""
         self._taken: dict[Source, float] = {}
@@ -122,7 +122,7 @@ class ParkingLot(Stage):
                 del self.lanes[lane], self._unfiled[lane]
 
     async def refresh(self) -> None:
-        """Load the lanes that other processes have parked, and forget those that are empty."""
+        """Load the lanes that other processes have parked, and forget empty lanes."""
         try:
             await self._load(self._store.look_up(lambda store: store.lanes(self._service)))
         except StoreError as error:

@@ -70,7 +70,7 @@ class Source:
         self.waiting = 0
         """Number of them that wait for their lane, batch, limit or retry. They do not count against `limits.items`."""
         self.crowded = asyncio.Event()
-        """Set when so many deliveries wait that they may keep others from being fetched."""
+        """Set when the waiting deliveries may keep others from being fetched."""
         self.crowded_at = sys.maxsize
         """Number of waiting deliveries from which `crowded` is set; `Relief` sets it."""
         self.refused = 0

@@ -42,7 +42,7 @@ class _Lines(logging.Handler):
 
 
 class _Fetches(WrappedSession):
-    """A session that records what it delivers."""
+    """A session that records its deliveries."""
 
     def __init__(self, inner: Session, fetched: list[bytes]) -> None:
         super().__init__(inner)
