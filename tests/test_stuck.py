@@ -216,7 +216,8 @@ def test_a_lane_continues_behind_a_stuck_message(missive: Start, tmp_path: Path,
     put(*[("ordered", n) for n in range(GOOD)])
     restart(missive, tmp_path, 1)
     assert dead(tmp_path) == [("timeout", "ordered")]
-    assert list(map(int, (tmp_path / "log.txt").read_text().split())) == list(range(GOOD))
+    ordered = [n for n in map(int, (tmp_path / "log.txt").read_text().split()) if n < GOOD]
+    assert ordered == list(range(GOOD))
 
 
 def test_a_replaced_worker_handles_the_rest(missive: Start, tmp_path: Path, put: Callable[..., None]):

@@ -103,11 +103,25 @@ def go(proc, store, bodies, meanwhile):
     return run(broker, ReplayAdapter(proc, store), meanwhile=done)
 
 
+def steady(store):
+    """Return a condition that is true when the store has not written for half a second."""
+    seen, since = store.stored, time.monotonic()
+
+    def is_steady():
+        nonlocal seen, since
+        if store.stored != seen:
+            seen, since = store.stored, time.monotonic()
+        return time.monotonic() - since > 0.5
+
+    return is_steady
+
+
 def check_waiting(store, dependency, seconds, most_leased):
     """Wait, and check that nothing moves between the store and the engine meanwhile."""
-    leased, stored, ends = store.leased, store.stored, time.monotonic() + seconds
 
     async def check():
+        await until(steady(store), "the parking to end", 20)
+        leased, stored, ends = store.leased, store.stored, time.monotonic() + seconds
         await until(lambda: time.monotonic() > ends, "time to pass", seconds + 5)
         assert store.leased - leased <= most_leased
         assert store.stored == stored

@@ -447,7 +447,7 @@ def test_a_watermark_passes_acked_messages_before_a_released_one():
             return {None: SettlementResult.confirmed}
 
         session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
-        source = SimpleNamespace(session=session)
+        source = SimpleNamespace(session=session, vanished=())
         exits = SimpleNamespace(settled=lambda source, jobs, lost: settled.extend(jobs))
         settler = Settler(source, exits, Runtime())
         jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
