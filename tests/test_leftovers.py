@@ -137,6 +137,7 @@ def run(missive: Start, tmp_path: Path) -> Callable[..., Running]:
         with sqlite3.connect(tmp_path / "queue.db") as queue:
             queue.execute("PRAGMA journal_mode=WAL")
             queue.executescript(SCHEMA)
+            (tmp_path / "queue.db").chmod(0o600)
             bodies = [json.dumps({"do": "odd" if n == 3 else "thread" if n % 2 else "fine"}) for n in range(count)]
             queue.executemany("INSERT INTO missive_queue (queue, body) VALUES ('q', ?)", [(body,) for body in bodies])
         queue.close()

@@ -67,6 +67,7 @@ def queue(tmp_path: Path) -> Callable[..., None]:
     connection = sqlite3.connect(tmp_path / "queue.db")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.executescript(SCHEMA)
+    (tmp_path / "queue.db").chmod(0o600)
     connection.close()
 
     def put(do: str, *numbers: int) -> None:

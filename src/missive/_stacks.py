@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
+import os
 import signal
 import sys
+import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import asyncio
 
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _forward: list[Callable[[], None]] = []
+_printing: list[bool] = []
 
 
 def print_on_request(loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -30,10 +33,6 @@ def print_on_request(loop: asyncio.AbstractEventLoop | None = None) -> None:
         return
     with contextlib.suppress(ValueError):  # not the main thread
         signal.signal(signal.SIGUSR1, _on_signal)
-        with contextlib.suppress(OSError):  # standard error is not a file
-            if sys.__stderr__ is not None:
-                # This prints the threads even when the main thread is stuck, and then calls the handler above.
-                faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, chain=True)
 
 
 @contextlib.contextmanager
@@ -47,21 +46,33 @@ def forwarding(forward: Callable[[], None]) -> Iterator[None]:
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    import asyncio  # noqa: PLC0415 - this module is imported before anything that takes time
-
-    with contextlib.suppress(OSError, ValueError):  # standard error is closed
-        for loop in list(_loops):
-            for task in asyncio.all_tasks(loop):
-                _print_task(task)
+    # Written at once and without a buffer, because another signal may interrupt this function.
+    with contextlib.suppress(OSError):  # standard error is closed
+        os.write(2, "".join(_stacks()).encode(errors="backslashreplace"))
     for forward in _forward:
         forward()
 
 
-def _print_task(task: asyncio.Task[Any]) -> None:
-    frames = list(_suspended_frames(task.get_coro()))
-    if frames and sys.__stderr__ is not None:
-        lines = [f'  File "{one.f_code.co_filename}", line {one.f_lineno} in {one.f_code.co_name}' for one in frames]
-        print("Task (most recent call last):", *lines, sep="\n", file=sys.__stderr__, flush=True)
+def _stacks() -> Iterator[str]:
+    """Yield the lines of all stacks.
+
+    faulthandler would print the threads of a process that is stuck in C code too, but it may crash the process.
+    """
+    import asyncio  # noqa: PLC0415 - this module is imported before anything that takes time
+
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    for ident, frame in sys._current_frames().items():  # noqa: SLF001 - the documented way
+        yield from _lines(f"Thread {names.get(ident, ident)}", [one for one, _ in traceback.walk_stack(frame)][::-1])
+    for loop in list(_loops):
+        for task in asyncio.all_tasks(loop):
+            yield from _lines("Task", list(_suspended_frames(task.get_coro())))
+
+
+def _lines(title: str, frames: list[FrameType]) -> Iterator[str]:
+    if frames:
+        yield f"{title} (most recent call last):\n"
+        for one in frames:
+            yield f'  File "{one.f_code.co_filename}", line {one.f_lineno} in {one.f_code.co_name}\n'
 
 
 def _suspended_frames(awaited: object) -> Iterator[FrameType]:

@@ -124,7 +124,7 @@ def test_an_untrusted_authority(broker: RabbitMQ, other: Authority, missive: Any
         assert message.startswith(": the broker's certificate is not trusted (")
         assert message.endswith("): set ca_file= to the authority that signed it")
     (tmp_path / "app.py").write_text(
-        "import missive\nproc = missive.Processor(name='app')\nproc.discard_for(bool, reason='test')\n"
+        "import missive\nproc = missive.Processor(name='app')\nproc.discard_for(lambda _: False, reason='never')\n"
     )
     url = f"amqps://u:{SECRET}@localhost:{broker.tls_port}/?queue=q"
     process: Running = missive("run", "app:proc", "--from", url, "--dlq", "sqlite:///dlq.db")

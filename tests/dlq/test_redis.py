@@ -425,7 +425,7 @@ def test_a_newer_schema_is_refused(redis: RedisServer):
         ("redis://h/0?prefx=a", "there is no parameter prefx"),
         ("redis://h/0?keep_resolved=soon", "keep_resolved is a duration"),
         ("redis://u:hunter2@h:port/0", "has no valid host and port"),
-        ("redis://u:hunter2@[h/0", "is not a URL"),
+        ("redis://u:hunter2@[h/0", "cannot be read"),
     ],
 )
 def test_a_faulty_url_is_refused(url: str, said: str):

@@ -22,6 +22,7 @@ from missive.engine.intake.assignment import Assignment
 from missive.engine.intake.intake import Intake
 from missive.engine.intake.leases import LeaseRenewer
 from missive.engine.intake.source import Source
+from missive.engine.store import StoreClient
 from missive.engine.workers.tasks import LoopPool
 from missive.testing.simulation import Promise, SimulationFailed
 from missive.testing.simulation.simulate import quiet
@@ -296,8 +297,12 @@ def claimed_twice(patch):
 
 
 def intake_blocked_forever(patch):
-    """Keep intake blocked after all messages without a claim are gone."""
-    patch.setattr(IdempotencyClaims, "_recovered", lambda self: None)
+    """Pause intake at the first failure of the store, and keep it paused after the store answers again."""
+
+    def mutant(self):
+        self.paused = self.paused or self.down
+
+    patch.setattr(StoreClient, "check_pause", mutant)
 
 
 def two_probes(patch):
@@ -323,7 +328,7 @@ MUTANTS = {
     delays_forgotten: {Promise.progress, Promise.stops},
     settled_before_recorded: {Promise.durable},
     effects_forgotten: {Promise.once},
-    claimed_twice: {Promise.one_at_a_time},
+    claimed_twice: {Promise.one_at_a_time, Promise.once},
     intake_blocked_forever: {Promise.progress},
     admitted_twice: {Promise.once, Promise.one_at_a_time, Promise.credit},
     handlers_left_running: {Promise.nothing_left},

@@ -14,12 +14,12 @@ from missive.errors import UsageError
 from missive.urls import ParsedURL, is_loopback
 
 _POSTGRESQL = frozenset({
-    "application_name", "channel_binding", "connect_timeout", "gssencmode", "host", "hostaddr", "keepalives",
-    "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "options", "passfile", "port",
-    "require_auth", "sslcert", "sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs", "tcp_user_timeout",
-    "tls",
+    "application_name", "channel_binding", "client_encoding", "connect_timeout", "gssencmode", "host", "hostaddr",
+    "keepalives", "keepalives_count", "keepalives_idle", "keepalives_interval", "krbsrvname", "options", "passfile",
+    "port", "require_auth", "sslcert", "sslcrl", "sslkey", "sslmode", "sslrootcert", "target_session_attrs",
+    "tcp_user_timeout", "tls",
 })  # fmt: skip
-_MYSQL = frozenset({"connect_timeout", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "tls", "unix_socket"})
+_MYSQL = frozenset({"charset", "connect_timeout", "ssl_ca", "ssl_capath", "ssl_cert", "ssl_key", "tls", "unix_socket"})
 _PARAMETERS = {"postgresql": _POSTGRESQL, "mysql": _MYSQL, "mariadb": _MYSQL}
 _ENCRYPTED = frozenset({"require", "verify-ca", "verify-full"})
 """Values of libpq's `sslmode` that never fall back to clear text."""

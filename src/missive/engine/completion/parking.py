@@ -6,9 +6,9 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from missive.adapters.replay import ReplaySession
 from missive.app.terms import HandlerRoute
@@ -90,7 +90,7 @@ class ParkingLot(Stage):
         self._exits = exits
         self._state = state
         self._runtime = runtime
-        self._ordered = any(route.terms.ordered_by is not None for route in routes)
+        self._order_names = _order_names(routes)
         self.lanes: dict[str, int] = {}
         """The parked lanes, each with the number of its last parked message."""
         self._unfiled: Counter[str] = Counter()
@@ -133,7 +133,7 @@ class ParkingLot(Stage):
 
         A process that gets the messages of another one, which has died, sees redeliveries or was idle before.
         """
-        if not self._ordered or deliveries[0].record is not None:
+        if not self._order_names or deliveries[0].record is not None:
             return
         now = self._runtime.monotonic()
         idle = now - self._taken.get(source, -_STALE) >= _STALE
@@ -319,7 +319,7 @@ class ParkingLot(Stage):
         by = route.terms.ordered_by
         if by is not None:
             key = route.terms.key_of(job.message)
-            return None if key is None else _digest(_order_name(by), _key_text(key, route))
+            return None if key is None else _digest(self._order_names[by], _key_text(key, route))
         if job.delivery.lane is not None:
             return _digest(job.source.adapter.url, job.delivery.lane)
         return None
@@ -365,6 +365,18 @@ def _key_text(key: Hashable, route: HandlerRoute) -> str:
     if key is None or isinstance(key, (str, bytes, int, float)):
         return f"{type(key).__name__}:{key!r}"
     raise TypeError(f"{route.name}: the key of a parked lane must be str, bytes, a number, or a tuple of these")
+
+
+def _order_names(routes: Sequence[HandlerRoute]) -> dict[Callable[[Any], Hashable], str]:
+    """Return a name for each `ordered_by` of the routes. Different callables of one name get a number."""
+    names: dict[Callable[[Any], Hashable], str] = {}
+    count: Counter[str] = Counter()
+    for by in dict.fromkeys(route.terms.ordered_by for route in routes):
+        if by is not None:
+            name = _order_name(by)
+            count[name] += 1
+            names[by] = name if count[name] == 1 else f"{name}#{count[name]}"
+    return names
 
 
 def _digest(*parts: str) -> str:
