@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _forward: list[Callable[[], None]] = []
 _printing: list[bool] = []
+_printing: list[bool] = []
 
 
 def print_on_request(loop: asyncio.AbstractEventLoop | None = None) -> None:
@@ -46,11 +47,16 @@ def forwarding(forward: Callable[[], None]) -> Iterator[None]:
 
 
 def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    # Written at once and without a buffer, because another signal may interrupt this function.
-    with contextlib.suppress(OSError):  # standard error is closed
-        os.write(2, "".join(_stacks()).encode(errors="backslashreplace"))
-    for forward in _forward:
-        forward()
+    if _printing:  # a signal that arrives meanwhile asks for the same stacks
+        return
+    _printing.append(True)
+    try:
+        with contextlib.suppress(OSError):  # standard error is closed
+            os.write(2, "".join(_stacks()).encode(errors="backslashreplace"))
+        for forward in _forward:
+            forward()
+    finally:
+        _printing.clear()
 
 
 def _stacks() -> Iterator[str]:
