@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _loops: weakref.WeakSet[asyncio.AbstractEventLoop] = weakref.WeakSet()
 _forward: list[Callable[[], None]] = []
 _printing: list[bool] = []
-_printing: list[bool] = []
 
 
 def print_on_request(loop: asyncio.AbstractEventLoop | None = None) -> None:

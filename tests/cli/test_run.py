@@ -283,11 +283,12 @@ def test_sigusr1_reaches_the_workers(missive: Start, tmp_path: Path):
         queue.execute("INSERT INTO missive_queue (queue, body) VALUES ('q', '1')")
     running = missive("run", "app:p", "--from", source, "--dlq", store, "--workers", "2")
     running.line()
-    line = ""
-    while " in sleeps\n" not in line:
-        if "Thread MainThread" in line or not line:
-            running.send(signal.SIGUSR1)  # a worker that has not reported that it is ready gets none
-        line = running.error_line()
+
+    def is_shown() -> bool:
+        running.send(signal.SIGUSR1)  # a worker that has not reported that it is ready gets none
+        return " in sleeps\n" in running.errors
+
+    wait_until(is_shown, "the stack of the handler")
     (tmp_path / "go").touch()
     running.terminate()
     assert running.code == 0

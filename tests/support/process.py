@@ -81,6 +81,11 @@ class Running:
         """The exit code, or None while the command runs."""
         return self._process.poll()
 
+    @property
+    def errors(self) -> str:
+        """The lines of standard error until now, also those that were returned."""
+        return "".join(self._streams["error"].all)
+
     def write(self, data: bytes) -> None:
         """Write to standard input from a thread, because the command may not read."""
         pipe, earlier = self._process.stdin, self._writing[-1:]

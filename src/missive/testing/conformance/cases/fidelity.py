@@ -220,7 +220,7 @@ def _storable(message: Message) -> tuple[object, ...]:
 @case(76)
 async def too_large(driver: Driver) -> CaseOutcome:
     """A body over the bound becomes a dead letter without its body, and the messages around it are handled."""
-    bound = 100_000
+    bound = min(100_000, driver.harness.largest_body // 8)  # a pipe without a reader holds few bytes
     processor = Processor(name="conformance", dlq=driver.dlq)
 
     @processor.handle_for(Everything())
