@@ -52,7 +52,7 @@ class Attempts(Generic[M]):
         self._routes = processor.freeze()
         self._find = processor.router().find
         session = SimpleNamespace(capabilities=Capabilities())
-        self._source: Any = SimpleNamespace(adapter=TestAdapter(processor), session=session)
+        self._source: Any = SimpleNamespace(adapter=TestAdapter(processor), session=session, vanished=())
         self._now = 0.0
         self._order = itertools.count()
         self._due: list[tuple[float, int, Job]] = []
