@@ -81,6 +81,7 @@ def test_an_unknown_parameter_names_the_nearest():
         ("mysql://app:x@db.example/db?tls=off", {}),
         ("mysql://app:x@db.example/db?ssl_ca=ca.pem", {"ssl_ca": "ca.pem", "ssl_check_hostname": "true"}),
         ("mysql://app:x@db.example/db?unix_socket=/run/mysql", {"unix_socket": "/run/mysql"}),
+        ("mysql://app:x@db.example/db?unix_socket=/run/mysql&tls=off", {"unix_socket": "/run/mysql"}),
     ],
 )
 def test_other_machines_are_reached_by_verified_tls(

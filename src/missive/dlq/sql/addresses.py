@@ -92,7 +92,7 @@ def _postgresql(parts: ParsedURL, parameters: dict[str, str], shown: str) -> dic
 
 def _mysql(parts: ParsedURL, parameters: dict[str, str], shown: str) -> dict[str, str]:  # noqa: ARG001 - as above
     """Return the parameters for PyMySQL. It verifies the server only if it gets certificates."""
-    if "unix_socket" in parameters or not _needs_tls(parameters, parts.host):
+    if not _needs_tls(parameters, parts.host) or "unix_socket" in parameters:
         return parameters
     if "ssl_ca" not in parameters and "ssl_capath" not in parameters:
         paths = ssl.get_default_verify_paths()
