@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 
 import pytest
 
 from missive import Processor
-from missive.engine.runner import execute
+from missive.engine.runner import execute, serve
 from missive.matchers import Everything
 from missive.messages import RawMessage
 from missive.testing import MemoryAdapter
@@ -61,3 +64,32 @@ def test_a_program_can_clean_up_after_a_forced_stop(tmp_path: Path):
     program = [sys.executable, str(tmp_path / "program.py")]
     done = subprocess.run(program, input=b"1\n", capture_output=True, timeout=30, check=False)
     assert done.stdout == b"cleaned up 1\n"
+
+
+def test_a_loop_that_ends_before_its_engine_fails_no_thread():
+    """When the application ends its loop before the engine has stopped, the engine's thread ends without an error."""
+    proc, started, finish, failures = Processor(RawMessage, name="t", dlq={}), Event(), Event(), list[object]()
+
+    @proc.handle_for(Everything())
+    def block(message, context):
+        started.set()
+        finish.wait(15)
+
+    hook, threading.excepthook = threading.excepthook, lambda args: failures.append(args.exc_value)
+
+    async def leave() -> None:
+        serving = asyncio.ensure_future(serve(MemoryAdapter(proc, [b""])))
+        await asyncio.to_thread(started.wait, 15)
+        for _ in range(2):  # the first asks for a drain, the second no longer waits for it
+            serving.cancel()
+            await asyncio.sleep(0.01)
+
+    before = set(threading.enumerate())
+    try:
+        asyncio.run(leave())
+        finish.set()
+        for thread in set(threading.enumerate()) - before:
+            thread.join(15)
+    finally:
+        threading.excepthook = hook
+    assert failures == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Coroutine, Sequence
@@ -100,8 +101,9 @@ class Engine:
         """Drain and stop. The second call stops at once."""
         self._stop_requests += 1
         loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._stop_requested)
+        if loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the engine has ended
+                loop.call_soon_threadsafe(self._stop_requested)
 
     def stop_once(self) -> None:
         """Drain and stop, unless that has begun."""

@@ -238,7 +238,11 @@ def _start(engine: Engine, loop: asyncio.AbstractEventLoop, hard_exit: _HardExit
                 error = ProcessingFailed(f"the engine failed: {describe_exception(raised)}")
             if engine.cut_short and hard_exit is not None:
                 hard_exit.start(str(raised) if isinstance(raised, MissiveError) else _FORCED)
-        loop.call_soon_threadsafe(resolve, report, error)
+        try:
+            loop.call_soon_threadsafe(resolve, report, error)
+        except RuntimeError:  # the application closed its loop, and waits no longer
+            if error is not None:
+                logger.error("%s (the loop that ran serve() is closed)", error)  # noqa: TRY400 - the text says all
 
     threading.Thread(target=live, name="missive-engine", daemon=True).start()
     return future
