@@ -10,6 +10,7 @@ from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.completion.exits import Exits
 from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.intake.admission import Admission
+from missive.engine.intake.bounds import enforce_bounds
 from missive.engine.intake.source import Source
 from missive.engine.job import Job
 from missive.engine.stages import Stages
@@ -55,7 +56,7 @@ class Drain:
         jobs = self._dispatcher.withdraw()
         jobs += self._exits.withdraw(lambda _: True)
         for source, session, deliveries in left:
-            source.spend_credit(deliveries)
+            source.spend_credit(len(deliveries), enforce_bounds(deliveries, source.adapter.max_body))
             jobs += self._admission.jobs_of(source, session, deliveries)
         self._exits.give_back(jobs)
         self._dispatcher.resume()

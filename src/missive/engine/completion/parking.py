@@ -284,7 +284,7 @@ class ParkingLot(Stage):
             if isinstance(stage, HoldsDeliveries):
                 stage.replaced(job, stands)
         job.source, job.session, job.delivery = source, session, delivery
-        source.spend_credit([delivery])
+        source.spend_credit(1, len(delivery.body))
         for taken in source.stages.taken:
             taken(source, session, [job], {})
         self._dead_letters.add(stands)

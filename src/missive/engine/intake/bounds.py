@@ -16,19 +16,25 @@ _BYTES_PER_CHARACTER = 4
 """Maximum size of a character in UTF-8, in bytes."""
 
 
-def enforce_bounds(deliveries: Sequence[Delivery], max_body: int) -> None:
+def enforce_bounds(deliveries: Sequence[Delivery], max_body: int) -> int:
     """Mark the deliveries that exceed a bound as `too_large`, and take their body and headers away.
+
+    Return the size of the bodies that are left, in bytes.
 
     The sum of the sizes decides whether any body can be too large, so that a normal chunk costs little.
     """
-    if sum([len(delivery.body) for delivery in deliveries]) > max_body:
+    size = sum([len(delivery.body) for delivery in deliveries])
+    if size > max_body:
         for delivery in deliveries:
             if len(delivery.body) > max_body:
                 delivery.too_large = f"the body has {len(delivery.body)} bytes, and max_body is {max_body}"
+                size -= len(delivery.body)
                 delivery.body = b""
     for delivery in [delivery for delivery in deliveries if delivery.headers]:
         if (why := _exceeded(delivery.headers)) is not None:
+            size -= len(delivery.body)
             delivery.too_large, delivery.body, delivery.headers = why, b"", ()
+    return size
 
 
 def _exceeded(headers: Any) -> str | None:

@@ -115,7 +115,7 @@ class Intake:
             if not deliveries:
                 continue
             self._backoff = _FIRST_BACKOFF
-            enforce_bounds(deliveries, source.adapter.max_body)
+            size = enforce_bounds(deliveries, source.adapter.max_body)
             source.left_while_preparing.clear()
             try:
                 if prepare:
@@ -125,7 +125,8 @@ class Intake:
                 if source.session is session:
                     if source.left_while_preparing:
                         deliveries = [one for one in deliveries if one.lane not in source.left_while_preparing]
-                    source.spend_credit(deliveries)
+                        size = sum([len(one.body) for one in deliveries])
+                    source.spend_credit(len(deliveries), size)
                     self._admission.take(source, session, deliveries)
             if session.capabilities.pauses:
                 await self._backpressure.apply()
@@ -142,8 +143,7 @@ class Intake:
             left += await session.stop_intake()
         await source.drop(session)
         if left:
-            enforce_bounds(left, source.adapter.max_body)
-            source.spend_credit(left)
+            source.spend_credit(len(left), enforce_bounds(left, source.adapter.max_body))
             self._admission.take(source, session, left)
 
     async def _back_off(self, error: str) -> None:

@@ -140,12 +140,12 @@ class Source:
             or self.bytes >= limits.bytes * share
         )
 
-    def spend_credit(self, deliveries: Sequence[Delivery]) -> None:
-        """Take credit for fetched deliveries."""
+    def spend_credit(self, deliveries: int, size: int) -> None:
+        """Take credit for fetched deliveries, whose bodies have `size` bytes."""
         self._share = max(1, self._share // 2)
-        self.items += len(deliveries)
-        self.fetched += len(deliveries)
-        self.bytes += sum([len(delivery.body) for delivery in deliveries])
+        self.items += deliveries
+        self.fetched += deliveries
+        self.bytes += size
 
     def return_credit(self, deliveries: int, size: int) -> None:
         """Return the credit of settled or lost deliveries, whose bodies have `size` bytes."""
