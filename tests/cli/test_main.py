@@ -13,7 +13,7 @@ from tests.support.rabbitmq import RabbitMQ
 HEAD = "import missive\np = missive.Processor()\n"
 
 MISTAKES = [
-    (["run"], 2, "Missing argument 'TARGET'"),
+    (["run"], 2, "name a TARGET"),
     (["run", "app:proc"], 2, "app:proc is a processor: name its source of messages"),
     (["run", "app", "--from", "stdin:"], 2, "is not a target: write module:name"),
     (["run", "nothing:proc", "--from", "stdin:"], 2, "there is no module nothing in "),

@@ -8,6 +8,8 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from missive.cli.command import chosen
+
 
 def rebuild_argv(command: click.Context, *, without: Collection[str] = ()) -> list[str]:
     """Return the arguments of the current command line, except the parameters named in `without`.
@@ -18,7 +20,7 @@ def rebuild_argv(command: click.Context, *, without: Collection[str] = ()) -> li
     arguments: list[str] = []
     for parameter in command.command.params:
         name = parameter.name or ""
-        value: Any = command.params.get(name)
+        value: Any = command.params.get(name, chosen(command, name))
         if name in without or command.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
             continue
         values = value if parameter.multiple or parameter.nargs != 1 else (value,)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from missive.cli import edit, maintenance, options, ownership, replay
+from missive.cli.command import Command
 from missive.cli.output import ago, hint, pairs, say, show_json, show_table, when
 from missive.cli.selection import STATUSES, QueryCommand, filters, open_store, query_of, query_words
 from missive.errors import UsageError
@@ -26,7 +27,7 @@ def dlq() -> None:
     """
 
 
-@dlq.command()
+@dlq.command(cls=Command)
 @options.dlq
 @options.as_json
 def stats(dlq_url: str | None, as_json: bool) -> None:
@@ -105,7 +106,7 @@ def list_(words: tuple[str, ...], dlq_url: str | None, limit: int, offset: int, 
         hint(f"these are the first {limit}: see more with --limit and --offset")
 
 
-@dlq.command()
+@dlq.command(cls=Command)
 @click.argument("record_id", metavar="ID")
 @options.dlq
 @options.as_json

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from missive.cli import options
+from missive.cli.command import Command
 from missive.cli.output import say, show_json
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 _SIGNS = {"ok": ("✓", "green"), "unknown": ("?", "blue"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
-@click.command()
-@click.argument("target")
+@click.command(cls=Command)
+@click.argument("target", required=False)
 @options.sources
 @options.dlq
 @options.name

@@ -7,13 +7,14 @@ from pathlib import Path
 import click
 
 from missive.cli import options
+from missive.cli.command import Command
 from missive.cli.inputs import HEADERS_HELP, check_one_reader, read_content, read_headers
 from missive.cli.output import hint, say, show_json
 from missive.cli.selection import current_user, open_store
 from missive.errors import UsageError
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("record_id", metavar="ID")
 @click.option("--body", metavar="FILE|-", help="A file that holds the new body.")
 @click.option("--headers", metavar="FILE|-", help=f"{HEADERS_HELP} They replace the headers of these names.")

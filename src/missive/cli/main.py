@@ -8,6 +8,7 @@ import click
 
 from missive import _signals
 from missive.cli import routing
+from missive.cli.config import config
 from missive.cli.dlq import dlq
 from missive.cli.doctor import doctor
 from missive.cli.output import hint
@@ -26,7 +27,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, *routing.COMMANDS, dlq, doctor):
+for _command in (run, *routing.COMMANDS, config, dlq, doctor):
     cli.add_command(_command)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from missive.cli import options
+from missive.cli.command import Command
 from missive.cli.output import hint, say, show_json, show_table
 from missive.cli.selection import (
     CLOSED,
@@ -148,7 +149,7 @@ def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, outp
     hint(f"{count} dead letters are in {output}{what}")
 
 
-@click.command("import")
+@click.command("import", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @options.dlq
 @options.as_json

@@ -14,10 +14,15 @@ LARGEST = 1_000_000_000
 """Largest number that an option takes; every database can store it."""
 
 
+def variable(flag: str) -> str:
+    """Return the environment variable of an option, such as MISSIVE_LOG_LEVEL."""
+    return "MISSIVE_" + flag.partition("/")[0].strip("-").replace("-", "_").upper()
+
+
 def option(*names: str, **settings: Any) -> Callable[[F], F]:
     """Declare an option that can also be set by the environment variable MISSIVE_NAME."""
     flag = next(name for name in names if name.startswith("--"))
-    settings.setdefault("envvar", "MISSIVE_" + flag.partition("/")[0].strip("-").replace("-", "_").upper())
+    settings.setdefault("envvar", variable(flag))
     settings.setdefault("show_envvar", True)
     return click.option(*names, **settings)
 

@@ -7,12 +7,13 @@ import sys
 import click
 
 from missive.cli import options
+from missive.cli.command import Command
 from missive.cli.output import ask, hint, say, show_json
 from missive.cli.selection import current_user, open_store
 from missive.errors import UsageError
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("old")
 @click.argument("new")
 @options.dlq
@@ -40,7 +41,7 @@ def adopt(old: str, new: str, dlq_url: str | None, yes: bool, as_json: bool) -> 
     hint(f"start the workers with the name {new}; workers of {new} that run now must restart")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("record_id", metavar="ID")
 @click.option("--to", "handler", metavar="HANDLER", required=True, help="The name of the handler.")
 @options.dlq
@@ -63,7 +64,7 @@ def reroute(record_id: str, handler: str, dlq_url: str | None, as_json: bool) ->
         hint(f"to run it: missive dlq replay {record.id}")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("record_id", metavar="ID")
 @options.dlq
 @options.as_json

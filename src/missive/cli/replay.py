@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from missive.cli import options
+from missive.cli.command import Command
 from missive.cli.output import ago, configure_logging, hint, say, show_json, show_table
 from missive.cli.selection import (
     REPLAYABLE,
@@ -187,7 +188,7 @@ def _wait(store: Store, replay: Replay, settled: Callable[[int], None] | None) -
     return replay
 
 
-@click.command()
+@click.command(cls=Command)
 @options.dlq
 @options.limit
 @options.offset
@@ -205,7 +206,7 @@ def replays(dlq_url: str | None, limit: int, offset: int, as_json: bool) -> None
     )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("replay_id", metavar="REPLAY")
 @options.dlq
 @options.as_json
@@ -223,7 +224,7 @@ def cancel(replay_id: str, dlq_url: str | None, as_json: bool) -> None:
         say(f"cancelled: {done.left} of {done.total} did not run")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("replay_id", metavar="REPLAY")
 @options.dlq
 @options.with_target

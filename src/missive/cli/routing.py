@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from missive.cli import options
+from missive.cli.command import Command
 from missive.cli.inputs import HEADERS_HELP, check_one_reader, read_content, read_headers, read_text
 from missive.cli.output import say, show_json, show_table
 
 
-@click.command()
-@click.argument("target")
+@click.command(cls=Command)
+@click.argument("target", required=False)
 @options.as_json
 @options.factory
 def routes(target: str, as_json: bool, factory: bool) -> None:
@@ -27,8 +28,8 @@ def routes(target: str, as_json: bool, factory: bool) -> None:
         )
 
 
-@click.command()
-@click.argument("target")
+@click.command(cls=Command)
+@click.argument("target", required=False)
 @options.as_json
 @options.factory
 def check(target: str, as_json: bool, factory: bool) -> None:
@@ -52,8 +53,8 @@ def check(target: str, as_json: bool, factory: bool) -> None:
             say(line)
 
 
-@click.command()
-@click.argument("target")
+@click.command(cls=Command)
+@click.argument("target", required=False)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @click.option("--headers", metavar="FILE|-", help=HEADERS_HELP)
 @click.option("--topic", help="The topic, subject or routing key.")

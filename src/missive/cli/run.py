@@ -11,6 +11,7 @@ import click
 from missive import _signals
 from missive.cli import options
 from missive.cli.argv import rebuild_argv
+from missive.cli.command import RunCommand
 from missive.cli.output import configure_logging, hint, show_json
 from missive.engine.streams import flush_output
 from missive.errors import MissiveError
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from missive.engine.report import Report
 
 
-@click.command()
-@click.argument("target")
+@click.command(cls=RunCommand)
+@click.argument("target", required=False)
 @options.sources
 @options.dlq
 @options.option(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from missive.cli.command import Command
 from missive.cli.output import ask, hint
 from missive.errors import UsageError
 
@@ -103,7 +104,7 @@ def _check_spaces(word: str) -> None:
         raise UsageError(f"{word}: quote a value with a space twice: '{name}{sign}\"{value}\"'")
 
 
-class QueryCommand(click.Command):
+class QueryCommand(Command):
     """A command that takes a query, in which `-field:value` is a negated term and not an option."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
