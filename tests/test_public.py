@@ -29,10 +29,10 @@ def test_a_text_names_a_field_and_never_a_header():
         (0.75, 0.75),
         (True, True),
         (None, None),
-        ({"card": CANARY}, "<object, 1 fields>"),
+        ({"card": CANARY}, "<object, 1 field>"),
         ([CANARY, CANARY], "<list, 2 items>"),
         ((CANARY, CANARY), "<list, 2 items>"),
-        (b"\xff" + CANARY.encode(), "<bytes, 12>"),
+        (b"\xff" + CANARY.encode(), "<bytes, 12 bytes>"),
     ],
 )
 def test_only_short_scalars_are_shown(value: Any, expected: Any):
@@ -48,7 +48,7 @@ def test_a_record_and_an_explanation_show_the_shape_of_an_object():
     def handle(message: JSONMessage, context: object) -> None: ...
 
     message = JSONMessage.of({"a": {"card": CANARY}, "b": {"c": CANARY * 10}})
-    assert public_values(message, proc.public) == {"a": "<object, 1 fields>", "b.c": "<str, 110 characters>"}
+    assert public_values(message, proc.public) == {"a": "<object, 1 field>", "b.c": "<str, 110 characters>"}
     assert CANARY not in str(proc.explain(message))
 
 

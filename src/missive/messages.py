@@ -9,6 +9,7 @@ import msgspec
 
 from missive.errors import DecodingError
 from missive.ids import new_id
+from missive.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -144,7 +145,7 @@ class Message:
 
         # A producer's id may be confidential, such as an order number or an address. Only its digest is shown.
         digest = hashlib.sha256(self.message_id.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        return f"<{type(self).__name__} id#{digest}, {len(self.raw_data)} bytes>"
+        return f"<{type(self).__name__} id#{digest}, {counted(len(self.raw_data), 'byte')}>"
 
 
 class RawMessage(Message):

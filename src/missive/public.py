@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from missive.errors import RegistrationError
 from missive.messages import Message, StructuredMessage, fold_name
+from missive.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -126,11 +127,11 @@ def shape_of(value: object) -> str:
     if value is None:
         return "<null>"
     if isinstance(value, str):
-        return f"<str, {len(value)} characters>"
+        return f"<str, {counted(len(value), 'character')}>"
     if isinstance(value, bytes):
-        return f"<bytes, {len(value)}>"
+        return f"<bytes, {counted(len(value), 'byte')}>"
     if isinstance(value, (list, tuple)):
-        return f"<list, {len(value)} items>"
+        return f"<list, {counted(len(value), 'item')}>"
     if isinstance(value, Mapping):
-        return f"<object, {len(value)} fields>"
+        return f"<object, {counted(len(value), 'field')}>"
     return f"<{type(value).__name__}>"

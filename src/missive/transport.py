@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from missive.outcome import Outcome
+from missive.words import counted
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -119,7 +120,7 @@ class Delivery(msgspec.Struct, eq=False, gc=False):
     """Which bound the message exceeds, without content. The engine files the delivery as `too_large`."""
 
     def __repr__(self) -> str:
-        return f"<Delivery: {len(self.body)} bytes, attempt {self.attempt}>"
+        return f"<Delivery: {counted(len(self.body), 'byte')}, attempt {self.attempt}>"
 
 
 class Disposition(StrEnum):

@@ -107,7 +107,7 @@ def test_rabbitmq(doctor, rabbitmq: RabbitMQ):
     code, found, _ = doctor(f"{rabbitmq.url(name)}&consumer_timeout=50", "--dlq", "sqlite:///dlq.db")
     assert code == 1
     assert ("error", "timeouts") in levels(found)
-    assert any("1 messages waiting" in says for _, check, says in found if check == "queue")
+    assert any("1 message waiting" in says for _, check, says in found if check == "queue")
     with rabbitmq.channel() as channel:
         method, properties, _ = channel.basic_get(name, auto_ack=True)
         assert not method.redelivered

@@ -105,3 +105,20 @@ def test_wrong_credentials_are_fatal(run: Run, rabbitmq: RabbitMQ, change: Calla
     code, _, err = run("run", "app:proc", "--from", change(rabbitmq.url("q")), "--dlq", "sqlite:///d.db")
     assert (code, len(err.splitlines())) == (1, 1)
     assert complaint in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["dlq"]])
+def test_a_group_without_a_command_prints_its_help(run: Run, arguments: list[str]):
+    """The help keeps its lines, goes to standard error, and exits with 2."""
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[0] == f"Usage: {' '.join(['missive', *arguments])} [OPTIONS] COMMAND [ARGS]..."
+    assert err == run(*arguments, "--help")[1]
+
+
+def test_a_shell_can_complete_commands(run: Run):
+    """The script of a shell completes commands and options."""
+    code, out, _ = run(env={"_MISSIVE_COMPLETE": "bash_source"})
+    assert (code, "complete" in out) == (0, True)
+    environment = {"_MISSIVE_COMPLETE": "bash_complete", "COMP_WORDS": "missive dlq pur", "COMP_CWORD": "2"}
+    assert run(env=environment)[1] == "plain,purge\n"

@@ -138,3 +138,44 @@ def test_a_mistake_is_one_line(filed: Run, arguments: list[str], complaint: str)
     """The error says what to write instead."""
     code, _, err = filed("dlq", *arguments)
     assert (code, complaint in err.splitlines()[-1]) == (2, True), err
+
+
+def test_ids_may_be_shortened(filed: Run):
+    """Four characters at the beginning or end of an id name a dead letter, where no other id has them."""
+    one, other, third = listed(filed)
+    others = (other["id"], third["id"])
+    beginning = next(one["id"][:end] for end in range(5, 27) if not any(o.startswith(one["id"][:end]) for o in others))
+    for part in (one["id"][-6:], one["id"][-6:].lower(), beginning):
+        assert json.loads(filed("dlq", "show", part, "--json")[1])["id"] == one["id"]
+    assert filed("dlq", "discard", one["id"][-6:], "--yes")[1] == "1 discarded\n"
+    assert filed("dlq", "note", one["id"][-6:], "--text", "why")[1] == "1 noted\n"
+    assert (
+        filed("dlq", "show", one["id"][-3:])[2]
+        == f"missive: there is no dead letter {one['id'][-3:]}: see missive dlq list\n"
+    )
+    common = one["id"][:4]
+    code, _, err = filed("dlq", "show", common)
+    assert (code, err) == (
+        2,
+        f"missive: {common} is the beginning or end of several ids: write more characters of one\n",
+    )
+
+
+def test_a_test_shows_any_status_up_to_its_limit(filed: Run):
+    """`dlq test` takes dead letters of any status, and says how many are left out."""
+    (one,) = listed(filed, "--reason", "unmatched")
+    filed("dlq", "discard", one["id"], "--yes")
+    rows = json.loads(filed("dlq", "test", one["id"], "--with", "app:proc", "--json")[1])
+    assert [row["id"] for row in rows] == [one["id"]]
+    code, out, err = filed("dlq", "test", "status:any", "--with", "app:proc", "--limit", "1")
+    assert (code, out.count("\n"), err) == (0, 2, "missive: 2 dead letters more: see them with --limit\n")
+
+
+def test_an_import_creates_a_store_on_request(filed: Run, tmp_path: Path):
+    """`dlq import` refuses a store that does not exist, and with --create creates it."""
+    filed("dlq", "export", "--with-content", "--output", "out.jsonl")
+    code, _, err = filed("dlq", "import", "out.jsonl", "--dlq", "sqlite:///new.db")
+    assert (code, "there is no dead letter store sqlite:///new.db" in err) == (2, True)
+    assert not (tmp_path / "new.db").exists()
+    code, out, _ = filed("dlq", "import", "out.jsonl", "--dlq", "sqlite:///new.db", "--create")
+    assert (code, out) == (0, "3 imported, 0 already in the store\n")

@@ -33,6 +33,7 @@ from missive.transport import (
     Watermark,
 )
 from missive.urls import ParsedURL
+from missive.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,8 +50,9 @@ class FileAdapter(Adapter):
 
     A file whose name ends in `.gz` is decompressed. The dead letter store keeps a checkpoint for each service and path,
     and the next run resumes there. `start="beginning"` ignores the checkpoint. A different file under the same path is
-    read from its beginning. `progress` shows a progress bar; by default, it is shown on a terminal. `context.native` is
-    the offset of the line in the decompressed file, in bytes. The client is the open file.
+    read from its beginning. A missing file is an error at start, unless `wait` is true. `progress` shows a progress
+    bar; by default, it is shown on a terminal. `context.native` is the offset of the line in the decompressed file, in
+    bytes. The client is the open file.
     """
 
     transport = "file"
@@ -64,6 +66,7 @@ class FileAdapter(Adapter):
         *,
         start: str = "resume",
         progress: bool | None = None,
+        wait: bool = False,
         drain: float = 25,
         rate_limit: str | None = None,
         max_body: int = DEFAULT_MAX_BODY,
@@ -73,6 +76,9 @@ class FileAdapter(Adapter):
             raise UsageError(f"start= must be one of: {', '.join(_STARTS)}")
         self.path = Path(path)
         self.start = start
+        self.wait = wait
+        self.opened = False
+        """Whether the file existed once. From then on, a missing file is an outage and no mistake."""
         self.progress = sys.stderr.isatty() if progress is None else progress
 
     @classmethod
@@ -89,7 +95,11 @@ class FileAdapter(Adapter):
         return str(self.path)
 
     async def connect(self, host: Host) -> FileSession:
-        """Open the file at its checkpoint. Raise `Transient` if it does not exist and `Fatal` if it cannot be read."""
+        """Open the file at its checkpoint.
+
+        Raise `Fatal` if it cannot be read, and `Transient` if it does not exist. At start and without `wait`, a missing
+        file raises `UsageError`.
+        """
         # A path may contain invalid UTF-8, but the store needs valid UTF-8.
         name = str(self.path.absolute()).encode("utf-8", "backslashreplace").decode()
         checkpoint = None if self.start == "beginning" else await host.load_checkpoint(f"file:{name}")
@@ -106,7 +116,7 @@ def _findings(path: Path, file: IO[bytes]) -> Iterator[Finding]:
     if not size:
         yield Finding("warning", "file", f"{path} is empty: processing ends at once")
         return
-    yield Finding("ok", "file", f"{path} has {size} bytes")
+    yield Finding("ok", "file", f"{path} has {counted(size, 'byte')}")
     if path.suffix == ".gz":
         yield Finding("unknown", "last line", f"{path} is compressed: only reading it shows whether it is complete")
         return
@@ -179,7 +189,10 @@ class FileSession(ThreadedSession):
         with _translated_errors(self._adapter.url):
             if path.is_dir():
                 raise Fatal(f"{self._adapter.url} is a directory: name a file in it")
+            if not (path.exists() or self._adapter.wait or self._adapter.opened):
+                raise UsageError(f"{self._adapter.url} does not exist: to wait for it, write file:{path}?wait=true")
             self.client = gzip.open(path) if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115 - the session's
+            self._adapter.opened = True
             self._head = self.client.read(_HEAD)
             self.client.seek(0)
             if checkpoint is not None:

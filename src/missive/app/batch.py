@@ -9,6 +9,7 @@ from typing_extensions import TypeVar
 
 from missive.app.context import HandlingContext, ProcessingContext
 from missive.messages import Message
+from missive.words import counted
 
 M_co = TypeVar("M_co", bound=Message, covariant=True, default=Message)
 
@@ -51,4 +52,4 @@ class Batch(Sequence[HandlingContext[M_co]], Generic[M_co]):
         return iter(self._contexts)
 
     def __repr__(self) -> str:
-        return f"<Batch: {len(self._contexts)} messages>"
+        return f"<Batch: {counted(len(self._contexts), 'message')}>"

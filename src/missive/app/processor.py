@@ -24,6 +24,7 @@ from missive.messages import RawMessage
 from missive.public import Public, checked_places
 from missive.resources.key import ResourceKey, Scope, check_resource, check_scope, checked_overrides
 from missive.routing.route import Route, callable_name
+from missive.words import counted
 
 if TYPE_CHECKING:
     from missive.app.test_client import ClientSession
@@ -393,4 +394,4 @@ class Processor(Generic[M]):
         return self.registry.freeze()
 
     def __repr__(self) -> str:
-        return f"<Processor {self.name}: {self.message_cls.__name__}, {len(self.registry)} handlers>"
+        return f"<Processor {self.name}: {self.message_cls.__name__}, {counted(len(self.registry), 'handler')}>"

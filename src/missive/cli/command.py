@@ -92,6 +92,17 @@ class Command(click.Command):
         return [one for one in self.params if self.every_setting or setting_name(one) in served]
 
 
+class Group(click.Group):
+    """A group of commands. Without a command, the help is printed as an error."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments. Without any, print the help and exit with code 2."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)
+
+
 class RunCommand(Command):
     """A command that takes every setting of the file."""
 

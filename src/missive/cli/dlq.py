@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from missive.cli import edit, maintenance, options, ownership, replay
-from missive.cli.command import Command
+from missive.cli.command import Command, Group
 from missive.cli.output import ago, hint, pairs, say, show_json, show_table, when
 from missive.cli.selection import STATUSES, QueryCommand, filters, open_store, query_of, query_words
 from missive.errors import UsageError
+from missive.words import counted
 
 if TYPE_CHECKING:
     from missive.dlq.record import Record
 
 
-@click.group()
+@click.group(cls=Group)
 def dlq() -> None:
     """Show, replay, edit and discard dead letters.
 
@@ -120,7 +121,7 @@ def show(record_id: str, dlq_url: str | None, as_json: bool) -> None:
 
     store = open_store(dlq_url)
     record = find_record(store, record_id)
-    shown = details(record, store.notes(record_id))
+    shown = details(record, store.notes(record.id))
     if as_json:
         show_json(shown)
         return
@@ -149,7 +150,7 @@ def _show_head(record: Record, shown: dict[str, Any]) -> None:
             say(f"{name:<10} {shown[name]}")
     say(f"{'first':<10} {when(record.first_at)}")
     say(f"{'last':<10} {when(record.last_at)}")
-    say(f"{'body':<10} {record.size} bytes, masked, sha256 {record.sha256[:16]}…")
+    say(f"{'body':<10} {counted(record.size, 'byte')}, masked, sha256 {record.sha256[:16]}…")
     if record.closed_at is not None:
         why = f": {record.closed_why}" if record.closed_why else ""
         say(f"{'closed':<10} {when(record.closed_at)} by {record.closed_by}{why}")

@@ -12,6 +12,7 @@ from missive.cli.inputs import HEADERS_HELP, check_one_reader, read_content, rea
 from missive.cli.output import hint, say, show_json
 from missive.cli.selection import current_user, open_store
 from missive.errors import UsageError
+from missive.words import counted
 
 
 @click.command(cls=Command)
@@ -51,22 +52,22 @@ def edit(
             raise UsageError("--save only saves the body: leave out --body, --headers and --without-header")
         save_body(record, save)
         hint(f"the body is in {save}, with all of its confidential content")
-        say(f"after changing it, run: missive dlq edit {record_id} --body {save} --version {record.version}")
+        say(f"after changing it, run: missive dlq edit {record.id} --body {save} --version {record.version}")
         return
     check_one_reader(body, headers)
     changes = _changes([] if headers is None else read_headers(headers), dropped)
     if body is None and not changes:
         raise UsageError("name a change: --body FILE, --headers FILE or --without-header NAME")
     new_body = None if body is None else read_content(body, "--body")
-    new = edit_record(store, record_id, current_user(), body=new_body, headers=changes, version=version)
+    new = edit_record(store, record.id, current_user(), body=new_body, headers=changes, version=version)
     changed = describe_edit(record, new)
     if as_json:
-        show_json({"id": new.id, "edited_from": record_id, "changed": changed})
+        show_json({"id": new.id, "edited_from": record.id, "changed": changed})
         return
-    say(f"{new.id} is the edited dead letter; {record_id} is discarded")
+    say(f"{new.id} is the edited dead letter; {record.id} is discarded")
     if changed["body"] is not None:
         before, after = changed["body"]["size"]
-        say(f"body: {before} bytes before, {after} now")
+        say(f"body: {counted(before, 'byte')} before, {after} now")
     if changed["headers"]:
         say(f"headers: {', '.join(changed['headers'])}")
     say(f"to replay it: missive dlq replay {new.id}")

@@ -8,6 +8,7 @@ import click
 
 from missive import _signals
 from missive.cli import routing
+from missive.cli.command import Group
 from missive.cli.config import config
 from missive.cli.dlq import dlq
 from missive.cli.doctor import doctor
@@ -18,7 +19,7 @@ from missive.errors import MissiveError, UsageError
 from missive.version import VERSION
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(VERSION, prog_name="missive")
 def cli() -> None:
     """Run message handlers on any transport, and work on their dead letters.

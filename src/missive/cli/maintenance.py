@@ -26,6 +26,7 @@ from missive.cli.selection import (
     query_words,
 )
 from missive.errors import UsageError
+from missive.words import counted
 
 _LONGEST_NOTE = 2000
 """Maximum length of a note, in characters."""
@@ -35,13 +36,22 @@ _LONGEST_NOTE = 2000
 @names_and_words
 @click.option("--with", "target", metavar="TARGET", required=True, help="The processor that routes them.")
 @options.dlq
-@filters(REPLAYABLE)
+@filters(STATUSES)
+@options.limit
 @options.as_json
 @options.factory
-def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool, factory: bool, **given: Any) -> None:
+def test(
+    names: tuple[str, ...],
+    target: str,
+    dlq_url: str | None,
+    limit: int,
+    as_json: bool,
+    factory: bool,
+    **given: Any,
+) -> None:
     """Show which handler would get dead letters now.
 
-    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'.
+    Choose dead letters by id, by group or by query, such as reason:failed 'age>1h'. Of several, the oldest are shown.
 
     Only the matchers of TARGET run; nothing changes.
     """
@@ -49,8 +59,8 @@ def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool
     from missive.operations.preview import preview_routes  # noqa: PLC0415 - as above
 
     processor = load_processor(target, factory=factory)
-    store, selection = choose(dlq_url, names, given, "test", yes=True)
-    rows = [preview.to_dict() for preview in preview_routes(store, selection.ids, processor)]
+    store, selection = choose(dlq_url, names, given, "test", yes=True, among=STATUSES)
+    rows = [preview.to_dict() for preview in preview_routes(store, selection.ids[:limit], processor)]
     if as_json:
         show_json(rows)
         return
@@ -58,6 +68,8 @@ def test(names: tuple[str, ...], target: str, dlq_url: str | None, as_json: bool
         ["ID", "WAS", "HANDLER THEN", "HANDLER NOW", "REASON NOW"],
         [(r["id"], r["was"], r["handler_was"], r["handler"], r["reason"]) for r in rows],
     )
+    if (left := len(selection.ids) - len(rows)) > 0:
+        hint(f"{counted(left, 'dead letter')} more: see them with --limit")
 
 
 @click.command(cls=QueryCommand)
@@ -146,21 +158,22 @@ def export(words: tuple[str, ...], dlq_url: str | None, with_content: bool, outp
         return
     count = save_lines(lines, output)
     what = ", with all of their confidential content" if with_content else ""
-    hint(f"{count} dead letters are in {output}{what}")
+    hint(f"{counted(count, 'dead letter')} {'is' if count == 1 else 'are'} in {output}{what}")
 
 
 @click.command("import", cls=Command)
 @click.argument("file", type=click.Path(path_type=Path))
 @options.dlq
+@click.option("--create", is_flag=True, help="Create the store if it does not exist.")
 @options.as_json
-def import_(file: Path, dlq_url: str | None, as_json: bool) -> None:
+def import_(file: Path, dlq_url: str | None, create: bool, as_json: bool) -> None:
     """Store the dead letters of an exported FILE.
 
     FILE comes from missive dlq export --with-content. Dead letters that are already in the store stay unchanged.
     """
     from missive.operations.imports import import_records  # noqa: PLC0415 - `missive --help` stays quick
 
-    new, known = import_records(open_store(dlq_url), file)
+    new, known = import_records(open_store(dlq_url, create=create), file)
     if as_json:
         show_json({"imported": new, "there_already": known})
     else:

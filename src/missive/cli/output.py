@@ -17,9 +17,9 @@ from missive.errors import MissiveError
 from missive.privacy.printing import printable
 
 
-def show_json(value: object) -> None:
-    """Print one JSON document. Raise `MissiveError` when it cannot be written."""
-    _print(json.dumps(value, indent=2, default=str))
+def show_json(value: object, *, indent: int | None = 2) -> None:
+    """Print one JSON document, on one line without `indent`. Raise `MissiveError` when it cannot be written."""
+    _print(json.dumps(value, indent=indent, default=str))
 
 
 def say(text: str, *, bold: bool = False) -> None:

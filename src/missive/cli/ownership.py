@@ -11,6 +11,7 @@ from missive.cli.command import Command
 from missive.cli.output import ask, hint, say, show_json
 from missive.cli.selection import current_user, open_store
 from missive.errors import UsageError
+from missive.words import counted
 
 
 @click.command(cls=Command)
@@ -28,7 +29,7 @@ def adopt(old: str, new: str, dlq_url: str | None, yes: bool, as_json: bool) -> 
 
     store = open_store(dlq_url)
     count = check_adoption(store, old, new)
-    what = f"adopt {count} record{'' if count == 1 else 's'} of {old} as {new}"
+    what = f"adopt {counted(count, 'record')} of {old} as {new}"
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise UsageError(f"to {what}, add --yes: there is no terminal to ask on")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -11,12 +12,16 @@ import click
 from missive import _signals
 from missive.cli import options
 from missive.cli.argv import rebuild_argv
-from missive.cli.command import RunCommand
+from missive.cli.command import RunCommand, chosen
 from missive.cli.output import configure_logging, hint, show_json
 from missive.engine.streams import flush_output
 from missive.errors import MissiveError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from missive.adapters.base import Adapter
+    from missive.dlq import DLQ
     from missive.engine.report import Report
 
 
@@ -50,6 +55,7 @@ if TYPE_CHECKING:
     help="Lowest level of the log lines on standard error.",
 )
 @options.name
+@options.option("--reload", "reloads", is_flag=True, help="Start again when the code changes, for development.")
 @options.as_json
 @options.factory
 @click.pass_context
@@ -63,6 +69,7 @@ def run(
     drain: float | None,
     log_level: str,
     name: str | None,
+    reloads: bool,
     as_json: bool,
     factory: bool,
 ) -> int:
@@ -86,6 +93,8 @@ def run(
     from missive.engine.report import Report  # noqa: PLC0415 - as above
     from missive.operations.stores import DEFAULT_DLQ, choose_dlq  # noqa: PLC0415 - as above
 
+    if reloads:
+        return _run_with_reload(command)
     worker = Worker.inherited()
     # Several workers log to the same standard error.
     who = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
@@ -101,12 +110,7 @@ def run(
         if dlq_url is None and processor.dlq is None:
             hint(f"dead letters go to {DEFAULT_DLQ} (choose another store with --dlq)")
         if worker is None and workers is not None and workers > 1:
-            from missive.operations.workers import run_workers  # noqa: PLC0415 - one process needs no supervisor
-
-            argv = [sys.executable, "-P", "-m", "missive", "run", *rebuild_argv(command, without={"workers"})]
-            report, well = run_workers(argv, workers, adapters, dlq)
-            _sum_up(processor.name, report, as_json=as_json)
-            return 0 if well else 1
+            return _run_workers(command, workers, adapters, dlq)
         uncaught.install()  # until the process ends: objects that handlers leave may fail at its exit
         watch = None if worker is None else worker.watch
         (report,) = runner.execute(adapters, sink=open_dlq(dlq), concurrency=concurrency, watch=watch)
@@ -115,11 +119,32 @@ def run(
     return 0
 
 
+def _run_workers(command: click.Context, count: int, adapters: Sequence[Adapter], dlq: DLQ) -> int:
+    from missive.operations.workers import run_workers  # noqa: PLC0415 - one process needs no supervisor
+
+    report, well = run_workers(_own_argv(command, without={"workers"}), count, adapters, dlq)
+    _sum_up(adapters[0].processor.name, report, as_json=command.params["as_json"])
+    return 0 if well else 1
+
+
+def _run_with_reload(command: click.Context) -> int:
+    from missive.operations.reload import run_with_reload  # noqa: PLC0415 - only in development
+
+    app_dir = chosen(command, "app_dir")
+    directories = {Path.cwd(), *([] if app_dir is None else [Path(app_dir)])}
+    return run_with_reload(_own_argv(command, without={"reloads"}), directories, hint)
+
+
+def _own_argv(command: click.Context, *, without: set[str]) -> list[str]:
+    """Return the command line of this run for a child process, without some parameters."""
+    return [sys.executable, "-P", "-m", "missive", "run", *rebuild_argv(command, without=without)]
+
+
 def _sum_up(service: str, report: Report, *, as_json: bool) -> None:
     """Print the report of a run: JSON on standard output, or one line on standard error."""
     complete = flush_output()
     if as_json:
-        show_json({"service": service, **report.to_dict()})
+        show_json({"service": service, **report.to_dict()}, indent=None)
     else:
         hint(str(report))
     if not complete:

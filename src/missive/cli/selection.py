@@ -17,6 +17,7 @@ import click
 from missive.cli.command import Command
 from missive.cli.output import ask, hint
 from missive.errors import UsageError
+from missive.words import counted
 
 if TYPE_CHECKING:
     from missive.dlq import Query, Status, Store
@@ -37,11 +38,14 @@ _TERM_FLAGS = ("group", "service", "reason", "handler")
 """Names that are both a flag and a term of a query."""
 
 
-def open_store(url: str | None) -> Store:
-    """Open the store of --dlq, of the environment or of the working directory. Raise `UsageError` without any."""
+def open_store(url: str | None, *, create: bool = False) -> Store:
+    """Open the store of --dlq, of the environment or of the working directory. Raise `UsageError` without any.
+
+    With `create`, a store that does not exist is created.
+    """
     from missive.operations.stores import open_named_store  # noqa: PLC0415 - `missive --help` stays quick
 
-    return open_named_store(url)
+    return open_named_store(url, create=create)
 
 
 def filters(statuses: Sequence[str], default: str = "dead") -> Callable[[F], F]:
@@ -173,7 +177,7 @@ def _confirm(operation: str, selection: Selection) -> None:
     """Ask before an operation. Raise `click.Abort` for a no, and `UsageError` when there is no terminal."""
     count = len(selection.ids)
     shown, more = selection.services[:_SHOWN_SERVICES], len(selection.services) - _SHOWN_SERVICES
-    letters = f"{count} dead letter{'' if count == 1 else 's'} of {', '.join(shown)}"
+    letters = f"{counted(count, 'dead letter')} of {', '.join(shown)}"
     letters += f" and {more} more" if more > 0 else ""
     if sys.stdin is None or not sys.stdin.isatty():
         raise UsageError(f"to {operation} {letters}, add --yes: there is no terminal to ask on")

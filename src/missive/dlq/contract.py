@@ -218,6 +218,10 @@ class RecordQueries(ABC):
     def ids(self, query: Query) -> list[str]:
         """Return the ids of the records of a query, oldest first. The list is a snapshot."""
 
+    def ids_like(self, part: str) -> list[str]:
+        """Return the ids that begin or end with `part`. Three are enough when there are more."""
+        return [one for one in self.ids(Query()) if one.startswith(part) or one.endswith(part)][:3]
+
     @abstractmethod
     def services(self, query: Query) -> list[str]:
         """Return the services that own records of a query, sorted."""

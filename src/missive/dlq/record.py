@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from missive.outcome import Outcome, Reason
+from missive.words import counted
 
 if TYPE_CHECKING:
     from missive.dlq.failure import Failure
@@ -195,7 +196,7 @@ class Record:
         )
 
     def __repr__(self) -> str:
-        return f"<Record {self.id}: {self.reason}, {self.size} bytes>"
+        return f"<Record {self.id}: {self.reason}, {counted(self.size, 'byte')}>"
 
 
 def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:

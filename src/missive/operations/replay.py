@@ -14,7 +14,7 @@ from missive.dlq.pacing import pace
 from missive.dlq.record import Status
 from missive.errors import UsageError
 from missive.ids import new_id
-from missive.operations.selection import Selection
+from missive.operations.selection import Selection, is_part, only_id
 
 
 def start_replay(store: Store, selection: Selection, replay: Replay) -> Replay:
@@ -110,11 +110,19 @@ def _execute(
             adapter.release_leases()
 
 
-def find_replay(store: Store, replay_id: str) -> Replay:
-    """Return a replay by its id. Raise `UsageError` when the store has no such replay."""
-    for replay in store.replays(replay_id):
+def find_replay(store: Store, name: str) -> Replay:
+    """Return a replay by its id, or by a beginning or end of the id that no other replay has.
+
+    Raise `UsageError` when the store has no such replay, and when it has several.
+    """
+    for replay in store.replays(name):
         return replay
-    raise UsageError(f"there is no replay {replay_id}: see missive dlq replays")
+    part = name.upper()
+    ids = [one.id for one in store.replays() if one.id.startswith(part) or one.id.endswith(part)]
+    replay_id = only_id(ids, name) if is_part(name) else None
+    for replay in [] if replay_id is None else store.replays(replay_id):
+        return replay
+    raise UsageError(f"there is no replay {name}: see missive dlq replays")
 
 
 def resume_replay(store: Store, replay_id: str, *, by_command: bool) -> Replay:
@@ -128,14 +136,14 @@ def resume_replay(store: Store, replay_id: str, *, by_command: bool) -> Replay:
     replay = find_replay(store, replay_id)
     if not by_command and pace(replay, 0.0).status == "stopped":
         raise UsageError(
-            f"replay {replay_id} has reached its limit of failures: run the rest here with --with TARGET, or start"
+            f"replay {replay.id} has reached its limit of failures: run the rest here with --with TARGET, or start"
             " another replay"
         )
-    _check_rate(replace(replay, by_command=by_command), store.services(Query(replay=replay_id)))
-    store.set_replay(replay_id, "running", by_command=by_command)
+    _check_rate(replace(replay, by_command=by_command), store.services(Query(replay=replay.id)))
+    store.set_replay(replay.id, "running", by_command=by_command)
     if not by_command:
         hand_over_replay(store, replay)
-    return find_replay(store, replay_id)
+    return find_replay(store, replay.id)
 
 
 def hand_over_replay(store: Store, replay: Replay) -> None:
@@ -168,6 +176,6 @@ def cancel_replay(store: Store, replay_id: str) -> Replay:
     """
     replay = find_replay(store, replay_id)
     if replay.status != "running":
-        raise UsageError(f"replay {replay_id} is {replay.status}: there is nothing to cancel")
-    store.set_replay(replay_id, "cancelled")
-    return find_replay(store, replay_id)
+        raise UsageError(f"replay {replay.id} is {replay.status}: there is nothing to cancel")
+    store.set_replay(replay.id, "cancelled")
+    return find_replay(store, replay.id)

@@ -9,8 +9,8 @@ from missive.dlq.contract import Query, Store
 from missive.dlq.record import Record, Status
 from missive.errors import UsageError
 
-_SHORTEST_PREFIX = 4
-"""Minimum length of a group's abbreviated fingerprint, in characters."""
+_SHORTEST_PART = 4
+"""Minimum length of an abbreviated id or fingerprint, in characters."""
 
 REPLAYABLE = (Status.dead, Status.queued)
 """Statuses of records that can be replayed or discarded; a queued record only while no worker leases it."""
@@ -27,19 +27,42 @@ class Selection:
     """The services that the records belong to, sorted."""
 
 
-def find_record(store: Store, record_id: str) -> Record:
-    """Return a record by its id. Raise `UsageError` when the store has no such record."""
-    record = store.get(record_id)
+def find_record(store: Store, name: str) -> Record:
+    """Return a record by its id, or by a beginning or end of the id that no other id has.
+
+    Raise `UsageError` when the store has no such record, and when it has several.
+    """
+    record_id = _find_id(store, name)
+    record = None if record_id is None else store.get(record_id)
     if record is None:
-        raise UsageError(f"there is no dead letter {record_id}: see missive dlq list")
+        raise UsageError(f"there is no dead letter {name}: see missive dlq list")
     return record
+
+
+def only_id(ids: Sequence[str], name: str) -> str | None:
+    """Return the only one of `ids`, which all begin or end with `name`. Raise `UsageError` for several."""
+    if len(ids) > 1:
+        raise UsageError(f"{name} is the beginning or end of several ids: write more characters of one")
+    return ids[0] if ids else None
+
+
+def is_part(name: str) -> bool:
+    """Return whether a name is long enough for the beginning or end of an id."""
+    return len(name) >= _SHORTEST_PART
+
+
+def _find_id(store: Store, name: str) -> str | None:
+    if store.get(name) is not None:
+        return name
+    return only_id(store.ids_like(name.upper()), name) if is_part(name) else None
 
 
 def select_records(store: Store, names: Sequence[str], base: Query, among: Sequence[Status] = REPLAYABLE) -> Selection:
     """Select records by name within the query `base`; without names, select all records of `base`.
 
-    A name is an id, the fingerprint of a group, or the beginning of one (four characters or more). Named records must
-    have a status of `base`, or one of `among` where `base` has none.
+    A name is an id, the fingerprint of a group, or a part of one with four characters or more: the beginning of a
+    fingerprint, the beginning or end of an id. Named records must have a status of `base`, or one of `among` where
+    `base` has none.
 
     Raise `UsageError` for a name that matches nothing or several groups, and for names when `base` has an id or group.
     """
@@ -55,12 +78,17 @@ def _named(store: Store, name: str, base: Query, among: tuple[Status, ...]) -> Q
     statuses = base.statuses or among
     if store.get(name) is not None:
         return replace(base, ids=(name,), statuses=statuses)
-    if len(name) >= _SHORTEST_PREFIX:
+    record_id = _find_id(store, name)
+    if is_part(name):
         groups = {group.fingerprint for group in store.groups(Query()) if group.fingerprint.startswith(name.lower())}
         if len(groups) > 1:
             raise UsageError(f"{name} is the beginning of {len(groups)} groups: write more characters of one")
+        if groups and record_id is not None:
+            raise UsageError(f"{name} is a part of an id and of a group: write more characters of one")
         if groups:
             return replace(base, group=groups.pop(), statuses=statuses)
+    if record_id is not None:
+        return replace(base, ids=(record_id,), statuses=statuses)
     raise UsageError(
         f"{name} is neither the id of a dead letter nor a group: see missive dlq list and missive dlq groups"
     )

@@ -35,11 +35,13 @@ def choose_dlq(adapters: Sequence[Adapter], url: str | None) -> DLQ:
     return DEFAULT_DLQ
 
 
-def open_named_store(url: str | None) -> Store:
+def open_named_store(url: str | None, *, create: bool = False) -> Store:
     """Open the existing store of `url`, or `DEFAULT_DLQ` when there is no URL and the file exists.
+
+    With `create`, create a store that does not exist. Only a URL names a new store.
 
     Raise `UsageError` when neither names a store, and `StoreError` when the store cannot be opened.
     """
     if url is None and not Path(DEFAULT_FILE).exists():
         raise UsageError("name the dead letter store: --dlq sqlite:///path/to/dlq.db, or MISSIVE_DLQ")
-    return open_store(url or DEFAULT_DLQ, create=False)
+    return open_store(url or DEFAULT_DLQ, create=create)

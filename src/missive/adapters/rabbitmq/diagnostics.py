@@ -9,6 +9,7 @@ from missive.adapters.base import Finding
 from missive.adapters.rabbitmq.declaration import Declaration, discover
 from missive.adapters.rabbitmq.settings import Settings
 from missive.app.processor import Processor
+from missive.words import counted
 
 if TYPE_CHECKING:
     from missive.adapters.rabbitmq.session import RabbitMQSession
@@ -27,7 +28,7 @@ async def diagnose(session: RabbitMQSession, settings: Settings, processor: Proc
         queue = await session.inspect_queue(name)
         declared = await discover(session, name)
         kind = "" if declared is None else f"{declared.kind}, "
-        findings.append(Finding("ok", "queue", f"{name} ({kind}{queue.message_count} messages waiting)"))
+        findings.append(Finding("ok", "queue", f"{name} ({kind}{counted(queue.message_count, 'message')} waiting)"))
         if declared is None:
             message = f"{name}: RabbitMQ shows the declaration only to a user who may configure the queue: {_REMEDY}"
             findings.append(Finding("unknown", "declaration", message))

@@ -16,6 +16,7 @@ from missive.errors import UsageError
 from missive.privacy import redact_url
 from missive.transport import Host, Session
 from missive.urls import ParsedURL
+from missive.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -76,7 +77,8 @@ class SQLiteAdapter(Adapter):
         """Report the number of messages in the queue, and whether the file is on a network file system."""
         count = "SELECT count(*) FROM missive_queue WHERE queue = ?"
         waiting = session.submit(lambda: session.client.execute(count, (self.queue,)).fetchone()[0])
-        findings = [Finding("ok", "queue", f"{self.queue} has {await asyncio.wrap_future(waiting)} messages")]
+        held = counted(await asyncio.wrap_future(waiting), "message")
+        findings = [Finding("ok", "queue", f"{self.queue} has {held}")]
         if (filesystem := network_filesystem(self.path)) is not None:
             message = f"{self.path} is on {filesystem}, where SQLite's locks do not work: use a local disk"
             findings.append(Finding("error", "disk", message))

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import Connection, Dialect, Engine
 
 from missive._sqlite import enable_wal
+from missive.dlq.sql.causes import connection_cause, is_connection_code
 from missive.dlq.sql.deadlines import Deadlines, silence_of
 from missive.errors import StoreError, UsageError
 
@@ -36,7 +37,6 @@ _DEADLOCKS = frozenset({"40P01", "40001", "23505", 1213, 1062})
 """Error codes of PostgreSQL and MySQL after which a transaction can be tried again at once.
 
 23505 and 1062 mean that another transaction has inserted the same row. The next try finds the row."""
-_UNREACHABLE = frozenset({1044, 1045, 1049, 2003})
 _LOST = frozenset({2006, 2013})
 _POSTGRESQL_SESSION = "SET plan_cache_mode = force_custom_plan; SET idle_in_transaction_session_timeout = '60s'"
 _MYSQL_SESSION = "SET SESSION wait_timeout = 120, SESSION innodb_lock_wait_timeout = 10"
@@ -205,8 +205,8 @@ def reason(error: sa.exc.SQLAlchemyError) -> str:
         code = getattr(original, "sqlstate", None)
     if (deadline := _silence_of(original)) is not None:
         return f"it does not answer ({deadline:g} s)"
-    if code in _UNREACHABLE or (isinstance(error, sa.exc.OperationalError) and not _is_code(code)):
-        return "it cannot be reached, or it refuses the user, the password or the database"
+    if is_connection_code(code) or (isinstance(error, sa.exc.OperationalError) and not _is_code(code)):
+        return connection_cause(original, code)
     if code in _LOST:
         return "the server closed the connection"
     return f"the server answered {code}" if _is_code(code) else type(original).__name__

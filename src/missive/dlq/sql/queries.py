@@ -62,6 +62,14 @@ class Queries(Database):
             return list(connection.execute(statement).scalars())
 
     @translated("read")
+    def ids_like(self, part: str) -> list[str]:
+        """Return the ids that begin or end with `part`, at most three."""
+        c = records_table.c.id
+        begins, ends = c.startswith(part, autoescape=True), c.endswith(part, autoescape=True)
+        with self._read() as connection:
+            return list(connection.execute(sa.select(c).where(begins | ends).order_by(c).limit(3)).scalars())
+
+    @translated("read")
     def services(self, query: Query) -> list[str]:
         """Return the services that own records of a query."""
         table, where = _table_for(query)
