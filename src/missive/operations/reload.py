@@ -63,15 +63,16 @@ class _Command:
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = argv
         self._process: subprocess.Popen[bytes] | None = None
-        self._reported = False
+        self._reported = self._interrupted = False
 
     def start(self) -> None:
-        self._reported = False
+        self._reported = self._interrupted = False
         # A variable or a file may have asked for the reload. The variable here wins over both.
         environment = os.environ | {"MISSIVE_RELOAD": "0"}
         self._process = subprocess.Popen(self._argv, process_group=0, env=environment)  # noqa: S603 - this command
 
     def interrupt(self) -> None:
+        self._interrupted = True
         if self._process is not None and self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(signal.SIGTERM)
@@ -87,5 +88,6 @@ class _Command:
         """Drain the command, and return its exit code."""
         if self._process is None:
             return 0
-        self.interrupt()
+        if not self._interrupted:  # a second signal would force the stop
+            self.interrupt()
         return self._process.wait()
