@@ -8,6 +8,7 @@ import pytest
 
 from missive import (
     JSONMessage,
+    Message,
     Processor,
     RawMessage,
     UnmatchedError,
@@ -51,6 +52,22 @@ def test_a_message_of_another_class_is_refused(each_client, sent):
     """Sending an object of another class raises an error that names both classes."""
     with pytest.raises(UsageError, match=f"takes messages of class JSONMessage, not {type(sent).__name__}"):
         each_client.run(Processor(JSONMessage), sent)
+
+
+@pytest.mark.parametrize("cls", [Message, RawMessage, JSONMessage])
+def test_a_processor_without_a_message_class_takes_any_message(runner, cls):
+    """The handler receives the sent message itself, whatever its class."""
+    seen = []
+    proc = runner.processor(lambda m, c: seen.append(m))
+    sent = cls(b"{}")
+    client, _ = runner.run(proc, sent)
+    assert seen[0] is client.acked[0] is sent
+
+
+def test_a_processor_without_a_message_class_refuses_other_objects(each_client):
+    """Only messages can be sent."""
+    with pytest.raises(UsageError, match="takes messages of class RawMessage, not bytes"):
+        each_client.run(Processor(), b"{}")
 
 
 def test_lists_have_the_order_of_settlement(runner):

@@ -210,9 +210,15 @@ with js.test_client() as client:
     result = client.send(missive.JSONMessage.of({"type": "a"}))
     reason: str | None = result.reason
 
+with raw.test_client() as any_client:
+    any_client.send(missive.JSONMessage.of({}))
+    any_client.send_batch([missive.RawMessage(b""), missive.JSONMessage.of({})])
+
 
 async def in_a_loop() -> None:
     """Use the test client in a loop."""
+    async with raw.test_client() as any_async_client:
+        await any_async_client.send(missive.JSONMessage.of({}))
     async with js.test_client() as async_client:
         answer = await async_client.send(missive.JSONMessage.of({}))
         outcome: missive.Outcome = answer.outcome

@@ -60,3 +60,5 @@ raw.resource()(of_a_worker)  # refused: a message resource that takes a processi
 raw.resource()(without_a_yield)  # refused: a resource that is not a generator
 raw.resource("process")(of_a_message)  # refused: an unknown scope
 raw.test_client(overrides={"db": 1})  # refused: overrides by name
+with js.test_client() as client:
+    client.send(missive.RawMessage(b""))  # refused: a message of another class

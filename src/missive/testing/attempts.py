@@ -18,7 +18,7 @@ from missive.engine.job import Job, Work
 from missive.engine.workers.decision import Decision, decide, decide_discarded, decide_misrouted
 from missive.errors import AmbiguousError, DecodingError, NotSettled, OnceConflict, UnmatchedError, UsageError
 from missive.ids import new_id
-from missive.messages import Message
+from missive.messages import Message, RawMessage
 from missive.outcome import Outcome, Reason
 from missive.routing.router import Misrouted
 from missive.testing.claims import MemoryClaims
@@ -72,7 +72,8 @@ class Attempts(Generic[M]):
     def _make_job(self, message: M) -> Job:
         """Return a job for a first attempt, routed. A job without a handler to run is decided already."""
         expected = self._processor.message_cls
-        if not isinstance(message, expected):
+        # A processor without a message class has RawMessage, and reads nothing that the other classes lack.
+        if not isinstance(message, Message if expected is RawMessage else expected):
             raise UsageError(
                 f"{self._processor.name} takes messages of class {expected.__name__}, not {type(message).__name__}."
                 f" Send a {expected.__name__}."

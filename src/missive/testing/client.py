@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from missive.app.processor import Processor
 from missive.durations import seconds
 from missive.engine.job import Job, Work
 from missive.errors import UsageError
-from missive.messages import Message
+from missive.messages import Message, RawMessage
 from missive.resources.key import NO_OVERRIDES, Overrides
 from missive.testing.attempts import Attempts
 from missive.testing.execution import Handlers, group_batches
@@ -42,11 +42,22 @@ class TestClient(Attempts[M]):
             self.close()
             raise
 
-    def send(self, message: M) -> Result:
-        """Run one attempt and return its result. Without a dead letter queue, raise in place of a dead letter."""
+    @overload
+    def send(self: TestClient[RawMessage], message: Message) -> Result: ...
+    @overload
+    def send(self, message: M) -> Result: ...
+    def send(self, message: Any) -> Result:
+        """Run one attempt and return its result. Without a dead letter queue, raise in place of a dead letter.
+
+        A processor without a message class takes a message of any class.
+        """
         return self._run(self._make_job(message))
 
-    def send_batch(self, messages: Sequence[M]) -> list[Result]:
+    @overload
+    def send_batch(self: TestClient[RawMessage], messages: Sequence[Message]) -> list[Result]: ...
+    @overload
+    def send_batch(self, messages: Sequence[M]) -> list[Result]: ...
+    def send_batch(self, messages: Sequence[Any]) -> list[Result]:
         """Run one attempt at each message, batch handlers with batches, and return the results in order."""
         jobs = [self._make_job(message) for message in messages]
         for work in group_batches(jobs):
@@ -115,11 +126,22 @@ class AsyncTestClient(Attempts[M]):
         self._handlers = Handlers(processor, overrides, resolve)
         self._thread = ThreadPoolExecutor(1, "missive-test")
 
-    async def send(self, message: M) -> Result:
-        """Run one attempt and return its result. Without a dead letter queue, raise in place of a dead letter."""
+    @overload
+    async def send(self: AsyncTestClient[RawMessage], message: Message) -> Result: ...
+    @overload
+    async def send(self, message: M) -> Result: ...
+    async def send(self, message: Any) -> Result:
+        """Run one attempt and return its result. Without a dead letter queue, raise in place of a dead letter.
+
+        A processor without a message class takes a message of any class.
+        """
         return await self._run(self._make_job(message))
 
-    async def send_batch(self, messages: Sequence[M]) -> list[Result]:
+    @overload
+    async def send_batch(self: AsyncTestClient[RawMessage], messages: Sequence[Message]) -> list[Result]: ...
+    @overload
+    async def send_batch(self, messages: Sequence[M]) -> list[Result]: ...
+    async def send_batch(self, messages: Sequence[Any]) -> list[Result]:
         """Run one attempt at each message, batch handlers with batches, and return the results in order."""
         jobs = [self._make_job(message) for message in messages]
         for work in group_batches(jobs):
