@@ -225,7 +225,8 @@ class ReplaySession(ThreadedSession):
         adapter = self._adapter
         if adapter.replay is None:
             self._call_store(adapter.store.advance)
-            if (now := self._host.time()) >= self._expire_at:
+            # A time that is more than one period ahead shows that the clock was set back.
+            if not 0 < self._expire_at - (now := self._host.time()) <= _EXPIRE_EVERY:
                 more = self._call_store(adapter.store.expire)
                 self._expire_at = now if more else now + _EXPIRE_EVERY
         if self._busy:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from enum import StrEnum
 from typing import NamedTuple, TypeAlias
 
+from missive.dlq.times import SKEW
+
 EffectKey: TypeAlias = tuple[str, str]
 """The name of a handler and the digest of a key. Within a service, they identify an effect."""
 
@@ -102,6 +104,9 @@ def decide_claim(
         return ClaimAnswer(ClaimState.conflict, row.fence, row.until), None
     if row.done:
         return ClaimAnswer(ClaimState.done, row.fence, row.until), None
+    if row.owner != owner and row.until > now + lease + SKEW:  # a clock was set back
+        row = row._replace(until=now + lease)
+        return ClaimAnswer(ClaimState.busy, row.fence, row.until), row
     if row.owner != owner and row.until > now:
         return ClaimAnswer(ClaimState.busy, row.fence, row.until), None
     fence = row.fence if row.owner == owner else row.fence + 1

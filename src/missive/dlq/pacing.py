@@ -6,13 +6,11 @@ import math
 from typing import NamedTuple
 
 from missive.dlq.contract import Replay
+from missive.dlq.times import SKEW
 from missive.rates import Rate
 
 _BURST = 1.0
 """Longest pause that a rate makes up for, in seconds. Workers ask about once a second."""
-
-_SKEW = 60.0
-"""Largest plausible lead of another machine's clock, in seconds. A later `paced_until` is ignored."""
 
 
 class PacingStep(NamedTuple):
@@ -32,7 +30,7 @@ def pace(replay: Replay, now: float) -> PacingStep:
     The replay stops at its limit of failures, and when a canary fails. The number of queued records never exceeds the
     number of failures that are still allowed.
     """
-    paced_until = replay.paced_until if replay.paced_until <= now + _SKEW else now
+    paced_until = replay.paced_until if replay.paced_until <= now + SKEW else now
     stopped, done = PacingStep("stopped", 0, paced_until), PacingStep("done", 0, paced_until)
     if replay.until_failures is not None and replay.failed >= replay.until_failures:
         return stopped

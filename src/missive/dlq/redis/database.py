@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from missive.dlq.redis.scripts import SCRIPTS
 from missive.dlq.retention import Retention
+from missive.dlq.times import AheadCheck
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
@@ -51,6 +52,7 @@ class Database:
     ) -> None:
         self.url = redact_url(url)
         self._clock = clock
+        self._ahead = AheadCheck()
         parts = parse_url(url)
         self.retention, others = Retention.parse(dict(parts.parameters))
         prefix = others.pop("prefix", "missive")

@@ -10,6 +10,10 @@ from missive.dlq.redis.changes import Changes
 from missive.dlq.redis.database import portions, translated
 from missive.dlq.redis.fields import encoded, number, paired, to_record
 from missive.dlq.redis.keys import digest
+from missive.dlq.times import SKEW
+
+_CORRECTED = 5000
+"""Number of records whose times are compared with the clock at once."""
 
 
 class Leases(Changes):
@@ -21,6 +25,8 @@ class Leases(Changes):
     ) -> list[RecordLease]:
         """Lease queued and parked records that are due and that no lease holds."""
         now = self._clock()
+        if self._ahead.is_suspected(now):
+            self._run("bring_back", digest(service), number(now), number(now + lease), SKEW, _CORRECTED)
         found = self._run("lease", digest(service), replay or "", token, number(now), number(now + lease), limit)
         return [RecordLease(to_record(paired(fields)), token) for _, fields in found]
 

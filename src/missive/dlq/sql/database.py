@@ -21,6 +21,7 @@ from missive.dlq.sql.addresses import database_url
 from missive.dlq.sql.deadlines import Deadlines
 from missive.dlq.sql.dialects import connected, is_deadlock, reason
 from missive.dlq.sql.migrations import migrate
+from missive.dlq.times import AheadCheck
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
@@ -61,6 +62,7 @@ class Database:
     def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
         self.url = redact_url(url)
         self._clock = clock
+        self._ahead = AheadCheck()
         parts = parse_url(url)
         self.retention, others = Retention.parse(parts.parameters)
         self._cleartext = parts.parameters.get("tls") == "off" and not is_loopback(parts.host or "localhost")

@@ -18,6 +18,7 @@ from missive.dlq.sql.dialects import sort_nothing
 from missive.dlq.sql.group_counts import GroupCounts
 from missive.dlq.sql.schema import records as records_table
 from missive.dlq.sql.schema import replays as replays_table
+from missive.dlq.times import SKEW
 
 FAR = 1e18
 """Value of `ready` for records of a replay that a command runs: workers never lease them."""
@@ -35,6 +36,8 @@ class Leases(Changes):
     ) -> list[RecordLease]:
         """Lease queued and parked records that are due and that no lease holds."""
         c, now = records_table.c, self._clock()
+        if self._ahead.is_suspected(now):
+            self._tried(lambda connection: self._bring_back(connection, service, now, lease))
         if self._engine.dialect.name == "sqlite":
             # Workers ask every second. A transaction for writing locks the whole file, so begin one only for a result.
             with self._read() as connection:
@@ -56,6 +59,24 @@ class Leases(Changes):
             return [from_row(rows[one]) for one in ids if one in rows]
 
         return [RecordLease(record, token) for record in self._changing(take)]
+
+    @staticmethod
+    def _bring_back(connection: Connection, service: str, now: float, lease: float) -> None:
+        """Correct leases and due times that lie too far ahead, because a clock was set back."""
+        c = records_table.c
+        waiting = (c.service == service, c.status.in_(_WAITING), c.ready > now)
+        # A holder that is alive renews its lease. So the lease is shortened to its length, and does not end at once.
+        leased = (c.lease_token.is_not(None), c.leased_until > now + lease + SKEW)
+        until = {"leased_until": now + lease, "ready": _unless_far(now + lease)}
+        connection.execute(records_table.update().where(*waiting, *leased).values(until))
+        # A failure in the future proves that the clock of the due time was ahead.
+        since = records_table.update().where(*waiting, c.lease_token.is_(None), c.last_at > now + SKEW)
+        due = now + sa.case((c.due > c.last_at, c.due - c.last_at), else_=0.0)
+        # MySQL assigns from left to right: `last_at` is assigned last, because the others are computed from it.
+        moved = since.where(c.due > now + SKEW).ordered_values(
+            (c.ready, _unless_far(due)), (c.due, due), (c.last_at, now)
+        )
+        connection.execute(moved)
 
     @translated("written")
     def postpone(self, service: str, due: Mapping[str, float], limit: int, replay: str | None = None) -> int:

@@ -291,7 +291,7 @@ class ParkingLot(Stage):
 
     def _delay_behind(self, limiter: AnyLimiter) -> float:
         """Return the delay of one more message that is parked because of a limiter."""
-        now = self._runtime.time()
+        now = self._runtime.monotonic()
         spacing = max(limiter.interval, _SPACING)
         due = max(now + (limiter.busy_for() or AGAIN), self._next_due.get(limiter, 0.0) + spacing)
         self._next_due[limiter] = due

@@ -133,7 +133,7 @@ class Admission:
             for job in jobs:
                 record: Record = job.delivery.record
                 if (failed_at := record.failed_at) is not None:
-                    job.failed_at = now - (self._runtime.time() - failed_at)
+                    job.failed_at = now - max(0.0, self._runtime.time() - failed_at)
                 if record.is_orphan:
                     job.decision = ORPHANED
         return jobs

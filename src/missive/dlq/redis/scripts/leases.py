@@ -21,6 +21,31 @@ end
 return found
 """
 
+# ARGV: the service, the time, the end of a new lease, the plausible lead of a clock, the limit.
+_BRING_BACK = """
+local now, most = tonumber(ARGV[2]), tonumber(ARGV[3]) + tonumber(ARGV[4])
+local found = call('ZRANGEBYSCORE', P .. 'ready:' .. ARGV[1], '(' .. ARGV[2], '+inf', 'LIMIT', 0, ARGV[5])
+for _, id in ipairs(found) do
+  local key, r = P .. 'r:' .. id, read(id)
+  if r.token then
+    if tonumber(r.leased or '0') > most then
+      r.leased = ARGV[3]
+      call('HSET', key, 'leased', r.leased)
+      call('HINCRBY', key, 'rev', 1)
+      offer(r)
+    end
+  elseif r.due and tonumber(r.last) > now + tonumber(ARGV[4]) and tonumber(r.due) > now + tonumber(ARGV[4]) then
+    r.due = string.format('%.6f', now + math.max(0, tonumber(r.due) - tonumber(r.last)))
+    r.last = ARGV[2]
+    call('HSET', key, 'due', r.due, 'last', r.last)
+    call('HINCRBY', key, 'rev', 1)
+    call('ZADD', P .. 'status:' .. r.status, r.last, id)
+    call('ZADD', P .. 'bucket:' .. r.bucket .. ':' .. r.status, r.last, id)
+    offer(r)
+  end
+end
+"""
+
 # ARGV: the service, the replay or '', the time, the limit. Then the handlers, each with its due time.
 _POSTPONE = """
 local set, due, handlers, moved = P .. 'ready:' .. ARGV[1], {}, {}, 0
@@ -90,6 +115,7 @@ end)
 )
 
 SCRIPTS = {
+    "bring_back": _BRING_BACK,
     "lease": _LEASE,
     "postpone": _POSTPONE,
     "extend": _EXTEND,
