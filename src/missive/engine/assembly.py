@@ -65,6 +65,7 @@ class Stations:
     watchdogs: Sequence[Watchdog]
     monitor: WorkerMonitor
     drain: Drain
+    relocation: Relocation | None
 
 
 class Assembler:
@@ -139,7 +140,7 @@ class Assembler:
                 drain.suspected = stage.suspected
         return Stations(
             self._pools, dispatcher, self._held_jobs, self._dead_letters, self._store, stages, intakes, watchdogs,
-            monitor, drain,
+            monitor, drain, self._relocation,
         )  # fmt: skip
 
     def _build_pools(self, handlers_loop: asyncio.AbstractEventLoop) -> tuple[list[Pool], dict[HandlerRoute, Pool]]:
@@ -174,7 +175,15 @@ class Assembler:
                 routes, state, runtime,
             )  # fmt: skip
             self._relocation = Relocation(
-                parking, self._dispatcher, self._held_jobs, self._exits, self._pools, state, runtime
+                self._service,
+                self._store,
+                parking,
+                self._dispatcher,
+                self._held_jobs,
+                self._exits,
+                self._pools,
+                state,
+                runtime,
             )
             after.append(parking)
         if (leased := leased_routes(routes, sink)) and isinstance(sink, OnceStore):

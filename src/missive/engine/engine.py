@@ -167,12 +167,16 @@ class Engine:
         return asyncio.ensure_future(guarded())
 
     async def _until_done(self, intakes: Sequence[asyncio.Task[None]]) -> None:
-        """Wait until a stop is requested, or every input that ends has ended and is settled."""
+        """Wait until a stop is requested, or every input that ends has ended and is settled, also in the store."""
         state = self._state
         while not state.stop.is_set():
             # A background source, such as the replay adapter, keeps nothing alive.
             if all(s.ended and not s.items for s in state.sources if not s.adapter.background):
-                return
+                relocation = self.stations.relocation
+                if relocation is None or not await relocation.has_left():
+                    return
+                await self._runtime.within(_MOMENT, state.stop.wait())
+                continue
             state.changed.clear()
             stopped = asyncio.ensure_future(state.stop.wait())
             changed = asyncio.ensure_future(state.changed.wait())

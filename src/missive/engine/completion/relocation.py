@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from missive.adapters.replay import ReplaySession
+from missive.dlq.contract import Query, Store
+from missive.dlq.record import Status
 from missive.engine.completion.exits import Exits
-from missive.engine.completion.parking import ParkingLot
+from missive.engine.completion.parking import LIMITED, ParkingLot
 from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.dispatch.held import HeldJobs
 from missive.engine.intake.source import Source
 from missive.engine.job import Job, LaneRun
 from missive.engine.runtime import Runtime
 from missive.engine.state import EngineState
+from missive.engine.store import StoreClient
 from missive.engine.workers.pool import Pool
+from missive.errors import StoreError
 from missive.ids import after
 
 _SOON = 1.0
@@ -25,6 +29,8 @@ class Relocation:
 
     def __init__(
         self,
+        service: str,
+        store: StoreClient,
         parking: ParkingLot,
         dispatcher: Dispatcher,
         held_jobs: HeldJobs,
@@ -33,6 +39,8 @@ class Relocation:
         state: EngineState,
         runtime: Runtime,
     ) -> None:
+        self._service = service
+        self._store = store
         self._parking = parking
         self._dispatcher = dispatcher
         self._held_jobs = held_jobs
@@ -40,6 +48,36 @@ class Relocation:
         self._pools = pools
         self._state = state
         self._runtime = runtime
+        self._lanes: set[str] = set()
+        """The names in the store of the lanes that were parked here, until they are known to be empty."""
+        self._limited = False
+        """Whether messages were parked that wait for a limit."""
+        self._due = 0.0
+        """When the last retry that was parked here is due, in seconds since 1970."""
+
+    async def has_left(self) -> bool:
+        """Return whether messages that were parked here still wait in the store, or run.
+
+        They would have run in memory before the end of the input, so the engine does not end before them.
+        """
+        if not (self._lanes or self._limited or self._due):
+            return False
+        if any(source.items for source in self._state.sources):
+            return True
+        try:
+            self._lanes, self._limited, due = await self._store.look_up(self._look)
+        except StoreError:
+            return True  # the source of the store's records reports the outage
+        if due is None or due > self._due:
+            self._due = 0.0
+        return bool(self._lanes or self._limited or self._due)
+
+    def _look(self, store: Store) -> tuple[set[str], bool, float | None]:
+        """Return the lanes that are left, whether messages wait for a limit, and when the next record is due."""
+        service, waiting = self._service, (Status.parked, Status.queued)
+        lanes = self._lanes & store.lanes(service).keys() if self._lanes else set[str]()
+        limited = self._limited and bool(store.count(Query(service=service, statuses=waiting, label=LIMITED.label)))
+        return lanes, limited, store.next_due(service) if self._due else None
 
     def relieve(self, source: Source, count: int) -> bool:
         """Park at least `count` waiting messages of a source, where possible. Return whether any can be parked."""
@@ -57,6 +95,7 @@ class Relocation:
     def _park_limited(self, source: Source) -> int:
         parked = 0
         for work, limiter in self._dispatcher.limiters.surplus(source):
+            self._limited = True
             self._parking.park_waiting(work, limiter)
             parked += len(work.jobs)
         return parked
@@ -76,6 +115,7 @@ class Relocation:
 
         for job in self._held_jobs.withdraw(moves):
             job.source.mark_ready(job)
+            self._due = max(self._due, self._runtime.time() + found[job])
             self._parking.park_held(job, found[job])
         return len(found)
 
@@ -113,6 +153,7 @@ class Relocation:
             if name is None or not self._adopt_heads(lane, name):
                 self._put_back(lane, jobs)
             else:
+                self._lanes.add(name)
                 self._parking.park_lane(name, jobs)
         return able
 

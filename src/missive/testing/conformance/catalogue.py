@@ -119,6 +119,7 @@ TITLES: Final[dict[int, str]] = {
     73: "odd headers and keys end no session",
     74: "messages that are deleted while held are handled",
     76: "a message that is too large is a dead letter",
+    77: "a slow lane at the transport's limit",
 }
 
 _cases: dict[int, Case] = {}

@@ -250,10 +250,14 @@ class Driver:
                     await task
 
     @contextlib.contextmanager
-    def limited(self, credit: Credit) -> Iterator[None]:
-        """Give engines a small credit, so that few messages use it up and few are in flight at a fault."""
+    def limited(self, credit: Credit, total_items: int | None = None) -> Iterator[None]:
+        """Give engines a small credit, so that few messages use it up and few are in flight at a fault.
+
+        `total_items` is the limit that includes messages that wait for their lane.
+        """
         earlier = Runtime.limits
-        Runtime.limits, self.credit = Limits(credit.items, credit.bytes), credit.items
+        total = Limits.total_items if total_items is None else total_items
+        Runtime.limits, self.credit = Limits(credit.items, credit.bytes, total), credit.items
         try:
             yield
         finally:

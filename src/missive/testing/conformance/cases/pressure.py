@@ -1,4 +1,4 @@
-"""Cases 18 to 21 and 59: messages in flight are bounded, and waiting messages never block the others."""
+"""Cases 18 to 21, 59 and 77: messages in flight are bounded, and waiting messages never block the others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from missive.app.context import HandlingContext
 from missive.app.processor import Processor
+from missive.dlq.record import Status
 from missive.engine.limits import Limits
 from missive.matchers import Everything
 from missive.messages import RawMessage
@@ -21,6 +22,8 @@ from missive.transport import Credit, Delivery, Session, Settlement, SettlementR
 
 _SIZE = 1000
 _BACKLOG, _DEEP_BACKLOG = 10_000, 100_000
+_WAITING = 40
+"""Number of messages that an engine of case 77 holds, waiting ones included."""
 _SOAK, _DEEP_SOAK = 2.0, 300.0
 _PROGRESS = 2.0
 """Maximum time between two handled messages while a backlog exists, in seconds."""
@@ -186,7 +189,7 @@ async def not_starved(driver: Driver) -> CaseOutcome:
     """A stalled lane with more messages than the credit does not delay the other lanes."""
     processor, gate = Processor(name="conformance", dlq=driver.dlq, concurrency=2), asyncio.Event()
 
-    @processor.handle_for(Everything(), ordered_by=lambda message: message.raw_data.split(b"-")[0])
+    @processor.handle_for(Everything(), ordered_by=_key_of)
     async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
         if message.raw_data.startswith(b"slow"):
             await gate.wait()
@@ -201,6 +204,51 @@ async def not_starved(driver: Driver) -> CaseOutcome:
             gate.set()
             await driver.until(lambda: len(driver.log.handled) == 90, "the slow lane after the stall")
     return CaseOutcome.passed
+
+
+@case(77)
+async def full_of_waiting(driver: Driver) -> CaseOutcome:
+    """Messages of a slow key fill the prefetch and the engine's limit several times. The keys behind it go on.
+
+    The order of the slow key holds, and each message is handled once, wherever the messages waited.
+    """
+    processor, gate = Processor(name="conformance", dlq=driver.dlq, concurrency=4), asyncio.Event()
+    done, running = list[bytes](), set[bytes]()
+
+    @processor.handle_for(Everything(), ordered_by=_key_of)
+    async def handle(message: RawMessage, context: HandlingContext[RawMessage]) -> None:
+        key = _key_of(message)
+        check(key not in running, f"two messages of {key.decode()} run at the same time")
+        running.add(key)
+        try:
+            if key == b"slow":
+                await gate.wait()
+            done.append(message.raw_data)
+            driver.log.handled[message.raw_data] += 1
+        finally:
+            running.discard(key)
+
+    slow, quick = _bodies("slow", 4 * _WAITING, 20), _bodies("quick", 10, 20)
+    await driver.publish(*slow, *quick)
+    with driver.limited(Credit(20, 64 << 20), _WAITING):
+        async with driver.serving(driver.adapter(processor)) as serving, _opened(gate):
+            await driver.until(lambda: len(done) == len(quick), "the quick messages behind a slow key")
+            check(done == quick, "the slow key was not slow")
+            gate.set()
+            await driver.until(lambda: len(done) >= len(quick) + len(slow) or serving.done(), "the slow key", 60)
+        handled = done[len(quick) :]
+        check(handled == slow[: len(handled)], "the order of the slow key was broken")
+        check(handled == slow, f"{len(handled)} of {len(slow)} messages of the slow key were handled")
+    left = [one.status.value for one in driver.dead_letters() if one.status is not Status.resolved]
+    check(
+        not left, f"{len(left)} records of messages that waited in the store are still {' or '.join(sorted(set(left)))}"
+    )
+    await driver.until_empty()
+    return CaseOutcome.passed
+
+
+def _key_of(message: RawMessage) -> bytes:
+    return message.raw_data.split(b"-")[0]
 
 
 @case(59)
