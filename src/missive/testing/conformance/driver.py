@@ -256,7 +256,7 @@ class Driver:
         `total_items` is the limit that includes messages that wait for their lane.
         """
         earlier = Runtime.limits
-        total = Limits.total_items if total_items is None else total_items
+        total = Limits().total_items if total_items is None else total_items
         Runtime.limits, self.credit = Limits(credit.items, credit.bytes, total), credit.items
         try:
             yield
