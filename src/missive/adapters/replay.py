@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from missive.adapters.base import Adapter
 from missive.adapters.orphans import Orphans
@@ -14,7 +15,7 @@ from missive.adapters.threaded import ClientThread, ThreadedSession
 from missive.app.processor import Processor
 from missive.dlq.contract import Query, RecordLease, Store
 from missive.dlq.record import Record, Status
-from missive.errors import StoreError, Transient
+from missive.errors import StoreError, StoreRefused
 from missive.ids import new_id
 from missive.outcome import Outcome, Reason
 from missive.transport import (
@@ -34,6 +35,10 @@ _MIN_POLL = 0.01
 """Shortest wait for a due record, in seconds."""
 _LEASE = 60.0
 """Record lease, in seconds."""
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.1, 2.0
+"""Pauses between two tries while the store fails, in seconds."""
+_GRACE = 2 * _LONGEST_BACKOFF
+"""Time after an outage in which nothing is leased, so that every worker can write its results first, in seconds."""
 _MAX_LEASED = 100
 """Maximum number of records in one lease call."""
 _POSTPONED, _PORTIONS = 1000, 10
@@ -43,6 +48,11 @@ _EXPIRE_EVERY = 60.0
 _NO_BODY = "the body was too large to keep, so that only an edited body can run"
 _FILED = frozenset({Outcome.dead_lettered, Outcome.retried, Outcome.nacked})
 """Outcomes after which the store already has the record as dead or parked."""
+
+
+T = TypeVar("T")
+
+logger = logging.getLogger("missive")
 
 
 class Tolerance:
@@ -154,6 +164,12 @@ class ReplaySession(ThreadedSession):
         self._busy: Mapping[str, float] = {}
         """What `ReplayAdapter.busy` returned last."""
         self._orphans: Orphans | None = None
+        self._held: set[str] = set()
+        """The records that this session has leased and not settled."""
+        self._lease_at = 0.0
+        """Time before which nothing is leased, because the store has just recovered."""
+        self._failing = False
+        """Whether the store failed the latest call."""
 
     async def fetch(self, credit: Credit) -> Sequence[Delivery]:
         """Lease records. Poll every second and when the next record is due; end after the last record of a replay."""
@@ -164,15 +180,50 @@ class ReplaySession(ThreadedSession):
                 raise EndOfInput
             if not self._leased and (allowed := tolerance.allow(min(credit.items, _MAX_LEASED))):
                 self._busy = self._adapter.busy()
-                await self.thread.run(self._lease_records, allowed)
+                await self._patiently(self._lease_records, allowed)
             if self._leased and tolerance.allow(1):
                 break
-            if self._adapter.replay is not None and not self._leased and await self.thread.run(self._is_done):
+            if self._adapter.replay is not None and not self._leased and await self._patiently(self._is_done):
                 raise EndOfInput
             await self._pause()
         some = [self._leased.popleft() for _ in range(tolerance.allow(min(credit.items, len(self._leased))))]
         tolerance.start(len(some))
         return some
+
+    async def _patiently(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Call the store until it answers, and return the result. The leases and the results are kept until then.
+
+        Raises `StoreRefused` when the store cannot do this at all.
+        """
+        backoff = _FIRST_BACKOFF
+        while True:
+            try:
+                result = await self.thread.run(call, *arguments)
+            except StoreRefused:
+                raise
+            except StoreError as error:
+                if not self._failing:
+                    self._failing = True
+                    logger.error("%s; the results of replays are kept until they can be written", error)  # noqa: TRY400 - one line
+                await self._host.sleep(backoff)
+                backoff = min(backoff * 2, _LONGEST_BACKOFF)
+            else:
+                if self._failing:
+                    await self._recover()
+                return result
+
+    async def _recover(self) -> None:
+        """Renew the leases after an outage. Others renew theirs before this session leases more."""
+        self._failing = False
+        self._lease_at = self._host.time() + _GRACE
+        try:
+            await self.thread.run(self._renew, set(self._held))
+        except StoreError:
+            self._failing = True
+
+    def _renew(self, ids: set[str]) -> None:
+        if ids:
+            self._adapter.store.extend_leases(ids, self._token, _LEASE)
 
     async def _pause(self) -> None:
         """Wait until the next poll or settlement."""
@@ -188,7 +239,8 @@ class ReplaySession(ThreadedSession):
         if unwritten := self._adapter.unwritten:
             ids = [one.delivery.record_id for one in settlements]
             await asyncio.gather(*[unwritten[one] for one in ids if one in unwritten])
-        results = await self.thread.run(self._settle, settlements)
+        results = await self._patiently(self._settle, settlements, set())
+        self._held.difference_update(str(one.delivery.record_id) for one in settlements)
         self._adapter.tolerance.finish(settlements)
         self._more.set()  # the next records of their lanes may be available now
         if self._adapter.on_settled is not None:
@@ -198,7 +250,14 @@ class ReplaySession(ThreadedSession):
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Renew the record leases."""
         ids = [str(delivery.record_id) for delivery in deliveries]
-        ours = await self.thread.run(self._call_store, self._adapter.store.extend_leases, ids, self._token, _LEASE)
+        if self._failing:  # `_recover` renews them
+            return [SettlementResult.confirmed] * len(ids)
+        try:
+            ours = await self.thread.run(self._adapter.store.extend_leases, ids, self._token, _LEASE)
+        except StoreRefused:
+            raise
+        except StoreError:
+            return [SettlementResult.confirmed] * len(ids)
         ours |= self._adapter.unwritten.keys()
         return [SettlementResult.confirmed if record_id in ours else SettlementResult.fenced for record_id in ids]
 
@@ -207,6 +266,7 @@ class ReplaySession(ThreadedSession):
         self._adapter.unwritten[record.id] = written
         written.add_done_callback(lambda _: self._adapter.unwritten.pop(record.id, None))
         self._adapter.tolerance.start(1)
+        self._held.add(record.id)
         return _delivery(RecordLease(record, self._token))
 
     async def stop_intake(self) -> Sequence[Delivery]:
@@ -219,27 +279,33 @@ class ReplaySession(ThreadedSession):
     def _is_done(self) -> bool:
         """Return whether no record of the replay is queued, including records that a killed process leased."""
         query = Query(replay=self._adapter.replay, service=self._adapter.service, statuses=(Status.queued,))
-        return not self._call_store(self._adapter.store.count, query)
+        return not self._adapter.store.count(query)
 
     def _lease_records(self, limit: int) -> None:
         adapter = self._adapter
+        if self._failing:
+            adapter.store.load_checkpoint("", "")  # `_recover` comes before a lease
+            return
+        if 0 < self._lease_at - self._host.time() <= _GRACE:
+            return
         if adapter.replay is None:
-            self._call_store(adapter.store.advance)
+            adapter.store.advance()
             # A time that is more than one period ahead shows that the clock was set back.
             if not 0 < self._expire_at - (now := self._host.time()) <= _EXPIRE_EVERY:
-                more = self._call_store(adapter.store.expire)
+                more = adapter.store.expire()
                 self._expire_at = now if more else now + _EXPIRE_EVERY
         if self._busy:
             self._postpone(self._busy)
-        leases = self._call_store(
-            adapter.store.lease_records, adapter.service, self._token, limit, _LEASE, adapter.replay
+        leases: Sequence[RecordLease] = adapter.store.lease_records(
+            adapter.service, self._token, limit, _LEASE, adapter.replay
         )
         adapter.add_leases(leases)
         if adapter.replay is None:  # a command chose the code that runs its records
             leases = self._leave_orphans(leases)
+        self._held |= {lease.record.id for lease in leases}
         self._leased.extend(map(_delivery, leases))
         self._poll_delay = _POLL
-        if not leases and (due := self._call_store(adapter.store.next_due, adapter.service)) is not None:
+        if not leases and (due := adapter.store.next_due(adapter.service)) is not None:
             self._poll_delay = min(_POLL, max(_MIN_POLL, due - self._host.time()))
 
     def _postpone(self, busy: Mapping[str, float]) -> None:
@@ -250,7 +316,7 @@ class ReplaySession(ThreadedSession):
         adapter, now = self._adapter, self._host.time()
         for portion in range(_PORTIONS):
             due = {handler: now + seconds + portion for handler, seconds in busy.items()}
-            moved = self._call_store(adapter.store.postpone, adapter.service, due, _POSTPONED, adapter.replay)
+            moved = adapter.store.postpone(adapter.service, due, _POSTPONED, adapter.replay)
             if moved < _POSTPONED:
                 break
 
@@ -260,41 +326,39 @@ class ReplaySession(ThreadedSession):
             self._orphans = Orphans(self._adapter.processor, self._adapter.service)
         ready, left, due = self._orphans.sort(leases, self._host.time())
         if left:
-            self._call_store(self._adapter.store.leave_orphans, left, self._token, due)
+            self._adapter.store.leave_orphans(left, self._token, due)
         return ready
 
-    def _settle(self, settlements: Sequence[Settlement]) -> list[SettlementResult]:
-        done: set[str] = set()
+    def _settle(self, settlements: Sequence[Settlement], done: set[str]) -> list[SettlementResult]:
+        """Write the results, and add the written ids to `done`: a later call continues there."""
+        store = self._adapter.store
         for outcome, status in ((Outcome.acked, Status.resolved), (Outcome.discarded, Status.discarded)):
-            ids = [str(one.delivery.record_id) for one in settlements if one.outcome is outcome]
+            ids = [one for one in _ids(settlements, lambda one: one.outcome is outcome) if one not in done]  # noqa: B023
             if ids:
-                done |= self._call_store(self._adapter.store.resolve, ids, self._token, status, "replay")
-        released = [str(one.delivery.record_id) for one in settlements if one.disposition is Disposition.release]
+                done |= store.resolve(ids, self._token, status, "replay")
+            if self._failing:  # the answer to an earlier call may be lost
+                done |= {one for one in ids if one not in done and _is_closed(store.get(one), status)}
+        released = _ids(settlements, lambda one: one.disposition is Disposition.release)
         if released:
-            done |= self._call_store(self._adapter.store.release_records, released, self._token)
-        delayed = [str(one.delivery.record_id) for one in settlements if one.disposition is Disposition.delay]
+            done |= store.release_records(released, self._token)
+        delayed = _ids(settlements, lambda one: one.disposition is Disposition.delay)
         if delayed:
             due = self._host.time() + max(self._busy.values(), default=_POLL)
-            done |= self._call_store(self._adapter.store.release_records, delayed, self._token, due)
-        done |= {
-            str(one.delivery.record_id)
-            for one in settlements
-            if one.disposition is Disposition.ack and one.outcome in _FILED
-        }
+            done |= store.release_records(delayed, self._token, due)
+        done |= set(_ids(settlements, lambda one: one.disposition is Disposition.ack and one.outcome in _FILED))
         self._adapter.drop_leases(str(one.delivery.record_id) for one in settlements)
         return [
             SettlementResult.confirmed if str(one.delivery.record_id) in done else SettlementResult.fenced
             for one in settlements
         ]
 
-    @staticmethod
-    def _call_store(call: Callable[..., Any], *arguments: object) -> Any:
-        """Call the store. Raise `Transient` if the store fails."""
-        try:
-            return call(*arguments)
-        except StoreError as store_error:
-            error = Transient(str(store_error))
-        raise error
+
+def _ids(settlements: Sequence[Settlement], chosen: Callable[[Settlement], bool]) -> list[str]:
+    return [str(one.delivery.record_id) for one in settlements if chosen(one)]
+
+
+def _is_closed(record: Record | None, status: Status) -> bool:
+    return record is not None and record.status is status and record.closed_by == "replay"
 
 
 def _delivery(lease: RecordLease) -> Delivery:

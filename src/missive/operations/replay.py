@@ -14,6 +14,7 @@ from missive.dlq.pacing import pace
 from missive.dlq.record import Status
 from missive.errors import UsageError
 from missive.ids import new_id
+from missive.operations.outages import survive
 from missive.operations.selection import Selection, is_part, only_id
 
 
@@ -59,11 +60,12 @@ def run_replay(
                 _execute(store, replay, services, processor, tolerance, concurrency, on_settled)
             finished = True
     finally:
-        now = find_replay(store, replay.id)
+        now = survive(lambda: find_replay(store, replay.id))
         # Records that are still queued are leased by another command that resumed the same replay.
         done = finished and not tolerance.is_exceeded and not now.queued and not now.left
-        store.set_replay(replay.id, now.status if now.status == "cancelled" else "done" if done else "stopped")
-    return find_replay(store, replay.id)
+        status = now.status if now.status == "cancelled" else "done" if done else "stopped"
+        survive(lambda: store.set_replay(replay.id, status))
+    return survive(lambda: find_replay(store, replay.id))
 
 
 def _run_canaries(
@@ -155,9 +157,12 @@ def hand_over_replay(store: Store, replay: Replay) -> None:
 
 
 def follow_replay(store: Store, replay_id: str, seconds: float) -> Iterator[Replay]:
-    """Yield the state of a replay that workers run, about every `seconds`, until the replay ends."""
+    """Yield the state of a replay that workers run, about every `seconds`, until the replay ends.
+
+    An outage of the store is waited for.
+    """
     while True:
-        replay = find_replay(store, replay_id)
+        replay = survive(lambda: find_replay(store, replay_id))
         yield replay
         if replay.status != "running":
             return

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from missive.dlq.contract import Query, Store
 from missive.dlq.record import Record
+from missive.operations.outages import survive
 
 _LATE = 10.0
 """Longest expected time from a failure to its record in the store, in seconds."""
@@ -33,7 +34,9 @@ def watch_failures(
         after = max(began, now - _LATE - seconds)
         if query.last_after is not None:
             after = max(after, query.last_after)
-        for record in sorted(store.query(replace(query, last_after=after)), key=lambda one: (one.last_at, one.id)):
+        asked = replace(query, last_after=after)
+        found = survive(lambda: list(store.query(asked)), sleep)  # noqa: B023 - called at once
+        for record in sorted(found, key=lambda one: (one.last_at, one.id)):
             if (record.id, record.attempts) not in seen:
                 seen[record.id, record.attempts] = record.last_at
                 yield record
