@@ -217,13 +217,9 @@ class ReplaySession(ThreadedSession):
         self._failing = False
         self._lease_at = self._host.time() + _GRACE
         try:
-            await self.thread.run(self._renew, set(self._held))
+            await self.thread.run(self._adapter.store.extend_leases, set(self._held), self._token, _LEASE)
         except StoreError:
             self._failing = True
-
-    def _renew(self, ids: set[str]) -> None:
-        if ids:
-            self._adapter.store.extend_leases(ids, self._token, _LEASE)
 
     async def _pause(self) -> None:
         """Wait until the next poll or settlement."""
