@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from missive import JSONMessage, Processor
+from missive import JSONMessage, Processor, Retry, constant
 from missive.adapters import RabbitMQAdapter
 from missive.adapters.replay import ReplayAdapter
 from missive.dlq import Query, Status
 from missive.dlq.sql import SQLStore
 from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
-from missive.matchers import Everything, by_field
+from missive.matchers import Everything, Field, by_field
 from tests.adapters.test_rabbitmq import Queue
 from tests.support.engine import run, until
 
@@ -69,8 +69,8 @@ def go(store, queue, handler, *, prefetch=250, seconds=10.0, wait=True, register
     async def meanwhile(engine):
         handler.started = time.monotonic()
         await until(lambda: handler.quick_after is not None, "the quick message", seconds)
+        handler.enough.set()
         if wait:
-            handler.enough.set()
             await until(lambda: not engine.stations.dispatcher.lanes, "the lanes to be empty", 60)
             if isinstance(store, SQLStore):
                 await until(lambda: not store.count(WAITING), "parked messages to be handled", 60)
@@ -115,3 +115,47 @@ def test_a_single_active_consumer_stays_active(rabbitmq, store):
     queue.publish(*slow(60), QUICK)
     go(store, queue, handler, prefetch=10)
     assert handler.done == list(range(60))
+
+
+def fail(message, context):
+    """Fail, so that the message is retried."""
+    raise ConnectionError
+
+
+MINUTES = Retry(attempts=10, immediate=0, delays=constant(300))
+WAITS = {
+    "rate": {"rate_limit": "2/min"},
+    "cap": {"concurrency": 1},
+    "ordered rate": {"rate_limit": "2/min", "ordered_by": by_field("k")},
+    "ordered cap": {"concurrency": 1, "ordered_by": by_field("k")},
+    "lane behind a retry": {"retry": MINUTES, "ordered_by": by_field("k")},
+    "lane parked behind a retry": {"retry": MINUTES, "ordered_by": by_field("k"), "on_lane_retry": "park"},
+    "retries of ten seconds": {"retry": Retry(attempts=10, immediate=0, delays=constant(9))},
+}
+
+
+@pytest.mark.parametrize("prefetch", [5, 250])
+@pytest.mark.parametrize("wait", WAITS)
+def test_messages_that_wait_do_not_starve_other_handlers(rabbitmq, store, wait, prefetch):
+    """400 messages that wait for a rate, a cap or a retry do not delay a message of another handler."""
+    terms, queue, handler = WAITS[wait], Queue(rabbitmq), Handler(60)
+    queue.publish(*slow(400), QUICK)
+
+    def register(proc):
+        proc.add_handler(Field("k", "slow"), fail if "retry" in terms else handler, name="slow", **terms)
+        proc.add_handler(Field("k", "quick"), handler, name="quick")
+
+    go(store, queue, handler, prefetch=prefetch, seconds=8, wait=False, register=register)
+    assert handler.quick_after < 5
+
+
+def test_without_a_store_the_starvation_is_logged(rabbitmq, caplog):
+    """Without a store, the prefetch stays, one line says that messages wait, and all are handled in their order."""
+    queue, handler = Queue(rabbitmq), Handler(0.02)
+    queue.publish(*slow(400), QUICK)
+    go(None, queue, handler, seconds=60)
+    assert handler.done == list(range(400))
+    assert handler.quick_after > 2, "only the messages of the prefetch are taken"
+    lines = [record.getMessage() for record in caplog.records if "keep others out" in record.getMessage()]
+    assert len(lines) == 1
+    assert lines[0].endswith("set a dead letter store with dlq= or --dlq, so that they can wait there")
