@@ -1,4 +1,4 @@
-"""Workers that are killed while waiting messages move to the store: nothing is lost, and the order of the lane holds."""
+"""Workers killed while waiting messages move to the store: nothing is lost, and the order of the lane holds."""
 
 from __future__ import annotations
 
