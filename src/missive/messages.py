@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
 
 import msgspec
 
-from missive.errors import DecodingError
+from missive.conversion import Converter, Unfit, converter
+from missive.errors import DecodingError, UsageError
 from missive.ids import new_id
 from missive.words import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+
+T = TypeVar("T")
 
 HeaderValue: TypeAlias = str | bytes | tuple[str | bytes, ...]
 """The value of a header: a `str`, `bytes` if it is not UTF-8, or a tuple for a repeated header."""
@@ -160,7 +163,9 @@ class StructuredMessage(Message):
     A subclass overrides `decode`. The result is available as `content`.
     """
 
-    __slots__ = ()
+    __slots__ = ("_converted",)
+    _converted: dict[Any, Any]
+    """The results of `as_type`. Set at first use, because most messages have none."""
 
     def decode(self) -> object:
         """Return the decoded body. Called at most once per message. Any exception becomes a `DecodingError`."""
@@ -188,6 +193,34 @@ class StructuredMessage(Message):
         if type(content) is _Undecodable:
             raise DecodingError(content.why)
         return content
+
+    @overload
+    def as_type(self, type_: type[T]) -> T: ...
+    @overload
+    def as_type(self, type_: Any) -> Any: ...
+    def as_type(self, type_: Any) -> Any:
+        """Return the content converted to a type: a struct, dataclass, attrs class, pydantic model or a list of them.
+
+        The result is kept, so that later calls with the same type return the same object. Raise `DecodingError` if the
+        content does not fit; the error names the field and shows no value. Raise `UsageError` for a type that neither
+        msgspec nor pydantic can make.
+        """
+        try:
+            known = self._converted
+        except AttributeError:
+            known = self._converted = {}
+        try:
+            result = known.get(type_, NOT_DECODED)
+        except TypeError:
+            raise UsageError(f"as_type takes a type that has a hash, not a {type(type_).__name__}") from None
+        if result is NOT_DECODED:
+            known[type_] = result = self._convert(converter(type_))
+        if type(result) is Unfit:
+            raise DecodingError(result.why)
+        return result
+
+    def _convert(self, into: Converter) -> Any:
+        return into.from_content(self.content)
 
 
 class _Undecodable:
@@ -219,14 +252,22 @@ class JSONMessage(StructuredMessage):
         """Return the parsed document."""
         return _decode_json(self.raw_data)
 
+    def _convert(self, into: Converter) -> Any:
+        return into.from_json(self.raw_data)
+
     def get_json(self) -> Any:
         """Return the parsed document. Raise `DecodingError` if the body is not JSON."""
         return self.content
 
     @classmethod
     def holding(cls, content: object, **envelope: Any) -> Self:
-        """Return a message whose body is `content` as JSON."""
-        return cls(msgspec.json.encode(content), **envelope)
+        """Return a message whose body is `content` as JSON, and its content where `decode` refuses this body."""
+        message = cls(msgspec.json.encode(content), **envelope)
+        try:
+            message.content  # noqa: B018 - a subclass may require fields, which an example lacks
+        except DecodingError:
+            message._content = content
+        return message
 
     @classmethod
     def of(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from missive.errors import RegistrationError
+from missive.fields import MISSING, member, members
 from missive.messages import Message, StructuredMessage, fold_name
 from missive.words import counted
 
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 MAX_SHOWN = 64
 """Greatest length of a value that is shown, in characters."""
-
-_MISSING = object()
 
 
 class Public:
@@ -93,20 +92,23 @@ def header_key(name: str) -> str:
 def public_values(message: Message, public: Collection[PublicPlace]) -> dict[str, Any]:
     """Return the public values of a message as they may be shown, by path or by `header_key`."""
     values: dict[str, Any] = {}
-    content: object = _MISSING
+    content: object = MISSING
     if isinstance(message, StructuredMessage) and any(not isinstance(place, Public) for place in public):
         try:
             content = message.content
         except Exception:  # noqa: BLE001 - an undecodable message has no public fields
-            content = _MISSING
+            content = MISSING
     for place in public:
         if isinstance(place, Public):
-            key, value = header_key(place.name), message.headers.get(place.name, _MISSING)
+            key, value = header_key(place.name), message.headers.get(place.name, MISSING)
         else:
             key, value = ".".join(place), content
-            for segment in place:
-                value = value.get(segment, _MISSING) if isinstance(value, Mapping) else _MISSING
-        if value is not _MISSING:
+            try:
+                for segment in place:
+                    value = member(value, segment)
+            except Exception:  # noqa: BLE001 - a property of a user's class may raise anything
+                value = MISSING
+        if value is not MISSING:
             values[key] = shown(value)
     return values
 
@@ -132,6 +134,6 @@ def shape_of(value: object) -> str:
         return f"<bytes, {counted(len(value), 'byte')}>"
     if isinstance(value, (list, tuple)):
         return f"<list, {counted(len(value), 'item')}>"
-    if isinstance(value, Mapping):
-        return f"<object, {counted(len(value), 'field')}>"
+    if (inside := members(value)) is not None:
+        return f"<object, {counted(len(inside), 'field')}>"
     return f"<{type(value).__name__}>"

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, Generic, Never, TypeVar
 import msgspec
 
 from missive.errors import RegistrationError
+from missive.fields import MISSING, is_object, member, members
 from missive.matchers.values import Frozen, checked_path, plain
 from missive.messages import Message, StructuredMessage, fold_name
 
@@ -48,9 +49,7 @@ class by_field(MessageKey[StructuredMessage]):  # noqa: N801 - users write it in
         """Follow the path into the decoded body."""
         value: Any = message.content
         for segment in self.path:
-            if not isinstance(value, dict):
-                return None
-            value = value.get(segment)
+            value = value.get(segment) if isinstance(value, dict) else member(value, segment)
         return value if isinstance(value, (str, int, float)) else _hashable(value)
 
     def __repr__(self) -> str:
@@ -59,7 +58,9 @@ class by_field(MessageKey[StructuredMessage]):  # noqa: N801 - users write it in
 
 def _hashable(value: Any) -> Hashable:
     """Return a hashable value that is equal for equal lists and objects, in every process."""
-    if not isinstance(value, (list, dict)):
+    if value is MISSING:
+        return None
+    if not isinstance(value, list) and not is_object(value):
         try:
             hash(value)
         except TypeError:
@@ -67,9 +68,16 @@ def _hashable(value: Any) -> Hashable:
         else:
             return value  # type: ignore[no-any-return]  # for example a date, from a custom decoder
     try:
-        return msgspec.json.encode(value, order="sorted")
+        return msgspec.json.encode(value, enc_hook=_encodable, order="sorted")
     except Exception:  # noqa: BLE001 - a custom decoder may return objects of any type
         return None
+
+
+def _encodable(value: Any) -> Any:
+    """Return the members of an object that msgspec cannot encode. Raise `TypeError` if it has none."""
+    if (inside := members(value)) is None:
+        raise TypeError
+    return inside
 
 
 class by_header(MessageKey[Message]):  # noqa: N801 - users write it in place of a function

@@ -7,9 +7,10 @@ from collections.abc import Collection
 from typing import Any, ClassVar, Never, TypeAlias, TypeVar
 
 from missive.errors import DecodingError, RegistrationError
+from missive.fields import MISSING, member
 from missive.matchers.algebra import Matcher
 from missive.matchers.tests import Test, as_test
-from missive.matchers.values import MISSING, Scalar, checked_path, plain
+from missive.matchers.values import Scalar, checked_path, plain
 from missive.messages import Message, StructuredMessage, fold_name
 from missive.public import Public, PublicPlace
 
@@ -51,8 +52,9 @@ class Selector(Matcher[M_contra]):
 class Field(Selector[StructuredMessage]):
     """A field of the decoded body: `Field("type", "order.placed")`, `Field(("customer", "id"), OneOf(1, 2))`.
 
-    `path` is a string or a tuple of segments. A string is one literal segment and is never split on dots. A path that
-    leads through a list, a scalar or null finds nothing.
+    `path` is a string or a tuple of segments. A string is one literal segment and is never split on dots. A path leads
+    through mappings by key, and through msgspec structs, dataclasses, attrs classes and pydantic models by field name.
+    A path that leads through a list, a scalar or null finds nothing.
     """
 
     __slots__ = ("path",)
@@ -73,9 +75,7 @@ class Field(Selector[StructuredMessage]):
         """Follow the path into the decoded body."""
         value = message.content
         for segment in self.path:
-            if not isinstance(value, dict):
-                return MISSING
-            value = value.get(segment, MISSING)
+            value = member(value, segment)
         return value
 
     def evaluate(self, message: StructuredMessage) -> bool | None:
@@ -85,9 +85,7 @@ class Field(Selector[StructuredMessage]):
         except DecodingError:
             return None
         for segment in self.path:
-            if not isinstance(value, dict):
-                return self.test.on_missing
-            value = value.get(segment, MISSING)
+            value = value.get(segment, MISSING) if isinstance(value, dict) else member(value, segment)
         return self.test.on_missing if value is MISSING else self.test(value)
 
     def is_public(self, public: Collection[PublicPlace]) -> bool:

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from typing import Any
 
 from missive.errors import RegistrationError
+from missive.fields import is_object
 from missive.matchers.values import MAX_DEPTH, SCALARS, Frozen, Scalar, checked_bound, checked_scalar, identity_of, show
 
 _MAX_SIZE = 10_000
@@ -155,7 +156,10 @@ class Range(Test):
 
 
 class IsInstance(Test):
-    """The value has a type: `Field("amount", IsInstance(int))`. A boolean is not an int."""
+    """The value has a type: `Field("amount", IsInstance(int))`. A boolean is not an int.
+
+    `IsInstance(dict)` is true of every object: a mapping, struct, dataclass, attrs class or pydantic model.
+    """
 
     __slots__ = ("type_",)
     type_: type
@@ -166,6 +170,8 @@ class IsInstance(Test):
         self._freeze(type_, type_=type_)
 
     def __call__(self, value: Any) -> bool:
+        if self.type_ is dict:
+            return is_object(value)
         return isinstance(value, self.type_) and (self.type_ is bool or not isinstance(value, bool))
 
     @property

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from typing_extensions import Self
 
 from missive.errors import RegistrationError
+from missive.fields import MISSING as MISSING  # noqa: PLC0414 - re-exported
 
 Scalar: TypeAlias = str | bytes | int | float | bool | None
 """The types of a literal in a matcher. Null is a value."""
@@ -24,19 +25,6 @@ _MAX_REPR = 2000
 _MAX_EXCERPT = 80
 
 _T = TypeVar("_T")
-
-
-class Missing:
-    """The type of `MISSING`."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "MISSING"
-
-
-MISSING = Missing()
-"""The result of a selector that finds no value. Only `Absent` is true of a missing value."""
 
 
 class Frozen:

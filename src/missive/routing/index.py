@@ -6,13 +6,14 @@ The index is only a filter. The matcher of each candidate decides: a dict treats
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from missive.fields import MISSING, member, members
 from missive.matchers.selectors import Place
 from missive.matchers.tests import Equals, Test
-from missive.matchers.values import MISSING, Scalar
+from missive.matchers.values import Scalar
 from missive.messages import Message
 from missive.routing.conflicts import analyse
 from missive.routing.normal import Conjunction
@@ -152,7 +153,8 @@ class Index:
     @staticmethod
     def _by_single_field(name: str, index: PlaceIndex, content: Any) -> list[int]:
         found: list[int] = []
-        if isinstance(content, dict) and (value := content.get(name, MISSING)) is not MISSING:
+        value = content.get(name, MISSING) if isinstance(content, dict) else member(content, name)
+        if value is not MISSING:
             index.find(value, found)
         return sorted(set(found)) if len(found) > 1 else found
 
@@ -160,10 +162,7 @@ class Index:
         for path, index in self._fields:
             value = content
             for segment in path:
-                if not isinstance(value, dict):
-                    value = MISSING
-                    break
-                value = value.get(segment, MISSING)
+                value = value.get(segment, MISSING) if isinstance(value, dict) else member(value, segment)
             values.append(value)
             if index is not None and value is not MISSING:
                 index.find(value, found)
@@ -187,8 +186,8 @@ class Index:
             node, value = stack.pop()
             if node.index is not None:
                 node.index.find(value, found)
-            if node.next and isinstance(value, dict):
-                stack += [(node.next[segment], value[segment]) for segment in _shared_names(node.next, value)]
+            if node.next and (inside := members(value)) is not None:
+                stack += [(node.next[segment], inside[segment]) for segment in _shared_names(node.next, inside)]
 
     @staticmethod
     def _search_event(trie: _EventNode, event: dict[Any, Any], found: list[int]) -> None:
@@ -282,7 +281,7 @@ def _in_envelope(message: Message, kind: str, name: str) -> Any:
     return MISSING if value is None else value
 
 
-def _shared_names(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+def _shared_names(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Return the names that two tables share, in time proportional to the smaller table."""
     small, large = (one, other) if len(one) <= len(other) else (other, one)
     return [name for name in small if name in large]
