@@ -210,6 +210,16 @@ with js.test_client() as client:
     result = client.send(missive.JSONMessage.of({"type": "a"}))
     reason: str | None = result.reason
 
+
+@js.handle_for(Field("type", "typed"))
+def typed(message: missive.JSONMessage, context: missive.HandlingContext) -> None:
+    """Convert the body."""
+    assert_type(message.as_type(Connection), Connection)
+    assert_type(message.as_type(list[Connection]), list[Connection])
+    either: Connection | None = message.as_type(Connection | None)
+    print(either)
+
+
 with raw.test_client() as any_client:
     any_client.send(missive.JSONMessage.of({}))
     any_client.send_batch([missive.RawMessage(b""), missive.JSONMessage.of({})])
