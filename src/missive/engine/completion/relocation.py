@@ -83,7 +83,7 @@ class Relocation:
         """Park at least `count` waiting messages of a source, where possible. Return whether any can be parked."""
         if self._state.draining:
             return True
-        freed = self._park_limited(source)
+        freed = self._park_limited(source, source.waiting - count)
         if freed < count:
             freed += self._park_held(source)
         able = freed > 0
@@ -92,9 +92,9 @@ class Relocation:
         self._dispatcher.dispatch()
         return able
 
-    def _park_limited(self, source: Source) -> int:
+    def _park_limited(self, source: Source, keep: int) -> int:
         parked = 0
-        for work, limiter in self._dispatcher.limiters.surplus(source):
+        for work, limiter in self._dispatcher.limiters.surplus(source, max(0, keep)):
             self._limited = True
             self._parking.park_waiting(work, limiter)
             parked += len(work.jobs)

@@ -78,14 +78,19 @@ class Limiters:
         if (limiter := self.of_sources.get(job.source)) is not None:
             limiter.leave(job)
 
-    def surplus(self, source: Source) -> list[tuple[Work, AnyLimiter]]:
-        """Take out the works of a source that wait at a limiter behind many others, and have no lane."""
+    def surplus(self, source: Source, keep: int) -> list[tuple[Work, AnyLimiter]]:
+        """Take out works of a source that wait at a limiter and have no lane, the last ones of each limiter.
+
+        About `keep` works of the source stay, and at most `HELD` at each limiter.
+        """
         taken: list[tuple[Work, AnyLimiter]] = []
-        for limiter in self.all:
+        limiters = [one for one in self.all if any(work.source is source for work in one.waiting)]
+        most = min(HELD, keep // max(1, len(limiters)))
+        for limiter in limiters:
             kept: deque[Work] = deque()
             for work in limiter.waiting:
                 movable = work.source is source and all(job.lane is None for job in work.jobs)
-                if movable and len(kept) >= HELD:
+                if movable and len(kept) >= most:
                     taken.append((work, limiter))
                 else:
                     kept.append(work)
