@@ -17,6 +17,7 @@
     ├── OnceConflict                     a once= key belongs to the effect of another body
     ├── ResourceError                    a resource is requested incorrectly or does not yield once
     ├── StoreError                       the dead letter store fails now; a later call may succeed
+    │   ├── RecordRejected               the database does not take the data of a record
     │   └── StoreRefused                 the dead letter store cannot do this at all
     │       └── StoreConflict            the record changed in the meantime
     ├── AdapterError                     a transport failed
@@ -128,6 +129,10 @@ class ResourceError(MissiveError):
 
 class StoreError(MissiveError):
     """Raised by dead letter stores when an operation fails now. A later call may succeed."""
+
+
+class RecordRejected(StoreError):
+    """Raised by `Sink.put` when the database rejects the data of a record, and would take others."""
 
 
 class StoreRefused(StoreError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from hypothesis import HealthCheck, given, settings
@@ -28,6 +29,23 @@ def test_a_record_is_read_back_equal(store: Store, body, headers, key, detail):
     kept = record(body=body, headers=tuple(headers), key=key, detail=detail)
     store.put([kept])
     assert store.get(kept.id) == kept
+
+
+@on_each
+def test_a_record_whose_answer_was_lost_is_stored_once(store: Store):
+    """The same record put again changes nothing. A later failure of the same record joins it."""
+    first = record(history=(Attempt(10.0, "failed", 1),))
+    for _ in range(2):
+        store.put([first])
+    assert store.get(first.id) == first
+    store.put([replace(first, history=(Attempt(11.0, "failed", 1),))])
+    joined = store.get(first.id)
+    assert joined is not None
+    assert (joined.attempts, len(joined.history)) == (2, 2)
+    adopted = record(status=Status.parked, lane="l", lease_token="t", leased_until=time.time() + 60)
+    for _ in range(2):
+        store.put([adopted])
+    assert store.extend_leases([adopted.id], "t", 60) == {adopted.id}
 
 
 @on_each

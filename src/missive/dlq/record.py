@@ -163,6 +163,14 @@ class Record:
         lines = self.history if self.status is Status.parked else ()
         return list(itertools.takewhile(lambda attempt: attempt.reason in _WAITED, reversed(lines)))
 
+    def holds(self, newer: Record) -> bool:
+        """Return whether this record was stored with the failure of `newer` before, and only the answer was lost."""
+        adopted = newer.leased_until is not None
+        new = newer.lease_token is None or adopted
+        if not new or newer.id != self.id or newer.last_at > self.last_at:
+            return False
+        return bool(newer.history) and newer.history[-1] in self.history
+
     def joined_by(self, newer: Record) -> Record:
         """Return this record after another failure of its message: the newer values with a joined history.
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 from missive.dlq.contract import Sink, Store
 from missive.engine.runtime import Runtime
 from missive.engine.state import EngineState
-from missive.errors import StoreError
+from missive.errors import RecordRejected, StoreError
 
 T = TypeVar("T")
 
@@ -116,6 +116,9 @@ class StoreClient:
         cancel = self._runtime.call_later(_SLOW_SECONDS, lambda: self.failed(fault, silent))
         try:
             result = await calling
+        except RecordRejected:  # the store has answered
+            self.succeeded(fault)
+            raise
         except StoreError as error:
             self.failed(fault, error)
             raise

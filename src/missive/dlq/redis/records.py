@@ -47,6 +47,8 @@ class Records(Database):
             if earlier is None and record.may_join and digest is not None:
                 earlier = known.records.get(found.get(digest, ""))
                 asked[digest] = known.arrivals.get(digest, "")
+            if earlier is not None and earlier.holds(record):
+                continue
             one = record if earlier is None else earlier.joined_by(record)
             if earlier is None and digest is not None:
                 found[digest] = one.id

@@ -19,11 +19,11 @@ from missive.dlq.contract import Sink
 from missive.dlq.retention import Retention
 from missive.dlq.sql.addresses import database_url
 from missive.dlq.sql.deadlines import Deadlines
-from missive.dlq.sql.dialects import connected, is_deadlock, reason
+from missive.dlq.sql.dialects import connected, is_deadlock, is_rejection, reason
 from missive.dlq.sql.migrations import migrate
 from missive.dlq.times import AheadCheck
 from missive.dlq.translation import Translation
-from missive.errors import StoreError, StoreRefused, UsageError
+from missive.errors import RecordRejected, StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
 from missive.urls import is_loopback, parse_url
 
@@ -42,12 +42,14 @@ logger = logging.getLogger("missive")
 def _describe(error: Exception) -> tuple[type[StoreError], str]:
     if isinstance(error, sa.exc.SQLAlchemyError):
         why = reason(error)
+        if is_rejection(error):
+            return RecordRejected, why
         if "malformed" in why:
             return StoreRefused, f"{why}; keep the file and recover its contents: sqlite3 FILE .recover"
         return (StoreRefused if "not a database" in why else StoreError), why
     if isinstance(error, OSError):
         return StoreError, error.strerror or type(error).__name__
-    return StoreError, "a text or a number is out of range"  # from a driver, before it sends the statement
+    return RecordRejected, "a text or a number is out of range"  # from a driver, before it sends the statement
 
 
 translated = Translation((sa.exc.SQLAlchemyError, OSError, UnicodeEncodeError, OverflowError), _describe)

@@ -37,6 +37,9 @@ _DEADLOCKS = frozenset({"40P01", "40001", "23505", 1213, 1062})
 """Error codes of PostgreSQL and MySQL after which a transaction can be tried again at once.
 
 23505 and 1062 mean that another transaction has inserted the same row. The next try finds the row."""
+_REJECTED = frozenset({1153, 1264, 1300, 1366, 1406, 1644, 3819, 3988, 4025})
+"""Numbers with which MySQL and MariaDB reject data: a statement that is larger than max_allowed_packet, a value that is
+too long or out of range, a text that the character set lacks, a check, a trigger."""
 _LOST = frozenset({2006, 2013})
 _POSTGRESQL_SESSION = "SET plan_cache_mode = force_custom_plan; SET idle_in_transaction_session_timeout = '60s'"
 _MYSQL_SESSION = "SET SESSION wait_timeout = 120, SESSION innodb_lock_wait_timeout = 10"
@@ -184,6 +187,13 @@ def schema_lock(engine: Engine, url: str) -> Iterator[None]:
         finally:
             with suppress(sa.exc.SQLAlchemyError):  # the lock also ends with the connection
                 connection.execute(sa.select(sa.func.release_lock(name)))
+
+
+def is_rejection(error: sa.exc.SQLAlchemyError) -> bool:
+    """Return whether the database rejects the data of a statement, and would take others."""
+    if isinstance(error, (sa.exc.DataError, sa.exc.IntegrityError)):
+        return True
+    return next(iter(getattr(getattr(error, "orig", None), "args", ())), None) in _REJECTED
 
 
 def is_deadlock(error: sa.exc.DBAPIError) -> bool:

@@ -30,8 +30,9 @@ class Records(Database):
             new: dict[str, Record] = {}
             arrivals: dict[str, str] = {}
             taken_over: set[str] = set()
+            stored = {one.id for one in records if one.id in known and known[one.id].holds(one)}
             for record in records:
-                if record.id in lost:
+                if record.id in lost or record.id in stored:
                     continue
                 digest = _arrival(record)
                 earlier = known.get(record.id) or (known.get(digest) if record.may_join and digest else None)

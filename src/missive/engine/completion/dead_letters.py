@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from missive.app.terms import HandlerRoute
 from missive.dlq.failure import describe_exception
 from missive.dlq.record import Record
-from missive.engine.completion.records import bare_record, make_record
+from missive.engine.completion.escaping import escaped
+from missive.engine.completion.records import LEASE, bare_record, make_record
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
 from missive.engine.state import EngineState
 from missive.engine.store import StoreClient
 from missive.engine.workers.decision import Decision
-from missive.errors import NotSettled, ProcessingFailed, StoreError
+from missive.errors import NotSettled, ProcessingFailed, RecordRejected, StoreError
 from missive.ids import after
 from missive.messages import RawMessage
 from missive.outcome import Outcome, Reason
@@ -31,6 +33,10 @@ _BATCH_BYTES = 64 * 1024 * 1024
 """Size of the bodies after which a batch ends, in bytes."""
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 5.0
+_PATIENT_FAILURES = 2
+"""Number of failed writes, one after the other, before fewer records are written at once."""
+_PUT_OFF_SECONDS = 30.0
+"""Time after which a record that the sink does not take is tried again, in seconds."""
 
 logger = logging.getLogger("missive")
 
@@ -60,6 +66,16 @@ class DeadLetterWriter(Stage):
         self._state = state
         self._runtime = runtime
         self._pending: list[Job] = []
+        self._built: dict[Job, Record] = {}
+        """The records of pending jobs that were built: a record keeps its id over all tries to write it."""
+        self._escaped: set[Job] = set()
+        """The pending jobs whose record is escaped."""
+        self._suspects: dict[Job, int] = {}
+        """The pending jobs that could not be written alone, each with `_writes` at that time."""
+        self._writes = 0
+        """Number of batches that were written."""
+        self._put_off: list[Job] = []
+        """The jobs that wait, because the sink takes others but not them, with the later jobs of their lanes."""
         self._last_id = ""
         self._limit = _BATCH
         """Maximum number of records of the next batch."""
@@ -80,7 +96,7 @@ class DeadLetterWriter(Stage):
     @property
     def pending(self) -> int:
         """The number of records that are not durable yet."""
-        return len(self._pending)
+        return len(self._pending) + len(self._put_off)
 
     def add(self, job: Job) -> None:
         """File a job that was decided to be a dead letter, or that is parked.
@@ -96,15 +112,18 @@ class DeadLetterWriter(Stage):
             job.disposition = Disposition.reject
             self.on_filed([job])
         else:
-            self._pending.append(job)
-            self._wake.set()
+            if self._put_off and _lane(job) in map(_lane, self._put_off):
+                self._put_off.append(job)
+            else:
+                self._pending.append(job)
+                self._wake.set()
             if self._store.down:
                 job.source.mark_waiting(job)
                 self._store.check_pause()
 
     async def written(self) -> None:
         """Wait until all records are durable."""
-        while self._pending:
+        while self.pending:
             self._empty.clear()
             await self._empty.wait()
 
@@ -113,7 +132,7 @@ class DeadLetterWriter(Stage):
         return [self._run()]
 
     async def _run(self) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff, failures = _FIRST_BACKOFF, 0
         while True:
             await self._wake.wait()
             batch = self._next_batch()
@@ -122,22 +141,38 @@ class DeadLetterWriter(Stage):
             except MemoryError:  # the same batch would fail again
                 self._shrink(batch)
                 continue
+            except RecordRejected as error:
+                self._divide(batch, error)
+                continue
             except StoreError:
                 for job in self._pending:  # so that `max_unfiled` alone pauses intake
                     job.source.mark_waiting(job)
+                failures += 1
+                if failures > _PATIENT_FAILURES:
+                    self._suspect(batch)
                 await self._runtime.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 continue
-            backoff = _FIRST_BACKOFF
-            self._limit = min(_BATCH, self._limit * 2)
-            del self._pending[: len(batch)]
-            if not self._pending:
-                self._wake.clear()
-                self._empty.set()
-            for job in batch:
-                job.source.mark_ready(job)
-            self.on_filed(batch)
-            self._store.check_pause()
+            backoff, failures = _FIRST_BACKOFF, 0
+            self._conclude(batch)
+
+    def _conclude(self, batch: Sequence[Job]) -> None:
+        """Hand on the jobs of a written batch."""
+        self._limit = min(_BATCH, self._limit * 2)
+        self._writes += 1
+        del self._pending[: len(batch)]
+        for job in batch:
+            self._built.pop(job, None)
+        if self._suspects or self._escaped:
+            self._escaped.difference_update(batch)
+            self._suspects = {one: writes for one, writes in self._suspects.items() if one not in batch}
+        if not self._pending:
+            self._wake.clear()
+            self._empty.set()
+        for job in batch:
+            job.source.mark_ready(job)
+        self.on_filed(batch)
+        self._store.check_pause()
 
     def _next_batch(self) -> Sequence[Job]:
         """Return the records to write next: few enough to fit in memory, and at least one."""
@@ -165,10 +200,76 @@ class DeadLetterWriter(Stage):
             job.source.adapter.url,
             len(delivery.body),
         )
+        self._built.pop(job, None)
         job.source.return_credit(0, len(delivery.body))
         delivery.body, delivery.headers, job.message = b"", (), RawMessage(b"")
         detail = "the record did not fit in memory"
         job.decision, job.parked = Decision(Outcome.dead_lettered, Reason.too_large, detail=detail), None
+
+    # Records that the sink does not take
+
+    def _divide(self, batch: Sequence[Job], error: RecordRejected) -> None:
+        """Write half of a batch that has a rejected record. Escape a record that is rejected alone, or put it off."""
+        if len(batch) > 1:
+            self._limit = len(batch) // 2
+            return
+        (job,) = batch
+        if job not in self._escaped:
+            self._escaped.add(job)
+            self._built[job] = escaped(self._built[job])
+            logger.warning(
+                "%s: the dead letter store rejects a text of record %s, which is escaped",
+                job.source.adapter.url,
+                self._built[job].id,
+            )
+        else:
+            self._postpone(job, str(error))
+
+    def _suspect(self, batch: Sequence[Job]) -> None:
+        """Find out whether one record of a batch that fails repeatedly is the cause, by writing less at once.
+
+        A single record goes behind the others. If they could be written since, and it cannot again, it is put off.
+        """
+        self._limit = max(1, len(batch) // 2)
+        if len(batch) > 1:
+            return
+        (job,) = batch
+        if self._suspects.setdefault(job, self._writes) < self._writes:
+            self._postpone(job, "it cannot be written, and others can")
+            return
+        behind = self._with_lane(job, self._pending)
+        self._pending = [one for one in self._pending if one not in behind] + behind
+
+    def _postpone(self, job: Job, why: str) -> None:
+        """Try to write a record again later, and the later records of its lane after it."""
+        logger.error(
+            "%s: record %s stays unsettled and is tried again every %d s: %s",
+            job.source.adapter.url,
+            self._built[job].id,
+            _PUT_OFF_SECONDS,
+            why,
+        )
+        behind = self._with_lane(job, self._pending)
+        self._pending = [one for one in self._pending if one not in behind]
+        if not self._pending:
+            self._wake.clear()
+        for one in behind:
+            one.source.mark_waiting(one)
+        if not self._put_off:
+            self._runtime.call_later(_PUT_OFF_SECONDS, self._resume)
+        self._put_off += behind
+
+    def _resume(self) -> None:
+        self._pending += self._put_off
+        self._put_off = []
+        self._wake.set()
+
+    @staticmethod
+    def _with_lane(job: Job, jobs: Sequence[Job]) -> list[Job]:
+        lane = _lane(job)
+        return [one for one in jobs if one is job or (lane is not None and _lane(one) == lane)]
+
+    # On the store's thread
 
     def _write(self, batch: Sequence[Job]) -> None:
         """Build and put the records, on the store's thread."""
@@ -186,6 +287,15 @@ class DeadLetterWriter(Stage):
         raise broken
 
     def _record(self, job: Job) -> Record:
+        record = self._built.get(job)
+        if record is None:
+            record = self._build(job)
+        elif record.leased_until is not None:
+            record = replace(record, leased_until=self._runtime.time() + LEASE)
+        self._built[job] = record
+        return record
+
+    def _build(self, job: Job) -> Record:
         decision = job.decision
         if decision is None or (decision.reason is None and job.parked is None):
             raise TypeError("only dead letters and parked messages are filed")
@@ -205,6 +315,11 @@ class DeadLetterWriter(Stage):
         """Return an id that sorts after all earlier ones: the parked messages of a lane are leased in that order."""
         self._last_id = after(self._last_id, self._runtime.new_id())
         return self._last_id
+
+
+def _lane(job: Job) -> str | None:
+    """Return the lane in whose order a job is parked, or None."""
+    return None if job.parked is None else job.parked.lane
 
 
 def _not_settled(job: Job) -> NotSettled:
