@@ -66,3 +66,25 @@ def test_a_restart_during_a_replay(
     assert Counter(handled()) == Counter(map(str, range(RECORDS)))
     worker.terminate(60)
     assert worker.code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SERVERS, REDIS])
+def test_a_restart_during_a_replay_by_a_command(
+    missive: Callable[..., Running], tmp_path: Path, request: pytest.FixtureRequest, name: str
+):
+    """`replay --with` keeps its results while the store is down, writes them afterwards, and repeats no record."""
+    server = request.getfixturevalue(name)
+    url = str(server.store() if name == "redis" else server.url(server.database()))
+    (tmp_path / "app.py").write_text(APPLICATION)
+    with contextlib.closing(open_store(url)) as store:
+        store.put([record(body=json.dumps({"n": number}).encode(), headers=()) for number in range(RECORDS)])
+    replay = missive("dlq", "replay", "status:dead", "--yes", "--json", "--with", "app:proc", "--dlq", url)
+    handled = tmp_path / "handled.txt"
+    wait_until(lambda: handled.exists() and handled.read_bytes().count(b"\n") > RECORDS // 8, "the first records")
+    server.kill()
+    wait_until(lambda: "results of replays are kept" in replay.errors, "the outage to be noticed")
+    server.start()
+    out, _ = replay.finish(60)
+    assert (replay.code, json.loads(out)["resolved"]) == (0, RECORDS)
+    assert Counter(handled.read_text().split()) == Counter(map(str, range(RECORDS)))

@@ -153,8 +153,9 @@ def _finish(
 
 def _services(store: Store, replay: Replay) -> str:
     from missive.dlq import Query  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.operations.outages import survive  # noqa: PLC0415 - as above
 
-    return ", ".join(store.services(Query(replay=replay.id)))
+    return ", ".join(survive(lambda: store.services(Query(replay=replay.id))))
 
 
 def _show_queued(store: Store, replay: Replay, *, as_json: bool) -> None:
