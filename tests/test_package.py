@@ -46,6 +46,7 @@ NAMES = {
         "Public",
         "RawMessage",
         "Reason",
+        "RecordRejected",
         "RegistrationClosed",
         "RegistrationError",
         "ResourceError",

@@ -158,7 +158,7 @@ def test_the_repr_of_a_processor():
     """The repr of a processor has its name, its message class and the number of handlers."""
     proc = Processor(JSONMessage, name="orders")
     proc.add_handler(Topic("a"), nothing)
-    assert repr(proc) == "<Processor orders: JSONMessage, 1 handlers>"
+    assert repr(proc) == "<Processor orders: JSONMessage, 1 handler>"
 
 
 def test_adapters_are_attributes_of_the_package():

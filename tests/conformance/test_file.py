@@ -23,7 +23,7 @@ class FileHarness(Harness):
         self.path = directory / "events.jsonl"
 
     def adapter(self, processor: Processor[Any], **options: Any) -> FileAdapter:
-        return FileAdapter(processor, self.path, progress=False, **options)
+        return FileAdapter(processor, self.path, progress=False, wait=True, **options)
 
     def create(self) -> None:
         self.path.touch()

@@ -84,10 +84,10 @@ def test_explanation_has_the_reason_of_the_router(matchers, reason):
         (None, "<null>"),
         ("done", "<str, 4 characters>"),
         ("", "<str, 0 characters>"),
-        (b"abc", "<bytes, 3>"),
+        (b"abc", "<bytes, 3 bytes>"),
         ([1, 2], "<list, 2 items>"),
         (("a", "b"), "<list, 2 items>"),
-        ({"a": 1}, "<object, 1 fields>"),
+        ({"a": 1}, "<object, 1 field>"),
         (True, "<bool>"),
         (4711, "<int>"),
         (47.11, "<float>"),
@@ -122,9 +122,9 @@ def test_only_failed_parts_are_listed():
         "Field('b', Equals(1)): expected 1, got <int>"
     ]
     assert len(because(Field("a", 2) | Field("b", 1), message)) == 2
-    assert because(~Topic("t"), message) == ["Topic(Equals('t')): expected not 't', got <str, 1 characters>"]
+    assert because(~Topic("t"), message) == ["Topic(Equals('t')): expected not 't', got <str, 1 character>"]
     assert because(~(Topic("t") | Field("b", 1)), message) == [
-        "Topic(Equals('t')): expected not 't', got <str, 1 characters>"
+        "Topic(Equals('t')): expected not 't', got <str, 1 character>"
     ]
 
 
@@ -187,7 +187,7 @@ def test_to_dict_is_json():
             {
                 "handler": "0",
                 "verdict": "does not match",
-                "because": ["Topic(Equals('a')): expected 'a', got <str, 1 characters>"],
+                "because": ["Topic(Equals('a')): expected 'a', got <str, 1 character>"],
             }
         ],
     }
