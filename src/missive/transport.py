@@ -283,6 +283,14 @@ class Host(Protocol):
         """
         ...
 
+    async def lanes_deleted(self, lanes: Collection[str], unfetched: Sequence[Delivery]) -> None:
+        """Announce that the messages of lanes no longer exist, because their topic was deleted.
+
+        The engine handles the messages of these lanes that it holds, and the deliveries that no fetch returned. It
+        does not commit their progress. Call `lanes_gained` before the lanes deliver the messages of another topic.
+        """
+        ...
+
 
 class Session(ABC):
     """One connection and its deliveries. The engine calls every method on its own loop.
@@ -319,6 +327,13 @@ class Session(ABC):
         The result is `fenced` for a lane that was lost after the call, even if the session gained the lane again.
         """
         raise NotImplementedError
+
+    async def first_positions(self, lanes: Collection[str]) -> Mapping[str, int]:  # noqa: ARG002 - the default
+        """Return the first position of each lane that still exists, where the transport deletes unsettled messages.
+
+        The engine asks at a drain, before it gives deliveries back. It files the deleted ones.
+        """
+        return {}
 
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Renew the leases of deliveries by `capabilities.lease` seconds; return one result for each."""

@@ -129,6 +129,15 @@ class KafkaHarness(Harness):
     def trim(self, position: int) -> None:
         self.kafka.trim(self.topic, position)
 
+    def delete_all(self) -> bool:
+        for partition in range(self.lanes):
+            self.kafka.trim(self.topic, -1, partition)
+        return True
+
+    def destroy(self) -> bool:
+        self.kafka.recreate(self.topic, self.lanes)
+        return True
+
     def overrun(self, position: int) -> None:
         self.kafka.commit(self.topic, self.group, position)
 

@@ -257,12 +257,12 @@ class Kafka:
         finally:
             consumer.close()
 
-    def trim(self, topic: str, offset: int) -> None:
-        """Delete all messages before an offset, as retention does."""
+    def trim(self, topic: str, offset: int, partition: int = 0) -> None:
+        """Delete all messages of a partition before an offset, as retention does. -1 deletes all of them."""
         from confluent_kafka import TopicPartition
 
         admin = self.admin()
-        (deleted,) = admin.delete_records([TopicPartition(topic, 0, offset)]).values()
+        (deleted,) = admin.delete_records([TopicPartition(topic, partition, offset)]).values()
         deleted.result(REPLY_SECONDS)
 
     def __enter__(self) -> Self:

@@ -126,7 +126,7 @@ class Assembler:
             source, settler, backpressure, own = self._build_source(adapter)
             source.stages = Stages([settler, *before, *own, *after, self._dead_letters])
             host = SourceHost(self._service, runtime, self._store)
-            host.assignment = Assignment(source, settler, backpressure, exits, runtime)
+            host.assignment = Assignment(source, settler, backpressure, exits, admission, runtime)
             intakes[source] = Intake(source, host, admission, backpressure, state, runtime)
             watchdogs.append(Watchdog(source, backpressure, state, runtime))
             of_sources += [settler, *own]

@@ -14,7 +14,7 @@ from missive.dlq.contract import DLQ, Sink
 from missive.engine.order import order_hazards
 from missive.engine.ownership import find_refusal
 from missive.errors import Fatal, MissiveError, StoreError, Transient
-from missive.transport import Credit, Session, Watermark
+from missive.transport import Credit, Delivery, Session, Watermark
 
 _CONNECT_SECONDS = 30.0
 _CLOSE_SECONDS = 10.0
@@ -155,3 +155,6 @@ class DiagnosticHost:
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
         """Ignore lost lanes."""
+
+    async def lanes_deleted(self, lanes: Collection[str], unfetched: Sequence[Delivery]) -> None:
+        """Ignore deleted lanes."""

@@ -448,7 +448,7 @@ def test_a_watermark_passes_acked_messages_before_a_released_one():
 
         session = SimpleNamespace(capabilities=Capabilities(commit="cumulative"), commit=commit)
         source = SimpleNamespace(session=session, vanished=())
-        exits = SimpleNamespace(settled=lambda source, jobs, lost: settled.extend(jobs))
+        exits = SimpleNamespace(draining=False, settled=lambda source, jobs, lost: settled.extend(jobs))
         settler = Settler(source, exits, Runtime())
         jobs = [Job(source, session, Delivery(b"", position=n), RawMessage(b"")) for n in range(3)]
         settler.taken(source, session, jobs, by_lane(jobs))

@@ -15,7 +15,7 @@ from missive.adapters.kafka.flow import FlowControl
 from missive.adapters.kafka.lanes import Lane, Lanes
 from missive.adapters.kafka.settings import Settings
 from missive.adapters.kafka.topics import TopicIds
-from missive.transport import Host, Watermark
+from missive.transport import Delivery, Host, Watermark
 
 _RETRY_SECONDS = 0.5
 """Time between two attempts to commit the starts of new lanes, in seconds."""
@@ -28,6 +28,14 @@ class LanesLost(Protocol):
 
     def __call__(self, lanes: Collection[str], *, may_commit: bool) -> Coroutine[Any, Any, None]:
         """Return when the lanes may move to another member."""
+        ...
+
+
+class LanesDeleted(Protocol):
+    """Handler on the engine's loop for lanes whose topic was deleted."""
+
+    def __call__(self, lanes: Collection[str], buffered: Sequence[Delivery]) -> Coroutine[Any, Any, None]:
+        """Return when the engine keeps the messages that were received, `buffered` ones included."""
         ...
 
 
@@ -58,6 +66,7 @@ class Assignment:
         *,
         engine: EngineCalls,
         lost: LanesLost,
+        deleted: LanesDeleted,
     ) -> None:
         self._settings = settings
         self._host = host
@@ -67,6 +76,7 @@ class Assignment:
         self._beginnings = beginnings
         self._engine = engine
         self._lost = lost
+        self._deleted = deleted
         self._uncommitted: dict[str, Any] = {}
         """The starts of lanes that the group must remember, and that are not committed yet."""
         self._next_try = 0.0
@@ -174,13 +184,15 @@ class Assignment:
     def _begin_again(self, client: Any, lanes: Sequence[Lane], topic_id: str | None) -> None:
         """Start lanes at the beginning of their topic, which was deleted and created again.
 
-        Running handlers finish, but their messages cannot be committed: they do not exist any more.
+        The messages that were received are handled, but not committed: they do not exist any more.
         """
         self._report({lane.topic for lane in lanes}, ())
         for lane in lanes:
             lane.deleted = True
         if not self._engine.leaving:
-            self._engine.wait_for(self._lost([lane.name for lane in lanes], may_commit=True))
+            names = [lane.name for lane in lanes]
+            buffered = [delivery for name in names for delivery in self._flow.unbuffer(name)[0]]
+            self._engine.wait_for(self._deleted(names, buffered))
         if self._engine.leaving:
             return
         starts = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import operator
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -13,7 +13,7 @@ from confluent_kafka import KafkaException
 
 from missive.adapters.kafka import client as clients
 from missive.adapters.kafka import errors, positions
-from missive.adapters.kafka.assignment import Assignment, LanesLost
+from missive.adapters.kafka.assignment import Assignment, LanesDeleted, LanesLost
 from missive.adapters.kafka.beginnings import Beginnings
 from missive.adapters.kafka.flow import FlowControl
 from missive.adapters.kafka.lanes import Lane, Lanes
@@ -57,6 +57,7 @@ class KafkaConsumer(ClientThread):
         *,
         arrived: Callable[[list[Delivery], int], None],
         lost: LanesLost,
+        deleted: LanesDeleted,
         failed: Callable[[Exception], None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -72,7 +73,7 @@ class KafkaConsumer(ClientThread):
         self._beginnings = beginnings
         self._topic_ids = TopicIds(settings, host.service)
         self._assignment = Assignment(
-            settings, host, self._lanes, self.flow, self._topic_ids, beginnings, engine=self, lost=lost
+            settings, host, self._lanes, self.flow, self._topic_ids, beginnings, engine=self, lost=lost, deleted=deleted
         )
         self._error: Exception | None = None
         self._polling = False
@@ -261,6 +262,10 @@ class KafkaConsumer(ClientThread):
         """Commit watermarks, except for the lanes of `snapshot` that this member lost meanwhile: these are fenced."""
         self._assignment.supersede(watermarks)
         return positions.commit(self.client, self._lanes, watermarks, snapshot, self._settings)
+
+    def first_positions(self, snapshot: Mapping[str, Lane], lanes: Collection[str]) -> Mapping[str, int]:
+        """Return the first offsets of lanes, as far as the broker tells them."""
+        return positions.first_positions(self.client, [snapshot[name] for name in lanes if name in snapshot])
 
     def resume(self, lanes: set[str]) -> None:
         """Deliver the buffered messages of paused lanes, and continue with new messages."""

@@ -15,6 +15,8 @@ from missive.transport import SettlementResult, Watermark
 
 REPLY_SECONDS = 15.0
 """Time limit for a reply of a broker."""
+_ASK_SECONDS = 2.0
+"""Time limit for a reply that only a drain waits for."""
 _RETRY_SECONDS = 0.02
 _TOPIC = "m1t"
 """Prefix of metadata that begins with the id of the topic."""
@@ -145,3 +147,17 @@ def lag(client: Any, lanes: Lanes) -> int | None:
         if known is not None and at.offset >= 0:
             total += max(0, known[1] - at.offset)
     return total
+
+
+def first_positions(client: Any, lanes: Sequence[Lane]) -> dict[str, int]:
+    """Return the first offset of each lane's log. After a call without an answer, the result has no further lanes."""
+    first: dict[str, int] = {}
+    if client is None:
+        return first
+    for lane in lanes:
+        try:
+            low, _ = client.get_watermark_offsets(TopicPartition(lane.topic, lane.partition), timeout=_ASK_SECONDS)
+        except KafkaException:
+            break
+        first[lane.name] = low
+    return first

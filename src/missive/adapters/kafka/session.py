@@ -49,6 +49,7 @@ class KafkaSession(ThreadedSession):
             beginnings,
             arrived=self._arrived,
             lost=self._lost,
+            deleted=self._deleted,
             failed=self._failed,
             loop=asyncio.get_running_loop(),
         )
@@ -96,6 +97,12 @@ class KafkaSession(ThreadedSession):
         if self._closed:
             return dict.fromkeys(watermarks, SettlementResult.fenced)
         return await self.thread.run(self._consumer.commit, watermarks, self._consumer.snapshot())
+
+    async def first_positions(self, lanes: Collection[str]) -> Mapping[str, int]:
+        """Return the first offset of each partition: retention deletes messages that no consumer has handled."""
+        if self._error is not None or self._closed:
+            return {}
+        return await self.thread.run(self._consumer.first_positions, self._consumer.snapshot(), lanes)
 
     async def pause(self, lanes: Collection[str]) -> None:
         """Stop the delivery of lanes."""
@@ -146,18 +153,23 @@ class KafkaSession(ThreadedSession):
         self._drop(lambda lane: lane in lanes)
         await self._host.lanes_lost(lanes, may_commit=may_commit, deadline=self._settings.handover)
 
+    async def _deleted(self, lanes: Collection[str], buffered: Sequence[Delivery]) -> None:
+        await self._host.lanes_deleted(lanes, [*self._drop(lambda lane: lane in lanes), *buffered])
+
     def _failed(self, error: Exception) -> None:
         if self._error is None:
             self._error = error
         self._arrival.set()
 
-    def _drop(self, selects: Callable[[str | None], bool]) -> None:
-        """Drop the messages of selected lanes that no fetch returned."""
-        chunks = list(self._chunks)
+    def _drop(self, selects: Callable[[str | None], bool]) -> list[Delivery]:
+        """Drop the messages of selected lanes that no fetch returned, and return them."""
+        chunks, dropped = list(self._chunks), list[Delivery]()
         self._chunks.clear()
         for deliveries, size in chunks:
             rest = [delivery for delivery in deliveries if not selects(delivery.lane)]
             rest_size = sum(len(delivery.body) for delivery in rest)
             self._consumer.flow.fetched(len(deliveries) - len(rest), size - rest_size)
+            dropped += [delivery for delivery in deliveries if selects(delivery.lane)]
             if rest:
                 self._chunks.append((rest, rest_size))
+        return dropped

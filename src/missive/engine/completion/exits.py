@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.dispatch.dispatcher import Dispatcher
@@ -42,6 +42,11 @@ class Exits:
         self._dead_letters = dead_letters
         self._state = state
 
+    @property
+    def draining(self) -> bool:
+        """Whether a drain has begun."""
+        return self._state.draining
+
     def settle(self, jobs: Sequence[Job]) -> None:
         """Settle jobs whose outcome is durable."""
         for source in self._state.sources:
@@ -79,6 +84,16 @@ class Exits:
                 job.decision, job.disposition = None, Disposition.release
                 self._state.report.released += 1
                 job.source.settler.add([job])
+
+    def keep_deleted(self, source: Source, jobs: Collection[Job]) -> None:
+        """File jobs that a drain gives back, and whose messages were deleted: nothing redelivers them."""
+        if not jobs:
+            return
+        self._state.report.released -= len(jobs)
+        source.count_gone(len(jobs))
+        for job in jobs:
+            job.disposition = Disposition.ack
+            self._keep(job)
 
     def _keep(self, job: Job) -> None:
         """File an unstarted job that its transport cannot take back; without a sink, run it while there is time."""

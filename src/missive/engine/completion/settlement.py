@@ -8,6 +8,7 @@ from collections.abc import Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from missive.dlq.failure import describe_exception
+from missive.engine.completion.deletions import find_deleted
 from missive.engine.completion.exits import Exits
 from missive.engine.completion.watermark import WatermarkTracker, decode
 from missive.engine.intake.source import Source
@@ -103,6 +104,8 @@ class Settler(Stage):
 
     async def _settle_pending(self) -> None:
         jobs, self._pending = self._pending, []
+        if jobs and self._exits.draining:
+            jobs = await self._keep_deleted(jobs)
         session = self._source.session
         ours = [] if session is None else [job for job in jobs if job.session is session]
         if len(ours) != len(jobs) or session in self._source.vanished:
@@ -123,6 +126,17 @@ class Settler(Stage):
         finally:
             self._settling -= 1
             self._settled.set()
+
+    async def _keep_deleted(self, jobs: list[Job]) -> list[Job]:
+        """Keep the jobs whose messages would not be redelivered, and return the others."""
+        self._settling += 1
+        try:
+            deleted = await find_deleted(self._source.session, jobs)
+        finally:
+            self._settling -= 1
+            self._settled.set()
+        self._exits.keep_deleted(self._source, deleted)
+        return [job for job in jobs if job not in deleted]
 
     # One by one
 
@@ -309,6 +323,7 @@ class Settler(Stage):
         stale: list[Job] = []
         incomplete: list[Job] = []
         for lane in lanes:
+            self._skipped.pop(lane, None)
             tracker = self._trackers.pop(lane, None)
             if tracker is not None:
                 stale += tracker.take_completed()

@@ -11,8 +11,9 @@ from missive.dlq.record import Record
 from missive.engine.completion.dead_letters import DeadLetterWriter
 from missive.engine.dispatch.dispatcher import Dispatcher
 from missive.engine.intake.assigned import AssignedRoutes, Find
+from missive.engine.intake.bounds import enforce_bounds
 from missive.engine.intake.factory import message_factory
-from missive.engine.intake.source import Source
+from missive.engine.intake.source import GONE, Source
 from missive.engine.job import Job, by_lane
 from missive.engine.order import OrderCheck
 from missive.engine.runtime import Runtime
@@ -124,6 +125,13 @@ class Admission:
             taken(source, session, jobs, lanes)
         self.queue(source, jobs)
         self._dispatcher.dispatch()
+
+    def take_deleted(self, source: Source, deliveries: Sequence[Delivery]) -> None:
+        """Queue deliveries whose messages no longer exist: their outcomes need no settlement."""
+        if deliveries:
+            source.spend_credit(len(deliveries), enforce_bounds(deliveries, source.adapter.max_body))
+            self.take(source, GONE, deliveries)
+            source.count_gone(len(deliveries))
 
     def jobs_of(self, source: Source, session: Session, deliveries: Sequence[Delivery]) -> list[Job]:
         """Return the jobs of deliveries."""

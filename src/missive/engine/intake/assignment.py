@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from missive.engine.completion.exits import Exits
 from missive.engine.completion.settlement import Settler
+from missive.engine.intake.admission import Admission
 from missive.engine.intake.backpressure import Backpressure
 from missive.engine.intake.source import Source
 from missive.engine.runtime import Runtime
-from missive.transport import Watermark
+from missive.transport import Delivery, Watermark
 
 _LAST_COMMIT = 1.0
 """Time for a last commit after running messages have missed the deadline, in seconds."""
@@ -23,12 +24,19 @@ class Assignment:
     """The lanes of one source, where its transport gives each lane to one consumer at a time."""
 
     def __init__(
-        self, source: Source, settler: Settler, backpressure: Backpressure, exits: Exits, runtime: Runtime
+        self,
+        source: Source,
+        settler: Settler,
+        backpressure: Backpressure,
+        exits: Exits,
+        admission: Admission,
+        runtime: Runtime,
     ) -> None:
         self._source = source
         self._settler = settler
         self._backpressure = backpressure
         self._exits = exits
+        self._admission = admission
         self._runtime = runtime
 
     async def gained(self, watermarks: Mapping[str, Watermark | None]) -> None:
@@ -63,3 +71,14 @@ class Assignment:
                 await self._runtime.within(_LAST_COMMIT, asyncio.ensure_future(self._settler.flush()))
         self._exits.revoke(self._settler.forget(lanes))
         self._backpressure.forget(lanes)
+
+    async def deleted(self, lanes: Collection[str], unfetched: Sequence[Delivery]) -> None:
+        """Keep the messages of lanes whose topic was deleted: they are handled, and nothing of them is committed."""
+        source, lanes = self._source, dict.fromkeys(lanes)
+        source.deleted_while_preparing.update(lanes)
+        unfetched = self._settler.fresh(unfetched)
+        held = [job for job in self._settler.forget(lanes) if job.owned]
+        self._backpressure.forget(lanes)
+        if held:
+            self._exits.detach(source, held)
+        self._admission.take_deleted(source, unfetched)

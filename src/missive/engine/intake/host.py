@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from missive.engine.runtime import Runtime
 from missive.engine.store import StoreClient
 from missive.errors import StoreError
-from missive.transport import Credit, Watermark
+from missive.transport import Credit, Delivery, Watermark
 
 if TYPE_CHECKING:
     from missive.engine.intake.assignment import Assignment
@@ -60,3 +60,7 @@ class SourceHost:
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:
         """Give up lanes."""
         await self.assignment.lost(lanes, may_commit=may_commit, deadline=deadline)
+
+    async def lanes_deleted(self, lanes: Collection[str], unfetched: Sequence[Delivery]) -> None:
+        """Keep the messages of deleted lanes."""
+        await self.assignment.deleted(lanes, unfetched)

@@ -117,6 +117,7 @@ class Intake:
             self._backoff = _FIRST_BACKOFF
             size = enforce_bounds(deliveries, source.adapter.max_body)
             source.left_while_preparing.clear()
+            source.deleted_while_preparing.clear()
             try:
                 if prepare:
                     await self._admission.prepare(source, deliveries)
@@ -126,6 +127,11 @@ class Intake:
                     if source.left_while_preparing:
                         deliveries = [one for one in deliveries if one.lane not in source.left_while_preparing]
                         size = sum([len(one.body) for one in deliveries])
+                    if source.deleted_while_preparing:
+                        deleted = [one for one in deliveries if one.lane in source.deleted_while_preparing]
+                        deliveries = [one for one in deliveries if one.lane not in source.deleted_while_preparing]
+                        size = sum([len(one.body) for one in deliveries])
+                        self._admission.take_deleted(source, deleted)
                     source.spend_credit(len(deliveries), size)
                     self._admission.take(source, session, deliveries)
             if session.capabilities.pauses:

@@ -83,6 +83,8 @@ class Source:
         """Lanes that belong to another consumer, or soon will: no message of them starts."""
         self.left_while_preparing: set[str] = set()
         """Lanes that left while the fetched deliveries were being prepared."""
+        self.deleted_while_preparing: set[str] = set()
+        """Lanes whose messages were deleted while the fetched deliveries were being prepared."""
         self.ended = False
         """Whether the input has ended."""
         self.lapsed: Session | None = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from missive.dlq.sql import SQLStore
-from missive.transport import Credit, Watermark
+from missive.transport import Credit, Delivery, Watermark
 
 
 class KitHost:
@@ -60,5 +60,10 @@ class KitHost:
 
     async def lanes_lost(self, lanes: Collection[str], *, may_commit: bool, deadline: float) -> None:  # noqa: ARG002
         """Forget the lanes. Return at once: a case runs no handler that must end first."""
+        for lane in lanes:
+            self.gained.pop(lane, None)
+
+    async def lanes_deleted(self, lanes: Collection[str], unfetched: Sequence[Delivery]) -> None:  # noqa: ARG002
+        """Forget the lanes."""
         for lane in lanes:
             self.gained.pop(lane, None)

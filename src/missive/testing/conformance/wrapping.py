@@ -34,6 +34,10 @@ class WrappedSession(Session):
         """Forward the call."""
         return await self.inner.commit(watermarks)
 
+    async def first_positions(self, lanes: Collection[str]) -> Mapping[str, int]:
+        """Forward the call."""
+        return await self.inner.first_positions(lanes)
+
     async def extend(self, deliveries: Sequence[Delivery]) -> Sequence[SettlementResult]:
         """Forward the call."""
         return await self.inner.extend(deliveries)

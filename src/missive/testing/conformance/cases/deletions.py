@@ -102,7 +102,9 @@ async def _delete_while_held(driver: Driver, prefix: bytes, delete: Callable[[],
             task.cancel()
             await asyncio.sleep(0.2)
         opened.set()
-        if not drain:
+        if drain:
+            await driver.until(task.done, "the end of the drain")  # another cancellation would cut it short
+        else:
             await driver.until(lambda: set(handled) | filed() >= set(bodies), "each message to be handled or filed")
             check(filed() == {prefix + b"6"}, "a deleted message was filed although it could be handled")
     check(all(handled[body] <= 1 for body in bodies), "a deleted message was handled twice")
