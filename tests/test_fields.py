@@ -246,11 +246,22 @@ class Strict(JSONMessage):
         return msgspec.json.decode(self.raw_data, type=Struct)
 
 
-def test_overlaps_of_typed_json_are_reported():
-    """An overlap is reported although the example lacks fields that the type requires."""
-    proc = Processor(Strict)
+class Optional(JSONMessage):
+    """A message class that decodes to a model without required fields."""
+
+    def decode(self) -> Any:
+        return pydantic.create_model("M", type=(str, ""), total=(int, 0)).model_validate_json(self.raw_data)
+
+
+@pytest.mark.parametrize(
+    ("cls", "example"),
+    [(Strict, r"Strict\.holding\(.*'type': 'a'.*\)"), (Optional, r"Optional\(b'\{.*\}'\)")],
+)
+def test_overlaps_of_typed_json_are_reported(cls, example):
+    """An overlap is reported with an example, also if the example lacks fields that the type requires."""
+    proc = Processor(cls)
     proc.add_handler(Field("type", "a"), lambda m, c: None, name="one")
-    with pytest.warns(OverlapWarning, match=r"Strict.of\(.*'type': 'a'.*\) matches both"):
+    with pytest.warns(OverlapWarning, match=f"{example} matches both"):
         proc.add_handler(Field("total", Range(gt=4)), lambda m, c: None, name="two")
 
 

@@ -73,6 +73,11 @@ def is_pydantic(cls: Any) -> bool:
     return isinstance(cls, type) and hasattr(cls, "__pydantic_validator__")
 
 
+def has_fields(cls: type) -> bool:
+    """Return whether a class is a struct, dataclass, attrs class or pydantic model."""
+    return _names_of(cls) is not None
+
+
 @_remembered
 def _names_of(cls: Any) -> frozenset[str] | None:
     """Return the names of the fields of a struct, dataclass, attrs class or pydantic model; None for other classes."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast, get_args, get_type_hints, overload
 
 import msgspec
 
 from missive.conversion import Converter, Unfit, converter
 from missive.errors import DecodingError, UsageError
+from missive.fields import has_fields
 from missive.ids import new_id
 from missive.words import counted
 
@@ -261,12 +262,17 @@ class JSONMessage(StructuredMessage):
 
     @classmethod
     def holding(cls, content: object, **envelope: Any) -> Self:
-        """Return a message whose body is `content` as JSON, and its content where `decode` refuses this body."""
+        """Return a message whose body is `content` as JSON.
+
+        A class whose `decode` is declared to return an object with fields holds `content` itself where `decode` refuses
+        this body, because an example may lack fields that the object requires.
+        """
         message = cls(msgspec.json.encode(content), **envelope)
-        try:
-            message.content  # noqa: B018 - a subclass may require fields, which an example lacks
-        except DecodingError:
-            message._content = content
+        if cls.decode is not JSONMessage.decode and _returns_fields(cls.decode):
+            try:
+                message.content  # noqa: B018 - decode now
+            except DecodingError:
+                message._content = content
         return message
 
     @classmethod
@@ -291,3 +297,12 @@ class JSONMessage(StructuredMessage):
             timestamp=timestamp,
             content_type=content_type,
         )
+
+
+def _returns_fields(decode: Any) -> bool:
+    """Return whether the return annotation of a function names a class with fields."""
+    try:
+        returned = get_type_hints(decode).get("return")
+    except Exception:  # noqa: BLE001 - a name that does not exist at run time
+        return False
+    return any(isinstance(one, type) and has_fields(one) for one in (returned, *get_args(returned)))

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from missive.errors import DecodingError
+from missive.fields import has_fields
 from missive.matchers.events import leaves_of
 from missive.matchers.selectors import Place
 from missive.matchers.tests import Test
@@ -78,11 +80,25 @@ def expression_of(message: Message) -> str:
             content = message.content
     envelope = {"headers": dict(message.headers) or None, "topic": message.topic, "key": message.key}
     arguments = [f"{name}={value!r}" for name, value in envelope.items() if value is not None]
-    # Show the body itself where encoding the content would give another body.
-    if content is None or (isinstance(message, JSONMessage) and type(message).of(content).raw_data != message.raw_data):
+    # Show the body itself where encoding the content would give another body, or the content has no expression.
+    if content is None or (isinstance(message, JSONMessage) and not _encodes(message, content)):
         return f"{type(message).__name__}({', '.join([repr(message.raw_data), *arguments])})"
-    factory = "of" if isinstance(message, JSONMessage) else "holding"
+    factory = "of" if isinstance(message, JSONMessage) and _decodes(message) else "holding"
     return f"{type(message).__name__}.{factory}({', '.join([_value_expression(content), *arguments])})"
+
+
+def _encodes(message: JSONMessage, content: object) -> bool:
+    """Return whether the content is plain data whose JSON is the body."""
+    return not has_fields(type(content)) and type(message).of(content).raw_data == message.raw_data
+
+
+def _decodes(message: JSONMessage) -> bool:
+    """Return whether the class decodes the body. An example for a class of typed bodies may lack required fields."""
+    try:
+        type(message)(message.raw_data).content  # noqa: B018 - decode now
+    except DecodingError:
+        return False
+    return True
 
 
 def _value_expression(value: Any) -> str:
