@@ -30,7 +30,7 @@ import missive
 from missive import errors, matchers
 from missive.adapters.sqlite import SCHEMA
 from missive.cli.main import cli
-from tests.support.process import Running
+from tests.support.process import COMMON, Running, without_common
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [path for path in sorted((ROOT / "src").rglob("*.py")) if "testing" not in path.parts]
@@ -137,13 +137,16 @@ def run(start: Callable[..., Running], command: Command, where: str) -> None:
     process = start("bash", "-c", command.text, stderr=subprocess.STDOUT, env={"PATH": path, "PYTHONUNBUFFERED": "1"})
     shown, output = list(command.shown), ""
     if "^C" in shown:
-        for _ in shown[: shown.index("^C")]:
+        lines = shown.index("^C")
+        while without_common(output).count("\n") < lines:
             output += process.line()
         os.killpg(process.pid, signal.SIGINT)
         shown.remove("^C")
     output += process.finish()[0]
     code = process.code
     assert command.code == code, f"{where}: {command.text}\n{output}"
+    if not any(COMMON.match(line) for line in shown):  # the block leaves out the lines that nearly every run prints
+        output = without_common(output)
     if shown:
         # The width of columns depends on the values, such as times.
         wanted = "".join("(.*\n)*?" if line == "…" else any_dots(squeezed(line)) + "\n" for line in shown)

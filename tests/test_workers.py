@@ -16,7 +16,7 @@ import pytest
 
 from missive.adapters.sqlite import SCHEMA
 from tests.conftest import wait_until
-from tests.support.process import Running
+from tests.support.process import Running, without_common
 from tests.support.rabbitmq import RabbitMQ
 
 FROM = "sqlite:///queue.db?queue=work"
@@ -167,7 +167,7 @@ def test_two_workers_share_a_queue(queue: Callable[..., None], run: Callable[...
     assert parent.pid not in log.pids("done")
     _, err = parent.terminate()
     assert parent.code == 0
-    assert err == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + released_part(err) + "\n"
+    assert without_common(err) == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + released_part(err) + "\n"
 
 
 def released_part(err: str) -> str:
@@ -179,12 +179,12 @@ def released_part(err: str) -> str:
 def test_the_report_of_all_workers_is_one_json_object(
     queue: Callable[..., None], run: Callable[..., Running], log: Log
 ):
-    """`--json` prints one object on standard output, and nothing on standard error."""
+    """`--json` prints one object on standard output, and no report on standard error."""
     queue("work", *range(50))
     parent = run("--json")
     wait_until(lambda: log.numbers("done") == set(range(50)), "all messages")
     out, err = parent.terminate()
-    assert (parent.code, err) == (0, "")
+    assert (parent.code, without_common(err)) == (0, "")
     report = json.loads(out)
     assert (report["service"], report["handled"], report["handlers"]) == ("workers", 50, {"app:work": 50})
 
@@ -223,7 +223,7 @@ def test_a_signal_drains_all_workers(
     _, err = parent.finish()
     assert (parent.code, len(log.pids("done"))) == (0, 2)
     assert log.numbers("done") == log.numbers("start"), "all started messages are handled"
-    assert err == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + released_part(err) + "\n"
+    assert without_common(err) == f"missive: {len(log.of('done'))} handled, 0 dead-lettered" + released_part(err) + "\n"
 
 
 def test_a_second_signal_forces_a_stop(
@@ -346,8 +346,8 @@ def test_wrong_usage_is_reported_once(missive: Callable[..., Running], queue: Ca
     parent = missive("run", "app:proc", "--from", FROM, "--dlq", "sqlite:///dlq.db", "--workers", "3")
     _, err = parent.finish()
     assert parent.code == 2
-    assert len(err.splitlines()) == 1
-    assert err.startswith("missive: ")
+    assert len(without_common(err).splitlines()) == 1
+    assert without_common(err).startswith("missive: ")
     assert "FileExistsError" in err
 
 
@@ -404,4 +404,4 @@ def test_one_worker_needs_no_supervisor(missive: Callable[..., Running], queue: 
     wait_until(lambda: log.of("done"), "the message")
     _, err = process.terminate()
     assert log.pids("done") == {process.pid}
-    assert err == "missive: 1 handled, 0 dead-lettered\n"
+    assert without_common(err) == "missive: 1 handled, 0 dead-lettered\n"

@@ -302,6 +302,8 @@ class Session(ABC):
     capabilities: Capabilities = Capabilities()
     client: Any = None
     """The client library's object, which the adapter documents. Use it through `Adapter.call`."""
+    broker: str = ""
+    """Name and version of the broker, for the log, where the session knows them."""
     enforced_lease: float | None = None
     """The lease, in seconds, if the transport ended this session because a delivery was held for longer. Set it before
     the session raises `Transient`, where the lease cannot be renewed."""

@@ -6,7 +6,8 @@ import logging
 
 import pytest
 
-from missive.cli.output import LineFormatter, ask, hint, say
+from missive.cli.logs import LineFormatter
+from missive.cli.output import ask, hint, say
 from missive.privacy.printing import printable
 
 FOREIGN = ["\x1b[2J", "\n", "\r", "\x9b31m", "\u202e", "\u2028", "\u2066", "\x00", "\t", "\x7f", "\udc1b"]

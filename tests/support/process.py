@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -55,6 +56,18 @@ class Lines:
                 return None
             rest, self._taken = self.all[self._taken :], len(self.all)
             return "".join(rest)
+
+
+COMMON = re.compile(
+    r"INFO missive(\[\d+\])?: (missive \S+$|service: |handlers: |dead letters: |concurrency: |drain: )"
+    r"|INFO missive.sources(\[\d+\])?: connected to |(INFO|WARNING) missive.failures"
+)
+"""Lines that nearly every run prints."""
+
+
+def without_common(err: str) -> str:
+    """Return standard error without the lines that nearly every run prints."""
+    return "".join(line for line in err.splitlines(keepends=True) if not COMMON.match(line))
 
 
 class Running:
@@ -109,8 +122,11 @@ class Running:
         return self._streams["output"].take(seconds)
 
     def error_line(self, seconds: float = SECONDS) -> str:
-        """Return the next line of standard error."""
-        return self._line("error", seconds)
+        """Return the next line of standard error that is neither about the start nor about failures of messages."""
+        while True:
+            line = self._line("error", seconds)
+            if not COMMON.match(line):
+                return line
 
     def _line(self, stream: str, seconds: float) -> str:
         line = self._streams[stream].take(seconds)

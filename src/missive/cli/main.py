@@ -46,7 +46,7 @@ def main() -> None:
     except click.ClickException as error:
         _end(error.format_message(), 2)
     except UsageError as error:
-        _end(str(error), 2)
+        _end(str(error), 2, getattr(error, "stack", ""))
     except MissiveError as error:
         _end(str(error), 1)
     except BrokenPipeError:  # the reader of the output, such as `head`, is done
@@ -57,8 +57,8 @@ def main() -> None:
     sys.exit(code)
 
 
-def _end(line: str, code: int) -> None:
+def _end(line: str, code: int, stack: str = "") -> None:
     flush_output()
-    hint(" ".join(line.split()))
+    hint(" ".join(line.split()), stack)
     _signals.leave(code)
     sys.exit(code)

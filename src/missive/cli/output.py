@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import shutil
 import sys
 import time
@@ -31,31 +30,22 @@ def say(text: str, *, bold: bool = False) -> None:
     _print(printable(text).encode(encoding, "backslashreplace").decode(encoding), bold=bold)
 
 
-def hint(text: str) -> None:
-    """Print a line for the operator on standard error, if anything still reads it."""
+def hint_line(text: str) -> str:
+    """Return a hint as a line. With `--log-format json`, another function takes this place."""
+    return f"missive: {printable(text)}"
+
+
+def hint(text: str, stack: str = "") -> None:
+    """Print a line for the operator on standard error, if anything still reads it, and a stack below."""
     with contextlib.suppress(OSError):
-        click.echo(f"missive: {printable(text)}", err=True)
+        click.echo(hint_line(text), err=True)
+        if stack:
+            click.echo(printable(stack, "\n"), err=True)
 
 
 def ask(question: str) -> None:
     """Ask a question on standard error. Raise `click.Abort` for a no."""
     click.confirm(printable(question), abort=True, err=True)
-
-
-class LineFormatter(logging.Formatter):
-    """Formats log records without control characters. Lines of Missive have no line breaks."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the text of a record."""
-        own = record.name.partition(".")[0] == "missive"
-        return printable(super().format(record), "" if own else "\n\t")
-
-
-def configure_logging(level: str, layout: str) -> None:
-    """Log to standard error, unless the application has configured logging."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter(layout))
-    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _print(text: str, *, bold: bool = False) -> None:

@@ -12,7 +12,8 @@ import click
 
 from missive.cli import options
 from missive.cli.command import Command
-from missive.cli.output import ago, configure_logging, hint, say, show_json, show_table
+from missive.cli.logs import configure_run
+from missive.cli.output import ago, hint, say, show_json, show_table
 from missive.cli.selection import (
     REPLAYABLE,
     QueryCommand,
@@ -104,8 +105,9 @@ def _load(target: str, *, factory: bool) -> Processor[Any]:
     """Import a processor, with warnings of the engine and of the application on standard error."""
     from missive.cli.target import load_processor  # noqa: PLC0415 - `missive --help` stays quick
 
-    configure_logging("WARNING", "%(levelname)s %(name)s: %(message)s")
-    return load_processor(target, factory=factory)
+    processor = load_processor(target, factory=factory)
+    configure_run("WARNING", "plain", None, None)
+    return processor
 
 
 def _finish(

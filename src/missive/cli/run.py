@@ -13,7 +13,8 @@ from missive import _signals
 from missive.cli import options
 from missive.cli.argv import rebuild_argv
 from missive.cli.command import RunCommand, chosen
-from missive.cli.output import configure_logging, hint, show_json
+from missive.cli.logs import announce_reveal, check_reveal, configure_run
+from missive.cli.output import hint, show_json
 from missive.engine.streams import flush_output
 from missive.errors import MissiveError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from missive.adapters.base import Adapter
     from missive.dlq import DLQ
+    from missive.engine.processes.worker import Worker
     from missive.engine.report import Report
 
 
@@ -52,8 +54,22 @@ if TYPE_CHECKING:
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
     default="info",
     show_default=True,
-    help="Lowest level of the log lines on standard error.",
+    help="Lowest level of Missive's log lines on standard error.",
 )
+@options.option(
+    "--log-format",
+    type=click.Choice(["plain", "json"]),
+    default="plain",
+    show_default=True,
+    help="Form of the log lines: text, or one JSON object in each line.",
+)
+@options.option("--log-config", metavar="FILE", help="Configure logging from a dictConfig in TOML or JSON.")
+@click.option(
+    "--reveal",
+    type=click.Choice(["tty", "always"]),
+    help="Show texts and tracebacks of exceptions, which may quote messages: on a terminal only, or always.",
+)
+@click.option("--why", metavar="TEXT", help="The reason for --reveal, which is logged.")
 @options.name
 @options.option("--reload", "reloads", is_flag=True, help="Start again when the code changes, for development.")
 @options.as_json
@@ -68,6 +84,10 @@ def run(
     workers: int | None,
     drain: float | None,
     log_level: str,
+    log_format: str,
+    log_config: str | None,
+    reveal: str | None,
+    why: str | None,
     name: str | None,
     reloads: bool,
     as_json: bool,
@@ -87,20 +107,17 @@ def run(
       missive run app:proc --from 'rabbitmq://user:${PASSWORD}@host/vhost?queue=orders' --dlq sqlite:///dlq.db
     """  # noqa: D301 - \b is click's
     from missive.cli.target import load_adapters  # noqa: PLC0415 - `missive --help` stays quick
-    from missive.dlq import open_dlq  # noqa: PLC0415 - as above
-    from missive.engine import runner, uncaught  # noqa: PLC0415 - as above
     from missive.engine.processes.worker import Worker  # noqa: PLC0415 - as above
     from missive.engine.report import Report  # noqa: PLC0415 - as above
     from missive.operations.stores import DEFAULT_DLQ, choose_dlq  # noqa: PLC0415 - as above
 
     if reloads:
         return _run_with_reload(command)
+    check_reveal(reveal, why)
     worker = Worker.inherited()
-    # Several workers log to the same standard error.
-    who = "%(name)s" if worker is None else f"%(name)s[{worker.number}]"
-    configure_logging(log_level.upper(), f"%(levelname)s {who}: %(message)s")
     with contextlib.nullcontext() if worker is None else worker:
         adapters = load_adapters(target, sources, drain, name, factory=factory)
+        configure_run(log_level.upper(), log_format, log_config, None if worker is None else worker.number)
         processor = adapters[0].processor
         if _signals.held():
             if worker is None:
@@ -109,20 +126,43 @@ def run(
         dlq = choose_dlq(adapters, dlq_url)
         if dlq_url is None and processor.dlq is None:
             hint(f"dead letters go to {DEFAULT_DLQ} (choose another store with --dlq)")
+        if reveal is not None and worker is None:
+            announce_reveal(reveal, why)
         if worker is None and workers is not None and workers > 1:
             return _run_workers(command, workers, adapters, dlq)
-        uncaught.install()  # until the process ends: objects that handlers leave may fail at its exit
-        watch = None if worker is None else worker.watch
-        (report,) = runner.execute(adapters, sink=open_dlq(dlq), concurrency=concurrency, watch=watch)
+        report = _run_here(adapters, dlq, concurrency, worker, reveal=reveal is not None)
     if worker is None:
         _sum_up(processor.name, report, as_json=as_json)
     return 0
 
 
+def _run_here(
+    adapters: Sequence[Adapter], dlq: DLQ, concurrency: int | None, worker: Worker | None, *, reveal: bool
+) -> Report:
+    """Run in this process, which may be a worker of a supervisor."""
+    from missive.dlq import open_dlq  # noqa: PLC0415 - `missive --help` stays quick
+    from missive.engine import runner, uncaught  # noqa: PLC0415 - as above
+    from missive.operations.start import log_start  # noqa: PLC0415 - as above
+    from missive.telemetry import FailureLog, SourceLog  # noqa: PLC0415 - as above
+
+    uncaught.install()  # until the process ends: objects that handlers leave may fail at its exit
+    # Workers share their sources, and one of them reports about these.
+    of_sources = [SourceLog()] if worker is None or worker.number == 1 else []
+    (report,) = runner.execute(
+        adapters,
+        sink=open_dlq(dlq),
+        concurrency=concurrency,
+        watch=worker.watch if worker is not None else lambda _: log_start(adapters, dlq, concurrency, 1),
+        observers=lambda: [FailureLog(reveal=reveal), *of_sources],
+    )
+    return report
+
+
 def _run_workers(command: click.Context, count: int, adapters: Sequence[Adapter], dlq: DLQ) -> int:
     from missive.operations.workers import run_workers  # noqa: PLC0415 - one process needs no supervisor
 
-    report, well = run_workers(_own_argv(command, without={"workers"}), count, adapters, dlq)
+    argv = _own_argv(command, without={"workers"})
+    report, well = run_workers(argv, count, adapters, dlq, concurrency=command.params["concurrency"])
     _sum_up(adapters[0].processor.name, report, as_json=command.params["as_json"])
     return 0 if well else 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,6 +17,13 @@ from missive.adapters.base import Adapter
 from missive.adapters.registry import from_url
 from missive.app.processor import Processor
 from missive.errors import MissiveError, RegistrationError, UsageError
+
+_FOREIGN = (
+    "<frozen",
+    *(str(Path(sysconfig.get_path(name))) for name in ("stdlib", "purelib")),
+    str(Path(__file__).parents[1]),
+)
+"""Beginnings of the file names of code that is not the application's."""
 
 
 def load_target(target: str, *, factory: bool = False) -> Processor[Any] | Adapter:
@@ -116,31 +124,39 @@ def _import_file(path: Path) -> ModuleType:
     return module
 
 
+class ApplicationFailed(UsageError):
+    """The application raised an exception at its import."""
+
+    def __init__(self, text: str, stack: str) -> None:
+        super().__init__(text)
+        self.stack = stack
+        """The application's part of the stack, in lines."""
+
+
 def _guarded(doing: str, call: Callable[[], Any]) -> Any:
-    """Run the application's code. Raise `UsageError` with the place of any exception, in one line."""
+    """Run the application's code. Raise `UsageError` with the application's part of the stack of any exception."""
     try:
         return call()
     except UsageError as error:
         if not isinstance(error, RegistrationError):
             raise
-        complaint = f"{doing} failed: {error}{_where(error)}"
+        place, stack = _stack(error)
+        complaint = f"{doing} failed: {error}{place}"
     except (Exception, SystemExit) as error:  # noqa: BLE001 - an import may raise anything
         what = str(error) if isinstance(error, MissiveError) else f"{type(error).__name__}: {error}"
-        complaint = f"{doing} failed: {what}{_where(error)}"
-    raise UsageError(complaint)
+        place, stack = _stack(error)
+        complaint = f"{doing} failed: {what}{place}"
+    raise ApplicationFailed(complaint, stack)
 
 
-def _where(error: BaseException) -> str:
-    """Return the innermost line of the application in a traceback, in parentheses."""
+def _stack(error: BaseException) -> tuple[str, str]:
+    """Return the frames of the application in a traceback: one as a place in parentheses, or several as a stack."""
     if isinstance(error, SyntaxError):
-        return ""
-    package = str(Path(__file__).parents[1])
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((package, "<frozen")) and "importlib" not in frame.filename
-    ]
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+        return "", ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_FOREIGN)]
+    if len(frames) == 1:
+        return f" ({frames[0].filename}, line {frames[0].lineno})", ""
+    return "", "".join(traceback.format_list(frames)).rstrip()
 
 
 def _candidates(module: object) -> str:

@@ -42,11 +42,12 @@ class Sink(ABC):
     sets 10 seconds while it runs."""
 
     @abstractmethod
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Record]) -> Mapping[str, str] | None:
         """Store all of `records`, or none; a durable sink has them on disk when the method returns.
 
         A record whose id is already stored joins the history of the stored record. So does a record with `may_join`
-        whose identity is already stored. Raises `StoreError`.
+        whose identity is already stored. Return the ids of the stored records that others joined, by the ids of these
+        others; None for none. Raises `StoreError`.
         """
 
     def diagnose(self) -> Sequence[str]:

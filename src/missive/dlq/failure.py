@@ -56,13 +56,17 @@ class Failure:
         return self.chain[-1].type
 
     @property
-    def innermost_user_frame(self) -> str:
-        """`module:function` of the innermost frame outside libraries, or else of the innermost frame."""
+    def user_frame(self) -> Frame | None:
+        """The innermost frame outside libraries, or else the innermost frame; None without a frame."""
         frames = [frame for link in reversed(self.chain) for frame in reversed(link.frames)]
-        for frame in frames:
-            if not frame.file.startswith(_LIBRARY):
-                return f"{frame.module}:{frame.function}"
-        return f"{frames[0].module}:{frames[0].function}" if frames else ""
+        outside = (frame for frame in frames if not frame.file.startswith(_LIBRARY))
+        return next(outside, frames[0] if frames else None)
+
+    @property
+    def innermost_user_frame(self) -> str:
+        """`module:function` of `user_frame`, or an empty text."""
+        frame = self.user_frame
+        return "" if frame is None else f"{frame.module}:{frame.function}"
 
     def to_json(self) -> list[dict[str, Any]]:
         """Return the chain as values that JSON can represent."""

@@ -214,7 +214,7 @@ def _bounded(history: tuple[Attempt, ...]) -> tuple[Attempt, ...]:
     return (*history[:_FIRST_ATTEMPTS], *history[-_LAST_ATTEMPTS:])
 
 
-def fingerprint(reason: Reason, label: str | None, handler: str | None, failure: Failure | None) -> str:
+def fingerprint(reason: str, label: str | None, handler: str | None, failure: Failure | None) -> str:
     """Return a digest that failures of the same kind share. It has no line numbers, and so survives unrelated edits."""
     parts = [
         str(_FINGERPRINT_VERSION),

@@ -21,6 +21,7 @@ from missive.engine.runtime import Runtime
 from missive.engine.stages import Stage
 from missive.engine.state import EngineState
 from missive.errors import ForcedStop, MissiveError, ProcessingFailed
+from missive.telemetry.observer import Observer, Observers
 from missive.transport import Delivery, Session
 
 _STOP_SECONDS = 5.0
@@ -35,6 +36,9 @@ _CLOSE_SECONDS = 6.0
 """Maximum time for a session or the store to close, in seconds. SQLite waits less for a lock."""
 _LAST_SECONDS = 1.0
 """Time for the last settlements, and for closing, after the drain has used all its time, in seconds."""
+
+_TICK_SECONDS = 1.0
+"""Time between two ticks of the observers, in seconds."""
 
 logger = logging.getLogger("missive")
 
@@ -55,6 +59,7 @@ class Engine:
         drain: float,
         handlers_loop: asyncio.AbstractEventLoop,
         runtime: Runtime | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._processor = processor
         self._adapters = adapters
@@ -65,6 +70,7 @@ class Engine:
         self._runtime = runtime or Runtime()
         check_declarations(processor, sink, self._runtime)
         self._state = EngineState()
+        self._state.observers = Observers(observers)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop_requests = 0
         self._drained_at = math.inf
@@ -145,6 +151,8 @@ class Engine:
             return
         loops = [self._guard(loop) for stage in stations.stages.all for loop in stage.loops()]
         loops += [self._guard(watchdog.run()) for watchdog in stations.watchdogs]
+        if self._state.observers.tick:
+            loops.append(self._guard(self._tick()))
         intakes = [self._guard(intake.run()) for intake in stations.intakes.values()]
         stations.monitor.poll()
         await self._until_done(intakes)
@@ -152,6 +160,14 @@ class Engine:
         for loop in loops:
             loop.cancel()
         await asyncio.gather(*loops, return_exceptions=True)
+        for drained in self._state.observers.drained:
+            drained()
+
+    async def _tick(self) -> None:
+        while True:
+            await self._runtime.sleep(_TICK_SECONDS)
+            for tick in self._state.observers.tick:
+                tick()
 
     def _guard(self, loop: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a loop as a task. An exception stops the engine; none is lost."""

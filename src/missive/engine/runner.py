@@ -25,6 +25,7 @@ from missive.engine.report import Report
 from missive.engine.streams import flush_output
 from missive.errors import MissiveError, ProcessingFailed, UsageError
 from missive.privacy.printing import printable
+from missive.telemetry import FailureLog, Observer, SourceLog
 
 _DEFAULT_THRESHOLDS = {700, 2000}
 """Default thresholds of Python's garbage collector, in the supported versions."""
@@ -39,6 +40,10 @@ _HARD_EXIT_SECONDS = 1.0
 """Time after a forced stop until the process exits, even if a handler blocks the main thread, in seconds."""
 
 logger = logging.getLogger("missive")
+
+
+def _log_all() -> Sequence[Observer]:
+    return FailureLog(), SourceLog()
 
 
 def run(*adapters: Adapter) -> None:
@@ -61,7 +66,7 @@ async def serve(*adapters: Adapter) -> None:
 
     Raises `MissiveError` when processing failed or was cut short.
     """
-    await _serve(adapters, None, None, None, None)
+    await _serve(adapters, None, None, None, None, _log_all)
 
 
 def execute(
@@ -70,17 +75,19 @@ def execute(
     sink: Sink | None = None,
     concurrency: int | None = None,
     watch: Callable[[Sequence[Engine]], None] | None = None,
+    observers: Callable[[], Sequence[Observer]] = _log_all,
 ) -> list[Report]:
     """Run adapters to their end, and handle signals. Return a report for each processor.
 
     `sink` and `concurrency` replace the settings of the processors. `watch` receives the engines before they start.
+    `observers` makes the listeners of one engine.
     Raises `MissiveError` when processing failed or was cut short.
     """
     hard_exit = _HardExit()
     try:
         with uncaught.redacting(), _rare_collections():
             return run_on_handlers_loop(
-                _serve(adapters, sink, concurrency, hard_exit, watch),
+                _serve(adapters, sink, concurrency, hard_exit, watch, observers),
                 closing=lambda: hard_exit.start("work that a handler left does not end", _LEFTOVER_SECONDS),
             )
     finally:
@@ -129,6 +136,7 @@ async def _serve(
     concurrency: int | None,
     hard_exit: _HardExit | None,
     watch: Callable[[Sequence[Engine]], None] | None,
+    observers: Callable[[], Sequence[Observer]],
 ) -> list[Report]:
     """Run engines to their end. With `hard_exit`, handle signals: the engines are the main work of the program."""
     if not adapters:
@@ -152,6 +160,7 @@ async def _serve(
             concurrency=concurrency or processor.concurrency,
             drain=max((adapter.drain for adapter in own if not adapter.background), default=own[0].drain),
             handlers_loop=loop,
+            observers=observers(),
         )
         engines.append(engine)
     if watch is not None:

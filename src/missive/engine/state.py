@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from missive.engine.intake.placements import Placements
 from missive.engine.report import Report
+from missive.telemetry.observer import Observers
 
 if TYPE_CHECKING:
     from missive.engine.intake.source import Source
@@ -18,6 +19,8 @@ class EngineState:
 
     def __init__(self) -> None:
         self.report = Report()
+        self.observers = Observers()
+        """The listeners, which `Engine` sets before the stations are built."""
         self.sources: list[Source] = []
         self.draining = False
         """Whether the drain has begun: no handler starts any more."""

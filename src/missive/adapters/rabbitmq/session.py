@@ -106,6 +106,8 @@ class RabbitMQSession(Session):
             custom_ioloop=self._loop,
         )
         await opened
+        server = self._connection.server_properties or {}
+        self.broker = f"{server.get('product', 'AMQP')} {server.get('version', '')}"
         self._check_silence()
         self.client = await self._request(lambda done: self._connection.channel(on_open_callback=done))
         self.client.add_on_close_callback(lambda _, error: self._fail(error))

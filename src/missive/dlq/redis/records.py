@@ -26,13 +26,14 @@ class Records(Database):
     """The part of the store that writes new records."""
 
     @translated("written")
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Record]) -> dict[str, str]:
         """Store records in one step. They are durable if the server syncs each write to its disk."""
         if not records:  # check that the store can be written
             self._client.set(self._key("schema"), SCHEMA_VERSION, nx=True)
-        self._tried(lambda: self._put(records))
+        return self._tried(lambda: self._put(records))
 
-    def _put(self, records: Sequence[Record]) -> bool | None:
+    def _put(self, records: Sequence[Record]) -> dict[str, str] | None:
+        joined: dict[str, str] = {}
         known = self._known(records)
         merged: dict[str, Record] = {}
         asked: dict[str, str] = {}
@@ -50,20 +51,22 @@ class Records(Database):
             if earlier is not None and earlier.holds(record):
                 continue
             one = record if earlier is None else earlier.joined_by(record)
-            if earlier is None and digest is not None:
+            if earlier is not None:
+                joined[record.id] = earlier.id
+            elif digest is not None:
                 found[digest] = one.id
             known.records[one.id] = merged[one.id] = one
             if one.status is Status.dead:
                 days[one.fingerprint, int(one.last_at // DAY)] += 1
         if not merged:
-            return True
+            return joined
         arguments: list[str | bytes] = [str(len(merged))]
         for one in merged.values():
             digest = arrival_of(one)
             lease = (one.lease_token or "", number(one.leased_until)) if one.leased_until is not None else ("", "")
             arrival = asked.get(digest, "*") if digest else "*"
             arguments += [known.revs.get(one.id, ""), arrival, *lease, *to_arguments(one)]
-        return True if self._run("put", *arguments, *_flat(days)) else None
+        return joined if self._run("put", *arguments, *_flat(days)) else None
 
     def _known(self, records: Sequence[Record]) -> _Known:
         known = _Known()

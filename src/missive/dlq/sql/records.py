@@ -20,10 +20,11 @@ class Records(Database):
     """The part of the store that writes new records."""
 
     @translated("written")
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Record]) -> dict[str, str]:
         """Store records in one transaction, which is on disk when the method returns."""
 
-        def put(connection: Connection) -> None:
+        def put(connection: Connection) -> dict[str, str]:
+            joined: dict[str, str] = {}
             counts = GroupCounts(connection, self._clock())
             known = self._known(connection, records)
             lost = self._lost_leases(connection, records)
@@ -45,6 +46,7 @@ class Records(Database):
                 if (shared := _arrival(merged)) and (earlier is None or known.get(shared) is earlier):
                     known[shared] = merged
                 if earlier is not None:
+                    joined[record.id] = earlier.id
                     counts.remove(earlier)
                 counts.add(merged)
                 if earlier is None or earlier.id in new:
@@ -54,8 +56,9 @@ class Records(Database):
             if new:
                 self._insert(connection, list(new.values()), arrivals, taken_over)
             counts.write()
+            return joined
 
-        self._tried(put)
+        return self._tried(put)
 
     def _insert(
         self, connection: Connection, new: Sequence[Record], arrivals: dict[str, str], taken_over: Collection[str] = ()

@@ -13,9 +13,10 @@ from missive.engine.job import BatchJob, Job, LaneRun, Work
 from missive.engine.runtime import Runtime
 from missive.engine.stages import Stages
 from missive.engine.state import EngineState
-from missive.engine.workers.decision import ACKED, HELD
+from missive.engine.workers.decision import ACKED, HELD, LAPSED
 from missive.errors import ProcessingFailed
 from missive.outcome import Outcome
+from missive.telemetry.observer import Attempted
 
 
 class Completion:
@@ -32,6 +33,7 @@ class Completion:
         self._redelivery = redelivery
         self._sources = state.sources
         self._report = state.report
+        self._retried = state.observers.retried
         self._runtime = runtime
 
     def collect(self, works: Sequence[Work]) -> None:
@@ -68,6 +70,7 @@ class Completion:
 
     def _finish(self, jobs: Iterable[Job], done: dict[Source, list[Job]]) -> None:  # noqa: C901, PLR0912 - one call for each job would cost more
         """Send each job where its decision says, and settle it together with the jobs that are `done`."""
+        retried: list[Attempted] = []
         for job in jobs:
             route, decision = job.route, job.decision
             if route is None or decision is None:
@@ -87,6 +90,8 @@ class Completion:
                 self._redelivery.bury(job, route, decision)
                 continue
             else:
+                if self._retried and decision is not LAPSED:
+                    retried.append(Attempted(outcome, route.name, decision.label, decision.failure))
                 self._redelivery.hold(job, route)
                 continue
             if job.lane is not None:
@@ -101,6 +106,9 @@ class Completion:
                 settle = conclude(settle)
             source.settler.add(settle)
         self._dispatcher.dispatch()
+        if retried:
+            for note in self._retried:
+                note(retried)
 
     def _pass_acked(self, source: Source, jobs: Sequence[Job], done: dict[Source, list[Job]]) -> list[Job]:
         """Add acked jobs, which are nearly all, to `done`; return the others. This is the fast path."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from missive.app.terms import HandlerRoute
+from missive.dlq.contract import Store
 from missive.dlq.failure import describe_exception
 from missive.dlq.record import Record
 from missive.engine.completion.escaping import escaped
+from missive.engine.completion.notices import Notices
 from missive.engine.completion.records import LEASE, bare_record, make_record
 from missive.engine.job import Job
 from missive.engine.runtime import Runtime
@@ -79,6 +81,7 @@ class DeadLetterWriter(Stage):
         self._last_id = ""
         self._limit = _BATCH
         """Maximum number of records of the next batch."""
+        self._notices = Notices(state, runtime)
         self._wake = asyncio.Event()
         self._empty = asyncio.Event()
         store.waiting.append(lambda: self.pending)
@@ -107,9 +110,11 @@ class DeadLetterWriter(Stage):
         if sink is None:
             job.source.refused += 1
             self._state.fail(_not_settled(job))
+            self._notices.refused(job)
             self._state.changed.set()
         elif sink.rejects:
             job.disposition = Disposition.reject
+            self._notices.rejected(job)
             self.on_filed([job])
         else:
             if self._put_off and _lane(job) in map(_lane, self._put_off):
@@ -137,7 +142,7 @@ class DeadLetterWriter(Stage):
             await self._wake.wait()
             batch = self._next_batch()
             try:
-                await self._store.write(partial(self._write, batch))
+                joined = await self._store.write(partial(self._write, batch))
             except MemoryError:  # the same batch would fail again
                 self._shrink(batch)
                 continue
@@ -147,6 +152,7 @@ class DeadLetterWriter(Stage):
             except StoreError:
                 for job in self._pending:  # so that `max_unfiled` alone pauses intake
                     job.source.mark_waiting(job)
+                self._notices.delayed(self._pending)
                 failures += 1
                 if failures > _PATIENT_FAILURES:
                     self._suspect(batch)
@@ -154,10 +160,11 @@ class DeadLetterWriter(Stage):
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
                 continue
             backoff, failures = _FIRST_BACKOFF, 0
-            self._conclude(batch)
+            self._conclude(batch, joined)
 
-    def _conclude(self, batch: Sequence[Job]) -> None:
-        """Hand on the jobs of a written batch."""
+    def _conclude(self, batch: Sequence[Job], joined: Mapping[str, str]) -> None:
+        """Hand on the jobs of a written batch. `joined` has the stored ids of records that joined others."""
+        self._notices.written(batch, self._built if isinstance(self._store.sink, Store) else None, joined)
         self._limit = min(_BATCH, self._limit * 2)
         self._writes += 1
         del self._pending[: len(batch)]
@@ -271,19 +278,19 @@ class DeadLetterWriter(Stage):
 
     # On the store's thread
 
-    def _write(self, batch: Sequence[Job]) -> None:
-        """Build and put the records, on the store's thread."""
+    def _write(self, batch: Sequence[Job]) -> Mapping[str, str]:
+        """Build and put the records, on the store's thread. Return the stored ids of records that joined others."""
         sink = self._store.sink
         if sink is None:
-            return
+            return {}
         try:
-            sink.put([self._record(job) for job in batch])
+            joined = sink.put([self._record(job) for job in batch])
         except (StoreError, MemoryError):
             raise
         except Exception as error:  # noqa: BLE001 - a third party's sink may raise anything; nothing is settled then
             broken = StoreError(f"the dead letter sink {type(sink).__name__} raised {type(error).__name__}")
         else:
-            return
+            return joined or {}
         raise broken
 
     def _record(self, job: Job) -> Record:

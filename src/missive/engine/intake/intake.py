@@ -95,6 +95,8 @@ class Intake:
         source.session = session
         source.revived.clear()
         source.adapter.attach(session)
+        for connected in self._state.observers.connected:
+            connected(source.adapter, session)
         if self._reported:
             logger.warning("%s is connected again", source.adapter.url)
             self._reported = ""

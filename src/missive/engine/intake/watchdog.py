@@ -64,6 +64,9 @@ class Watchdog:
         if progress or not source.fetching or self._engine_waits:
             self._session, self._fetched, self._since = session, source.fetched, now
         url = source.adapter.url
+        if status is not None and status.lag is not None and not source.adapter.background:
+            for lag in self._state.observers.lag:
+                lag(source.adapter, status.lag)
         if status is None:
             return f"{url} does not answer"
         if status.connected is False:

@@ -32,12 +32,13 @@ class _Down(SQLStore):
         self.left = times
         self.records: list[Record] = []
 
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Record]) -> dict[str, str]:
         if self.left:
             self.left -= 1
             raise StoreError("the store is down")
-        super().put(records)
+        joined = super().put(records)
         self.records += records
+        return joined
 
 
 async def _fail(driver: Driver, sink: _Down, message: Sent) -> None:
@@ -61,9 +62,9 @@ _SLOW = 0.15
 class _Slow(SQLStore):
     """A store that is slow to write."""
 
-    def put(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Record]) -> dict[str, str]:
         time.sleep(_SLOW)
-        super().put(records)
+        return super().put(records)
 
 
 class _Watched(WrappedSession):
