@@ -14,7 +14,7 @@ from missive.dlq import Query, Status
 from missive.dlq.sql import SQLStore
 from missive.engine.limits import Limits
 from missive.engine.runtime import Runtime
-from missive.matchers import Everything, Field, by_field
+from missive.matchers import Everything, Field, Range, by_field
 from tests.adapters.test_rabbitmq import Queue
 from tests.support.engine import run, until
 
@@ -159,3 +159,27 @@ def test_without_a_store_the_starvation_is_logged(rabbitmq, caplog):
     lines = [record.getMessage() for record in caplog.records if "keep others out" in record.getMessage()]
     assert len(lines) == 1
     assert lines[0].endswith("set a dead letter store with dlq= or --dlq, so that they can wait there")
+
+
+def test_a_limit_on_a_single_active_consumer_does_not_starve_other_handlers(rabbitmq, store):
+    """Where the prefetch cannot grow and is small, few messages stay at a limit, and the others move to the store."""
+    queue, handler = Queue(rabbitmq, {"x-single-active-consumer": True}), Handler(60)
+    queue.publish(*slow(60), QUICK)
+
+    def register(proc):
+        for name, numbers in (("first", Range(ge=0, lt=30)), ("second", Range(ge=30))):
+            matcher = Field("k", "slow") & Field("n", numbers)
+            proc.add_handler(matcher, handler, name=name, rate_limit="1/min")
+        proc.add_handler(Field("k", "quick"), handler, name="quick")
+
+    go(store, queue, handler, prefetch=4, wait=False, register=register)
+    assert handler.quick_after < 8
+
+
+@pytest.mark.parametrize("arguments", [{}, {"x-single-active-consumer": True}], ids=["many", "single"])
+def test_running_messages_and_one_that_waits_do_not_use_up_the_prefetch(rabbitmq, store, arguments):
+    """When three long handlers run and one message waits behind them with a prefetch of 4, other messages are taken."""
+    queue, handler = Queue(rabbitmq, arguments), Handler(60)
+    queue.publish(*[b'{"n":0,"k":"%d"}' % key for key in (1, 2, 3, 3)], QUICK)
+    go(store, queue, handler, prefetch=4)
+    assert handler.done == [0, 0, 0, 0]

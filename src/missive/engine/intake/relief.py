@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ _PATIENCE = 0.5
 """How long a source is crowded before messages are parked, in seconds."""
 _QUICK = 200
 """Messages a second above which a crowded source is not relieved: its lanes are quick, and the store is slower."""
+_REPORT_EVERY = 60.0
+"""Minimum time between two reports of starvation, in seconds."""
 _FULL = 0.75
 """Share of a limit above which a source counts as full."""
 _KEPT = 0.25
@@ -50,7 +53,12 @@ class Relief(Stage):
         """When the source became crowded, on the engine's clock; None while it is not."""
         self._fetched = 0
         """Number of fetched deliveries then."""
-        self._reported = False
+        self._shut: tuple[float, int] | None = None
+        """Since when the window has been used up, with the number of fetched deliveries then; None while it is not."""
+        self._patience = _PATIENCE
+        """How long the source is crowded before messages are parked. It is short after some were parked."""
+        self._next_report = -math.inf
+        """When the starvation may be logged again, on the engine's clock."""
         self._session: Session | None = None
 
     def taken(self, source: Source, session: Session, jobs: Sequence[Job], lanes: JobsByLane) -> None:  # noqa: ARG002 - see Stage
@@ -58,7 +66,7 @@ class Relief(Stage):
         if session is not self._session:
             self._session = session
             limit = source.limits.total_items
-            source.crowded_at = max(1, min(session.capabilities.window or limit, limit) // 2)
+            source.crowded_at = 1 if session.capabilities.window else max(1, limit // 2)
 
     def loops(self) -> Iterable[Coroutine[Any, Any, None]]:
         """Return the loop that relieves the source."""
@@ -72,33 +80,38 @@ class Relief(Stage):
             session = source.session
             widened = session is not None and await self._look(session)
             await self._runtime.sleep(_SHORT_PAUSE if widened else _PAUSE)
-            if self._since is not None:
+            if self._since is not None or self._shut is not None:
                 source.crowded.set()
 
     async def _look(self, session: Session) -> bool:
         """Relieve the source if that is needed. Return whether the transport delivers another window."""
         source, window = self._source, session.capabilities.window
-        narrow = self._is_narrow(session)
+        shut = self._is_shut(session)
+        narrow = shut or self._is_narrow(session)
         if narrow and self._relocation is not None and not self._is_crowded and await self._widen(session):
-            self._since = None
+            self._since = self._shut = None
             source.crowded.set()
             return True
         if not narrow and not self._is_crowded:
-            self._since, self._reported = None, False
+            self._since = None
+            if self._shut is None:
+                self._patience = _PATIENCE
             return False
         now = self._runtime.monotonic()
         if self._since is None:
             self._since, self._fetched = now, source.fetched
-        if (elapsed := now - self._since) < _PATIENCE:
+        if (elapsed := now - self._since) < self._patience and not shut:
             return False
-        slow = source.fetched - self._fetched < _QUICK * elapsed
+        slow = shut or source.fetched - self._fetched < _QUICK * elapsed
         self._since, self._fetched = now, source.fetched
         if not slow:
             return False
         limit = window if narrow and not self._is_crowded else source.limits.total_items
-        surplus = source.waiting - int(limit * _KEPT)
+        surplus = source.waiting - (0 if shut else int(limit * _KEPT))
         if self._relocation is None or not self._relocation.relieve(source, surplus):
-            self._report_once()
+            self._report()
+        elif narrow:
+            self._patience = _PAUSE  # the next messages are probably the same
         return False
 
     def _is_narrow(self, session: Session) -> bool:
@@ -107,6 +120,15 @@ class Relief(Stage):
         if not window or not source.waiting:
             return False
         return session.room() + source.items - source.waiting < (window + 1) // 2
+
+    def _is_shut(self, session: Session) -> bool:
+        """Return whether running and waiting deliveries have used up the window of the transport for a while."""
+        source, now = self._source, self._runtime.monotonic()
+        if not session.capabilities.window or not source.waiting or session.room() > 0:
+            self._shut = None
+        elif self._shut is None or self._shut[1] != source.fetched:
+            self._shut = now, source.fetched
+        return self._shut is not None and now - self._shut[0] >= self._patience
 
     @property
     def _is_crowded(self) -> bool:
@@ -129,10 +151,11 @@ class Relief(Stage):
             logger.error("%s failed while asking for more messages: %s", url, describe_exception(error))  # noqa: TRY400 - no text
             return False
 
-    def _report_once(self) -> None:
-        if self._reported:
+    def _report(self) -> None:
+        now = self._runtime.monotonic()
+        if now < self._next_report:
             return
-        self._reported = True
+        self._next_report = now + _REPORT_EVERY
         source = self._source
         logger.warning(
             "%s: %d of %d unsettled messages wait for their lane, limit or retry, and keep others out; %s",
