@@ -92,7 +92,7 @@ def test_a_clock_set_forward_loses_no_record(store: Store, clock: Clock):
     store.put([one])
     assert leased(store, "ours") == [one.id]
     clock.now += HOUR
-    assert store.extend_leases([one.id], "ours", 60) == {one.id}, "nobody took the record"
+    assert store.extend_leases([one.id], "ours", 60) == {one.id}, "another worker has not taken the record"
     assert leased(store, "theirs") == []
     clock.now += HOUR
     assert leased(store, "theirs") == [one.id]
