@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from missive.dlq.redis.scripts import SCRIPTS
 from missive.dlq.retention import Retention
-from missive.dlq.times import AheadCheck
+from missive.dlq.times import AheadCheck, wall
 from missive.dlq.translation import Translation
 from missive.errors import StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
@@ -48,7 +48,7 @@ class Database:
         *,
         client: Redis | None = None,
         create: bool = True,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = wall,
     ) -> None:
         self.url = redact_url(url)
         self._clock = clock

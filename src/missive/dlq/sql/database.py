@@ -21,7 +21,7 @@ from missive.dlq.sql.addresses import database_url
 from missive.dlq.sql.deadlines import Deadlines
 from missive.dlq.sql.dialects import connected, is_deadlock, is_rejection, reason
 from missive.dlq.sql.migrations import migrate
-from missive.dlq.times import AheadCheck
+from missive.dlq.times import AheadCheck, wall
 from missive.dlq.translation import Translation
 from missive.errors import RecordRejected, StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
@@ -61,7 +61,7 @@ class Database:
     patience = Sink.patience
     """See `Sink`."""
 
-    def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str, *, create: bool = True, clock: Callable[[], float] = wall) -> None:
         self.url = redact_url(url)
         self._clock = clock
         self._ahead = AheadCheck()

@@ -118,6 +118,7 @@ TITLES: Final[dict[int, str]] = {
     72: "test client and adapter agree",
     73: "odd headers and keys end no session",
     74: "messages that are deleted while held are handled",
+    75: "a clock set back",
     76: "a message that is too large is a dead letter",
     77: "a slow lane at the transport's limit",
 }

@@ -24,6 +24,7 @@ _GROUPS = (
     "replays",
     "privacy",
     "honesty",
+    "clocks",
 )
 
 
