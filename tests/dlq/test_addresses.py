@@ -7,10 +7,12 @@ import pytest
 from missive import UsageError
 from missive.dlq import open_store
 from missive.dlq.retention import Retention
-from missive.dlq.sql.addresses import database_url
+from missive.dlq.sql.addresses import database_url, is_elsewhere
 from missive.urls import parse_url
 
 CANARY = "hunter2"
+VERIFIED = {"sslmode": "verify-full", "sslrootcert": "system", "require_auth": "!password,!md5"}
+ENVIRONMENT = ("PGHOST", "PGHOSTADDR", "PGSERVICE")
 
 
 def address(url: str) -> dict[str, object]:
@@ -59,20 +61,20 @@ def test_an_unknown_parameter_names_the_nearest():
             "postgresql://app:x@db.example/db",
             {"sslmode": "verify-full", "sslrootcert": "system", "require_auth": "scram-sha-256"},
         ),
-        ("postgresql://app@db.example/db", {"sslmode": "verify-full", "sslrootcert": "system"}),
+        ("postgresql://app@db.example/db", VERIFIED),
         (
             "postgresql://app@/db?host=db.example",
-            {"sslmode": "verify-full", "sslrootcert": "system", "host": "db.example"},
+            {**VERIFIED, "host": "db.example"},
         ),
         (
             "postgresql://app@localhost/db?hostaddr=10.0.0.1",
-            {"sslmode": "verify-full", "sslrootcert": "system", "hostaddr": "10.0.0.1"},
+            {**VERIFIED, "hostaddr": "10.0.0.1"},
         ),
         (
             "postgresql://app:x@db.example/db?sslrootcert=ca.pem&require_auth=none",
             {"sslmode": "verify-full", "sslrootcert": "ca.pem", "require_auth": "none"},
         ),
-        ("postgresql://app@db.example/db?sslmode=require", {"sslmode": "require"}),
+        ("postgresql://app@db.example/db?sslmode=require", {"sslmode": "require", "require_auth": "!password,!md5"}),
         ("postgresql://app:x@db.example/db?tls=off", {}),
         ("postgresql://app:x@localhost/db", {}),
         ("postgresql://app:x@127.0.0.1/db?tls=off", {}),
@@ -88,14 +90,59 @@ def test_other_machines_are_reached_by_verified_tls(
     url: str, parameters: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ):
     """Off this machine, the server is verified unless the URL says otherwise."""
-    monkeypatch.delenv("PGHOST", raising=False)
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
     assert parameters == address(url)
 
 
-def test_a_host_from_the_environment_is_another_machine(monkeypatch: pytest.MonkeyPatch):
-    """Libpq reads PGHOST where a URL names no host."""
-    monkeypatch.setenv("PGHOST", "db.example")
-    assert address("postgresql://app@/db")["sslmode"] == "verify-full"
+@pytest.mark.parametrize(
+    ("url", "variable", "value"),
+    [
+        ("postgresql://app@/db", "PGHOST", "db.example"),
+        ("postgresql://app@/db", "PGHOSTADDR", "10.0.0.1"),
+        ("postgresql://app@localhost/db", "PGHOSTADDR", "10.0.0.1"),
+        ("postgresql://app@/db?host=/run/postgresql", "PGHOSTADDR", "10.0.0.1"),
+        ("postgresql://app@/db", "PGSERVICE", "orders"),
+        ("postgresql://app@localhost/db", "PGSERVICE", "orders"),
+    ],
+)
+def test_the_environment_may_name_another_machine(url: str, variable: str, value: str, monkeypatch: pytest.MonkeyPatch):
+    """Libpq reads its environment and service files where a URL leaves a part out: TLS holds there, too."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    assert address(url)["sslmode"] == "verify-full"
+    assert "sslmode" not in address(url + ("&" if "?" in url else "?") + "tls=off")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app@localhost/db?tls=off&hostaddr=10.0.0.1",
+        "postgresql://app@/db?tls=off&host=db.example",
+        "postgresql://app@/db?tls=off&host=localhost,db.example",
+        "mysql://app@db.example/db?tls=off",
+    ],
+)
+def test_each_name_of_another_machine_counts(url: str):
+    """The warning about clear text depends on no single place that names the server."""
+    assert is_elsewhere(parse_url(url))
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://app@localhost/db", "mysql://app@db.example/db?unix_socket=/run/mysql", "mysql://app@/db"]
+)
+def test_a_server_on_this_machine_is_not_elsewhere(url: str, monkeypatch: pytest.MonkeyPatch):
+    """A loopback address and a socket stay on this machine."""
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+    assert not is_elsewhere(parse_url(url))
+
+
+def test_an_empty_socket_does_not_give_up_tls():
+    """PyMySQL would connect to the host of the URL."""
+    with pytest.raises(UsageError, match="unix_socket= names no socket"):
+        address("mysql://app:x@db.example/db?unix_socket=")
 
 
 def test_mysql_verifies_with_the_certificates_of_the_system():

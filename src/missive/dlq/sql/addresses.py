@@ -66,16 +66,32 @@ def _check_known(parameters: Mapping[str, str], known: frozenset[str], shown: st
         raise UsageError(f"{shown}: tls= takes off only; without it, connections to other machines use TLS")
 
 
-def _needs_tls(parameters: dict[str, str], host: str | None) -> bool:
-    """Return whether the server is another machine, and the URL does not give up TLS."""
-    away = [one for one in (host or "").split(",") if one and not one.startswith("/") and not is_loopback(one)]
-    return parameters.pop("tls", None) != "off" and bool(away)
+def is_elsewhere(parts: ParsedURL) -> bool:
+    """Return whether the server of a database may be another machine.
+
+    Each place that can name the server counts: the URL, its parameters, and for libpq the environment. A service file
+    (PGSERVICE) can name any server.
+    """
+    backend, parameters, environment = parts.scheme.partition("+")[0], parts.parameters, os.environ
+    if backend == "postgresql":
+        hosts = [parts.host or parameters.get("host") or environment.get("PGHOST"), parameters.get("host")]
+        hosts.append(parameters.get("hostaddr") or environment.get("PGHOSTADDR"))
+        if environment.get("PGSERVICE"):
+            return True
+    else:
+        hosts = [] if parameters.get("unix_socket") else [parts.host]
+    one_by_one = [one for host in hosts for one in (host or "").split(",")]
+    return any(one and not one.startswith("/") and not is_loopback(one) for one in one_by_one)
+
+
+def _needs_tls(parts: ParsedURL, parameters: dict[str, str]) -> bool:
+    """Return whether the server may be another machine, and the URL does not give up TLS."""
+    return parameters.pop("tls", None) != "off" and is_elsewhere(parts)
 
 
 def _postgresql(parts: ParsedURL, parameters: dict[str, str], shown: str) -> dict[str, str]:
-    """Return the parameters for libpq."""
-    host = parameters.get("hostaddr") or parameters.get("host") or parts.host or os.environ.get("PGHOST")
-    if not _needs_tls(parameters, host):
+    """Return the parameters for libpq. They override its environment and its service file."""
+    if not _needs_tls(parts, parameters):
         return parameters
     mode = parameters.setdefault("sslmode", "verify-full")
     if mode not in _ENCRYPTED:
@@ -85,14 +101,16 @@ def _postgresql(parts: ParsedURL, parameters: dict[str, str], shown: str) -> dic
         )
     if mode == "verify-full":
         parameters.setdefault("sslrootcert", "system")
-    if parts.password:
-        parameters.setdefault("require_auth", "scram-sha-256")
+    # A password may also come from PGPASSWORD or a file. A server that asks for it in clear text does not get it.
+    parameters.setdefault("require_auth", "scram-sha-256" if parts.password else "!password,!md5")
     return parameters
 
 
-def _mysql(parts: ParsedURL, parameters: dict[str, str], shown: str) -> dict[str, str]:  # noqa: ARG001 - as above
+def _mysql(parts: ParsedURL, parameters: dict[str, str], shown: str) -> dict[str, str]:
     """Return the parameters for PyMySQL. It verifies the server only if it gets certificates."""
-    if not _needs_tls(parameters, parts.host) or "unix_socket" in parameters:
+    if not parameters.get("unix_socket", "/"):
+        raise UsageError(f"{shown}: unix_socket= names no socket")
+    if not _needs_tls(parts, parameters):
         return parameters
     if "ssl_ca" not in parameters and "ssl_capath" not in parameters:
         paths = ssl.get_default_verify_paths()

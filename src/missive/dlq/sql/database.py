@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 from missive._sqlite import create_private, erase_log, network_filesystem, readable_by_others
 from missive.dlq.contract import Sink
 from missive.dlq.retention import Retention
-from missive.dlq.sql.addresses import database_url
+from missive.dlq.sql.addresses import database_url, is_elsewhere
 from missive.dlq.sql.deadlines import Deadlines
 from missive.dlq.sql.dialects import connected, is_deadlock, is_rejection, reason
 from missive.dlq.sql.migrations import migrate
@@ -25,7 +25,7 @@ from missive.dlq.times import AheadCheck, wall
 from missive.dlq.translation import Translation
 from missive.errors import RecordRejected, StoreError, StoreRefused, UsageError
 from missive.privacy import redact_url
-from missive.urls import is_loopback, parse_url
+from missive.urls import parse_url
 
 AT_ONCE = 500
 """Largest number of rows or values in one statement."""
@@ -67,7 +67,7 @@ class Database:
         self._ahead = AheadCheck()
         parts = parse_url(url)
         self.retention, others = Retention.parse(parts.parameters)
-        self._cleartext = parts.parameters.get("tls") == "off" and not is_loopback(parts.host or "localhost")
+        self._cleartext = parts.parameters.get("tls") == "off" and is_elsewhere(parts)
         self._open(database_url(parts, others, self.url), create=create)
 
     @translated("opened")
