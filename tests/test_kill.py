@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -82,7 +83,7 @@ def dead(directory: Path) -> Counter[int]:
     """Return how often each message is in the dead letter store."""
     if not (directory / "dlq.db").exists():
         return Counter()
-    with sqlite3.connect(directory / "dlq.db", timeout=30) as connection:
+    with contextlib.closing(sqlite3.connect(directory / "dlq.db", timeout=30)) as connection, connection:
         try:
             rows = connection.execute("SELECT body FROM missive_dead_letters").fetchall()
         except sqlite3.OperationalError:  # the worker was killed before it created the table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sqlite3
@@ -134,7 +135,7 @@ def run(missive: Start, tmp_path: Path) -> Callable[..., Running]:
         before, _, last = handler.rpartition("\n\n")
         head = HEAD.replace("@proc.handle_for", f"{before}\n\n@proc.handle_for")
         (tmp_path / "app.py").write_text(head + last + TAIL)
-        with sqlite3.connect(tmp_path / "queue.db") as queue:
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as queue, queue:
             queue.execute("PRAGMA journal_mode=WAL")
             queue.executescript(SCHEMA)
             (tmp_path / "queue.db").chmod(0o600)
@@ -149,7 +150,7 @@ def run(missive: Start, tmp_path: Path) -> Callable[..., Running]:
 
 def left(directory: Path) -> int:
     """Return the number of messages in the queue."""
-    with sqlite3.connect(directory / "queue.db", timeout=30) as queue:
+    with contextlib.closing(sqlite3.connect(directory / "queue.db", timeout=30)) as queue, queue:
         count = queue.execute("SELECT count(*) FROM missive_queue").fetchone()[0]
     queue.close()
     return int(count)

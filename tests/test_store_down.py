@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -81,7 +82,7 @@ def test_a_store_at_its_file_size_limit(start: Start, tmp_path: Path, rabbitmq: 
 
 def stored(directory: Path) -> int:
     """Return the number of records in the store."""
-    with sqlite3.connect(directory / "dlq.db", timeout=30) as connection:
+    with contextlib.closing(sqlite3.connect(directory / "dlq.db", timeout=30)) as connection, connection:
         count = connection.execute("SELECT count(*) FROM missive_dead_letters").fetchone()[0]
     connection.close()
     return int(count)

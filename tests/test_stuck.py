@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -104,7 +105,7 @@ GOOD = 30
 def put(tmp_path: Path) -> Callable[..., None]:
     """Make the application and its queue. Return a function that puts messages into the queue."""
     (tmp_path / "app.py").write_text(APPLICATION)
-    with sqlite3.connect(tmp_path / "queue.db") as queue:
+    with contextlib.closing(sqlite3.connect(tmp_path / "queue.db")) as queue, queue:
         queue.execute("PRAGMA journal_mode=WAL")
         queue.executescript(SCHEMA)
     queue.close()
@@ -114,7 +115,7 @@ def put(tmp_path: Path) -> Callable[..., None]:
 
 def insert(directory: Path, *messages: tuple[str, int]) -> None:
     """Put messages into the queue."""
-    with sqlite3.connect(directory / "queue.db", timeout=30) as queue:
+    with contextlib.closing(sqlite3.connect(directory / "queue.db", timeout=30)) as queue, queue:
         bodies = [(body(*message),) for message in messages]
         queue.executemany("INSERT INTO missive_queue (queue, body) VALUES ('q', ?)", bodies)
     queue.close()
@@ -133,7 +134,7 @@ def numbers(directory: Path) -> set[int]:
 
 def dead(directory: Path) -> list[tuple[str, str]]:
     """Return the reason and the kind of each dead letter."""
-    with sqlite3.connect(directory / "dlq.db", timeout=30) as store:
+    with contextlib.closing(sqlite3.connect(directory / "dlq.db", timeout=30)) as store, store:
         found = store.execute("SELECT reason, body FROM missive_dead_letters").fetchall()
     store.close()
     return sorted((reason, json.loads(content)["do"]) for reason, content in found)
@@ -141,7 +142,7 @@ def dead(directory: Path) -> list[tuple[str, str]]:
 
 def queued(directory: Path) -> int:
     """Return the number of messages in the queue."""
-    with sqlite3.connect(directory / "queue.db", timeout=30) as queue:
+    with contextlib.closing(sqlite3.connect(directory / "queue.db", timeout=30)) as queue, queue:
         count = queue.execute("SELECT count(*) FROM missive_queue").fetchone()[0]
     queue.close()
     return int(count)

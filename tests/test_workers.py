@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -71,7 +72,7 @@ def queue(tmp_path: Path) -> Callable[..., None]:
     connection.close()
 
     def put(do: str, *numbers: int) -> None:
-        with sqlite3.connect(tmp_path / "queue.db", timeout=30) as connection:
+        with contextlib.closing(sqlite3.connect(tmp_path / "queue.db", timeout=30)) as connection, connection:
             connection.executemany(
                 "INSERT INTO missive_queue (queue, body) VALUES ('work', ?)",
                 [(json.dumps({"do": do, "n": n}).encode(),) for n in numbers],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import sqlite3
@@ -117,7 +118,8 @@ def test_a_run_resumes_after_a_kill(missive: Start, tmp_path: Path):
 
     def checkpoint() -> int:
         try:
-            row = sqlite3.connect(store).execute("SELECT value FROM missive_checkpoints").fetchone()
+            with contextlib.closing(sqlite3.connect(store)) as connection:
+                row = connection.execute("SELECT value FROM missive_checkpoints").fetchone()
         except sqlite3.OperationalError:
             return 0
         return 0 if row is None else json.loads(row[0])["offset"]
@@ -136,11 +138,8 @@ def test_a_dead_letter_has_its_position(run, tmp_path: Path):
     (tmp_path / "in.jsonl").write_text("13\n")
     run()
     run("file:in.jsonl?start=beginning")
-    rows = (
-        sqlite3.connect(tmp_path / "missive-dlq.db")
-        .execute("SELECT attempts, origin FROM missive_dead_letters")
-        .fetchall()
-    )
+    with contextlib.closing(sqlite3.connect(tmp_path / "missive-dlq.db")) as connection:
+        rows = connection.execute("SELECT attempts, origin FROM missive_dead_letters").fetchall()
     assert [attempts for attempts, _ in rows] == [2]
     assert json.loads(rows[0][1])["position"] == 3
 

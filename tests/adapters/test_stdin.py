@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import signal
@@ -97,12 +98,15 @@ def test_a_signal_makes_unstarted_lines_dead_letters(missive: Start, tmp_path: P
     assert process.line() == "started\n"
     process.send(signal.SIGTERM)
     store = tmp_path / "missive-dlq.db"
-    query = "SELECT body, reason FROM missive_dead_letters ORDER BY id"
-    wait_until(lambda: len(sqlite3.connect(store).execute(query).fetchall()) == 3, "three dead letters")
+
+    def dead_letters():
+        with contextlib.closing(sqlite3.connect(store)) as connection:
+            return connection.execute("SELECT body, reason FROM missive_dead_letters ORDER BY id").fetchall()
+
+    wait_until(lambda: len(dead_letters()) == 3, "three dead letters")
     (tmp_path / "go").touch()
     _, err = process.finish()
-    rows = sqlite3.connect(store).execute(query).fetchall()
-    assert {(b"two", "shutdown"), (b"three", "shutdown"), (b"unfin", "shutdown")} == set(rows)
+    assert {(b"two", "shutdown"), (b"three", "shutdown"), (b"unfin", "shutdown")} == set(dead_letters())
     assert process.code == 0
     assert "1 handled, 3 dead-lettered (3 shutdown)" in err
 

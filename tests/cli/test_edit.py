@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 import subprocess
@@ -71,7 +72,7 @@ def test_a_repeated_header_gives_two_values(run: Run, tmp_path: Path):
     assert (done.returncode, done.stderr) == (2, "missive: standard input is closed: name a file with --body FILE\n")
     (tmp_path / "headers").write_text("who: 1\nWho: 2\n")
     run("dlq", "edit", record["id"], "--headers", "headers")
-    with sqlite3.connect(tmp_path / "missive-dlq.db") as connection:
+    with contextlib.closing(sqlite3.connect(tmp_path / "missive-dlq.db")) as connection, connection:
         (headers,) = connection.execute(
             "SELECT headers FROM missive_dead_letters WHERE edited_from IS NOT NULL"
         ).fetchone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -22,7 +23,7 @@ SOURCE = "sqlite:///q.db?queue=orders&create=true"
 
 def publish(path: Path) -> None:
     """Put a message into the queue."""
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO missive_queue (queue, body) VALUES ('orders', x'00')")
     connection.close()
 
@@ -52,7 +53,7 @@ def test_a_change_starts_the_run_again(missive: Start, run: Run, tmp_path: Path)
 
 def tables(path: Path) -> bool:
     """Return whether the queue has its table."""
-    with sqlite3.connect(path) as connection:
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'missive_queue'").fetchone()
     connection.close()
     return found is not None

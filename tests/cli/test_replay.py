@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sqlite3
@@ -53,9 +54,9 @@ def test_a_killed_replay_is_resumed_exactly(run: Run, missive: Start, tmp_path: 
     assert killed["resolved"] <= len(handled())
     (tmp_path / "later.jsonl").write_text('{"type":"odd","n":999}\n')
     run("run", "app:proc", "--from", "file:later.jsonl")
-    with sqlite3.connect(tmp_path / "missive-dlq.db") as connection:  # as if a minute had passed
+    # As if a minute had passed.
+    with contextlib.closing(sqlite3.connect(tmp_path / "missive-dlq.db")) as connection, connection:
         connection.execute("UPDATE missive_dead_letters SET leased_until = 0 WHERE leased_until IS NOT NULL")
-    connection.close()
     code, out, _ = run("dlq", "resume", killed["id"], "--with", "slow.py:proc")
     assert (code, out) == (0, f"{count} replayed: {count} resolved, 0 failed again\n")
     assert set(handled()) == set(range(count))

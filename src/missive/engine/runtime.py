@@ -68,9 +68,10 @@ class Runtime:
             await asyncio.wait([working, late], return_when=asyncio.FIRST_COMPLETED)
         finally:
             late.cancel()
-            if not working.done():
+            if not (done := working.done()):
                 working.cancel()
-        return not working.cancelled() and working.done()
+        await asyncio.wait([late])  # so that the task does not outlive the call
+        return done and not working.cancelled()
 
     def call_later(self, seconds: float, fn: Callable[[], None]) -> Callable[[], None]:
         """Call `fn` on the running loop after some seconds. Return a function that cancels the call."""

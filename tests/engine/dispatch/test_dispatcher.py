@@ -214,7 +214,10 @@ def test_a_handler_respects_its_concurrency(kind):
     assert report.total_handled == 80
     assert narrow.most == 2
     assert wide.most > 2
-    assert narrow.by_key[0] == list(range(0, 80, 2))
+    # Two threads may log their starts in either order, because the handler promises no order.
+    assert sorted(narrow.by_key[0]) == list(range(0, 80, 2))
+    if kind == "async":
+        assert narrow.by_key[0] == list(range(0, 80, 2))
 
 
 def test_a_concurrency_and_an_order_apply_together():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sqlite3
@@ -81,7 +82,7 @@ def handle(message, context):
 
 def counts_in(directory: Path) -> dict[str, Any]:
     """Return the stored counts of deaths."""
-    with sqlite3.connect(directory / "missive-dlq.db") as connection:
+    with contextlib.closing(sqlite3.connect(directory / "missive-dlq.db")) as connection, connection:
         found = connection.execute("SELECT value FROM missive_checkpoints WHERE source = 'crashes'").fetchone()
     connection.close()
     return {} if found is None else json.loads(found[0])
@@ -89,7 +90,7 @@ def counts_in(directory: Path) -> dict[str, Any]:
 
 def dead_letters_in(directory: Path) -> list[tuple[str, str, str]]:
     """Return reason, handler and body of the dead letters."""
-    with sqlite3.connect(directory / "missive-dlq.db") as connection:
+    with contextlib.closing(sqlite3.connect(directory / "missive-dlq.db")) as connection, connection:
         found = connection.execute("SELECT reason, handler, body FROM missive_dead_letters").fetchall()
     connection.close()
     return [(reason, handler, body.decode()) for reason, handler, body in found]

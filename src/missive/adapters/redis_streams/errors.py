@@ -23,7 +23,23 @@ def translated(settings: Settings) -> Iterator[None]:
         translation = Transient(f"{settings.url} cannot be reached ({type(error).__name__})")
     except KeyError:  # redis-py raises it when another task closed the client during a command
         translation = Transient(f"{settings.url} lost its connection")
+    except (AttributeError, RuntimeError) as error:
+        if not _is_from_event_loop(error):
+            raise
+        translation = Transient(f"{settings.url} lost its connection")
     raise translation
+
+
+def _is_from_event_loop(error: Exception) -> bool:
+    """Return whether the event loop raised an error, as it does for a write to a transport that it has closed.
+
+    asyncio of Python 3.12 and 3.13 raises an `AttributeError` from `writelines`, and uvloop raises a `RuntimeError`.
+    """
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
+    return module.partition(".")[0] in {"asyncio", "uvloop"}
 
 
 def _translate(error: Exception, settings: Settings) -> Exception:
