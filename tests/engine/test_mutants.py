@@ -27,7 +27,7 @@ from missive.engine.workers.tasks import LoopPool
 from missive.testing.simulation import Promise, SimulationFailed
 from missive.testing.simulation.simulate import quiet
 from missive.transport import Credit
-from tests.support.scenario import run
+from tests.support.scenario import run, run_refusing
 
 SEEDS = 1000
 
@@ -305,6 +305,11 @@ def intake_blocked_forever(patch):
     patch.setattr(StoreClient, "check_pause", mutant)
 
 
+def unfiled_without_bound(patch):
+    """Fetch during an outage of the store, however many dead letters wait for it."""
+    patch.setattr(StoreClient, "check_pause", lambda self: None)
+
+
 def two_probes(patch):
     """Start a second probe of a dependency while the first is running."""
     admits = Circuit.admits
@@ -362,6 +367,14 @@ def test_the_simulation_finds_a_mutant(mutant, monkeypatch, record_property):
         run_schedules()
     record_property("found by seed", failed.value.seed)
     assert failed.value.promise in MUTANTS[mutant], str(failed.value)
+
+
+def test_the_simulation_finds_unbounded_dead_letters(monkeypatch):
+    """Schedules fail on an engine that fetches during an outage of the store, however many dead letters wait."""
+    unfiled_without_bound(monkeypatch)
+    with quiet(), pytest.raises(SimulationFailed) as failed:
+        [run_refusing(seed) for seed in range(SEEDS)]
+    assert failed.value.promise is Promise.credit
 
 
 def run_schedules():

@@ -12,7 +12,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 
 from missive.testing.simulation import Faults
-from tests.support.scenario import run, run_many
+from missive.testing.simulation.simulate import quiet
+from tests.support.scenario import run, run_many, run_refusing
 
 SCHEDULES = 10_000
 DEEP = 10 * SCHEDULES
@@ -54,6 +55,13 @@ def test_schedules_without_faults():
     assert failures == []
     assert events["start"] == events["connected"] == 200
     assert not [event for event in FAULTS if events[event] and event not in ("stop", "interrupted")]
+
+
+def test_dead_letters_that_wait_for_their_store_are_bounded():
+    """No fetch starts while more dead letters wait than `max_unfiled` and one full credit."""
+    with quiet():
+        traces = [run_refusing(seed) for seed in range(200)]
+    assert sum(trace.counts()["filed"] for trace in traces) > 0
 
 
 def test_a_seed_determines_its_schedule():

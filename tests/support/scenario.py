@@ -23,7 +23,7 @@ from missive import (
     constant,
 )
 from missive.engine.limits import Limits
-from missive.matchers import Field, by_field, by_key
+from missive.matchers import Everything, Field, by_field, by_key
 from missive.testing.simulation.faults import Faults
 from missive.testing.simulation.schedule import run_schedule
 from missive.testing.simulation.simulate import quiet
@@ -217,3 +217,20 @@ def run_many(seeds: Sequence[int], faults: Faults | None = None) -> tuple[Counte
             except SimulationFailed as failed:
                 failures.append(str(failed))
     return counts, failures
+
+
+def make_refusing_processor() -> Processor[JSONMessage]:
+    """Return a processor that makes a dead letter of each message, and pauses intake when three of them wait."""
+    proc = Processor(JSONMessage, name="refusing", concurrency=2, max_unfiled=3)
+    proc.add_handler(Everything(), lambda message, context: context.dead_letter("bad"), name="refuses")
+    return proc
+
+
+REFUSING = make_refusing_processor()
+
+
+def run_refusing(seed: int) -> Trace:
+    """Run the schedule of a seed in which every message becomes a dead letter, with a credit of four messages."""
+    messages = [JSONMessage(b"{}", message_id=f"id{number}") for number in range(40)]
+    limits = Limits(items=4, total_items=40)
+    return run_schedule(seed, REFUSING, messages, faults=Faults(), limits=limits)

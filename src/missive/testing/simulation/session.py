@@ -115,6 +115,12 @@ class SimulatedSession(Session):
         able = [handout for handout in unsettled if handout.could_run and not handout.waits_for_store]
         keys = {handout.entry.group for handout in able if handout.entry.group is not None}
         could_run = sum(handout.entry.group is None for handout in able) + len(keys)
+        # The outcomes of one full credit may come before the engine learns that the store is down.
+        # Messages of lanes are held before that: only `most` bounds them.
+        waiting = [one for one in unsettled if one.entry.group is None and one.entry.lane is None]
+        unfiled = sum(handout.waits_for_store and not handout.durable for handout in waiting)
+        if unfiled > self._world.max_unfiled + self._world.limits.items:
+            self._world.fail(Promise.credit, f"a fetch started while {unfiled} dead letters waited for the store")
         left = min(most.items - len(unsettled), self._world.limits.items - could_run)
         size = sum(len(handout.entry.template.body) for handout in unsettled)
         if not 0 < credit.items <= left or not 0 < credit.bytes <= most.bytes - size:

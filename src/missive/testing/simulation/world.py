@@ -36,6 +36,8 @@ class World:
         limits: Limits = DEFAULT,
     ) -> None:
         self.limits = limits
+        self.max_unfiled = processor.max_unfiled
+        """Maximum number of outcomes that may wait for a store that is down, before intake pauses."""
         self.random = random = Random(seed)  # noqa: S311 - a schedule must be repeatable
         self.clock = Clock()
         self.trace = Trace(self.clock)
