@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import sqlite3
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ _DRIVERS = {
     "mysql": ("mysql+pymysql", "pymysql", "mysql"),
     "mariadb": ("mysql+pymysql", "pymysql", "mysql"),
 }
+_LOGGERS = ("sqlalchemy.pool", "psycopg")
+"""Loggers of the libraries that quote exceptions of the driver."""
 _DEADLOCKS = frozenset({"40P01", "40001", "23505", 1213, 1062})
 """Error codes of PostgreSQL and MySQL after which a transaction can be tried again at once.
 
@@ -102,6 +105,7 @@ class JSON(sa.types.TypeDecorator[Any]):
 
 def connected(url: sa.URL, deadlines: Deadlines) -> Engine:
     """Return an engine for a database. Raises `UsageError` if the client library is missing."""
+    _silence_libraries()
     # Keep parameters out of exceptions and logs, because they contain messages.
     if url.get_backend_name() == "sqlite":
         engine = sa.create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
@@ -135,6 +139,13 @@ def connected(url: sa.URL, deadlines: Deadlines) -> Engine:
         sa.event.listen(engine, "connect", functools.partial(configure, deadlines))
         return engine
     raise UsageError(missing)
+
+
+def _silence_libraries() -> None:
+    """Drop the lines of the libraries by default: they have tracebacks, and the store reports the same failures."""
+    for logger in map(logging.getLogger, _LOGGERS):
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
 
 
 def _check_libpq() -> None:
