@@ -352,3 +352,27 @@ def test_every_keyword_is_a_parameter():
 def test_a_repeated_parameter_is_refused():
     """The error names the repeated parameter."""
     assert "queue" in error_of("sqlite:///q.db?queue=one&queue=two")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:${SECRET}.jsonl",
+        "sqlite:///${SECRET}.db?queue=${SECRET}",
+        "rabbitmq://me:${SECRET}@localhost/${SECRET}?queue=${SECRET}",
+        "kafka://localhost?topic=${SECRET}&group=g",
+        "redis://localhost/0?stream=${SECRET}&group=${SECRET}",
+    ],
+)
+def test_a_variable_is_shown_as_it_was_written(url: str, monkeypatch: pytest.MonkeyPatch):
+    """The value of a variable is shown nowhere in a URL, and sources of different values stay different."""
+    proc, identities = Processor(name="t"), set()
+    for value in ("canary1", "canary2"):
+        monkeypatch.setenv("SECRET", value)
+        adapter = from_url(url, proc)
+        settings = getattr(adapter, "settings", adapter)
+        for shown in (adapter.url, repr(adapter), settings.url):
+            assert ("canary" in shown, "${SECRET}" in shown) == (False, True)
+        assert value in adapter.identity
+        identities.add(adapter.identity)
+    assert len(identities) == 2

@@ -84,6 +84,7 @@ class Adapter(ABC):
         self.drain = drain
         self.rate_limit = None if rate_limit is None else Rate.parse(rate_limit)
         self._session: Session | None = None
+        self._shown: str | None = None
 
     @classmethod
     def from_parsed_url(cls, url: ParsedURL, processor: Processor[Any]) -> Self:
@@ -103,9 +104,18 @@ class Adapter(ABC):
         """The name of the queue, topic or file."""
 
     @property
-    def url(self) -> str:
-        """The URL of the source, without credentials."""
+    def identity(self) -> str:
+        """The URL of the source with the values of variables. It tells sources apart, and is never shown."""
         return f"{self.transport}:{self.destination}"
+
+    @property
+    def url(self) -> str:
+        """The URL of the source as it may be shown: without credentials, and with variables as they were written."""
+        return self._shown or self.identity
+
+    def show_as(self, url: str) -> None:
+        """Show another URL in place of `identity`, because the value of a variable may be a secret."""
+        self._shown = url
 
     @abstractmethod
     async def connect(self, host: Host) -> Session:

@@ -39,7 +39,10 @@ def from_url(url: str, processor: Processor[Any]) -> Adapter:
         raise UsageError(f"no adapter is known by the URL {redact_url(written)}: {_nearest(scheme)}")
     parts = parse_url(url)
     adapter: type[Adapter] = _load(target)
-    return adapter.from_parsed_url(parts, processor)
+    made = adapter.from_parsed_url(parts, processor)
+    if "${" in (shown := redact_url(written)):
+        made.show_as(shown)
+    return made
 
 
 def _find(scheme: str) -> str | None:

@@ -34,7 +34,7 @@ class StdinAdapter(Adapter):
         return "-"
 
     @property
-    def url(self) -> str:
+    def identity(self) -> str:
         """The URL of the source."""
         return "stdin:"
 

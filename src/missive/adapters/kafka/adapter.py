@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +134,14 @@ class KafkaAdapter(Adapter):
         return self.settings.destination
 
     @property
-    def url(self) -> str:
+    def identity(self) -> str:
         """The brokers, topics and group, without credentials."""
-        return self.settings.url
+        return self.settings.identity
+
+    def show_as(self, url: str) -> None:
+        """Show another URL, also in the errors of sessions."""
+        super().show_as(url)
+        self.settings = replace(self.settings, shown=url)
 
     def order_hazard(self, key: Callable[[Any], Hashable], session: Session | None = None) -> str | None:
         """Return why equal values of `key` may run in several processes at once, or None."""

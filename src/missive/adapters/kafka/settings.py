@@ -58,6 +58,8 @@ class Settings:
     """Whether to encrypt the connection. None encrypts connections with a user to other machines."""
     librdkafka: Mapping[str, Any]
     """Further settings of librdkafka, by their names there."""
+    shown: str | None = None
+    """The URL to show, where variables of the environment must not be shown with their values."""
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -80,6 +82,11 @@ class Settings:
 
     @property
     def url(self) -> str:
+        """The URL as it may be shown."""
+        return self.shown or self.identity
+
+    @property
+    def identity(self) -> str:
         """The brokers, topics and group, without credentials."""
         parameter = "topic" if self.pattern is None else "pattern"
         return f"kafka://{self.servers}?{parameter}={self.destination}&group={self.group}"

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -140,9 +141,14 @@ class RabbitMQAdapter(Adapter):
         return self.settings.destination
 
     @property
-    def url(self) -> str:
+    def identity(self) -> str:
         """The broker, virtual host and queues, without credentials."""
-        return self.settings.url
+        return self.settings.identity
+
+    def show_as(self, url: str) -> None:
+        """Show another URL, also in the errors of sessions."""
+        super().show_as(url)
+        self.settings = replace(self.settings, shown=url)
 
     def order_hazard(self, key: Callable[[Any], Hashable], session: Session | None = None) -> str | None:
         """Return why equal values of `key` may run in several processes at once, or None.
@@ -167,7 +173,7 @@ class RabbitMQAdapter(Adapter):
         from missive.adapters.rabbitmq.session import RabbitMQSession  # noqa: PLC0415 - the client is an extra
 
         ordered = any(route.terms.ordered_by is not None for route in self.processor.routes())
-        if (risk := cleartext_risk(self.url)) is not None and not self._warned:
+        if (risk := cleartext_risk(self.identity)) is not None and not self._warned:
             logger.warning("the connection can be read: %s", risk)
             self._warned = True
         session = RabbitMQSession(self.settings, host, self._learn)
@@ -195,5 +201,5 @@ class RabbitMQAdapter(Adapter):
         if not isinstance(session, RabbitMQSession):
             raise Transient(f"{self.url} is not connected")
         found = list(await diagnose(session, self.settings, self.processor))
-        risk = cleartext_risk(self.url)
+        risk = cleartext_risk(self.identity)
         return found if risk is None else [*found, Finding("warning", "tls", risk)]

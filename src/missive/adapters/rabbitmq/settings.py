@@ -23,6 +23,8 @@ class Settings:
     dead_letter_exchange: str | None
     max_body: int = DEFAULT_MAX_BODY
     """Size above which a body is not kept, in bytes."""
+    shown: str | None = None
+    """The URL to show, where variables of the environment must not be shown with their values."""
 
     def __post_init__(self) -> None:
         if self.prefetch < 1:
@@ -41,6 +43,11 @@ class Settings:
 
     @property
     def url(self) -> str:
+        """The URL as it may be shown."""
+        return self.shown or self.identity
+
+    @property
+    def identity(self) -> str:
         """The broker, virtual host and queues, without credentials."""
         return f"{self.address.url}?queue={self.destination}"
 

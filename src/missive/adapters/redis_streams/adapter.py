@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -115,9 +116,14 @@ class RedisStreamsAdapter(Adapter):
         return self.settings.stream
 
     @property
-    def url(self) -> str:
+    def identity(self) -> str:
         """The server, stream and group, without credentials."""
-        return self.settings.url
+        return self.settings.identity
+
+    def show_as(self, url: str) -> None:
+        """Show another URL, also in the errors of sessions."""
+        super().show_as(url)
+        self.settings = replace(self.settings, shown=url)
 
     async def connect(self, host: Host) -> RedisStreamsSession:
         """Connect and check that the group exists. The session reads nothing before its first fetch.
@@ -127,7 +133,7 @@ class RedisStreamsAdapter(Adapter):
         """
         from missive.adapters.redis_streams.session import RedisStreamsSession  # noqa: PLC0415 - the client is an extra
 
-        if (risk := cleartext_risk(self.url)) is not None and not self._warned:
+        if (risk := cleartext_risk(self.identity)) is not None and not self._warned:
             logger.warning("the connection can be read: %s", risk)
             self._warned = True
         session = RedisStreamsSession(self.settings, host)
@@ -138,5 +144,5 @@ class RedisStreamsAdapter(Adapter):
         from missive.adapters.redis_streams.diagnostics import diagnose  # noqa: PLC0415 - the client is an extra
 
         found = list(await diagnose(session.client, self.settings))
-        risk = cleartext_risk(self.url)
+        risk = cleartext_risk(self.identity)
         return found if risk is None else [*found, Finding("warning", "tls", risk)]

@@ -35,6 +35,8 @@ class Settings:
     password: str | None = field(repr=False)
     tls: bool
     ca_file: str | None
+    shown: str | None = None
+    """The URL to show, where variables of the environment must not be shown with their values."""
 
     def __post_init__(self) -> None:
         if not _MIN_CLAIM_IDLE <= self.claim_idle <= _MAX_CLAIM_IDLE:
@@ -42,6 +44,11 @@ class Settings:
 
     @property
     def url(self) -> str:
+        """The URL as it may be shown."""
+        return self.shown or self.identity
+
+    @property
+    def identity(self) -> str:
         """The server, stream and group, without credentials."""
         scheme = "rediss" if self.tls else "redis"
         return f"{scheme}://{self.host}:{self.port}/{self.db}?stream={self.stream}&group={self.group}"

@@ -69,7 +69,7 @@ class SQLiteAdapter(Adapter):
         return self.queue
 
     @property
-    def url(self) -> str:
+    def identity(self) -> str:
         """The URL of the file and the queue."""
         return f"sqlite:///{self.path}?queue={self.queue}"
 

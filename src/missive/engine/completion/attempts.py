@@ -159,4 +159,4 @@ class AttemptCounter(Stage):
 
 
 def _identity_of(source: Source, delivery: Delivery) -> str | None:
-    return identity(source.adapter.url, delivery, hashlib.sha256(delivery.body).hexdigest())
+    return identity(source.adapter.identity, delivery, hashlib.sha256(delivery.body).hexdigest())

@@ -321,7 +321,7 @@ class ParkingLot(Stage):
             key = route.terms.key_of(job.message)
             return None if key is None else _digest(self._order_names[by], _key_text(key, route))
         if job.delivery.lane is not None:
-            return _digest(job.source.adapter.url, job.delivery.lane)
+            return _digest(job.source.adapter.identity, job.delivery.lane)
         return None
 
     # When a lane is empty

@@ -70,7 +70,7 @@ def make_record(
         due=None if parked is None else parked.due,
         lane=None if parked is None else parked.lane,
         **(_of_stored(delivery) if adopted is None else _of_adopted(adopted, now)),
-        identity=identity(job.source.adapter.url, delivery, sha256),
+        identity=identity(job.source.adapter.identity, delivery, sha256),
         body=delivery.body,
         headers=tuple((str(_storable(name)), value) for name, value in message.headers.pairs),
         origin=_origin(job),
