@@ -197,7 +197,8 @@ NAMES = {
 
 CONTRACT = {
     Adapter: "acall attach background call client connect contract_version default_store destination diagnose"
-    " exclusive_lanes from_parsed_url order_hazard partitioned_by run serve session shareable transport url",
+    " exclusive_lanes from_parsed_url identity order_hazard partitioned_by run serve session shareable show_as"
+    " transport url",
     transport.Session: "broker capabilities client close commit enforced_lease extend fetch first_positions pause"
     " resume room settle status stop_intake submit widen",
     transport.Host: "credit lanes_deleted lanes_gained lanes_lost load_checkpoint report save_checkpoint service"
