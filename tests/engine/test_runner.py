@@ -52,6 +52,21 @@ def test_a_second_signal_ends_a_blocked_hook(missive: Start, tmp_path: Path):
     assert (process.code, err.splitlines()[-1].startswith("missive: stopped by force")) == (1, True)
 
 
+@pytest.mark.parametrize("hook", ["def connect(context):\n    {}", "async def connect(context):\n    {}"])
+def test_a_hook_that_does_not_end_cannot_delay_a_stop(missive: Start, tmp_path: Path, hook: str):
+    """One signal ends a process whose `before_processing` hook hangs, after the time of a drain."""
+    wait = "print('in', flush=True)\n    " + ("await asyncio.sleep(600)" if "async" in hook else "time.sleep(600)")
+    kind = "async def" if "async" in hook else "def"
+    (tmp_path / "app.py").write_text(
+        "import asyncio, time, missive\nproc = missive.Processor()\n@proc.handle_for(lambda m: True)\n"
+        f"{kind} h(m, c): ...\n@proc.before_processing\n{hook.format(wait)}\n"
+    )
+    process = missive("run", "app:proc", "--from", "stdin:", "--drain", "0.5")
+    assert process.line() == "in\n"
+    _, err = process.terminate(30)
+    assert (process.code, "stopped by force: a before_processing hook did not end" in err) == (1, True)
+
+
 def test_a_program_can_clean_up_after_a_forced_stop(tmp_path: Path):
     """A program that catches the SystemExit of a forced stop can clean up without a time limit."""
     (tmp_path / "program.py").write_text(

@@ -142,10 +142,9 @@ class Engine:
     async def _start_and_run(self) -> None:
         stations = self.stations
         try:
-            for stage in stations.stages.all:
-                await stage.open()
-            for pool in stations.pools:
-                await pool.start()
+            if not await self._within_drain(asyncio.ensure_future(self._start())):
+                self.cut_short = True
+                raise ForcedStop("stopped by force: a before_processing hook did not end")
         except MissiveError as failure:
             self._state.fail(failure)
             return
@@ -162,6 +161,27 @@ class Engine:
         await asyncio.gather(*loops, return_exceptions=True)
         for drained in self._state.observers.drained:
             drained()
+
+    async def _start(self) -> None:
+        for stage in self.stations.stages.all:
+            await stage.open()
+        for pool in self.stations.pools:
+            await pool.start()
+
+    async def _within_drain(self, starting: asyncio.Task[None]) -> bool:
+        """Wait for the start. After a stop signal, wait for the time of a drain. Return whether it is done."""
+        stopped = asyncio.ensure_future(self._state.stop.wait())
+        forced = asyncio.ensure_future(self._force.wait())
+        await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            late = asyncio.wait([starting, forced], return_when=asyncio.FIRST_COMPLETED)
+            await self._runtime.within(self._drain_seconds, late)
+        done = starting.done()
+        for task in (stopped, forced, starting):
+            task.cancel()
+        if done:
+            starting.result()
+        return done
 
     async def _tick(self) -> None:
         while True:
