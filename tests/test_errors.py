@@ -66,9 +66,12 @@ def test_the_package_exports_every_exception():
 
 
 def test_missing_extra_shows_the_command():
-    """MissingExtra names the class that needs the extra, and the command that installs it."""
+    """MissingExtra names the class that needs the extra, and commands that cannot install an older Missive."""
     error = MissingExtra("RabbitMQAdapter", "rabbitmq")
-    assert str(error) == "RabbitMQAdapter needs an extra: pip install 'missive[rabbitmq]'"
+    assert str(error) == (
+        "RabbitMQAdapter needs an extra: pip install 'missive[rabbitmq]>=0.9',"
+        " or in a checkout of Missive: pip install '.[rabbitmq]'"
+    )
 
 
 def test_declared_outcomes_have_their_arguments():

@@ -56,7 +56,12 @@ class MissingExtra(UsageError):
     """Raised by constructors of adapters, stores and matchers when their optional library is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an extra: pip install 'missive[{extra}]'")
+        super().__init__(f"{what} needs an extra: {how_to_install(extra)}")
+
+
+def how_to_install(extra: str) -> str:
+    """Return the commands that install an extra. The index has an older package of the name, hence the version."""
+    return f"pip install 'missive[{extra}]>=0.9', or in a checkout of Missive: pip install '.[{extra}]'"
 
 
 class RegistrationError(UsageError, RuntimeError):

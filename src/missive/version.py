@@ -1,3 +1,3 @@
 """The version of Missive."""
 
-VERSION = "0.1.0"
+VERSION = "0.9.0"

@@ -90,7 +90,11 @@ def test_a_missing_extra_is_named(run: Run, tmp_path: Path):
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['pika'] = None")
     arguments = ("run", "app:proc", "--from", "rabbitmq://h/?queue=q", "--dlq", "sqlite:///d.db")
     code, _, err = run(*arguments, env={"PYTHONPATH": str(tmp_path)})
-    assert (code, err.splitlines()[-1]) == (2, "missive: RabbitMQ needs an extra: pip install 'missive[rabbitmq]'")
+    assert (code, err.splitlines()[-1]) == (
+        2,
+        "missive: RabbitMQ needs an extra: pip install 'missive[rabbitmq]>=0.9',"
+        " or in a checkout of Missive: pip install '.[rabbitmq]'",
+    )
 
 
 @pytest.mark.rabbitmq

@@ -408,7 +408,7 @@ def test_regex_without_the_extra(monkeypatch):
     stored = pickle.dumps(Regex("a"))
     monkeypatch.setitem(sys.modules, "re2", None)
     for make in (lambda: Regex("a"), lambda: pickle.loads(stored)):
-        with pytest.raises(MissingExtra, match=r"Regex needs an extra: pip install 'missive\[regex\]'"):
+        with pytest.raises(MissingExtra, match=r"Regex needs an extra: pip install 'missive\[regex\]>=0.9'"):
             make()
 
 

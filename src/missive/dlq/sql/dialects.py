@@ -18,7 +18,7 @@ from sqlalchemy.engine import Connection, Dialect, Engine
 from missive._sqlite import enable_wal
 from missive.dlq.sql.causes import connection_cause, is_connection_code
 from missive.dlq.sql.deadlines import Deadlines, silence_of
-from missive.errors import StoreError, UsageError
+from missive.errors import StoreError, UsageError, how_to_install
 
 BUSY_SECONDS = 5
 """Timeout for a lock of SQLite, and for a connection to a server, in seconds."""
@@ -132,7 +132,7 @@ def connected(url: sa.URL, deadlines: Deadlines) -> Engine:
             **options,
         )
     except ModuleNotFoundError:
-        missing = f"{url.get_backend_name()} needs {library}: pip install 'missive[{extra}]'"
+        missing = f"{url.get_backend_name()} needs {library}: {how_to_install(extra)}"
     else:
         deadlines.guard(engine)
         configure = _configure_postgresql if library == "psycopg" else _configure_mysql
@@ -158,9 +158,7 @@ def _check_libpq() -> None:
         version = pq.version()
     if version < _LIBPQ:
         found = f"libpq is version {version // 10000}" if version else "psycopg or libpq is missing"
-        raise UsageError(
-            f"postgresql needs psycopg with libpq 16 or newer, and {found}: pip install 'missive[postgres]'"
-        )
+        raise UsageError(f"postgresql needs psycopg with libpq 16 or newer, and {found}: {how_to_install('postgres')}")
 
 
 def sort_nothing(connection: Connection) -> None:
