@@ -222,6 +222,15 @@ def test_the_sample_is_the_example_word_for_word():
     assert (ROOT / "examples" / "hello.py").read_text(encoding="utf-8") == sample
 
 
+def test_each_program_of_the_readme_runs_alone(module: ModuleType):
+    """Each program of README.md is complete: it has a file name, and runs in a new process."""
+    for program in blocks(README):
+        if program.language == "python":
+            assert program.file is not None, f"line {program.line}"
+            Path(program.file).write_text(program.text, encoding="utf-8")
+            subprocess.run([sys.executable, program.file], check=True, stdin=subprocess.DEVNULL, timeout=60)
+
+
 @every_document
 def test_links_have_targets(document: Path):
     """Every relative link names an existing file and an existing heading."""
