@@ -20,7 +20,7 @@ from missive.adapters import RabbitMQAdapter, from_url
 from missive.adapters.rabbitmq.reader import Connection
 from missive.testing.conformance.host import KitHost
 from missive.transport import Credit, Delivery, Disposition, Session, Settlement
-from tests.support.process import Running
+from tests.support.process import Running, without_common
 from tests.support.rabbitmq import RabbitMQ
 
 pytestmark = pytest.mark.rabbitmq
@@ -198,7 +198,7 @@ def test_reports_a_stream_in_one_line(rabbitmq: RabbitMQ, missive: Callable[...,
     (stream,) = names(rabbitmq, {"x-queue-type": "stream"})
     process = missive("run", "app:proc", "--from", rabbitmq.url(stream), "--dlq", "sqlite:///dlq.db")
     _, err = process.finish()
-    assert (process.code, len(err.splitlines())) == (1, 1)
+    assert (process.code, len(without_common(err).splitlines())) == (1, 1)
     assert f"{stream} is a stream" in err
     assert "consume a classic or a quorum queue" in err
 
@@ -306,7 +306,7 @@ def test_the_doctor_checks_each_queue(rabbitmq: RabbitMQ, missive: Callable[...,
     process = missive(*command, rabbitmq.url(f"{first},{second}"))
     out, _ = process.finish()
     messages = [finding["message"] for finding in json.loads(out) if finding["check"] == "queue"]
-    assert messages == [f"{first} (classic, 0 messages waiting)", f"{second} (classic, 1 messages waiting)"]
+    assert messages == [f"{first} (classic, 0 messages waiting)", f"{second} (classic, 1 message waiting)"]
     process = missive(*command, rabbitmq.url(stream))
     out, _ = process.finish()
     assert process.code == 1

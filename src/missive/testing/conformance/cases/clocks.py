@@ -19,7 +19,7 @@ _DELAYED, _PLAIN = 3, 20
 _DELAY = 11.0
 """Longer than the engine holds a message in memory: the transport or the store delays the message."""
 _JUMP = 3600.0
-_LATEST = _DELAY + 30.0
+_LATEST = 2 * _DELAY + 40.0
 
 
 @contextlib.contextmanager
