@@ -143,13 +143,18 @@ def test_a_repeated_settlement_does_not_delay_others():
 @pytest.mark.parametrize("disposition", ["ack", "release"])
 def test_a_stop_waits_for_repeated_settlements(disposition):
     """A stop waits for failed settlements of handled messages and of released messages."""
-    proc, go_on = Processor(name="app", dlq={}), threading.Event()
-    proc.add_handler(Everything(), lambda message, context: go_on.wait(10))
+    proc, started, go_on = Processor(name="app", dlq={}), threading.Event(), threading.Event()
+
+    @proc.handle_for(Everything())
+    def handle(message, context):
+        started.set()
+        go_on.wait(10)
+
     broker = Broker(proc, plain_bodies(2), ends=False)
     results = Results(broker, **{f"m{0 if disposition == 'ack' else 1}": [F] * 5})
 
     async def meanwhile(engine):
-        await until(lambda: len(broker.held) == 2, "both messages to be fetched")
+        await until(lambda: len(broker.held) == 2 and started.is_set(), "both messages to be fetched, and one to start")
         engine.stop()
         await until(lambda: results.tries[b"1"], "the waiting message to be released")
         go_on.set()
