@@ -35,7 +35,7 @@ _BATCH_BYTES = 64 * 1024 * 1024
 """Size of the bodies after which a batch ends, in bytes."""
 _FIRST_BACKOFF = 0.1
 _LONGEST_BACKOFF = 5.0
-_PATIENT_FAILURES = 2
+_PATIENT_FAILURES = 4
 """Number of failed writes, one after the other, before fewer records are written at once."""
 _PUT_OFF_SECONDS = 30.0
 """Time after which a record that the sink does not take is tried again, in seconds."""
@@ -154,10 +154,11 @@ class DeadLetterWriter(Stage):
                     job.source.mark_waiting(job)
                 self._notices.delayed(self._pending)
                 failures += 1
-                if failures > _PATIENT_FAILURES:
-                    self._suspect(batch)
                 await self._runtime.sleep(backoff)
                 backoff = min(backoff * 2, _LONGEST_BACKOFF)
+                if failures > _PATIENT_FAILURES:
+                    self._suspect(batch)
+                    backoff = _FIRST_BACKOFF if len(batch) > 1 else backoff
                 continue
             backoff, failures = _FIRST_BACKOFF, 0
             self._conclude(batch, joined)
