@@ -117,7 +117,7 @@ class DeadLetterWriter(Stage):
             self._notices.rejected(job)
             self.on_filed([job])
         else:
-            if self._put_off and _lane(job) in map(_lane, self._put_off):
+            if self._put_off and (lane := _lane(job)) is not None and lane in map(_lane, self._put_off):
                 self._put_off.append(job)
             else:
                 self._pending.append(job)
