@@ -49,6 +49,8 @@ class Parked(msgspec.Struct, frozen=True):
     """Whether an attempt was just made. Waiting for a lane, a limit or a dependency is no attempt."""
     adopted: RecordLease | None = None
     """The lease under which the message is stored, because its handler still runs."""
+    at: float | None = None
+    """The time from which `due` was computed; None without `due`."""
 
 
 class Job(msgspec.Struct, eq=False):

@@ -308,6 +308,8 @@ class DeadLetterWriter(Stage):
         if decision is None or (decision.reason is None and job.parked is None):
             raise TypeError("only dead letters and parked messages are filed")
         now, new_id = self._runtime.time(), self._new_id
+        if job.parked is not None and job.parked.at is not None:
+            now = job.parked.at  # a record whose clock was set back shows it by both of its times
         if job.parked is not None and job.parked.adopted is not None:
             self._last_id = max(self._last_id, job.parked.adopted.record.id)
         try:

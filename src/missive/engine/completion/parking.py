@@ -299,7 +299,11 @@ class ParkingLot(Stage):
 
     def _park(self, job: Job, seconds: float | None, lane: str | None, *, ran: bool = False) -> None:
         """Park a job for `seconds`; None parks it until the earlier messages of its lane are done."""
-        job.parked = Parked(None if seconds is None else self._runtime.time() + seconds, lane, ran)
+        if seconds is None:
+            job.parked = Parked(None, lane, ran)
+        else:
+            now = self._runtime.time()
+            job.parked = Parked(now + seconds, lane, ran, at=now)
         if lane is not None:
             self._number += 1
             self.lanes[lane] = self._number
