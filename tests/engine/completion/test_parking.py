@@ -365,6 +365,15 @@ def test_a_delay_beyond_the_limit_of_the_transport_is_parked(store):
     assert store.count(Query(statuses=(Status.parked,))) == 3
 
 
+def test_a_parked_record_has_its_times_from_one_look_at_the_clock(store):
+    """The due time is the time of the failure and the delay, so that a clock that jumps afterwards moves both."""
+    retry = Retry(immediate=0, delays=constant(600.0))
+    run(MemoryAdapter(retrying(store, Flaky(1), retry=retry), keyed_bodies(20)))
+    records = list(store.query(Query()))
+    assert len(records) == 20
+    assert max(abs(record.due - record.last_at - 600.0) for record in records) < 1e-5  # the precision of a time
+
+
 def test_a_nacked_message_is_parked_when_the_transport_cannot_redeliver(store):
     """When the transport cannot redeliver, a nacked message is parked and runs again with the same attempt number."""
     attempts = []
