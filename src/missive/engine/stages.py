@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from missive.verbs import overriding
+
 if TYPE_CHECKING:
     from missive.app.terms import HandlerRoute
     from missive.engine.dispatch.circuit import CircuitLimiter
@@ -109,20 +111,20 @@ class Stages:
     def __init__(self, stages: Sequence[Stage] = ()) -> None:
         self.all = tuple(stages)
         self.intercepts: frozenset[HandlerRoute] = frozenset().union(*(stage.intercepts for stage in stages))
-        self.refresh = _verb(stages, Stage.refresh)
-        self.prepare = _verb(stages, Stage.prepare)
-        self.taken = _verb(stages, Stage.taken)
-        self.admit = _verb(stages, Stage.admit)
-        self.start = _verb(stages, Stage.start)
-        self.overflow = _verb(stages, Stage.overflow)
-        self.conclude = _verb(stages, Stage.conclude)[::-1]
-        self.held = _verb(stages, Stage.held)
-        self.released = _verb(stages, Stage.released)
-        self.filed = _verb(stages, Stage.filed)
-        self.settled = _verb(stages, Stage.settled)
-        self.session_lost = _verb(stages, Stage.session_lost)
-        self.withdraw = _verb(stages, Stage.withdraw)
-        self.stopping = _verb(stages, Stage.stopping)
+        self.refresh = overriding(stages, Stage.refresh)
+        self.prepare = overriding(stages, Stage.prepare)
+        self.taken = overriding(stages, Stage.taken)
+        self.admit = overriding(stages, Stage.admit)
+        self.start = overriding(stages, Stage.start)
+        self.overflow = overriding(stages, Stage.overflow)
+        self.conclude = overriding(stages, Stage.conclude)[::-1]
+        self.held = overriding(stages, Stage.held)
+        self.released = overriding(stages, Stage.released)
+        self.filed = overriding(stages, Stage.filed)
+        self.settled = overriding(stages, Stage.settled)
+        self.session_lost = overriding(stages, Stage.session_lost)
+        self.withdraw = overriding(stages, Stage.withdraw)
+        self.stopping = overriding(stages, Stage.stopping)
         self._blocking = [stage for stage in stages if type(stage).blocked is not Stage.blocked]
         self._admitting = [stage for stage in stages if type(stage).admitting is not Stage.admitting]
 
@@ -135,9 +137,3 @@ class Stages:
     def admitting(self) -> bool:
         """Whether a stage might keep a routed job now."""
         return any(stage.admitting for stage in self._admitting)
-
-
-def _verb(stages: Sequence[Stage], verb: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """Return the bound methods of the stages that override a verb, in order."""
-    name = verb.__name__
-    return tuple(getattr(stage, name) for stage in stages if getattr(type(stage), name) is not verb)

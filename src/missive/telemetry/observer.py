@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import msgspec
 
 from missive.adapters.base import Adapter
 from missive.dlq.failure import Failure
 from missive.transport import Session
+from missive.verbs import overriding
 
 
 class Attempted(msgspec.Struct, frozen=True, eq=False, gc=False):
@@ -55,15 +55,9 @@ class Observers:
     """The listeners of one engine, compiled to one tuple of bound methods for each verb."""
 
     def __init__(self, observers: Sequence[Observer] = ()) -> None:
-        self.connected = _verb(observers, Observer.connected)
-        self.lag = _verb(observers, Observer.lag)
-        self.retried = _verb(observers, Observer.retried)
-        self.dead_lettered = _verb(observers, Observer.dead_lettered)
-        self.tick = _verb(observers, Observer.tick)
-        self.drained = _verb(observers, Observer.drained)
-
-
-def _verb(observers: Sequence[Observer], verb: Callable[..., Any]) -> tuple[Callable[..., None], ...]:
-    """Return the bound methods of the observers that override a verb, in order."""
-    name = verb.__name__
-    return tuple(getattr(one, name) for one in observers if getattr(type(one), name) is not verb)
+        self.connected = overriding(observers, Observer.connected)
+        self.lag = overriding(observers, Observer.lag)
+        self.retried = overriding(observers, Observer.retried)
+        self.dead_lettered = overriding(observers, Observer.dead_lettered)
+        self.tick = overriding(observers, Observer.tick)
+        self.drained = overriding(observers, Observer.drained)
